@@ -5,6 +5,7 @@ Pillow decodes, torch resizes: its uint8 kernel with antialiasing is what torchv
 
 import io
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -72,7 +73,7 @@ class Settings:
         if settings.resize_mode not in {"square", "shorter_side"}:
             raise ValueError(f"parameter resize_mode is {settings.resize_mode!r}; use 'square' or 'shorter_side'")
         if min(settings.std) <= 0:
-            raise ValueError(f"parameter std is {settings.std}; every value must be above 0")
+            raise ValueError(f"parameter std is {parameters['std']!r}; every number must be above 0")
         return settings
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
@@ -129,17 +130,32 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
     """
     if not data:
         raise InvalidImageError("the image is empty (0 bytes); send the bytes of one encoded image")
+    with warnings.catch_warnings():
+        # Pillow's remarks on odd metadata are of no use in a server's log.
+        warnings.simplefilter("ignore")
+        image = _open(data)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise InvalidImageError(
+                f"the image is {width} x {height} = {width * height} pixels, and the limit is {max_pixels}; "
+                "scale it down"
+            )
+        return _load(image)
+
+
+def _open(data: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except MemoryError:
+        raise
     except Exception as exc:
         raise InvalidImageError(
-            f"the {len(data)} bytes are not an image that can be opened; send one of {', '.join(FORMATS)}"
+            f"the {len(data)} bytes cannot be opened as an image: broken, truncated or of another format; send one of "
+            f"{', '.join(FORMATS)}"
         ) from exc
-    width, height = image.size
-    if width * height > max_pixels:
-        raise InvalidImageError(
-            f"the image is {width} x {height} = {width * height} pixels, and the limit is {max_pixels}; scale it down"
-        )
+
+
+def _load(image: Image.Image) -> Image.Image:
     try:
         image.load()
         return _upright(_to_rgb(image), _orientation(image))

@@ -1,0 +1,35 @@
+"""Semantic segmentation from a Triton server in one call: image in, mask with class names out."""
+
+from deeplab_client import voc
+from deeplab_client._client import SegmentationClient
+from deeplab_client._errors import (
+    AccessDeniedError,
+    ClientClosedError,
+    DeadlineExceededError,
+    InvalidImageError,
+    ModelError,
+    ModelNotFoundError,
+    SegmentationError,
+    ServerOverloadedError,
+    ServerUnavailableError,
+    UnknownClassError,
+    UnsupportedError,
+)
+from deeplab_client._segmentation import Segmentation
+
+__all__ = [
+    "AccessDeniedError",
+    "ClientClosedError",
+    "DeadlineExceededError",
+    "InvalidImageError",
+    "ModelError",
+    "ModelNotFoundError",
+    "Segmentation",
+    "SegmentationClient",
+    "SegmentationError",
+    "ServerOverloadedError",
+    "ServerUnavailableError",
+    "UnknownClassError",
+    "UnsupportedError",
+    "voc",
+]

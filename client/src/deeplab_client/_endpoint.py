@@ -1,0 +1,62 @@
+"""Where the server is, and by which protocol it is spoken to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+_DEFAULT_PORTS = {"grpc": 8001, "http": 8000}
+_FORMS = "grpc://host:port, http://host:port, or host:port for gRPC"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server's address, checked."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+
+def parse_url(url: str) -> Endpoint:
+    """Read a server's URL; the port defaults to Triton's own, 8001 for gRPC and 8000 for HTTP.
+
+    Raises:
+        TypeError: `url` is no string.
+        ValueError: It is not in one of the accepted forms.
+    """
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
+        raise TypeError(f"url must be a string such as {_FORMS}; found {type(url).__name__}")
+    if url != url.strip() or not url.isprintable() or " " in url:
+        _refuse(url, "it holds blanks or control characters")
+    try:
+        parts = urlsplit(url if "://" in url else f"grpc://{url}")
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no server URL ({error}): use {_FORMS}") from error
+    if parts.scheme in {"grpcs", "https"}:
+        _refuse(url, "TLS is not supported yet")
+    if parts.scheme not in _DEFAULT_PORTS:
+        _refuse(url, f"unknown scheme {parts.scheme!r}")
+    if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
+        _refuse(url, "it must hold a host and a port only")
+    if not parts.hostname:
+        _refuse(url, "it has no host")
+    if ":" in parts.hostname and "[" not in parts.netloc:
+        _refuse(url, "an IPv6 address needs brackets, [::1]:8001")
+    if port == 0:
+        _refuse(url, "0 is no port")
+    return Endpoint(parts.scheme, parts.hostname, _DEFAULT_PORTS[parts.scheme] if port is None else port)
+
+
+def _refuse(url: str, reason: str) -> NoReturn:
+    raise ValueError(f"{url!r} is no server URL ({reason}): use {_FORMS}")

@@ -1,0 +1,83 @@
+"""Everything this package raises, one leaf per thing that a caller can do about it.
+
+```
+SegmentationError
+├── InvalidImageError        ValueError           the picture is refused, before sending or by the server
+├── ServerUnavailableError   ConnectionError      nobody answers, or the server is going away
+├── ServerOverloadedError    RuntimeError         the server has more requests than it takes; try later
+├── DeadlineExceededError    TimeoutError         no answer in time
+├── AccessDeniedError        PermissionError      the server restricts this API
+├── ModelNotFoundError       LookupError          no such model, or not loaded
+├── ModelError               RuntimeError         the model failed, or does not keep the contract
+├── UnsupportedError         NotImplementedError  the server does not have this API
+├── ClientClosedError        RuntimeError         the client is used after close()
+└── UnknownClassError        KeyError             the model has no class of that name
+```
+The middle column is the builtin that each one also is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SegmentationError(Exception):
+    """Root of the errors of this package.
+
+    Attributes:
+        message: What happened, without the server's prefixes.
+        model: The model that was asked, where one was.
+        request_id: The id that the request carries in the server's log, where it was sent.
+    """
+
+    def __init__(self, message: str, *, model: str | None = None, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.model = model
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return self.message  # KeyError's own would add quotes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message,), dict(self.__dict__)
+
+
+class InvalidImageError(SegmentationError, ValueError):
+    """The picture cannot be segmented: wrong type, unreadable, not an image, too large."""
+
+
+class ServerUnavailableError(SegmentationError, ConnectionError):
+    """The server cannot be reached, or the connection was lost before it answered."""
+
+
+class ServerOverloadedError(SegmentationError, RuntimeError):
+    """The server is alive and takes no more requests for now."""
+
+
+class DeadlineExceededError(SegmentationError, TimeoutError):
+    """The whole call, connecting included, took longer than its timeout."""
+
+
+class AccessDeniedError(SegmentationError, PermissionError):
+    """The server restricts this API, or a proxy before it asks for credentials."""
+
+
+class ModelNotFoundError(SegmentationError, LookupError):
+    """The server has no model of that name, or has not loaded it."""
+
+
+class ModelError(SegmentationError, RuntimeError):
+    """The model failed on the server, or its tensors are not those of a segmentation ensemble."""
+
+
+class UnsupportedError(SegmentationError, NotImplementedError):
+    """The server does not implement what was asked."""
+
+
+class ClientClosedError(SegmentationError, RuntimeError):
+    """The client was used after close()."""
+
+
+class UnknownClassError(SegmentationError, KeyError):
+    """The model has no class of that name."""

@@ -1,0 +1,146 @@
+"""Decoding, resizing and normalising against Pillow and torchvision."""
+
+import io
+import os
+from collections.abc import Callable
+
+import image_ops
+import numpy as np
+import pictures
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights
+from torchvision.transforms.v2 import functional as transforms
+
+pytestmark = pytest.mark.build
+
+PARAMETERS = {
+    "mean": "0.485, 0.456, 0.406",
+    "std": "0.229, 0.224, 0.225",
+    "resize_mode": "square",
+    "resize_size": "520",
+    "max_pixels": "50000000",
+    "max_resized_pixels": "2163200",
+}
+SQUARE = image_ops.Settings.from_parameters(PARAMETERS)
+SHORTER_SIDE = image_ops.Settings.from_parameters(PARAMETERS | {"resize_mode": "shorter_side"})
+
+
+@pytest.mark.parametrize("weights", [DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights])
+@pytest.mark.parametrize("size", [(451, 300), (300, 451), (600, 900), (521, 700), (520, 520), (1280, 853)])
+def test_shorter_side_is_the_preset_of_the_weights(weights: type, size: tuple[int, int]) -> None:
+    preset = weights.COCO_WITH_VOC_LABELS_V1.transforms()
+    image = pictures.cat(size)
+    pixels, shown = image_ops.preprocess([pictures.encoded(image, "PNG")], SHORTER_SIDE)
+    expected = preset(image).numpy()
+    assert pixels.shape == (1, *expected.shape)
+    assert shown.tolist() == [[size[1], size[0]]]
+    # Pillow and torch round a resized sample apart by one of 255 steps now and then; 1/255/0.224 is one step.
+    assert np.abs(pixels[0] - expected).max() <= 1.01 / 255 / 0.224
+    assert np.abs(pixels[0] - expected).mean() < 0.001
+
+
+@pytest.mark.parametrize("size", [(451, 300), (900, 600), (520, 520), (1, 4000), (1, 1)])
+def test_square_is_torchvisions_resize_of_uint8(size: tuple[int, int]) -> None:
+    image = pictures.cat(size)
+    pixels, _ = image_ops.preprocess([pictures.encoded(image, "PNG")], SQUARE)
+    samples = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    resized = transforms.resize(samples, [520, 520], antialias=True)
+    expected = transforms.normalize(resized / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels[0], expected.numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    data = pictures.jpeg((90, 60), orientation=orientation)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    shown = image_ops.decode(data, max_pixels=10**6)
+    assert shown.size == ((60, 90) if orientation >= 5 else (90, 60))
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    "make", [pictures.grey_png, pictures.palette_png, pictures.cmyk_jpeg, pictures.bmp, pictures.ppm, pictures.rgba_png]
+)
+def test_every_colour_mode_becomes_rgb(make: Callable[[], bytes]) -> None:
+    data = make()
+    with Image.open(io.BytesIO(data)) as image:
+        expected = image.convert("RGB")
+    shown = image_ops.decode(data, max_pixels=10**6)
+    assert shown.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(expected))
+    # The photograph is recognisable: a wrong inversion or palette would be far off.
+    assert np.abs(np.asarray(shown, np.float64) - np.asarray(pictures.cat(), np.float64)).mean() < 40
+
+
+def test_sixteen_bits_keep_the_high_byte() -> None:
+    data, samples = pictures.sixteen_bit_png()
+    shown = np.asarray(image_ops.decode(data, max_pixels=10**6))
+    np.testing.assert_array_equal(shown, np.repeat((samples // 256)[..., np.newaxis], 3, axis=2))
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    shown = image_ops.decode(pictures.animated_webp(), max_pixels=10**6)
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(pictures.cat()))
+
+
+def test_garbled_exif_does_not_cost_the_picture() -> None:
+    data = pictures.encoded(pictures.cat(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff\x12\x01")
+    assert image_ops.decode(data, max_pixels=10**6).size == (451, 300)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (os.urandom(1000), "cannot be opened as an image.*send one of JPEG, PNG, WEBP, BMP, PPM"),
+        (pictures.landscape()[:5000], "the JPEG image is broken or truncated"),
+        (pictures.small()[:100_000], "the PNG image is broken or truncated"),
+        (pictures.gif_bomb(), "cannot be opened as an image"),
+        (pictures.encoded(pictures.cat(), "GIF"), "cannot be opened as an image"),
+        (pictures.encoded(pictures.cat(), "TIFF"), "cannot be opened as an image"),
+        (pictures.png_header(50_000, 50_000), r"50000 x 50000 = 2500000000 pixels, and the limit is 50000000"),
+        (b"Pf 2 2 -1.0\n" + bytes(16), "floating-point samples"),
+    ],
+    ids=["empty", "random", "truncated-jpeg", "truncated-png", "gif-bomb", "gif", "tiff", "png-bomb", "pfm"],
+)
+def test_what_is_no_picture_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(image_ops.InvalidImageError, match=message):
+        image_ops.preprocess([data], SQUARE)
+
+
+def test_images_of_one_request_must_have_one_size() -> None:
+    with pytest.raises(image_ops.InvalidImageError, match="these are 451x300, 300x451"):
+        image_ops.preprocess([pictures.encoded(pictures.cat(size), "PNG") for size in ((451, 300), (300, 451))], SQUARE)
+
+
+def test_a_sliver_is_refused_where_the_aspect_ratio_stays() -> None:
+    sliver = pictures.encoded(pictures.cat((1, 4000)), "PNG")
+    with pytest.raises(image_ops.InvalidImageError, match="1 x 4000 pixels.*the limit is 2163200.*'square'"):
+        image_ops.preprocess([sliver], SHORTER_SIDE)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mean", "0.485, 0.456"),
+        ("mean", "nan, 0, 0"),
+        ("std", "0, 1, 1"),
+        ("resize_mode", "crop"),
+        ("resize_size", "0"),
+        ("resize_size", "52.0"),
+        ("max_pixels", "-1"),
+        ("max_resized_pixels", ""),
+    ],
+)
+def test_a_wrong_parameter_is_named(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"parameter {name} is .*{value}"):
+        image_ops.Settings.from_parameters(PARAMETERS | {name: value})
+
+
+def test_a_missing_parameter_is_named() -> None:
+    with pytest.raises(ValueError, match="parameter std is missing"):
+        image_ops.Settings.from_parameters({name: text for name, text in PARAMETERS.items() if name != "std"})

@@ -1,0 +1,339 @@
+"""What the client does around a call, with a fake in place of the server."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import deeplab_client
+from deeplab_client import (
+    AccessDeniedError,
+    ClientClosedError,
+    DeadlineExceededError,
+    InvalidImageError,
+    ModelError,
+    ModelNotFoundError,
+    SegmentationClient,
+    SegmentationError,
+    ServerOverloadedError,
+    ServerUnavailableError,
+    UnknownClassError,
+    UnsupportedError,
+)
+from deeplab_client._transport import Reply
+
+if TYPE_CHECKING:
+    from deeplab_client._deadline import Deadline
+    from deeplab_client._transport import Request
+
+pytestmark = pytest.mark.unit
+
+IMAGE = np.zeros((2, 3, 3), np.uint8)
+
+
+def outputs() -> dict[str, Any]:
+    mask = np.array([[[0, 2, 2], [0, 0, 0]]], np.uint8)
+    mask.setflags(write=False)
+    names = np.array([[b"__background__", b"cat", "Küken".encode()]], np.object_)
+    return {"MASK": mask, "CLASS_PIXELS": np.array([[4, 0, 2]], np.int64), "CLASS_NAMES": names}
+
+
+class Fake:
+    """A server as the client sees it; set the attributes to script it."""
+
+    def __init__(self) -> None:
+        self.outputs = outputs()
+        self.weights: str | None = "COCO_WITH_VOC_LABELS_V1"
+        self.infer_error: Exception | None = None
+        self.config_error: Exception | None = None
+        self.calls: list[str] = []
+        self.timeouts: list[float] = []
+
+    def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        self.calls.append(f"infer {request.model}")
+        self.timeouts.append(deadline.remaining())
+        if self.infer_error:
+            raise self.infer_error
+        return Reply(self.outputs, request.model, "7")
+
+    def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
+        self.calls.append(f"config {model}")
+        self.timeouts.append(deadline.remaining())
+        if self.config_error:
+            raise self.config_error
+        return {} if self.weights is None else {"weights": self.weights}
+
+    def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        self.timeouts.append(deadline.remaining())
+        if self.infer_error:
+            raise self.infer_error
+        return model == "segment_resnet50"
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+@pytest.fixture
+def fake() -> Fake:
+    return Fake()
+
+
+@pytest.fixture
+def client(fake: Fake) -> SegmentationClient:
+    return SegmentationClient("host", transport=fake)
+
+
+def test_a_result_carries_what_the_server_said(client: SegmentationClient) -> None:
+    result = client.segment(IMAGE)
+    assert result.mask.tolist() == [[0, 2, 2], [0, 0, 0]]
+    assert result.mask.dtype == np.uint8
+    assert result.class_names == ("__background__", "cat", "Küken")
+    assert list(result.pixels.items()) == [("__background__", 4), ("Küken", 2)]
+    assert (result.model_name, result.model_version) == ("segment_resnet50", "7")
+    assert result.weights == "COCO_WITH_VOC_LABELS_V1"
+    assert not result.untrained
+
+
+def test_the_mask_is_the_callers_own(client: SegmentationClient, fake: Fake) -> None:
+    mask = client.segment(IMAGE).mask
+    assert mask.flags.writeable
+    assert mask.flags.c_contiguous
+    assert mask.base is None
+    mask[:] = 9
+    assert fake.outputs["MASK"].max() == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("MASK", None),
+        ("CLASS_NAMES", None),
+        ("MASK", np.zeros((1, 2, 3), np.int64)),
+        ("MASK", np.zeros((2, 3), np.uint8)),
+        ("CLASS_PIXELS", np.array([[4, 2]])),
+        ("CLASS_PIXELS", np.array([[4, 0, 3]])),
+    ],
+)
+def test_a_reply_that_breaks_the_contract_is_a_model_error(
+    client: SegmentationClient, fake: Fake, name: str, tensor: object
+) -> None:
+    fake.outputs[name] = tensor
+    with pytest.raises(ModelError, match=name) as caught:
+        client.segment(IMAGE)
+    assert caught.value.model == "segment_resnet50"
+    assert caught.value.request_id
+
+
+def test_models_are_chosen_per_client_and_per_call(fake: Fake) -> None:
+    client = SegmentationClient("host", model="mine", transport=fake)
+    client.segment(IMAGE)
+    client.segment(IMAGE, model="segment_resnet101")
+    assert fake.calls == ["config mine", "infer mine", "config segment_resnet101", "infer segment_resnet101"]
+
+
+def test_weights_are_fetched_once_a_model(client: SegmentationClient, fake: Fake) -> None:
+    assert [client.segment(IMAGE).weights for _ in range(3)] == ["COCO_WITH_VOC_LABELS_V1"] * 3
+    assert fake.calls.count("config segment_resnet50") == 1
+
+
+def test_untrained_weights_are_told_and_logged_once(
+    client: SegmentationClient, fake: Fake, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.weights = "none"
+    with caplog.at_level(logging.WARNING, "deeplab_client"):
+        results = [client.segment(IMAGE) for _ in range(2)]
+    assert all(result.untrained for result in results)
+    assert len([record for record in caplog.records if "untrained" in record.message]) == 1
+
+
+def test_weights_are_unknown_where_the_model_does_not_say(client: SegmentationClient, fake: Fake) -> None:
+    fake.weights = None
+    assert client.segment(IMAGE).weights is None
+
+
+@pytest.mark.parametrize("refusal", [AccessDeniedError, UnsupportedError, ModelNotFoundError])
+def test_weights_are_unknown_where_the_server_refuses_to_say(
+    client: SegmentationClient, fake: Fake, refusal: type[SegmentationError]
+) -> None:
+    fake.config_error = refusal("no")
+    results = [client.segment(IMAGE) for _ in range(2)]
+    assert [(result.weights, result.untrained) for result in results] == [(None, False)] * 2
+    assert fake.calls.count("config segment_resnet50") == 1
+
+
+@pytest.mark.parametrize("hiccup", [ModelError, ServerOverloadedError, ServerUnavailableError])
+def test_a_hiccup_does_not_pass_for_unknown_weights(
+    client: SegmentationClient, fake: Fake, hiccup: type[SegmentationError]
+) -> None:
+    fake.weights = "none"
+    fake.config_error = hiccup("for now")
+    with pytest.raises(hiccup):
+        client.segment(IMAGE)
+    fake.config_error = None
+    assert client.segment(IMAGE).untrained
+
+
+@pytest.mark.parametrize("failure", [ServerUnavailableError, DeadlineExceededError])
+def test_weights_are_asked_again_after_a_lost_connection(
+    client: SegmentationClient, fake: Fake, failure: type[SegmentationError]
+) -> None:
+    client.segment(IMAGE)
+    fake.infer_error = failure("gone")
+    with pytest.raises(failure):
+        client.segment(IMAGE)
+    fake.infer_error, fake.weights = None, "none"
+    assert client.segment(IMAGE).untrained
+
+
+def test_a_refused_picture_does_not_forget_the_weights(client: SegmentationClient, fake: Fake) -> None:
+    client.segment(IMAGE)
+    fake.infer_error = InvalidImageError("bad")
+    with pytest.raises(InvalidImageError):
+        client.segment(IMAGE)
+    fake.infer_error = None
+    client.segment(IMAGE)
+    assert fake.calls.count("config segment_resnet50") == 1
+
+
+def test_one_deadline_covers_all_that_is_sent(client: SegmentationClient, fake: Fake) -> None:
+    client.segment(IMAGE, timeout=5)
+    config, infer = fake.timeouts
+    assert 0 < infer <= config <= 5
+    client.segment(IMAGE)
+    assert 5 < fake.timeouts[-1] <= 30
+    client.segment(IMAGE, timeout=1e300)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_timeouts_out_of_range_are_refused(client: SegmentationClient, fake: Fake, timeout: float) -> None:
+    for call in (
+        lambda: SegmentationClient("host", timeout=timeout),
+        lambda: client.segment(IMAGE, timeout=timeout),
+        lambda: client.is_ready(timeout=timeout),
+    ):
+        with pytest.raises(ValueError, match="seconds"):
+            call()
+    assert not fake.calls
+
+
+@pytest.mark.parametrize("timeout", ["5", True, [1]])
+def test_timeouts_that_are_no_numbers_are_refused(client: SegmentationClient, timeout: Any) -> None:  # noqa: ANN401
+    with pytest.raises(TypeError, match="seconds"):
+        client.segment(IMAGE, timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("host", "grpc://host:8001"),
+        ("host:9", "grpc://host:9"),
+        ("grpc://host", "grpc://host:8001"),
+        ("http://host", "http://host:8000"),
+        ("HTTP://host:80/", "http://host:80"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("10.0.0.1:8001", "grpc://10.0.0.1:8001"),
+    ],
+)
+def test_accepted_urls(url: str, address: str) -> None:
+    assert address in repr(SegmentationClient(url))
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://host:8000", "TLS is not supported yet"),
+        ("grpcs://host:8001", "TLS is not supported yet"),
+        ("ftp://host", "scheme 'ftp'"),
+        ("dns:///host:8001", "scheme 'dns'"),
+        ("http://host:8000/v2", "host and a port only"),
+        ("host/models", "host and a port only"),
+        ("http://user@host", "host and a port only"),
+        ("http://host?x=1", "host and a port only"),
+        ("", "no host"),
+        ("http://:8000", "no host"),
+        ("host:port", "no server URL"),
+        ("host:70000", "no server URL"),
+        ("host:0", "0 is no port"),
+        ("::1", "no server URL"),
+        ("my host:8001", "blanks"),
+        ("host:8001\n", "blanks"),
+    ],
+)
+def test_other_urls_are_refused_with_the_accepted_forms(url: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        SegmentationClient(url)
+    assert repr(url) in str(caught.value)
+    assert "grpc://host:port" in str(caught.value)
+
+
+def test_a_url_that_is_no_string_is_a_type_error() -> None:
+    nothing: Any = None
+    with pytest.raises(TypeError, match="url"):
+        SegmentationClient(nothing)
+
+
+def test_close_twice_and_use_after_close(fake: Fake) -> None:
+    with SegmentationClient("host", transport=fake) as client:
+        client.segment(IMAGE)
+    client.close()
+    assert fake.calls[-1] == "close"
+    for call in (lambda: client.segment(IMAGE), client.is_ready):
+        with pytest.raises(ClientClosedError, match="closed"):
+            call()
+
+
+def test_is_ready_is_false_where_nobody_answers(client: SegmentationClient, fake: Fake) -> None:
+    assert client.is_ready()
+    assert not client.is_ready(model="other")
+    fake.infer_error = ServerUnavailableError("refused")
+    assert not client.is_ready()
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (InvalidImageError, ValueError),
+        (ServerUnavailableError, ConnectionError),
+        (ServerOverloadedError, RuntimeError),
+        (DeadlineExceededError, TimeoutError),
+        (AccessDeniedError, PermissionError),
+        (ModelNotFoundError, LookupError),
+        (ModelError, RuntimeError),
+        (UnsupportedError, NotImplementedError),
+        (ClientClosedError, RuntimeError),
+        (UnknownClassError, KeyError),
+    ],
+)
+def test_errors_pickle_and_are_the_builtin_too(kind: type[SegmentationError], builtin: type[Exception]) -> None:
+    error = kind("what happened", model="m", request_id="r")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 made here
+    assert type(copy) is kind
+    assert isinstance(copy, builtin)
+    assert isinstance(copy, SegmentationError)
+    assert (copy.message, copy.model, copy.request_id) == ("what happened", "m", "r")
+    assert str(copy) == "what happened"
+    assert kind.__name__ in deeplab_client.__all__
+
+
+def test_importing_the_client_loads_no_protocol() -> None:
+    code = (
+        "import sys, deeplab_client as d; d.SegmentationClient('h'); d.SegmentationClient('http://h');"
+        "print([m for m in ('torch', 'tritonclient', 'grpc', 'gevent') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_using_grpc_loads_no_http_library() -> None:
+    code = (
+        "import sys, deeplab_client as d; d.SegmentationClient('127.0.0.1:1', timeout=2).is_ready();"
+        "print([m for m in ('torch', 'tritonclient.http', 'gevent') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

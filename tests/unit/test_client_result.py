@@ -1,0 +1,214 @@
+"""The result: numbers, pictures, and that untrained output says what it is."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_client import InvalidImageError, Segmentation, UnknownClassError, voc
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+pytestmark = pytest.mark.unit
+
+RED = (200, 0, 0)
+
+
+def segmentation(mask: NDArray[np.uint8], weights: str | None = "COCO_WITH_VOC_LABELS_V1") -> Segmentation:
+    counts = {voc.CLASS_NAMES[i]: int((mask == i).sum()) for i in range(21) if (mask == i).any()}
+    pixels = dict(sorted(counts.items(), key=lambda item: -item[1]))
+    return Segmentation(mask, voc.CLASS_NAMES, pixels, "segment_resnet50", "1", weights)
+
+
+def halves(height: int = 6, width: int = 10, class_id: int = 8) -> NDArray[np.uint8]:
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, width // 2 :] = class_id
+    return mask
+
+
+def noise(height: int = 6, width: int = 10) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+
+
+def test_voc_names_and_palette() -> None:
+    assert len(voc.CLASS_NAMES) == 21
+    known_names = {0: "__background__", 1: "aeroplane", 8: "cat", 11: "diningtable", 15: "person", 20: "tvmonitor"}
+    assert {class_id: voc.CLASS_NAMES[class_id] for class_id in known_names} == known_names
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
+    assert {class_id: tuple(voc.PALETTE[class_id]) for class_id in known} == known
+    assert voc.PALETTE.shape == (256, 3)
+    assert voc.PALETTE.dtype == np.uint8
+    assert not voc.PALETTE.flags.writeable
+
+
+def test_lookups() -> None:
+    mask = halves()
+    mask[0, :3] = 12
+    result = segmentation(mask)
+    assert result.pixels == {"cat": 30, "__background__": 27, "dog": 3}
+    assert result.top_class == "cat"
+    assert result.fraction("dog") == pytest.approx(0.05)
+    assert result.fraction("bus") == 0
+    assert result["cat"].dtype == np.bool_
+    assert (result["cat"] == (mask == 8)).all()
+    assert not result["bus"].any()
+
+
+def test_top_class_leaves_the_background_out() -> None:
+    mask = halves()
+    mask[:, 6:] = 0
+    assert segmentation(mask).top_class == "cat"
+    assert segmentation(np.zeros((3, 3), np.uint8)).top_class is None
+
+
+def test_an_unknown_class_names_the_known_ones() -> None:
+    result = segmentation(halves())
+    for look_up in (result.__getitem__, result.fraction):
+        with pytest.raises(UnknownClassError, match=r"'kat'.*cat") as caught:
+            look_up("kat")
+        assert isinstance(caught.value, KeyError)
+        assert str(caught.value).startswith("no class"), "KeyError's quotes are gone"
+
+
+def test_a_name_used_for_two_ids_means_both() -> None:
+    mask = np.array([[1, 2, 0]], np.uint8)
+    result = Segmentation(mask, ("bg", "n/a", "n/a"), {"n/a": 2, "bg": 1}, "m", "1", None)
+    assert result["n/a"].tolist() == [[True, True, False]]
+
+
+def test_results_pickle_and_are_frozen() -> None:
+    result = segmentation(halves())
+    copy = pickle.loads(pickle.dumps(result))  # noqa: S301 made here
+    assert (copy.mask == result.mask).all()
+    assert (copy.pixels, copy.class_names, copy.weights) == (result.pixels, result.class_names, result.weights)
+    with pytest.raises(AttributeError):
+        result.weights = "x"  # pyright: ignore[reportAttributeAccessIssue] that it cannot is the test
+
+
+def test_repr_is_short_and_tells_untrained_from_unknown() -> None:
+    mask = halves(1000, 1000)
+    assert len(repr(segmentation(mask))) < 150
+    assert "cat 50.0%" in repr(segmentation(mask))
+    assert "UNTRAINED" not in repr(segmentation(mask))
+    assert "UNTRAINED" in repr(segmentation(mask, "none"))
+    assert "unknown" in repr(segmentation(mask, None))
+    assert [segmentation(mask, weights).untrained for weights in ("none", None, "mine.pth")] == [True, False, False]
+
+
+def test_overlay_blends_classes_and_leaves_the_background_untouched() -> None:
+    picture = noise()
+    drawn = np.asarray(segmentation(halves()).overlay(picture, alpha=0.5))
+    assert drawn.shape == picture.shape
+    assert (drawn[:, :5] == picture[:, :5]).all()
+    expected = picture[:, 5:] * 0.5 + np.array([64, 0, 0]) * 0.5  # VOC's cat
+    assert np.abs(drawn[:, 5:] - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0, "picture"), (1, "colour")])
+def test_overlay_at_the_ends_of_alpha(alpha: float, expected: str) -> None:
+    picture = noise()
+    right = np.asarray(segmentation(halves()).overlay(picture, alpha=alpha))[:, 5:]
+    assert (right == (picture[:, 5:] if expected == "picture" else (64, 0, 0))).all()
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_overlay_refuses_other_alphas(alpha: float) -> None:
+    with pytest.raises(ValueError, match="alpha"):
+        segmentation(halves()).overlay(noise(), alpha=alpha)
+
+
+def test_overlay_takes_what_segment_takes_and_leaves_it_alone(tmp_path: Path) -> None:
+    picture = noise()
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    path = tmp_path / "picture.png"
+    path.write_bytes(file.getvalue())
+    opened = Image.fromarray(picture)
+    result = segmentation(halves())
+    before = picture.copy()
+    images: list[Any] = [picture, opened, file.getvalue(), path, str(path), np.dstack([picture, picture[:, :, 0]])]
+    drawn = [np.asarray(result.overlay(image)) for image in images]
+    assert all((other == drawn[0]).all() for other in drawn)
+    assert (picture == before).all()
+    assert (np.asarray(opened) == before).all()
+    assert (np.asarray(result.overlay(picture[:, :, 0]))[:, :5, 1] == picture[:, :5, 0]).all()
+
+
+def test_overlay_turns_encoded_pictures_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    picture = noise(10, 6)
+    Image.fromarray(picture).save(file, "PNG", exif=exif)
+    drawn = segmentation(np.zeros((6, 10), np.uint8)).overlay(file.getvalue())
+    assert (np.asarray(drawn) == np.rot90(picture, -1)).all()
+
+
+def test_overlay_refuses_another_picture_and_what_is_none() -> None:
+    result = segmentation(halves())
+    with pytest.raises(InvalidImageError, match=r"11 x 6 .*10 x 6"):
+        result.overlay(noise(6, 11))
+    with pytest.raises(InvalidImageError, match="decoded"):
+        result.overlay(b"no image")
+
+
+def test_colorize_gives_voc_colours() -> None:
+    picture = segmentation(np.array([[0, 15, 20]], np.uint8)).colorize()
+    assert picture.mode == "RGB"
+    assert np.asarray(picture).tolist() == [[[0, 0, 0], [192, 128, 128], [0, 64, 128]]]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (20, 12), (100, 75), (451, 300), (1200, 40), (40, 1200)])
+def test_untrained_pictures_stand_whole_under_a_banner(width: int, height: int) -> None:
+    picture = noise(height, width)
+    result = segmentation(np.zeros((height, width), np.uint8), "none")
+    for drawn, below in ((result.overlay(picture), picture), (result.colorize(), np.zeros_like(picture))):
+        pixels = np.asarray(drawn)
+        extra, left = drawn.height - height, (drawn.width - width) // 2
+        assert extra >= 18, "rows for legible text"
+        assert drawn.width >= 60
+        banner = pixels[:extra]
+        assert (banner == RED).all(axis=2).mean() > 0.5
+        ink = banner[:, :, 1] > 120  # green is 0 in the red, and text is anti-aliased
+        assert ink.sum() > 100, "white text"
+        assert not ink[:, [0, -1]].any(), "text is cut off at a side"
+        assert not ink[[0, -1]].any(), "text is cut off above or below"
+        assert (pixels[extra:, left : left + width] == below).all()
+
+
+@pytest.mark.parametrize("weights", ["COCO_WITH_VOC_LABELS_V1", "mine.pth", None])
+def test_other_pictures_carry_no_banner(weights: str | None) -> None:
+    result = segmentation(halves(), weights)
+    assert result.overlay(noise()).size == result.colorize().size == (10, 6)
+
+
+@pytest.mark.parametrize(("width", "height"), [(20, 12), (100, 75), (451, 300), (3000, 200), (60, 900)])
+def test_a_legend_stands_beside_the_whole_picture(width: int, height: int) -> None:
+    result = segmentation((np.arange(width * height).reshape(height, width) % 21).astype(np.uint8))
+    picture = noise(height, width)
+    plain, drawn = result.overlay(picture), result.overlay(picture, legend=True)
+    assert (np.asarray(drawn)[:height, :width] == np.asarray(plain)).all()
+    assert drawn.width >= width + 80
+    assert drawn.width <= max(2 * width, width + 250), "the panel does not dwarf the picture"
+    assert drawn.height <= max(height, 120)
+
+
+def test_a_legend_shows_a_swatch_for_each_present_class() -> None:
+    mask = halves(300, 400, class_id=15)
+    panel = np.asarray(segmentation(mask).overlay(noise(300, 400), legend=True))[:, 400:]
+    assert (panel == (192, 128, 128)).all(axis=2).sum() >= 50
+    assert not (panel == (128, 0, 0)).all(axis=2).any()
+
+
+def test_the_banner_spans_the_legend_too() -> None:
+    drawn = segmentation(halves(300, 400), "none").overlay(noise(300, 400), legend=True)
+    assert (np.asarray(drawn)[0] == RED).all()
+    assert drawn.width > 400

@@ -1,0 +1,109 @@
+"""The masks of `mask_ops` against a reference that computes every pixel by itself."""
+
+import math
+from pathlib import Path
+
+import mask_ops
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.unit
+
+
+def slow_mask(logits: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear resize with half-pixel centres and arg max, pixel by pixel in double precision."""
+    _, rows, columns = logits.shape
+    mask = np.empty((height, width), np.uint8)
+    for y in range(height):
+        v = max((y + 0.5) * rows / height - 0.5, 0.0)
+        top = min(math.floor(v), rows - 1)
+        bottom = min(top + 1, rows - 1)
+        for x in range(width):
+            u = max((x + 0.5) * columns / width - 0.5, 0.0)
+            left = min(math.floor(u), columns - 1)
+            right = min(left + 1, columns - 1)
+            upper = (1 - (u - left)) * logits[:, top, left] + (u - left) * logits[:, top, right]
+            lower = (1 - (u - left)) * logits[:, bottom, left] + (u - left) * logits[:, bottom, right]
+            mask[y, x] = int(np.argmax((1 - (v - top)) * upper + (v - top) * lower))
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ((65, 65), (120, 90)),
+        ((9, 17), (40, 200)),  # a strip of several rows
+        ((9, 7), (3, 4)),  # smaller than the logits
+        ((5, 5), (1, 1)),
+        ((5, 5), (1, 9000)),  # more than one tile of columns
+        ((5, 5), (9000, 1)),
+        ((1, 1), (6, 7)),
+        ((8, 8), (8, 8)),  # nothing to interpolate
+    ],
+)
+def test_mask_equals_a_pixel_by_pixel_reference(source: tuple[int, int], target: tuple[int, int]) -> None:
+    logits = np.random.default_rng(7).standard_normal((5, *source)).astype(np.float32)
+    mask = np.empty(target, np.uint8)
+    counts = mask_ops.segment(logits, mask)
+    expected = slow_mask(logits.astype(np.float64), *target)
+    assert (mask != expected).mean() <= 1e-4
+    assert counts.tolist() == np.bincount(mask.ravel(), minlength=5).tolist()
+
+
+def test_strips_and_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = np.random.default_rng(0).standard_normal((21, 30, 30)).astype(np.float32)
+    whole = np.empty((211, 307), np.uint8)
+    mask_ops.segment(logits, whole)
+    monkeypatch.setattr(mask_ops, "_TILE_COLUMNS", 50)
+    monkeypatch.setattr(mask_ops, "_STRIP_PIXELS", 150)
+    parts = np.empty_like(whole)
+    mask_ops.segment(logits, parts)
+    assert (whole != parts).mean() <= 1e-4
+
+
+def test_equal_logits_go_to_the_lower_class() -> None:
+    mask = np.empty((10, 10), np.uint8)
+    assert mask_ops.segment(np.zeros((4, 3, 3), np.float32), mask).tolist() == [100, 0, 0, 0]
+
+
+def test_256_classes_fit_a_uint8_mask() -> None:
+    logits = np.zeros((256, 2, 2), np.float32)
+    logits[255] = 1
+    mask = np.empty((4, 4), np.uint8)
+    assert mask_ops.segment(logits, mask)[255] == 16
+    assert (mask == 255).all()
+
+
+def test_a_request_of_several_masks_counts_each() -> None:
+    logits = np.zeros((2, 3, 2, 2), np.float32)
+    logits[0, 1] = 1
+    logits[1, 2] = 1
+    result = mask_ops.postprocess(logits, np.array([[5, 4]] * 2, np.int32), class_count=3, max_pixels=100)
+    assert result.masks.shape == (2, 5, 4)
+    assert result.class_pixels.tolist() == [[0, 20, 0], [0, 0, 20]]
+
+
+@pytest.mark.parametrize(
+    ("logits", "sizes", "message"),
+    [
+        (np.zeros((1, 3, 2, 2), np.float32), [[5, 4]], "3 classes, and this model has 4"),
+        (np.zeros((1, 4, 0, 2), np.float32), [[5, 4]], "every side must be at least 1"),
+        (np.zeros((2, 4, 2, 2), np.float32), [[5, 4], [4, 5]], r"must be one, and these are \[\[5, 4\], \[4, 5\]\]"),
+        (np.zeros((1, 4, 2, 2), np.float32), [[0, 4]], "SIZE is 0 x 4"),
+        (np.zeros((1, 4, 2, 2), np.float32), [[-5, -4]], "SIZE is -5 x -4"),
+        (np.zeros((1, 4, 2, 2), np.float32), [[2**31 - 1, 2**31 - 1]], "at most 100"),
+    ],
+)
+def test_tensors_that_are_no_masks_are_refused(logits: np.ndarray, sizes: list[list[int]], message: str) -> None:
+    with pytest.raises(mask_ops.InvalidLogitsError, match=message):
+        mask_ops.postprocess(logits, np.array(sizes, np.int32), class_count=4, max_pixels=100)
+
+
+def test_class_names_are_read_in_order_and_checked(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("sky\ncafé au lait\n", encoding="utf-8")
+    assert mask_ops.read_class_names(file) == ("sky", "café au lait")
+    for text, message in {"": "0 class names", "a\n\nb\n": "empty", "a\na\n": "repeated", "x\n" * 257: "257"}.items():
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            mask_ops.read_class_names(file)
