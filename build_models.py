@@ -284,7 +284,7 @@ def verify(file: Path, eager: DeepLabV3, *, aux: bool) -> float:
         bound = TOLERANCE * max(1.0, float(expected.abs().max()))
         if not difference <= bound:
             raise BuildError(
-                f"{name} of the saved file differs from PyTorch by {difference:.2e}, more than {bound:.2e}"
+                f"{name} of the saved file is off PyTorch's by {difference:.2e}, more than {bound:.2e}"
             )
         worst = max(worst, difference)
     return worst

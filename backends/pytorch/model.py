@@ -229,13 +229,13 @@ class TritonPythonModel:
         if len(tensors) != len(values):
             kinds = ", ".join(type(value).__name__ for value in values)
             raise TypeError(f"the model must return a tensor or a tuple of tensors, and it returned {kinds}")
-        named: dict[str, torch.Tensor] = {}
         for name, index in self._output_index.items():
             if index >= len(tensors):
                 raise ModelContractError(
                     f"output {name!r} in config.pbtxt is output {index} of the model, which has {len(tensors)}"
                 )
-            tensor = tensors[index]
+        named = {name: tensors[index] for name, index in self._output_index.items()}
+        for name, tensor in named.items():
             if tensor.dtype != self._output_dtype[name]:
                 raise ModelContractError(
                     f"config.pbtxt expects {self._output_dtype[name]} for output {name!r}, the model provides "
@@ -243,5 +243,4 @@ class TritonPythonModel:
                 )
             if tensor.ndim == 0:
                 raise ModelContractError(f"output {name!r} is a scalar, which is not supported")
-            named[name] = tensor
         return named

@@ -1,0 +1,45 @@
+# `make demo` and `make test` need Python 3.10 to 3.12, make and a package index. Everything goes into .venv and out/.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first of these that runs and is a version that Triton's wheel and numpy 1.26 have builds for.
+PYTHON := $(shell for python in python3.11 python3.12 python3.10 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$python && break; done)
+
+.PHONY: help demo test lint format lock clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
+	$(BIN)/python demo.py
+
+test: $(VENV)/installed lint ## Everything that CI checks: linters, types, tests with a real server
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed ## Linters and the type checker
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/basedpyright
+
+format: $(VENV)/installed ## Format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
+		--group dev pyproject.toml client/pyproject.toml --output-file constraints.txt
+
+clean: ## Remove the environment, the built models and all output
+	rm -rf $(VENV) out model_repository/*/1/model.pt
+
+$(VENV)/installed: pyproject.toml constraints.txt client/pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.10, 3.11 or 3.12 found; install one, or make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --group dev --editable client
+	@touch $@

@@ -1,0 +1,170 @@
+"""Segment a photograph end to end on this machine: build the models, start Triton, ask it over gRPC and HTTP.
+
+    python demo.py                      the photograph of the tests
+    python demo.py --image photo.jpg    one of yours
+
+Leaves out/demo/segment_<variant>.png and the server's log beside them. Exit code 0 only if both protocols gave the same
+mask for both variants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+import build_models
+from deeplab_client import Segmentation, SegmentationClient
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+ROOT = Path(__file__).resolve().parent
+PHOTOGRAPH = ROOT / "tests" / "assets" / "cat.png"
+ENSEMBLES = tuple(f"segment_{variant}" for variant in build_models.VARIANTS)
+
+# A laptop's first request may meet cold caches; nobody waits for the deadline of a demonstration.
+_REQUEST_SECONDS = 120.0
+_STOP_SECONDS = 60.0
+_SHOWN_CLASSES = 8
+
+
+class Endpoints(NamedTuple):
+    """Where the server listens, as URLs."""
+
+    grpc: str
+    http: str
+
+
+def build(repository: Path, console: Console) -> int:
+    """Build both variants, with untrained weights where the pretrained ones cannot be had; return an exit code."""
+    target = ["--model-repository", str(repository)]
+    code = build_models.main(target)
+    if code != build_models.EXIT_WEIGHTS_UNAVAILABLE:
+        return code
+    console.print(
+        Panel(
+            "The pretrained weights could not be downloaded (see above). The demo goes on with UNTRAINED weights: every "
+            "part runs as it would, but the masks are noise and segment nothing.\n"
+            "model_repository/*/config.pbtxt say so too, until build_models.py gets the weights.",
+            title="UNTRAINED WEIGHTS",
+            border_style="bold red",
+        )
+    )
+    return build_models.main([*target, "--weights", build_models.UNTRAINED])
+
+
+@contextlib.contextmanager
+def serving(repository: Path, log: Path) -> Generator[Endpoints]:
+    """Run serve.py on free ports, its log in a file; stop it at the end, whatever happens in between."""
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    command = [sys.executable, str(ROOT / "serve.py"), "--model-repository", str(repository), *ports]
+    with log.open("w", encoding="utf-8") as stderr:
+        # A session of its own: Ctrl-C reaches this script alone, which then stops the server in order.
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True)
+    try:
+        assert server.stdout is not None  # noqa: S101  for the type checker: it is a pipe
+        line = server.stdout.readline()
+        ready = re.match(r"READY (grpc://\S+) (http://\S+) ", line)
+        if ready is None:
+            server.wait()
+            tail = "".join(log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[-20:])
+            raise RuntimeError(f"the server did not start, exit code {server.returncode}; {log} ends with\n{tail}")
+        yield Endpoints(ready[1], ready[2])
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def segment(url: str, image: Path) -> dict[str, Segmentation]:
+    """Return the result of each variant over one protocol."""
+    with SegmentationClient(url, timeout=_REQUEST_SECONDS) as client:
+        return {model: client.segment(image, model=model) for model in ENSEMBLES}
+
+
+def shares(results: dict[str, Segmentation], image: Path) -> Table:
+    """Return the table of the classes that each variant found, largest share first."""
+    sides = next(iter(results.values())).mask.shape
+    table = Table(title=f"{image.name}, {sides[1]} x {sides[0]} pixels: share of the pixels")
+    if any(result.untrained for result in results.values()):
+        table.caption = "UNTRAINED WEIGHTS: noise, not a segmentation"
+        table.caption_style = "bold red"
+    table.add_column("class")
+    for model in results:
+        table.add_column(model, justify="right")
+    found = {name for result in results.values() for name in result.pixels}
+    ranked = sorted(found, key=lambda name: -max(result.fraction(name) for result in results.values()))
+    for name in ranked[:_SHOWN_CLASSES]:
+        table.add_row(name, *(f"{result.fraction(name):.1%}" for result in results.values()))
+    if len(ranked) > _SHOWN_CLASSES:
+        rest = ranked[_SHOWN_CLASSES:]
+        sums = (sum(result.fraction(name) for name in rest) for result in results.values())
+        table.add_row(f"{len(rest)} more", *(f"{share:.1%}" for share in sums))
+    table.add_section()
+    majority = (f"{result.top_class or 'none'}{' (noise)' if result.untrained else ''}" for result in results.values())
+    table.add_row("majority class", *majority, style="bold")
+    table.add_row("weights", *(str(result.weights) for result in results.values()))
+    return table
+
+
+def run(image: Path, repository: Path, output: Path) -> int:
+    """Run the demonstration; return an exit code."""
+    console = Console(highlight=False, soft_wrap=True)
+    started = time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    if code := build(repository, console):
+        return code
+    log = output / "server.log"
+    console.print(f"starting Triton on {_shown(repository)}; its log is {_shown(log)}")
+    with serving(repository, log) as endpoints:
+        console.print(f"ready: {endpoints.grpc} {endpoints.http}")
+        results = segment(endpoints.grpc, image)
+        over_http = segment(endpoints.http, image)
+    console.print("the server has stopped")
+
+    console.print(shares(results, image))
+    agree = True
+    for model, result in results.items():
+        differing = int(np.count_nonzero(result.mask != over_http[model].mask))
+        agree = agree and differing == 0
+        verdict = "agree pixel for pixel" if differing == 0 else f"DISAGREE on {differing} pixels"
+        picture = output / f"{model}.png"
+        result.overlay(image, legend=True).save(picture)
+        console.print(f"{model}: gRPC and HTTP {verdict}; picture: {_shown(picture)}")
+    console.print(f"done in {time.monotonic() - started:.0f} s")
+    return 0 if agree else 1
+
+
+def _shown(path: Path) -> str:
+    """Return a path as short as it is clear from here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Segment a photograph end to end on this machine.")
+    parser.add_argument("--image", type=Path, default=PHOTOGRAPH, help="default: %(default)s")
+    parser.add_argument("--model-repository", type=Path, default=build_models.MODEL_REPOSITORY, metavar="DIR")
+    parser.add_argument("--output", type=Path, default=ROOT / "out" / "demo", metavar="DIR")
+    options = parser.parse_args(arguments)
+    return run(options.image, options.model_repository.resolve(), options.output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""What must hold before the embedded server starts: platform, packages, model repository, weights, ports."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import random
+import socket
+import sys
+import sysconfig
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STUB = "triton_python_backend_stub"
+
+
+class StartError(Exception):
+    """The server cannot start; the message names the thing, the value and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the three services listen."""
+
+    host: str
+    http: int
+    grpc: int
+    metrics: int
+
+    @property
+    def local(self) -> str:
+        """The address that a client on this machine connects to."""
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - compared, not bound
+
+    def ready_line(self) -> str:
+        """Return the line that says where the services are."""
+        host = self.local
+        return f"READY grpc://{host}:{self.grpc} http://{host}:{self.http} http://{host}:{self.metrics}/metrics"
+
+
+def check_environment() -> Path:
+    """Return the wheel's tritonserver folder, or raise what is wrong with this machine or environment."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise StartError(
+            f"the embedded server runs on Linux x86_64 only, not on {platform.system()} {platform.machine()}; "
+            "use docker compose there"
+        )
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise StartError(
+            "nvidia-pytriton is not installed in this environment; run: pip install nvidia-pytriton==0.7.0"
+        )
+    try:
+        numpy_version = importlib.metadata.version("numpy")
+    except importlib.metadata.PackageNotFoundError:
+        raise StartError("numpy is not installed in this environment; run: pip install 'numpy<2'") from None
+    if int(numpy_version.split(".")[0]) >= 2:  # noqa: PLR2004 - the major version that the stub was not built for
+        raise StartError(
+            f"numpy {numpy_version} corrupts tensors in this server's Python backend; run: pip install 'numpy<2'"
+        )
+    server = Path(spec.origin).parent / "tritonserver"
+    if not stub_of(server).is_file():
+        have = ", ".join(sorted(path.parent.name for path in server.glob(f"python_backend_stubs/*/{STUB}")))
+        raise StartError(
+            f"nvidia-pytriton has no Python stub for Python {sysconfig.get_python_version()}; use one of: {have}"
+        )
+    return server
+
+
+def stub_of(server: Path) -> Path:
+    """Return the path of the wheel's stub for the running Python version."""
+    return server / "python_backend_stubs" / sysconfig.get_python_version() / STUB
+
+
+def libpython_folder() -> Path:
+    """Return the folder of the shared library that the stub embeds."""
+    name = f"libpython{sysconfig.get_python_version()}.so.1.0"
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"/usr/lib/{multiarch}"):
+        if folder and (Path(folder) / name).is_file():
+            return Path(folder)
+    raise StartError(f"{name} was not found; use a Python that was built with --enable-shared")
+
+
+def read_config(path: Path) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
+    """Return the model configuration in a config.pbtxt."""
+    from google.protobuf import text_format  # noqa: PLC0415 - comes with the wheel, whose absence is an error of ours
+    from tritonclient.grpc import model_config_pb2  # noqa: PLC0415 - likewise
+
+    messages: Any = model_config_pb2
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), messages.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise StartError(f"{path} is not a model configuration: {error}") from error
+
+
+def check_repository(repository: Path) -> list[str]:
+    """Return the names of the models, or raise for what Triton would refuse or serve under a wrong name."""
+    if not repository.is_dir():
+        state = "is not a directory" if repository.exists() else "does not exist"
+        raise StartError(f"the model repository {repository} {state}; give one with --model-repository")
+    folders = sorted(path for path in repository.iterdir() if path.is_dir())
+    if not folders:
+        raise StartError(f"the model repository {repository} has no models; give another with --model-repository")
+    for folder in folders:
+        if not (folder / "config.pbtxt").is_file():
+            raise StartError(f"{folder} has no config.pbtxt and would make Triton exit; remove it or add the file")
+    configs = {folder.name: read_config(folder / "config.pbtxt") for folder in folders}
+    for name, config in configs.items():
+        script = config.default_model_filename or "model.py"
+        # 2.51 would neither load such a model nor exit: it had done neither after 200 s.
+        if config.backend == "python" and not any((repository / name).glob(f"[0-9]*/{script}")):
+            raise StartError(f"{repository / name / '1' / script} is missing; restore it or remove {repository / name}")
+        if is_core(config) and not (repository / name / "1" / "model.pt").is_file():
+            raise StartError(f"{repository / name / '1' / 'model.pt'} is missing; run: python build_models.py")
+    check_weights(repository, configs)
+    return list(configs)
+
+
+def is_core(config: Any) -> bool:  # noqa: ANN401 - a protobuf message
+    """Tell whether a model is a TorchScript file."""
+    return config.platform == "pytorch_libtorch" or config.backend == "pytorch"
+
+
+def built_weights(model: Path) -> str | None:
+    """Return the name of the weights that build_models.py wrote into a model.pt, None for a file of others."""
+    try:
+        with zipfile.ZipFile(model) as archive:
+            entry = next((name for name in archive.namelist() if name.endswith("/extra/build.json")), None)
+            build: Any = json.loads(archive.read(entry)) if entry else {}
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise StartError(f"{model} is not a TorchScript file ({error}); run: python build_models.py") from error
+    weights: Any = build.get("weights") if isinstance(build, dict) else None
+    return weights if isinstance(weights, str) else None
+
+
+def labelled_weights(config: Any) -> str | None:  # noqa: ANN401 - a protobuf message
+    """Return the name of the weights that a config.pbtxt states."""
+    return config.parameters["weights"].string_value if "weights" in config.parameters else None
+
+
+def check_weights(repository: Path, configs: dict[str, Any]) -> None:
+    """Raise when the label of a core model, or of an ensemble around one, differs from the weights that it serves."""
+    served: dict[str, str] = {}
+    for name in filter(lambda name: is_core(configs[name]), configs):
+        model = repository / name / "1" / "model.pt"
+        built, label = built_weights(model), labelled_weights(configs[name])
+        require_equal(name, label, built, source=f"{model} holds")
+        if weights := built or label:
+            served[name] = weights
+    for name, config in configs.items():
+        for step in config.ensemble_scheduling.step:
+            weights = served.get(step.model_name)
+            require_equal(name, labelled_weights(config), weights, source=f"its step {step.model_name} has")
+
+
+def require_equal(name: str, label: str | None, weights: str | None, *, source: str) -> None:
+    """Raise when a model's label and the weights behind it are both known and differ."""
+    if label is not None and weights is not None and label != weights:
+        raise StartError(
+            f"{name}: config.pbtxt says weights {label!r}, but {source} {weights!r}; "
+            "run: python build_models.py, which writes both"
+        )
+
+
+def choose_address(host: str, *, http: int, grpc: int, metrics: int) -> Address:
+    """Return the address with a free port for each 0, or raise which port cannot be had."""
+    check_free(host, 0, "--host")
+    ports = {"--http-port": http, "--grpc-port": grpc, "--metrics-port": metrics}
+    for option, port in ports.items():
+        if not 0 <= port <= 65535:  # noqa: PLR2004 - the largest port number
+            raise StartError(f"{option} {port} is out of range; give 0 (a free port) to 65535")
+        same = next((other for other in ports if other != option and ports[other] == port != 0), None)
+        if same:
+            raise StartError(f"{option} and {same} are both {port}; give each its own port")
+        if port:
+            check_free(host, port, option)
+    taken = {port for port in ports.values() if port}
+    free = free_ports(host, taken)
+    return Address(host, *(port or next(free) for port in ports.values()))
+
+
+def check_free(host: str, port: int, option: str) -> None:
+    """Raise when nothing can listen on a port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as error:
+            raise StartError(f"cannot listen on {host}:{port} ({error.strerror}); give another {option}") from error
+
+
+def free_ports(host: str, taken: set[int]) -> Iterator[int]:
+    """Yield ports that are free now, below those that the kernel hands to outgoing connections meanwhile."""
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    for port in random.SystemRandom().sample(range(10_000, max(low, 20_000)), 10_000):
+        if port not in taken:
+            with contextlib.suppress(StartError):
+                check_free(host, port, "")
+                yield port
+    raise StartError(f"no free port on {host}; give the ports yourself")

@@ -1,0 +1,260 @@
+"""What build_models.py leaves in a repository, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import build_models
+import pytest
+import torch
+from torch.nn import functional
+from torchvision.models.segmentation import (
+    DeepLabV3_ResNet50_Weights,
+    DeepLabV3_ResNet101_Weights,
+    deeplabv3_resnet50,
+    deeplabv3_resnet101,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.build
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = ROOT / "model_repository"
+
+
+def run(repository: Path, *options: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "build_models.py", "--model-repository", str(repository), *options],
+        cwd=ROOT,
+        env=os.environ | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def untrained(variant: str) -> torch.nn.Module:
+    """torchvision's own initialisation from seed 0: what `--weights none` means."""
+    make: Callable[..., torch.nn.Module] = {"resnet50": deeplabv3_resnet50, "resnet101": deeplabv3_resnet101}[variant]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make(weights=None, weights_backbone=None, aux_loss=True).eval()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("variant", ["resnet50", "resnet101"])
+def test_the_saved_file_computes_what_eager_torchvision_does(model_repository: Path, variant: str) -> None:
+    model = untrained(variant)
+    module = torch.jit.load(str(model_repository / f"deeplabv3_{variant}" / "1" / "model.pt"))
+    for seed, shape in enumerate([(1, 3, 520, 520), (2, 3, 333, 250)]):
+        pixels = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        with torch.inference_mode():
+            expected = model(pixels)["out"]
+            out, logits_os8 = module(pixels)
+        # 1e-4 for logits of order 1; the untrained ResNet-101's are of order 1000.
+        tolerance = 1e-4 * max(1.0, float(expected.abs().max()))
+        assert out.dtype == logits_os8.dtype == torch.float32
+        assert float((out - expected).abs().max()) <= tolerance
+        assert logits_os8.shape[-2:] == (-(-shape[2] // 8), -(-shape[3] // 8))
+        upsampled = functional.interpolate(logits_os8, size=shape[-2:], mode="bilinear", align_corners=False)
+        assert float((upsampled - out).abs().max()) <= tolerance
+
+
+def test_committed_configs_are_those_of_the_default_options(tmp_path: Path) -> None:
+    """Where a build with other options has changed them, they are those of that build."""
+    for variant in build_models.VARIANTS:
+        record = build_models.BuildRecord.read(COMMITTED / f"deeplabv3_{variant}" / "1" / "model.pt")
+        weights, aux = ("COCO_WITH_VOC_LABELS_V1", False) if record is None else (record.weights, record.aux)
+        build_models.write_configs(tmp_path, variant, weights, aux=aux)
+        for name in (f"deeplabv3_{variant}/config.pbtxt", f"segment_{variant}/config.pbtxt", "postprocess/labels.txt"):
+            assert (COMMITTED / name).read_text() == (tmp_path / name).read_text(), f"{name}: run build_models.py"
+
+
+@pytest.mark.parametrize("weights", [DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights])
+def test_class_names_are_those_of_the_weights(weights: type) -> None:
+    labels = (COMMITTED / "postprocess" / "labels.txt").read_text().splitlines()
+    assert labels == weights.COCO_WITH_VOC_LABELS_V1.meta["categories"]
+
+
+def test_a_second_build_finds_everything_up_to_date_and_changes_nothing(model_repository: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in model_repository.rglob("model.pt")}
+    assert len(before) == 2
+    done = run(model_repository, "--weights", "none")
+    assert done.returncode == 0
+    assert done.stderr.count("up to date (weights none)") == 2
+    assert done.stdout == ""
+    assert {path: path.stat().st_mtime_ns for path in model_repository.rglob("model.pt")} == before
+
+
+def test_two_untrained_builds_are_equal(model_repository: Path, tmp_path: Path) -> None:
+    done = run(tmp_path, "--weights", "none", "--variant", "resnet50")
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        torch.jit.load(str(folder / "deeplabv3_resnet50" / "1" / "model.pt")) for folder in (model_repository, tmp_path)
+    )
+    pixels = torch.randn(1, 3, 100, 140)
+    with torch.inference_mode():
+        assert all(torch.equal(a, b) for a, b in zip(first(pixels), second(pixels), strict=True))
+
+
+def test_a_checkpoint_is_served_with_aux_and_labelled(tmp_path: Path) -> None:
+    """A checkpoint as torchvision's reference training writes it, with other weights than `none`."""
+    torch.manual_seed(1)
+    model = deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True).eval()
+    checkpoint = tmp_path / "mine.pth"
+    torch.save({"model": model.state_dict(), "epoch": 3}, checkpoint)
+    repository = tmp_path / "repository"
+    done = run(repository, "--variant", "resnet50", "--weights", str(checkpoint), "--aux-loss")
+    assert done.returncode == 0, done.stderr
+    pixels = torch.randn(1, 3, 120, 160, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        expected = model(pixels)
+        out, _, aux = torch.jit.load(str(repository / "deeplabv3_resnet50" / "1" / "model.pt"))(pixels)
+    assert float((out - expected["out"]).abs().max()) <= 1e-4 * max(1.0, float(expected["out"].abs().max()))
+    assert float((aux - expected["aux"]).abs().max()) <= 1e-4 * max(1.0, float(expected["aux"].abs().max()))
+    for config in ("deeplabv3_resnet50", "segment_resnet50"):
+        assert "mine.pth@sha256:" in (repository / config / "config.pbtxt").read_text()
+    assert '"aux"' in (repository / "deeplabv3_resnet50" / "config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda state: state.pop("classifier.4.weight"), r"1 missing \(classifier.4.weight\)"),
+        (lambda state: state.update(extra=torch.zeros(1)), r"1 unexpected \(extra\)"),
+        (
+            lambda state: state.update({"classifier.4.bias": torch.zeros(5)}),
+            r"1 of another shape \(classifier.4.bias \(5,\) instead of \(21,\)\)",
+        ),
+    ],
+    ids=["missing", "unexpected", "misshapen"],
+)
+def test_a_checkpoint_that_does_not_fit_is_explained(
+    tmp_path: Path, spoil: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    state = dict(untrained("resnet50").state_dict())
+    spoil(state)
+    torch.save(state, tmp_path / "mine.pth")
+    with pytest.raises(build_models.BuildError, match=message):
+        build_models.load_model("resnet50", str(tmp_path / "mine.pth"))
+
+
+def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "noise.pth").write_bytes(b"no checkpoint at all")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name, message in {
+        "noise.pth": "no checkpoint that torch can load",
+        "list.pth": "holds no state dict",
+        "absent.pth": "No such file",
+    }.items():
+        done = run(tmp_path / "repository", "--weights", str(tmp_path / name))
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not list((tmp_path / "repository").rglob("*model.pt*"))
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"model": Malicious()}, tmp_path / "evil.pth")
+    done = run(tmp_path / "repository", "--weights", str(tmp_path / "evil.pth"))
+    assert done.returncode == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_download_that_fails_names_the_ways_on_and_leaves_nothing(tmp_path: Path) -> None:
+    offline = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "cache")}
+    done = run(tmp_path / "repository", environment=offline)
+    assert done.returncode == 3
+    error = done.stderr.splitlines()[-1]
+    assert str(tmp_path / "cache" / "hub" / "checkpoints") in error
+    assert "--weights FILE" in error
+    assert "--weights none" in error
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "repository").rglob("*model.pt*"))
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_damaged_file_in_the_cache_is_named(tmp_path: Path) -> None:
+    cached = tmp_path / "cache" / "hub" / "checkpoints" / "deeplabv3_resnet50_coco-cd0a2569.pth"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"half a file")
+    done = run(tmp_path / "repository", environment={"TORCH_HOME": str(tmp_path / "cache")})
+    assert done.returncode == 3
+    assert f"{cached} is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_build_leaves_the_model_that_was_there(
+    model_repository: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    shutil.copytree(model_repository / "deeplabv3_resnet50", tmp_path / "deeplabv3_resnet50")
+    before = files(tmp_path / "deeplabv3_resnet50")
+    command = ["build_models.py", "--weights", "none", "--variant", "resnet50", "--force"]
+    builder = subprocess.Popen(
+        [sys.executable, *command, "--model-repository", str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE
+    )
+    partial = tmp_path / "deeplabv3_resnet50" / "1" / ".model.pt.partial"
+    deadline = time.monotonic() + 200
+    while not partial.exists():
+        assert builder.poll() is None, builder.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    builder.send_signal(number)
+    builder.communicate(timeout=60)
+    assert builder.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    after = files(tmp_path / "deeplabv3_resnet50")
+    if number == signal.SIGKILL:  # Nobody could clean up; the next build does.
+        after.pop("1/.model.pt.partial", None)
+    assert after == before
+
+
+def test_a_second_build_of_the_same_model_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    version = tmp_path / "deeplabv3_resnet50" / "1"
+    version.mkdir(parents=True)
+    with build_models._locked(version):
+        done = run(tmp_path, "--weights", "none", "--variant", "resnet50")
+    assert done.returncode == 1
+    assert f"another build is writing to {version}" in done.stderr
+
+
+def test_a_trace_that_computes_something_else_never_gets_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = build_models.trace
+
+    def wrong(served: build_models.ServedDeepLabV3) -> torch.jit.ScriptModule:
+        with torch.no_grad():
+            served.classifier[-1].bias += 0.01
+        return original(served)
+
+    monkeypatch.setattr(build_models, "trace", wrong)
+    with pytest.raises(build_models.BuildError, match="out of the saved file is off PyTorch's by 1.00e-02"):
+        build_models.build(tmp_path, "resnet50", "none", aux=False, force=False, progress=False)
+    assert not list(tmp_path.rglob("*model.pt*"))
+
+
+def test_the_record_travels_inside_the_model(model_repository: Path) -> None:
+    file = model_repository / "deeplabv3_resnet50" / "1" / "model.pt"
+    extra = {"build.json": ""}
+    torch.jit.load(str(file), _extra_files=extra)
+    record = json.loads(extra["build.json"])
+    assert record["weights"] == "none"
+    assert record["torch"] == torch.__version__

@@ -1,0 +1,159 @@
+"""The core models, called directly; and that the stand-in backend refuses what the native one refuses."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+import wire
+from test_pipeline import PROTOCOLS, VARIANTS, eager
+from torch import nn
+from triton_process import TritonProcess
+from tritonclient.utils import InferenceServerException
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from conftest import Serving
+
+pytestmark = pytest.mark.server
+
+
+@pytest.mark.parametrize("shape", [(1, 520, 520), (1, 261, 400), (3, 97, 130)], ids=str)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_are_those_of_eager_torchvision(
+    server: TritonProcess, variant: str, protocol: Any, shape: tuple[int, int, int]
+) -> None:
+    batch, height, width = shape
+    pixels = np.random.default_rng(3).standard_normal((batch, 3, height, width)).astype(np.float32)
+    reply = wire.infer(server, protocol, f"deeplabv3_{variant}", {"input": pixels}, ["out", "logits_os8"])
+    with torch.inference_mode():
+        expected = eager(variant)(torch.from_numpy(pixels))["out"].numpy()
+    assert reply["out"].shape == expected.shape
+    assert reply["logits_os8"].shape == (batch, 21, -(-height // 8), -(-width // 8))
+    # 1e-4 for logits of order 1; the untrained ResNet-101's are of order 1000.
+    assert np.abs(reply["out"] - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("batch", range(1, 9))
+def test_every_batch_size_gives_each_picture_its_own_logits(server: TritonProcess, batch: int) -> None:
+    pixels = np.random.default_rng(4).standard_normal((batch, 3, 72, 88)).astype(np.float32)
+    together = wire.infer(server, "grpc", "deeplabv3_resnet50", {"input": pixels}, ["out"])["out"]
+    with torch.inference_mode():
+        alone = np.concatenate([eager("resnet50")(torch.from_numpy(one[None]))["out"].numpy() for one in pixels])
+    assert np.abs(together - alone).max() <= 1e-4 * max(1.0, np.abs(alone).max())
+
+
+class Doubler(nn.Module):
+    """Two outputs, both float32."""
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return first * 2, second * 3
+
+
+class Half(nn.Module):
+    def forward(self, first: torch.Tensor) -> torch.Tensor:
+        return first.half()
+
+
+class BFloat(nn.Module):
+    def forward(self, first: torch.Tensor) -> torch.Tensor:
+        return first.to(torch.bfloat16)
+
+
+class Dictionary(nn.Module):
+    def forward(self, first: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"double": first * 2}
+
+
+class Listing(nn.Module):
+    def forward(self, first: torch.Tensor) -> list[torch.Tensor]:
+        return [first, first]
+
+
+ROW = np.array([[1, 2, 3]], np.float32)
+
+
+def config(name: str, inputs: list[str], outputs: list[str], *, extra: str = "") -> str:
+    def tensors(kind: str, names: list[str]) -> str:
+        return "".join(f'{kind} {{ name: "{name}" data_type: TYPE_FP32 dims: 3 }}\n' for name in names)
+
+    return (
+        f'name: "{name}"\nplatform: "pytorch_libtorch"\nmax_batch_size: 4\n'
+        "instance_group { kind: KIND_CPU count: 1 }\n" + tensors("input", inputs) + tensors("output", outputs) + extra
+    )
+
+
+def write_model(repository: Path, name: str, module: nn.Module, text: str) -> None:
+    version = repository / name / "1"
+    version.mkdir(parents=True)
+    torch.jit.script(module).save(str(version / "model.pt"))
+    (version.parent / "config.pbtxt").write_text(text)
+
+
+UNKNOWN_PARAMETER = 'parameters { key: "weights" value { string_value: "toy" } }\n'
+# name -> inputs and outputs of the config, and what comes out when the first input gets ROW and the second ten times it.
+MAPPED: dict[str, tuple[list[str], list[str], dict[str, np.ndarray]]] = {
+    "by_argument": (["second", "first"], ["a", "b"], {"a": 2 * ROW * 10, "b": 3 * ROW}),
+    "by_suffix": (["x__1", "y__0"], ["a__1", "b__0"], {"a__1": 3 * ROW, "b__0": 2 * ROW * 10}),
+    "by_order": (["x", "y"], ["a__1", "b"], {"a__1": 2 * ROW, "b": 3 * ROW * 10}),
+}
+REFUSED: dict[str, tuple[nn.Module, list[str], str]] = {
+    "half": (Half(), ["out"], "expects torch.float32 for output 'out', the model provides torch.float16"),
+    "bfloat": (BFloat(), ["out"], "expects torch.float32 for output 'out', the model provides torch.bfloat16"),
+    "dictionary": (Dictionary(), ["double"], "must return a tensor or a tuple of tensors, and it returned dict"),
+    "listing": (Listing(), ["a", "b"], "must return a tensor or a tuple of tensors, and it returned list"),
+    "too_few": (Half(), ["a", "b"], "output 'b' in config.pbtxt is output 1 of the model, which has 1"),
+}
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
+    """One server with a model for every case."""
+    repository = tmp_path_factory.mktemp("toys")
+    for name, (inputs, outputs, _) in MAPPED.items():
+        write_model(repository, name, Doubler(), config(name, inputs, outputs, extra=UNKNOWN_PARAMETER))
+    for name, (module, outputs, _) in REFUSED.items():
+        write_model(repository, name, module, config(name, ["first"], outputs))
+    with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
+        yield process
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_tensors_are_mapped_as_the_native_backend_maps_them(toys: TritonProcess, name: str) -> None:
+    inputs, outputs, expected = MAPPED[name]
+    reply = wire.infer(toys, "grpc", name, dict(zip(inputs, (ROW, ROW * 10), strict=True)), outputs)
+    for output, array in expected.items():
+        np.testing.assert_array_equal(reply[output], array)
+
+
+def test_unknown_parameters_are_ignored_with_a_line_in_the_log(toys: TritonProcess) -> None:
+    assert "ignored, no parameters of the pytorch backend: weights" in toys.log_tail(1000)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_native_backend_refuses_at_inference_is_refused(toys: TritonProcess, name: str) -> None:
+    _, outputs, message = REFUSED[name]
+    with pytest.raises(InferenceServerException, match=re.escape(message)):
+        wire.infer(toys, "grpc", name, {"first": ROW}, outputs)
+
+
+def test_warm_up_makes_a_model_of_the_wrong_dtype_fail_at_load(tmp_path: Path, serving: Serving) -> None:
+    warmup = (
+        'model_warmup { name: "one" batch_size: 1 '
+        'inputs { key: "first" value { data_type: TYPE_FP32 dims: 3 random_data: true } } }\n'
+    )
+    write_model(tmp_path / "models", "toy", Half(), config("toy", ["first"], ["out"], extra=warmup))
+    with pytest.raises(AssertionError, match="the model provides torch.float16"):
+        serving(tmp_path / "models")
+
+
+def test_a_config_with_more_inputs_than_forward_takes_fails_at_load(tmp_path: Path, serving: Serving) -> None:
+    write_model(tmp_path / "models", "toy", Half(), config("toy", ["first", "second"], ["out"]))
+    with pytest.raises(AssertionError, match="2 inputs and the model's forward takes 1"):
+        serving(tmp_path / "models")

@@ -1,0 +1,255 @@
+"""Encoded pictures in, masks out, against torchvision in eager mode and Pillow."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pictures
+import pytest
+import torch
+import wire
+from PIL import Image, ImageOps
+from torch.nn import functional
+from torchvision.models.segmentation import deeplabv3_resnet50, deeplabv3_resnet101
+from torchvision.transforms.v2 import functional as transforms
+from tritonclient.utils import InferenceServerException
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from triton_process import TritonProcess
+
+pytestmark = pytest.mark.server
+
+PROTOCOLS = ("grpc", "http")
+VARIANTS = ("resnet50", "resnet101")
+PICTURES: dict[str, Callable[[], bytes]] = {
+    "landscape": pictures.landscape,
+    "portrait": pictures.portrait,
+    "exif-rotated": pictures.exif_rotated,
+    "small": pictures.small,
+}
+OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES", "MASK_PNG")
+
+
+@functools.cache
+def eager(variant: str) -> Any:
+    """torchvision's model with the weights that `--weights none` means: its own initialisation from seed 0."""
+    make = {"resnet50": deeplabv3_resnet50, "resnet101": deeplabv3_resnet101}[variant]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make(weights=None, weights_backbone=None, aux_loss=True).eval()
+
+
+@functools.cache
+def reference_mask(variant: str, data: bytes, resize: str) -> np.ndarray:
+    """Resize to 520 x 520 with Pillow or torchvision, run the model, upsample its logits once to the picture's size."""
+    with Image.open(io.BytesIO(data)) as opened:
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    if resize == "pillow":
+        # Rows, then columns, as torch does and Pillow did in one call until 13.0, which takes the columns first where
+        # that is faster (python-pillow/Pillow#9549) and then rounds one sample in ten the other way.
+        rows = image.resize((520, image.height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(rows.resize((520, 520), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    else:
+        pixels = transforms.resize(torch.from_numpy(np.array(image)).permute(2, 0, 1), [520, 520], antialias=True)
+    normalised = transforms.normalize(pixels / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    model = eager(variant)
+    with torch.inference_mode():
+        logits = model.classifier(model.backbone(normalised[None])["out"])
+        upsampled = functional.interpolate(logits, (image.height, image.width), mode="bilinear", align_corners=False)
+    return upsampled.argmax(1)[0].numpy().astype(np.uint8)
+
+
+def segment(server: TritonProcess, protocol: Any, variant: str, data: bytes) -> dict[str, np.ndarray]:
+    return wire.infer(server, protocol, f"segment_{variant}", {"IMAGE": wire.images(data)}, OUTPUTS)
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_masks_are_those_of_eager_torchvision(server: TritonProcess, variant: str, protocol: str, picture: str) -> None:
+    data = PICTURES[picture]()
+    reply = segment(server, protocol, variant, data)
+    mask = reply["MASK"][0]
+    for resize, agreement in {"pillow": 0.999, "torchvision": 0.9999}.items():
+        expected = reference_mask(variant, data, resize)
+        assert mask.shape == expected.shape
+        assert mask.dtype == np.uint8
+        assert (mask == expected).mean() >= agreement, resize
+    assert reply["CLASS_PIXELS"][0].tolist() == np.bincount(mask.ravel(), minlength=21).tolist()
+    names = [name.decode() for name in reply["CLASS_NAMES"][0]]
+    assert names[0] == "__background__"
+    assert (names[8], names[15], len(names)) == ("cat", "person", 21)
+
+
+def test_a_picture_of_520_x_520_gives_the_models_own_argmax(server: TritonProcess) -> None:
+    image = pictures.cat((520, 520))
+    mask = segment(server, "grpc", "resnet50", pictures.encoded(image, "PNG"))["MASK"][0]
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    normalised = transforms.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    with torch.inference_mode():
+        expected = eager("resnet50")(normalised)["out"].argmax(1)[0].numpy()
+    assert (mask == expected).mean() >= 0.9999
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_mask_png_holds_the_mask_in_voc_colours(server: TritonProcess, protocol: str) -> None:
+    reply = segment(server, protocol, "resnet50", pictures.portrait())
+    with Image.open(io.BytesIO(reply["MASK_PNG"][0][0])) as png:
+        assert png.mode == "P"
+        np.testing.assert_array_equal(np.asarray(png), reply["MASK"][0])
+        palette = np.array(png.getpalette()).reshape(-1, 3)
+    # Colours as the Pascal VOC devkit lists them.
+    assert palette[:3].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    assert palette[15].tolist() == [192, 128, 128]
+    assert palette[20].tolist() == [0, 64, 128]
+
+
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (pictures.grey_png, (451, 300)),
+        (pictures.palette_png, (451, 300)),
+        (pictures.rgba_png, (451, 300)),
+        (pictures.cmyk_jpeg, (451, 300)),
+        (pictures.bmp, (451, 300)),
+        (pictures.ppm, (451, 300)),
+        (lambda: pictures.encoded(pictures.cat((1, 1)), "PNG"), (1, 1)),
+        (lambda: pictures.encoded(pictures.cat((1, 4000)), "PNG"), (1, 4000)),
+        (lambda: pictures.encoded(pictures.cat((4000, 1)), "PNG"), (4000, 1)),
+    ],
+    ids=["grey", "palette", "rgba", "cmyk", "bmp", "ppm", "1x1", "1x4000", "4000x1"],
+)
+def test_unusual_pictures_are_segmented_right(
+    server: TritonProcess, make: Callable[[], bytes], size: tuple[int, int]
+) -> None:
+    data = make()
+    mask = segment(server, "grpc", "resnet50", data)["MASK"][0]
+    assert mask.shape == size[::-1]
+    assert (mask == reference_mask("resnet50", data, "torchvision")).mean() >= 0.9999
+
+
+def test_sixteen_bit_and_animated_pictures_are_segmented_right(server: TritonProcess) -> None:
+    data, samples = pictures.sixteen_bit_png()
+    eight_bit = pictures.encoded(Image.fromarray((samples >> 8).astype(np.uint8)), "PNG")
+    mask = segment(server, "grpc", "resnet50", data)["MASK"][0]
+    assert (mask == reference_mask("resnet50", eight_bit, "torchvision")).mean() >= 0.9999
+    mask = segment(server, "grpc", "resnet50", pictures.animated_webp())["MASK"][0]
+    assert (mask == reference_mask("resnet50", pictures.small(), "torchvision")).mean() >= 0.9999
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "empty"),
+    "random": (os.urandom(4096), "cannot be opened as an image"),
+    "truncated": (pictures.landscape()[:40_000], "JPEG image is broken or truncated"),
+    "gif-bomb": (pictures.gif_bomb(), "cannot be opened as an image"),
+    "png-bomb": (pictures.png_header(60_000, 60_000), "60000 x 60000 = 3600000000 pixels, and the limit is 50000000"),
+    "unsupported": (pictures.encoded(pictures.cat(), "TIFF"), "send one of JPEG, PNG, WEBP, BMP, PPM"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_no_picture_is_the_callers_fault(server: TritonProcess, protocol: str, case: str) -> None:
+    data, message = REFUSED[case]
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        segment(server, protocol, "resnet50", data)
+    assert caught.value.status() == {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}[protocol]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_two_images_of_different_size_are_refused(server: TritonProcess, protocol: Any) -> None:
+    both = wire.images(pictures.small(), pictures.portrait())
+    with pytest.raises(InferenceServerException, match="one size, and these are 451x300, 600x900") as caught:
+        wire.infer(server, protocol, "segment_resnet50", {"IMAGE": both}, ["MASK"])
+    assert caught.value.status() == {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}[protocol]
+
+
+def test_two_images_of_one_size_share_a_request(server: TritonProcess) -> None:
+    flipped = pictures.encoded(ImageOps.mirror(pictures.cat()), "PNG")
+    reply = wire.infer(server, "grpc", "segment_resnet50", {"IMAGE": wire.images(pictures.small(), flipped)}, OUTPUTS)
+    for index, data in enumerate((pictures.small(), flipped)):
+        expected = reference_mask("resnet50", data, "torchvision")
+        assert (reply["MASK"][index] == expected).mean() >= 0.9999
+        assert reply["CLASS_PIXELS"][index].sum() == expected.size
+        with Image.open(io.BytesIO(reply["MASK_PNG"][index][0])) as png:
+            np.testing.assert_array_equal(np.asarray(png), reply["MASK"][index])
+
+
+def test_a_broken_picture_costs_its_batch_mates_nothing(server: TritonProcess) -> None:
+    """Sixteen callers at once, every fourth with garbage: twelve right masks, four errors, batches in between."""
+    good = [pictures.small(), pictures.portrait(), pictures.landscape()]
+    before = _core_counts(server)
+    barrier = threading.Barrier(16)
+
+    def call(index: int) -> np.ndarray | InferenceServerException:
+        data = REFUSED["truncated"][0] if index % 4 == 3 else good[index % 4]
+        barrier.wait()
+        try:
+            return segment(server, "grpc", "resnet50", data)["MASK"][0]
+        except InferenceServerException as exc:
+            return exc
+
+    with ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(call, range(16)))
+    for index, reply in enumerate(replies):
+        if index % 4 == 3:
+            assert isinstance(reply, InferenceServerException)
+            assert reply.status() == "StatusCode.INVALID_ARGUMENT"
+        else:
+            assert isinstance(reply, np.ndarray)
+            assert (reply == reference_mask("resnet50", good[index % 4], "torchvision")).mean() >= 0.9999
+    inferences, executions = (after - start for after, start in zip(_core_counts(server), before, strict=True))
+    assert inferences == 12
+    assert executions < inferences, "the core model ran every request by itself: nothing was batched"
+
+
+def _core_counts(server: TritonProcess) -> tuple[int, int]:
+    with wire.connected(server, "grpc") as client:
+        statistics = client.get_inference_statistics("deeplabv3_resnet50").model_stats[0]
+        return statistics.inference_count, statistics.execution_count
+
+
+def test_a_photograph_of_40_megapixels_takes_bounded_memory(server: TritonProcess) -> None:
+    """docs/serving.md: beside the mask itself, postprocess takes at most 100 MB, whatever the picture's size."""
+    data = pictures.jpeg((8000, 5000))
+    stubs = [stub for stub in server.stubs if any("postprocess" in word for word in stub.cmdline())]
+    assert len(stubs) == 2
+    before = {stub.pid: _peak_private_bytes(stub.pid, reset=True) for stub in stubs}
+    reply = wire.infer(server, "grpc", "segment_resnet50", {"IMAGE": wire.images(data)}, ["MASK", "CLASS_PIXELS"])
+    assert reply["MASK"].shape == (1, 5000, 8000)
+    assert reply["CLASS_PIXELS"].sum() == 40_000_000
+    assert (reply["MASK"][0] == reference_mask("resnet50", data, "torchvision")).mean() >= 0.9999
+    growth = max(_peak_private_bytes(stub.pid) - before[stub.pid] for stub in stubs)
+    print(f"peak memory of postprocess grew by {growth / 1e6:.0f} MB")  # noqa: T201  for the reader of -s
+    # The mask in the process and in shared memory, 40 MB each, and the working set.
+    assert growth < (2 * 40 + 100) * 1_000_000
+    for stub in stubs:
+        assert stub.is_running()
+
+
+def _peak_private_bytes(pid: int, *, reset: bool = False) -> int:
+    """Return the peak resident size of a process; `reset` starts a new peak from now on (proc(5), clear_refs)."""
+    if reset:
+        with open(f"/proc/{pid}/clear_refs", "w") as file:  # noqa: PTH123  not a file of ours
+            file.write("5")
+    with open(f"/proc/{pid}/status") as file:  # noqa: PTH123
+        line = next(line for line in file if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def test_the_server_is_well_after_all_that(server: TritonProcess) -> None:
+    with wire.connected(server, "grpc") as client:
+        assert client.is_server_ready()
+        for model in ("preprocess", "postprocess", "encode_mask", "deeplabv3_resnet50", "segment_resnet101"):
+            assert client.is_model_ready(model)
+    assert all(stub.is_running() for stub in server.stubs)
+    mask = segment(server, "http", "resnet50", pictures.small())["MASK"][0]
+    assert (mask == reference_mask("resnet50", pictures.small(), "torchvision")).mean() >= 0.9999

@@ -1,0 +1,164 @@
+"""A server of its own for a test: serve.py on free ports, with its log in a file and its clean-up checked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import psutil
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+SERVE = Path(__file__).resolve().parents[2] / "serve.py"
+FOLDERS = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # noqa: S108 - looked into, never written
+READY = re.compile(r"READY grpc://(\S+) http://(\S+) (http://\S+/metrics)\n")
+
+
+def wait_until(condition: Callable[[], object], *, what: str, seconds: float = 30.0) -> None:
+    """Return as soon as a condition holds; fail with what was awaited when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.05)
+
+
+def alive(process: psutil.Process) -> bool:
+    """Tell whether a process still runs; a zombie does not, whoever forgets to reap it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def files_of(pid: int) -> list[str]:
+    """Return the files and folders that a serve.py has, or left, outside its own folder."""
+    return [str(path) for folder in FOLDERS for path in folder.glob(f"deeplab-*-{pid}-*")]
+
+
+class TritonProcess:
+    """A running serve.py; as a context manager it stops at the end and asserts that nothing stays behind.
+
+    Args:
+        model_repository: the models to serve.
+        log: the file that gets stderr, Triton's log included.
+        options: more arguments for serve.py.
+        environment: variables to add to ours.
+        start_seconds: how long the models may take to load.
+    """
+
+    def __init__(
+        self,
+        model_repository: Path,
+        *,
+        log: Path,
+        options: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        start_seconds: float = 300.0,
+    ) -> None:
+        self.log = log
+        ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+        command = [sys.executable, str(SERVE), "--model-repository", str(model_repository), *ports, *options]
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=os.environ | (environment or {}),
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+        try:
+            self.grpc_url, self.http_url, self.metrics_url = self._wait_ready(start_seconds)
+        except BaseException:
+            self.kill_all()
+            raise
+        self._family = psutil.Process(self.pid).children(recursive=True)
+        names = {process: process.name() for process in self._family}
+        self.triton = next(process for process in self._family if names[process] == "tritonserver")
+        self.stubs = [process for process in self._family if names[process].startswith("triton_python")]
+
+    def _wait_ready(self, seconds: float) -> tuple[str, str, str]:
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            if not selector.select(seconds):
+                raise AssertionError(f"serve.py is not ready after {seconds:g} s\n{self.log_tail()}")
+        line = self.process.stdout.readline().decode()
+        found = READY.fullmatch(line)
+        if found is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=10)
+            raise AssertionError(f"serve.py printed {line!r}, exit code {self.process.returncode}\n{self.log_tail()}")
+        return found[1], found[2], found[3]
+
+    def stub(self, model: str) -> psutil.Process:
+        """Return the process of the first instance of a Python model."""
+        return next(process for process in self.stubs if f"{model}_0_0" in process.cmdline())
+
+    def log_tail(self, lines: int = 40) -> str:
+        """Return the end of the log."""
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to serve.py alone."""
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 60.0) -> int:
+        """Return the exit code of serve.py when it ends."""
+        try:
+            return self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"serve.py still runs after {seconds:g} s\n{self.log_tail()}") from None
+
+    def stop(self, seconds: float = 60.0) -> int:
+        """Stop the server as its user would, with SIGTERM; return the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.wait(seconds)
+
+    def left_behind(self) -> list[str]:
+        """Return what of this server is still on the machine: processes, shared memory, temporary folders."""
+        return [*map(str, filter(alive, self._family)), *files_of(self.pid)]
+
+    def kill_all(self) -> None:
+        """End what is left, whatever state it is in."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def __enter__(self) -> TritonProcess:  # noqa: PYI034 - typing.Self needs Python 3.11
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            running = self.process.poll() is None
+            code = self.stop()
+            assert code == 0 or not running, f"serve.py ended with {code}"
+            # A killed process needs a moment until it is gone.
+            wait_until(lambda: not self.left_behind(), what=f"{self.left_behind()} gone", seconds=5)
+        finally:
+            self.kill_all()
+            sys.stdout.write(f"The log of serve.py (pid {self.pid}) ends:\n{self.log_tail()}\n")  # shown on failure
+
+
+class Serving(Protocol):
+    """Start a server on a model repository; it is stopped, and checked for leftovers, when the test ends."""
+
+    def __call__(self, model_repository: Path, *options: str) -> TritonProcess: ...

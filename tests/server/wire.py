@@ -1,0 +1,56 @@
+"""Requests with tritonclient alone, as a program without deeplab_client would send them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import np_to_triton_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from triton_process import TritonProcess
+
+Protocol = Literal["grpc", "http"]
+_LIBRARIES: dict[str, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
+
+
+@contextlib.contextmanager
+def connected(server: TritonProcess, protocol: Protocol) -> Iterator[Any]:
+    """Yield tritonclient's own client."""
+    library = _LIBRARIES[protocol]
+    options = {"network_timeout": 300.0, "connection_timeout": 300.0} if protocol == "http" else {}
+    url = server.grpc_url if protocol == "grpc" else server.http_url
+    client = library.InferenceServerClient(url, **options)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def infer(
+    server: TritonProcess,
+    protocol: Protocol,
+    model: str,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Send one request and return the outputs that were asked for."""
+    library = _LIBRARIES[protocol]
+    tensors: list[Any] = []
+    for name, array in inputs.items():
+        tensor = library.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        tensors.append(tensor)
+    with connected(server, protocol) as client:
+        reply = client.infer(model, tensors, outputs=[library.InferRequestedOutput(name) for name in outputs])
+        return {name: reply.as_numpy(name) for name in outputs}
+
+
+def images(*encoded: bytes) -> np.ndarray:
+    """Return the IMAGE tensor of one request: (N, 1)."""
+    return np.array([[data] for data in encoded], np.object_)
