@@ -283,9 +283,7 @@ def verify(file: Path, eager: DeepLabV3, *, aux: bool) -> float:
         difference = float((served - expected).abs().max())
         bound = TOLERANCE * max(1.0, float(expected.abs().max()))
         if not difference <= bound:
-            raise BuildError(
-                f"{name} of the saved file is off PyTorch's by {difference:.2e}, more than {bound:.2e}"
-            )
+            raise BuildError(f"{name} of the saved file is off PyTorch's by {difference:.2e}, more than {bound:.2e}")
         worst = max(worst, difference)
     return worst
 
@@ -324,9 +322,9 @@ def ensemble_config(variant: str, label: str) -> Message:
         f"deeplabv3_{variant}": ({"input": "PIXELS"}, {"logits_os8": "LOGITS"}),
         "postprocess": (
             {"LOGITS": "LOGITS", "SIZE": "SIZE"},
-            {"MASK": "MASK", "CLASS_PIXELS": "CLASS_PIXELS", "CLASS_NAMES": "CLASS_NAMES"},
+            {name: name for name in ("MASK", "MASK_FOR_PNG", "CLASS_PIXELS", "CLASS_NAMES")},
         ),
-        "encode_mask": ({"MASK": "MASK"}, {"MASK_PNG": "MASK_PNG"}),
+        "encode_mask": ({"MASK": "MASK_FOR_PNG"}, {"MASK_PNG": "MASK_PNG"}),
     }
     for model, (inputs, outputs) in steps.items():
         config.ensemble_scheduling.step.add(model_name=model, model_version=-1, input_map=inputs, output_map=outputs)
@@ -373,7 +371,7 @@ class BuildRecord:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Generator[None]:
+def locked(directory: Path) -> Generator[None]:
     """Keep a second build away from one model; the lock goes with the process, however it ends."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
@@ -420,7 +418,7 @@ def build(repository: Path, variant: str, weights: str, *, aux: bool, force: boo
     record = BuildRecord.of(variant, label, aux=aux)
     file = repository / name / "1" / "model.pt"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file.parent):
+    with locked(file.parent):
         if not force and BuildRecord.read(file) == record:
             _log.info("%s: up to date (weights %s)", name, label)
         else:
@@ -446,7 +444,8 @@ def build(repository: Path, variant: str, weights: str, *, aux: bool, force: boo
 # Command line -----------------------------------------------------------------------------------------------------
 
 
-def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description="Build the Triton model repository of DeepLabV3.")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="default: both; may be repeated")
     parser.add_argument(
@@ -465,7 +464,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 (failed), 3 (the weights could not be downloaded)."""
-    options = _parse_arguments(arguments)
+    options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _exit_on_signal)
     repository: Path = options.model_repository

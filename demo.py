@@ -3,8 +3,8 @@
     python demo.py                      the photograph of the tests
     python demo.py --image photo.jpg    one of yours
 
-Leaves out/demo/segment_<variant>.png and the server's log beside them. Exit code 0 only if both protocols gave the same
-mask for both variants.
+Leaves out/demo/segment_<variant>.png and the server's log beside them. Exit code 0 only if both protocols gave
+the same mask for both variants.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def build(repository: Path, console: Console) -> int:
         return code
     console.print(
         Panel(
-            "The pretrained weights could not be downloaded (see above). The demo goes on with UNTRAINED weights: every "
-            "part runs as it would, but the masks are noise and segment nothing.\n"
+            "The pretrained weights could not be downloaded (see above). The demo goes on with UNTRAINED weights: "
+            "every part runs as it would, but the masks are noise and segment nothing.\n"
             "model_repository/*/config.pbtxt say so too, until build_models.py gets the weights.",
             title="UNTRAINED WEIGHTS",
             border_style="bold red",
@@ -73,7 +73,7 @@ def serving(repository: Path, log: Path) -> Generator[Endpoints]:
     command = [sys.executable, str(ROOT / "serve.py"), "--model-repository", str(repository), *ports]
     with log.open("w", encoding="utf-8") as stderr:
         # A session of its own: Ctrl-C reaches this script alone, which then stops the server in order.
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True)
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True)  # noqa: S603
     try:
         assert server.stdout is not None  # noqa: S101  for the type checker: it is a pipe
         line = server.stdout.readline()
@@ -125,13 +125,13 @@ def shares(results: dict[str, Segmentation], image: Path) -> Table:
 
 def run(image: Path, repository: Path, output: Path) -> int:
     """Run the demonstration; return an exit code."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     if code := build(repository, console):
         return code
     log = output / "server.log"
-    console.print(f"starting Triton on {_shown(repository)}; its log is {_shown(log)}")
+    console.print(f"starting Triton on {_shown(repository)}; its log is {_shown(log)}", soft_wrap=True)
     with serving(repository, log) as endpoints:
         console.print(f"ready: {endpoints.grpc} {endpoints.http}")
         results = segment(endpoints.grpc, image)
@@ -146,7 +146,7 @@ def run(image: Path, repository: Path, output: Path) -> int:
         verdict = "agree pixel for pixel" if differing == 0 else f"DISAGREE on {differing} pixels"
         picture = output / f"{model}.png"
         result.overlay(image, legend=True).save(picture)
-        console.print(f"{model}: gRPC and HTTP {verdict}; picture: {_shown(picture)}")
+        console.print(f"{model}: gRPC and HTTP {verdict}; picture: {_shown(picture)}", soft_wrap=True)
     console.print(f"done in {time.monotonic() - started:.0f} s")
     return 0 if agree else 1
 

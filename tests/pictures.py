@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 CAT = Path(__file__).parent / "assets" / "cat.png"
@@ -106,8 +107,14 @@ def ppm() -> bytes:
     return encoded(cat(), "PPM")
 
 
-def sixteen_bit_png() -> tuple[bytes, np.ndarray]:
+def sixteen_bit_png() -> tuple[bytes, npt.NDArray[np.uint16]]:
     """Return a 16-bit greyscale PNG, and the samples that it holds: (300, 451) uint16."""
     high = np.asarray(cat().convert("L")).astype(np.uint16) << 8
-    samples = high | np.arange(high.size, dtype=np.uint16).reshape(high.shape) % 256
+    low = (np.arange(high.size) % 256).astype(np.uint16).reshape(high.shape)
+    samples = (high | low).astype(np.uint16)
     return encoded(Image.fromarray(samples), "PNG"), samples
+
+
+def opened(path: Path) -> Image.Image:
+    """Open a picture that a test has made, to be used in a with block."""
+    return Image.open(path)

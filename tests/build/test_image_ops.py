@@ -3,17 +3,23 @@
 import io
 import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import image_ops
 import numpy as np
 import pictures
 import pytest
 import torch
+from google.protobuf import text_format
 from PIL import Image, ImageOps
 from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights
 from torchvision.transforms.v2 import functional as transforms
+from tritonclient.grpc import model_config_pb2
 
 pytestmark = pytest.mark.build
+
+pb: Any = model_config_pb2
 
 PARAMETERS = {
     "mean": "0.485, 0.456, 0.406",
@@ -119,7 +125,7 @@ def test_images_of_one_request_must_have_one_size() -> None:
 
 def test_a_sliver_is_refused_where_the_aspect_ratio_stays() -> None:
     sliver = pictures.encoded(pictures.cat((1, 4000)), "PNG")
-    with pytest.raises(image_ops.InvalidImageError, match="1 x 4000 pixels.*the limit is 2163200.*'square'"):
+    with pytest.raises(image_ops.InvalidImageError, match=r"1 x 4000 pixels.*the limit is 2163200.*'square'"):
         image_ops.preprocess([sliver], SHORTER_SIDE)
 
 
@@ -144,3 +150,17 @@ def test_a_wrong_parameter_is_named(name: str, value: str) -> None:
 def test_a_missing_parameter_is_named() -> None:
     with pytest.raises(ValueError, match="parameter std is missing"):
         image_ops.Settings.from_parameters({name: text for name, text in PARAMETERS.items() if name != "std"})
+
+
+def test_the_committed_parameters_are_those_of_the_weights() -> None:
+    text = (Path(__file__).resolve().parents[2] / "model_repository" / "preprocess" / "config.pbtxt").read_text()
+    parsed: Any = text_format.Parse(text, pb.ModelConfig())
+    settings = image_ops.Settings.from_parameters(
+        {name: value.string_value for name, value in parsed.parameters.items()}
+    )
+    for weights in (DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights):
+        preset = weights.COCO_WITH_VOC_LABELS_V1.transforms()
+        assert list(settings.mean) == preset.mean
+        assert list(settings.std) == preset.std
+        assert [settings.resize_size] == preset.resize_size
+    assert settings.resize_mode == "square"

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from conftest import Serving
+    import numpy.typing as npt
+    from triton_process import Serving
 
 pytestmark = pytest.mark.server
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.server
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_are_those_of_eager_torchvision(
-    server: TritonProcess, variant: str, protocol: Any, shape: tuple[int, int, int]
+    server: TritonProcess, variant: str, protocol: wire.Protocol, shape: tuple[int, int, int]
 ) -> None:
     batch, height, width = shape
     pixels = np.random.default_rng(3).standard_normal((batch, 3, height, width)).astype(np.float32)
@@ -97,8 +98,8 @@ def write_model(repository: Path, name: str, module: nn.Module, text: str) -> No
 
 
 UNKNOWN_PARAMETER = 'parameters { key: "weights" value { string_value: "toy" } }\n'
-# name -> inputs and outputs of the config, and what comes out when the first input gets ROW and the second ten times it.
-MAPPED: dict[str, tuple[list[str], list[str], dict[str, np.ndarray]]] = {
+# name -> inputs and outputs of the config, and what comes out when the first input gets ROW, the second 10 * ROW.
+MAPPED: dict[str, tuple[list[str], list[str], dict[str, npt.NDArray[Any]]]] = {
     "by_argument": (["second", "first"], ["a", "b"], {"a": 2 * ROW * 10, "b": 3 * ROW}),
     "by_suffix": (["x__1", "y__0"], ["a__1", "b__0"], {"a__1": 3 * ROW, "b__0": 2 * ROW * 10}),
     "by_order": (["x", "y"], ["a__1", "b"], {"a__1": 2 * ROW, "b": 3 * ROW * 10}),
@@ -149,7 +150,7 @@ def test_warm_up_makes_a_model_of_the_wrong_dtype_fail_at_load(tmp_path: Path, s
         'inputs { key: "first" value { data_type: TYPE_FP32 dims: 3 random_data: true } } }\n'
     )
     write_model(tmp_path / "models", "toy", Half(), config("toy", ["first"], ["out"], extra=warmup))
-    with pytest.raises(AssertionError, match="the model provides torch.float16"):
+    with pytest.raises(AssertionError, match=r"the model provides torch\.float16"):
         serving(tmp_path / "models")
 
 

@@ -78,6 +78,7 @@ class TritonProcess:
                 start_new_session=True,
             )
         self.pid = self.process.pid
+        self._family: list[psutil.Process] = []
         try:
             self.grpc_url, self.http_url, self.metrics_url = self._wait_ready(start_seconds)
         except BaseException:
@@ -133,10 +134,12 @@ class TritonProcess:
 
     def kill_all(self) -> None:
         """End what is left, whatever state it is in."""
+        family = set(self._family)
         with contextlib.suppress(psutil.NoSuchProcess):
-            for process in [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            family |= {psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)}
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()

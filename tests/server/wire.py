@@ -11,8 +11,9 @@ import tritonclient.http
 from tritonclient.utils import np_to_triton_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
+    import numpy.typing as npt
     from triton_process import TritonProcess
 
 Protocol = Literal["grpc", "http"]
@@ -20,7 +21,7 @@ _LIBRARIES: dict[str, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.ht
 
 
 @contextlib.contextmanager
-def connected(server: TritonProcess, protocol: Protocol) -> Iterator[Any]:
+def connected(server: TritonProcess, protocol: Protocol) -> Generator[Any]:
     """Yield tritonclient's own client."""
     library = _LIBRARIES[protocol]
     options = {"network_timeout": 300.0, "connection_timeout": 300.0} if protocol == "http" else {}
@@ -36,9 +37,9 @@ def infer(
     server: TritonProcess,
     protocol: Protocol,
     model: str,
-    inputs: Mapping[str, np.ndarray],
+    inputs: Mapping[str, npt.NDArray[Any]],
     outputs: Sequence[str],
-) -> dict[str, np.ndarray]:
+) -> dict[str, npt.NDArray[Any]]:
     """Send one request and return the outputs that were asked for."""
     library = _LIBRARIES[protocol]
     tensors: list[Any] = []
@@ -51,6 +52,6 @@ def infer(
         return {name: reply.as_numpy(name) for name in outputs}
 
 
-def images(*encoded: bytes) -> np.ndarray:
+def images(*encoded: bytes) -> npt.NDArray[Any]:
     """Return the IMAGE tensor of one request: (N, 1)."""
     return np.array([[data] for data in encoded], np.object_)

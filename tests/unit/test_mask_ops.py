@@ -5,12 +5,13 @@ from pathlib import Path
 
 import mask_ops
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 pytestmark = pytest.mark.unit
 
 
-def slow_mask(logits: np.ndarray, height: int, width: int) -> np.ndarray:
+def slow_mask(logits: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.uint8]:
     """Bilinear resize with half-pixel centres and arg max, pixel by pixel in double precision."""
     _, rows, columns = logits.shape
     mask = np.empty((height, width), np.uint8)
@@ -94,7 +95,9 @@ def test_a_request_of_several_masks_counts_each() -> None:
         (np.zeros((1, 4, 2, 2), np.float32), [[2**31 - 1, 2**31 - 1]], "at most 100"),
     ],
 )
-def test_tensors_that_are_no_masks_are_refused(logits: np.ndarray, sizes: list[list[int]], message: str) -> None:
+def test_tensors_that_are_no_masks_are_refused(
+    logits: npt.NDArray[np.float32], sizes: list[list[int]], message: str
+) -> None:
     with pytest.raises(mask_ops.InvalidLogitsError, match=message):
         mask_ops.postprocess(logits, np.array(sizes, np.int32), class_count=4, max_pixels=100)
 

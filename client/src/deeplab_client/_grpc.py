@@ -30,6 +30,9 @@ _CHANNEL_ARGS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", -1),
     # By default one process-wide pool hands the same connection to every channel, and to a forked child.
     ("grpc.use_local_subchannel_pool", 1),
+    # By default gRPC sends even calls to 127.0.0.1 through the proxy that `https_proxy` names. What a client does is
+    # in its arguments, not in the environment, over HTTP too.
+    ("grpc.enable_http_proxy", 0),
     # gRPC's default waits up to 120 s before it looks for a restarted server again.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),

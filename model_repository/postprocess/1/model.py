@@ -1,4 +1,4 @@
-"""Triton adapter of `mask_ops`: LOGITS and SIZE in, MASK, CLASS_PIXELS and CLASS_NAMES out."""
+"""Triton adapter of `mask_ops`: LOGITS and SIZE in, masks and what is in them out."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor("MASK", results.masks),
+                pb_utils.Tensor("MASK_FOR_PNG", results.masks),
                 pb_utils.Tensor("CLASS_PIXELS", results.class_pixels),
                 pb_utils.Tensor("CLASS_NAMES", names),
             ]

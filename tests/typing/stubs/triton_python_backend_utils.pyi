@@ -1,4 +1,4 @@
-"""What the models use of the module that Triton's Python backend puts in their process."""
+# What the models use of the module that Triton's Python backend puts in their process.
 
 from collections.abc import Sequence
 from typing import Any

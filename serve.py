@@ -1,0 +1,360 @@
+"""Serve a model repository with the Triton server of the nvidia-pytriton wheel: no Docker, no GPU needed.
+
+    python serve.py [--model-repository DIR] [--host 127.0.0.1] [--http-port 8000] [--grpc-port 8001]
+                    [--metrics-port 8002] [-- TRITON_OPTION ...]
+
+Port 0 takes a free port. When every model is ready, one line goes to stdout and all else to stderr:
+
+    READY grpc://127.0.0.1:8001 http://127.0.0.1:8000 http://127.0.0.1:8002/metrics
+
+Exit codes: the server's; 2 refused to start; 1 a Python stub died; 128 + n ended by signal n.
+
+SIGTERM, SIGINT and SIGHUP drain and stop; another signal stops at once. A stub that dies, which Triton neither
+restarts nor reports, stops the server too, after BROKEN_DRAIN_SECONDS for the requests elsewhere.
+
+What tritonserver 2.51 itself does on SIGTERM (measured), and what this file adds:
+
+- It refuses new HTTP connections and waits until all existing ones are closed, while gRPC serves on. An idle
+  keep-alive connection uses up the exit timeout, the exit code is 1, and stubs and /dev/shm files stay behind.
+  Here: once the stubs are at rest, idle HTTP connections are closed from outside (`close_idle_connections`).
+- Then all models stop at once. Requests in flight on a single model are answered, but a gRPC request to an
+  ensemble that is still to enter its next step fails. Here: one HTTP connection of our own holds the server in
+  its first phase until the stubs are at rest (`resting_stubs`), for at most DRAIN_SECONDS.
+
+So a request that the server had when the signal came is answered if it takes less than DRAIN_SECONDS. One that
+comes later over an open connection may be answered or refused. A stop with nothing in flight takes 3 to
+4 s with two stubs and 5 to 6 s with seven, most of it Triton's own unloading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import functools
+import http
+import http.client
+import os
+import re
+import secrets
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedded.checks import (
+    STUB,
+    Address,
+    StartError,
+    check_environment,
+    check_repository,
+    choose_address,
+    libpython_folder,
+    stub_of,
+)
+from embedded.processes import close_idle_connections, own_prefix, resting_stubs, stubs, sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ROOT = Path(__file__).resolve().parent
+DRAIN_SECONDS = 30.0
+EXIT_TIMEOUT_SECONDS = 40
+# A model whose stub died while it had a request keeps 2.51 from ending until the exit timeout.
+BROKEN_DRAIN_SECONDS = 3.0
+LOAD_FAILURE = re.compile(r'E\d{4} .*\] "((?:failed to load|Poll failed for) .*)"$')
+# The stubs count as at rest after this many samples between which none had run. A stub wakes up now and then with
+# nothing to do, so with seven of them about every second sample counts.
+SAMPLE_SECONDS = 0.1
+CALM_SAMPLES = 3
+PR_SET_PDEATHSIG = 1
+REPEAT_SECONDS = 0.25
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Server:
+    """One tritonserver process with its log, its stubs and our signals, all waited for in one selector."""
+
+    def __init__(
+        self, command: list[str], *, variables: dict[str, str], signals: int, prefix: str, address: Address
+    ) -> None:
+        self._prefix = prefix
+        self._address = address
+        self._signals: list[tuple[float, int]] = []
+        self._dead_stub = ""
+        self._exited = False
+        self._ending = False
+        self._last_line = b""
+        self._load_failures: list[str] = []
+        self._selector = selectors.DefaultSelector()
+        self._watch(signals, self._note_signals)
+        self._log, writer = os.pipe()
+        os.set_blocking(self._log, False)
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        # A session of its own: Ctrl-C in a terminal reaches us alone, and the server gets one SIGTERM from us.
+        self._process = subprocess.Popen(  # noqa: S603 - the wheel's own program
+            command,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=writer,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has no threads
+        )
+        os.close(writer)
+        self._watch(self._log, self._pass_log_on)
+        self._watch(os.pidfd_open(self._process.pid), self._note_exit)
+
+    def run(self) -> int:
+        """Serve until a signal, the server's own end or a dead stub; return the exit code."""
+        try:
+            return self._serve()
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._pass_log_on(self._log)
+
+    def _serve(self) -> int:
+        while not is_ready(self._address):
+            self._wait(time.monotonic() + 0.1)
+            if self._exited:
+                return self._exit_code()
+            if self._signals:
+                return 128 + self._signals[0][1]
+        for pid, (region, instance) in stubs().items():
+            if region.startswith(self._prefix):
+                self._watch(os.pidfd_open(pid), functools.partial(self._note_dead_stub, instance))
+        sys.stdout.write(f"{self._address.ready_line()}\n")
+        sys.stdout.flush()
+        while not (self._exited or self._signals or self._dead_stub):
+            self._wait(None)
+        if self._exited:
+            return self._exit_code()
+        if self._signals:
+            name = signal.Signals(self._signals[0][1]).name
+            return self._drain(name, seconds=DRAIN_SECONDS, limit=EXIT_TIMEOUT_SECONDS + 15)
+        cause = f"the Python stub {self._dead_stub} died and nothing restarts it"
+        self._drain(cause, seconds=BROKEN_DRAIN_SECONDS, limit=2 * BROKEN_DRAIN_SECONDS)
+        say(f"error: {cause}: the server ended; the log above may tell why")
+        return 1
+
+    def _drain(self, cause: str, *, seconds: float, limit: float) -> int:
+        say(f"{cause}: stopping when the requests in flight are answered; another signal stops at once")
+        began = time.monotonic()
+        hold = http.client.HTTPConnection(self._address.local, self._address.http, timeout=5)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            hold.request("GET", "/v2/health/live")
+            hold.getresponse().read()
+        self._process.terminate()
+        before, calm = None, 0
+        while not self._exited:
+            self._wait(time.monotonic() + SAMPLE_SECONDS)
+            elapsed = time.monotonic() - began
+            # One Ctrl-C may arrive twice, from the terminal and from a parent that passes it on.
+            another = next((number for at, number in self._signals if at > began + REPEAT_SECONDS), None)
+            if another is not None:
+                return 128 + another
+            if elapsed > limit:
+                say(f"error: tritonserver has not ended after {elapsed:.0f} s and is killed")
+                return 1
+            now = resting_stubs(self._prefix)
+            calm = 0 if now is None else calm + (now == before)
+            before = now
+            at_rest = calm >= CALM_SAMPLES
+            if at_rest or elapsed > seconds:
+                hold.close()
+            if at_rest:
+                close_idle_connections(self._process.pid, {self._address.http, self._address.metrics})
+        return self._exit_code()
+
+    def _exit_code(self) -> int:
+        code = self._process.wait()
+        self._pass_log_on(self._log)
+        for failure in self._load_failures:
+            say(f"error: {failure}")
+        if code or not self._signals:
+            cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            say(f"error: tritonserver ended with {cause}; see its log above")
+        return 128 - code if code < 0 else code
+
+    def _watch(self, fd: int, action: Callable[[int], None]) -> None:
+        self._selector.register(fd, selectors.EVENT_READ, action)
+
+    def _wait(self, until: float | None) -> None:
+        """Handle events until a time, or the next one for None; return early when the server ends."""
+        while not self._exited:
+            for key, _ in self._selector.select(None if until is None else max(0.0, until - time.monotonic())):
+                key.data(key.fd)
+            if until is None or time.monotonic() >= until:
+                return
+
+    def _note_signals(self, fd: int) -> None:
+        self._signals += [(time.monotonic(), number) for number in os.read(fd, 64)]
+
+    def _note_exit(self, fd: int) -> None:
+        self._selector.unregister(fd)
+        self._exited = True
+
+    def _note_dead_stub(self, stub: str, fd: int) -> None:
+        self._selector.unregister(fd)
+        if not self._ending:
+            self._dead_stub = self._dead_stub or stub
+
+    def _pass_log_on(self, fd: int) -> None:
+        """Copy the log to stderr, and remember what it says about models that do not load."""
+        while True:
+            try:
+                chunk = os.read(fd, 1 << 16)
+            except BlockingIOError:
+                return
+            if not chunk:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(fd)
+                return
+            with contextlib.suppress(OSError):  # a closed terminal must not end the drain
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.buffer.flush()
+            *lines, self._last_line = (self._last_line + chunk).split(b"\n")
+            for line in lines:
+                self._ending = self._ending or line.startswith(b"Signal (")  # somebody else stops tritonserver
+                if found := LOAD_FAILURE.match(line.decode(errors="replace")):
+                    self._load_failures.append(" ".join(found[1].replace("\\n", " ").split()))
+
+
+def is_ready(address: Address) -> bool:
+    """Tell whether all models are ready and the metrics, which start last, can be read."""
+    for port, path in ((address.http, "/v2/health/ready"), (address.metrics, "/metrics")):
+        connection = http.client.HTTPConnection(address.local, port, timeout=5)
+        try:
+            connection.request("GET", path)
+            if connection.getresponse().status != http.HTTPStatus.OK:
+                return False
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+    return True
+
+
+def catch_signals() -> int:
+    """Return a file descriptor from which the numbers of the signals that ask us to stop can be read."""
+
+    def ignore(_number: int, _frame: object) -> None:
+        """Leave it to the wakeup descriptor: SIG_IGN would not write to it."""
+
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer)
+    for number in STOP_SIGNALS:
+        signal.signal(number, ignore)
+    return reader
+
+
+def backend_directory(work: Path, server: Path) -> Path:
+    """Lay out the backends as tritonserver wants them: python from the wheel, pytorch from this repository."""
+    python = work / "backends" / "python"
+    python.mkdir(parents=True)
+    for source in (server / "backends" / "python").iterdir():
+        # No symlink: for a Python-based backend tritonserver refuses a library that resolves to another folder.
+        shutil.copy(source, python / source.name)
+    stub = stub_of(server)
+    if os.access(stub, os.X_OK):
+        (python / STUB).symlink_to(stub)
+    else:
+        shutil.copy(stub, python / STUB)
+        (python / STUB).chmod(0o755)
+    (work / "backends" / "pytorch").symlink_to(ROOT / "backends" / "pytorch")
+    return work / "backends"
+
+
+def command_line(server: Path, repository: Path, backends: Path, prefix: str, address: Address) -> list[str]:
+    """Return tritonserver's command: models fixed at start, no administration over the network."""
+    # Nobody is told the key: Triton has no other way to switch these interfaces off.
+    restricted = f"shared-memory,model-repository,trace,logging:deeplab-key={secrets.token_hex()}"
+    return [
+        str(server / "bin" / "tritonserver"),
+        f"--model-repository={repository}",
+        "--model-control-mode=none",
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_SECONDS}",
+        f"--http-restricted-api={restricted}",
+        f"--grpc-restricted-protocol={restricted}",
+        f"--http-address={address.host}",
+        f"--grpc-address={address.host}",
+        f"--metrics-address={address.host}",
+        f"--http-port={address.http}",
+        f"--grpc-port={address.grpc}",
+        f"--metrics-port={address.metrics}",
+    ]
+
+
+def environment(server: Path) -> dict[str, str]:
+    """Return our environment with the wheel's libraries, libpython and the running interpreter first."""
+    libraries = [str(server.parents[1] / "nvidia_pytriton.libs"), str(libpython_folder())]
+    paths = {"LD_LIBRARY_PATH": libraries, "PATH": [str(Path(sys.executable).parent)]}
+    return dict(os.environ) | {
+        name: os.pathsep.join([*first, *filter(None, [os.environ.get(name)])]) for name, first in paths.items()
+    }
+
+
+def say(message: str) -> None:
+    """Write one line to stderr."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"serve.py: {message}\n")
+        sys.stderr.flush()
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Serve a model repository with the embedded Triton server.")
+    parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR")
+    parser.add_argument("--host", default="127.0.0.1", help="IPv4 address or name to listen on (default: %(default)s)")
+    for service, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+        help_ = "0 takes a free port (default: %(default)s)"
+        parser.add_argument(f"--{service}-port", type=int, default=port, metavar="PORT", help=help_)
+    parser.add_argument("triton_options", nargs="*", metavar="-- TRITON_OPTION", help="options for tritonserver itself")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check everything that can be checked, start the server and return the exit code."""
+    options = parse(argv)
+    try:
+        server = check_environment()
+        repository = options.model_repository.resolve()
+        check_repository(repository)
+        address = choose_address(
+            options.host, http=options.http_port, grpc=options.grpc_port, metrics=options.metrics_port
+        )
+        variables = environment(server)
+    except StartError as error:
+        say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    sweep()
+    prefix = own_prefix()
+    signals = catch_signals()
+    try:
+        backends = backend_directory(Path(tempfile.mkdtemp(prefix=prefix)), server)
+        command = [*command_line(server, repository, backends, prefix, address), *options.triton_options]
+        return Server(command, variables=variables, signals=signals, prefix=prefix, address=address).run()
+    finally:
+        for number in STOP_SIGNALS:  # the end is near: no signal may interrupt the clean-up, nor change the exit code
+            signal.signal(number, signal.SIG_IGN)
+        sweep(prefix)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

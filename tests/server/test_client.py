@@ -1,0 +1,146 @@
+"""deeplab_client against the real server."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pictures
+import pytest
+import wire
+
+import deeplab_client
+from deeplab_client import SegmentationClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from triton_process import TritonProcess
+
+pytestmark = pytest.mark.server
+
+TIMEOUT = 120.0
+
+
+@pytest.fixture(params=["grpc", "http"])
+def client(server: TritonProcess, request: pytest.FixtureRequest) -> Iterator[SegmentationClient]:
+    address = {"grpc": server.grpc_url, "http": server.http_url}[request.param]
+    with SegmentationClient(f"{request.param}://{address}", timeout=TIMEOUT) as connected:
+        yield connected
+
+
+def raw_mask(server: TritonProcess, data: bytes) -> npt.NDArray[Any]:
+    return wire.infer(server, "grpc", "segment_resnet50", {"IMAGE": wire.images(data)}, ["MASK"])["MASK"][0]
+
+
+def test_every_form_of_a_picture_gives_the_same_mask(
+    server: TritonProcess, client: SegmentationClient, tmp_path: Path
+) -> None:
+    expected = raw_mask(server, pictures.small())
+    image = pictures.cat()
+    (tmp_path / "cat.png").write_bytes(pictures.small())
+    forms = {
+        "path": tmp_path / "cat.png",
+        "string": str(tmp_path / "cat.png"),
+        "bytes": pictures.small(),
+        "PIL image": image,
+        "array": np.asarray(image),
+        "array with alpha": np.dstack([np.asarray(image), np.zeros((300, 451), np.uint8)]),
+    }
+    for form, picture in forms.items():
+        np.testing.assert_array_equal(client.segment(picture).mask, expected, err_msg=form)
+
+
+def test_a_result_says_what_it_is(client: SegmentationClient) -> None:
+    result = client.segment(pictures.CAT, model="segment_resnet101")
+    assert (result.model_name, result.model_version) == ("segment_resnet101", "1")
+    assert result.weights == "none"
+    assert result.untrained
+    assert "UNTRAINED" in repr(result)
+    assert result.class_names[15] == "person"
+    assert result.mask.shape == (300, 451)
+    assert result.mask.flags.writeable
+    assert sum(result.pixels.values()) == 300 * 451
+    counts = {name: int((result.mask == index).sum()) for index, name in enumerate(result.class_names)}
+    assert result.pixels == {name: count for name, count in counts.items() if count}
+    foreground = {name: count for name, count in result.pixels.items() if name != "__background__"}
+    assert result.top_class == max(foreground, key=lambda name: foreground[name])
+
+
+def test_an_exif_rotated_picture_and_its_overlay_stand_upright(client: SegmentationClient) -> None:
+    data = pictures.exif_rotated()
+    result = client.segment(data)
+    assert result.mask.shape == (800, 533)
+    assert result.overlay(data).width == 533
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"not an image", "cannot be opened as an image"),
+        (pictures.landscape()[:30_000], "JPEG image is broken or truncated"),
+        (pictures.png_header(60_000, 60_000), "limit is 50000000"),
+    ],
+    ids=["empty", "text", "truncated", "bomb"],
+)
+def test_a_refused_picture_is_an_invalid_image(client: SegmentationClient, data: bytes, message: str) -> None:
+    with pytest.raises(deeplab_client.InvalidImageError, match=message) as caught:
+        client.segment(data)
+    assert isinstance(caught.value, ValueError)
+    assert "in ensemble" not in str(caught.value)
+
+
+def test_an_unknown_model_is_not_found(client: SegmentationClient) -> None:
+    with pytest.raises(deeplab_client.ModelNotFoundError, match="segment_vgg"):
+        client.segment(pictures.small(), model="segment_vgg")
+    assert not client.is_ready(model="segment_vgg")
+    assert client.is_ready()
+
+
+def test_a_model_that_is_no_segmentation_is_an_error_of_the_model(client: SegmentationClient) -> None:
+    with pytest.raises(deeplab_client.ModelError):
+        client.segment(pictures.small(), model="encode_mask")
+
+
+def test_a_deadline_is_kept_and_costs_the_next_call_nothing(client: SegmentationClient) -> None:
+    client.segment(pictures.small())
+    with pytest.raises(deeplab_client.DeadlineExceededError, match=r"0\.05"):
+        client.segment(pictures.small(), timeout=0.05)
+    assert client.segment(pictures.small()).mask.shape == (300, 451)
+
+
+def test_one_client_serves_many_threads(server: TritonProcess, client: SegmentationClient) -> None:
+    sent = [pictures.small(), pictures.portrait(), b"broken", pictures.grey_png()]
+    expected = {data: None if data == b"broken" else raw_mask(server, data) for data in sent}
+    barrier = threading.Barrier(8)
+
+    def call(index: int) -> tuple[bytes, npt.NDArray[Any] | None]:
+        data = sent[index % 4]
+        barrier.wait()
+        try:
+            return data, client.segment(data).mask
+        except deeplab_client.InvalidImageError:
+            return data, None
+
+    with ThreadPoolExecutor(8) as pool:
+        for data, mask in pool.map(call, range(8)):
+            wanted = expected[data]
+            if wanted is None:
+                assert mask is None
+            else:
+                assert mask is not None
+                # Batches of other sizes add up in another order.
+                assert (mask == wanted).mean() >= 0.9999
+
+
+def test_an_absent_server_is_unavailable() -> None:
+    for scheme in ("grpc", "http"):
+        with SegmentationClient(f"{scheme}://127.0.0.1:1", timeout=5) as absent:
+            assert not absent.is_ready()
+            with pytest.raises(deeplab_client.ServerUnavailableError):
+                absent.segment(pictures.small())

@@ -1,0 +1,94 @@
+"""What the documents tell a reader to run, run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pictures
+import pytest
+
+import build_models
+import demo
+import serve
+
+if TYPE_CHECKING:
+    from triton_process import TritonProcess
+
+pytestmark = pytest.mark.server
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ["README.md", "client/README.md", "CONTRIBUTING.md", "docs/building.md", "docs/serving.md"]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("document", ["README.md", "client/README.md"])
+def test_python_blocks_run(server: TritonProcess, document: str, tmp_path: Path) -> None:
+    found = blocks(document, "python")
+    assert found
+    for name in ("cat.png", "cow.jpg"):
+        (tmp_path / name).write_bytes(pictures.small())
+    for block in found:
+        code = block.replace("localhost:8001", server.grpc_url).replace("timeout=5.0", "timeout=120.0")
+        assert server.grpc_url in code
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "cat" in done.stdout
+    assert {path.name for path in tmp_path.glob("o*.png")}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_of_shell_blocks_exist(document: str) -> None:
+    """Not run, for they build into the checkout or never end; but make and the scripts accept them."""
+    parsers = {"build_models.py": build_models.parse_arguments, "serve.py": serve.parse}
+    for line in "".join(blocks(document, "sh")).splitlines():
+        program, *arguments = shlex.split(line)
+        if program == "make":
+            subprocess.run(["/usr/bin/env", "make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
+        elif program == "pip":
+            assert arguments[0] == "install"
+            assert (ROOT / arguments[1] / "pyproject.toml").exists()
+        else:
+            assert program == ".venv/bin/python"
+            if arguments[0] != "-m":
+                parsers[arguments[0]](arguments[1:])
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "model_repository/README.md", "tests/assets/README.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", (ROOT / document).read_text()):
+        assert ((ROOT / document).parent / target).exists(), target
+
+
+def test_every_option_of_the_build_is_documented() -> None:
+    text = (ROOT / "docs" / "building.md").read_text()
+    for option in ("--variant", "--weights", "--aux-loss", "--model-repository", "--force", "--configs-only"):
+        assert f"`{option}" in text
+
+
+def test_the_demo_tells_that_its_weights_are_untrained(
+    model_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The demo on a machine without the weights, in a repository where untrained models are built already."""
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    assert demo.main(["--model-repository", str(model_repository), "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("agree pixel for pixel") == 2
+    assert "UNTRAINED WEIGHTS" in printed
+    assert "(noise)" in printed
+    for variant in ("resnet50", "resnet101"):
+        with pictures.opened(tmp_path / "out" / f"segment_{variant}.png") as picture:
+            # The photograph, the legend to its right, and the banner across the top.
+            assert picture.width > 451
+            assert picture.height > 300
+            assert picture.getpixel((2, 2)) == (200, 0, 0)

@@ -1,0 +1,463 @@
+"""What serve.py promises, on toy models: ready line, refusals, draining stop, dead stubs, nothing left behind."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from triton_process import SERVE, TritonProcess, alive, files_of, wait_until
+
+import serve
+from embedded import checks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from triton_process import Serving
+
+pytestmark = pytest.mark.server
+
+PENDING = "nv_inference_pending_request_count"
+FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+
+ECHO_CONFIG = """
+backend: "python"
+max_batch_size: 8
+input [{ name: "SECONDS" data_type: TYPE_FP32 dims: [1] }]
+output [{ name: "SLEPT" data_type: TYPE_FP32 dims: [1] }]
+instance_group [{ kind: KIND_CPU count: 1 }]
+"""
+ECHO_CODE = """
+import pathlib, time
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.started = pathlib.Path(args["model_repository"], "1", "started")
+
+    def execute(self, requests):
+        self.started.touch()
+        responses = []
+        for request in requests:
+            seconds = pb_utils.get_input_tensor_by_name(request, "SECONDS").as_numpy()
+            time.sleep(float(seconds[0, 0]))
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("SLEPT", seconds)]))
+        return responses
+"""
+SLOW_START_CODE = ECHO_CODE.replace(
+    "def initialize(self, args):", "def initialize(self, args):\n        time.sleep(60)"
+)
+TWICE_CONFIG = """
+platform: "ensemble"
+max_batch_size: 8
+input [{ name: "SECONDS" data_type: TYPE_FP32 dims: [1] }]
+output [{ name: "SLEPT" data_type: TYPE_FP32 dims: [1] }]
+ensemble_scheduling { step [
+  { model_name: "first" model_version: -1
+    input_map { key: "SECONDS" value: "SECONDS" } output_map { key: "SLEPT" value: "once" } },
+  { model_name: "second" model_version: -1
+    input_map { key: "SECONDS" value: "once" } output_map { key: "SLEPT" value: "SLEPT" } }
+] }
+"""
+
+
+def add_model(repository: Path, name: str, *, config: str = ECHO_CONFIG, code: str | None = ECHO_CODE) -> Path:
+    version = repository / name / "1"
+    version.mkdir(parents=True)
+    (repository / name / "config.pbtxt").write_text(f'name: "{name}"\n{config}', encoding="utf-8")
+    if code is not None:
+        (version / "model.py").write_text(code, encoding="utf-8")
+    return repository
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Two sleeping models and `twice`, the ensemble of both."""
+    models = tmp_path / "models"
+    add_model(models, "first")
+    add_model(models, "second")
+    return add_model(models, "twice", config=TWICE_CONFIG, code=None)
+
+
+def infer(server: TritonProcess, protocol: str, model: str, *, seconds: float = 0.0) -> float:
+    """Return how long the model says it slept."""
+    api: Any = {"grpc": tritonclient.grpc, "http": tritonclient.http}[protocol]
+    url = {"grpc": server.grpc_url, "http": server.http_url}[protocol]
+    tensor = api.InferInput("SECONDS", [1, 1], "FP32")
+    tensor.set_data_from_numpy(np.array([[seconds]], np.float32))
+    with api.InferenceServerClient(url) as client:
+        return float(client.infer(model, [tensor]).as_numpy("SLEPT")[0, 0])
+
+
+def metric(server: TritonProcess, name: str, model: str) -> int:
+    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:  # noqa: S310 - http, see serve.py
+        lines = response.read().decode().splitlines()
+    return int(next(line for line in lines if line.startswith(f'{name}{{model="{model}"')).split()[-1])
+
+
+def connect(url: str, path: str) -> http.client.HTTPConnection:
+    """Return a connection that has been used and stays open."""
+    connection = http.client.HTTPConnection(url, timeout=10)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    response.read()
+    assert response.status == http.HTTPStatus.OK
+    assert connection.sock is not None
+    return connection
+
+
+def answers(url: str) -> bool:
+    """Tell whether a new connection gets an answer."""
+    connection = http.client.HTTPConnection(url, timeout=10)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/v2/health/live")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    return False
+
+
+def started(repository: Path, model: str) -> Path:
+    """Return the file that a model writes when it starts on a request."""
+    return repository / model / "1" / "started"
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_both_protocols_answer_on_the_ports_of_the_ready_line(
+    serving: Serving, repository: Path, protocol: str
+) -> None:
+    server = serving(repository)
+    assert infer(server, protocol, "twice") == 0.0
+    assert metric(server, "nv_inference_request_success", "twice") == 1
+
+
+def test_two_servers_run_on_one_machine(serving: Serving, repository: Path) -> None:
+    one, other = serving(repository), serving(repository)
+    assert one.stop() == 0
+    assert infer(other, "grpc", "twice") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("protocol", "number"), [("grpc", signal.SIGTERM), ("http", signal.SIGTERM), ("grpc", signal.SIGINT)]
+)
+def test_requests_in_flight_are_answered_at_a_stop(
+    serving: Serving, repository: Path, protocol: str, number: signal.Signals
+) -> None:
+    server = serving(repository)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        models = ["twice", "first", "twice", "first"]
+        answers = [pool.submit(infer, server, protocol, model, seconds=0.8) for model in models]
+        # One at a time executes, so three that wait mean that the server has all four.
+        wait_until(lambda: metric(server, PENDING, "first") == 3, what="four requests in the server")
+        # Ctrl-C in a terminal reaches the whole process group.
+        (os.killpg if number == signal.SIGINT else os.kill)(server.pid, number)
+        assert [answer.result() for answer in answers] == pytest.approx([0.8] * 4)
+    assert server.wait() == 0
+
+
+def test_new_connections_are_refused_while_requests_finish(serving: Serving, repository: Path) -> None:
+    server = serving(repository)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(infer, server, "grpc", "twice", seconds=1.5)
+        wait_until(started(repository, "first").exists, what="the request in the first step")
+        server.signal(signal.SIGTERM)
+        wait_until(lambda: not answers(server.http_url), what="new HTTP connections refused", seconds=2)
+        assert not answer.done()
+        assert answer.result() == 1.5
+    assert server.wait() == 0
+
+
+def test_idle_connections_do_not_hold_up_a_stop(serving: Serving, repository: Path) -> None:
+    server = serving(repository)
+    host, port = server.http_url.split(":")
+    metrics_url = server.metrics_url.removeprefix("http://").partition("/")[0]
+    with (
+        contextlib.closing(connect(server.http_url, "/v2/health/live")),
+        contextlib.closing(connect(metrics_url, "/metrics")),
+        socket.create_connection((host, int(port))),
+        tritonclient.grpc.InferenceServerClient(server.grpc_url) as channel,
+    ):
+        assert channel.is_server_live()
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 10
+
+
+def test_a_kept_connection_is_not_idle_while_its_request_runs(serving: Serving, repository: Path) -> None:
+    server = serving(repository)
+    connection = connect(server.http_url, "/v2/health/live")
+
+    def ask() -> object:
+        tensor = {"name": "SECONDS", "shape": [1, 1], "datatype": "FP32", "data": [2.0]}
+        connection.request("POST", "/v2/models/twice/infer", json.dumps({"inputs": [tensor]}))
+        return json.load(connection.getresponse())["outputs"][0]["data"]
+
+    with contextlib.closing(connection), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask)
+        wait_until(started(repository, "first").exists, what="the request in the first step")
+        server.signal(signal.SIGTERM)
+        assert answer.result() == [2.0]
+        assert server.wait() == 0
+
+
+def test_a_second_signal_stops_at_once(serving: Serving, repository: Path) -> None:
+    server = serving(repository)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(infer, server, "grpc", "first", seconds=60)
+        wait_until(started(repository, "first").exists, what="the request in the model")
+        server.signal(signal.SIGTERM)
+        wait_until(lambda: "Signal (15) received" in server.log_tail(), what="the server drains")
+        began = time.monotonic()
+
+        def ended() -> bool:
+            server.signal(signal.SIGINT)
+            return server.process.poll() is not None
+
+        wait_until(ended, what="the end", seconds=10)
+        assert time.monotonic() - began < 5
+        assert answer.exception() is not None
+    assert server.wait() == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_a_killed_stub_ends_the_server_and_is_named(serving: Serving, repository: Path, *, busy: bool) -> None:
+    server = serving(repository)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        requests = [pool.submit(infer, server, "grpc", "twice", seconds=1) for _ in range(2 * busy)]
+        wait_until(lambda: metric(server, PENDING, "first") == busy, what="one request at work, one waiting")
+        server.stub("second").kill()
+        assert server.wait(15) == 1
+        assert all(request.exception() for request in requests)
+    assert server.left_behind() == []
+    assert "serve.py: error: the Python stub second_0_0 died" in server.log_tail(1)
+
+
+def test_the_end_of_tritonserver_is_reported(serving: Serving, repository: Path) -> None:
+    server = serving(repository)
+    server.triton.kill()
+    assert server.wait(10) == 128 + signal.SIGKILL
+    assert "tritonserver ended with signal SIGKILL" in server.log_tail(1)
+
+
+def test_a_killed_serve_takes_its_server_along_and_the_next_start_sweeps(serving: Serving, repository: Path) -> None:
+    bystander = serving(repository)
+    killed = serving(repository)
+    assert [entry for entry in killed.left_behind() if entry.startswith("/dev/shm")]  # noqa: S108 - compared only
+    killed.signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    wait_until(lambda: not alive(killed.triton), what="tritonserver gone", seconds=5)
+    wait_until(lambda: not any(map(alive, killed.stubs)), what="stubs gone", seconds=20)
+    serving(repository)
+    assert killed.left_behind() == []
+    assert infer(bystander, "http", "twice") == 0.0
+
+
+def test_a_stop_while_models_load_leaves_nothing(tmp_path: Path) -> None:
+    repository = add_model(tmp_path / "models", "slow", code=SLOW_START_CODE)
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(command(repository), stderr=stderr)
+    try:
+        wait_until(lambda: "TRITONBACKEND_ModelInstanceInitialize: slow" in log.read_text(), what="the model loads")
+        assert files_of(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+    assert files_of(process.pid) == []
+
+
+def test_models_that_do_not_load_are_named_at_the_end(repository: Path) -> None:
+    add_model(repository, "broken", code="raise RuntimeError('no weights today')")
+    add_model(repository, "typeless", config=ECHO_CONFIG.replace("TYPE_FP32", "TYPE_INVALID"))
+    done = subprocess.run(command(repository), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    ours = [line for line in done.stderr.splitlines()[-3:] if line.startswith("serve.py: ")]
+    assert any("'broken'" in line and "no weights today" in line for line in ours)
+    assert any("'typeless'" in line for line in ours)
+
+
+def test_options_behind_two_dashes_reach_tritonserver(repository: Path) -> None:
+    done = subprocess.run(
+        [*command(repository), "--", "--no-such-option"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert "--no-such-option" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "path", ["v2/repository/index", "v2/systemsharedmemory/status", "v2/trace/setting", "v2/logging"]
+)
+def test_administration_is_closed(administered: TritonProcess, path: str) -> None:
+    connection = http.client.HTTPConnection(administered.http_url, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("POST" if "index" in path else "GET", f"/{path}")
+        assert connection.getresponse().status == http.HTTPStatus.FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "call", ["get_model_repository_index", "get_system_shared_memory_status", "get_trace_settings", "get_log_settings"]
+)
+def test_administration_is_closed_over_grpc(administered: TritonProcess, call: str) -> None:
+    with (
+        tritonclient.grpc.InferenceServerClient(administered.grpc_url) as client,
+        pytest.raises(tritonclient.grpc.InferenceServerException, match="restricted"),
+    ):
+        getattr(client, call)()
+
+
+@pytest.fixture(scope="module")
+def administered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
+    folder = tmp_path_factory.mktemp("administered")
+    with TritonProcess(add_model(folder / "models", "first"), log=folder / "log") as server:
+        yield server
+
+
+def command(repository: Path) -> list[str]:
+    return [sys.executable, str(SERVE), "--model-repository", str(repository), *FREE_PORTS]
+
+
+def write_core(repository: Path, name: str, *, label: str | None, built: str | None) -> None:
+    """Add a TorchScript model: what its config says and what build_models.py wrote into its file."""
+    parameter = f'parameters {{ key: "weights" value {{ string_value: "{label}" }} }}' if label else ""
+    add_model(repository, name, config=f'platform: "pytorch_libtorch"\n{parameter}', code=None)
+    with zipfile.ZipFile(repository / name / "1" / "model.pt", "w") as archive:
+        archive.writestr("model/data.pkl", b"")
+        if built:
+            archive.writestr("model/extra/build.json", json.dumps({"weights": built}))
+
+
+def write_ensemble(repository: Path, name: str, *, label: str, core: str) -> None:
+    parameter = f'parameters {{ key: "weights" value {{ string_value: "{label}" }} }}'
+    config = TWICE_CONFIG.replace('"second"', f'"{core}"') + parameter
+    add_model(repository, name, config=config, code=None)
+
+
+def configs_of(repository: Path) -> dict[str, Any]:
+    return {folder.name: checks.read_config(folder / "config.pbtxt") for folder in repository.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("label", "built", "ensemble"),
+    [("a", "a", "a"), (None, "a", "a"), ("a", None, "a"), (None, None, "a")],
+    ids=["all equal", "core without a label", "file of others", "nothing known of the core"],
+)
+def test_models_with_their_own_weights_pass(
+    repository: Path, label: str | None, built: str | None, ensemble: str
+) -> None:
+    write_core(repository, "core", label=label, built=built)
+    write_ensemble(repository, "segment", label=ensemble, core="core")
+    checks.check_weights(repository, configs_of(repository))
+
+
+@pytest.mark.parametrize(
+    ("label", "built", "ensemble", "named"),
+    [("a", "b", "a", "core"), ("a", "a", "b", "segment"), ("a", None, "b", "segment"), (None, "a", "b", "segment")],
+    ids=["file differs", "ensemble differs", "ensemble differs, file of others", "ensemble differs, no core label"],
+)
+def test_models_labelled_with_other_weights_are_refused(
+    repository: Path, label: str | None, built: str | None, ensemble: str, named: str
+) -> None:
+    write_core(repository, "core", label=label, built=built)
+    write_ensemble(repository, "segment", label=ensemble, core="core")
+    with pytest.raises(checks.StartError, match=rf"^{named}: .*'[ab]'.*'[ab]'.*python build_models.py"):
+        checks.check_weights(repository, configs_of(repository))
+
+
+def refusal(capsys: pytest.CaptureFixture[str], repository: Path, *options: str) -> str:
+    """Return what serve.py says when it refuses to start."""
+    assert serve.main(["--model-repository", str(repository), *(options or FREE_PORTS)]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("serve.py: error: ")
+    assert error.count("\n") <= 2
+    return error
+
+
+def test_a_refusal_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = subprocess.run(command(tmp_path / "none"), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"serve.py: error: the model repository {tmp_path / 'none'} does not exist; give one with --model-repository\n"
+    )
+
+
+def test_unusable_repositories_are_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    a_file = repository / "README.md"
+    a_file.write_text("not a model", encoding="utf-8")
+    assert "README.md is not a directory" in refusal(capsys, a_file)
+    empty = repository.with_name("empty")
+    empty.mkdir()
+    assert "has no models" in refusal(capsys, empty)
+    add_model(repository, "hollow", code=None)
+    assert "hollow/1/model.py is missing" in refusal(capsys, repository)
+    (repository / "hollow" / "1" / "model.py").touch()
+    hidden = repository / ".cache"
+    hidden.mkdir()
+    assert ".cache has no config.pbtxt" in refusal(capsys, repository)
+    (hidden / "config.pbtxt").write_text("max_batch_size: many", encoding="utf-8")
+    assert "config.pbtxt is not a model configuration: 1:17" in refusal(capsys, repository)
+
+
+@pytest.mark.parametrize("kind", ['platform: "pytorch_libtorch"', 'backend: "pytorch"'])
+def test_a_core_model_that_is_not_built_is_refused(
+    capsys: pytest.CaptureFixture[str], repository: Path, kind: str
+) -> None:
+    add_model(repository, "core", config=kind, code=None)
+    assert "core/1/model.pt is missing; run: python build_models.py" in refusal(capsys, repository)
+    (repository / "core" / "1" / "model.pt").write_text("half a download", encoding="utf-8")
+    assert "model.pt is not a TorchScript file" in refusal(capsys, repository)
+
+
+def test_mislabelled_weights_are_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    write_core(repository, "core", label="COCO", built="random")
+    message = refusal(capsys, repository)
+    assert "'COCO'" in message
+    assert "'random'" in message
+
+
+def test_unusable_ports_are_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        message = refusal(capsys, repository, *FREE_PORTS, "--grpc-port", taken)
+    assert f"127.0.0.1:{taken} (Address already in use)" in message
+    assert "--grpc-port" in message
+    assert "--http-port 65536 is out of range" in refusal(capsys, repository, "--http-port", "65536")
+    assert "--http-port and --metrics-port are both 8002" in refusal(capsys, repository, "--http-port", "8002")
+    assert "cannot listen on 192.0.2.1" in refusal(capsys, repository, "--host", "192.0.2.1", *FREE_PORTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("platform.machine", "aarch64", "Linux x86_64 only, not on Linux aarch64"),
+        ("platform.system", "Darwin", "Linux x86_64 only, not on Darwin x86_64"),
+        ("importlib.util.find_spec", None, "nvidia-pytriton is not installed"),
+        ("importlib.metadata.version", "2.1.0", "numpy 2.1.0 corrupts tensors"),
+        ("sysconfig.get_python_version", "3.14", "no Python stub for Python 3.14; use one of: 3.10, 3.11"),
+    ],
+)
+def test_unusable_environments_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: object, message: str
+) -> None:
+    def answer(*_: object) -> object:
+        return value
+
+    monkeypatch.setattr(name, answer)
+    assert message in refusal(capsys, Path("models"))
