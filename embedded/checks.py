@@ -51,7 +51,7 @@ def check_environment() -> Path:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise StartError(
             f"the embedded server runs on Linux x86_64 only, not on {platform.system()} {platform.machine()}; "
-            "use docker compose there"
+            "use the Triton container there"
         )
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
@@ -87,7 +87,10 @@ def libpython_folder() -> Path:
     for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"/usr/lib/{multiarch}"):
         if folder and (Path(folder) / name).is_file():
             return Path(folder)
-    raise StartError(f"{name} was not found; use a Python that was built with --enable-shared")
+    raise StartError(
+        f"{name} was not found; use a Python that was built with --enable-shared, or install your "
+        "distribution's libpython package"
+    )
 
 
 def read_config(path: Path) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
