@@ -263,10 +263,9 @@ def catch_signals() -> int:
 def backend_directory(work: Path, server: Path) -> Path:
     """Lay out the backends as tritonserver wants them: python from the wheel, pytorch from this repository."""
     python = work / "backends" / "python"
-    python.mkdir(parents=True)
-    for source in (server / "backends" / "python").iterdir():
-        # No symlink: for a Python-based backend tritonserver refuses a library that resolves to another folder.
-        shutil.copy(source, python / source.name)
+    # Copies: for a Python-based backend tritonserver refuses a library that resolves to another folder. pip leaves a
+    # __pycache__ beside it.
+    shutil.copytree(server / "backends" / "python", python, ignore=shutil.ignore_patterns("__pycache__"))
     stub = stub_of(server)
     if os.access(stub, os.X_OK):
         (python / STUB).symlink_to(stub)
