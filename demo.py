@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 import build_models
-from deeplab_client import Segmentation, SegmentationClient
+from deeplab_client import Segmentation, SegmentationClient, SegmentationError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -39,6 +38,10 @@ ENSEMBLES = tuple(f"segment_{variant}" for variant in build_models.VARIANTS)
 _REQUEST_SECONDS = 120.0
 _STOP_SECONDS = 60.0
 _SHOWN_CLASSES = 8
+
+
+class DemoError(Exception):
+    """The demonstration cannot go on; the message says why."""
 
 
 class Endpoints(NamedTuple):
@@ -71,25 +74,27 @@ def serving(repository: Path, log: Path) -> Generator[Endpoints]:
     """Run serve.py on free ports, its log in a file; stop it at the end, whatever happens in between."""
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     command = [sys.executable, str(ROOT / "serve.py"), "--model-repository", str(repository), *ports]
-    with log.open("w", encoding="utf-8") as stderr:
+    with (
+        log.open("w", encoding="utf-8") as stderr,
         # A session of its own: Ctrl-C reaches this script alone, which then stops the server in order.
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True)  # noqa: S603
-    try:
-        assert server.stdout is not None  # noqa: S101  for the type checker: it is a pipe
-        line = server.stdout.readline()
-        ready = re.match(r"READY (grpc://\S+) (http://\S+) ", line)
-        if ready is None:
-            server.wait()
-            tail = "".join(log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[-20:])
-            raise RuntimeError(f"the server did not start, exit code {server.returncode}; {log} ends with\n{tail}")
-        yield Endpoints(ready[1], ready[2])
-    finally:
-        server.send_signal(signal.SIGTERM)
+        subprocess.Popen(  # noqa: S603
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
+        ) as server,
+    ):
         try:
-            server.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            assert server.stdout is not None  # noqa: S101  for the type checker: it is a pipe
+            ready = re.match(r"READY (grpc://\S+) (http://\S+) ", server.stdout.readline())
+            if ready is None:
+                server.wait()
+                tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
+                raise DemoError(f"the server did not start, exit code {server.returncode}; {log} ends with\n{tail}")
+            yield Endpoints(ready[1], ready[2])
+        finally:
+            server.terminate()
+            try:
+                server.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def segment(url: str, image: Path) -> dict[str, Segmentation]:
@@ -163,7 +168,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model-repository", type=Path, default=build_models.MODEL_REPOSITORY, metavar="DIR")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "demo", metavar="DIR")
     options = parser.parse_args(arguments)
-    return run(options.image, options.model_repository.resolve(), options.output)
+    if not options.image.is_file():
+        parser.error(f"--image {options.image}: no such file")
+    try:
+        return run(options.image, options.model_repository.resolve(), options.output)
+    except (DemoError, SegmentationError) as exc:
+        sys.stderr.write(f"demo.py: {exc}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("demo.py: interrupted\n")
+        return 130
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(samples.clip(0, 255).astype(np.uint8))
     elif image.mode == "F":
         raise InvalidImageError("the image has floating-point samples; send 8 or 16 bits a sample")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
 
 
 def normalise(image: Image.Image, settings: Settings) -> npt.NDArray[np.float32]:
