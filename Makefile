@@ -16,7 +16,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
-	$(BIN)/python demo.py
+	$(BIN)/python -u demo.py
 
 test: $(VENV)/installed lint ## Everything that CI checks: linters, types, tests with a real server
 	$(BIN)/python -m pytest
@@ -34,7 +34,8 @@ lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
 		--group dev pyproject.toml client/pyproject.toml --output-file constraints.txt
 
-clean: ## Remove the environment, the built models and all output
+clean: ## Remove the environment, the built models, what they changed in the configs, and all output
+	test ! -x $(BIN)/python || $(BIN)/python build_models.py --configs-only
 	rm -rf $(VENV) out model_repository/*/1/model.pt
 
 $(VENV)/installed: pyproject.toml constraints.txt client/pyproject.toml

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -61,7 +64,7 @@ def build(repository: Path, console: Console) -> int:
         Panel(
             "The pretrained weights could not be downloaded (see above). The demo goes on with UNTRAINED weights: "
             "every part runs as it would, but the masks are noise and segment nothing.\n"
-            "model_repository/*/config.pbtxt say so too, until build_models.py gets the weights.",
+            "model_repository/*/config.pbtxt say so too; `make clean` undoes that.",
             title="UNTRAINED WEIGHTS",
             border_style="bold red",
         )
@@ -90,11 +93,21 @@ def serving(repository: Path, log: Path) -> Generator[Endpoints]:
                 raise DemoError(f"the server did not start, exit code {server.returncode}; {log} ends with\n{tail}")
             yield Endpoints(ready[1], ready[2])
         finally:
-            server.terminate()
-            try:
-                server.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                server.kill()
+            _stop(server)
+
+
+def _stop(server: subprocess.Popen[str]) -> None:
+    """Let serve.py finish; a Ctrl-C that arrives meanwhile makes it stop at once, as a second signal does."""
+    server.terminate()
+    try:
+        server.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        server.terminate()
+        server.wait()
+        raise
 
 
 def segment(url: str, image: Path) -> dict[str, Segmentation]:
@@ -112,7 +125,7 @@ def shares(results: dict[str, Segmentation], image: Path) -> Table:
         table.caption_style = "bold red"
     table.add_column("class")
     for model in results:
-        table.add_column(model, justify="right")
+        table.add_column(model, justify="right", overflow="fold")
     found = {name for result in results.values() for name in result.pixels}
     ranked = sorted(found, key=lambda name: -max(result.fraction(name) for result in results.values()))
     for name in ranked[:_SHOWN_CLASSES]:
@@ -139,9 +152,11 @@ def run(image: Path, repository: Path, output: Path) -> int:
     console.print(f"starting Triton on {_shown(repository)}; its log is {_shown(log)}", soft_wrap=True)
     with serving(repository, log) as endpoints:
         console.print(f"ready: {endpoints.grpc} {endpoints.http}")
-        results = segment(endpoints.grpc, image)
-        over_http = segment(endpoints.http, image)
-    console.print("the server has stopped")
+        try:
+            results = segment(endpoints.grpc, image)
+            over_http = segment(endpoints.http, image)
+        finally:
+            console.print("stopping the server")
 
     console.print(shares(results, image))
     agree = True
@@ -164,12 +179,25 @@ def _shown(path: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Segment a photograph end to end on this machine.")
-    parser.add_argument("--image", type=Path, default=PHOTOGRAPH, help="default: %(default)s")
-    parser.add_argument("--model-repository", type=Path, default=build_models.MODEL_REPOSITORY, metavar="DIR")
-    parser.add_argument("--output", type=Path, default=ROOT / "out" / "demo", metavar="DIR")
+    parser.add_argument("--image", type=Path, default=PHOTOGRAPH, help="JPEG, PNG, WebP, BMP or PPM (default: a cat)")
+    parser.add_argument(
+        "--model-repository",
+        type=Path,
+        default=build_models.MODEL_REPOSITORY,
+        metavar="DIR",
+        help="where to build, and what to serve (default: model_repository)",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "out" / "demo", metavar="DIR", help="for the pictures (default: out/demo)"
+    )
     options = parser.parse_args(arguments)
-    if not options.image.is_file():
-        parser.error(f"--image {options.image}: no such file")
+    # The client says it when it talks to an untrained model; here the panel, the table and the pictures do.
+    logging.getLogger("deeplab_client").setLevel(logging.ERROR)
+    try:
+        with Image.open(options.image) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+        parser.error(f"--image {options.image} cannot be read as a picture: {exc}")
     try:
         return run(options.image, options.model_repository.resolve(), options.output)
     except (DemoError, SegmentationError) as exc:

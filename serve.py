@@ -53,6 +53,7 @@ from embedded.checks import (
     StartError,
     check_environment,
     check_repository,
+    check_temporary_folder,
     choose_address,
     libpython_folder,
     stub_of,
@@ -135,8 +136,8 @@ class Server:
         for pid, (region, instance) in stubs().items():
             if region.startswith(self._prefix):
                 self._watch(os.pidfd_open(pid), functools.partial(self._note_dead_stub, instance))
-        sys.stdout.write(f"{self._address.ready_line()}\n")
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # nobody reads it: no reason not to serve
+            os.write(1, f"{self._address.ready_line()}\n".encode())
         while not (self._exited or self._signals or self._dead_stub):
             self._wait(None)
         if self._exited:
@@ -183,7 +184,7 @@ class Server:
         self._pass_log_on(self._log)
         for failure in self._load_failures:
             say(f"error: {failure}")
-        if code or not self._signals:
+        if code or not (self._signals or self._dead_stub):
             cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             say(f"error: tritonserver ended with {cause}; see its log above")
         return 128 - code if code < 0 else code
@@ -272,8 +273,15 @@ def backend_directory(work: Path, server: Path) -> Path:
     else:
         shutil.copy(stub, python / STUB)
         (python / STUB).chmod(0o755)
-    (work / "backends" / "pytorch").symlink_to(ROOT / "backends" / "pytorch")
+    shutil.copytree(ROOT / "backends" / "pytorch", work / "backends" / "pytorch")
     return work / "backends"
+
+
+def model_link(work: Path, repository: Path) -> Path:
+    """Return a path of the repository that a shell takes as it stands: tritonserver starts stubs by `bash -c`."""
+    link = work / "models"
+    link.symlink_to(repository)
+    return link
 
 
 def command_line(server: Path, repository: Path, backends: Path, prefix: str, address: Address) -> list[str]:
@@ -317,7 +325,9 @@ def say(message: str) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Serve a model repository with the embedded Triton server.")
-    parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR")
+    parser.add_argument(
+        "--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR", help="default: ours"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="IPv4 address or name to listen on (default: %(default)s)")
     for service, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         help_ = "0 takes a free port (default: %(default)s)"
@@ -328,9 +338,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check everything that can be checked, start the server and return the exit code."""
+    while os.open(os.devnull, os.O_RDWR) <= 2:  # noqa: PLR2004 - closed standard streams must not become our pipes
+        pass
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
     options = parse(argv)
     try:
         server = check_environment()
+        check_temporary_folder()
         repository = options.model_repository.resolve()
         check_repository(repository)
         address = choose_address(
@@ -346,8 +360,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     prefix = own_prefix()
     signals = catch_signals()
     try:
-        backends = backend_directory(Path(tempfile.mkdtemp(prefix=prefix)), server)
-        command = [*command_line(server, repository, backends, prefix, address), *options.triton_options]
+        work = Path(tempfile.mkdtemp(prefix=prefix))
+        models, backends = model_link(work, repository), backend_directory(work, server)
+        command = [*command_line(server, models, backends, prefix, address), *options.triton_options]
         return Server(command, variables=variables, signals=signals, prefix=prefix, address=address).run()
     finally:
         for number in STOP_SIGNALS:  # the end is near: no signal may interrupt the clean-up, nor change the exit code

@@ -8,9 +8,11 @@ import importlib.util
 import json
 import platform
 import random
+import shlex
 import socket
 import sys
 import sysconfig
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +58,8 @@ def check_environment() -> Path:
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise StartError(
-            "nvidia-pytriton is not installed in this environment; run: pip install nvidia-pytriton==0.7.0"
+            "nvidia-pytriton is not installed in this environment; use .venv/bin/python, which `make demo` sets up, "
+            "or run: pip install nvidia-pytriton==0.7.0"
         )
     try:
         numpy_version = importlib.metadata.version("numpy")
@@ -73,6 +76,13 @@ def check_environment() -> Path:
             f"nvidia-pytriton has no Python stub for Python {sysconfig.get_python_version()}; use one of: {have}"
         )
     return server
+
+
+def check_temporary_folder() -> None:
+    """Raise where the temporary folder's name would be taken apart by the shell that starts the stubs."""
+    folder = tempfile.gettempdir()
+    if shlex.quote(folder) != folder:
+        raise StartError(f"the temporary folder {folder!r} has characters that a shell interprets; set another TMPDIR")
 
 
 def stub_of(server: Path) -> Path:
@@ -123,7 +133,7 @@ def check_repository(repository: Path) -> list[str]:
         if config.backend == "python" and not any((repository / name).glob(f"[0-9]*/{script}")):
             raise StartError(f"{repository / name / '1' / script} is missing; restore it or remove {repository / name}")
         if is_core(config) and not (repository / name / "1" / "model.pt").is_file():
-            raise StartError(f"{repository / name / '1' / 'model.pt'} is missing; run: python build_models.py")
+            raise StartError(f"{repository / name / '1' / 'model.pt'} is missing; run build_models.py")
     check_weights(repository, configs)
     return list(configs)
 
@@ -137,10 +147,12 @@ def built_weights(model: Path) -> str | None:
     """Return the name of the weights that build_models.py wrote into a model.pt, None for a file of others."""
     try:
         with zipfile.ZipFile(model) as archive:
+            if damaged := archive.testzip():
+                raise StartError(f"{model} is damaged in {damaged}; run build_models.py")
             entry = next((name for name in archive.namelist() if name.endswith("/extra/build.json")), None)
             build: Any = json.loads(archive.read(entry)) if entry else {}
     except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise StartError(f"{model} is not a TorchScript file ({error}); run: python build_models.py") from error
+        raise StartError(f"{model} is not a TorchScript file ({error}); run build_models.py") from error
     weights: Any = build.get("weights") if isinstance(build, dict) else None
     return weights if isinstance(weights, str) else None
 
@@ -170,7 +182,7 @@ def require_equal(name: str, label: str | None, weights: str | None, *, source: 
     if label is not None and weights is not None and label != weights:
         raise StartError(
             f"{name}: config.pbtxt says weights {label!r}, but {source} {weights!r}; "
-            "run: python build_models.py, which writes both"
+            "run build_models.py, which writes both (with --weights none where the weights cannot be downloaded)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def model_repository() -> Path:
     """A complete model repository with untrained weights; build_models.py rebuilds what is not up to date."""
     repository = ROOT / "out" / "test" / "model_repository"
+    for name in ("preprocess", "postprocess", "encode_mask"):  # A build keeps configs that differ from ours.
+        shutil.rmtree(repository / name, ignore_errors=True)
     command = [sys.executable, "build_models.py", "--weights", "none", "--model-repository", str(repository)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=500)
     return repository

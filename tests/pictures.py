@@ -66,6 +66,27 @@ def png_header(width: int, height: int) -> bytes:
     )
 
 
+def run_length_bmp(width: int, height: int) -> bytes:
+    """Return an RLE-compressed BMP of next to no bytes."""
+    data = bytes([1, 1, 0, 0, 0, 1])
+    palette = bytes(4 * 256)
+    offset = 14 + 40 + len(palette)
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + info + palette + data
+
+
+def many_scans_jpeg() -> bytes:
+    """Return a progressive JPEG whose last scan stands in it 200 times."""
+    data = encoded(cat(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * 200 + data[-2:]
+
+
+def grey_column(height: int) -> bytes:
+    """Return a grey PNG of one column."""
+    return encoded(Image.new("L", (1, height), 77), "PNG")
+
+
 def gif_bomb() -> bytes:
     """Return a GIF that declares 65535 x 65535 pixels."""
     return (

@@ -46,10 +46,10 @@ def run(repository: Path, *options: str, environment: dict[str, str] | None = No
 
 
 def untrained(variant: str) -> torch.nn.Module:
-    """torchvision's own initialisation from seed 0: what `--weights none` means."""
+    """torchvision's own initialisation from seed 5: what `--weights none` means."""
     make: Callable[..., torch.nn.Module] = {"resnet50": deeplabv3_resnet50, "resnet101": deeplabv3_resnet101}[variant]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(5)
         return make(weights=None, weights_backbone=None, aux_loss=True).eval()
 
 
@@ -158,7 +158,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     (tmp_path / "noise.pth").write_bytes(b"no checkpoint at all")
     torch.save([1, 2], tmp_path / "list.pth")
     for name, message in {
-        "noise.pth": "no checkpoint that torch can load",
+        "noise.pth": "no checkpoint of torch.save",
         "list.pth": "holds no state dict",
         "absent.pth": "No such file",
     }.items():
@@ -167,6 +167,70 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
         assert message in done.stderr
         assert "Traceback" not in done.stderr
         assert not list((tmp_path / "repository").rglob("*model.pt*"))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ({1: torch.zeros(1)}, "holds no state dict"),
+        ({"model": {"a": torch.zeros(1), 2: torch.zeros(1)}}, "holds no state dict"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, "only dense real numbers"),
+        ({"a": torch.zeros(2).to_sparse()}, "only dense real numbers"),
+        ({"a": torch.zeros(2, device="meta")}, "only dense real numbers"),
+    ],
+    ids=["int-key", "one-int-key", "complex", "sparse", "meta"],
+)
+def test_odd_checkpoints_are_refused(tmp_path: Path, checkpoint: object, message: str) -> None:
+    torch.save(checkpoint, tmp_path / "odd.pth")
+    with pytest.raises(build_models.BuildError, match=message):
+        build_models.load_model("resnet50", str(tmp_path / "odd.pth"))
+
+
+@pytest.mark.parametrize("data", [b"hello", b".", b"\x80\x02.", b"\x80\x02X\x02\0\0\0\xff\xfe."])
+def test_noise_is_no_checkpoint(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "noise.pth").write_bytes(data)
+    with pytest.raises(build_models.BuildError, match=r"no checkpoint of torch\.save"):
+        build_models.load_model("resnet50", str(tmp_path / "noise.pth"))
+
+
+def test_a_file_name_that_is_not_utf8_makes_a_label(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.pth")
+    Path(path).write_bytes(b"x")
+    assert build_models.weights_label(path).startswith("bad?.pth@sha256:")
+
+
+def test_a_damaged_model_is_not_up_to_date(model_repository: Path, tmp_path: Path) -> None:
+    source = model_repository / "deeplabv3_resnet50" / "1" / "model.pt"
+    assert build_models.BuildRecord.read(source) is not None
+    damaged = tmp_path / "model.pt"
+    shutil.copy(source, damaged)
+    with damaged.open("r+b") as file:
+        file.seek(80_000_000)
+        file.write(bytes(range(256)))
+    assert build_models.BuildRecord.read(damaged) is None
+
+
+def test_a_full_disk_is_told_before_torch_aborts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+
+    def nearly_full(_path: Path) -> object:
+        return usage._replace(free=60_000_000)
+
+    monkeypatch.setattr(shutil, "disk_usage", nearly_full)
+    with pytest.raises(build_models.BuildError, match="has 60 MB left, and a model takes up to 260"):
+        build_models.build(tmp_path, "resnet50", "none", aux=False, force=False, progress=False)
+    assert not list(tmp_path.rglob("*model.pt*"))
+
+
+def test_settings_in_a_repository_of_its_own_survive_a_build(tmp_path: Path) -> None:
+    build_models.copy_static_models(tmp_path)
+    config = tmp_path / "preprocess" / "config.pbtxt"
+    changed = config.read_text().replace('"square"', '"shorter_side"')
+    config.write_text(changed)
+    (tmp_path / "preprocess" / "1" / "image_ops.py").write_text("old code")
+    build_models.copy_static_models(tmp_path)
+    assert config.read_text() == changed
+    assert (tmp_path / "preprocess" / "1" / "image_ops.py").read_text() != "old code"
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import io
 import os
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,8 +113,26 @@ def test_garbled_exif_does_not_cost_the_picture() -> None:
         (pictures.encoded(pictures.cat(), "TIFF"), "cannot be opened as an image"),
         (pictures.png_header(50_000, 50_000), r"50000 x 50000 = 2500000000 pixels, and the limit is 50000000"),
         (b"Pf 2 2 -1.0\n" + bytes(16), "floating-point samples"),
+        (b"P3 1000 1000 255\n" + b"#\n" * 1_000_000, "decodes too slowly; send the binary form"),
+        (b"P6 1000 1000 254\n" + bytes(3_000_000), "decodes too slowly; send samples of 8 bits"),
+        (pictures.run_length_bmp(25_000_000, 2), "decodes too slowly; send it uncompressed"),
+        (pictures.many_scans_jpeg(), r"\d+ scans, and the limit is 100"),
     ],
-    ids=["empty", "random", "truncated-jpeg", "truncated-png", "gif-bomb", "gif", "tiff", "png-bomb", "pfm"],
+    ids=[
+        "empty",
+        "random",
+        "truncated-jpeg",
+        "truncated-png",
+        "gif-bomb",
+        "gif",
+        "tiff",
+        "png-bomb",
+        "pfm",
+        "plain-ppm",
+        "odd-ppm",
+        "rle-bmp",
+        "many-scans",
+    ],
 )
 def test_what_is_no_picture_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(image_ops.InvalidImageError, match=message):
@@ -164,3 +185,38 @@ def test_the_committed_parameters_are_those_of_the_weights() -> None:
         assert list(settings.std) == preset.std
         assert [settings.resize_size] == preset.resize_size
     assert settings.resize_mode == "square"
+
+
+TALL = """
+import resource, sys
+import image_ops, numpy as np, pictures
+settings = image_ops.Settings.from_parameters(eval(sys.argv[1]))
+image_ops.preprocess([pictures.small()], settings)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pixels, size = image_ops.preprocess([pictures.grey_column(3_000_000)], settings)
+assert size.tolist() == [[3_000_000, 1]] and pixels.shape == (1, 3, 520, 520), (size, pixels.shape)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_high_and_narrow_picture_takes_no_more_memory_than_others() -> None:
+    """As wide as the model's input it would be 520 times larger: 4.7 GB."""
+    folders = [str(Path(module.__file__ or "").parent) for module in (image_ops, pictures)]
+    done = subprocess.run(
+        [sys.executable, "-c", TALL, repr(PARAMETERS)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 400_000  # KB
+
+
+def test_an_exif_orientation_that_is_no_number_is_none() -> None:
+    # A TIFF header and one entry: tag 0x0112, type ASCII, two bytes, "6".
+    exif = b"Exif\0\0" + struct.pack("<2sHIHHHI4sI", b"II", 42, 8, 1, 0x0112, 2, 2, b"6\0\0\0", 0)
+    data = pictures.encoded(pictures.cat((90, 60)), "JPEG", exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = ImageOps.exif_transpose(image).size
+    assert image_ops.decode(data, max_pixels=10**6).size == expected

@@ -36,7 +36,7 @@ def test_python_blocks_run(server: TritonProcess, document: str, tmp_path: Path)
     for name in ("cat.png", "cow.jpg"):
         (tmp_path / name).write_bytes(pictures.small())
     for block in found:
-        code = block.replace("localhost:8001", server.grpc_url).replace("timeout=5.0", "timeout=120.0")
+        code = block.replace("localhost:8001", server.grpc_url).replace("timeout=30.0", "timeout=120.0")
         assert server.grpc_url in code
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -71,7 +71,15 @@ def test_links_lead_somewhere(document: str) -> None:
 
 def test_every_option_of_the_build_is_documented() -> None:
     text = (ROOT / "docs" / "building.md").read_text()
-    for option in ("--variant", "--weights", "--aux-loss", "--model-repository", "--force", "--configs-only"):
+    for option in (
+        "--variant",
+        "--weights",
+        "--aux-loss",
+        "--model-repository",
+        "--force",
+        "--configs-only",
+        "--no-progress",
+    ):
         assert f"`{option}" in text
 
 

@@ -131,6 +131,12 @@ def answers(url: str) -> bool:
     return False
 
 
+def pidfds(pid: int) -> int:
+    """Return how many processes another one watches."""
+    links = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    return links.count("anon_inode:[pidfd]")
+
+
 def started(repository: Path, model: str) -> Path:
     """Return the file that a model writes when it starts on a request."""
     return repository / model / "1" / "started"
@@ -322,6 +328,46 @@ def test_administration_is_closed_over_grpc(administered: TritonProcess, call: s
         getattr(client, call)()
 
 
+def test_a_path_with_characters_of_the_shell_is_only_a_path(
+    serving: Serving, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton starts the stubs by `bash -c` and quotes nothing."""
+    monkeypatch.chdir(tmp_path)
+    odd = tmp_path / "sp ace $(touch pwned) é'x"
+    odd.mkdir()
+    server = serving(repository.rename(odd / "models"))
+    infer(server, "grpc", "first")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_server_whose_ready_line_nobody_reads_serves(repository: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    free = checks.choose_address("127.0.0.1", http=0, grpc=0, metrics=0)
+    ports = ["--http-port", str(free.http), "--grpc-port", str(free.grpc), "--metrics-port", str(free.metrics)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([*command(repository), *ports], stdout=writer, stderr=log)
+    os.close(writer)
+    try:
+        # One pidfd is tritonserver's; the stubs' come when the ready line has been written.
+        wait_until(lambda: pidfds(process.pid) > 1 or process.poll() is not None, what="the server is ready")
+        assert answers(f"127.0.0.1:{free.http}")
+        process.terminate()
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()[-2000:]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_damaged_model_is_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    write_core(repository, "core", label="a", built="a")
+    file = repository / "core" / "1" / "model.pt"
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("model/data/0", bytes(range(200)))
+    file.write_bytes(file.read_bytes().replace(bytes(range(100, 110)), bytes(10)))
+    assert "model.pt is damaged in model/data/0; run build_models.py" in refusal(capsys, repository)
+
+
 @pytest.fixture(scope="module")
 def administered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     folder = tmp_path_factory.mktemp("administered")
@@ -376,7 +422,7 @@ def test_models_labelled_with_other_weights_are_refused(
 ) -> None:
     write_core(repository, "core", label=label, built=built)
     write_ensemble(repository, "segment", label=ensemble, core="core")
-    with pytest.raises(checks.StartError, match=rf"^{named}: .*'[ab]'.*'[ab]'.*python build_models.py"):
+    with pytest.raises(checks.StartError, match=rf"^{named}: .*'[ab]'.*'[ab]'.*run build_models.py"):
         checks.check_weights(repository, configs_of(repository))
 
 
@@ -420,7 +466,7 @@ def test_a_core_model_that_is_not_built_is_refused(
     capsys: pytest.CaptureFixture[str], repository: Path, kind: str
 ) -> None:
     add_model(repository, "core", config=kind, code=None)
-    assert "core/1/model.pt is missing; run: python build_models.py" in refusal(capsys, repository)
+    assert "core/1/model.pt is missing; run build_models.py" in refusal(capsys, repository)
     (repository / "core" / "1" / "model.pt").write_text("half a download", encoding="utf-8")
     assert "model.pt is not a TorchScript file" in refusal(capsys, repository)
 

@@ -175,7 +175,8 @@ def test_untrained_pictures_stand_whole_under_a_banner(width: int, height: int) 
         extra, left = drawn.height - height, (drawn.width - width) // 2
         assert extra >= 18, "rows for legible text"
         assert drawn.width >= 60
-        banner = pixels[:extra]
+        assert (pixels[extra - 1] == 255).all(), "a white line sets the banner off"
+        banner = pixels[: extra - 1]
         assert (banner == RED).all(axis=2).mean() > 0.5
         ink = banner[:, :, 1] > 120  # green is 0 in the red, and text is anti-aliased
         assert ink.sum() > 100, "white text"
@@ -212,3 +213,11 @@ def test_the_banner_spans_the_legend_too() -> None:
     drawn = segmentation(halves(300, 400), "none").overlay(noise(300, 400), legend=True)
     assert (np.asarray(drawn)[0] == RED).all()
     assert drawn.width > 400
+
+
+def test_a_class_is_in_a_result_where_some_pixel_has_it() -> None:
+    result = segmentation(np.array([[0, 15, 15]], np.uint8))
+    assert "person" in result
+    assert "cat" not in result
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(result)  # pyright: ignore[reportArgumentType, reportCallIssue]  the point of the test

@@ -1,6 +1,7 @@
 """The masks of `mask_ops` against a reference that computes every pixel by itself."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import mask_ops
@@ -35,6 +36,8 @@ def slow_mask(logits: npt.NDArray[np.float64], height: int, width: int) -> npt.N
         ((65, 65), (120, 90)),
         ((9, 17), (40, 200)),  # a strip of several rows
         ((9, 7), (3, 4)),  # smaller than the logits
+        ((9, 7), (8, 30)),
+        ((40, 3), (40, 1)),
         ((5, 5), (1, 1)),
         ((5, 5), (1, 9000)),  # more than one tile of columns
         ((5, 5), (9000, 1)),
@@ -49,6 +52,26 @@ def test_mask_equals_a_pixel_by_pixel_reference(source: tuple[int, int], target:
     expected = slow_mask(logits.astype(np.float64), *target)
     assert (mask != expected).mean() <= 1e-4
     assert counts.tolist() == np.bincount(mask.ravel(), minlength=5).tolist()
+
+
+def test_a_mask_a_little_lower_than_its_logits_takes_no_matrix_of_both() -> None:
+    """Rows x logit rows would be 1.6 GB here."""
+    logits = np.zeros((2, 20_000, 1), np.float32)
+    logits[1, 10_000:] = 1
+    mask = np.empty((19_999, 1), np.uint8)
+    tracemalloc.start()
+    mask_ops.segment(logits, mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000_000
+    assert mask[:9_999].max() == 0
+    assert mask[10_001:].min() == 1
+
+
+def test_logits_that_are_no_numbers_raise_no_warning() -> None:
+    logits = np.full((1, 3, 4, 4), np.nan, np.float32)
+    logits[0, 1] = np.inf
+    mask_ops.postprocess(logits, np.array([[9, 9]], np.int32), class_count=3, max_pixels=100)
 
 
 def test_strips_and_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ def above(picture: Image.Image) -> Image.Image:
         font=ImageFont.load_default(size),
         align="center",
     )
+    # A white line, for some class colours are close to the banner's.
+    ImageDraw.Draw(canvas).line((0, height - 1, width, height - 1), fill=_TEXT)
     canvas.paste(picture, ((width - picture.width) // 2, height))
     return canvas
 

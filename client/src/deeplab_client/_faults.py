@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from http.client import BadStatusLine, RemoteDisconnected
 
 from deeplab_client._errors import (
     AccessDeniedError,
@@ -97,11 +98,14 @@ def from_connection(error: Exception, where: Circumstances) -> SegmentationError
     # The kernel's own ETIMEDOUT has a number: it gave up connecting before our deadline.
     if isinstance(error, TimeoutError) and error.errno is None:
         return _error(DeadlineExceededError, "", where)
+    if isinstance(error, BadStatusLine) and not isinstance(error, RemoteDisconnected):
+        return _error(ServerUnavailableError, "what answers there is no HTTP server; for gRPC say grpc://", where)
     return _error(ServerUnavailableError, str(error) or type(error).__name__, where)
 
 
 def _error(kind: type[SegmentationError], message: str, where: Circumstances) -> SegmentationError:
-    message = _PREFIX.sub("", message)
+    # What foreign servers say may hold control characters, which do not belong in logs and terminals.
+    message = "".join(c if c.isprintable() or c == "\n" else "?" for c in _PREFIX.sub("", message))
     kind = next((other for words, other in _BY_WORDS.get(kind, ()) if words.search(message)), kind)
     if kind is DeadlineExceededError:
         message = f"no answer from {where.url} within {where.seconds:g} s"

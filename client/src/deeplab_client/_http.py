@@ -72,7 +72,7 @@ class HttpTransport:
             config: dict[str, Any] = json.loads(answer)
             return {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ModelError(f"{self._url} sent a model config that is none: {error}", model=model) from error
+            raise ModelError(f"{self._url} sent a model config that cannot be read: {error}", model=model) from error
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""
@@ -135,6 +135,6 @@ def _reply(body: bytes, json_length: str | None, where: Circumstances) -> Reply:
         tensors = {name: result.as_numpy(name) for name in _wire.OUTPUTS}
         name, version = str(response["model_name"]), str(response["model_version"])
     except Exception as error:  # tritonclient lets through whatever its parsing trips over
-        message = f"{where.url} sent an answer that is none: {error}"
+        message = f"{where.url} sent an answer that cannot be read: {error}"
         raise ModelError(message, model=where.model, request_id=where.request_id) from error
     return Reply({key: tensor for key, tensor in tensors.items() if tensor is not None}, name, version)

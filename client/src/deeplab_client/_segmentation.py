@@ -70,6 +70,12 @@ class Segmentation:
             where |= self.mask == class_id
         return where
 
+    def __contains__(self, name: object) -> bool:
+        """Return whether some pixel of the image is of a class."""
+        return name in self.pixels
+
+    __iter__ = None  # not a sequence, though it has __getitem__
+
     def overlay(self, image: ImageLike, *, alpha: float = 0.5, legend: bool = False) -> Image.Image:
         """Draw the mask over its image in the VOC colours; background pixels stay as they are.
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 # numpy call stays small beside the call's work. With 65 x 65 logits a tile takes 45 MB, whatever the picture's size.
 _TILE_COLUMNS = 4_096
 _STRIP_PIXELS = 16_384
+# Bounds the interpolation matrix of a strip, rows x logit rows, where masks are very narrow.
+_STRIP_ROWS = 2_048
 
 
 # The ids that a uint8 mask can hold.
@@ -73,8 +75,10 @@ def postprocess(
         )
     masks = np.empty((len(logits), height, width), np.uint8)
     class_pixels = np.empty((len(logits), class_count), np.int64)
-    for index, planes in enumerate(logits):
-        class_pixels[index] = segment(planes, masks[index])
+    # Logits that are no numbers give a mask that means nothing; they must not fill the server's log.
+    with np.errstate(all="ignore"):
+        for index, planes in enumerate(logits):
+            class_pixels[index] = segment(planes, masks[index])
     return Masks(masks, class_pixels)
 
 
@@ -122,12 +126,13 @@ def segment(logits: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt
     columns = _half_pixel_axis(source_width, width)
     rows = _half_pixel_axis(source_height, height)
     if height < source_height:  # Rows that no output row reads would only be interpolated along their length.
-        logits, rows = _interpolate_rows(logits, rows), _half_pixel_axis(height, height)
+        logits = _blend(logits[:, rows.low], logits[:, rows.high], rows.weight[:, np.newaxis])
+        rows = _half_pixel_axis(height, height)
     class_pixels = np.zeros(classes, np.int64)
     for left in range(0, width, _TILE_COLUMNS):
         tile = slice(left, left + _TILE_COLUMNS)
         wide = _interpolate_columns(logits, columns.part(tile))
-        strip_rows = max(1, _STRIP_PIXELS // wide.shape[2])
+        strip_rows = min(_STRIP_ROWS, max(1, _STRIP_PIXELS // wide.shape[2]))
         for top in range(0, height, strip_rows):
             strip = slice(top, top + strip_rows)
             part = mask[strip, tile]
@@ -138,12 +143,17 @@ def segment(logits: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt
 
 def _interpolate_columns(logits: npt.NDArray[np.float32], columns: _Axis) -> npt.NDArray[np.float32]:
     """Return (C, h, w) logits at the target columns: (C, h, columns)."""
-    low = logits[:, :, columns.low]
-    wide = logits[:, :, columns.high]
-    wide -= low
-    wide *= columns.weight
-    wide += low
-    return wide
+    return _blend(logits[:, :, columns.low], logits[:, :, columns.high], columns.weight)
+
+
+def _blend(
+    low: npt.NDArray[np.float32], high: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return low + weight * (high - low), in the memory of `high`."""
+    high -= low
+    high *= weight
+    high += low
+    return high
 
 
 def _interpolate_rows(wide: npt.NDArray[np.float32], rows: _Axis) -> npt.NDArray[np.float32]:

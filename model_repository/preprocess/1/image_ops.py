@@ -31,7 +31,18 @@ _TRANSPOSE_BY_ORIENTATION = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Decoders that Pillow has in Python: a file of a few kilobytes can hold them up for many seconds.
+_SLOW_DECODERS = {
+    "ppm": "send samples of 8 bits (a maximum of 255)",
+    "ppm_plain": "send the binary form (P4, P5, P6)",
+    "bmp_rle": "send it uncompressed",
+}
+# A progressive JPEG has about ten scans, and each may cost as much as the whole picture.
+_MAX_JPEG_SCANS = 100
+_JPEG_START_OF_SCAN = b"\xff\xda"
+
 # Pillow's modes of 16-bit greyscale; its own conversion to RGB clips them at 255.
+_SIXTEEN_BIT_MAXIMUM = 65_535
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
 
@@ -140,6 +151,7 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
                 f"the image is {width} x {height} = {width * height} pixels, and the limit is {max_pixels}; "
                 "scale it down"
             )
+        _refuse_slow(image, data)
         return _load(image)
 
 
@@ -155,6 +167,18 @@ def _open(data: bytes) -> Image.Image:
         ) from exc
 
 
+def _refuse_slow(image: Image.Image, data: bytes) -> None:
+    """Refuse what takes its time out of proportion to its size."""
+    for tile in getattr(image, "tile", []):
+        if tile[0] in _SLOW_DECODERS:
+            raise InvalidImageError(
+                f"this kind of {image.format} image is not taken, for it decodes too slowly; {_SLOW_DECODERS[tile[0]]}"
+            )
+    scans = data.count(_JPEG_START_OF_SCAN) if image.format in {"JPEG", "MPO"} else 0
+    if scans > _MAX_JPEG_SCANS:
+        raise InvalidImageError(f"the JPEG image has {scans} scans, and the limit is {_MAX_JPEG_SCANS}; encode it anew")
+
+
 def _load(image: Image.Image) -> Image.Image:
     try:
         image.load()
@@ -167,9 +191,10 @@ def _load(image: Image.Image) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # noqa: BLE001  Pixels whose EXIF block is garbled are shown as stored, as image viewers do.
         return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -179,11 +204,17 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT_MODES:
-        samples = np.asarray(image).astype(np.int64) >> 8
-        image = Image.fromarray(samples.clip(0, 255).astype(np.uint8))
+        samples = np.asarray(image)
+        image = Image.fromarray((samples.clip(0, _SIXTEEN_BIT_MAXIMUM) >> 8).astype(np.uint8))
     elif image.mode == "F":
         raise InvalidImageError("the image has floating-point samples; send 8 or 16 bits a sample")
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
+
+
+def _resize(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if size == tuple(pixels.shape[-2:]):
+        return pixels
+    return torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def normalise(image: Image.Image, settings: Settings) -> npt.NDArray[np.float32]:
@@ -191,10 +222,10 @@ def normalise(image: Image.Image, settings: Settings) -> npt.NDArray[np.float32]
     # A copy of the pixels: torch does not take read-only memory.
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
     target = settings.resized(image.height, image.width)
-    if target != (image.height, image.width):
-        pixels = torch.nn.functional.interpolate(
-            pixels, size=target, mode="bilinear", align_corners=False, antialias=True
-        )
+    if image.height * target[1] > settings.max_pixels:
+        # torch resizes rows first: of a picture that is very high and narrow it would make one that is wide as well.
+        pixels = _resize(pixels, (target[0], image.width))
+    pixels = _resize(pixels, target)
     mean = torch.tensor(settings.mean).view(3, 1, 1)
     std = torch.tensor(settings.std).view(3, 1, 1)
     normalised = pixels[0].to(torch.float32, memory_format=torch.contiguous_format)
