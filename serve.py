@@ -37,6 +37,7 @@ import http.client
 import os
 import re
 import secrets
+import select
 import selectors
 import shutil
 import signal
@@ -75,6 +76,7 @@ SAMPLE_SECONDS = 0.1
 CALM_SAMPLES = 3
 PR_SET_PDEATHSIG = 1
 REPEAT_SECONDS = 0.25
+STALLED_SECONDS = 0.05
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -214,9 +216,9 @@ class Server:
 
     def _pass_log_on(self, fd: int) -> None:
         """Copy the log to stderr, and remember what it says about models that do not load."""
-        while True:
+        while stderr_takes_more():  # else the log waits in its pipe, and signals and stubs are still heard
             try:
-                chunk = os.read(fd, 1 << 16)
+                chunk = os.read(fd, select.PIPE_BUF)
             except BlockingIOError:
                 return
             if not chunk:
@@ -315,9 +317,16 @@ def environment(server: Path) -> dict[str, str]:
     }
 
 
+def stderr_takes_more() -> bool:
+    """Tell whether PIPE_BUF bytes can be written to stderr: a pipe that nobody reads must not hold us up."""
+    return bool(select.select([], [2], [], STALLED_SECONDS)[1])
+
+
 def say(message: str) -> None:
-    """Write one line to stderr."""
+    """Write one line to stderr, or lose it where nobody reads."""
     with contextlib.suppress(OSError):
+        if not stderr_takes_more():
+            return
         sys.stderr.write(f"serve.py: {message}\n")
         sys.stderr.flush()
 

@@ -42,7 +42,8 @@ def test_python_blocks_run(server: TritonProcess, document: str, tmp_path: Path)
             [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert "cat" in done.stdout
+        # The first prints the dtype of the mask, the second the whole result.
+        assert "uint8" in done.stdout or "UNTRAINED WEIGHTS" in done.stdout
     assert {path.name for path in tmp_path.glob("o*.png")}
 
 

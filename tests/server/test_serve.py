@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -357,6 +358,20 @@ def test_a_server_whose_ready_line_nobody_reads_serves(repository: Path, tmp_pat
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_log_that_nobody_reads_does_not_make_serve_deaf(repository: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(command(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
+        stack.callback(process.kill)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)  # full long before the models are ready
+        assert process.stdout.readline().startswith(b"READY")
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 def test_a_damaged_model_is_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
