@@ -51,7 +51,6 @@ from typing import TYPE_CHECKING
 from embedded.checks import (
     STUB,
     Address,
-    StartError,
     check_environment,
     check_repository,
     check_temporary_folder,
@@ -59,6 +58,7 @@ from embedded.checks import (
     libpython_folder,
     stub_of,
 )
+from embedded.errors import StartError
 from embedded.processes import close_idle_connections, own_prefix, resting_stubs, stubs, sweep
 
 if TYPE_CHECKING:

@@ -1,11 +1,10 @@
-"""What must hold before the embedded server starts: platform, packages, model repository, weights, ports."""
+"""What must hold before the embedded server starts: platform, packages, model repository, ports."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
 import platform
 import random
 import shlex
@@ -13,19 +12,17 @@ import socket
 import sys
 import sysconfig
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from embedded.builds import check_builds, is_core
+from embedded.errors import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STUB = "triton_python_backend_stub"
-
-
-class StartError(Exception):
-    """The server cannot start; the message names the thing, the value and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,56 +131,8 @@ def check_repository(repository: Path) -> list[str]:
             raise StartError(f"{repository / name / '1' / script} is missing; restore it or remove {repository / name}")
         if is_core(config) and not (repository / name / "1" / "model.pt").is_file():
             raise StartError(f"{repository / name / '1' / 'model.pt'} is missing; run build_models.py")
-    check_weights(repository, configs)
+    check_builds(repository, configs)
     return list(configs)
-
-
-def is_core(config: Any) -> bool:  # noqa: ANN401 - a protobuf message
-    """Tell whether a model is a TorchScript file."""
-    return config.platform == "pytorch_libtorch" or config.backend == "pytorch"
-
-
-def built_weights(model: Path) -> str | None:
-    """Return the name of the weights that build_models.py wrote into a model.pt, None for a file of others."""
-    try:
-        with zipfile.ZipFile(model) as archive:
-            if damaged := archive.testzip():
-                raise StartError(f"{model} is damaged in {damaged}; run build_models.py")
-            entry = next((name for name in archive.namelist() if name.endswith("/extra/build.json")), None)
-            build: Any = json.loads(archive.read(entry)) if entry else {}
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise StartError(f"{model} is not a TorchScript file ({error}); run build_models.py") from error
-    weights: Any = build.get("weights") if isinstance(build, dict) else None
-    return weights if isinstance(weights, str) else None
-
-
-def labelled_weights(config: Any) -> str | None:  # noqa: ANN401 - a protobuf message
-    """Return the name of the weights that a config.pbtxt states."""
-    return config.parameters["weights"].string_value if "weights" in config.parameters else None
-
-
-def check_weights(repository: Path, configs: dict[str, Any]) -> None:
-    """Raise when the label of a core model, or of an ensemble around one, differs from the weights that it serves."""
-    served: dict[str, str] = {}
-    for name in filter(lambda name: is_core(configs[name]), configs):
-        model = repository / name / "1" / "model.pt"
-        built, label = built_weights(model), labelled_weights(configs[name])
-        require_equal(name, label, built, source=f"{model} holds")
-        if weights := built or label:
-            served[name] = weights
-    for name, config in configs.items():
-        for step in config.ensemble_scheduling.step:
-            weights = served.get(step.model_name)
-            require_equal(name, labelled_weights(config), weights, source=f"its step {step.model_name} has")
-
-
-def require_equal(name: str, label: str | None, weights: str | None, *, source: str) -> None:
-    """Raise when a model's label and the weights behind it are both known and differ."""
-    if label is not None and weights is not None and label != weights:
-        raise StartError(
-            f"{name}: config.pbtxt says weights {label!r}, but {source} {weights!r}; "
-            "run build_models.py, which writes both (with --weights none where the weights cannot be downloaded)"
-        )
 
 
 def choose_address(host: str, *, http: int, grpc: int, metrics: int) -> Address:

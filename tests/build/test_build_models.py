@@ -23,6 +23,10 @@ from torchvision.models.segmentation import (
 )
 
 import build_models
+from deeplabv3 import VOC_CLASS_NAMES, CheckpointError, WeightsSource, tracing
+from deeplabv3.models import load_model
+from deeplabv3.plan import Plan
+from deeplabv3.record import BuildRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +35,7 @@ pytestmark = pytest.mark.build
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "model_repository"
+UNTRAINED_50 = Plan("resnet50", WeightsSource("none"))
 
 
 def run(repository: Path, *options: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -78,10 +83,17 @@ def test_the_saved_file_computes_what_eager_torchvision_does(model_repository: P
 def test_committed_configs_are_those_of_the_default_options(tmp_path: Path) -> None:
     """Where a build with other options has changed them, they are those of that build."""
     for variant in build_models.VARIANTS:
-        record = build_models.BuildRecord.read(COMMITTED / f"deeplabv3_{variant}" / "1" / "model.pt")
+        record = BuildRecord.read(COMMITTED / f"deeplabv3_{variant}" / "1" / "model.pt")
         weights, aux = ("COCO_WITH_VOC_LABELS_V1", False) if record is None else (record.weights, record.aux)
-        build_models.write_configs(tmp_path, variant, weights, aux=aux)
-        for name in (f"deeplabv3_{variant}/config.pbtxt", f"segment_{variant}/config.pbtxt", "postprocess/labels.txt"):
+        class_names = VOC_CLASS_NAMES if record is None else record.class_names
+        build_models.copy_static_models(tmp_path)
+        build_models.write_configs(tmp_path, Plan(variant, WeightsSource(weights), class_names, aux))
+        for name in (
+            f"deeplabv3_{variant}/config.pbtxt",
+            f"segment_{variant}/config.pbtxt",
+            "postprocess/config.pbtxt",
+            "postprocess/labels.txt",
+        ):
             assert (COMMITTED / name).read_text() == (tmp_path / name).read_text(), f"{name}: run build_models.py"
 
 
@@ -139,8 +151,8 @@ def test_a_checkpoint_is_served_with_aux_and_labelled(tmp_path: Path) -> None:
         ("", {"extra": torch.zeros(1)}, r"1 unexpected \(extra\)"),
         (
             "",
-            {"classifier.4.bias": torch.zeros(5)},
-            r"1 of another shape \(classifier.4.bias \(5,\) instead of \(21,\)\)",
+            {"classifier.1.bias": torch.zeros(5)},
+            r"1 of another shape \(classifier.1.bias \(5,\) instead of \(256,\)\)",
         ),
     ],
     ids=["missing", "unexpected", "misshapen"],
@@ -150,8 +162,8 @@ def test_a_checkpoint_that_does_not_fit_is_explained(
 ) -> None:
     state = {key: value for key, value in untrained("resnet50").state_dict().items() if key != drop} | add
     torch.save(state, tmp_path / "mine.pth")
-    with pytest.raises(build_models.BuildError, match=message):
-        build_models.load_model("resnet50", str(tmp_path / "mine.pth"))
+    with pytest.raises(CheckpointError, match=message):
+        load_model("resnet50", WeightsSource.of(str(tmp_path / "mine.pth")), num_classes=21)
 
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
@@ -182,32 +194,32 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
 )
 def test_odd_checkpoints_are_refused(tmp_path: Path, checkpoint: object, message: str) -> None:
     torch.save(checkpoint, tmp_path / "odd.pth")
-    with pytest.raises(build_models.BuildError, match=message):
-        build_models.load_model("resnet50", str(tmp_path / "odd.pth"))
+    with pytest.raises(CheckpointError, match=message):
+        WeightsSource.of(str(tmp_path / "odd.pth"))
 
 
 @pytest.mark.parametrize("data", [b"hello", b".", b"\x80\x02.", b"\x80\x02X\x02\0\0\0\xff\xfe."])
 def test_noise_is_no_checkpoint(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "noise.pth").write_bytes(data)
-    with pytest.raises(build_models.BuildError, match=r"no checkpoint of torch\.save"):
-        build_models.load_model("resnet50", str(tmp_path / "noise.pth"))
+    with pytest.raises(CheckpointError, match=r"no checkpoint of torch\.save"):
+        WeightsSource.of(str(tmp_path / "noise.pth"))
 
 
 def test_a_file_name_that_is_not_utf8_makes_a_label(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.pth")
-    Path(path).write_bytes(b"x")
-    assert build_models.weights_label(path).startswith("bad?.pth@sha256:")
+    torch.save({"a": torch.zeros(1)}, path)
+    assert WeightsSource.of(path).label.startswith("bad?.pth@sha256:")
 
 
 def test_a_damaged_model_is_not_up_to_date(model_repository: Path, tmp_path: Path) -> None:
     source = model_repository / "deeplabv3_resnet50" / "1" / "model.pt"
-    assert build_models.BuildRecord.read(source) is not None
+    assert BuildRecord.read(source) is not None
     damaged = tmp_path / "model.pt"
     shutil.copy(source, damaged)
     with damaged.open("r+b") as file:
         file.seek(80_000_000)
         file.write(bytes(range(256)))
-    assert build_models.BuildRecord.read(damaged) is None
+    assert BuildRecord.read(damaged) is None
 
 
 def test_a_full_disk_is_told_before_torch_aborts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +230,7 @@ def test_a_full_disk_is_told_before_torch_aborts(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(shutil, "disk_usage", nearly_full)
     with pytest.raises(build_models.BuildError, match="has 60 MB left, and a model takes up to 260"):
-        build_models.build(tmp_path, "resnet50", "none", aux=False, force=False, progress=False)
+        build_models.build(tmp_path, [UNTRAINED_50], force=False, progress=False)
     assert not list(tmp_path.rglob("*model.pt*"))
 
 
@@ -303,16 +315,16 @@ def test_a_second_build_of_the_same_model_at_the_same_time_is_refused(tmp_path: 
 def test_a_trace_that_computes_something_else_never_gets_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = build_models.trace
+    original = tracing.trace
 
-    def wrong(served: build_models.ServedDeepLabV3) -> torch.jit.ScriptModule:
+    def wrong(served: tracing.ServedDeepLabV3) -> torch.jit.ScriptModule:
         with torch.no_grad():
             dict(served.classifier.named_parameters())["4.bias"].add_(0.01)
         return original(served)
 
-    monkeypatch.setattr(build_models, "trace", wrong)
+    monkeypatch.setattr(tracing, "trace", wrong)
     with pytest.raises(build_models.BuildError, match=r"out of the saved file is off PyTorch's by 1\.00e-02"):
-        build_models.build(tmp_path, "resnet50", "none", aux=False, force=False, progress=False)
+        build_models.build(tmp_path, [UNTRAINED_50], force=False, progress=False)
     assert not list(tmp_path.rglob("*model.pt*"))
 
 

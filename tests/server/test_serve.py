@@ -25,7 +25,8 @@ import tritonclient.http
 from triton_process import SERVE, TritonProcess, alive, files_of, wait_until
 
 import serve
-from embedded import checks
+from embedded import builds, checks
+from embedded.errors import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -424,7 +425,7 @@ def test_models_with_their_own_weights_pass(
 ) -> None:
     write_core(repository, "core", label=label, built=built)
     write_ensemble(repository, "segment", label=ensemble, core="core")
-    checks.check_weights(repository, configs_of(repository))
+    builds.check_builds(repository, configs_of(repository))
 
 
 @pytest.mark.parametrize(
@@ -437,8 +438,36 @@ def test_models_labelled_with_other_weights_are_refused(
 ) -> None:
     write_core(repository, "core", label=label, built=built)
     write_ensemble(repository, "segment", label=ensemble, core="core")
-    with pytest.raises(checks.StartError, match=rf"^{named}: .*'[ab]'.*'[ab]'.*run build_models.py"):
-        checks.check_weights(repository, configs_of(repository))
+    with pytest.raises(StartError, match=rf"^{named}: .*'[ab]'.*'[ab]'.*run build_models.py"):
+        builds.check_builds(repository, configs_of(repository))
+
+
+@pytest.mark.parametrize(
+    ("built", "labels", "accepted"),
+    [
+        (["sky", "sea"], "sky\nsea\n", True),
+        (["sky", "sea"], "sea\nsky\n", False),
+        (["sky", "sea"], "sky\n", False),
+        (["sky", "sea"], None, False),
+        (None, "sky\n", True),
+    ],
+    ids=["equal", "another order", "too few", "no file", "file of others"],
+)
+def test_an_ensemble_that_names_other_classes_than_its_model_was_built_with_is_refused(
+    repository: Path, built: list[str] | None, labels: str | None, *, accepted: bool
+) -> None:
+    write_core(repository, "core", label=None, built=None)
+    with zipfile.ZipFile(repository / "core" / "1" / "model.pt", "a") as archive:
+        archive.writestr("model/extra/build.json", json.dumps({"class_names": built}))
+    add_model(
+        repository, "labeller", config='output { name: "COUNT" label_filename: "labels.txt" }', code="class X: pass"
+    )
+    if labels is not None:
+        (repository / "labeller" / "labels.txt").write_text(labels)
+    steps = "".join(f'step {{ model_name: "{name}" }} ' for name in ("core", "labeller"))
+    add_model(repository, "segment", config=f'platform: "ensemble" ensemble_scheduling {{ {steps} }}', code=None)
+    with contextlib.nullcontext() if accepted else pytest.raises(StartError, match=r"labels\.txt .*build_models\.py"):
+        builds.check_builds(repository, configs_of(repository))
 
 
 def refusal(capsys: pytest.CaptureFixture[str], repository: Path, *options: str) -> str:

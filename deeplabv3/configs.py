@@ -1,0 +1,85 @@
+"""The config.pbtxt of the models, written through Triton's own schema."""
+
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
+from tritonclient.grpc import model_config_pb2
+
+from deeplabv3.errors import BuildError
+from deeplabv3.plan import Plan
+from deeplabv3.tracing import TRAINED_SIZE
+
+pb: Any = model_config_pb2  # generated at import, without types
+
+MAX_BATCH_SIZE = 8
+
+# The tensors of postprocess whose first dimension is the number of classes.
+_TENSORS_OF_CLASSES = {"LOGITS", "CLASS_PIXELS", "CLASS_NAMES"}
+
+
+def core_config(plan: Plan) -> Message:
+    """Return the config of deeplabv3_<variant>."""
+    config = pb.ModelConfig(name=plan.core, platform="pytorch_libtorch", max_batch_size=MAX_BATCH_SIZE)
+    config.input.add(name="input", data_type=pb.TYPE_FP32, dims=[3, -1, -1])
+    for name in ("out", "logits_os8", "aux") if plan.aux else ("out", "logits_os8"):
+        config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[len(plan.class_names), -1, -1])
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=1)
+    # No queue delay: while the instance computes, the next batch gathers by itself, and a lone request never waits.
+    config.dynamic_batching.SetInParent()
+    config.parameters["weights"].string_value = plan.source.label
+    # The first run of the executor finds a wrong output dtype or number, so that a broken file fails at load.
+    warmup = config.model_warmup.add(name=f"batch 1 at {TRAINED_SIZE} x {TRAINED_SIZE}", batch_size=1)
+    warmup.inputs["input"].data_type = pb.TYPE_FP32
+    warmup.inputs["input"].dims.extend([3, TRAINED_SIZE, TRAINED_SIZE])
+    warmup.inputs["input"].zero_data = True
+    return config
+
+
+def ensemble_config(plan: Plan) -> Message:
+    """Return the config of segment_<variant>: image bytes in, mask at the image's own size out."""
+    config = pb.ModelConfig(name=plan.ensemble, platform="ensemble", max_batch_size=MAX_BATCH_SIZE)
+    config.input.add(name="IMAGE", data_type=pb.TYPE_STRING, dims=[1])
+    config.output.add(name="MASK", data_type=pb.TYPE_UINT8, dims=[-1, -1])
+    config.output.add(name="CLASS_PIXELS", data_type=pb.TYPE_INT64, dims=[len(plan.class_names)])
+    config.output.add(name="CLASS_NAMES", data_type=pb.TYPE_STRING, dims=[len(plan.class_names)])
+    config.output.add(name="MASK_PNG", data_type=pb.TYPE_STRING, dims=[1])
+    steps = {
+        "preprocess": ({"IMAGE": "IMAGE"}, {"PIXELS": "PIXELS", "SIZE": "SIZE"}),
+        plan.core: ({"input": "PIXELS"}, {"logits_os8": "LOGITS"}),
+        "postprocess": (
+            {"LOGITS": "LOGITS", "SIZE": "SIZE"},
+            {name: name for name in ("MASK", "MASK_FOR_PNG", "CLASS_PIXELS", "CLASS_NAMES")},
+        ),
+        "encode_mask": ({"MASK": "MASK_FOR_PNG"}, {"MASK_PNG": "MASK_PNG"}),
+    }
+    for model, (inputs, outputs) in steps.items():
+        config.ensemble_scheduling.step.add(model_name=model, model_version=-1, input_map=inputs, output_map=outputs)
+    config.parameters["weights"].string_value = plan.source.label
+    return config
+
+
+def set_class_count(config: Any, count: int) -> None:  # noqa: ANN401  a protobuf message: tritonclient has no types
+    """Make the config of postprocess one for another number of classes; its other settings stay."""
+    tensors = [tensor for tensor in (*config.input, *config.output) if tensor.name in _TENSORS_OF_CLASSES]
+    tensors += [warmup.inputs["LOGITS"] for warmup in config.model_warmup]
+    for tensor in tensors:
+        tensor.dims[0] = count
+
+
+def config_text(config: Message, origin: str = "Written by build_models.py: change it there.") -> str:
+    """Return a config.pbtxt."""
+    return f"# {origin}\n{text_format.MessageToString(config)}"
+
+
+def read_config(path: Path) -> Any:  # noqa: ANN401  a protobuf message
+    """Return the model configuration in a config.pbtxt.
+
+    Raises:
+        BuildError: it is none.
+    """
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as exc:
+        raise BuildError(f"{path} is not a model configuration: {exc}") from exc
