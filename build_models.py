@@ -284,6 +284,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.json and not options.describe:
         parser.error("--json goes with --describe")
+    others = vars(options).keys() - {"describe", "json", "variant"}
+    if options.describe and any(getattr(options, name) != parser.get_default(name) for name in others):
+        parser.error("--describe takes --variant and --json only, for it describes the models as they are published")
     return options
 
 

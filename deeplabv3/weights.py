@@ -8,6 +8,7 @@ import socket
 import sys
 import urllib.error
 import urllib.parse
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,9 @@ def _socket_timeout(seconds: float) -> Generator[None]:
 
 def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     try:
-        checkpoint: object = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sparse tensors, which are refused below
+            checkpoint: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch's unpickler raises what it trips over; its advice, to trust the file, is not ours
         raise CheckpointError(
             f"{path} is no checkpoint of torch.save, or holds more than tensors, which is never loaded"

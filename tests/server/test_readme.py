@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ["README.md", "client/README.md", "CONTRIBUTING.md", "docs/building.md", "docs/serving.md"]
+DOCUMENTS = [
+    "README.md",
+    "client/README.md",
+    "CONTRIBUTING.md",
+    "docs/building.md",
+    "docs/example.md",
+    "docs/serving.md",
+]
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -70,18 +77,18 @@ def test_links_lead_somewhere(document: str) -> None:
         assert ((ROOT / document).parent / target).exists(), target
 
 
-def test_every_option_of_the_build_is_documented() -> None:
+def test_every_option_of_the_build_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / "building.md").read_text()
-    for option in (
-        "--variant",
-        "--weights",
-        "--aux-loss",
-        "--model-repository",
-        "--force",
-        "--configs-only",
-        "--no-progress",
-    ):
-        assert f"`{option}" in text
+    with pytest.raises(SystemExit, match="0"):
+        build_models.parse_arguments(["--help"])
+    options = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) - {"--help", "--progress", "--no-aux-loss"}
+    assert len(options) > 15
+    assert [option for option in options if f"`{option}" not in text] == []
+
+
+def test_the_functions_are_documented_by_an_example_that_runs() -> None:
+    (block,) = blocks("docs/building.md", "python")
+    subprocess.run([sys.executable, "-W", "error", "-c", block], cwd=ROOT, check=True)
 
 
 def test_the_demo_tells_that_its_weights_are_untrained(

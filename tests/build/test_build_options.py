@@ -1,0 +1,267 @@
+"""The options of build_models.py beyond the defaults: weights, classes, the ResNet, and the published figures."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import build_models
+from build_models import build, make_plans, parse_arguments
+from deeplabv3 import BuildError, InvalidOptionError, WeightsSource, model_deeplabv3_resnet50
+from deeplabv3.plan import Plan
+from deeplabv3.record import BuildRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+pytestmark = pytest.mark.build
+
+VOC = (
+    *("__background__", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+# A small and quick model: an eighth of the channels, two groups, output stride 16.
+SMALL: dict[str, Any] = {"groups": 2, "width_per_group": 4, "replace_stride_with_dilation": [False, False, True]}
+SMALL_OPTIONS = [
+    *("--groups", "2", "--width-per-group", "4"),
+    *("--replace-stride-with-dilation", "false", "false", "true"),
+]
+
+
+def plans(*arguments: str) -> list[Plan]:
+    return make_plans(parse_arguments(arguments))
+
+
+def parsed(path: Path) -> Any:  # noqa: ANN401  a protobuf message
+    return build_models.read_config(path)
+
+
+def blocks(count: int) -> dict[str, torch.Tensor]:
+    """Return a part of a checkpoint: the third stage of a ResNet."""
+    return {f"backbone.layer3.{block}.conv1.weight": torch.zeros(1) for block in range(count)}
+
+
+def test_weights_may_be_said_in_the_seeds_words() -> None:
+    assert {plan.source.label for plan in plans()} == {"COCO_WITH_VOC_LABELS_V1"}
+    assert plans("--pretrained") == plans()
+    assert plans("--no-pretrained") == plans("--weights", "none")
+    assert [plan.variant for plan in plans("--no-pretrained")] == ["resnet50", "resnet101"]
+    assert [plan.pretrained_backbone for plan in plans("--no-pretrained", "--pretrained-backbone")] == [True, True]
+    assert [plan.aux for plan in plans("--aux-loss")] == [True, True]
+    assert [plan.aux for plan in plans("--no-aux-loss")] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pretrained", "--weights", "none"], "not allowed with"),
+        (["--width_per_group", "64"], "unrecognized arguments"),
+        (["--json"], "--json goes with --describe"),
+        (["--describe", "--num-classes", "3"], "--describe takes"),
+        (["--replace-stride-with-dilation", "1", "0", "0"], "neither true nor false"),
+    ],
+)
+def test_contradictions_are_refused_with_the_known_options(
+    arguments: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse_arguments(arguments)
+    error = capsys.readouterr().err
+    assert message in error
+    for option in ("--pretrained-backbone", "--num-classes", "--width-per-group", "--norm-layer"):
+        assert option in error
+
+
+def test_classes_have_the_names_of_voc_or_numbers() -> None:
+    assert plans("--weights", "none")[0].class_names == VOC
+    assert plans("--weights", "none", "--num-classes", "3")[0].class_names == ("__background__", "class_1", "class_2")
+    assert plans("--num-classes", "21") == plans()
+
+
+def test_names_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    for text in ("sky\ncafé au lait\nsea\n", "sky\r\ncafé au lait \r\nsea", "\ufeffsky\ncafé au lait\nsea\n\n"):
+        file.write_bytes(text.encode())
+        plan = plans("--weights", "none", "--classes", str(file))[0]
+        assert plan.class_names == ("sky", "café au lait", "sea")
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("sky\nsea\n", ["--weights", "none", "--num-classes", "3"], "has 2 names, and the model has 3 classes"),
+        ("sky\nsea\n", [], "has 2 names, and the model has 21 classes"),
+        ("sky\n\nsea\n", ["--weights", "none"], "line 2 is empty"),
+        ("sky\nsea\nsky\n", ["--weights", "none"], "line 3 repeats 'sky' of line 1"),
+        ("\n".join(map(str, range(257))), ["--weights", "none"], "257 classes, and the masks on the wire are UINT8"),
+        ("", ["--weights", "none"], "num_classes=0"),
+        (b"\xff\xfe\x00", ["--weights", "none"], "no UTF-8 text"),
+        (None, ["--weights", "none"], "No such file"),
+    ],
+)
+def test_names_that_do_not_fit_are_explained(
+    tmp_path: Path, text: str | bytes | None, arguments: list[str], message: str
+) -> None:
+    file = tmp_path / "names.txt"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises((BuildError, InvalidOptionError), match=message):
+        plans(*arguments, "--classes", str(file))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights", "none", "--num-classes", "257"], "the model has 257 classes.*at most 256 can be served"),
+        (["--weights", "none", "--num-classes", "0"], "num_classes=0: give"),
+        (["--num-classes", "5"], "num_classes=5 does not fit.* 21 classes"),
+    ],
+)
+def test_numbers_of_classes_that_cannot_be_served_are_refused_before_anything_is_built(
+    tmp_path: Path, arguments: list[str], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        assert build_models.main([*arguments, "--model-repository", str(tmp_path / "models")]) == 1
+    assert len(caplog.records) == 1
+    assert re.search(message, caplog.text)
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(("count", "variant"), [(6, "resnet50"), (23, "resnet101"), (4, None), (0, None)])
+def test_a_checkpoint_tells_its_variant(count: int, variant: str | None) -> None:
+    assert WeightsSource("mine", blocks(count)).variant == variant
+
+
+def test_a_checkpoint_settles_variant_and_classes(tmp_path: Path) -> None:
+    torch.save(blocks(23) | {"classifier.4.bias": torch.zeros(3)}, tmp_path / "mine.pth")
+    (plan,) = plans("--weights", str(tmp_path / "mine.pth"))
+    assert plan.variant == "resnet101"
+    assert len(plan.class_names) == 3
+    with pytest.raises(InvalidOptionError, match=r"num_classes=4 does not fit the weights mine\.pth.* have 3 classes"):
+        plans("--weights", str(tmp_path / "mine.pth"), "--num-classes", "4")
+
+
+def test_the_resnets_options_and_the_head_reach_the_served_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(2)
+    model = model_deeplabv3_resnet50(num_classes=3, aux_loss=True, **SMALL).eval()
+    torch.save({"model": model.state_dict()}, tmp_path / "mine.pth")
+    repository = tmp_path / "models"
+    arguments = ["--weights", str(tmp_path / "mine.pth"), "--aux-loss", "--pretrained-backbone", *SMALL_OPTIONS]
+    with caplog.at_level("INFO"):
+        assert build_models.main([*arguments, "--model-repository", str(repository)]) == 0, caplog.text
+    assert "warning: pretrained_backbone is ignored" in caplog.text
+    pixels = torch.randn(2, 3, 96, 130, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        expected = model(pixels)
+        out, logits, aux = torch.jit.load(str(repository / "deeplabv3_resnet50" / "1" / "model.pt"))(pixels)
+    assert logits.shape == (2, 3, 6, 9)
+    for served, wanted in ((out, expected["out"]), (aux, expected["aux"])):
+        assert float((served - wanted).abs().max()) <= 1e-4 * max(1.0, float(wanted.abs().max()))
+    for name in ("deeplabv3_resnet50", "segment_resnet50", "postprocess"):
+        dims = [tensor.dims[0] for tensor in parsed(repository / name / "config.pbtxt").output]
+        assert set(dims) <= {3, -1, 1}
+        assert 3 in dims
+    assert (repository / "postprocess" / "labels.txt").read_text() == "__background__\nclass_1\nclass_2\n"
+    assert not (repository / "deeplabv3_resnet101").exists()
+    # The same again is up to date, and with another ResNet it is not the same model.
+    again, other = (plans(*chosen)[0] for chosen in (arguments, [*arguments[:-3], "false", "true", "true"]))
+    assert BuildRecord.read(repository / "deeplabv3_resnet50" / "1" / "model.pt") == BuildRecord.of(again)
+    assert BuildRecord.of(other) != BuildRecord.of(again)
+
+
+def test_settings_of_postprocess_survive_another_number_of_classes(tmp_path: Path) -> None:
+    build_models.copy_static_models(tmp_path)
+    path = tmp_path / "postprocess" / "config.pbtxt"
+    path.write_text(path.read_text().replace("50000000", "1234") + "# mine\n")
+    before, text = parsed(path), path.read_text()
+    build_models.write_configs(tmp_path, Plan("resnet50", WeightsSource("none")))
+    assert path.read_text() == text, "the same number of classes: untouched"
+    build_models.write_configs(tmp_path, Plan("resnet50", WeightsSource("none"), ("sky", "sea")))
+    changed = parsed(path)
+    assert changed.parameters["max_pixels"].string_value == "1234"
+    assert changed.input[0].dims == [2, -1, -1]
+    assert changed.model_warmup[0].inputs["LOGITS"].dims == [2, 65, 65]
+    build_models.write_configs(tmp_path, Plan("resnet50", WeightsSource("none")))
+    assert parsed(path) == before
+
+
+def fake_model(repository: Path, plan: Plan) -> Path:
+    """Write a file with a build's record and nothing else in it."""
+    file = repository / plan.core / "1" / "model.pt"
+    file.parent.mkdir(parents=True)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model/extra/build.json", json.dumps(asdict(BuildRecord.of(plan))))
+    return file
+
+
+def test_a_repository_has_one_list_of_classes(tmp_path: Path) -> None:
+    other = fake_model(tmp_path, Plan("resnet101", WeightsSource("none")))
+    custom = Plan("resnet50", WeightsSource("none"), ("sky", "sea"))
+    with pytest.raises(BuildError, match=r"deeplabv3_resnet101/1/model\.pt serves 21 other classes.*build both"):
+        build(tmp_path, [custom], force=False, progress=False)
+    assert other.exists()
+    assert not (tmp_path / "postprocess").exists()
+
+
+def test_where_one_of_two_models_fails_neither_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("sky", "sea")
+    both = [Plan(variant, WeightsSource("none"), names) for variant in ("resnet50", "resnet101")]
+    before = [fake_model(tmp_path, Plan(plan.variant, plan.source)).read_bytes() for plan in both]
+    shutil.copytree(build_models.MODEL_REPOSITORY / "postprocess", tmp_path / "postprocess")
+
+    def fail_at_the_second(partial: Path, plan: Plan, *, progress: bool) -> None:
+        partial.write_bytes(b"new")
+        if plan.variant == "resnet101":
+            raise BuildError(f"no {plan.variant} today, progress {progress}")
+
+    monkeypatch.setattr(build_models, "stage", fail_at_the_second)
+    with pytest.raises(BuildError, match="today"):
+        build(tmp_path, both, force=False, progress=False)
+    assert [(tmp_path / plan.core / "1" / "model.pt").read_bytes() for plan in both] == before
+    assert not list(tmp_path.rglob("*.partial"))
+    assert (tmp_path / "postprocess" / "labels.txt").read_text().split("\n")[:2] == ["__background__", "aeroplane"]
+
+
+def test_the_figures_are_those_that_are_published(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build_models.main(["--describe", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert list(described) == ["resnet50", "resnet101"]
+    # parameters, GFLOPS, MB of the checkpoint, mean IoU, pixel accuracy, as the models' documentation has them
+    published = {
+        "resnet50": (42_004_074, 178.72, 161, 66.4, 92.4),
+        "resnet101": (60_996_202, 258.74, 233, 67.4, 92.4),
+    }
+    for variant, (parameters, gflops, megabytes, miou, accuracy) in published.items():
+        figures = described[variant]
+        values = {name: figure["value"] for name, figure in figures.items()}
+        assert values["parameters"] == parameters
+        assert round(values["gflops"], 2) == gflops
+        assert round(values["checkpoint_megabytes"]) == megabytes
+        # The file that is served folds the batch normalisation away.
+        assert megabytes - 2 < values["traced_megabytes"] < megabytes
+        assert (values["miou"], values["pixel_accuracy"]) == (miou, accuracy)
+        assert values["served_parameters"] < parameters
+        for name in ("parameters", "gflops", "checkpoint_megabytes", "miou", "pixel_accuracy"):
+            assert figures[name]["difference"] == 0
+        assert figures["traced_megabytes"]["difference"] == -1
+    # What the head, which is not served unless it is asked for, would cost.
+    gflops = {name: described["resnet50"][name]["value"] for name in ("gflops", "served_gflops")}
+    assert 1 - gflops["served_gflops"] / gflops["gflops"] == pytest.approx(0.056, abs=0.0005)
+
+
+def test_the_figures_are_a_table_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build_models.main(["--describe", "--variant", "resnet50"]) == 0
+    printed = capsys.readouterr().out
+    assert "resnet101" not in printed
+    assert "42,004,074" in printed
+    assert max(map(len, printed.splitlines())) <= 80
