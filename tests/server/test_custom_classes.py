@@ -1,4 +1,4 @@
-"""A model of three classes of its own, from its checkpoint to what the client says of a picture."""
+"""A model of three classes of its own, with its auxiliary head, from its checkpoint to what the client says."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pictures
 import pytest
 import torch
+import wire
 from PIL import Image
 from torch.nn import functional
 from torchvision.models.segmentation import deeplabv3_resnet50
@@ -37,7 +38,7 @@ def model() -> DeepLabV3:
     """A model of three classes that are all found in the photograph, for want of a trained one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=3).eval()
+        made = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=3, aux_loss=True).eval()
     # Untrained, one class wins everywhere: move the classes' biases until each has a share.
     with torch.inference_mode():
         values = made(pixels(pictures.small()))["out"][0].flatten(1)
@@ -68,7 +69,7 @@ def custom_server(model: DeepLabV3, tmp_path_factory: pytest.TempPathFactory) ->
     torch.save({"model": model.state_dict(), "epoch": 30}, folder / "farm.pth")
     (folder / "farm.txt").write_text("".join(f"{name}\n" for name in NAMES), encoding="utf-8")
     options = ["--weights", str(folder / "farm.pth"), "--classes", str(folder / "farm.txt")]
-    command = [sys.executable, "build_models.py", *options, "--model-repository", str(folder / "models")]
+    command = [sys.executable, "build_models.py", *options, "--aux-loss", "--model-repository", str(folder / "models")]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
     with TritonProcess(folder / "models", log=folder / "serve.log") as process:
         yield process
@@ -102,3 +103,13 @@ def test_a_checkpoint_is_served_under_its_own_class_names(
             assert (drawn[result["ground"]] == np.asarray(opened.convert("RGB"))[result["ground"]]).all()
     with pytest.raises(UnknownClassError, match="no class 'cat'; this model knows ground, Küken, fence post"):
         results[pictures.small()]["cat"]
+
+
+def test_the_auxiliary_output_is_served(custom_server: TritonProcess, model: DeepLabV3) -> None:
+    batch = pixels(pictures.small())
+    reply = wire.infer(custom_server, "grpc", "deeplabv3_resnet50", {"input": batch.numpy()}, ["out", "aux"])
+    with torch.inference_mode():
+        expected = model(batch)
+    for name in ("out", "aux"):
+        assert reply[name].shape == (1, 3, 520, 520)
+        assert np.abs(reply[name] - expected[name].numpy()).max() <= 1e-4 * max(1.0, float(expected[name].abs().max()))
