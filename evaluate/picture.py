@@ -30,6 +30,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     # A figure without pyplot: no global state, no display.
     figure = Figure(figsize=(_WIDTH_INCHES, _BARS_INCHES + rows * _MAP_INCHES), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.15)
     grid = figure.add_gridspec(1 + rows, _COLUMNS, height_ratios=[_BARS_INCHES, *[_MAP_INCHES] * rows])
     _bars(figure.add_subplot(grid[0, :]), predictors, names)
     for index, predictor in enumerate(predictors):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from deeplab_client import voc
+from evaluate.arguments import VARIANTS
 from evaluate.metrics import Figures
 
 if TYPE_CHECKING:
@@ -88,10 +89,10 @@ def _predictor(facts: PredictorFacts, tally: Tally, *, whole: bool) -> dict[str,
 
 def published_figures(facts: PredictorFacts) -> dict[str, float] | None:
     """Return what torchvision recorded with its weights, from 0 to 1; None where a predictor has others."""
+    if facts.weights is None or facts.variant not in VARIANTS:
+        return None
     from torchvision.models import get_model_weights  # noqa: PLC0415  loads torch
 
-    if facts.weights is None or facts.variant not in {"resnet50", "resnet101"}:
-        return None
     known = get_model_weights(f"deeplabv3_{facts.variant}").__members__
     if facts.weights not in known:
         return None

@@ -47,12 +47,12 @@ class Address:
         """Parse what deeplab_client takes too: `grpc://host:port`, `http://host:port` or `host:port` for gRPC."""
         parts = urlsplit(url if "://" in url else f"grpc://{url}")
         try:
-            port = parts.port or _DEFAULT_PORTS[parts.scheme]
-        except (ValueError, KeyError) as exc:
-            raise EvaluationError(f"--url {url}: give grpc://host:port or http://host:port") from exc
-        if not parts.hostname:
+            host = parts.netloc if parts.port else f"{parts.netloc}:{_DEFAULT_PORTS[parts.scheme]}"
+        except (ValueError, KeyError):
+            host = ""
+        if not host or not parts.hostname or parts.scheme not in _DEFAULT_PORTS:
             raise EvaluationError(f"--url {url}: give grpc://host:port or http://host:port")
-        return cls(parts.scheme, parts.netloc if parts.port else f"{parts.netloc}:{port}")
+        return cls(parts.scheme, host)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}"
