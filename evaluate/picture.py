@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +29,9 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     names: list[str] = content["class_names"]
     rows = -(-len(predictors) // _COLUMNS)
     # A figure without pyplot: no global state, no display.
-    figure = Figure(figsize=(_WIDTH_INCHES, _BARS_INCHES + rows * _MAP_INCHES), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
+    figure = Figure(figsize=(_WIDTH_INCHES, _BARS_INCHES + rows * _MAP_INCHES), layout=layout)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.15)
     grid = figure.add_gridspec(1 + rows, _COLUMNS, height_ratios=[_BARS_INCHES, *[_MAP_INCHES] * rows])
     _bars(figure.add_subplot(grid[0, :]), predictors, names)
     for index, predictor in enumerate(predictors):

@@ -67,7 +67,7 @@ def test_samples_are_prepared_as_the_references_prepare_them(size: tuple[int, in
     target = np.random.default_rng(2).integers(0, 256, size[::-1], dtype=np.uint8)
     prepared = prepare(image, target)
     scaled = np.asarray(image.resize(resized, Image.Resampling.BILINEAR)) / np.float32(255)
-    expected = (scaled - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+    expected = (scaled - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225], np.float32)
     assert prepared.pixels.shape == (1, 3, *resized[::-1])
     np.testing.assert_allclose(prepared.pixels[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
     # The nearest pixel to a centre, written out.
@@ -143,7 +143,7 @@ def test_the_command_measures_an_untrained_module_and_says_so(
         torch.manual_seed(5)
         model = deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True).eval()
     expected = np.zeros((21, 21), int)
-    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
     for path, scene in zip(sorted(folder.images.iterdir()), coco_data.PERFECT[:2], strict=False):
         with pictures.opened(path) as image:
             pixels = (np.asarray(image) / np.float32(255) - mean) / std

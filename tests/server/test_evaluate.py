@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
@@ -33,8 +34,6 @@ from evaluate.state import StateFile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy.typing as npt
-
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,21 +49,21 @@ class ByColour(torch.nn.Module):
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         self.colours = torch.nn.Parameter((torch.from_numpy(voc.PALETTE[:21].copy()) / 255 - mean) / std)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         return -((pixels[:, None] - self.colours[None, :, :, None, None]) ** 2).sum(2)
 
 
 class Served(ByColour):
     """With the outputs and the argument's name of the core models; the resolution of `logits_os8` is free."""
 
-    def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: A002
-        out = super().forward(input)
+    def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: A002  the name on the wire
+        out = self.logits(input)
         return out, out
 
 
 class Eager(ByColour):
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"out": super().forward(pixels)}
+        return {"out": self.logits(pixels)}
 
 
 def write_repository(repository: Path, *, weights: str, mode: str = "square") -> Path:
@@ -74,7 +73,8 @@ def write_repository(repository: Path, *, weights: str, mode: str = "square") ->
     version = repository / "deeplabv3_resnet50" / "1"
     version.mkdir()
     with torch.no_grad():
-        torch.jit.trace(Served(), torch.zeros(1, 3, 8, 8)).save(str(version / "model.pt"))
+        traced: Any = torch.jit.trace(Served(), torch.zeros(1, 3, 8, 8))
+    traced.save(str(version / "model.pt"))
     config = repository / "preprocess" / "config.pbtxt"
     config.write_text(config.read_text().replace('string_value: "square"', f'string_value: "{mode}"'))
     return repository
@@ -186,9 +186,9 @@ def test_voc_folders_are_measured_at_both_sizes(toy: TritonProcess, tmp_path: Pa
         assert found.class_iou[15] > 0.96
 
 
-def command(toy: TritonProcess, folder: coco_data.CocoFolder, output: Path, *options: str) -> list[str]:
-    served = ["--url", toy.grpc_url, *MODELS, "--concurrency", "2", "--output", str(output)]
-    return [sys.executable, "-m", "evaluate", "coco", *folder.options, *served, *options]
+def arguments(server: TritonProcess, folder: coco_data.CocoFolder, output: Path, *options: str) -> list[str]:
+    served = ["--url", server.grpc_url, *MODELS, "--concurrency", "2", "--timeout", "60", "--output", str(output)]
+    return ["coco", *folder.options, *served, *options]
 
 
 def done(output: Path) -> list[str]:
@@ -196,114 +196,140 @@ def done(output: Path) -> list[str]:
     return json.loads(state.read_text())["tally"]["done"] if state.exists() else []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_goes_on_after_a_signal(toy: TritonProcess, tmp_path: Path, number: signal.Signals) -> None:
-    """One picture is a pipe that nobody writes to, so that the run is in its midst until the test has seen it."""
-    scenes = coco_data.PERFECT + coco_data.HALF
-    folder, output = coco_data.write(tmp_path, scenes), tmp_path / "out"
-    held = folder.images / "000000000104.png"
-    data = held.read_bytes()
-    held.unlink()
-    os.mkfifo(held)
-    process = subprocess.Popen(command(toy, folder, output), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    try:
-        wait_until(lambda: done(output), what="the first image is counted", seconds=120)
-        process.send_signal(number)
-        if number != signal.SIGKILL:
-            # Opens as soon as the run reads it, which it may not any more; then nothing waits for it.
-            wait_until(lambda: process.poll() is not None or fed(held, data), what="the pipe is read", seconds=60)
-        _, printed = process.communicate(timeout=120)
-    finally:
-        process.kill()
-        process.wait()
-    if number == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
-    else:
-        assert process.returncode == 128 + number
-        assert "the same command goes on from there" in printed
-    before = done(output)
-    assert 0 < len(before) < len(scenes)
-    held.unlink()
-    held.write_bytes(data)
+class HeldRun:
+    """A run of its own process in which two pictures, one for each thread, are pipes that nobody writes to.
 
-    refused = subprocess.run(
-        command(toy, folder, output, "--limit", "7"), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert refused.returncode == 1
-    assert "limit was not there and is 7" in refused.stderr
-    assert "--restart" in refused.stderr
+    So it is in its midst until the test lets it go on, and cannot count the last picture before that.
+    """
 
-    resumed = subprocess.run(command(toy, folder, output), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"going on after {len(before)} of {len(scenes)} images" in resumed.stderr
-    assert not (output / "coco.state.json").exists()
-    whole = subprocess.run(command(toy, folder, tmp_path / "whole"), cwd=ROOT, capture_output=True, check=False)
-    assert whole.returncode == 0
-    assert matrices(output) == matrices(tmp_path / "whole")
+    def __init__(self, server: TritonProcess, folder: coco_data.CocoFolder, output: Path) -> None:
+        self.output = output
+        self._held = {path: path.read_bytes() for path in sorted(folder.images.iterdir())[4:7:2]}
+        for path in self._held:
+            path.unlink()
+            os.mkfifo(path)
+        command = [sys.executable, "-m", "evaluate", *arguments(server, folder, output)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+    def wait_counting(self) -> None:
+        wait_until(lambda: done(self.output) or self.process.poll() is not None, what="an image counted", seconds=120)
+
+    def let_go(self) -> None:
+        for path, data in self._held.items():
+            wait_until(
+                lambda path=path, data=data: self.process.poll() is not None or _fed(path, data),
+                what=f"{path} is read",
+            )
+
+    def finish(self) -> str:
+        """Wait for the end; return what it printed."""
+        return self.process.communicate(timeout=120)[1]
+
+    def repair(self) -> None:
+        """Stop what still runs, and put the pictures back."""
+        self.process.kill()
+        self.process.communicate()
+        for path, data in self._held.items():
+            path.unlink()
+            path.write_bytes(data)
 
 
-def fed(pipe: Path, data: bytes) -> bool:
-    """Write to a pipe if somebody reads it."""
+def _fed(pipe: Path, data: bytes) -> bool:
+    """Write to a pipe if somebody reads it; the pictures fit into its buffer."""
     try:
         descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:
         return False
-    os.set_blocking(descriptor, True)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
     return True
 
 
-def test_a_server_that_dies_stops_the_run_and_keeps_what_was_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_goes_on_after_a_signal(
+    toy: TritonProcess, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    repository = write_repository(tmp_path / "models", weights="none", mode="shorter_side")
-    folder, output = coco_data.write(tmp_path, coco_data.PERFECT), tmp_path / "out"
-    server = TritonProcess(repository, log=tmp_path / "serve.log")
+    scenes = coco_data.PERFECT + coco_data.HALF
+    folder, output = coco_data.write(tmp_path, scenes), tmp_path / "out"
+    run = HeldRun(toy, folder, output)
     try:
-        held = folder.images / "000000000103.png"
-        data = held.read_bytes()
-        held.unlink()
-        os.mkfifo(held)
-        process = subprocess.Popen(
-            command(server, folder, output, "--timeout", "20"), cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
-        try:
-            wait_until(lambda: done(output), what="the first image is counted", seconds=120)
-            server.kill_all()
-            wait_until(lambda: process.poll() is not None or fed(held, data), what="the pipe is read", seconds=60)
-            _, printed = process.communicate(timeout=120)
-        finally:
-            process.kill()
-            process.wait()
+        run.wait_counting()
+        run.process.send_signal(number)
+        if number != signal.SIGKILL:
+            run.let_go()
+        printed = run.finish()
     finally:
+        run.repair()
+    if number == signal.SIGKILL:
+        assert run.process.returncode == -signal.SIGKILL
+    else:
+        assert run.process.returncode == 128 + number
+        assert "stopping after " in printed
+        assert "the same command goes on from there" in printed
+    before = done(output)
+    assert 0 < len(before) < len(scenes)
+
+    assert main(arguments(toy, folder, output, "--limit", "7")) == 1
+    refused = capsys.readouterr().err
+    assert "limit was not there and is 7" in refused
+    assert "--restart" in refused
+    assert done(output) == before
+
+    assert main(arguments(toy, folder, output)) == 0
+    assert f"going on after {len(before)} of {len(scenes)} images" in capsys.readouterr().err
+    assert [path.name for path in output.iterdir() if "state" in path.name] == []
+    assert main(arguments(toy, folder, tmp_path / "whole")) == 0
+    assert matrices(output) == matrices(tmp_path / "whole")
+
+
+def test_restart_discards_what_was_counted(
+    toy: TritonProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = coco_data.write(tmp_path, coco_data.HALF), tmp_path / "out"
+    output.mkdir()
+    (output / "coco.state.json").write_text("of another run")
+    assert main(arguments(toy, folder, output)) == 1
+    assert "is no state of an evaluation; pass --restart" in capsys.readouterr().err
+    assert main(arguments(toy, folder, output, "--restart")) == 0
+    assert figures(output)[NAMES[0]].pixels == coco_data.HALF_PIXELS
+
+
+def test_a_server_that_dies_stops_the_run_and_keeps_what_was_counted(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "models", weights="none")
+    folder, output = coco_data.write(tmp_path, coco_data.PERFECT + coco_data.HALF), tmp_path / "out"
+    with contextlib.ExitStack() as stack:
+        server = TritonProcess(repository, log=tmp_path / "serve.log")
+        stack.callback(server.kill_all)
+        run = HeldRun(server, folder, output)
+        stack.callback(run.repair)
+        run.wait_counting()
         server.kill_all()
-    assert process.returncode == 1
-    # Whichever of the two models is asked first.
-    assert "evaluate: image 0000000001" in printed
-    assert "core deeplabv3_resnet50: " in printed
+        run.let_go()
+        printed = run.finish()
+    assert run.process.returncode == 1
+    # Which image was on its way, and to which of the two models, is chance.
+    assert re.search(
+        r"^evaluate: image 0{9}1\d\d\.png: (core deeplabv3|ensemble segment)_resnet50: ", printed, re.MULTILINE
+    )
     assert "UNTRAINED WEIGHTS" in printed
     assert "the same command goes on from there" in printed
     assert done(output)
 
 
-def test_the_resize_mode_of_the_server_is_reported(tmp_path: Path) -> None:
+def test_another_server_is_reported_and_models_of_other_classes_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     repository = write_repository(tmp_path / "models", weights="by colour", mode="shorter_side")
-    with TritonProcess(repository, log=tmp_path / "serve.log") as server:
-        for url in (f"grpc://{server.grpc_url}", f"http://{server.http_url}"):
-            predictor = EnsemblePredictor(Address.of(url), "segment_resnet50", timeout=60)
-            predictor.close()
-            assert predictor.facts.resize == "shorter_side"
-
-
-def test_models_of_other_classes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    repository = write_repository(tmp_path / "models", weights="by colour")
     labels = repository / "postprocess" / "labels.txt"
     labels.write_text(labels.read_text().replace("bird", "zebra"))
     folder = coco_data.write(tmp_path, coco_data.PERFECT[:1])
     with TritonProcess(repository, log=tmp_path / "serve.log") as server:
+        for url in (f"grpc://{server.grpc_url}", f"http://{server.http_url}"):
+            predictor = EnsemblePredictor(Address.of(url), "segment_resnet50", timeout=60)
+            predictor.close()
+            assert (predictor.facts.resize, predictor.facts.weights) == ("shorter_side", "by colour")
         for model in (MODELS[:2], MODELS[2:]):
-            options: list[Any] = ["--url", server.grpc_url, *model, "--output", str(tmp_path / "out")]
+            options = ["--url", server.grpc_url, *model, "--output", str(tmp_path / "out")]
             assert main(["coco", *folder.options, *options]) == 1
             assert "3 is 'zebra' in place of 'bird'" in capsys.readouterr().err
         options = ["--url", server.grpc_url, "--core", "preprocess", "--output", str(tmp_path / "out")]
