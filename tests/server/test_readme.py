@@ -14,6 +14,7 @@ import pytest
 
 import build_models
 import demo
+import evaluate.arguments
 import serve
 
 if TYPE_CHECKING:
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ["README.md", "client/README.md", "CONTRIBUTING.md", "docs/building.md", "docs/serving.md"]
+DOCUMENTS = [
+    "README.md",
+    "client/README.md",
+    "CONTRIBUTING.md",
+    "docs/accuracy.md",
+    "docs/building.md",
+    "docs/serving.md",
+]
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -60,7 +68,9 @@ def test_commands_of_shell_blocks_exist(document: str) -> None:
             assert (ROOT / arguments[1] / "pyproject.toml").exists()
         else:
             assert program == ".venv/bin/python"
-            if arguments[0] != "-m":
+            if arguments[:2] == ["-m", "evaluate"]:
+                evaluate.arguments.parse(arguments[2:])
+            elif arguments[0] != "-m":
                 parsers[arguments[0]](arguments[1:])
 
 
@@ -82,6 +92,17 @@ def test_every_option_of_the_build_is_documented() -> None:
         "--no-progress",
     ):
         assert f"`{option}" in text
+
+
+def test_every_option_of_evaluate_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "accuracy.md").read_text()
+    for dataset in ("coco", "voc"):
+        with pytest.raises(SystemExit, match="0"):
+            evaluate.arguments.parse([dataset, "--help"])
+        options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+        assert len(options) > 10
+        for option in options:
+            assert f"`{option}" in text
 
 
 def test_the_demo_tells_that_its_weights_are_untrained(
