@@ -109,6 +109,10 @@ class EnsemblePredictor:
     def __init__(self, address: Address, model: str, *, timeout: float) -> None:
         served = address.model(model)
         self._client = SegmentationClient(str(address), model=model, timeout=timeout)
+        # The first call of a client makes its transport: here, before several threads do it at once.
+        if not self._client.is_ready():
+            self._client.close()
+            raise EvaluationError(f"{address}: {model} takes no requests; see the server's log")
         self.facts = PredictorFacts(
             name=f"ensemble {model}",
             kind="ensemble",
