@@ -14,6 +14,7 @@ import pytest
 
 import build_models
 import demo
+import evaluate.arguments
 import serve
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ DOCUMENTS = [
     "README.md",
     "client/README.md",
     "CONTRIBUTING.md",
+    "docs/accuracy.md",
     "docs/building.md",
     "docs/example.md",
     "docs/serving.md",
@@ -67,7 +69,9 @@ def test_commands_of_shell_blocks_exist(document: str) -> None:
             assert (ROOT / arguments[1] / "pyproject.toml").exists()
         else:
             assert program == ".venv/bin/python"
-            if arguments[0] != "-m":
+            if arguments[:2] == ["-m", "evaluate"]:
+                evaluate.arguments.parse(arguments[2:])
+            elif arguments[0] != "-m":
                 parsers[arguments[0]](arguments[1:])
 
 
@@ -89,6 +93,17 @@ def test_every_option_of_the_build_is_documented(capsys: pytest.CaptureFixture[s
 def test_the_functions_are_documented_by_an_example_that_runs() -> None:
     (block,) = blocks("docs/building.md", "python")
     subprocess.run([sys.executable, "-W", "error", "-c", block], cwd=ROOT, check=True)
+
+
+def test_every_option_of_evaluate_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "accuracy.md").read_text()
+    for dataset in ("coco", "voc"):
+        with pytest.raises(SystemExit, match="0"):
+            evaluate.arguments.parse([dataset, "--help"])
+        options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+        assert len(options) > 10
+        for option in options:
+            assert f"`{option}" in text
 
 
 def test_the_demo_tells_that_its_weights_are_untrained(

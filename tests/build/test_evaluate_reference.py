@@ -1,0 +1,175 @@
+"""evaluate against torchmetrics, torchvision and Pillow; and the command without a server."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import coco_data
+import numpy as np
+import pictures
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torchvision.models.segmentation import deeplabv3_resnet50
+
+from deeplab_client import voc
+from evaluate import metrics
+from evaluate.__main__ import main
+from evaluate.eager import EagerPredictor
+from evaluate.errors import EvaluationError
+from evaluate.metrics import Figures
+from evaluate.predictors import PredictorFacts
+from evaluate.reference import prepare
+from evaluate.report import published_figures
+from evaluate.samples import Sample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+pytestmark = pytest.mark.build
+
+
+@pytest.mark.parametrize("present", [21, 5])
+def test_figures_are_those_of_torchmetrics(present: int) -> None:
+    random = np.random.default_rng(present)
+    truth = random.integers(0, present, (3, 60, 80))
+    predicted = np.where(random.random(truth.shape) < 0.6, truth, random.integers(0, present, truth.shape))
+    truth[random.random(truth.shape) < 0.1] = 255
+    figures = Figures.of(
+        sum((metrics.confusion(*pair) for pair in zip(truth, predicted, strict=True)), metrics.empty())
+    )
+    options: dict[str, Any] = {"num_classes": 21, "ignore_index": 255, "validate_args": True}
+    pair = torch.from_numpy(predicted), torch.from_numpy(truth)
+    # torchmetrics computes in float32.
+    assert figures.mean_iou == pytest.approx(float(MulticlassJaccardIndex(**options)(*pair)), abs=1e-6)
+    assert figures.pixel_accuracy == pytest.approx(
+        float(MulticlassAccuracy(average="micro", **options)(*pair)), abs=1e-6
+    )
+    assert figures.mean_accuracy == pytest.approx(
+        float(MulticlassAccuracy(average="macro", **options)(*pair)), abs=1e-6
+    )
+    ious = MulticlassJaccardIndex(average="none", **options)(*pair).tolist()
+    accuracies = MulticlassAccuracy(average="none", **options)(*pair).tolist()
+    assert [value or 0.0 for value in figures.class_iou] == pytest.approx(ious, abs=1e-6)
+    assert [value or 0.0 for value in figures.class_accuracy] == pytest.approx(accuracies, abs=1e-6)
+    assert figures.absent == tuple(range(present, 21))
+
+
+@pytest.mark.parametrize(
+    ("size", "resized"), [((451, 300), (781, 520)), ((300, 451), (520, 781)), ((520, 700), (520, 700))]
+)
+def test_samples_are_prepared_as_the_references_prepare_them(size: tuple[int, int], resized: tuple[int, int]) -> None:
+    image = pictures.cat(size)
+    target = np.random.default_rng(2).integers(0, 256, size[::-1], dtype=np.uint8)
+    prepared = prepare(image, target)
+    scaled = np.asarray(image.resize(resized, Image.Resampling.BILINEAR)) / np.float32(255)
+    expected = (scaled - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225], np.float32)
+    assert prepared.pixels.shape == (1, 3, *resized[::-1])
+    np.testing.assert_allclose(prepared.pixels[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+    # The nearest pixel to a centre, written out.
+    rows = ((np.arange(resized[1]) + 0.5) * size[1] / resized[1]).astype(int)
+    columns = ((np.arange(resized[0]) + 0.5) * size[0] / resized[0]).astype(int)
+    np.testing.assert_array_equal(prepared.target, target[rows][:, columns])
+
+
+class ByColour(torch.nn.Module):
+    """The logits of a class are what its colour is near to a pixel's; `aux` is there and wrong."""
+
+    def __init__(self, colours: npt.NDArray[np.uint8]) -> None:
+        super().__init__()
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        self.register_buffer("colours", (torch.from_numpy(colours.copy()) / 255 - mean) / std)
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        out = -((pixels[:, None] - self.get_buffer("colours")[None, :, :, None, None]) ** 2).sum(2)
+        return {"out": out, "aux": -out}
+
+
+def test_the_module_is_asked_by_the_reference_protocol() -> None:
+    ids = np.zeros((260, 300), np.uint8)
+    ids[100:200, 40:160] = 15
+    image = Image.fromarray(voc.PALETTE[ids])
+    predictor = EagerPredictor(ByColour(voc.PALETTE[:21]), model="deeplabv3_toy", weights="toy")
+    mask, target = predictor.predict(Sample("a.png", b"", image, turned=False, target=ids))
+    assert mask.shape == target.shape == (520, 600)
+    # The picture is twice as large: only the rows and columns at the person's border are mixed colours.
+    assert (mask == target).mean() > 0.99
+    with pytest.raises(EvaluationError, match=r"--device nonsense: .*such as cpu"):
+        EagerPredictor(ByColour(voc.PALETTE[:21]), model="deeplabv3_toy", weights="toy", device="nonsense")
+
+
+@pytest.mark.parametrize(("variant", "mean_iou"), [("resnet50", 0.664), ("resnet101", 0.674)])
+def test_published_figures_are_those_recorded_with_the_weights(variant: str, mean_iou: float) -> None:
+    def facts(model: str, weights: str | None) -> PredictorFacts:
+        return PredictorFacts(
+            name="x",
+            kind="core",
+            model=model,
+            version=None,
+            weights=weights,
+            resolution="own size",
+            resize=None,
+            device=None,
+        )
+
+    label = "COCO_WITH_VOC_LABELS_V1"
+    for model in (f"deeplabv3_{variant}", f"segment_{variant}"):
+        expected = pytest.approx({"mean_iou": mean_iou, "pixel_accuracy": 0.924})
+        assert published_figures(facts(model, label)) == expected
+    assert published_figures(facts("segment_toy", label)) is None
+    assert published_figures(facts(f"deeplabv3_{variant}", "none")) is None
+    assert published_figures(facts(f"deeplabv3_{variant}", None)) is None
+
+
+def test_the_command_measures_an_untrained_module_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The right figures of two pictures: torchvision's module from the same seed, and counting by hand."""
+    folder = coco_data.write(tmp_path, coco_data.PERFECT[:3])
+    command = ["coco", *folder.options, "--eager", "resnet50", "--weights", "none", "--limit", "2"]
+    assert main([*command, "--output", str(tmp_path / "out"), "--json"]) == 0
+    printed = capsys.readouterr()
+    content = json.loads(printed.out)
+    assert content == json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert "UNTRAINED WEIGHTS" in printed.err
+    assert "2 images in " in printed.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["coco.json", "coco.png"]
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True).eval()
+    expected = np.zeros((21, 21), int)
+    mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+    for path, scene in zip(sorted(folder.images.iterdir()), coco_data.PERFECT[:2], strict=False):
+        with pictures.opened(path) as image:
+            pixels = (np.asarray(image) / np.float32(255) - mean) / std
+        with torch.inference_mode():
+            mask = model(torch.from_numpy(pixels).permute(2, 0, 1)[None])["out"].argmax(1)[0].numpy()
+        np.add.at(expected, (scene.classes().ravel(), mask.ravel()), 1)
+    (predictor,) = content["predictors"]
+    assert predictor["name"] == "eager resnet50"
+    assert predictor["untrained"]
+    # Ways of summing float32 differ, and noise has many near ties.
+    assert np.abs(np.array(predictor["confusion"]) - expected).sum() < 0.001 * expected.sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--eager", "resnet50", "--weights", "nowhere.pth"], "--eager resnet50: --weights nowhere.pth: No such file"),
+        (["--core", "deeplabv3_resnet50", "--url", "grpc://127.0.0.1:9"], "grpc://127.0.0.1:9: the server does not"),
+        (["--ensemble", "segment_resnet50", "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9: the server does not"),
+    ],
+)
+def test_what_is_not_there_is_one_line(
+    tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = coco_data.write(tmp_path, coco_data.PERFECT[:1], side=8)
+    assert main(["coco", *folder.options, *options, "--output", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1

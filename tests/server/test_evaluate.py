@@ -1,0 +1,342 @@
+"""evaluate against a real Triton, with a core model that tells classes by colour: the right figures are known."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import coco_data
+import numpy as np
+import pictures
+import pytest
+import torch
+from PIL import Image
+from triton_process import TritonProcess, wait_until
+
+import build_models
+from deeplab_client import voc
+from deeplabv3 import WeightsSource
+from deeplabv3.plan import Plan
+from evaluate import measuring
+from evaluate.__main__ import main
+from evaluate.coco import CocoWithVocLabels
+from evaluate.eager import EagerPredictor
+from evaluate.metrics import Figures
+from evaluate.served import CorePredictor, EnsemblePredictor
+from evaluate.server import Address
+from evaluate.state import StateFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.server
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ["--core", "deeplabv3_resnet50", "--ensemble", "segment_resnet50"]
+NAMES = ["core deeplabv3_resnet50", "ensemble segment_resnet50"]
+
+
+class ByColour(torch.nn.Module):
+    """What is nearest to a pixel's colour gets the largest logit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        self.colours = torch.nn.Parameter((torch.from_numpy(voc.PALETTE[:21].copy()) / 255 - mean) / std)
+
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        return -((pixels[:, None] - self.colours[None, :, :, None, None]) ** 2).sum(2)
+
+
+class Served(ByColour):
+    """With the outputs and the argument's name of the core models; the resolution of `logits_os8` is free."""
+
+    def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: A002  the name on the wire
+        out = self.logits(input)
+        return out, out
+
+
+class Eager(ByColour):
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"out": self.logits(pixels)}
+
+
+def write_repository(repository: Path, *, weights: str, mode: str = "square") -> Path:
+    """The repository's own steps around the toy."""
+    build_models.copy_static_models(repository)
+    build_models.write_configs(repository, Plan("resnet50", WeightsSource(weights)))
+    version = repository / "deeplabv3_resnet50" / "1"
+    version.mkdir()
+    with torch.no_grad():
+        traced: Any = torch.jit.trace(Served(), torch.zeros(1, 3, 8, 8))
+    traced.save(str(version / "model.pt"))
+    config = repository / "preprocess" / "config.pbtxt"
+    config.write_text(config.read_text().replace('string_value: "square"', f'string_value: "{mode}"'))
+    return repository
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
+    repository = write_repository(tmp_path_factory.mktemp("toy") / "models", weights="by colour")
+    with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
+        yield process
+
+
+def matrices(output: Path, name: str = "coco") -> dict[str, list[list[int]]]:
+    content = json.loads((output / f"{name}.json").read_text())
+    return {predictor["name"]: predictor["confusion"] for predictor in content["predictors"]}
+
+
+def figures(output: Path) -> dict[str, Figures]:
+    return {name: Figures.of(np.array(matrix)) for name, matrix in matrices(output).items()}
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_perfect_model_gets_everything_through_the_server(
+    toy: TritonProcess, tmp_path: Path, protocol: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = coco_data.write(tmp_path, coco_data.PERFECT)
+    url, models = (f"grpc://{toy.grpc_url}", MODELS) if protocol == "grpc" else (f"http://{toy.http_url}", MODELS[2:])
+    assert main(["coco", *folder.options, "--url", url, *models, "--output", str(tmp_path / "out")]) == 0
+    found = figures(tmp_path / "out")
+    assert list(found) == NAMES[-len(models) // 2 :]
+    for each in found.values():
+        assert each.mean_iou == each.pixel_accuracy == 1.0
+        assert each.pixels == len(coco_data.PERFECT) * 520 * 520 - 100 * 100
+    content = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert {predictor["weights"] for predictor in content["predictors"]} == {"by colour"}
+    assert {predictor["version"] for predictor in content["predictors"]} == {"1"}
+    assert content["predictors"][-1]["resize"] == "square"
+    assert content["versions"]["tritonserver"] == "2.51.0"
+    printed = capsys.readouterr()
+    assert "100.00" in printed.out
+    assert "UNTRAINED" not in printed.err
+    assert f"{len(coco_data.PERFECT)} images in " in printed.err
+
+
+def test_served_and_eager_figures_are_equal_and_what_the_construction_says(toy: TritonProcess, tmp_path: Path) -> None:
+    folder = coco_data.write(tmp_path, coco_data.HALF)
+    address = Address.of(toy.grpc_url)
+    predictors = [
+        EagerPredictor(Eager(), model="deeplabv3_toy", weights="toy"),
+        CorePredictor(address, "deeplabv3_resnet50", timeout=60),
+        EnsemblePredictor(address, "segment_resnet50", timeout=60),
+    ]
+    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    tally = measuring.measure(
+        dataset,
+        predictors,
+        dataset.ids,
+        StateFile(tmp_path / "state", {}),
+        concurrency=2,
+        on_progress=lambda _: None,
+        on_stopping=lambda _: None,
+    )
+    for predictor in predictors:
+        predictor.close()
+        found = Figures.of(tally.matrices[predictor.facts.name])
+        assert found.mean_iou == pytest.approx(coco_data.HALF_MEAN_IOU, abs=1e-12)
+        assert found.pixel_accuracy == pytest.approx(coco_data.HALF_PIXEL_ACCURACY, abs=1e-12)
+    pixels = coco_data.HALF_PIXELS
+    assert tally.agreements == {("eager toy", "core deeplabv3_resnet50"): (pixels, pixels)}
+
+
+def test_a_picture_that_its_exif_turns_is_measured_as_stored(toy: TritonProcess, tmp_path: Path) -> None:
+    """Both predictors; the box is not where it would be after the turn."""
+    scene = coco_data.Scene([coco_data.Thing(coco_data.PERSON, (0, 0, 300, 100))], [(15, (0, 0, 300, 100))])
+    folder = coco_data.write(tmp_path, [scene])
+    path = next(folder.images.iterdir())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with pictures.opened(path) as image:
+        image.copy().save(path, exif=exif)
+    options = ["--url", toy.grpc_url, *MODELS, "--output", str(tmp_path / "out")]
+    assert main(["coco", *folder.options, *options]) == 0
+    assert [found.mean_iou for found in figures(tmp_path / "out").values()] == [1.0, 1.0]
+
+
+def test_voc_folders_are_measured_at_both_sizes(toy: TritonProcess, tmp_path: Path) -> None:
+    """260 x 300, so that the core sees 520 x 600 and the ensemble 520 x 520: all right but at the borders."""
+    root = tmp_path / "VOC2012"
+    for name in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
+        (root / name).mkdir(parents=True)
+    (root / "ImageSets/Segmentation/val.txt").write_text("a\n")
+    ids = np.zeros((300, 260), np.uint8)
+    ids[100:200, 40:160] = 15
+    Image.fromarray(voc.PALETTE[ids]).save(root / "JPEGImages/a.jpg", quality=100, subsampling=0)
+    ids[:20] = 255
+    mask = Image.fromarray(ids)
+    mask.putpalette(voc.PALETTE.tobytes())
+    mask.save(root / "SegmentationClass/a.png")
+    options = ["--url", toy.grpc_url, *MODELS, "--output", str(tmp_path / "out"), "--name", "mine"]
+    assert main(["voc", "--root", str(root), *options]) == 0
+    core, ensemble = (Figures.of(np.array(matrix)) for matrix in matrices(tmp_path / "out", "mine").values())
+    assert core.pixels == 4 * 260 * 280
+    assert ensemble.pixels == 260 * 280
+    for found in (core, ensemble):
+        # Mixed colours at the border may be nearest to any class: the mean is that of a few false classes too.
+        assert found.class_iou[0] is not None
+        assert found.class_iou[0] > 0.98
+        assert found.class_iou[15] is not None
+        assert found.class_iou[15] > 0.96
+
+
+def arguments(server: TritonProcess, folder: coco_data.CocoFolder, output: Path, *options: str) -> list[str]:
+    served = ["--url", server.grpc_url, *MODELS, "--concurrency", "2", "--timeout", "60", "--output", str(output)]
+    return ["coco", *folder.options, *served, *options]
+
+
+def done(output: Path) -> list[str]:
+    state = output / "coco.state.json"
+    return json.loads(state.read_text())["tally"]["done"] if state.exists() else []
+
+
+class HeldRun:
+    """A run of its own process in which two pictures, one for each thread, are pipes that nobody writes to.
+
+    So it is in its midst until the test lets it go on, and cannot count the last picture before that.
+    """
+
+    def __init__(self, server: TritonProcess, folder: coco_data.CocoFolder, output: Path) -> None:
+        self.output = output
+        self._held = {path: path.read_bytes() for path in sorted(folder.images.iterdir())[4:7:2]}
+        for path in self._held:
+            path.unlink()
+            os.mkfifo(path)
+        command = [sys.executable, "-m", "evaluate", *arguments(server, folder, output)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+    def wait_counting(self) -> None:
+        wait_until(lambda: done(self.output) or self.process.poll() is not None, what="an image counted", seconds=120)
+
+    def let_go(self) -> None:
+        for path, data in self._held.items():
+            wait_until(
+                lambda path=path, data=data: self.process.poll() is not None or _fed(path, data),
+                what=f"{path} is read",
+            )
+
+    def finish(self) -> str:
+        """Wait for the end; return what it printed."""
+        return self.process.communicate(timeout=120)[1]
+
+    def repair(self) -> None:
+        """Stop what still runs, and put the pictures back."""
+        self.process.kill()
+        self.process.communicate()
+        for path, data in self._held.items():
+            path.unlink()
+            path.write_bytes(data)
+
+
+def _fed(pipe: Path, data: bytes) -> bool:
+    """Write to a pipe if somebody reads it; the pictures fit into its buffer."""
+    try:
+        descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_goes_on_after_a_signal(
+    toy: TritonProcess, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes = coco_data.PERFECT + coco_data.HALF
+    folder, output = coco_data.write(tmp_path, scenes), tmp_path / "out"
+    run = HeldRun(toy, folder, output)
+    try:
+        run.wait_counting()
+        run.process.send_signal(number)
+        if number != signal.SIGKILL:
+            run.let_go()
+        printed = run.finish()
+    finally:
+        run.repair()
+    if number == signal.SIGKILL:
+        assert run.process.returncode == -signal.SIGKILL
+    else:
+        assert run.process.returncode == 128 + number
+        assert "stopping after " in printed
+        assert "the same command goes on from there" in printed
+    before = done(output)
+    assert 0 < len(before) < len(scenes)
+
+    assert main(arguments(toy, folder, output, "--limit", "7")) == 1
+    refused = capsys.readouterr().err
+    assert "limit was not there and is 7" in refused
+    assert "--restart" in refused
+    assert done(output) == before
+
+    assert main(arguments(toy, folder, output)) == 0
+    assert f"going on after {len(before)} of {len(scenes)} images" in capsys.readouterr().err
+    assert [path.name for path in output.iterdir() if "state" in path.name] == []
+    assert main(arguments(toy, folder, tmp_path / "whole")) == 0
+    assert matrices(output) == matrices(tmp_path / "whole")
+
+
+def test_restart_discards_what_was_counted(
+    toy: TritonProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = coco_data.write(tmp_path, coco_data.HALF), tmp_path / "out"
+    output.mkdir()
+    (output / "coco.state.json").write_text("of another run")
+    assert main(arguments(toy, folder, output)) == 1
+    assert "is no state of an evaluation; pass --restart" in capsys.readouterr().err
+    assert main(arguments(toy, folder, output, "--restart")) == 0
+    assert figures(output)[NAMES[0]].pixels == coco_data.HALF_PIXELS
+
+
+def test_a_server_that_dies_stops_the_run_and_keeps_what_was_counted(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "models", weights="none")
+    folder, output = coco_data.write(tmp_path, coco_data.PERFECT + coco_data.HALF), tmp_path / "out"
+    with contextlib.ExitStack() as stack:
+        server = TritonProcess(repository, log=tmp_path / "serve.log")
+        stack.callback(server.kill_all)
+        run = HeldRun(server, folder, output)
+        stack.callback(run.repair)
+        run.wait_counting()
+        server.kill_all()
+        run.let_go()
+        printed = run.finish()
+    assert run.process.returncode == 1
+    # Which image was on its way, and to which of the two models, is chance.
+    assert re.search(
+        r"^evaluate: image 0{9}1\d\d\.png: (core deeplabv3|ensemble segment)_resnet50: ", printed, re.MULTILINE
+    )
+    assert "UNTRAINED WEIGHTS" in printed
+    assert "the same command goes on from there" in printed
+    assert done(output)
+
+
+def test_another_server_is_reported_and_models_of_other_classes_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = write_repository(tmp_path / "models", weights="by colour", mode="shorter_side")
+    labels = repository / "postprocess" / "labels.txt"
+    labels.write_text(labels.read_text().replace("bird", "zebra"))
+    folder = coco_data.write(tmp_path, coco_data.PERFECT[:1])
+    with TritonProcess(repository, log=tmp_path / "serve.log") as server:
+        for url in (f"grpc://{server.grpc_url}", f"http://{server.http_url}"):
+            predictor = EnsemblePredictor(Address.of(url), "segment_resnet50", timeout=60)
+            predictor.close()
+            assert (predictor.facts.resize, predictor.facts.weights) == ("shorter_side", "by colour")
+        for model in (MODELS[:2], MODELS[2:]):
+            options = ["--url", server.grpc_url, *model, "--output", str(tmp_path / "out")]
+            assert main(["coco", *folder.options, *options]) == 1
+            assert "3 is 'zebra' in place of 'bird'" in capsys.readouterr().err
+        options = ["--url", server.grpc_url, "--core", "preprocess", "--output", str(tmp_path / "out")]
+        assert main(["coco", *folder.options, *options]) == 1
+        assert "preprocess has no output 'out' of 21 classes" in capsys.readouterr().err
+        options = ["--url", server.grpc_url, "--ensemble", "segment_vgg", "--output", str(tmp_path / "out")]
+        assert main(["coco", *folder.options, *options]) == 1
+        assert "no answer about the model segment_vgg" in capsys.readouterr().err

@@ -1,0 +1,71 @@
+"""Confusion matrices and the figures from them, counted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluate import metrics
+from evaluate.metrics import Figures
+
+pytestmark = pytest.mark.unit
+
+
+def test_every_pixel_is_counted_once_in_its_row_and_column() -> None:
+    random = np.random.default_rng(1)
+    truth = random.choice(np.array([*range(21), 21, 100, 254, 255], np.uint8), (37, 41))
+    predicted = random.integers(0, 21, (37, 41), dtype=np.uint8)
+    expected = [[0] * 21 for _ in range(21)]
+    for true, guess in zip(truth.ravel().tolist(), predicted.ravel().tolist(), strict=True):
+        if true <= 20:
+            expected[true][guess] += 1
+    counted = metrics.confusion(truth, predicted)
+    assert counted.dtype == np.int64
+    assert counted.tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])
+def test_any_type_of_integer_is_counted(dtype: type[np.uint8 | np.int16 | np.int64]) -> None:
+    truth, predicted = np.array([[20, 0]], dtype), np.array([[19, 0]], dtype)
+    counted = metrics.confusion(truth, predicted)
+    assert counted[20, 19] == counted[0, 0] == 1
+    assert counted.sum() == 2
+
+
+def test_negative_labels_are_ignored() -> None:
+    assert metrics.confusion(np.array([-1, 3]), np.array([3, 3])).sum() == 1
+
+
+def test_what_cannot_be_counted_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the truth is \(2, 3\) and the prediction \(3, 2\)"):
+        metrics.confusion(np.zeros((2, 3)), np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="predicted classes 0 to 21"):
+        metrics.confusion(np.array([0, 0]), np.array([0, 21]))
+    # Where the truth is ignored, the prediction does not matter.
+    assert metrics.confusion(np.array([255]), np.array([99])).sum() == 0
+
+
+def test_figures_of_a_small_matrix_by_hand() -> None:
+    matrix = metrics.empty()
+    matrix[0, 0], matrix[0, 8] = 6, 2  # background: 6 right, 2 taken for a cat
+    matrix[8, 8], matrix[8, 0] = 1, 1  # cat: 1 right, 1 taken for background
+    matrix[0, 12] = 1  # a dog where there is none
+    figures = Figures.of(matrix)
+    assert figures.pixels == 11
+    assert figures.pixel_accuracy == pytest.approx(7 / 11)
+    assert figures.class_accuracy[0] == pytest.approx(6 / 9)
+    assert figures.class_accuracy[8] == pytest.approx(1 / 2)
+    assert figures.class_accuracy[12] is None
+    assert figures.class_iou[0] == pytest.approx(6 / 10)
+    assert figures.class_iou[8] == pytest.approx(1 / 4)
+    assert figures.class_iou[12] == 0
+    assert figures.mean_iou == pytest.approx((6 / 10 + 1 / 4 + 0) / 3)
+    assert figures.mean_accuracy == pytest.approx((6 / 9 + 1 / 2) / 2)
+    assert len(figures.absent) == 18
+    assert 12 not in figures.absent
+
+
+def test_nothing_counted_gives_no_figures() -> None:
+    figures = Figures.of(metrics.empty())
+    assert (figures.pixels, figures.pixel_accuracy, figures.mean_iou, figures.mean_accuracy) == (0, None, None, None)
+    assert len(figures.absent) == 21

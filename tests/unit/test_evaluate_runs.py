@@ -1,0 +1,349 @@
+"""Whole runs with a model that tells classes by colour: right figures, interrupted and resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import coco_data
+import numpy as np
+import pictures
+import pytest
+from coco_data import HALF, PERFECT, Scene
+
+from deeplab_client import voc
+from evaluate import arguments, measuring
+from evaluate.coco import CocoWithVocLabels
+from evaluate.errors import EvaluationError
+from evaluate.metrics import Figures
+from evaluate.picture import draw
+from evaluate.predictors import Answer, PredictorFacts
+from evaluate.report import report, table
+from evaluate.served import check_class_names
+from evaluate.server import Address
+from evaluate.state import StateFile, output_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from evaluate.samples import Sample
+    from evaluate.tally import Tally
+
+pytestmark = pytest.mark.unit
+
+FACTS = PredictorFacts(
+    name="core toy",
+    kind="core",
+    model="toy",
+    version="1",
+    weights="toy",
+    resolution="own size",
+    resize=None,
+    device=None,
+)
+
+
+@dataclass
+class ByColour:
+    """Predicts the class whose colour a pixel has; `wrong` turns what it says about the first so many pixels."""
+
+    facts: PredictorFacts = FACTS
+    wrong: int = 0
+    before: Callable[[Sample], object] = lambda _: None
+
+    def predict(self, sample: Sample) -> Answer:
+        self.before(sample)
+        weights = np.array([1 << 16, 1 << 8, 1])
+        keys = {int(colour @ weights): class_id for class_id, colour in enumerate(voc.PALETTE[:21].astype(int))}
+        flat = np.asarray(sample.image).astype(int) @ weights
+        values, inverse = np.unique(flat, return_inverse=True)
+        mask = np.array([keys[int(value)] for value in values])[inverse].ravel()
+        mask[: self.wrong] = (mask[: self.wrong] + 1) % 21
+        return Answer(mask.reshape(flat.shape), sample.target)
+
+    def close(self) -> None: ...
+
+
+def run(
+    folder: coco_data.CocoFolder,
+    state: Path,
+    predictors: Sequence[ByColour] = (ByColour(),),
+    *,
+    concurrency: int = 3,
+    limit: int | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Tally:
+    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    facts = {predictor.facts.name: repr(predictor.facts) for predictor in predictors}
+    return measuring.measure(
+        dataset,
+        predictors,
+        dataset.ids[:limit],
+        StateFile(state, {"predictors": facts, "limit": limit}),
+        concurrency=concurrency,
+        on_progress=on_progress,
+        on_stopping=lambda _: None,
+    )
+
+
+def figures(tally: Tally) -> Figures:
+    return Figures.of(tally.matrices["core toy"])
+
+
+def test_a_perfect_model_gets_everything(tmp_path: Path) -> None:
+    found = figures(run(coco_data.write(tmp_path, PERFECT), tmp_path / "state"))
+    assert found.mean_iou == found.pixel_accuracy == found.mean_accuracy == 1.0
+    assert [voc.CLASS_NAMES[class_id] for class_id in range(21) if class_id not in found.absent] == [
+        *("__background__", "car", "cat", "dog", "person")
+    ]
+    # All pixels but those where the car and the person cross.
+    assert found.pixels == len(PERFECT) * 520 * 520 - 100 * 100
+
+
+def test_a_half_wrong_model_gets_what_the_construction_says(tmp_path: Path) -> None:
+    found = figures(run(coco_data.write(tmp_path, HALF), tmp_path / "state"))
+    for name, expected in coco_data.HALF_IOU.items():
+        assert found.class_iou[voc.CLASS_NAMES.index(name)] == pytest.approx(expected, abs=1e-12), name
+    assert found.mean_iou == pytest.approx(coco_data.HALF_MEAN_IOU, abs=1e-12)
+    assert found.pixel_accuracy == pytest.approx(coco_data.HALF_PIXEL_ACCURACY, abs=1e-12)
+    assert len(found.absent) == 17
+
+
+def test_an_empty_picture_is_all_background(tmp_path: Path) -> None:
+    found = figures(run(coco_data.write(tmp_path, [Scene()]), tmp_path / "state"))
+    assert found.mean_iou == 1.0
+    assert found.pixels == 520 * 520
+    assert len(found.absent) == 20
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 16])
+def test_the_number_of_images_in_flight_is_bounded_and_changes_nothing(tmp_path: Path, concurrency: int) -> None:
+    lock, now, most = threading.Lock(), 0, 0
+    barrier = threading.Barrier(min(concurrency, 8))
+
+    def enter(_: Sample) -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        barrier.wait(timeout=30)
+        with lock:
+            now -= 1
+
+    folder = coco_data.write(tmp_path, (PERFECT + HALF)[:8])
+    tally = run(folder, tmp_path / "state", [ByColour(before=enter)], concurrency=concurrency)
+    alone = run(folder, tmp_path / "other", concurrency=1)
+    np.testing.assert_array_equal(tally.matrices["core toy"], alone.matrices["core toy"])
+    assert most <= concurrency
+
+
+def test_agreement_is_counted_where_resolutions_are_the_same(tmp_path: Path) -> None:
+    others = [
+        ByColour(replace(FACTS, name="second"), wrong=520),
+        ByColour(replace(FACTS, name="third", resolution="shorter side 520"), wrong=1),
+    ]
+    tally = run(coco_data.write(tmp_path, PERFECT[:2]), tmp_path / "state", [ByColour(), *others])
+    # Over all pixels, one row of each picture apart.
+    assert tally.agreements == {("core toy", "second"): (2 * 519 * 520, 2 * 520 * 520)}
+
+
+def interrupting(number: signal.Signals, after: int) -> Callable[[int], None]:
+    def on_progress(done: int) -> None:
+        if done == after:
+            os.kill(os.getpid(), number)
+
+    return on_progress
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    folder, state = coco_data.write(tmp_path, PERFECT + HALF), tmp_path / "state"
+    handlers = signal.getsignal(number)
+    with pytest.raises(measuring.Interrupted) as caught:
+        run(folder, state, concurrency=1, on_progress=interrupting(number, 3))
+    assert caught.value.number == number
+    assert signal.getsignal(number) is handlers
+    done = json.loads(state.read_text())["tally"]["done"]
+    # The signal may be heard after the next image was begun, which is then finished.
+    assert done in (["100", "101", "102"], ["100", "101", "102", "103"])
+
+    asked: list[str] = []
+    tally = run(folder, state, [ByColour(before=lambda sample: asked.append(sample.name))])
+    assert not {f"{int(image_id):012d}.png" for image_id in done} & set(asked)
+    assert len(asked) == len(PERFECT + HALF) - len(done)
+    whole = run(folder, tmp_path / "whole")
+    np.testing.assert_array_equal(tally.matrices["core toy"], whole.matrices["core toy"])
+
+
+def test_a_second_signal_does_not_wait_for_a_model_that_hangs(tmp_path: Path) -> None:
+    folder, state = coco_data.write(tmp_path, PERFECT), tmp_path / "state"
+    hanging, release = threading.Event(), threading.Event()
+
+    def hang(sample: Sample) -> None:
+        if sample.name == "000000000102.png":
+            hanging.set()
+            assert release.wait(timeout=60)
+
+    def twice(done: int) -> None:
+        if done == len(PERFECT) - 1:  # all others
+            assert hanging.wait(timeout=60)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(measuring.Interrupted) as caught:
+        run(folder, state, [ByColour(before=hang)], concurrency=2, on_progress=twice)
+    release.set()
+    assert (caught.value.number, caught.value.abandoned) == (signal.SIGTERM, 1)
+    assert len(json.loads(state.read_text())["tally"]["done"]) == len(PERFECT) - 1
+
+
+def test_an_image_that_cannot_be_read_stops_the_run_and_keeps_the_rest(tmp_path: Path) -> None:
+    folder, state = coco_data.write(tmp_path, PERFECT), tmp_path / "state"
+    broken = folder.images / "000000000103.png"
+    data = broken.read_bytes()
+    broken.write_bytes(data[:100])
+    with pytest.raises(EvaluationError, match=r"000000000103\.png cannot be decoded"):
+        run(folder, state, concurrency=1)
+    assert json.loads(state.read_text())["tally"]["done"] == ["100", "101", "102"]
+    broken.write_bytes(data)
+    assert figures(run(folder, state)).mean_iou == 1.0
+
+
+def test_a_model_that_fails_is_named_with_the_image(tmp_path: Path) -> None:
+    def fail(sample: Sample) -> None:
+        if sample.name == "000000000101.png":
+            raise EvaluationError("core toy: the server went away")
+
+    folder = coco_data.write(tmp_path, PERFECT)
+    with pytest.raises(EvaluationError, match=r"^image 000000000101\.png: core toy: the server went away$"):
+        run(folder, tmp_path / "state", [ByColour(before=fail)])
+
+
+def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
+    folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
+    run(folder, state, limit=1)
+    with pytest.raises(EvaluationError, match=r"\(limit was 1 and is 2\): .*--restart"):
+        run(folder, state, limit=2)
+    more = [ByColour(), ByColour(replace(FACTS, name="second"))]
+    with pytest.raises(EvaluationError, match=r"\(predictors second was not there and is "):
+        run(folder, state, more, limit=1)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"settings": {}', "[]", "null", '"text"'])
+def test_a_damaged_state_is_refused(tmp_path: Path, content: str) -> None:
+    folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
+    state.write_text(content)
+    with pytest.raises(EvaluationError, match="is no state of an evaluation; pass --restart"):
+        run(folder, state)
+
+
+def test_a_state_is_replaced_whole(tmp_path: Path) -> None:
+    """Whoever reads it while a run writes it finds a complete one."""
+    folder, state = coco_data.write(tmp_path, PERFECT), tmp_path / "state"
+    seen: list[int] = []
+
+    def look(_: int) -> None:
+        if state.exists():
+            seen.append(len(json.loads(state.read_text())["tally"]["done"]))
+
+    run(folder, state, on_progress=look)
+    assert seen
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with (
+        output_folder(tmp_path / "out"),
+        pytest.raises(EvaluationError, match="another evaluation writes to"),
+        output_folder(tmp_path / "out"),
+    ):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EvaluationError, match=r"--output .*file: File exists"), output_folder(tmp_path / "file"):
+        pass
+
+
+def test_the_report_holds_every_figure_and_the_picture_is_drawn(tmp_path: Path) -> None:
+    folder = coco_data.write(tmp_path, HALF)
+    predictors = [ByColour(), ByColour(replace(FACTS, name="second", weights="none"))]
+    tally = run(folder, tmp_path / "state", predictors)
+    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    content: dict[str, Any] = json.loads(
+        json.dumps(report(dataset, [predictor.facts for predictor in predictors], tally, server="2.51.0"))
+    )
+    first, second = content["predictors"]
+    assert first["mean_iou"] == pytest.approx(coco_data.HALF_MEAN_IOU)
+    assert first["confusion"] == tally.matrices["core toy"].tolist()
+    assert {each["name"]: each["iou"] for each in first["classes"] if each["iou"] is not None} == pytest.approx(
+        coco_data.HALF_IOU
+    )
+    assert (first["untrained"], second["untrained"]) == (False, True)
+    assert first["published"] is first["difference"] is None
+    assert content["agreement"][0]["share"] == 1.0
+    assert (content["images"], content["versions"]["tritonserver"]) == (2, "2.51.0")
+    assert table(content).row_count == 21 + 3 + 4
+    for count in (1, 3):
+        shown = content | {"predictors": [*content["predictors"], second][:count]}
+        draw(shown, tmp_path / "figures.png")
+        with pictures.opened(tmp_path / "figures.png") as picture:
+            assert picture.format == "PNG"
+            assert picture.width == 1800
+
+
+def test_other_classes_than_vocs_are_refused() -> None:
+    check_class_names("core toy", voc.CLASS_NAMES)
+    names = [*voc.CLASS_NAMES]
+    names[3] = "zebra"
+    with pytest.raises(
+        EvaluationError, match=r"core toy: its classes are not the 21 .*: 3 is 'zebra' in place of 'bird'"
+    ):
+        check_class_names("core toy", names)
+    with pytest.raises(EvaluationError, match="it has 3 classes in place of 21"):
+        check_class_names("core toy", voc.CLASS_NAMES[:3])
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("grpc://seg:9001", "grpc://seg:9001"),
+        ("seg", "grpc://seg:8001"),
+        ("http://seg", "http://seg:8000"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_urls_are_those_of_the_client(url: str, expected: str) -> None:
+    assert str(Address.of(url)) == expected
+
+
+@pytest.mark.parametrize("url", ["ftp://seg:1", "grpc://seg:port", "grpc://"])
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(EvaluationError, match="give grpc://host:port or http://host:port"):
+        Address.of(url)
+
+
+COCO = ["coco", "--annotations", "a.json", "--images", "val"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (COCO, "give at least one of --eager, --core and --ensemble"),
+        ([*COCO, "--core", "x", "--weights", "none"], "--weights is for --eager"),
+        ([*COCO, "--core", "x", "--limit", "0"], "'0' is no whole number of at least 1"),
+        ([*COCO, "--core", "x", "--timeout", "-1"], "'-1' is no number of seconds above 0"),
+        ([*COCO, "--core", "x", "--name", "a/b"], "--name a/b: a name without folders"),
+        (["coco", "--images", "val", "--core", "x"], "--annotations"),
+        ([], "coco,voc"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        arguments.parse(command)
+    assert message in capsys.readouterr().err
