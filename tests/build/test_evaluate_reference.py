@@ -160,7 +160,10 @@ def test_the_command_measures_an_untrained_module_and_says_so(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--eager", "resnet50", "--weights", "nowhere.pth"], "--eager resnet50: --weights nowhere.pth: No such file"),
+        (
+            ["--eager", "resnet50", "--weights", "nowhere.pth"],
+            "--eager resnet50: the weights nowhere.pth cannot be read: No such file",
+        ),
         (["--core", "deeplabv3_resnet50", "--url", "grpc://127.0.0.1:9"], "grpc://127.0.0.1:9: the server does not"),
         (["--ensemble", "segment_resnet50", "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9: the server does not"),
     ],
