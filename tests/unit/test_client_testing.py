@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from deeplab_client import (
-    ClientClosedError,
     DeadlineExceededError,
     InvalidImageError,
     ModelNotFoundError,
@@ -115,8 +114,7 @@ def test_readiness_models_and_the_end() -> None:
         assert not connected.is_ready()
         assert not fake.closed
     assert fake.closed
-    with pytest.raises(ClientClosedError):
-        fake.infer(Request("m", b"", "id"), deadline=Deadline(1))
+    assert client(fake).segment(IMAGE).model_name == "segment_resnet50", "another client may use it"
 
 
 def test_untrained_weights() -> None:

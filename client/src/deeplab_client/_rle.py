@@ -19,8 +19,8 @@ class Rle(TypedDict):
 
     Attributes:
         size: Height and width.
-        counts: Lengths of the runs of zeros and ones in turn, down the columns, packed. Always bytes: the type is that of
-            pycocotools.
+        counts: Lengths of the runs of zeros and ones in turn, down the columns, packed. Always bytes: the type is
+            that of pycocotools.
     """
 
     size: list[int]

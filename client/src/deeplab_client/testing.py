@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from deeplab_client import voc
-from deeplab_client._errors import ClientClosedError, ModelNotFoundError, SegmentationError
+from deeplab_client._errors import ModelNotFoundError, SegmentationError
 from deeplab_client._transport import Reply
 
 if TYPE_CHECKING:
@@ -118,8 +118,6 @@ class _FakeServer:
         return self.ready and (self._models is None or model in self._models)
 
     def _refuse(self, model: str, request_id: str | None) -> None:
-        if self.closed:
-            raise ClientClosedError("the fake transport is closed: make a new one", model=model, request_id=request_id)
         if self._models is not None and model not in self._models:
             message = f"the fake server does not serve model {model!r}"
             raise ModelNotFoundError(message, model=model, request_id=request_id)
@@ -157,7 +155,7 @@ class FakeTransport(_FakeServer):
 
     Attributes:
         requests: What was asked, in order.
-        closed: Whether the client was closed.
+        closed: Whether a client was closed; the fake goes on answering others.
         ready: May be set at any time.
     """
 
