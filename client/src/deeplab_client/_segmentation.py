@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -178,7 +178,7 @@ class Segmentation:
             return NotImplemented
         return self._described() == other._described() and np.array_equal(self.mask, other.mask)
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType]  how Python says that there is none
+    __hash__: ClassVar[None]  # pyright: ignore[reportIncompatibleMethodOverride]  how Python says that there is none
 
     def _described(self) -> tuple[object, ...]:
         return self.class_names, self.pixels, self.model_name, self.model_version, self.weights
