@@ -320,10 +320,10 @@ def test_the_address_may_come_from_the_environment(
 
 
 def test_ping_says_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    script = FakeTransport(
-        cats, models=["segment_resnet50"], answers=[ServerUnavailableError("nobody there")], ready=False
-    )
-    transport = reach(script, monkeypatch)
+    def unavailable(request: ReceivedRequest) -> NDArray[np.uint8]:
+        raise ServerUnavailableError(f"nobody there for {request.model}")
+
+    transport = reach(FakeTransport(unavailable, models=["segment_resnet50"], ready=False), monkeypatch)
     assert run("ping") == 3
     assert "nobody there" in capsys.readouterr().err
     assert run("ping", "--model", "x") == 4

@@ -40,7 +40,7 @@ class Segmentation:
         model_version: Its version.
         weights: What the model's weights are: a torchvision name such as `COCO_WITH_VOC_LABELS_V1`, a file's name,
             `none` for untrained ones; None where the server does not tell.
-        timings: Where the time of the call went; None for a result that no call made.
+        timings: Where the call's time went; None for a result that no client made.
     """
 
     mask: NDArray[np.uint8]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds that one call spent.
+    """Seconds that one call took, by what it did.
 
     Attributes:
-        encode: Reading the image and making the request of it.
-        wait: From the first attempt's start to the answer's arrival, retries and pauses included.
-        decode: Checking the answer and making the result of it.
+        encode: Reading the image and making the bytes that travel.
+        wait: The network and the server, retries and the pauses before them included.
+        decode: Checking the reply and making the result.
     """
 
     encode: float

@@ -8,14 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
-from deeplab_client import (
-    AccessDeniedError,
-    DeadlineExceededError,
-    ModelNotFoundError,
-    SegmentationError,
-    ServerUnavailableError,
-    UnsupportedError,
-)
+from deeplab_client import SegmentationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -106,11 +99,9 @@ def give_up_on(error: SegmentationError, *, answered: bool) -> None:
     Raises:
         ServerUnusableError: The server is not there, or does not do this.
     """
-    # A server that never answered in time is taken for one that is not there.
-    unreachable = isinstance(error, ServerUnavailableError) or (
-        isinstance(error, DeadlineExceededError) and not answered
-    )
-    if unreachable or isinstance(error, (ModelNotFoundError, AccessDeniedError, UnsupportedError)):
+    # By the builtin that each leaf also is. A server that never answered in time is taken for one that is not there.
+    unreachable = isinstance(error, ConnectionError) or (isinstance(error, TimeoutError) and not answered)
+    if unreachable or isinstance(error, (LookupError, PermissionError, NotImplementedError)):
         raise ServerUnusableError(error, unreachable=unreachable) from error
 
 
