@@ -91,6 +91,15 @@ def test_errors_without_end(error: type[SegmentationError]) -> None:
         client(FakeTransport(fail)).segment(IMAGE, model="mine", timeout=1)
 
 
+def test_a_deadline_that_is_over_is_an_error_of_the_call() -> None:
+    fake = FakeTransport(MASK)
+    over = Deadline(1e-9)
+    with pytest.raises(DeadlineExceededError, match="1e-09 s") as caught:
+        fake.infer(Request("m", b"image", "id"), deadline=over)
+    assert (caught.value.model, caught.value.request_id) == ("m", "id")
+    assert not fake.requests
+
+
 def test_requests_are_remembered() -> None:
     fake = FakeTransport(MASK)
     client(fake).segment(b"encoded", model="segment_resnet101", timeout=7)

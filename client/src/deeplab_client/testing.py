@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from deeplab_client import voc
-from deeplab_client._errors import ModelNotFoundError, SegmentationError
+from deeplab_client._errors import DeadlineExceededError, ModelNotFoundError, SegmentationError
 from deeplab_client._transport import Reply
 
 if TYPE_CHECKING:
@@ -98,7 +98,10 @@ class _FakeServer:
 
     def _infer(self, request: Request, deadline: Deadline) -> Reply:
         self._refuse(request.model, request.request_id)
-        received = ReceivedRequest(request.model, request.image, request.request_id, deadline.remaining())
+        try:
+            received = ReceivedRequest(request.model, request.image, request.request_id, deadline.remaining())
+        except TimeoutError as error:
+            raise _about(DeadlineExceededError(f"no answer within {deadline.seconds:g} s"), request) from error
         with self._lock:
             self.requests.append(received)
             answer = self._answers.popleft() if self._answers else self._mask
