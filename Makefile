@@ -32,7 +32,7 @@ format: $(VENV)/installed ## Format the code
 
 lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
-		--group dev pyproject.toml client/pyproject.toml --output-file constraints.txt
+		--all-extras --group dev pyproject.toml client/pyproject.toml --output-file constraints.txt
 
 clean: ## Remove the environment, the built models, what they changed in the configs, and all output
 	test ! -x $(BIN)/python || $(BIN)/python build_models.py --configs-only
@@ -42,5 +42,6 @@ $(VENV)/installed: pyproject.toml constraints.txt client/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10, 3.11 or 3.12 found; install one, or make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --group dev --editable client
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --group dev \
+		--editable 'client[cli,polygons,supervision]'
 	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pictures
 import pytest
+import torch
 import wire
 
 import deeplab_client
@@ -48,7 +50,10 @@ def test_every_form_of_a_picture_gives_the_same_mask(
         "string": str(tmp_path / "cat.png"),
         "bytes": pictures.small(),
         "PIL image": image,
+        "file object": io.BytesIO(pictures.small()),
         "array": np.asarray(image),
+        "floats": np.asarray(image) / np.float32(255),
+        "tensor": torch.from_numpy(np.array(image)),
         "array with alpha": np.dstack([np.asarray(image), np.zeros((300, 451), np.uint8)]),
     }
     for form, picture in forms.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,19 +166,28 @@ def test_exif_orientation_is_applied(send: Callable[[Any], bytes], orientation: 
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.zeros((4, 4, 3), np.float32), "float32"),
-        (np.zeros((4, 4), np.bool_), "bool"),
+        (np.zeros((4, 4, 3), np.int64), "int64 array.*cast it to uint8"),
+        (np.zeros((4, 4, 3), np.complex64), "complex64"),
+        (np.zeros((4, 4), np.bool_), r"bool array.*astype\(np\.uint8\) \* 255"),
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
-        (np.zeros((2, 4, 4, 3), np.uint8), r"\(2, 4, 4, 3\)"),
+        (np.zeros((4,), np.uint8), r"\(4,\)"),
+        (np.zeros((3, 4, 5), np.uint8), r"\(3, 4, 5\).*transpose\(1, 2, 0\).*permute"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"\(2, 4, 4, 3\).*one image"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
+        (np.zeros((4, 0), np.float32), "empty"),
+        (np.full((4, 4), 1.5, np.float32), "float32 array.*from 1.5 to 1.5; divide by 255"),
+        (np.array([[-0.25, 1]]), "float64 array.*from -0.25 to 1: accepted"),
+        (np.array([[np.inf, 0]]), "from 0 to inf: accepted"),
+        (np.array([[0.5, np.nan]], np.float16), "holds NaN"),
         (Image.new("RGB", (0, 3)), "empty"),
         (Image.new("F", (3, 3)), "mode 'F'"),
         (b"", "empty"),
         (memoryview(b"1234").cast("B", (2, 2)), "memoryview"),
-        (io.BytesIO(b"x"), "BytesIO"),
+        (io.BytesIO(), r"BytesIO object is empty.*seek\(0\)"),
+        (io.StringIO("x"), "StringIO object is a text file.*binary"),
         (None, "NoneType"),
         ([[1, 2], [3, 4]], "list"),
-        ("/no/such/file.jpg", "/no/such/file.jpg.*No such file"),
+        ("/no/such/file.jpg", "/no/such/file\\.jpg.*No such file"),
         ("https://host/cat.jpg", "No such file"),
         ("nul\x00.jpg", "null"),
         (Path("/"), "directory"),
@@ -189,6 +200,114 @@ def test_anything_else_is_refused_before_the_network(
         send(image)
     assert isinstance(caught.value, ValueError)
     assert not recorder.sent
+
+
+def test_a_file_object_is_read_from_where_it_stands(send: Callable[[Any], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    path.write_bytes(b"headpicture")
+    with path.open("rb") as file, path.open("rb", buffering=0) as raw:
+        for opened in (file, raw, io.BytesIO(b"headpicture")):
+            opened.seek(4)
+            assert send(opened) == b"picture"
+        with pytest.raises(InvalidImageError, match=rf"{path}.*read to its end.*seek\(0\)"):
+            send(file)
+
+
+def test_a_file_object_that_gives_no_bytes_is_refused(send: Callable[[Any], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    path.write_bytes(b"picture")
+    with path.open(encoding="utf-8") as text, pytest.raises(InvalidImageError, match=r"image\.jpg.*text file.*'rb'"):
+        send(text)
+    with pytest.raises(InvalidImageError, match=r"image\.jpg.*closed"):
+        send(text.buffer)
+    with path.open("ab") as writer, pytest.raises(InvalidImageError, match="cannot read"):
+        send(writer)
+
+    class Upload:
+        async def read(self) -> bytes:
+            return b"picture"
+
+    class Lines:
+        def read(self) -> str:
+            return "text"
+
+    with pytest.raises(InvalidImageError, match=r"Upload.*await"):
+        send(Upload())
+    with pytest.raises(InvalidImageError, match=r"Lines.*gives str"):
+        send(Lines())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble, ">f4"])
+def test_floats_arrive_as_the_nearest_of_256_steps(send: Callable[[Any], bytes], dtype: Any) -> None:  # noqa: ANN401
+    exact = (np.arange(256).reshape(16, 16) / 255).astype(dtype)
+    assert (seen_by_server(send(exact))[:, :, 0] == np.arange(256).reshape(16, 16)).all()
+    between = np.array([[0.2, 0.49, 0.51, 254.6]]) / 255
+    assert seen_by_server(send(between.astype(dtype)))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4)])
+def test_floats_of_every_shape_arrive(send: Callable[[Any], bytes], shape: tuple[int, ...]) -> None:
+    array = noise(*shape)
+    assert send(array / 255) == send(array)
+
+
+class ArrayLike:
+    """A tensor as numpy sees it."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+
+    def __array__(self, *_: object, **__: object) -> NDArray[Any]:
+        return self.array
+
+
+class DLPackOnly:
+    """A tensor that only DLPack sees."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+
+    def __dlpack__(self, **keywords: Any) -> object:  # noqa: ANN401 the protocol's
+        del keywords
+        return self.array.__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[Any, int]:
+        return self.array.__dlpack_device__()
+
+
+class OnGpu:
+    """A tensor as PyTorch has it on a GPU."""
+
+    device = "cuda:0"
+
+    def __array__(self, *_: object, **__: object) -> NDArray[Any]:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+@pytest.mark.parametrize("wrap", [ArrayLike, DLPackOnly])
+def test_what_turns_into_an_array_is_taken_as_one(send: Callable[[Any], bytes], wrap: type) -> None:
+    array = noise(5, 7, 3)
+    assert send(wrap(array)) == send(array)
+    assert send(wrap(array / 255)) == send(array)
+    with pytest.raises(InvalidImageError, match=rf"int32 {__name__}.{wrap.__name__} of shape \(5, 7, 3\)"):
+        send(wrap(array.astype(np.int32)))
+
+
+def test_a_tensor_on_a_gpu_is_refused_with_its_device(send: Callable[[Any], bytes], recorder: Recorder) -> None:
+    with pytest.raises(InvalidImageError, match=r"OnGpu on device cuda:0 .*\.detach\(\)\.cpu\(\)"):
+        send(OnGpu())
+    assert not recorder.sent
+
+
+def test_pillow_is_loaded_only_for_its_own_images_and_for_drawing() -> None:
+    code = (
+        "import sys, numpy as np, deeplab_client.testing as t, deeplab_client as d\n"
+        "c = d.SegmentationClient('fake', transport=t.FakeTransport(mask=np.zeros((2, 2), np.uint8)))\n"
+        "r = c.segment(np.zeros((2, 2), np.uint8)), c.segment(b'image')\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('PIL', 'torch', 'contourpy', 'rich', 'typer')])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 def test_an_empty_or_truncated_file_is_refused(

@@ -15,7 +15,9 @@ from deeplab_client._errors import (
     UnknownClassError,
     UnsupportedError,
 )
+from deeplab_client._polygons import Polygon
 from deeplab_client._segmentation import Segmentation
+from deeplab_client._timings import Timings
 
 __all__ = [
     "AccessDeniedError",
@@ -24,11 +26,13 @@ __all__ = [
     "InvalidImageError",
     "ModelError",
     "ModelNotFoundError",
+    "Polygon",
     "Segmentation",
     "SegmentationClient",
     "SegmentationError",
     "ServerOverloadedError",
     "ServerUnavailableError",
+    "Timings",
     "UnknownClassError",
     "UnsupportedError",
     "voc",

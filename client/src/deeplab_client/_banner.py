@@ -5,14 +5,15 @@ from __future__ import annotations
 from PIL import Image, ImageDraw, ImageFont
 
 _LINES = ("UNTRAINED WEIGHTS", "not a segmentation")
+TEXT = ": ".join(_LINES)
 _BACKGROUND = (200, 0, 0)
-_TEXT = (255, 255, 255)
+_INK = (255, 255, 255)
 _SMALLEST, _LARGEST = 12, 160  # font size in pixels; below 12 the default font is hard to read
 
 
 def above(picture: Image.Image) -> Image.Image:
     """Return the picture, whole, under a banner; a picture too narrow for the text gets a wider canvas."""
-    text = ": ".join(_LINES)
+    text = TEXT
     fitting = _fitting(text, picture.width)
     if fitting < _SMALLEST * 2:  # a narrow picture: two lines are larger
         text = "\n".join(_LINES)
@@ -26,12 +27,12 @@ def above(picture: Image.Image) -> Image.Image:
     ImageDraw.Draw(canvas).multiline_text(
         ((width - (right - left)) / 2 - left, margin - top),
         text,
-        fill=_TEXT,
+        fill=_INK,
         font=ImageFont.load_default(size),
         align="center",
     )
     # A white line, for some class colours are close to the banner's.
-    ImageDraw.Draw(canvas).line((0, height - 1, width, height - 1), fill=_TEXT)
+    ImageDraw.Draw(canvas).line((0, height - 1, width, height - 1), fill=_INK)
     canvas.paste(picture, ((width - picture.width) // 2, height))
     return canvas
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from deeplab_client import _drawing
+import numpy as np
+
 from deeplab_client._errors import UnknownClassError
 
 if TYPE_CHECKING:
-    import numpy as np
+    import supervision
     from numpy.typing import NDArray
     from PIL import Image
 
+    from deeplab_client._coco import CocoAnnotation, CocoCategory
     from deeplab_client._image import ImageLike
+    from deeplab_client._polygons import Polygon
+    from deeplab_client._rle import Rle
+    from deeplab_client._timings import Timings
+
+# ruff: noqa: PLC0415  Pillow and what belongs to one format are loaded by the methods that need them
 
 _UNTRAINED = "none"
 
@@ -21,6 +28,9 @@ _UNTRAINED = "none"
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Segmentation:
     """Which class each pixel of an image belongs to.
+
+    Two are equal where all but their timings is; for its mask can be written to, a result has no hash. `copy.copy`
+    shares the mask, `copy.deepcopy` and pickling do not.
 
     Attributes:
         mask: Class ids, (H, W) uint8 at the image's own size; the result's own memory, writable, contiguous.
@@ -30,6 +40,7 @@ class Segmentation:
         model_version: Its version.
         weights: What the model's weights are: a torchvision name such as `COCO_WITH_VOC_LABELS_V1`, a file's name,
             `none` for untrained ones; None where the server does not tell.
+        timings: Where the call's time went; None for a result that no client made.
     """
 
     mask: NDArray[np.uint8]
@@ -38,6 +49,7 @@ class Segmentation:
     model_name: str
     model_version: str
     weights: str | None
+    timings: Timings | None = None
 
     @property
     def untrained(self) -> bool:
@@ -82,7 +94,7 @@ class Segmentation:
         The picture of an untrained model gets a banner above it that says so.
 
         Args:
-            image: The segmented image, in any form that `segment` takes.
+            image: The segmented image, in any form that `segment` takes; a file object rewound.
             alpha: Opacity of the mask, 0 to 1.
             legend: Append a panel of colours, names and shares.
 
@@ -90,13 +102,92 @@ class Segmentation:
             InvalidImageError: The image cannot be decoded, or its size is not the mask's.
             ValueError: `alpha` is out of range.
         """
+        from deeplab_client import _drawing
+
         shares = {name: count / self.mask.size for name, count in self.pixels.items()} if legend else {}
         entries = [(self._ids(name)[0], name, share) for name, share in shares.items()]
         return _drawing.overlay(self.mask, image, alpha=alpha, entries=entries, untrained=self.untrained)
 
     def colorize(self) -> Image.Image:
         """Return the mask as an RGB picture in the VOC colours, with the banner where it is untrained."""
+        from deeplab_client import _drawing
+
         return _drawing.colorize(self.mask, untrained=self.untrained)
+
+    def to_png(self) -> bytes:
+        """Return a palette PNG in the VOC colours whose pixel values are the class ids.
+
+        That of an untrained model says so in a text chunk `Warning`.
+        """
+        from deeplab_client import _drawing
+
+        return _drawing.png(self.mask, untrained=self.untrained)
+
+    def to_rle(self, name: str) -> Rle:
+        """Return where a class is in COCO's compressed run-length encoding, byte for byte as pycocotools encodes it.
+
+        Raises:
+            UnknownClassError: The model has no such class.
+        """
+        from deeplab_client import _rle
+
+        return _rle.encode(self[name])
+
+    def to_polygons(self, name: str) -> list[Polygon]:
+        """Return the outlines of a class's connected areas, largest first, with their holes.
+
+        Raises:
+            ModuleNotFoundError: contourpy is not installed; the extra `polygons` brings it.
+            UnknownClassError: The model has no such class.
+        """
+        from deeplab_client import _polygons
+
+        return _polygons.trace(self[name])
+
+    def to_coco(self, *, image_id: int, first_id: int = 1) -> list[CocoAnnotation]:
+        """Return COCO annotations, one for each present class but the background, ready for JSON.
+
+        Args:
+            image_id: Of the image that the annotations belong to.
+            first_id: Of the first annotation; a data set's ids are unique over all its images.
+        """
+        from deeplab_client import _coco
+
+        return _coco.annotate(self.mask, image_id=image_id, first_id=first_id)
+
+    def coco_categories(self) -> list[CocoCategory]:
+        """Return what `category_id` means: every class of the model but the background."""
+        from deeplab_client import _coco
+
+        return _coco.categories(self.class_names)
+
+    def to_supervision(self) -> supervision.Detections:
+        """Return supervision's Detections, one for each present class but the background.
+
+        They hold masks, boxes, class ids, and names under `class_name`; no confidence, for a mask has none.
+
+        Raises:
+            ModuleNotFoundError: supervision is not installed; the extra `supervision` brings it.
+        """
+        from deeplab_client import _detections
+
+        return _detections.detections(self.mask, self.class_names)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Segmentation):
+            return NotImplemented
+        return self._described() == other._described() and np.array_equal(self.mask, other.mask)
+
+    __hash__: ClassVar[None]  # pyright: ignore[reportIncompatibleMethodOverride]  how Python says that there is none
+
+    def _described(self) -> tuple[object, ...]:
+        return self.class_names, self.pixels, self.model_name, self.model_version, self.weights
+
+    def _repr_png_(self) -> bytes:
+        """Return what a notebook shows: the mask's colours, at most 1024 pixels wide and high."""
+        from deeplab_client import _drawing
+
+        return _drawing.preview(self.mask, untrained=self.untrained)
 
     def _ids(self, name: str) -> list[int]:
         ids = [class_id for class_id, known in enumerate(self.class_names) if known == name]

@@ -1,0 +1,103 @@
+"""Pixels that come as numbers: numpy arrays and what turns into one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from deeplab_client._errors import InvalidImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ACCEPTED = (
+    "accepted are a path, the bytes of an encoded image, a binary file object, a PIL image, or an array or tensor in "
+    "the CPU's memory of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), either uint8 or float from 0 to 1"
+)
+
+_CHANNELS = {1, 3, 4}
+
+
+class SupportsArray(Protocol):
+    """What numpy turns into an array: tensors of PyTorch, TensorFlow and JAX among others."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:  # noqa: ANN401 a protocol of numpy's
+        ...
+
+
+class SupportsDLPack(Protocol):
+    """What hands its memory over by DLPack."""
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 a protocol of DLPack's
+        ...
+
+    def __dlpack_device__(self) -> tuple[Any, int]: ...
+
+
+def pixels(image: object) -> NDArray[np.uint8]:
+    """Return (H, W) or (H, W, 3) uint8 pixels; a view where nothing had to change.
+
+    Raises:
+        InvalidImageError: `image` is no array, or one of another dtype, shape or range.
+    """
+    array, kind = _array(image)
+    found = f"found a {array.dtype} {kind} of shape {array.shape}"
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise InvalidImageError(f"{found}: {_remedy(array.dtype)}; {ACCEPTED}")
+    flat = _without_alpha(array, found)
+    return flat if flat.dtype == np.uint8 else _from_floats(flat, found)
+
+
+def _array(image: object) -> tuple[NDArray[Any], str]:
+    """Return the image as an array, and what to call it in a message."""
+    if isinstance(image, np.ndarray):
+        return image.view(np.ndarray), "array"
+    kind = f"{type(image).__module__}.{type(image).__qualname__}"
+    try:
+        if hasattr(image, "__array__"):
+            return np.asarray(image), kind
+        if hasattr(image, "__dlpack__"):
+            foreign: Any = image
+            return np.from_dlpack(foreign), kind
+    # Each library refuses in its own way: TypeError, RuntimeError, ValueError, BufferError, errors of its own.
+    except Exception as error:
+        device = getattr(image, "device", None)
+        where = "" if device is None else f" on device {device}"
+        message = f"the {kind}{where} does not turn into a numpy array: {error}"
+        remedy = "bring it to the CPU first, for a torch tensor with .detach().cpu()"
+        raise InvalidImageError(f"{message}; {remedy}; {ACCEPTED}") from error
+    raise InvalidImageError(f"found {kind}: {ACCEPTED}")
+
+
+def _remedy(dtype: np.dtype[Any]) -> str:
+    if dtype == np.bool_:
+        return "a picture of two values is array.astype(np.uint8) * 255"
+    return "scale it to 0..255 and cast it to uint8"
+
+
+def _without_alpha(array: NDArray[Any], found: str) -> NDArray[Any]:
+    if array.ndim == 3 and array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:  # noqa: PLR2004 C, H, W
+        order = "the channels come last: array.transpose(1, 2, 0), or tensor.permute(1, 2, 0)"
+        raise InvalidImageError(f"{found}: {order}; {ACCEPTED}")
+    if array.ndim == 4:  # noqa: PLR2004 N, H, W, C
+        raise InvalidImageError(f"{found}: a call takes one image, not a batch; {ACCEPTED}")
+    if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in _CHANNELS):  # noqa: PLR2004 H, W, C
+        raise InvalidImageError(f"{found}: {ACCEPTED}")
+    if array.size == 0:
+        raise InvalidImageError(f"{found}, which is empty: {ACCEPTED}")
+    if array.ndim == 2:  # noqa: PLR2004 height, width
+        return array
+    return array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
+
+
+def _from_floats(array: NDArray[Any], found: str) -> NDArray[np.uint8]:
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):  # neither holds for NaN
+        if np.isnan(low):
+            raise InvalidImageError(f"{found} that holds NaN: {ACCEPTED}")
+        remedy = "; divide by 255" if low >= 0 and high <= 255 else ""  # noqa: PLR2004 what uint8 holds
+        raise InvalidImageError(f"{found} with values from {low:g} to {high:g}{remedy}: {ACCEPTED}")
+    # In half precision 255 times a value would be off by up to a sixteenth.
+    scaled = np.multiply(array, 255, dtype=np.promote_types(array.dtype, np.float32))
+    return np.rint(scaled, out=scaled).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""The command line; only `app` imports what the extra `cli` brings."""

@@ -1,0 +1,216 @@
+"""The commands."""
+
+# No `from __future__ import annotations`: typer reads the annotations when it runs.
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deeplab_client import Segmentation, SegmentationClient, SegmentationError, voc
+from deeplab_client._cli import batch, report
+from deeplab_client._cli.batch import ServerUnusableError
+from deeplab_client._cli.outputs import ANNOTATIONS, Annotations, Format, Nothing, Output, Pictures
+from deeplab_client._cli.sources import find
+
+SOME_FAILED, UNREACHABLE, REFUSED, INTERRUPTED = 1, 3, 4, 130
+
+_EXIT_CODES = (
+    "Exit code: 0 all went well, 1 some pictures failed, 2 the command line is wrong, 3 the server cannot be reached "
+    "or does not answer, 4 it refuses access or has no such model, 130 interrupted."
+)
+
+_PROBE = np.zeros((32, 32), np.uint8)
+
+Url = Annotated[
+    str,
+    typer.Option(
+        "--url", envvar="DEEPLAB_URL", metavar="URL", help="The server: grpc://host:8001, http://host:8000, host:8001."
+    ),
+]
+Model = Annotated[str, typer.Option("--model", metavar="NAME", help="The ensemble to ask.")]
+Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="For each request.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if sys.stderr.isatty() else None,  # no boxes in a log
+)
+
+
+@app.callback(epilog=_EXIT_CODES)
+def deeplab() -> None:
+    """Segment pictures with a Triton server that serves DeepLabV3."""
+    # What the client logs is said by the commands, in their own way.
+    logging.getLogger("deeplab_client").addHandler(logging.NullHandler())
+
+
+@app.command(epilog=_EXIT_CODES)
+def segment(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE", help="Files, folders, and patterns such as 'photos/**/*.jpg'.")
+    ],
+    *,
+    url: Url,
+    model: Model = "segment_resnet50",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where files go. Without it none is written."),
+    ] = None,
+    kind: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="overlay: classes over the picture; mask: their colours; png: class ids as pixels; "
+            "coco: annotations.json.",
+            show_default="overlay",
+        ),
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of an overlay.")] = 0.5,
+    legend: Annotated[
+        bool, typer.Option("--legend", help="Put a panel of names and shares beside an overlay.")
+    ] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite outputs; without it, pictures that have one are skipped.")
+    ] = False,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=256, help="Requests in flight.")] = 4,
+    timeout: Timeout = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture, each on a line.")] = False,
+) -> None:
+    """Segment pictures: a table in a terminal, a line a picture in a pipe, and files with --output.
+
+    A run that was interrupted goes on when it is started again: pictures whose output exists are skipped.
+    """
+    client = connect(url, model=model, timeout=timeout)
+    try:
+        sources = find(images, recursive=recursive)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="IMAGE") from error
+    target = _target(output, kind, force=force, alpha=alpha, legend=legend)
+    tally, started, code = report.Tally(len(sources)), time.monotonic(), 0
+    reporter = _reporter(len(sources), as_json=as_json)
+    problem = None
+    with client, reporter:
+        try:
+            for outcome in batch.run(client, sources, target, concurrency=concurrency):
+                if tally.count(outcome):
+                    reporter.warn(model)
+                reporter.tell(outcome)
+            code = SOME_FAILED if tally.failed else 0
+        except ServerUnusableError as error:
+            problem, code = str(error), UNREACHABLE if error.unreachable else REFUSED
+        except KeyboardInterrupt:
+            problem, code = "interrupted", INTERRUPTED
+        try:
+            written = target.finish() or output
+        except OSError as error:
+            problem, code, written = str(error), SOME_FAILED, None
+    reporter.finish(tally.summary(time.monotonic() - started, written if tally.done else None))
+    if problem is not None:
+        report.notice(problem)
+    raise typer.Exit(code)
+
+
+@app.command(epilog=_EXIT_CODES)
+def classes(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 30.0, as_json: Json = False) -> None:
+    """List the classes that the server's model tells apart, by asking it about a black picture."""
+    with connect(url, model=model, timeout=timeout) as client:
+        result = _probe(client)
+    named = list(enumerate(result.class_names))
+    if as_json:
+        colors = voc.PALETTE.tolist()
+        typer.echo(json.dumps([{"id": i, "name": name, "color": colors[i]} for i, name in named]))
+    elif sys.stdout.isatty():
+        table = Table("id", "colour", "class")
+        for i, name in named:
+            red, green, blue = voc.PALETTE[i].tolist()
+            table.add_row(str(i), Text("      ", style=f"on rgb({red},{green},{blue})" if i else ""), Text(name))
+        Console(highlight=False).print(table)
+    else:
+        for i, name in named:
+            typer.echo(f"{i}\t{name}")
+    if result.untrained:
+        report.warn_plainly(result.model_name)
+
+
+@app.command(epilog=_EXIT_CODES)
+def ping(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 5.0, as_json: Json = False) -> None:
+    """Say whether the server takes requests for the model."""
+    started = time.monotonic()
+    with connect(url, model=model, timeout=timeout) as client:
+        ready = client.is_ready()
+        milliseconds = (time.monotonic() - started) * 1000
+        if as_json:
+            typer.echo(json.dumps({"url": url, "model": model, "ready": ready, "milliseconds": round(milliseconds, 1)}))
+        if not ready:
+            _probe(client)  # says why, or that it has become ready
+    if not as_json:
+        typer.echo(f"ready: {url} serves {model} ({milliseconds:.0f} ms)")
+
+
+def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
+    """Make the client of a command."""
+    try:
+        return SegmentationClient(url, model=model, timeout=timeout)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--timeout" if "timeout" in str(error) else "--url") from error
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit code."""
+    try:
+        app(args=list(arguments), prog_name="deeplab")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _probe(client: SegmentationClient) -> Segmentation:
+    """Segment a black picture; end the command where that fails."""
+    try:
+        return client.segment(_PROBE)
+    except SegmentationError as error:
+        report.notice(str(error))
+        try:
+            batch.give_up_on(error, answered=False)
+        except ServerUnusableError as unusable:
+            raise typer.Exit(UNREACHABLE if unusable.unreachable else REFUSED) from unusable
+        raise typer.Exit(SOME_FAILED) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _target(output: Path | None, kind: Format | None, *, force: bool, alpha: float, legend: bool) -> Output:
+    if output is None:
+        if kind is not None:
+            raise typer.BadParameter("say with --output DIR where the files go", param_hint="--format")
+        return Nothing()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(str(error), param_hint="--output") from error
+    if kind is not Format.COCO:
+        return Pictures(output, kind=kind or Format.OVERLAY, force=force, alpha=alpha, legend=legend)
+    if not force and (output / ANNOTATIONS).exists():
+        message = f"{report.clean(output / ANNOTATIONS)} exists: --force overwrites it"
+        raise typer.BadParameter(message, param_hint="--output")
+    return Annotations(output)
+
+
+def _reporter(total: int, *, as_json: bool) -> report.Report:
+    if as_json:
+        return report.JsonLines()
+    return report.Screen(total) if sys.stdout.isatty() else report.Lines()

@@ -1,0 +1,252 @@
+"""What is told on the way and at the end: tables in a terminal, lines in a pipe, or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typing_extensions import Self
+
+    from deeplab_client._cli.batch import Found, Outcome
+
+_MOST_ROWS = 40  # of pictures that went well; those that failed are all shown
+_MOST_CLASSES = 3  # of one picture, in the table
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many pictures met which end."""
+
+    asked: int
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    untrained: set[str] = field(default_factory=set[str])
+
+    def count(self, outcome: Outcome) -> bool:
+        """Count one picture; return whether its model is the first untrained one of its name."""
+        if outcome.error is not None:
+            self.failed += 1
+        elif outcome.skipped:
+            self.skipped += 1
+        else:
+            self.done += 1
+        found = outcome.found
+        if found is None or not found["untrained"] or found["model"] in self.untrained:
+            return False
+        self.untrained.add(found["model"])
+        return True
+
+    def summary(self, seconds: float, written: Path | None) -> str:
+        """Return one sentence about all of them."""
+        parts = [f"{self.done} of {_pictures(self.asked)} segmented in {seconds:.1f} s"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if self.skipped:
+            parts.append(f"{self.skipped} skipped, for the output exists (--force overwrites)")
+        if written is not None:
+            parts.append(f"output in {clean(written)}")
+        return "; ".join(parts)
+
+
+class Report(Protocol):
+    """One way of telling."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def tell(self, outcome: Outcome) -> None:
+        """Tell what became of one picture."""
+        ...
+
+    def warn(self, models: str) -> None:
+        """Tell that masks mean nothing."""
+        ...
+
+    def finish(self, summary: str) -> None:
+        """Tell the end."""
+        ...
+
+
+class Screen:
+    """A progress bar on stderr while it runs, a table on stdout at the end."""
+
+    def __init__(self, total: int) -> None:
+        self._notices = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("segmenting"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._notices,
+            transient=True,
+            disable=not self._notices.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=total)
+        self._outcomes: list[Outcome] = []
+        self._untrained = False
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def tell(self, outcome: Outcome) -> None:
+        """Move the bar; keep the outcome for the table."""
+        self._progress.advance(self._task)
+        self._outcomes.append(outcome)
+
+    def warn(self, models: str) -> None:
+        """Show a red panel at once."""
+        self._untrained = True
+        text = f"{models} answers with UNTRAINED WEIGHTS: its masks are noise, not segmentations."
+        self._notices.print(Panel(text, title="UNTRAINED WEIGHTS", border_style="bold red"))
+
+    def finish(self, summary: str) -> None:
+        """Print the table and the sentence."""
+        self._progress.stop()
+        console = Console(highlight=False)
+        if self._outcomes:
+            console.print(self._table())
+        console.print(Text(summary))
+
+    def _table(self) -> Table:
+        table = Table()
+        if self._untrained:
+            table.caption = "UNTRAINED WEIGHTS: noise, not segmentations"
+            table.caption_style = "bold red"
+        table.add_column("picture", overflow="fold")
+        table.add_column("size", justify="right", no_wrap=True)
+        table.add_column("classes", overflow="fold")
+        table.add_column("output", overflow="fold")
+        left_out = 0
+        for outcome in self._outcomes:
+            if outcome.error is None and table.row_count >= _MOST_ROWS:
+                left_out += 1
+                continue
+            end = Text(_end(outcome), style="red" if outcome.error is not None else "")
+            size, classes = ("", "") if outcome.found is None else (_size(outcome.found), _classes(outcome.found))
+            table.add_row(Text(clean(outcome.path)), size, Text(classes), end)
+        if left_out:
+            table.add_row(f"and {left_out} more", "", "", "", style="dim")
+        return table
+
+
+class Lines:
+    """One line for each picture, its fields set apart by tabs; what went wrong goes to stderr."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def tell(self, outcome: Outcome) -> None:
+        """Write a line at once."""
+        found = outcome.found
+        if outcome.error is not None or outcome.skipped:
+            notice(f"{clean(outcome.path)}: {_end(outcome)}")
+        elif found is not None:
+            top = found["top_class"]
+            share = "" if top is None else f"{found['fractions'][top]:.4f}"
+            output = "" if outcome.output is None else clean(outcome.output)
+            _line(sys.stdout, "\t".join((clean(outcome.path), _size(found), top or "", share, output)))
+
+    def warn(self, models: str) -> None:
+        """Write to stderr at once."""
+        warn_plainly(models)
+
+    def finish(self, summary: str) -> None:
+        """Write the sentence to stderr."""
+        notice(summary)
+
+
+class JsonLines:
+    """One JSON object for each picture, each on a line of its own."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def tell(self, outcome: Outcome) -> None:
+        """Write an object at once."""
+        state = "failed" if outcome.error is not None else "skipped" if outcome.skipped else "done"
+        told: dict[str, Any] = {
+            "path": str(outcome.path),
+            "state": state,
+            "output": None if outcome.output is None else str(outcome.output),
+            "error": outcome.error,
+        }
+        _line(sys.stdout, json.dumps({**told, **(outcome.found or {})}))
+
+    def warn(self, models: str) -> None:
+        """Write to stderr, beside the `untrained` of each object."""
+        warn_plainly(models)
+
+    def finish(self, summary: str) -> None:
+        """Say no more than the objects do."""
+        del summary
+
+
+def clean(path: Path) -> str:
+    """Return a path fit for a terminal, whatever is in its name."""
+    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def notice(text: str) -> None:
+    """Write one line about the command itself to stderr."""
+    _line(sys.stderr, f"deeplab: {text}")
+
+
+def warn_plainly(models: str) -> None:
+    """Say on stderr that masks mean nothing."""
+    notice(f"UNTRAINED WEIGHTS: the masks of {models} are noise, not segmentations")
+
+
+def _line(stream: TextIO, text: str) -> None:
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"
+
+
+def _size(found: Found) -> str:
+    return f"{found['width']}x{found['height']}"
+
+
+def _classes(found: Found) -> str:
+    """Return the classes with most pixels, the background left out."""
+    shares = [(name, share) for name, share in found["fractions"].items() if name != found["background"]]
+    if not shares:
+        return "background only"
+    shown = ", ".join(f"{name} {share:.1%}" for name, share in shares[:_MOST_CLASSES])
+    more = len(shares) - _MOST_CLASSES
+    return f"{shown}, {more} more" if more > 0 else shown
+
+
+def _end(outcome: Outcome) -> str:
+    if outcome.error is not None:
+        return outcome.error
+    output = "" if outcome.output is None else clean(outcome.output)
+    return f"skipped: {output} exists" if outcome.skipped else output

@@ -1,0 +1,215 @@
+"""Fakes in place of a server, for the tests of what uses the client.
+
+```python
+transport = FakeTransport(mask=np.array([[0, 8], [8, 8]], np.uint8))
+client = SegmentationClient("grpc://fake", transport=transport)
+```
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from deeplab_client import voc
+from deeplab_client._errors import DeadlineExceededError, ModelNotFoundError, SegmentationError
+from deeplab_client._transport import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from deeplab_client._deadline import Deadline
+    from deeplab_client._transport import Request
+
+__all__ = ["Answer", "AsyncFakeTransport", "FakeTransport", "Mask", "ReceivedRequest"]
+
+Mask: TypeAlias = "NDArray[np.uint8] | Callable[[ReceivedRequest], NDArray[np.uint8]]"
+"""Class ids, (H, W) uint8, or a function that makes them of a request; it may raise a SegmentationError."""
+
+Answer: TypeAlias = "Mask | SegmentationError"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedRequest:
+    """What a fake server was asked.
+
+    Attributes:
+        model: Name of the ensemble.
+        image: The encoded image as it travelled: an array or a PIL image comes as PPM or PGM.
+        request_id: The id of the request.
+        seconds_left: What was left of the call's timeout.
+    """
+
+    model: str
+    image: bytes
+    request_id: str
+    seconds_left: float
+
+    @property
+    def picture(self) -> Image.Image:
+        """The image decoded as the server does it: RGB and upright.
+
+        Raises:
+            InvalidImageError: It cannot be decoded.
+        """
+        from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
+
+        return _picture.opened(self.image)
+
+    def __repr__(self) -> str:
+        return f"<ReceivedRequest {self.request_id}, {self.model}, {len(self.image)} bytes>"
+
+
+class _FakeServer:
+    """What both fakes know and do; they differ in what must be awaited."""
+
+    def __init__(
+        self,
+        mask: Mask | None = None,
+        *,
+        answers: Iterable[Answer] = (),
+        class_names: Sequence[str] = voc.CLASS_NAMES,
+        weights: str | None = "COCO_WITH_VOC_LABELS_V1",
+        model_version: str = "1",
+        models: Collection[str] | None = None,
+        ready: bool = True,
+    ) -> None:
+        self.requests: list[ReceivedRequest] = []
+        self.closed = False
+        self.ready = ready
+        self._mask: Mask = _background if mask is None else mask
+        self._answers = deque(answers)
+        self._class_names = tuple(class_names)
+        self._weights = weights
+        self._model_version = model_version
+        self._models = models
+        self._lock = threading.Lock()
+        for answer in (self._mask, *self._answers):
+            if not callable(answer) and not isinstance(answer, SegmentationError):
+                self._check(answer)
+
+    def _infer(self, request: Request, deadline: Deadline) -> Reply:
+        self._refuse(request.model, request.request_id)
+        try:
+            received = ReceivedRequest(request.model, request.image, request.request_id, deadline.remaining())
+        except TimeoutError as error:
+            raise _about(DeadlineExceededError(f"no answer within {deadline.seconds:g} s"), request) from error
+        with self._lock:
+            self.requests.append(received)
+            answer = self._answers.popleft() if self._answers else self._mask
+        if isinstance(answer, SegmentationError):
+            raise _about(answer, request)
+        try:
+            mask = self._check(answer(received) if callable(answer) else answer)
+        except SegmentationError as error:
+            raise _about(error, request) from error
+        return Reply(self._outputs(mask), request.model, self._model_version)
+
+    def _parameters(self, model: str) -> dict[str, str]:
+        self._refuse(model, None)
+        return {} if self._weights is None else {"weights": self._weights}
+
+    def _is_ready(self, model: str) -> bool:
+        return self.ready and (self._models is None or model in self._models)
+
+    def _refuse(self, model: str, request_id: str | None) -> None:
+        if self._models is not None and model not in self._models:
+            message = f"the fake server does not serve model {model!r}"
+            raise ModelNotFoundError(message, model=model, request_id=request_id)
+
+    def _check(self, mask: object) -> NDArray[np.uint8]:
+        """Refuse a mask that no server would send: a bug of the test, and no SegmentationError."""
+        if not isinstance(mask, np.ndarray):
+            raise TypeError(f"a fake answers with masks or SegmentationErrors; found {type(mask).__name__}")
+        array: NDArray[Any] = mask
+        if array.dtype != np.uint8 or array.ndim != 2 or array.size == 0:  # noqa: PLR2004 height, width
+            raise ValueError(f"a mask is uint8 (H, W) with at least one pixel; found {array.dtype} {array.shape}")
+        if array.max() >= len(self._class_names):
+            raise ValueError(f"the mask has class id {array.max()}, but there are {len(self._class_names)} class names")
+        return array
+
+    def _outputs(self, mask: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        counts = np.bincount(mask.ravel(), minlength=len(self._class_names))
+        names = np.array([name.encode() for name in self._class_names], np.object_)
+        return {"MASK": mask[np.newaxis], "CLASS_PIXELS": counts[np.newaxis], "CLASS_NAMES": names[np.newaxis]}
+
+
+class FakeTransport(_FakeServer):
+    """A server that answers as it is told and remembers what it was asked; safe to share between threads.
+
+    Without arguments every pixel is background, and an image that cannot be decoded is refused, as by a real server.
+
+    Args:
+        mask: The answer to every request: a mask, or a function of the request.
+        answers: Answers of the first requests in turn, errors included; `mask` answers those after them.
+        class_names: Name of each class id.
+        weights: What the model says its weights are; `none` for untrained ones, None for a server that does not tell.
+        model_version: Version of every model.
+        models: The models that are served; any, where this is left out.
+        ready: Whether the server takes requests.
+
+    Attributes:
+        requests: What was asked, in order.
+        closed: Whether a client was closed; the fake goes on answering others.
+        ready: May be set at any time.
+    """
+
+    def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        """Give the next answer."""
+        return self._infer(request, deadline)
+
+    def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
+        """Return the weights' name as a server has it in the model's config."""
+        del deadline
+        return self._parameters(model)
+
+    def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        """Return what `ready` says, and False for a model that is not served."""
+        del deadline
+        return self._is_ready(model)
+
+    def close(self) -> None:
+        """Set `closed`."""
+        self.closed = True
+
+
+class AsyncFakeTransport(_FakeServer):
+    """`FakeTransport` for the asynchronous client: the same arguments and attributes, its methods coroutines."""
+
+    async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        """Give the next answer."""
+        return self._infer(request, deadline)
+
+    async def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
+        """Return the weights' name as a server has it in the model's config."""
+        del deadline
+        return self._parameters(model)
+
+    async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        """Return what `ready` says, and False for a model that is not served."""
+        del deadline
+        return self._is_ready(model)
+
+    async def close(self) -> None:
+        """Set `closed`."""
+        self.closed = True
+
+
+def _about(error: SegmentationError, request: Request) -> SegmentationError:
+    """Return a copy that names the request: one error raised in many threads would collect all their tracebacks."""
+    told = copy.copy(error)
+    told.model, told.request_id = error.model or request.model, error.request_id or request.request_id
+    return told
+
+
+def _background(request: ReceivedRequest) -> NDArray[np.uint8]:
+    picture = request.picture
+    return np.zeros((picture.height, picture.width), np.uint8)

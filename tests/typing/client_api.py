@@ -1,0 +1,86 @@
+"""What the types of deeplab_client promise to callers; checked by basedpyright, never run."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=error
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from pycocotools.mask import decode
+from supervision import Detections
+from typing_extensions import assert_type
+
+from deeplab_client import Polygon, Segmentation, SegmentationClient, Timings, voc
+from deeplab_client.testing import AsyncFakeTransport, FakeTransport, ReceivedRequest
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+
+def the_result(result: Segmentation) -> None:
+    assert_type(result.mask, "NDArray[np.uint8]")
+    assert_type(result.class_names, tuple[str, ...])
+    assert_type(result.pixels, dict[str, int])
+    assert_type(result.fraction("cow"), float)
+    assert_type(result.top_class, str | None)
+    assert_type(result["cow"], "NDArray[np.bool_]")
+    assert_type("cow" in result, bool)
+    assert_type(result.untrained, bool)
+    assert_type(result.weights, str | None)
+    assert_type(result.timings, Timings | None)
+    assert_type(result.overlay("cow.jpg", alpha=0.4, legend=True), Image.Image)
+    assert_type(result.colorize(), Image.Image)
+    assert_type(result.to_png(), bytes)
+    assert_type(decode(result.to_rle("cow")), "NDArray[np.uint8]")
+    assert_type(result.to_polygons("cow"), list[Polygon])
+    assert_type(result.to_polygons("cow")[0].exterior, "NDArray[np.float64]")
+    annotation = result.to_coco(image_id=1)[0]
+    assert_type(annotation["bbox"], list[float])
+    assert_type(annotation["segmentation"]["counts"], str)
+    assert_type(result.coco_categories()[0]["name"], str)
+    assert_type(result.to_supervision(), Detections)
+    assert_type(voc.PALETTE, "NDArray[np.uint8]")
+
+
+def a_result_is_frozen(result: Segmentation, timings: Timings) -> None:
+    result.weights = "none"  # pyright: ignore[reportAttributeAccessIssue]
+    timings.wait = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    for _ in result:  # pyright: ignore[reportGeneralTypeIssues]
+        pass
+    assert_type({result: 1}, dict[Segmentation, int])  # pyright: ignore[reportUnhashable]
+
+
+def images(client: SegmentationClient, file: IO[bytes], tensor: torch.Tensor, pixels: NDArray[np.float32]) -> None:
+    for image in ("cow.jpg", Path("cow.jpg"), b"", bytearray(), memoryview(b""), io.BytesIO(), file, tensor, pixels):
+        assert_type(client.segment(image), Segmentation)
+    with Path("cow.jpg").open("rb") as opened:
+        client.segment(opened, model="segment_resnet101", timeout=5)
+    client.segment(Image.new("RGB", (1, 1)))
+    client.segment(np.zeros((1, 1), np.uint8))
+
+
+def no_images(client: SegmentationClient) -> None:
+    client.segment(None)  # pyright: ignore[reportArgumentType]
+    client.segment(7)  # pyright: ignore[reportArgumentType]
+    client.segment([[1, 2]])  # pyright: ignore[reportArgumentType]
+    client.segment(io.StringIO("text"))  # pyright: ignore[reportArgumentType]
+    client.segment(open("cow.jpg"))  # pyright: ignore[reportArgumentType]  # noqa: PTH123, SIM115 the most usual mistake
+    client.segment("cow.jpg", "segment_resnet101")  # pyright: ignore[reportCallIssue]
+
+
+def a_fake_is_a_transport(mask: NDArray[np.uint8]) -> None:
+    def answer(request: ReceivedRequest) -> NDArray[np.uint8]:
+        assert_type(request.picture, Image.Image)
+        return mask
+
+    fake = FakeTransport(answer, answers=[mask])
+    assert_type(fake.requests, list[ReceivedRequest])
+    SegmentationClient("fake", transport=fake)
+    SegmentationClient("fake", transport=AsyncFakeTransport(mask))  # pyright: ignore[reportArgumentType]
+    options: dict[str, Any] = {"class_names": ["a"]}
+    FakeTransport(**options)

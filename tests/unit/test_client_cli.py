@@ -1,0 +1,493 @@
+"""The command line, with a fake in place of the server."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from deeplab_client import (
+    AccessDeniedError,
+    DeadlineExceededError,
+    InvalidImageError,
+    ModelError,
+    SegmentationClient,
+    SegmentationError,
+    ServerOverloadedError,
+    ServerUnavailableError,
+    voc,
+)
+from deeplab_client._cli import app, outputs, sources
+from deeplab_client.testing import FakeTransport, ReceivedRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+pytestmark = pytest.mark.unit
+
+URL = "grpc://fake:8001"
+HEIGHT, WIDTH = 12, 20
+
+
+def cats(request: ReceivedRequest) -> NDArray[np.uint8]:
+    """Answer with cat where the picture is bright; fail for a picture whose bytes name an error."""
+    names = {kind.__name__: kind for kind in SegmentationError.__subclasses__()}
+    if (kind := names.get(request.image.decode("latin-1"))) is not None:
+        raise kind("as the picture says")
+    red = np.asarray(request.picture)[:, :, 0]
+    return np.where(red > 127, np.uint8(8), np.uint8(0))
+
+
+def reach(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
+    """Let the commands talk to a fake."""
+
+    def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
+        return SegmentationClient(url, model=model, timeout=timeout, transport=transport)
+
+    monkeypatch.setattr(app, "connect", connect)
+    monkeypatch.delenv("DEEPLAB_URL", raising=False)
+    return transport
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
+    return reach(FakeTransport(cats), monkeypatch)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def picture(path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[:, WIDTH // 2 :] = 200
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def broken(path: str, error: type[SegmentationError]) -> None:
+    Path(path).write_text(error.__name__)
+
+
+def files(folder: str | Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def run(*arguments: str) -> int:
+    return app.run([arguments[0], "--url", URL, *arguments[1:]])
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_without_an_output_nothing_is_written_and_a_pipe_gets_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("a.png")
+    assert run("segment", "a.png") == 0
+    told = capsys.readouterr()
+    assert told.out.rstrip("\n").split("\t") == ["a.png", "20x12", "cat", "0.5000", ""]
+    assert re.fullmatch(r"deeplab: 1 of 1 picture segmented in \d+\.\d s\n", told.err)
+    assert files(".") == {"a.png"}
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_each_format_holds_what_it_says() -> None:
+    picture("a.png")
+    for kind in ("overlay", "mask", "png", "coco"):
+        assert run("segment", "a.png", "--output", "out", "--format", kind) == 0
+    assert files("out") == {"a.overlay.png", "a.mask.png", "a.classes.png", "annotations.json"}
+    cat = np.zeros((HEIGHT, WIDTH), np.bool_)
+    cat[:, WIDTH // 2 :] = True
+    with Image.open("out/a.classes.png") as ids:
+        assert ids.mode == "P"
+        assert (np.asarray(ids) == cat * 8).all()
+    with Image.open("out/a.mask.png") as mask:
+        assert (np.asarray(mask) == cat[:, :, np.newaxis] * voc.PALETTE[8]).all()
+    with Image.open("out/a.overlay.png") as overlay:
+        expected = cat[:, :, np.newaxis] * (200 * 0.5 + voc.PALETTE[8] * 0.5)
+        assert (np.asarray(overlay) == expected).all()
+    loaded: Any = COCO("out/annotations.json")
+    (annotation,) = loaded.loadAnns(loaded.getAnnIds(catIds=loaded.getCatIds(catNms=["cat"])))
+    assert (loaded.annToMask(annotation) == cat).all()
+    assert loaded.loadImgs([1])[0]["file_name"] == "a.png"
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_options_of_an_overlay_reach_it() -> None:
+    picture("a.png")
+    assert run("segment", "a.png", "-o", "out", "--alpha", "1", "--legend") == 0
+    with Image.open("out/a.overlay.png") as overlay:
+        assert overlay.width > WIDTH
+        assert overlay.getpixel((WIDTH - 1, 0)) == (64, 0, 0)
+
+
+@pytest.mark.usefixtures("folder")
+def test_folders_patterns_and_files_each_picture_once(fake: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("p/b.jpg", "p/a.PNG", "p/deep/c.bmp", "p/.hidden.png", "p/a.overlay.png", "q/d.webp"):
+        picture(name)
+    Path("p/notes.txt").write_text("no picture")
+    Path("q/odd").write_bytes(picture("q/odd.png").read_bytes())
+    assert run("segment", "p", "p/a.PNG", "q/*.webp", "q/odd") == 0
+    told = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["p/a.PNG", "p/b.jpg", "q/d.webp", "q/odd"]
+    assert len(fake.requests) == 4
+    assert run("segment", "p", "--recursive") == 0
+    assert "p/deep/c.bmp" in capsys.readouterr().out
+    assert run("segment", "**/*.bmp") == 0
+    assert "p/deep/c.bmp" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("[1].png")
+    assert run("segment", "[1].png") == 0
+    assert capsys.readouterr().out.startswith("[1].png\t")
+
+
+@pytest.mark.parametrize(
+    ("paths", "arguments", "names"),
+    [
+        (["a/x.jpg", "b/x.png"], ["a/x.jpg", "b/x.png"], ["x.jpg", "x.png"]),
+        (["a/x.jpg", "b/x.jpg"], ["a/x.jpg", "b/x.jpg"], ["a/x.jpg", "b/x.jpg"]),
+        (["a/x.jpg", "b/X.jpg", "b/y.jpg"], ["*/*.jpg"], ["a/x.jpg", "b/X.jpg", "y"]),
+        (["p/a/x.jpg", "p/a/x.png", "p/b/x.jpg"], ["p", "-r"], ["a/x.jpg", "a/x.png", "b/x"]),
+        (
+            ["a/x.jpg", "b/x.jpg", "c/a/x.jpg.png"],
+            ["a/x.jpg", "b/x.jpg", "c", "-r"],
+            ["a/x.jpg", "b/x.jpg", "a/x.jpg-2"],
+        ),
+        (["x.jpg", "y.2.jpg"], ["."], ["x", "y.2"]),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_outputs_of_equal_names_are_kept_apart(
+    fake: FakeTransport, paths: Sequence[str], arguments: Sequence[str], names: Sequence[str]
+) -> None:
+    for path in paths:
+        picture(path)
+    assert run("segment", *arguments, "-o", "out") == 0
+    assert files("out") == {f"{name}.overlay.png" for name in names}
+    assert len(fake.requests) == len(paths)
+
+
+@pytest.mark.usefixtures("folder")
+def test_existing_outputs_are_skipped_unless_forced(fake: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
+    picture("a.png")
+    assert run("segment", "a.png", "-o", "out") == 0
+    before = Path("out/a.overlay.png").read_bytes()
+    picture("b.png")
+    assert run("segment", "a.png", "b.png", "-o", "out", "--alpha", "1") == 0
+    assert Path("out/a.overlay.png").read_bytes() == before
+    assert "1 of 2 pictures segmented" in capsys.readouterr().err
+    assert len(fake.requests) == 2
+    assert run("segment", "a.png", "-o", "out", "--alpha", "1", "--force") == 0
+    assert Path("out/a.overlay.png").read_bytes() != before
+    assert run("segment", "a.png", "-o", "out", "-f", "coco") == 0
+    assert run("segment", "a.png", "-o", "out", "-f", "coco") == 2
+    assert "--force" in capsys.readouterr().err
+    assert run("segment", "a.png", "-o", "out", "-f", "coco", "--force") == 0
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_a_picture_that_fails_is_told_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("good.png")
+    broken("bad.png", InvalidImageError)
+    broken("busy.png", ServerOverloadedError)
+    broken("bug.png", ModelError)
+    assert run("segment", "bad.png", "busy.png", "bug.png", "missing.png", "good.png", "-o", "out") == 1
+    told = capsys.readouterr()
+    assert [line.split("\t")[0] for line in told.out.splitlines()] == ["good.png"]
+    assert "deeplab: bad.png: as the picture says" in told.err
+    assert re.search(r"missing\.png: .*No such file", told.err)
+    assert "1 of 5 pictures segmented" in told.err
+    assert "4 failed" in told.err
+    assert files("out") == {"good.overlay.png"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ServerUnavailableError, 3), (DeadlineExceededError, 3), (AccessDeniedError, 4)],
+)
+@pytest.mark.usefixtures("fake", "folder")
+def test_a_server_that_cannot_be_used_ends_the_run(
+    capsys: pytest.CaptureFixture[str], error: type[SegmentationError], code: int
+) -> None:
+    broken("a.png", error)
+    for i in range(30):
+        picture(f"b{i:02}.png")
+    assert run("segment", ".", "--concurrency", "1", "-o", "out") == code
+    assert "as the picture says" in capsys.readouterr().err
+    assert files("out") == set()
+    broken("b05.png", error)
+    picture("a.png")
+    # After an answer, an answer that comes too late is one picture's.
+    assert run("segment", ".", "--concurrency", "1", "-o", "out") == (1 if error is DeadlineExceededError else code)
+    assert len(files("out")) == (30 if error is DeadlineExceededError else 6)
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("a.png")
+    broken("bad.png", InvalidImageError)
+    assert run("segment", "a.png", "bad.png", "--json", "-o", "out") == 1
+    told = capsys.readouterr()
+    good, bad = (json.loads(line) for line in told.out.splitlines())
+    assert (good["path"], good["state"], good["output"]) == ("a.png", "done", "out/a.overlay.png")
+    assert good["pixels"] == {"__background__": 120, "cat": 120}
+    assert good["fractions"]["cat"] == 0.5
+    assert (good["top_class"], good["untrained"], good["model"]) == ("cat", False, "segment_resnet50")
+    assert (bad["state"], bad["error"]) == ("failed", "as the picture says")
+    assert not told.err
+    assert run("segment", "a.png", "--json", "-o", "out") == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "skipped"
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.usefixtures("folder")
+def test_untrained_weights_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    reach(FakeTransport(cats, weights="none"), monkeypatch)
+    picture("a.png")
+    picture("b.png")
+    assert run("segment", ".", *options) == 0
+    assert capsys.readouterr().err.count("UNTRAINED WEIGHTS") == 1
+    assert run("segment", ".", "-o", "out", "-f", "coco") == 0
+    assert "UNTRAINED" in json.loads(Path("out/annotations.json").read_text())["info"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["segment"], "IMAGE"),
+        (["segment", "nothing/*.png"], "matches no file"),
+        (["segment", "empty"], "holds no pictures.*--recursive"),
+        (["segment", "a.png", "--format", "png"], "--output"),
+        (["segment", "a.png", "--format", "gif", "-o", "out"], "gif"),
+        (["segment", "a.png", "--alpha", "2"], "alpha"),
+        (["segment", "a.png", "--concurrency", "0"], "concurrency"),
+        (["segment", "a.png", "-o", "a.png"], "File exists"),
+        (["segment", "a.png", "--no-such"], "no-such"),
+        (["other"], "other"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_wrong_command_line_sends_nothing(
+    fake: FakeTransport, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    picture("a.png")
+    Path("empty").mkdir()
+    assert run(*arguments) == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert not fake.requests
+
+
+@pytest.mark.parametrize(("option", "value"), [("--url", "ftp://host"), ("--timeout", "0")])
+def test_a_wrong_address_or_timeout_is_named(capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
+    assert app.run(["ping", "--url", URL, option, value]) == 2
+    assert option in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_address_may_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(["ping"]) == 2
+    assert "DEEPLAB_URL" in capsys.readouterr().err
+    monkeypatch.setenv("DEEPLAB_URL", URL)
+    assert app.run(["ping"]) == 0
+    assert URL in capsys.readouterr().out
+
+
+def test_ping_says_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def unavailable(request: ReceivedRequest) -> NDArray[np.uint8]:
+        raise ServerUnavailableError(f"nobody there for {request.model}")
+
+    transport = reach(FakeTransport(unavailable, models=["segment_resnet50"], ready=False), monkeypatch)
+    assert run("ping") == 3
+    assert "nobody there" in capsys.readouterr().err
+    assert run("ping", "--model", "x") == 4
+    assert "'x'" in capsys.readouterr().err
+    transport.ready = True
+    assert run("ping", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["ready"] is True
+
+
+def test_classes_are_those_of_the_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    reach(FakeTransport(class_names=["none", "road"]), monkeypatch)
+    assert run("classes") == 0
+    assert capsys.readouterr().out == "0\tnone\n1\troad\n"
+    assert run("classes", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[1] == {"id": 1, "name": "road", "color": [128, 0, 0]}
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
+def test_a_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    path = tmp_path / "a.png"
+    outputs.write_whole(path, b"first")
+    assert path.read_bytes() == b"first"
+    write = Path.write_bytes
+
+    def half(self: Path, data: bytes) -> int:
+        write(self, data[: len(data) // 2])
+        raise failure
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(type(failure) if isinstance(failure, OSError) else KeyboardInterrupt):
+        outputs.write_whole(path, b"second")
+    assert files(tmp_path) == {"a.png"}
+    assert path.read_bytes() == b"first"
+
+
+def test_pictures_that_are_looked_for_are_those_that_the_server_reads() -> None:
+    server = {"JPEG", "PNG", "WEBP", "BMP", "PPM"}
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in server}
+    assert set(sources.SUFFIXES) <= suffixes
+
+
+PROGRAM = textwrap.dedent("""
+    import time
+    from pathlib import Path
+    from deeplab_client import SegmentationClient
+    from deeplab_client.__main__ import main
+    from deeplab_client._cli import app
+    from deeplab_client.testing import FakeTransport
+    import numpy as np
+
+    def answer(request):
+        while request.image == b"hold" and not Path("go").exists():
+            time.sleep(0.02)
+        return np.full((12, 20), 8, np.uint8)
+
+    transport = FakeTransport(answer, weights="none")
+    app.connect = lambda url, **options: SegmentationClient(url, transport=transport, **options)
+    main()
+""")
+
+
+def start(*arguments: str, stdin: int | None = None, terminal: int | None = None) -> subprocess.Popen[bytes]:
+    output = subprocess.PIPE if terminal is None else terminal
+    environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm-256color"}
+    environment.pop("NO_COLOR", None)
+    command = [sys.executable, "-c", PROGRAM, *arguments, "--url", URL]
+    return subprocess.Popen(command, stdin=stdin, stdout=output, stderr=output, env=environment)
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_interrupted_run_leaves_whole_files_says_so_and_can_go_on() -> None:
+    for i in range(3):
+        picture(f"{i}.png")
+    Path("3.png").write_bytes(b"hold")
+    picture("4.png")
+    with start("segment", ".", "-o", "out", "-f", "png", "--concurrency", "1") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]  # the fourth never comes
+        process.send_signal(signal.SIGINT)
+        Path("go").touch()  # what waits for an answer cannot be interrupted in a fake
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT, "a shell's loop ends too"
+    assert [line.split(b"\t")[0] for line in lines] == [b"0.png", b"1.png", b"2.png"]
+    assert b"3 of 5 pictures segmented" in errors
+    assert errors.endswith(b"deeplab: interrupted\n")
+    assert b"Traceback" not in errors
+    assert files("out") == {f"{i}.classes.png" for i in range(3)}
+    for name in files("out"):
+        with Image.open(Path("out", name)) as whole:
+            whole.load()
+    picture("3.png")
+    with start("segment", ".", "-o", "out", "-f", "png") as process:
+        out, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert [line.split(b"\t")[0] for line in out.splitlines()] == [b"3.png", b"4.png"]
+    assert b"3 skipped" in errors
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """Return what a terminal of 100 columns gets."""
+    ours, theirs = pty.openpty()
+    shown = io.BytesIO()
+    try:
+        with start(*arguments, stdin=theirs, terminal=theirs) as process:
+            os.close(theirs)
+            # On Linux, reading from a terminal whose other side is closed is an I/O error.
+            while data := _read(ours):
+                shown.write(data)
+        assert process.returncode == 0, shown.getvalue()
+    finally:
+        os.close(ours)
+    return shown.getvalue().decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:
+        return b""
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_terminal_gets_a_bar_a_warning_and_a_table() -> None:
+    picture("a [bold]b.png")
+    shown = on_a_terminal("segment", "a [bold]b.png", "-o", "out")
+    assert "segmenting" in shown
+    assert "\x1b[" in shown
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert "answers with UNTRAINED WEIGHTS" in plain
+    assert re.search(r"│ a \[bold\]b\.png +│ +20x12 │ cat 100\.0% +│ out/a \[bold\]b\.overlay\.png", plain)
+    assert "1 of 1 picture segmented" in plain
+    assert "\x1b[48;5" in on_a_terminal("classes") or "\x1b[4" in on_a_terminal("classes"), "swatches"
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_pipe_gets_no_escapes_even_when_the_pipe_breaks() -> None:
+    for i in range(5):
+        picture(f"{i}.png")
+    with start("segment", ".") as process:
+        out, errors = process.communicate(timeout=20)
+    assert b"\x1b" not in out + errors
+    assert process.returncode == 0
+    with start("segment", ".", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert b"Traceback" not in errors
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_without_its_extra_the_command_line_says_what_to_install(module: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; from deeplab_client.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"deeplab: the command line needs {module}: pip install 'deeplab-client[cli]'\n"
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "deeplab_client", "--help"], capture_output=True, text=True, check=True
+    )
+    for word in ("segment", "classes", "ping", "Exit code: 0"):
+        assert word in done.stdout

@@ -1,0 +1,90 @@
+"""What is in the client's wheel, and what its README tells to write."""
+
+from __future__ import annotations
+
+import email
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from email.message import Message
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "client" / "src"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=ROOT / "client", check=True, capture_output=True)
+    (file,) = folder.glob("*.whl")
+    return zipfile.ZipFile(file)
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: zipfile.ZipFile) -> Message:
+    (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+    return email.message_from_bytes(wheel.read(name))
+
+
+def test_the_wheel_holds_every_module_and_the_mark_of_types(wheel: zipfile.ZipFile) -> None:
+    packed = {name for name in wheel.namelist() if name.startswith("deeplab_client/")}
+    modules = {str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py")}
+    assert packed == {*modules, "deeplab_client/py.typed"}
+    assert len({name.split("/")[0] for name in wheel.namelist()}) == 2, "nothing but the package and its metadata"
+
+
+def test_the_wheel_needs_no_torch_and_names_its_extras(metadata: Message) -> None:
+    needed = metadata.get_all("Requires-Dist", [])
+    plain = {re.split(r"[\[<>=]", requirement)[0] for requirement in needed if "extra ==" not in requirement}
+    assert plain == {"numpy", "pillow", "tritonclient"}
+    assert metadata.get_all("Provides-Extra") == ["cli", "polygons", "supervision"]
+    assert not [requirement for requirement in needed if "torch" in requirement]
+
+
+def test_the_wheel_works_from_another_place(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path)
+    (script,) = (path for path in tmp_path.rglob("entry_points.txt"))
+    assert "deeplab = deeplab_client.__main__:main" in script.read_text()
+    code = "import deeplab_client; print(deeplab_client.__file__); from deeplab_client.__main__ import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code, "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(str(tmp_path))
+    assert "segment" in done.stdout
+
+
+def test_importing_the_package_loads_only_what_every_call_needs() -> None:
+    code = (
+        "import sys, deeplab_client, deeplab_client.testing;"
+        "files = {name.split('.')[0] for name, module in sys.modules.items() if getattr(module, '__file__', None)};"
+        "print(sorted(files - set(sys.stdlib_module_names)))"
+    )
+    # Without site: an editable install may load modules of its own at the start.
+    path = os.pathsep.join([str(SOURCES), *(entry for entry in sys.path if entry.endswith("site-packages"))])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['deeplab_client', 'numpy']"
+
+
+def test_the_readmes_examples_of_tests_pass(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "client/README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (example,) = (block for block in blocks if "deeplab_client.testing" in block)
+    file = tmp_path / "test_example.py"
+    file.write_text(example)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(file)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
