@@ -164,6 +164,17 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(capsys: pytest.Capture
     assert capsys.readouterr().out.startswith("[1].png\t")
 
 
+@pytest.mark.usefixtures("fake", "folder")
+def test_names_of_files_cannot_write_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    strange = os.fsdecode(b"\xff.png")
+    for name in ("a\x1b[31m\n.png", strange):
+        picture("plain.png").rename(name)
+    assert run("segment", ".") == 0
+    assert {line.split("\t")[0] for line in capsys.readouterr().out.splitlines()} == {"a?[31m?.png", "\ufffd.png"}
+    assert run("segment", strange, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["path"] == strange
+
+
 @pytest.mark.parametrize(
     ("paths", "arguments", "names"),
     [
