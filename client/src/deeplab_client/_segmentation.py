@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from deeplab_client._image import ImageLike
+    from deeplab_client._timings import Timings
 
 _UNTRAINED = "none"
 
@@ -30,6 +31,7 @@ class Segmentation:
         model_version: Its version.
         weights: What the model's weights are: a torchvision name such as `COCO_WITH_VOC_LABELS_V1`, a file's name,
             `none` for untrained ones; None where the server does not tell.
+        timings: Where the call's time went; None for a result that no client made.
     """
 
     mask: NDArray[np.uint8]
@@ -38,6 +40,7 @@ class Segmentation:
     model_name: str
     model_version: str
     weights: str | None
+    timings: Timings | None = None
 
     @property
     def untrained(self) -> bool:
