@@ -238,6 +238,9 @@ def test_timeouts_that_are_no_numbers_are_refused(client: SegmentationClient, ti
         ("HTTP://host:80/", "http://host:80"),
         ("http://[::1]:8000", "http://[::1]:8000"),
         ("10.0.0.1:8001", "grpc://10.0.0.1:8001"),
+        ("dns:///host:9", "grpc://host:9"),
+        ("grpcs://host", "grpcs://host:8001"),
+        ("https://host", "https://host:443"),
     ],
 )
 def test_accepted_urls(url: str, address: str) -> None:
@@ -247,10 +250,8 @@ def test_accepted_urls(url: str, address: str) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("https://host:8000", "TLS is not supported yet"),
-        ("grpcs://host:8001", "TLS is not supported yet"),
         ("ftp://host", "scheme 'ftp'"),
-        ("dns:///host:8001", "scheme 'dns'"),
+        ("dns://8.8.8.8/host:8001", "scheme 'dns'"),
         ("http://host:8000/v2", "host and a port only"),
         ("host/models", "host and a port only"),
         ("http://user@host", "host and a port only"),

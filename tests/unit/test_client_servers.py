@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 import pytest
+from drivers import Kind, connected
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from deeplab_client import (
@@ -28,7 +29,6 @@ from deeplab_client import (
     InvalidImageError,
     ModelError,
     ModelNotFoundError,
-    SegmentationClient,
     SegmentationError,
     ServerOverloadedError,
     ServerUnavailableError,
@@ -37,6 +37,8 @@ from deeplab_client import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from drivers import Driver
 
 pytestmark = pytest.mark.unit
 
@@ -220,9 +222,14 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
 @pytest.fixture
-def client(server: Server) -> Iterator[SegmentationClient]:
-    with SegmentationClient(url(server), timeout=20) as client:
+def client(server: Server, kind: Kind) -> Iterator[Driver]:
+    with connected(kind, url(server), timeout=20, retries=0) as client:
         yield client
 
 
@@ -245,7 +252,7 @@ def refusing() -> Iterator[int]:
         yield bound.getsockname()[1]
 
 
-def test_an_image_goes_up_and_a_result_comes_down(server: Server, client: SegmentationClient) -> None:
+def test_an_image_goes_up_and_a_result_comes_down(server: Server, client: Driver) -> None:
     result = client.segment(b"\x05 not decoded here")
     assert result.mask.tolist() == [[1] * 5, [0] * 5, [0] * 5]
     assert result.mask.flags.writeable
@@ -257,23 +264,23 @@ def test_an_image_goes_up_and_a_result_comes_down(server: Server, client: Segmen
     assert len(server.script.requests[0]["id"]) == 32
 
 
-def test_untrained_weights_are_seen(server: Server, client: SegmentationClient) -> None:
+def test_untrained_weights_are_seen(server: Server, client: Driver) -> None:
     server.script.weights = "none"
     assert client.segment(b"\x05").untrained
     assert "UNTRAINED" in repr(client.segment(b"\x05"))
 
 
-def test_messages_larger_than_grpcs_default_pass(server: Server, client: SegmentationClient) -> None:
+def test_messages_larger_than_grpcs_default_pass(server: Server, client: Driver) -> None:
     server.script.height = 100_000
     result = client.segment(b"\x64" + bytes(6_000_000))
     assert result.mask.shape == (100_000, 100)
 
 
-def test_ready(server: Server, client: SegmentationClient, refusing: int, silent: int) -> None:
+def test_ready(server: Server, client: Driver, refusing: int, silent: int, kind: Kind) -> None:
     assert client.is_ready()
     assert not client.is_ready(model="other")
     for port, timeout in ((refusing, 5), (silent, 0.3)):
-        with SegmentationClient(f"{server.scheme}://127.0.0.1:{port}", timeout=timeout) as other:
+        with connected(kind, f"{server.scheme}://127.0.0.1:{port}", timeout=timeout, retries=0) as other:
             assert not other.is_ready()
 
 
@@ -299,7 +306,7 @@ S = grpc.StatusCode
 )
 def test_a_servers_refusal_becomes_an_error_of_ours(
     server: Server,
-    client: SegmentationClient,
+    client: Driver,
     refusal: tuple[grpc.StatusCode, int, str],
     kind: type[SegmentationError],
     said: str,
@@ -318,23 +325,23 @@ def test_a_servers_refusal_becomes_an_error_of_ours(
     assert client.segment(b"\x05").mask.shape == (3, 5), "the client lives on"
 
 
-def test_a_restricted_config_leaves_the_weights_unknown(server: Server, client: SegmentationClient) -> None:
+def test_a_restricted_config_leaves_the_weights_unknown(server: Server, client: Driver) -> None:
     message = "This protocol is restricted, expecting header 'triton-grpc-protocol-key'"
     server.script.failures["config"] = (S.UNAVAILABLE if isinstance(server, GrpcServer) else 403, message)
     assert client.segment(b"\x05").weights is None
 
 
-def test_a_proxys_page_is_quoted() -> None:
+def test_a_proxys_page_is_quoted(kind: Kind) -> None:
     server = HttpServer(Script(failures={"infer": (502, "<html>no upstream</html>")}))
     no_upstream = pytest.raises(ServerUnavailableError, match="HTTP status 502: <html>no upstream")
-    with SegmentationClient(url(server)) as client, no_upstream:
+    with connected(kind, url(server), retries=0) as client, no_upstream:
         client.segment(b"\x05")
     server.stop()
 
 
-def test_nobody_listens(server: Server, refusing: int) -> None:
+def test_nobody_listens(server: Server, refusing: int, kind: Kind) -> None:
     address = f"{server.scheme}://127.0.0.1:{refusing}"
-    with SegmentationClient(address) as client, pytest.raises(ServerUnavailableError, match=address) as caught:
+    with connected(kind, address, retries=0) as client, pytest.raises(ServerUnavailableError, match=address) as caught:
         client.segment(b"\x05")
     assert isinstance(caught.value, ConnectionError)
     assert caught.value.__cause__ is not None
@@ -344,35 +351,38 @@ def no_answer() -> pytest.RaisesExc[ServerUnavailableError | DeadlineExceededErr
     return pytest.raises((ServerUnavailableError, DeadlineExceededError))
 
 
-def test_a_host_without_address(server: Server) -> None:
-    with SegmentationClient(f"{server.scheme}://host.invalid:1", timeout=10) as client, no_answer():
+def test_a_host_without_address(server: Server, kind: Kind) -> None:
+    with connected(kind, f"{server.scheme}://host.invalid:1", timeout=10, retries=0) as client, no_answer():
         client.segment(b"\x05")
 
 
-def test_a_server_of_another_protocol(server: Server) -> None:
+def test_a_server_of_another_protocol(server: Server, kind: Kind) -> None:
     other = "http" if server.scheme == "grpc" else "grpc"
-    with SegmentationClient(f"{other}://127.0.0.1:{server.port}", timeout=10) as client, no_answer():
+    with connected(kind, f"{other}://127.0.0.1:{server.port}", timeout=10, retries=0) as client, no_answer():
         client.segment(b"\x05")
 
 
-def expect_deadline(address: str, timeout: float) -> None:
+def expect_deadline(kind: Kind, address: str, timeout: float) -> None:
     start = time.monotonic()
-    with SegmentationClient(address) as client, pytest.raises(DeadlineExceededError, match=f"within {timeout:g} s"):
+    with (
+        connected(kind, address, retries=0) as client,
+        pytest.raises(DeadlineExceededError, match=f"within {timeout:g} s"),
+    ):
         client.segment(b"\x05", timeout=timeout)
     assert timeout * 0.9 < time.monotonic() - start < timeout + 8
 
 
-def test_the_deadline_holds_against_a_server_that_never_answers(server: Server, silent: int) -> None:
-    expect_deadline(f"{server.scheme}://127.0.0.1:{silent}", 0.4)
+def test_the_deadline_holds_against_a_server_that_never_answers(server: Server, silent: int, kind: Kind) -> None:
+    expect_deadline(kind, f"{server.scheme}://127.0.0.1:{silent}", 0.4)
 
 
-def test_the_deadline_holds_against_a_slow_model(server: Server) -> None:
+def test_the_deadline_holds_against_a_slow_model(server: Server, kind: Kind) -> None:
     server.script.hold = threading.Event()
-    expect_deadline(url(server), 0.4)
+    expect_deadline(kind, url(server), 0.4)
     server.script.hold.set()
 
 
-def test_the_deadline_is_each_calls_own(server: Server, client: SegmentationClient) -> None:
+def test_the_deadline_is_each_calls_own(server: Server, client: Driver) -> None:
     client.segment(b"\x05", timeout=0.5)
     threading.Event().wait(0.6)  # the first deadline has passed
     client.segment(b"\x05")
@@ -385,7 +395,7 @@ def test_the_deadline_is_each_calls_own(server: Server, client: SegmentationClie
 
 
 @pytest.mark.parametrize("opening", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"], ids=["head", "body"])
-def test_the_deadline_holds_against_a_server_that_trickles(opening: bytes) -> None:
+def test_the_deadline_holds_against_a_server_that_trickles(opening: bytes, kind: Kind) -> None:
     stop = threading.Event()
 
     def trickle(listener: socket.socket) -> None:
@@ -399,20 +409,20 @@ def test_the_deadline_holds_against_a_server_that_trickles(opening: bytes) -> No
         thread = threading.Thread(target=trickle, args=(listener,))
         thread.start()
         try:
-            expect_deadline(f"http://127.0.0.1:{listener.getsockname()[1]}", 0.4)
+            expect_deadline(kind, f"http://127.0.0.1:{listener.getsockname()[1]}", 0.4)
         finally:
             stop.set()
             thread.join()
 
 
-def test_the_deadline_holds_while_a_large_image_is_sent(silent: int) -> None:
-    with SegmentationClient(f"http://127.0.0.1:{silent}") as client, pytest.raises(DeadlineExceededError):
+def test_the_deadline_holds_while_a_large_image_is_sent(silent: int, kind: Kind) -> None:
+    with connected(kind, f"http://127.0.0.1:{silent}") as client, pytest.raises(DeadlineExceededError):
         client.segment(bytes(30_000_000), timeout=0.4)
 
 
-def test_an_idle_connection_that_the_server_dropped_is_not_used_again() -> None:
+def test_an_idle_connection_that_the_server_dropped_is_not_used_again(kind: Kind) -> None:
     server = HttpServer(Script())
-    with SegmentationClient(url(server)) as client:
+    with connected(kind, url(server), retries=0) as client:
         client.segment(b"\x05")
         server.hang_up = True
         for width in (1, 2, 3):
@@ -422,7 +432,7 @@ def test_an_idle_connection_that_the_server_dropped_is_not_used_again() -> None:
     server.stop()
 
 
-def test_a_server_that_refuses_a_body_early_is_heard() -> None:
+def test_a_server_that_refuses_a_body_early_is_heard(kind: Kind) -> None:
     answers = [
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",  # to the question for the config
         b'HTTP/1.1 413 Too Large\r\nContent-Length: 21\r\n\r\n{"error":"too large"}',
@@ -439,12 +449,12 @@ def test_a_server_that_refuses_a_body_early_is_heard() -> None:
         thread = threading.Thread(target=refuse, args=(listener,))
         thread.start()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with SegmentationClient(address) as client, pytest.raises(InvalidImageError, match="too large"):
+        with connected(kind, address, retries=0) as client, pytest.raises(InvalidImageError, match="too large"):
             client.segment(bytes(30_000_000))
         thread.join()
 
 
-def test_a_restarted_server_is_found_and_asked_for_its_weights(server: Server, client: SegmentationClient) -> None:
+def test_a_restarted_server_is_found_and_asked_for_its_weights(server: Server, client: Driver) -> None:
     assert not client.segment(b"\x05").untrained
     server.stop()
     with pytest.raises(ServerUnavailableError):
@@ -460,7 +470,7 @@ def test_a_restarted_server_is_found_and_asked_for_its_weights(server: Server, c
         again.stop()
 
 
-def test_threads_share_a_client(client: SegmentationClient) -> None:
+def test_threads_share_a_client(client: Driver) -> None:
     def call(width: int) -> bool:
         result = client.segment(bytes([width]) * 1000)
         return result.mask.shape == (3, width)
@@ -469,7 +479,7 @@ def test_threads_share_a_client(client: SegmentationClient) -> None:
         assert all(pool.map(call, [1 + number % 200 for number in range(200)]))
 
 
-def test_closing_during_a_call_ends_it_in_order(server: Server, client: SegmentationClient) -> None:
+def test_closing_during_a_call_ends_it_in_order(server: Server, client: Driver, kind: Kind) -> None:
     client.segment(b"\x05")
     server.script.hold = threading.Event()
     count = len(server.script.requests)
@@ -479,7 +489,7 @@ def test_closing_during_a_call_ends_it_in_order(server: Server, client: Segmenta
             threading.Event().wait(0.01)
         client.close()
         server.script.hold.set()
-        if isinstance(server, GrpcServer):
+        if isinstance(server, GrpcServer) or kind == "async":
             assert isinstance(call.exception(20), ClientClosedError)
         else:
             assert call.result(20).mask.shape == (3, 5)
