@@ -45,13 +45,16 @@ def report() -> None:
 
 
 def from_threads(url: str, requests: int) -> None:
-    def check(client: SegmentationClient, number: int) -> None:
-        if not picture(number).is_mask(client.segment(picture(number).ppm()).mask):
-            raise AssertionError(f"a wrong mask for {picture(number)}")
+    def work(client: SegmentationClient, numbers: itertools.chain[int]) -> None:
+        for number in numbers:
+            if not picture(number).is_mask(client.segment(picture(number).ppm()).mask):
+                raise AssertionError(f"a wrong mask for {picture(number)}")
 
     with SegmentationClient(url) as client, ThreadPoolExecutor(AT_ONCE) as pool:
         for count in (WARM_UP, requests):
-            list(pool.map(check, itertools.repeat(client), range(count)))
+            numbers = itertools.chain(range(count))  # shared: each takes the next
+            for done in [pool.submit(work, client, numbers) for _ in range(AT_ONCE)]:
+                done.result()
             report()
 
 
@@ -63,7 +66,7 @@ async def from_coroutines(url: str, requests: int) -> None:
 
     async with AsyncSegmentationClient(url) as client:
         for count in (WARM_UP, requests):
-            numbers = itertools.chain(range(count))  # shared: each takes the next
+            numbers = itertools.chain(range(count))
             await asyncio.gather(*(work(client, numbers) for _ in range(AT_ONCE)))
             report()
 

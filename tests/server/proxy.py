@@ -33,7 +33,7 @@ class Fault:
 
 
 class Proxy:
-    """A proxy on a free port of 127.0.0.1; set its attributes at any time.
+    """A proxy on a free port; set its attributes at any time.
 
     Attributes:
         upstream: `host:port` of the server.
@@ -43,11 +43,13 @@ class Proxy:
 
     Args:
         upstream: See above.
+        host: The address to listen on.
         tls: Speak TLS with clients, and none with the server.
     """
 
-    def __init__(self, upstream: str, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, upstream: str, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.upstream = upstream
+        self._host = host
         self.fault: Fault | None = None
         self.rate: float | None = None
         self._tls = tls
@@ -61,7 +63,7 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self._host}:{self.port}"
 
     def listen(self) -> None:
         """Take connections, on the same port as before."""
@@ -89,7 +91,7 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(awaited(), self._loop).result(30)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self._tls)
+        self._server = await asyncio.start_server(self._accept, self._host, self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
@@ -148,7 +150,7 @@ class Proxy:
             writer.write_eof()
 
     async def _pass_hole(self, applies: Callable[[Fault], bool]) -> None:
-        while self.fault is not None and self.fault.kind == "black hole" and applies(self.fault):
+        while self.fault is not None and self.fault.kind == "black hole" and applies(self.fault):  # noqa: ASYNC110 another thread ends it
             await asyncio.sleep(0.01)
 
     async def _send(self, data: bytes, writer: asyncio.StreamWriter, direction: int) -> None:

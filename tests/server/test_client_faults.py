@@ -24,7 +24,7 @@ from deeplab_client import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.server
@@ -138,7 +138,9 @@ def test_a_server_that_is_killed_under_load_and_replaced(
 ) -> None:
     doomed = TritonProcess(toy_repository, log=tmp_path / "serve.log")
     with doomed, contextlib.ExitStack() as stack:
-        proxies = {scheme: stack.enter_context(Proxy(address_of(doomed, scheme))) for scheme in SCHEMES}
+        proxies: dict[Scheme, Proxy] = {
+            scheme: stack.enter_context(Proxy(address_of(doomed, scheme))) for scheme in SCHEMES
+        }
         loads = [stack.enter_context(load(scheme, kind, proxies[scheme])) for scheme in SCHEMES for kind in KINDS]
         for each in loads:
             each.await_right(50)
@@ -180,7 +182,7 @@ class Load:
 
 
 @contextlib.contextmanager
-def load(scheme: Scheme, kind: Kind, proxy: Proxy) -> Iterator[Load]:
+def load(scheme: Scheme, kind: Kind, proxy: Proxy) -> Generator[Load]:
     with connected(kind, f"{scheme}://{proxy.address}", retries=BRISK) as client, ThreadPoolExecutor(4) as pool:
         running = Load(client)
         threads = [pool.submit(running.run) for _ in range(4)]

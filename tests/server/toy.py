@@ -26,7 +26,7 @@ class ByColour(torch.nn.Module):
         super().__init__()
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         colours = (torch.from_numpy(COLOURS).float() / 255 - mean) / std
-        self.register_buffer("colours", colours.reshape(1, 21, 3, 1, 1))
+        self.colours = torch.nn.Buffer(colours.reshape(1, 21, 3, 1, 1))
 
     def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: A002 the seed's name
         """Return `out` and `logits_os8`, both at stride 8."""
@@ -45,7 +45,7 @@ def build(folder: Path) -> Path:
     config.write_text(text.replace('string_value: "520"', 'string_value: "32"'))  # 4 x 4 logits
     core = folder / "deeplabv3_resnet50" / "1"
     core.mkdir(exist_ok=True)
-    torch.jit.trace(ByColour().eval(), torch.zeros(1, 3, 32, 32)).save(str(core / "model.pt"))
+    torch.jit.save(torch.jit.trace(ByColour().eval(), torch.zeros(1, 3, 32, 32)), str(core / "model.pt"))
     return folder
 
 

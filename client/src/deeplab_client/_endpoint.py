@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import NoReturn
 from urllib.parse import urlsplit
 
@@ -27,6 +28,14 @@ class Endpoint:
     def is_encrypted(self) -> bool:
         """Whether TLS is spoken there."""
         return self.scheme in {"grpcs", "https"}
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is this machine, by its address or as `localhost`."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def authority(self) -> str:

@@ -69,6 +69,9 @@ _BY_WORDS: dict[type[SegmentationError], tuple[tuple[re.Pattern[str], type[Segme
     ServerOverloadedError: ((re.compile(r"message larger than max"), InvalidImageError),),
 }
 _PREFIX = re.compile(r"^(\[request id: [^\]]*\] |in ensemble '[^']*', )+")
+# A server that wants a client's certificate, or knows no TLS, may just hang up, as one that goes away does.
+_HUNG_UP = re.compile(r"EOF|closed|disconnected|reset|Cannot connect", re.IGNORECASE)
+_HUNG_UP_REMEDY = "if it always does so, it may want a certificate, TLS(certificate_file=...), or not speak TLS"
 _LONGEST_BODY = 300  # characters of a proxy's error page that go into a message
 _SHORTEST_SECRET = 6  # characters; what is shorter hides nothing and occurs by chance
 # What a handshake failed of, in OpenSSL's and BoringSSL's words, and what to do about it.
@@ -154,6 +157,8 @@ def _error(
         message = f"no answer from {where.url} within {where.seconds:g} s"
     elif kind is ServerUnavailableError:
         message = f"{where.url} is not available: {message}"
+        if where.url.startswith(("grpcs:", "https:")) and _HUNG_UP.search(message):
+            message = f"{message}; {_HUNG_UP_REMEDY}"
     elif kind is TLSError:
         remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "TLS failed")
         message = f"no trusted connection to {where.url}: {remedy} ({message})"
