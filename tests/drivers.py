@@ -42,11 +42,12 @@ class AsyncDriver:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 what the coroutine returns
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 what the coroutine returns
+        """Return what a coroutine returns that runs in the client's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def segment(self, image: Any, *, model: str | None = None, timeout: float | None = None) -> Segmentation:  # noqa: ANN401 wrong ones too
-        return self._run(self.client.segment(image, model=model, timeout=timeout))
+        return self.run(self.client.segment(image, model=model, timeout=timeout))
 
     def segment_many(
         self, images: Iterable[Any], *, concurrency: int = 8
@@ -54,16 +55,16 @@ class AsyncDriver:
         async def collect() -> list[Segmentation | SegmentationError]:
             return [result async for result in self.client.segment_many(images, concurrency=concurrency)]
 
-        return self._run(collect())
+        return self.run(collect())
 
     def is_ready(self, *, model: str | None = None, timeout: float | None = None) -> bool:
-        return self._run(self.client.is_ready(model=model, timeout=timeout))
+        return self.run(self.client.is_ready(model=model, timeout=timeout))
 
     def wait_until_ready(self, *, model: str | None = None, timeout: float = 60.0) -> None:
-        self._run(self.client.wait_until_ready(model=model, timeout=timeout))
+        self.run(self.client.wait_until_ready(model=model, timeout=timeout))
 
     def close(self) -> None:
-        self._run(self.client.close())
+        self.run(self.client.close())
 
     def stop(self) -> None:
         """Close the client, end the thread, and with it everything that the loop had."""
