@@ -355,3 +355,34 @@ def test_a_client_made_or_used_before_a_fork_works_on_both_sides(server: Server)
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORK), url(server)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.stdout == "done\n", run.stderr
+
+
+FORK_ASYNC = """
+    import asyncio, multiprocessing, sys
+    from deeplab_client import AsyncSegmentationClient
+
+    async def calls(client):
+        async with client:
+            for width in range(1, 20):
+                assert (await client.segment(bytes([width]), timeout=20)).mask.shape == (3, width)
+
+    def child(client):
+        asyncio.run(calls(client))
+
+    context = multiprocessing.get_context("fork")
+    client = AsyncSegmentationClient(sys.argv[1])
+    children = [context.Process(target=child, args=(client,)) for _ in range(3)]
+    for process in children:
+        process.start()
+    for process in children:
+        process.join(60)
+    assert [process.exitcode for process in children] == [0, 0, 0], [p.exitcode for p in children]
+    asyncio.run(calls(client))
+    print("done")
+"""
+
+
+def test_an_async_client_made_before_a_fork_and_before_a_loop_works_on_both_sides(server: Server) -> None:
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(FORK_ASYNC), url(server)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.stdout == "done\n", run.stderr
