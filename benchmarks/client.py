@@ -4,7 +4,8 @@
 
 Both serve the tests' toy model with the embedded server, so that the network and the client weigh as much as they can.
 `overhead` sends the same requests through our client and through a bare loop over tritonclient's, in turns, from one
-thread, and prints the best round of each: what others do on the machine only ever adds time. `masks` sends pictures of
+thread, and prints medians; beside them stands the processor time that this process took, which others on the machine
+hardly change. `masks` sends pictures of
 several sizes through a throttled connection and prints the median time of each format.
 """
 
@@ -14,6 +15,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,7 +39,7 @@ Scheme = Literal["grpc", "http"]
 SCHEMES: tuple[Scheme, ...] = ("grpc", "http")
 LIBRARIES: dict[Scheme, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES")
-ROUNDS, CALLS = 12, 60
+WARM_UP, CALLS = 20, 600
 SIZES = ((500, 375), (1280, 853), (4000, 3000))
 RATES = {"localhost": None, "1 Gbit/s": 125e6, "100 Mbit/s": 12.5e6, "10 Mbit/s": 1.25e6}
 REPEATS = 3
@@ -59,36 +61,50 @@ def bare_call(scheme: Scheme, address: str, data: bytes) -> tuple[Callable[[], o
     return call, client.close
 
 
-def seconds_of(call: Callable[[], object], calls: int) -> float:
-    """Return what a call takes, the mean of several."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one call takes: seconds, and seconds of processor time in this process."""
+
+    wall: float
+    processor: float
+
+
+def cost_of(call: Callable[[], object]) -> Cost:
+    """Return what one call takes."""
+    start, busy = time.perf_counter(), time.process_time()
+    call()
+    return Cost(time.perf_counter() - start, time.process_time() - busy)
 
 
 def overhead(server: TritonProcess) -> Table:
     """Compare our client with tritonclient's."""
-    table = Table("protocol", "tritonclient ms", "ours ms", "ours - theirs ms", "throughput, ours / theirs")
+    table = Table("protocol", "client", "ms", "processor ms", "difference ms", "throughput, ours / theirs")
     data = pictures.small()
     for scheme in SCHEMES:
         address = address_of(server, scheme)
         theirs, close = bare_call(scheme, address, data)
         with SegmentationClient(f"{scheme}://{address}", mask_format="raw") as client:
-            rounds: list[tuple[float, float]] = []
-            for number in range(ROUNDS + 1):
-                pair = [theirs, lambda client=client: client.segment(data)]
-                first, second = (seconds_of(call, CALLS) for call in (pair if number % 2 else pair[::-1]))
-                rounds.append((first, second) if number % 2 else (second, first))
-            best_theirs, best_ours = (min(column) for column in zip(*rounds[1:], strict=True))
+            calls: dict[str, Callable[[], object]] = {
+                "tritonclient": theirs,
+                "deeplab_client": lambda client=client: client.segment(data),
+            }
+            costs: dict[str, list[Cost]] = {name: [] for name in calls}
+            for number in range(-WARM_UP, CALLS):
+                for name, call in sorted(calls.items(), reverse=number % 2 == 0):  # who goes first takes turns too
+                    cost = cost_of(call)
+                    if number >= 0:
+                        costs[name].append(cost)
         close()
-        table.add_row(
-            scheme,
-            f"{best_theirs * 1e3:.2f}",
-            f"{best_ours * 1e3:.2f}",
-            f"{(best_ours - best_theirs) * 1e3:+.2f}",
-            f"{best_theirs / best_ours:.3f}",
-        )
+        wall = {name: statistics.median(cost.wall for cost in found) for name, found in costs.items()}
+        for name, found in costs.items():
+            table.add_row(
+                scheme,
+                name,
+                f"{wall[name] * 1e3:.2f}",
+                f"{statistics.median(cost.processor for cost in found) * 1e3:.2f}",
+                f"{(wall[name] - wall['tritonclient']) * 1e3:+.2f}",
+                f"{wall['tritonclient'] / wall[name]:.3f}",
+            )
     return table
 
 
@@ -112,7 +128,7 @@ def median_of(url: str, mask_format: Literal["raw", "png"], data: bytes) -> floa
     """Return the seconds of one call by one client."""
     with SegmentationClient(url, mask_format=mask_format, timeout=300) as client:
         client.segment(data)
-        return statistics.median(seconds_of(lambda: client.segment(data), 1) for _ in range(REPEATS))
+        return statistics.median(cost_of(lambda: client.segment(data)).wall for _ in range(REPEATS))
 
 
 def photograph(size: tuple[int, int]) -> bytes:

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from http.client import HTTPResponse
 
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -65,7 +65,7 @@ class Connection(HTTPConnection):
             context.sslsocket_class = _DeadlineTLSSocket
 
     def exchange(
-        self, method: str, path: str, body: Sequence[bytes] | None, headers: Mapping[str, str], deadline: Deadline
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], deadline: Deadline
     ) -> HTTPResponse:
         """Send one request and return the response, its body still to be read.
 

@@ -21,7 +21,7 @@ from deeplab_client._tls import context_of
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
@@ -44,9 +44,9 @@ class HttpTransport:
     def infer(self, request: Request, *, deadline: Deadline) -> Reply:
         """Run the model on one image."""
         where, credentials = self._prepare(request.model, deadline, request.request_id)
-        headers, parts = _v2.infer_request(request, self._options.compression)
+        headers, body = _v2.infer_request(request, self._options.compression)
         path = _v2.infer_path(request.model)
-        answer = self._exchange("POST", path, credentials | headers, where=where, deadline=deadline, body=parts)
+        answer = self._exchange("POST", path, credentials | headers, where=where, deadline=deadline, body=body)
         return _v2.read_infer(answer, request, where)
 
     def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
@@ -86,7 +86,7 @@ class HttpTransport:
         *,
         where: Circumstances,
         deadline: Deadline,
-        body: Sequence[bytes] | None = None,
+        body: bytes | None = None,
     ) -> _v2.Answer:
         connection = self._take(where)
         try:

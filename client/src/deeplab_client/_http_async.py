@@ -18,7 +18,7 @@ from deeplab_client._loop import Owner, prepare
 from deeplab_client._tls import context_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping
 
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
@@ -45,9 +45,9 @@ class AsyncHttpTransport:
     async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
         """Run the model on one image."""
         where, credentials = await self._prepare(request.model, deadline, request.request_id)
-        headers, parts = _v2.infer_request(request, self._options.compression)
+        headers, body = _v2.infer_request(request, self._options.compression)
         path = _v2.infer_path(request.model)
-        answer = await self._exchange("POST", path, credentials | headers, where=where, deadline=deadline, body=parts)
+        answer = await self._exchange("POST", path, credentials | headers, where=where, deadline=deadline, body=body)
         return _v2.read_infer(answer, request, where)
 
     async def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
@@ -87,7 +87,7 @@ class AsyncHttpTransport:
         *,
         where: Circumstances,
         deadline: Deadline,
-        body: Sequence[bytes] | None = None,
+        body: bytes | None = None,
     ) -> _v2.Answer:
         session = self._owned.get(lambda: self._connect(where))
         try:
@@ -120,15 +120,11 @@ class AsyncHttpTransport:
         )
 
 
-async def _chunks(parts: Sequence[bytes]) -> AsyncGenerator[bytes | memoryview]:
+async def _chunks(body: bytes) -> AsyncGenerator[memoryview]:
     # A generator, for aiohttp would write large bytes in one go while everything else in the loop waits.
-    for part in parts:
-        if len(part) <= _CHUNK:
-            yield part
-        else:
-            view = memoryview(part)
-            for start in range(0, len(part), _CHUNK):
-                yield view[start : start + _CHUNK]
+    view = memoryview(body)
+    for start in range(0, len(body), _CHUNK):
+        yield view[start : start + _CHUNK]
 
 
 def _error_of(error: Exception, where: Circumstances) -> SegmentationError:

@@ -71,8 +71,8 @@ def ready_path(model: str) -> str:
     return f"/v2/models/{quote(model, safe='')}/ready"
 
 
-def infer_request(request: Request, compression: Compression | None) -> tuple[dict[str, str], list[bytes]]:
-    """Return the headers and the body, in parts, of an inference request."""
+def infer_request(request: Request, compression: Compression | None) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body of an inference request."""
     prefix = _wire.image_prefix(request.image)
     image = {
         "name": _wire.IMAGE,
@@ -83,13 +83,13 @@ def infer_request(request: Request, compression: Compression | None) -> tuple[di
     outputs = [{"name": name, "parameters": {"binary_data": True}} for name in request.outputs]
     head = json.dumps({"id": request.request_id, "inputs": [image], "outputs": outputs}).encode()
     headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(len(head))}
-    parts = [head + prefix, request.image]
+    body = b"".join((head, prefix, request.image))
     if compression is not None and request.image.startswith(_PIXELS):
         headers["Content-Encoding"] = compression
         packer = zlib.compressobj(_FAST, wbits=_WINDOW_BITS[compression])
-        parts = [b"".join([*map(packer.compress, parts), packer.flush()])]
-    headers["Content-Length"] = str(sum(map(len, parts)))
-    return headers, parts
+        body = packer.compress(body) + packer.flush()
+    headers["Content-Length"] = str(len(body))
+    return headers, body
 
 
 def common_headers(options: Options) -> dict[str, str]:
