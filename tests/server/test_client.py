@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,30 +135,6 @@ def test_a_deadline_is_kept_and_costs_the_next_call_nothing(client: Driver) -> N
     with pytest.raises(deeplab_client.DeadlineExceededError, match=r"0\.05"):
         client.segment(pictures.small(), timeout=0.05)
     assert client.segment(pictures.small()).mask.shape == (300, 451)
-
-
-def test_one_client_serves_many_threads(server: TritonProcess, client: Driver) -> None:
-    sent = [pictures.small(), pictures.portrait(), b"broken", pictures.grey_png()]
-    expected = {data: None if data == b"broken" else raw_mask(server, data) for data in sent}
-    barrier = threading.Barrier(8)
-
-    def call(index: int) -> tuple[bytes, npt.NDArray[Any] | None]:
-        data = sent[index % 4]
-        barrier.wait()
-        try:
-            return data, client.segment(data).mask
-        except deeplab_client.InvalidImageError:
-            return data, None
-
-    with ThreadPoolExecutor(8) as pool:
-        for data, mask in pool.map(call, range(8)):
-            wanted = expected[data]
-            if wanted is None:
-                assert mask is None
-            else:
-                assert mask is not None
-                # Batches of other sizes add up in another order.
-                assert (mask == wanted).mean() >= 0.9999
 
 
 def test_an_absent_server_is_unavailable(kind: Kind) -> None:
