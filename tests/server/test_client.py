@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +10,16 @@ import pictures
 import pytest
 import torch
 import wire
+from drivers import Kind, connected
 
 import deeplab_client
-from deeplab_client import SegmentationClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     import numpy.typing as npt
+    from drivers import Driver
     from triton_process import TritonProcess
 
 pytestmark = pytest.mark.server
@@ -28,20 +27,28 @@ pytestmark = pytest.mark.server
 TIMEOUT = 120.0
 
 
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
 @pytest.fixture(params=["grpc", "http"])
-def client(server: TritonProcess, request: pytest.FixtureRequest) -> Iterator[SegmentationClient]:
+def client(server: TritonProcess, request: pytest.FixtureRequest, kind: Kind) -> Iterator[Driver]:
     address = {"grpc": server.grpc_url, "http": server.http_url}[request.param]
-    with SegmentationClient(f"{request.param}://{address}", timeout=TIMEOUT) as connected:
-        yield connected
+    with connected(kind, f"{request.param}://{address}", timeout=TIMEOUT) as client:
+        yield client
 
 
-def raw_mask(server: TritonProcess, data: bytes) -> npt.NDArray[Any]:
-    return wire.infer(server, "grpc", "segment_resnet50", {"IMAGE": wire.images(data)}, ["MASK"])["MASK"][0]
+@pytest.fixture(params=["segment_resnet50", "segment_resnet101"])
+def model(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
-def test_every_form_of_a_picture_gives_the_same_mask(
-    server: TritonProcess, client: SegmentationClient, tmp_path: Path
-) -> None:
+def raw_mask(server: TritonProcess, data: bytes, model: str = "segment_resnet50") -> npt.NDArray[Any]:
+    return wire.infer(server, "grpc", model, {"IMAGE": wire.images(data)}, ["MASK"])["MASK"][0]
+
+
+def test_every_form_of_a_picture_gives_the_same_mask(server: TritonProcess, client: Driver, tmp_path: Path) -> None:
     expected = raw_mask(server, pictures.small())
     image = pictures.cat()
     (tmp_path / "cat.png").write_bytes(pictures.small())
@@ -60,9 +67,10 @@ def test_every_form_of_a_picture_gives_the_same_mask(
         np.testing.assert_array_equal(client.segment(picture).mask, expected, err_msg=form)
 
 
-def test_a_result_says_what_it_is(client: SegmentationClient) -> None:
-    result = client.segment(pictures.CAT, model="segment_resnet101")
-    assert (result.model_name, result.model_version) == ("segment_resnet101", "1")
+def test_a_mask_is_the_models_and_a_result_says_what_it_is(server: TritonProcess, client: Driver, model: str) -> None:
+    result = client.segment(pictures.CAT, model=model)
+    np.testing.assert_array_equal(result.mask, raw_mask(server, pictures.small(), model))
+    assert (result.model_name, result.model_version) == (model, "1")
     assert result.weights == "none"
     assert result.untrained
     assert "UNTRAINED" in repr(result)
@@ -74,9 +82,24 @@ def test_a_result_says_what_it_is(client: SegmentationClient) -> None:
     assert result.pixels == {name: count for name, count in counts.items() if count}
     foreground = {name: count for name, count in result.pixels.items() if name != "__background__"}
     assert result.top_class == max(foreground, key=lambda name: foreground[name])
+    assert result.timings is not None
+    assert result.timings.wait > result.timings.decode > 0
 
 
-def test_an_exif_rotated_picture_and_its_overlay_stand_upright(client: SegmentationClient) -> None:
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_the_format_in_which_a_mask_travels_does_not_change_it(server: TritonProcess, kind: Kind, scheme: str) -> None:
+    address = server.grpc_url if scheme == "grpc" else server.http_url
+    expected = raw_mask(server, pictures.small())
+    # A PIL image travels as pixels, and these compressed.
+    for picture, options in (
+        (pictures.small(), {"mask_format": "png"}),
+        (pictures.cat(), {"mask_format": "raw", "compression": "gzip"}),
+    ):
+        with connected(kind, f"{scheme}://{address}", timeout=TIMEOUT, **options) as client:
+            np.testing.assert_array_equal(client.segment(picture).mask, expected)
+
+
+def test_an_exif_rotated_picture_and_its_overlay_stand_upright(client: Driver) -> None:
     data = pictures.exif_rotated()
     result = client.segment(data)
     assert result.mask.shape == (800, 533)
@@ -93,59 +116,35 @@ def test_an_exif_rotated_picture_and_its_overlay_stand_upright(client: Segmentat
     ],
     ids=["empty", "text", "truncated", "bomb"],
 )
-def test_a_refused_picture_is_an_invalid_image(client: SegmentationClient, data: bytes, message: str) -> None:
+def test_a_refused_picture_is_an_invalid_image(client: Driver, data: bytes, message: str) -> None:
     with pytest.raises(deeplab_client.InvalidImageError, match=message) as caught:
         client.segment(data)
     assert isinstance(caught.value, ValueError)
     assert "in ensemble" not in str(caught.value)
 
 
-def test_an_unknown_model_is_not_found(client: SegmentationClient) -> None:
+def test_an_unknown_model_is_not_found(client: Driver) -> None:
     with pytest.raises(deeplab_client.ModelNotFoundError, match="segment_vgg"):
         client.segment(pictures.small(), model="segment_vgg")
     assert not client.is_ready(model="segment_vgg")
     assert client.is_ready()
 
 
-def test_a_model_that_is_no_segmentation_is_an_error_of_the_model(client: SegmentationClient) -> None:
+def test_a_model_that_is_no_segmentation_is_an_error_of_the_model(client: Driver) -> None:
     with pytest.raises(deeplab_client.ModelError):
         client.segment(pictures.small(), model="encode_mask")
 
 
-def test_a_deadline_is_kept_and_costs_the_next_call_nothing(client: SegmentationClient) -> None:
+def test_a_deadline_is_kept_and_costs_the_next_call_nothing(client: Driver) -> None:
     client.segment(pictures.small())
     with pytest.raises(deeplab_client.DeadlineExceededError, match=r"0\.05"):
         client.segment(pictures.small(), timeout=0.05)
     assert client.segment(pictures.small()).mask.shape == (300, 451)
 
 
-def test_one_client_serves_many_threads(server: TritonProcess, client: SegmentationClient) -> None:
-    sent = [pictures.small(), pictures.portrait(), b"broken", pictures.grey_png()]
-    expected = {data: None if data == b"broken" else raw_mask(server, data) for data in sent}
-    barrier = threading.Barrier(8)
-
-    def call(index: int) -> tuple[bytes, npt.NDArray[Any] | None]:
-        data = sent[index % 4]
-        barrier.wait()
-        try:
-            return data, client.segment(data).mask
-        except deeplab_client.InvalidImageError:
-            return data, None
-
-    with ThreadPoolExecutor(8) as pool:
-        for data, mask in pool.map(call, range(8)):
-            wanted = expected[data]
-            if wanted is None:
-                assert mask is None
-            else:
-                assert mask is not None
-                # Batches of other sizes add up in another order.
-                assert (mask == wanted).mean() >= 0.9999
-
-
-def test_an_absent_server_is_unavailable() -> None:
+def test_an_absent_server_is_unavailable(kind: Kind) -> None:
     for scheme in ("grpc", "http"):
-        with SegmentationClient(f"{scheme}://127.0.0.1:1", timeout=5) as absent:
+        with connected(kind, f"{scheme}://127.0.0.1:1", timeout=5) as absent:
             assert not absent.is_ready()
             with pytest.raises(deeplab_client.ServerUnavailableError):
                 absent.segment(pictures.small())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from drivers import Kind, connected
 
 import deeplab_client
 from deeplab_client import (
@@ -23,12 +24,17 @@ from deeplab_client import (
     SegmentationError,
     ServerOverloadedError,
     ServerUnavailableError,
+    TLSError,
     UnknownClassError,
     UnsupportedError,
 )
 from deeplab_client._transport import Reply
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from drivers import Driver
+
     from deeplab_client._deadline import Deadline
     from deeplab_client._transport import Request
 
@@ -79,17 +85,43 @@ class Fake:
         self.calls.append("close")
 
 
+class AsyncFake:
+    """The same server as the asynchronous client sees it."""
+
+    def __init__(self, fake: Fake) -> None:
+        self.fake = fake
+
+    async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        return self.fake.infer(request, deadline=deadline)
+
+    async def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
+        return self.fake.model_parameters(model, deadline=deadline)
+
+    async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        return self.fake.is_ready(model, deadline=deadline)
+
+    async def close(self) -> None:
+        self.fake.close()
+
+
 @pytest.fixture
 def fake() -> Fake:
     return Fake()
 
 
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
 @pytest.fixture
-def client(fake: Fake) -> SegmentationClient:
-    return SegmentationClient("host", transport=fake)
+def client(fake: Fake, kind: Kind) -> Iterator[Driver]:
+    transport = fake if kind == "sync" else AsyncFake(fake)
+    with connected(kind, "host", transport=transport, retries=0) as client:
+        yield client
 
 
-def test_a_result_carries_what_the_server_said(client: SegmentationClient) -> None:
+def test_a_result_carries_what_the_server_said(client: Driver) -> None:
     result = client.segment(IMAGE)
     assert result.mask.tolist() == [[0, 2, 2], [0, 0, 0]]
     assert result.mask.dtype == np.uint8
@@ -100,7 +132,7 @@ def test_a_result_carries_what_the_server_said(client: SegmentationClient) -> No
     assert not result.untrained
 
 
-def test_the_mask_is_the_callers_own(client: SegmentationClient, fake: Fake) -> None:
+def test_the_mask_is_the_callers_own(client: Driver, fake: Fake) -> None:
     mask = client.segment(IMAGE).mask
     assert mask.flags.writeable
     assert mask.flags.c_contiguous
@@ -121,7 +153,7 @@ def test_the_mask_is_the_callers_own(client: SegmentationClient, fake: Fake) -> 
     ],
 )
 def test_a_reply_that_breaks_the_contract_is_a_model_error(
-    client: SegmentationClient, fake: Fake, name: str, tensor: object
+    client: Driver, fake: Fake, name: str, tensor: object
 ) -> None:
     fake.outputs[name] = tensor
     with pytest.raises(ModelError, match=name) as caught:
@@ -137,13 +169,13 @@ def test_models_are_chosen_per_client_and_per_call(fake: Fake) -> None:
     assert fake.calls == ["config mine", "infer mine", "config segment_resnet101", "infer segment_resnet101"]
 
 
-def test_weights_are_fetched_once_a_model(client: SegmentationClient, fake: Fake) -> None:
+def test_weights_are_fetched_once_a_model(client: Driver, fake: Fake) -> None:
     assert [client.segment(IMAGE).weights for _ in range(3)] == ["COCO_WITH_VOC_LABELS_V1"] * 3
     assert fake.calls.count("config segment_resnet50") == 1
 
 
 def test_untrained_weights_are_told_and_logged_once(
-    client: SegmentationClient, fake: Fake, caplog: pytest.LogCaptureFixture
+    client: Driver, fake: Fake, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.weights = "none"
     with caplog.at_level(logging.WARNING, "deeplab_client"):
@@ -152,14 +184,14 @@ def test_untrained_weights_are_told_and_logged_once(
     assert len([record for record in caplog.records if "untrained" in record.message]) == 1
 
 
-def test_weights_are_unknown_where_the_model_does_not_say(client: SegmentationClient, fake: Fake) -> None:
+def test_weights_are_unknown_where_the_model_does_not_say(client: Driver, fake: Fake) -> None:
     fake.weights = None
     assert client.segment(IMAGE).weights is None
 
 
 @pytest.mark.parametrize("refusal", [AccessDeniedError, UnsupportedError, ModelNotFoundError])
 def test_weights_are_unknown_where_the_server_refuses_to_say(
-    client: SegmentationClient, fake: Fake, refusal: type[SegmentationError]
+    client: Driver, fake: Fake, refusal: type[SegmentationError]
 ) -> None:
     fake.config_error = refusal("no")
     results = [client.segment(IMAGE) for _ in range(2)]
@@ -169,7 +201,7 @@ def test_weights_are_unknown_where_the_server_refuses_to_say(
 
 @pytest.mark.parametrize("hiccup", [ModelError, ServerOverloadedError, ServerUnavailableError])
 def test_a_hiccup_does_not_pass_for_unknown_weights(
-    client: SegmentationClient, fake: Fake, hiccup: type[SegmentationError]
+    client: Driver, fake: Fake, hiccup: type[SegmentationError]
 ) -> None:
     fake.weights = "none"
     fake.config_error = hiccup("for now")
@@ -181,7 +213,7 @@ def test_a_hiccup_does_not_pass_for_unknown_weights(
 
 @pytest.mark.parametrize("failure", [ServerUnavailableError, DeadlineExceededError])
 def test_weights_are_asked_again_after_a_lost_connection(
-    client: SegmentationClient, fake: Fake, failure: type[SegmentationError]
+    client: Driver, fake: Fake, failure: type[SegmentationError]
 ) -> None:
     client.segment(IMAGE)
     fake.infer_error = failure("gone")
@@ -191,7 +223,7 @@ def test_weights_are_asked_again_after_a_lost_connection(
     assert client.segment(IMAGE).untrained
 
 
-def test_a_refused_picture_does_not_forget_the_weights(client: SegmentationClient, fake: Fake) -> None:
+def test_a_refused_picture_does_not_forget_the_weights(client: Driver, fake: Fake) -> None:
     client.segment(IMAGE)
     fake.infer_error = InvalidImageError("bad")
     with pytest.raises(InvalidImageError):
@@ -201,7 +233,7 @@ def test_a_refused_picture_does_not_forget_the_weights(client: SegmentationClien
     assert fake.calls.count("config segment_resnet50") == 1
 
 
-def test_one_deadline_covers_all_that_is_sent(client: SegmentationClient, fake: Fake) -> None:
+def test_one_deadline_covers_all_that_is_sent(client: Driver, fake: Fake) -> None:
     client.segment(IMAGE, timeout=5)
     config, infer = fake.timeouts
     assert 0 < infer <= config <= 5
@@ -211,7 +243,7 @@ def test_one_deadline_covers_all_that_is_sent(client: SegmentationClient, fake: 
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
-def test_timeouts_out_of_range_are_refused(client: SegmentationClient, fake: Fake, timeout: float) -> None:
+def test_timeouts_out_of_range_are_refused(client: Driver, fake: Fake, timeout: float) -> None:
     for call in (
         lambda: SegmentationClient("host", timeout=timeout),
         lambda: client.segment(IMAGE, timeout=timeout),
@@ -223,7 +255,7 @@ def test_timeouts_out_of_range_are_refused(client: SegmentationClient, fake: Fak
 
 
 @pytest.mark.parametrize("timeout", ["5", True, [1]])
-def test_timeouts_that_are_no_numbers_are_refused(client: SegmentationClient, timeout: Any) -> None:  # noqa: ANN401
+def test_timeouts_that_are_no_numbers_are_refused(client: Driver, timeout: Any) -> None:  # noqa: ANN401
     with pytest.raises(TypeError, match="seconds"):
         client.segment(IMAGE, timeout=timeout)
 
@@ -238,6 +270,9 @@ def test_timeouts_that_are_no_numbers_are_refused(client: SegmentationClient, ti
         ("HTTP://host:80/", "http://host:80"),
         ("http://[::1]:8000", "http://[::1]:8000"),
         ("10.0.0.1:8001", "grpc://10.0.0.1:8001"),
+        ("dns:///host:9", "grpc://host:9"),
+        ("grpcs://host", "grpcs://host:8001"),
+        ("https://host", "https://host:443"),
     ],
 )
 def test_accepted_urls(url: str, address: str) -> None:
@@ -247,10 +282,8 @@ def test_accepted_urls(url: str, address: str) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("https://host:8000", "TLS is not supported yet"),
-        ("grpcs://host:8001", "TLS is not supported yet"),
         ("ftp://host", "scheme 'ftp'"),
-        ("dns:///host:8001", "scheme 'dns'"),
+        ("dns://8.8.8.8/host:8001", "scheme 'dns'"),
         ("http://host:8000/v2", "host and a port only"),
         ("host/models", "host and a port only"),
         ("http://user@host", "host and a port only"),
@@ -288,7 +321,7 @@ def test_close_twice_and_use_after_close(fake: Fake) -> None:
             call()
 
 
-def test_is_ready_is_false_where_nobody_answers(client: SegmentationClient, fake: Fake) -> None:
+def test_is_ready_is_false_where_nobody_answers(client: Driver, fake: Fake) -> None:
     assert client.is_ready()
     assert not client.is_ready(model="other")
     fake.infer_error = ServerUnavailableError("refused")
@@ -300,6 +333,7 @@ def test_is_ready_is_false_where_nobody_answers(client: SegmentationClient, fake
     [
         (InvalidImageError, ValueError),
         (ServerUnavailableError, ConnectionError),
+        (TLSError, ConnectionError),
         (ServerOverloadedError, RuntimeError),
         (DeadlineExceededError, TimeoutError),
         (AccessDeniedError, PermissionError),
@@ -311,12 +345,13 @@ def test_is_ready_is_false_where_nobody_answers(client: SegmentationClient, fake
     ],
 )
 def test_errors_pickle_and_are_the_builtin_too(kind: type[SegmentationError], builtin: type[Exception]) -> None:
-    error = kind("what happened", model="m", request_id="r")
+    error = kind("what happened", model="m", request_id="r", retry_after=2.5)
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 made here
     assert type(copy) is kind
     assert isinstance(copy, builtin)
     assert isinstance(copy, SegmentationError)
     assert (copy.message, copy.model, copy.request_id) == ("what happened", "m", "r")
+    assert copy.retry_after == 2.5
     assert str(copy) == "what happened"
     assert kind.__name__ in deeplab_client.__all__
 

@@ -1,5 +1,7 @@
 """Semantic segmentation from a Triton server in one call: image in, mask with class names out."""
 
+from typing import TYPE_CHECKING
+
 from deeplab_client import voc
 from deeplab_client._client import SegmentationClient
 from deeplab_client._errors import (
@@ -12,28 +14,49 @@ from deeplab_client._errors import (
     SegmentationError,
     ServerOverloadedError,
     ServerUnavailableError,
+    TLSError,
     UnknownClassError,
     UnsupportedError,
 )
+from deeplab_client._options import TLS
 from deeplab_client._polygons import Polygon
+from deeplab_client._retry import RetryAttempt, RetryPolicy
 from deeplab_client._segmentation import Segmentation
 from deeplab_client._timings import Timings
 
+if TYPE_CHECKING:
+    from deeplab_client._async_client import AsyncSegmentationClient
+
 __all__ = [
+    "TLS",
     "AccessDeniedError",
+    "AsyncSegmentationClient",
     "ClientClosedError",
     "DeadlineExceededError",
     "InvalidImageError",
     "ModelError",
     "ModelNotFoundError",
     "Polygon",
+    "RetryAttempt",
+    "RetryPolicy",
     "Segmentation",
     "SegmentationClient",
     "SegmentationError",
     "ServerOverloadedError",
     "ServerUnavailableError",
+    "TLSError",
     "Timings",
     "UnknownClassError",
     "UnsupportedError",
     "voc",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # To load asyncio takes as long as all the rest: only who uses it does so.
+    if name == "AsyncSegmentationClient":
+        from deeplab_client._async_client import AsyncSegmentationClient  # noqa: PLC0415
+
+        globals()[name] = AsyncSegmentationClient
+        return AsyncSegmentationClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,34 +1,33 @@
-"""The client."""
+"""The client for threads."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
-from uuid import uuid4
+import os
+import time
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from deeplab_client._deadline import Deadline, check_timeout
-from deeplab_client._endpoint import parse_url
-from deeplab_client._errors import (
-    AccessDeniedError,
-    ClientClosedError,
-    DeadlineExceededError,
-    ModelNotFoundError,
-    SegmentationError,
-    ServerUnavailableError,
-    UnsupportedError,
-)
+from deeplab_client import _environment, _many
+from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
+from deeplab_client._errors import ClientClosedError, SegmentationError
 from deeplab_client._image import encode
-from deeplab_client._transport import Request, open_transport
-from deeplab_client._wire import WEIGHTS_PARAMETER, read_reply
+from deeplab_client._transport import open_transport
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping
     from types import TracebackType
 
     from typing_extensions import Self
 
+    from deeplab_client._calls import MaskChoice
+    from deeplab_client._deadline import Deadline
     from deeplab_client._image import ImageLike
+    from deeplab_client._options import TLS, Compression, Token
+    from deeplab_client._retry import RetryHook, RetryPolicy
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._transport import Transport
+
+_KEY = "transport"
 
 _logger = logging.getLogger("deeplab_client")
 
@@ -40,9 +39,18 @@ class SegmentationClient:
     call, and the protocol's library is loaded by it, outside its timeout.
 
     Args:
-        url: `grpc://host:port`, `http://host:port`, or `host:port` for gRPC.
+        url: `grpc://host:port`, `http://host:port`, with TLS `grpcs://` or `https://`, or `host:port` for gRPC.
         model: The ensemble to ask.
-        timeout: Seconds that a whole call may take, connecting included.
+        timeout: Seconds that a whole call may take, connecting and retries included.
+        retries: How often a request is sent again that found no server, or one with too much to do; or a policy with
+            the pauses too.
+        on_retry: Called before each pause, by the thread that makes the call.
+        mask_format: How masks travel: `raw`, `png`, or what is faster for the URL. The result is the same.
+        tls: Trusted certificates and the client's own, for `grpcs://` and `https://`.
+        headers: Sent with every request, as metadata over gRPC.
+        token: Sent as bearer token; a function is called for one before every request.
+        compression: `gzip` or `deflate`, of masks and of images that are not encoded; over gRPC the server alone
+            decides on masks.
         transport: Asked in place of the server at `url`: the entry for a fake in tests.
     """
 
@@ -52,21 +60,50 @@ class SegmentationClient:
         *,
         model: str = "segment_resnet50",
         timeout: float = 30.0,
+        retries: int | RetryPolicy = 2,
+        on_retry: RetryHook | None = None,
+        mask_format: MaskChoice = "auto",
+        tls: TLS | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: Token | None = None,
+        compression: Compression | None = None,
         transport: Transport | None = None,
     ) -> None:
-        self._endpoint = parse_url(url)
-        self._model = model
-        self._timeout = check_timeout(timeout)
-        self._transport = transport
-        self._closed = False
-        self._weights: dict[str, str | None] = {}
+        self._calls = Calls(
+            url,
+            model=model,
+            timeout=timeout,
+            retries=retries,
+            on_retry=on_retry,
+            mask_format=mask_format,
+            tls=tls,
+            headers=headers,
+            token=token,
+            compression=compression,
+        )
+        # A dict for its atomic setdefault: a lock held by another thread during a fork would stay locked in the child.
+        self._transports: dict[str, Transport] = {} if transport is None else {_KEY: transport}
+
+    @classmethod
+    def from_env(cls, **arguments: Any) -> Self:  # noqa: ANN401 those of the constructor
+        """Make a client from DEEPLAB_URL and the other DEEPLAB_ variables that the README lists.
+
+        Args:
+            arguments: Of the constructor; they win over the environment.
+
+        Raises:
+            ValueError: There is no URL, or a variable cannot be used.
+        """
+        arguments = _environment.arguments_from(os.environ) | arguments
+        return cls(_environment.url_of(arguments), **arguments)
 
     def segment(self, image: ImageLike, *, model: str | None = None, timeout: float | None = None) -> Segmentation:
         """Segment one image.
 
         Args:
-            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM), a PIL image, or a uint8 array of
-                shape (H, W), (H, W, 1), (H, W, 3) in RGB order, or (H, W, 4), whose alpha is dropped.
+            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM) or a binary file of them, a PIL
+                image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W), (H, W, 1), (H, W, 3) in RGB
+                order, or (H, W, 4), whose alpha is dropped.
             model: Asked in place of the client's own.
             timeout: Seconds, in place of the client's own.
 
@@ -74,23 +111,63 @@ class SegmentationClient:
             SegmentationError: One of its leaves.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        transport = self._open()
-        deadline = Deadline(self._timeout if timeout is None else timeout)
-        request = Request(self._model if model is None else model, encode(image), uuid4().hex)
-        # A failure swaps the dict: what a thread learnt before it must not outlive it.
-        known = self._weights
-        try:
-            weights = self._weights_of(request.model, transport, deadline, known)
-            reply = transport.infer(request, deadline=deadline)
-        except (ServerUnavailableError, DeadlineExceededError):
-            self._weights = {}  # whoever answers next may serve something else
-            raise
-        result = read_reply(reply, weights=weights, request_id=request.request_id)
-        if result.untrained and request.model not in known:
-            _logger.warning("%s serves %s with untrained weights", self._endpoint, request.model)
-        known[request.model] = weights
-        _logger.debug("request %s, %d bytes sent: %r", request.request_id, len(request.image), result)
-        return result
+        return self._segment(image, model, self._calls.deadline(timeout))
+
+    @overload
+    def segment_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        raise_errors: Literal[True],
+        concurrency: int = ...,
+        model: str | None = ...,
+        timeout: float | None = ...,
+    ) -> Generator[Segmentation]: ...
+
+    @overload
+    def segment_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        raise_errors: bool = ...,
+        concurrency: int = ...,
+        model: str | None = ...,
+        timeout: float | None = ...,
+    ) -> Generator[Segmentation | SegmentationError]: ...
+
+    def segment_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        raise_errors: bool = False,
+        concurrency: int = 8,
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> Generator[Segmentation | SegmentationError]:
+        """Segment images as they come, and yield their results in their order.
+
+        At most `concurrency` requests are under way, and at most twice as many images read and not yet yielded. To
+        stop early, close the generator or leave the loop: requests under way are cancelled.
+
+        Args:
+            images: Read by the iterating thread, when there is room.
+            raise_errors: Raise the first error, in place of yielding each where its result would be.
+            concurrency: Requests at a time, each in a thread.
+            model: Asked in place of the client's own.
+            timeout: Seconds for each image, in place of the client's own.
+
+        Raises:
+            ClientClosedError: The client is closed, or becomes so.
+            ValueError: `timeout` or `concurrency` is out of range.
+        """
+        self._calls.check_open()
+        results = _many.in_order(
+            lambda image, deadline: self._segment(image, model, deadline),
+            images,
+            concurrency=_many.check_concurrency(concurrency),
+            seconds=self._calls.seconds(timeout),
+        )
+        return _many.raising(results) if raise_errors else results
 
     def is_ready(self, *, model: str | None = None, timeout: float | None = None) -> bool:
         """Return whether the server is up and the model takes requests; False where nobody answers.
@@ -100,20 +177,42 @@ class SegmentationClient:
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
         transport = self._open()
-        deadline = Deadline(self._timeout if timeout is None else timeout)
+        deadline = self._calls.deadline(timeout)
         try:
-            return transport.is_ready(self._model if model is None else model, deadline=deadline)
+            return transport.is_ready(self._calls.model if model is None else model, deadline=deadline)
         except ClientClosedError:
             raise
         except SegmentationError as error:
             _logger.debug("not ready: %s", error)
             return False
 
+    def wait_until_ready(self, *, model: str | None = None, timeout: float = 60.0) -> None:
+        """Return as soon as the server is up and the model takes requests.
+
+        Raises:
+            DeadlineExceededError: That is not so after `timeout` seconds; the message tells the last reason.
+            AccessDeniedError, TLSError: Waiting will not help.
+            ClientClosedError: The client was closed.
+            ValueError: The timeout is not a finite number of seconds greater than 0.
+        """
+        probes = Probes(self._calls, model, timeout)
+        while True:
+            transport, deadline = self._open(), probes.deadline()
+            failure = None
+            try:
+                if transport.is_ready(probes.model, deadline=deadline):
+                    return
+            except FINAL_REFUSALS:
+                raise
+            except SegmentationError as error:
+                failure = error
+            time.sleep(probes.pause_after(failure))
+
     def close(self) -> None:
         """Close the connections of this process; may be called twice."""
-        self._closed = True
-        if self._transport is not None:
-            self._transport.close()
+        self._calls.closed = True
+        for transport in self._transports.values():
+            transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -124,23 +223,35 @@ class SegmentationClient:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<SegmentationClient {self._endpoint}, {self._model}{', closed' if self._closed else ''}>"
+        return self._calls.describe("SegmentationClient")
+
+    def _segment(self, image: ImageLike, model: str | None, deadline: Deadline) -> Segmentation:
+        self._calls.check_open()
+        call = Call(self._calls, model, deadline)
+        request = call.request(encode(image))
+        while True:
+            transport = self._open()
+            try:
+                if not call.knows_weights():
+                    self._learn_weights(call, transport, deadline)
+                reply = transport.infer(request, deadline=deadline)
+            except SegmentationError as error:
+                pause = call.pause_after(error)
+                if pause is None:
+                    raise
+                deadline.pause(pause)
+            else:
+                call.answered()
+                return call.result(reply)
+
+    def _learn_weights(self, call: Call, transport: Transport, deadline: Deadline) -> None:
+        try:
+            call.learn_weights(transport.model_parameters(call.model, deadline=deadline))
+        except NO_WEIGHTS_TOLD as refusal:
+            call.no_weights(refusal)
 
     def _open(self) -> Transport:
-        if self._closed:
-            raise ClientClosedError(f"the client of {self._endpoint} is closed: make a new one")
-        if self._transport is None:
-            self._transport = open_transport(self._endpoint)
-        return self._transport
-
-    @staticmethod
-    def _weights_of(model: str, transport: Transport, deadline: Deadline, known: dict[str, str | None]) -> str | None:
-        if model in known:
-            return known[model]
-        try:
-            return transport.model_parameters(model, deadline=deadline).get(WEIGHTS_PARAMETER)
-        except (AccessDeniedError, UnsupportedError, ModelNotFoundError) as refusal:
-            # Operators may restrict this API. Any other failure is raised: a hiccup must not hide that the weights
-            # are untrained.
-            _logger.debug("weights of %s unknown: %s", model, refusal)
-            return None
+        self._calls.check_open()
+        if _KEY not in self._transports:
+            self._transports.setdefault(_KEY, open_transport(self._calls.endpoint, self._calls.options))
+        return self._transports[_KEY]

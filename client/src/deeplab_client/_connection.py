@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 from http.client import HTTPConnection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
 
 
+# A socket's own timeout starts anew with each read: a server that trickles bytes would never trip it.
 class _DeadlineSocket(socket.socket):
-    """A socket's own timeout starts anew with each read: a server that trickles bytes would never trip it."""
-
     deadline: Deadline
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
@@ -30,14 +30,39 @@ class _DeadlineSocket(socket.socket):
         super().sendall(data, flags)
 
 
+class _DeadlineTLSSocket(ssl.SSLSocket):
+    deadline: Deadline
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int | None = None, flags: int = 0) -> int:
+        self.settimeout(self.deadline.remaining())
+        return super().recv_into(buffer, nbytes, flags)
+
+    def send(self, data: ReadableBuffer, flags: int = 0) -> int:
+        self.settimeout(self.deadline.remaining())  # sendall is a loop over send
+        return super().send(data, flags)
+
+
 class Connection(HTTPConnection):
     """One connection, used by one call at a time.
 
     The operating system's name resolution cannot be interrupted: only there may the deadline be overrun.
+
+    Args:
+        host: Name or address.
+        port: Its port.
+        context: For TLS.
     """
 
-    sock: _DeadlineSocket | None
+    sock: _DeadlineSocket | _DeadlineTLSSocket | None
     _deadline: Deadline
+    _open: socket.socket | None  # from before it is connected, where `sock` is from when it can be used
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(host, port)
+        self._context = context
+        self._open = None
+        if context is not None:
+            context.sslsocket_class = _DeadlineTLSSocket
 
     def exchange(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], deadline: Deadline
@@ -66,17 +91,26 @@ class Connection(HTTPConnection):
         for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
             sock = _DeadlineSocket(family, kind, protocol)
             sock.deadline = self._deadline
+            self._open = sock
             try:
                 sock.settimeout(self._deadline.remaining())
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.sock = sock if self._context is None else self._encrypt(sock, self._context)
             except OSError as error:
                 sock.close()
                 failure = error
             else:
-                self.sock = sock
                 return
         raise failure
+
+    def interrupt(self) -> None:
+        """Wake the thread that waits for the server, from another one; the connection is of no more use."""
+        sock = self._open
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                # The plain socket's: TLS would first say goodbye, and wait for the thread that reads.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def is_usable(self) -> bool:
         """Return whether the server has left an idle connection open."""
@@ -84,9 +118,23 @@ class Connection(HTTPConnection):
             return False
         try:
             self.sock.settimeout(0)
-            self.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
+            self.sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
             return True
         except OSError:
             return False
         return False  # closed, or bytes that nobody asked for
+
+    def _encrypt(self, sock: _DeadlineSocket, context: ssl.SSLContext) -> _DeadlineTLSSocket:
+        sock.settimeout(self._deadline.remaining())
+        # The handshake comes after the deadline is set: it is one more exchange of unknown length.
+        wrapped = context.wrap_socket(sock, server_hostname=self.host, do_handshake_on_connect=False)
+        encrypted = cast("_DeadlineTLSSocket", wrapped)  # the context makes it so
+        encrypted.deadline = self._deadline
+        self._open = encrypted
+        try:
+            encrypted.do_handshake()
+        except BaseException:
+            encrypted.close()
+            raise
+        return encrypted

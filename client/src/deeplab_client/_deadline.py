@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 import time
 from numbers import Real
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
 
 # gRPC and sockets overflow on larger numbers, each at its own; 100 days is for ever to a request.
 _LONGEST_SECONDS = 100 * 86_400.0
@@ -33,6 +39,51 @@ class Deadline:
         if left <= 0:
             raise TimeoutError("timed out")
         return left
+
+    def leaves(self, seconds: float) -> bool:
+        """Return whether something may be tried again after a pause of `seconds`."""
+        return self._at - time.monotonic() > seconds
+
+    def pause(self, seconds: float) -> None:
+        """Sleep."""
+        time.sleep(seconds)
+
+
+class AbortableDeadline(Deadline):
+    """A deadline that another thread may bring forward to now, waking a call that waits for its server."""
+
+    __slots__ = ("_aborted", "_interrupt", "_lock")
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self._aborted = threading.Event()
+        self._lock = threading.Lock()
+        self._interrupt: Callable[[], object] | None = None
+
+    def abort(self) -> None:
+        """End the call that keeps to this deadline; it fails as if its time were up."""
+        self._at = -math.inf
+        self._aborted.set()
+        with self._lock:
+            if self._interrupt is not None:
+                self._interrupt()
+
+    @contextlib.contextmanager
+    def interrupting(self, interrupt: Callable[[], object]) -> Generator[None]:
+        """Have `abort` call `interrupt`, from its own thread, for as long as the block lasts."""
+        with self._lock:
+            self._interrupt = interrupt
+        try:
+            if self._aborted.is_set():
+                interrupt()
+            yield
+        finally:
+            with self._lock:
+                self._interrupt = None
+
+    def pause(self, seconds: float) -> None:
+        """Sleep until aborted."""
+        self._aborted.wait(seconds)
 
 
 def check_timeout(seconds: object) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-_DEFAULT_PORTS = {"grpc": 8001, "http": 8000}
-_FORMS = "grpc://host:port, http://host:port, or host:port for gRPC"
+_DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
+_FORMS = "grpc://host:port, http://host:port, their encrypted forms grpcs:// and https://, or host:port for gRPC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,24 @@ class Endpoint:
     port: int
 
     @property
+    def is_grpc(self) -> bool:
+        """Whether gRPC is spoken there, and not HTTP."""
+        return self.scheme in {"grpc", "grpcs"}
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether TLS is spoken there."""
+        return self.scheme in {"grpcs", "https"}
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is this machine, by its address or as `localhost`."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
     def authority(self) -> str:
         """`host:port`, an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -28,7 +47,9 @@ class Endpoint:
 
 
 def parse_url(url: str) -> Endpoint:
-    """Read a server's URL; the port defaults to Triton's own, 8001 for gRPC and 8000 for HTTP.
+    """Read a server's URL; the port defaults to Triton's own, 8001 for gRPC and 8000 for HTTP, and to 443 for HTTPS.
+
+    `dns:///host:port`, gRPC's own way to name a server, is read as `grpc://host:port`.
 
     Raises:
         TypeError: `url` is no string.
@@ -38,13 +59,12 @@ def parse_url(url: str) -> Endpoint:
         raise TypeError(f"url must be a string such as {_FORMS}; found {type(url).__name__}")
     if url != url.strip() or not url.isprintable() or " " in url:
         _refuse(url, "it holds blanks or control characters")
+    plain = url.removeprefix("dns:///")
     try:
-        parts = urlsplit(url if "://" in url else f"grpc://{url}")
+        parts = urlsplit(plain if "://" in plain else f"grpc://{plain}")
         port = parts.port
     except ValueError as error:
         raise ValueError(f"{url!r} is no server URL ({error}): use {_FORMS}") from error
-    if parts.scheme in {"grpcs", "https"}:
-        _refuse(url, "TLS is not supported yet")
     if parts.scheme not in _DEFAULT_PORTS:
         _refuse(url, f"unknown scheme {parts.scheme!r}")
     if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:

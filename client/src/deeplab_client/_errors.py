@@ -4,6 +4,7 @@
 SegmentationError
 ├── InvalidImageError        ValueError           the picture is refused, before sending or by the server
 ├── ServerUnavailableError   ConnectionError      nobody answers, or the server is going away
+├── TLSError                 ConnectionError      no trusted connection: certificates, keys, or no TLS at all
 ├── ServerOverloadedError    RuntimeError         the server has more requests than it takes; try later
 ├── DeadlineExceededError    TimeoutError         no answer in time
 ├── AccessDeniedError        PermissionError      the server restricts this API
@@ -28,13 +29,23 @@ class SegmentationError(Exception):
         message: What happened, without the server's prefixes.
         model: The model that was asked, where one was.
         request_id: The id that the request carries in the server's log, where it was sent.
+        retry_after: Seconds to wait before another try, where the server named some; less than 0 where it asks for
+            none.
     """
 
-    def __init__(self, message: str, *, model: str | None = None, request_id: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        model: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.model = model
         self.request_id = request_id
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         return self.message  # KeyError's own would add quotes
@@ -49,6 +60,10 @@ class InvalidImageError(SegmentationError, ValueError):
 
 class ServerUnavailableError(SegmentationError, ConnectionError):
     """The server cannot be reached, or the connection was lost before it answered."""
+
+
+class TLSError(SegmentationError, ConnectionError):
+    """No trusted connection: a certificate is not accepted on one side, a file of them is bad, or TLS is missing."""
 
 
 class ServerOverloadedError(SegmentationError, RuntimeError):

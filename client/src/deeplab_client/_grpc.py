@@ -1,127 +1,125 @@
-"""gRPC, through tritonclient."""
+"""gRPC from threads."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tritonclient.grpc import (
-    InferenceServerClient,
-    InferenceServerException,
-    InferInput,
-    InferRequestedOutput,
-)
+import grpc
+from tritonclient.grpc import service_pb2_grpc
 
-from deeplab_client import _wire
+from deeplab_client import _grpc_messages
+from deeplab_client._deadline import AbortableDeadline
 from deeplab_client._errors import ClientClosedError
-from deeplab_client._faults import Circumstances, from_connection, from_grpc
-from deeplab_client._transport import Reply
+from deeplab_client._faults import Circumstances, from_connection
+from deeplab_client._grpc_messages import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
-    from deeplab_client._transport import Request
+    from deeplab_client._options import Options
+    from deeplab_client._transport import Reply, Request
 
-_CHANNEL_ARGS: list[tuple[str, int]] = [
-    # gRPC's default of 4 MB is smaller than the mask of a 5-megapixel photo; -1 is unlimited.
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # By default one process-wide pool hands the same connection to every channel, and to a forked child.
-    ("grpc.use_local_subchannel_pool", 1),
-    # By default gRPC sends even calls to 127.0.0.1 through the proxy that `https_proxy` names. What a client does is
-    # in its arguments, not in the environment, over HTTP too.
-    ("grpc.enable_http_proxy", 0),
-    # gRPC's default waits up to 120 s before it looks for a restarted server again.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-]
+
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    channel: grpc.Channel
+    stub: Any  # generated code without types
 
 
 class GrpcTransport:
     """One channel a process, shared by its threads."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._url = str(endpoint)
-        self._target = f"dns:///{endpoint.authority}"
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
+        self._endpoint = endpoint
+        self._options = options
         # By process id: a child never touches, not even to close it, what its parent opened.
-        self._clients: dict[int, InferenceServerClient] = {}
+        self._channels: dict[int, _Connected] = {}
         self._closed = False
 
     def infer(self, request: Request, *, deadline: Deadline) -> Reply:
         """Run the model on one image."""
-        image = InferInput(_wire.IMAGE, list(_wire.IMAGE_SHAPE), "BYTES")
-        image.set_data_from_numpy(_wire.image_tensor(request.image))
-        outputs = [InferRequestedOutput(name) for name in _wire.OUTPUTS]
-
-        def call(client: Any, seconds: float) -> Any:  # noqa: ANN401 tritonclient is untyped
-            return client.infer(
-                request.model, [image], request_id=request.request_id, outputs=outputs, client_timeout=seconds
-            )
-
-        result = self._call(call, request.model, deadline, request.request_id)
-        response = result.get_response()
-        tensors = {name: result.as_numpy(name) for name in _wire.OUTPUTS}
-        return Reply(
-            outputs={name: tensor for name, tensor in tensors.items() if tensor is not None},
-            model_name=str(response.model_name),
-            model_version=str(response.model_version),
-        )
+        where, headers = self._prepare(request.model, deadline, request.request_id)
+        compression = _grpc_messages.compression_of(request, self._options)
+        message = _grpc_messages.infer_message(request)
+        response = self._call("ModelInfer", message, headers, where, deadline, compression=compression)
+        return _grpc_messages.read_infer(response, where)
 
     def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
         """Return the string parameters in the model's config."""
-
-        def call(client: Any, seconds: float) -> Any:  # noqa: ANN401 tritonclient is untyped
-            return client.get_model_config(model, client_timeout=seconds)
-
-        answer = self._call(call, model, deadline)
-        return {name: value.string_value for name, value in answer.config.parameters.items()}
+        where, headers = self._prepare(model, deadline)
+        response = self._call("ModelConfig", messages.ModelConfigRequest(name=model), headers, where, deadline)
+        return _grpc_messages.read_parameters(response)
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""
-
-        def server(client: Any, seconds: float) -> Any:  # noqa: ANN401 tritonclient is untyped
-            return client.is_server_ready(client_timeout=seconds)
-
-        def served(client: Any, seconds: float) -> Any:  # noqa: ANN401 tritonclient is untyped
-            return client.is_model_ready(model, client_timeout=seconds)
-
-        return all(self._call(call, model, deadline) for call in (server, served))
+        where, headers = self._prepare(model, deadline)
+        asked = (
+            ("ServerReady", messages.ServerReadyRequest()),
+            ("ModelReady", messages.ModelReadyRequest(name=model)),
+        )
+        return all(self._call(name, message, headers, where, deadline).ready for name, message in asked)
 
     def close(self) -> None:
         """Close this process's channel; calls under way in other threads are cancelled."""
         self._closed = True
-        client = self._clients.pop(os.getpid(), None)
-        if client is not None:
-            client.close()
+        connected = self._channels.pop(os.getpid(), None)
+        if connected is not None:
+            connected.channel.close()
 
-    def _client(self) -> InferenceServerClient:
-        client = self._clients.get(os.getpid())
-        if client is None:
+    def _prepare(
+        self, model: str, deadline: Deadline, request_id: str | None = None
+    ) -> tuple[Circumstances, dict[str, str]]:
+        headers = self._options.call_headers()
+        secrets = tuple(headers.values())
+        return Circumstances(str(self._endpoint), model, deadline.seconds, request_id, secrets), headers
+
+    def _stub(self, where: Circumstances) -> Any:  # noqa: ANN401 generated code without types
+        connected = self._channels.get(os.getpid())
+        if connected is None:
             # No lock: one held by another thread during a fork would stay locked in the child for ever.
-            fresh = InferenceServerClient(self._target, channel_args=_CHANNEL_ARGS)
-            client = self._clients.setdefault(os.getpid(), fresh)
-            if client is not fresh:
-                fresh.close()
-        return client
+            fresh = self._connect(where)
+            connected = self._channels.setdefault(os.getpid(), fresh)
+            if connected is not fresh:
+                fresh.channel.close()
+        return connected.stub
+
+    def _connect(self, where: Circumstances) -> _Connected:
+        target = _grpc_messages.target_of(self._endpoint)
+        credentials = _grpc_messages.credentials_of(self._endpoint, self._options, where)
+        if credentials is None:
+            channel = grpc.insecure_channel(target, _grpc_messages.CHANNEL_ARGS)
+        else:
+            channel = grpc.secure_channel(target, credentials, _grpc_messages.CHANNEL_ARGS)
+        return _Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
 
     def _call(
         self,
-        call: Callable[[Any, float], Any],
-        model: str,
+        name: str,
+        message: Any,  # noqa: ANN401 protobuf makes its classes at run time
+        headers: dict[str, str],
+        where: Circumstances,
         deadline: Deadline,
-        request_id: str | None = None,
-    ) -> Any:  # noqa: ANN401 tritonclient is untyped
-        where = Circumstances(self._url, model, deadline.seconds, request_id)
+        **options: Any,  # noqa: ANN401 grpc's own
+    ) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
         try:
-            return call(self._client(), deadline.remaining())
+            method = getattr(self._stub(where), name)
+            seconds = deadline.remaining()
+            metadata = tuple(headers.items())
+            if not isinstance(deadline, AbortableDeadline):
+                return method(message, timeout=seconds, metadata=metadata, **options)
+            # 0.15 ms slower than a blocking call: it goes over a thread of the channel.
+            future = method.future(message, timeout=seconds, metadata=metadata, **options)
+            with deadline.interrupting(future.cancel):
+                return future.result()
         except TimeoutError as error:
             raise from_connection(error, where) from error
-        except (InferenceServerException, ValueError) as error:
+        except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
             if self._closed:  # CANCELLED, or grpc's ValueError about a closed channel
-                raise ClientClosedError("the client was closed during the call", model=model) from error
+                raise ClientClosedError("the client was closed during the call", model=where.model) from error
+            if isinstance(error, grpc.FutureCancelledError):  # aborted
+                raise from_connection(TimeoutError(), where) from error
             if isinstance(error, ValueError):
                 raise
-            foreign: Any = error
-            raise from_grpc(foreign.status(), foreign.message(), where) from error
+            raise _grpc_messages.error_of(error, where) from error

@@ -1,9 +1,11 @@
-"""The seam between the client and a protocol."""
+"""The seam between the clients and a protocol."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from deeplab_client._wire import RAW_OUTPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
+    from deeplab_client._options import Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,13 @@ class Request:
         model: Name of a segmentation ensemble.
         image: An encoded image, as the server decodes it.
         request_id: Identifies the request in the server's log.
+        outputs: Names of the tensors that are asked for.
     """
 
     model: str
     image: bytes
     request_id: str
+    outputs: tuple[str, ...] = RAW_OUTPUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,8 @@ class Reply:
 class Transport(Protocol):
     """One server by one protocol; safe to share between threads and to create before a fork.
 
-    Every method raises only leaves of SegmentationError and keeps the deadline.
+    Every method keeps the deadline and raises only leaves of SegmentationError, or what a token function raised. None
+    tries twice.
     """
 
     def infer(self, request: Request, *, deadline: Deadline) -> Reply:
@@ -67,12 +73,44 @@ class Transport(Protocol):
         ...
 
 
-def open_transport(endpoint: Endpoint) -> Transport:
+class AsyncTransport(Protocol):
+    """The twin of `Transport` for one event loop; a call that is cancelled ends its request too."""
+
+    async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        """Run the model on one image."""
+        ...
+
+    async def model_parameters(self, model: str, *, deadline: Deadline) -> Mapping[str, str]:
+        """Return the string parameters in the model's config."""
+        ...
+
+    async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        """Return whether the server and the model take requests."""
+        ...
+
+    async def close(self) -> None:
+        """Close what this event loop has opened; may be called twice."""
+        ...
+
+
+# Only the protocol in use is loaded, and by the first call.
+def open_transport(endpoint: Endpoint, options: Options) -> Transport:
     """Load the protocol's library and make a transport; no I/O."""
-    if endpoint.scheme == "grpc":
-        from deeplab_client._grpc import GrpcTransport  # noqa: PLC0415 only the protocol in use is loaded
+    if endpoint.is_grpc:
+        from deeplab_client._grpc import GrpcTransport  # noqa: PLC0415
 
-        return GrpcTransport(endpoint)
-    from deeplab_client._http import HttpTransport  # noqa: PLC0415 only the protocol in use is loaded
+        return GrpcTransport(endpoint, options)
+    from deeplab_client._http import HttpTransport  # noqa: PLC0415
 
-    return HttpTransport(endpoint)
+    return HttpTransport(endpoint, options)
+
+
+def open_async_transport(endpoint: Endpoint, options: Options) -> AsyncTransport:
+    """Load the protocol's library and make a transport; no I/O."""
+    if endpoint.is_grpc:
+        from deeplab_client._grpc_async import AsyncGrpcTransport  # noqa: PLC0415
+
+        return AsyncGrpcTransport(endpoint, options)
+    from deeplab_client._http_async import AsyncHttpTransport  # noqa: PLC0415
+
+    return AsyncHttpTransport(endpoint, options)

@@ -162,11 +162,13 @@ def ping(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 5.0,
 
 
 def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
-    """Make the client of a command."""
+    """Make the client of a command; what has no option of its own comes from the environment."""
     try:
-        return SegmentationClient(url, model=model, timeout=timeout)
+        return SegmentationClient.from_env(url=url, model=model, timeout=timeout)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--timeout" if "timeout" in str(error) else "--url") from error
+        hints = {"DEEPLAB_": "the environment", "timeout": "--timeout"}
+        hint = next((hint for word, hint in hints.items() if word in str(error)), "--url")
+        raise typer.BadParameter(str(error), param_hint=hint) from error
 
 
 def run(arguments: Sequence[str]) -> int:

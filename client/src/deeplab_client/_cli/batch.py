@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
@@ -11,8 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 from deeplab_client import SegmentationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from deeplab_client import Segmentation, SegmentationClient
@@ -78,7 +75,8 @@ def run(
         else:
             yield Outcome(source.path, output=existing, skipped=True)
     answered = False
-    with closing(segmented(client, [source.path for source in wanted], concurrency=concurrency)) as results:
+    paths = [source.path for source in wanted]
+    with closing(client.segment_many(paths, concurrency=concurrency)) as results:
         for source, result in zip(wanted, results, strict=True):
             if isinstance(result, SegmentationError):
                 give_up_on(result, answered=answered)
@@ -103,30 +101,6 @@ def give_up_on(error: SegmentationError, *, answered: bool) -> None:
     unreachable = isinstance(error, ConnectionError) or (isinstance(error, TimeoutError) and not answered)
     if unreachable or isinstance(error, (LookupError, PermissionError, NotImplementedError)):
         raise ServerUnusableError(error, unreachable=unreachable) from error
-
-
-def segmented(
-    client: SegmentationClient, paths: Sequence[Path], *, concurrency: int
-) -> Generator[Segmentation | SegmentationError]:
-    """Yield each picture's result, or its error, in order, with `concurrency` requests in flight."""
-    waiting: deque[Future[Segmentation | SegmentationError]] = deque()
-    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="deeplab")
-    try:
-        for path in paths:
-            waiting.append(pool.submit(_attempt, client.segment, path))
-            if len(waiting) > concurrency:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _attempt(segment: Callable[[Path], Segmentation], path: Path) -> Segmentation | SegmentationError:
-    try:
-        return segment(path)
-    except SegmentationError as error:
-        return error
 
 
 def describe(result: Segmentation) -> Found:

@@ -1,0 +1,278 @@
+"""The client for coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from deeplab_client import _environment, _many_async
+from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
+from deeplab_client._errors import ClientClosedError, SegmentationError
+from deeplab_client._faults import Circumstances, from_connection
+from deeplab_client._image import encode
+from deeplab_client._many import check_concurrency
+from deeplab_client._transport import open_async_transport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from deeplab_client._calls import MaskChoice
+    from deeplab_client._deadline import Deadline
+    from deeplab_client._image import ImageLike
+    from deeplab_client._options import TLS, AsyncToken, Compression
+    from deeplab_client._retry import RetryHook, RetryPolicy
+    from deeplab_client._segmentation import Segmentation
+    from deeplab_client._transport import AsyncTransport, Reply
+
+# Bytes of a mask from which on it is worth a thread to keep the event loop free: to copy 1 MB takes 0.1 ms, to decode
+# a PNG of it 5 ms.
+_LARGE = 1_000_000
+
+_logger = logging.getLogger("deeplab_client")
+
+
+class AsyncSegmentationClient:
+    """Segments images on a Triton server that serves DeepLabV3, from coroutines.
+
+    The twin of `SegmentationClient`: the same names, most of them to be awaited. Share one between the tasks of an
+    event loop; make it anywhere, before there is a loop or before a fork. Nothing is sent before the first call, and
+    the protocol's library is loaded by it. Cancel a task to cancel its request.
+
+    Args:
+        url: `grpc://host:port`, `http://host:port`, with TLS `grpcs://` or `https://`, or `host:port` for gRPC.
+        model: The ensemble to ask.
+        timeout: Seconds that a whole call may take, connecting and retries included.
+        retries: How often a request is sent again that found no server, or one with too much to do; or a policy with
+            the pauses too.
+        on_retry: Called before each pause, within the event loop.
+        mask_format: How masks travel: `raw`, `png`, or what is faster for the URL. The result is the same.
+        tls: Trusted certificates and the client's own, for `grpcs://` and `https://`.
+        headers: Sent with every request, as metadata over gRPC.
+        token: Sent as bearer token; a function is called for one before every request, and
+            awaited where it has to be.
+        compression: `gzip` or `deflate`, of masks and of images that are not encoded; over gRPC the server alone
+            decides on masks.
+        transport: Asked in place of the server at `url`: the entry for a fake in tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str = "segment_resnet50",
+        timeout: float = 30.0,
+        retries: int | RetryPolicy = 2,
+        on_retry: RetryHook | None = None,
+        mask_format: MaskChoice = "auto",
+        tls: TLS | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: AsyncToken | None = None,
+        compression: Compression | None = None,
+        transport: AsyncTransport | None = None,
+    ) -> None:
+        self._calls = Calls(
+            url,
+            model=model,
+            timeout=timeout,
+            retries=retries,
+            on_retry=on_retry,
+            mask_format=mask_format,
+            tls=tls,
+            headers=headers,
+            token=token,
+            compression=compression,
+        )
+        self._transport = transport
+
+    @classmethod
+    def from_env(cls, **arguments: Any) -> Self:  # noqa: ANN401 those of the constructor
+        """Make a client from DEEPLAB_URL and the other DEEPLAB_ variables that the README lists.
+
+        Args:
+            arguments: Of the constructor; they win over the environment.
+
+        Raises:
+            ValueError: There is no URL, or a variable cannot be used.
+        """
+        arguments = _environment.arguments_from(os.environ) | arguments
+        return cls(_environment.url_of(arguments), **arguments)
+
+    async def segment(
+        self, image: ImageLike, *, model: str | None = None, timeout: float | None = None
+    ) -> Segmentation:
+        """Segment one image.
+
+        Args:
+            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM) or a binary file of them, a PIL
+                image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W), (H, W, 1), (H, W, 3) in RGB
+                order, or (H, W, 4), whose alpha is dropped.
+            model: Asked in place of the client's own.
+            timeout: Seconds, in place of the client's own.
+
+        Raises:
+            SegmentationError: One of its leaves.
+            ValueError: The timeout is not a finite number of seconds greater than 0.
+        """
+        return await self._segment(image, model, self._calls.deadline(timeout))
+
+    @overload
+    def segment_many(
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        raise_errors: Literal[True],
+        concurrency: int = ...,
+        model: str | None = ...,
+        timeout: float | None = ...,
+    ) -> AsyncGenerator[Segmentation]: ...
+
+    @overload
+    def segment_many(
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        raise_errors: bool = ...,
+        concurrency: int = ...,
+        model: str | None = ...,
+        timeout: float | None = ...,
+    ) -> AsyncGenerator[Segmentation | SegmentationError]: ...
+
+    def segment_many(
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        raise_errors: bool = False,
+        concurrency: int = 8,
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Segmentation | SegmentationError]:
+        """Segment images as they come, and yield their results in their order.
+
+        At most `concurrency` requests are under way, and at most twice as many images read and not yet yielded. To
+        stop early, close the generator (`contextlib.aclosing` does): requests under way are cancelled.
+
+        Args:
+            images: Read when there is room; a plain iterable must not block the event loop.
+            raise_errors: Raise the first error, in place of yielding each where its result would be.
+            concurrency: Requests at a time.
+            model: Asked in place of the client's own.
+            timeout: Seconds for each image, in place of the client's own.
+
+        Raises:
+            ClientClosedError: The client is closed, or becomes so.
+            ValueError: `timeout` or `concurrency` is out of range.
+        """
+        self._calls.check_open()
+        seconds = self._calls.seconds(timeout)
+        results = _many_async.in_order(
+            lambda image: self._segment(image, model, self._calls.deadline(seconds)),
+            images,
+            concurrency=check_concurrency(concurrency),
+        )
+        return _many_async.raising(results) if raise_errors else results
+
+    async def is_ready(self, *, model: str | None = None, timeout: float | None = None) -> bool:
+        """Return whether the server is up and the model takes requests; False where nobody answers.
+
+        Raises:
+            ClientClosedError: The client was closed.
+            ValueError: The timeout is not a finite number of seconds greater than 0.
+        """
+        transport = self._open()
+        deadline = self._calls.deadline(timeout)
+        try:
+            return await transport.is_ready(self._calls.model if model is None else model, deadline=deadline)
+        except ClientClosedError:
+            raise
+        except SegmentationError as error:
+            _logger.debug("not ready: %s", error)
+            return False
+
+    async def wait_until_ready(self, *, model: str | None = None, timeout: float = 60.0) -> None:
+        """Return as soon as the server is up and the model takes requests.
+
+        Raises:
+            DeadlineExceededError: That is not so after `timeout` seconds; the message tells the last reason.
+            AccessDeniedError, TLSError: Waiting will not help.
+            ClientClosedError: The client was closed.
+            ValueError: The timeout is not a finite number of seconds greater than 0.
+        """
+        probes = Probes(self._calls, model, timeout)
+        while True:
+            transport, deadline = self._open(), probes.deadline()
+            failure = None
+            try:
+                if await transport.is_ready(probes.model, deadline=deadline):
+                    return
+            except FINAL_REFUSALS:
+                raise
+            except SegmentationError as error:
+                failure = error
+            await asyncio.sleep(probes.pause_after(failure))
+
+    async def close(self) -> None:
+        """Close the connections of this event loop; calls under way fail. May be called twice."""
+        self._calls.closed = True
+        if self._transport is not None:
+            await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return self._calls.describe("SegmentationClient")
+
+    async def _segment(self, image: ImageLike, model: str | None, deadline: Deadline) -> Segmentation:
+        self._calls.check_open()
+        call = Call(self._calls, model, deadline)
+        request = call.request(await self._encode(image, call, deadline))
+        while True:
+            transport = self._open()
+            try:
+                if not call.knows_weights():
+                    await self._learn_weights(call, transport, deadline)
+                reply = await transport.infer(request, deadline=deadline)
+            except SegmentationError as error:
+                pause = call.pause_after(error)
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+            else:
+                call.answered()
+                return await asyncio.to_thread(call.result, reply) if _is_large(reply) else call.result(reply)
+
+    async def _encode(self, image: ImageLike, call: Call, deadline: Deadline) -> bytes:
+        if isinstance(image, bytes):
+            return encode(image)
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(encode, image), deadline.remaining())
+        except (TimeoutError, asyncio.TimeoutError) as error:
+            where = Circumstances(str(self._calls.endpoint), call.model, deadline.seconds)
+            raise from_connection(TimeoutError(), where) from error
+
+    async def _learn_weights(self, call: Call, transport: AsyncTransport, deadline: Deadline) -> None:
+        try:
+            call.learn_weights(await transport.model_parameters(call.model, deadline=deadline))
+        except NO_WEIGHTS_TOLD as refusal:
+            call.no_weights(refusal)
+
+    def _open(self) -> AsyncTransport:
+        self._calls.check_open()
+        if self._transport is None:
+            self._transport = open_async_transport(self._calls.endpoint, self._calls.options)
+        return self._transport
+
+
+def _is_large(reply: Reply) -> bool:
+    counts = reply.outputs.get("CLASS_PIXELS")
+    return counts is not None and int(counts.sum()) >= _LARGE

@@ -1,0 +1,107 @@
+"""gRPC from coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2_grpc
+
+from deeplab_client import _grpc_messages
+from deeplab_client._errors import ClientClosedError
+from deeplab_client._faults import from_connection
+from deeplab_client._grpc_messages import messages
+from deeplab_client._loop import Owner, is_cancelled, prepare
+
+if TYPE_CHECKING:
+    from deeplab_client._deadline import Deadline
+    from deeplab_client._endpoint import Endpoint
+    from deeplab_client._faults import Circumstances
+    from deeplab_client._options import Options
+    from deeplab_client._transport import Reply, Request
+
+
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    channel: grpc.aio.Channel
+    stub: Any  # generated code without types
+
+
+class AsyncGrpcTransport:
+    """One channel for one event loop."""
+
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
+        self._endpoint = endpoint
+        self._options = options
+        self._owned: Owner[_Connected] = Owner()
+        self._closed = False
+
+    async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        """Run the model on one image."""
+        where, headers = await prepare(self._endpoint, self._options, request.model, deadline, request.request_id)
+        compression = _grpc_messages.compression_of(request, self._options)
+        message = _grpc_messages.infer_message(request)
+        response = await self._call("ModelInfer", message, headers, where, deadline, compression=compression)
+        return _grpc_messages.read_infer(response, where)
+
+    async def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
+        """Return the string parameters in the model's config."""
+        where, headers = await prepare(self._endpoint, self._options, model, deadline)
+        response = await self._call("ModelConfig", messages.ModelConfigRequest(name=model), headers, where, deadline)
+        return _grpc_messages.read_parameters(response)
+
+    async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        """Return whether the server and the model take requests."""
+        where, headers = await prepare(self._endpoint, self._options, model, deadline)
+        server = await self._call("ServerReady", messages.ServerReadyRequest(), headers, where, deadline)
+        if not server.ready:
+            return False
+        return bool(
+            (await self._call("ModelReady", messages.ModelReadyRequest(name=model), headers, where, deadline)).ready
+        )
+
+    async def close(self) -> None:
+        """Close the channel; calls under way are cancelled."""
+        self._closed = True
+        connected = self._owned.release()
+        if connected is not None:
+            await connected.channel.close()
+
+    async def _call(
+        self,
+        name: str,
+        message: Any,  # noqa: ANN401 protobuf makes its classes at run time
+        headers: dict[str, str],
+        where: Circumstances,
+        deadline: Deadline,
+        **options: Any,  # noqa: ANN401 grpc's own
+    ) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
+        connected = self._owned.get(lambda: self._connect(where))
+        try:
+            method = getattr(connected.stub, name)
+            return await method(message, timeout=deadline.remaining(), metadata=tuple(headers.items()), **options)
+        except TimeoutError as error:
+            raise from_connection(error, where) from error
+        except asyncio.CancelledError as error:
+            # Closing a channel cancels its calls, and each looks to the coroutine as if its task were cancelled.
+            if self._closed and not is_cancelled():
+                raise ClientClosedError("the client was closed during the call", model=where.model) from error
+            raise
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
+            if self._closed:  # UsageError: the channel is closed
+                raise ClientClosedError("the client was closed during the call", model=where.model) from error
+            if isinstance(error, grpc.aio.UsageError):
+                raise
+            raise _grpc_messages.error_of(error, where) from error
+
+    def _connect(self, where: Circumstances) -> _Connected:
+        target = _grpc_messages.target_of(self._endpoint)
+        credentials = _grpc_messages.credentials_of(self._endpoint, self._options, where)
+        if credentials is None:
+            channel = grpc.aio.insecure_channel(target, _grpc_messages.CHANNEL_ARGS)
+        else:
+            channel = grpc.aio.secure_channel(target, credentials, _grpc_messages.CHANNEL_ARGS)
+        return _Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))

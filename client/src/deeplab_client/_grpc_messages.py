@@ -1,0 +1,117 @@
+"""What goes over gRPC, the same from threads and from coroutines; no I/O.
+
+The channel is grpc's own, with tritonclient's messages: tritonclient's client hides the metadata in which a server says
+when to retry, copies an image three times more, and cannot cancel a call of another thread.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from tritonclient.grpc import service_pb2
+
+from deeplab_client import _wire
+from deeplab_client._faults import from_grpc, unreadable
+from deeplab_client._tls import pem_of
+from deeplab_client._transport import Reply
+
+if TYPE_CHECKING:
+    from deeplab_client._endpoint import Endpoint
+    from deeplab_client._errors import SegmentationError
+    from deeplab_client._faults import Circumstances
+    from deeplab_client._options import Options
+    from deeplab_client._transport import Request
+
+messages: Any = service_pb2  # protobuf makes its classes at run time
+
+_PIXELS = (b"P5 ", b"P6 ")  # how images that are not compressed already begin
+_PUSHBACK = "grpc-retry-pushback-ms"
+
+CHANNEL_ARGS: list[tuple[str, int | str]] = [
+    # gRPC's default of 4 MB is smaller than the mask of a 5-megapixel photo; -1 is unlimited.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # By default one process-wide pool hands the same connection to every channel, and to a forked child.
+    ("grpc.use_local_subchannel_pool", 1),
+    # By default gRPC sends even calls to 127.0.0.1 through the proxy that `https_proxy` names. What a client does is
+    # in its arguments, not in the environment, over HTTP too.
+    ("grpc.enable_http_proxy", 0),
+    # gRPC's default waits up to 120 s before it looks for a restarted server again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    # One connection to each address that the name has, and requests to them in turn: gRPC's default sends all of them
+    # to the first. The retries are ours, with one deadline and one hook on every protocol.
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    ("grpc.enable_retries", 0),
+    # Lost connections are looked up anew after 5 s, not 30: pods that come have other addresses than those that went.
+    ("grpc.dns_min_time_between_resolutions_ms", 5000),
+    # A peer that is gone without a word is noticed 10 s after it should have acknowledged something. A call that
+    # lasts a minute without a byte is probed; Triton takes three such probes within 5 minutes for abuse by default,
+    # which is why they are not more frequent.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+]
+
+
+def target_of(endpoint: Endpoint) -> str:
+    """Return gRPC's name for a server: one whose addresses are all used."""
+    return f"dns:///{endpoint.authority}"
+
+
+def credentials_of(endpoint: Endpoint, options: Options, where: Circumstances) -> grpc.ChannelCredentials | None:
+    """Return what a channel needs for TLS; None for one without.
+
+    Raises:
+        TLSError: A file cannot be read, or is not what it should be.
+    """
+    if not endpoint.is_encrypted:
+        return None
+    trusted, key, certificates = pem_of(options.tls, where)
+    return grpc.ssl_channel_credentials(trusted, key, certificates)
+
+
+def infer_message(request: Request) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
+    """Return an inference request."""
+    message = messages.ModelInferRequest(model_name=request.model, id=request.request_id)
+    message.inputs.add(name=_wire.IMAGE, datatype="BYTES", shape=_wire.IMAGE_SHAPE)
+    message.raw_input_contents.append(_wire.image_prefix(request.image) + request.image)
+    for name in request.outputs:
+        message.outputs.add(name=name)
+    return message
+
+
+def compression_of(request: Request, options: Options) -> grpc.Compression:
+    """Return how a request is compressed: only pixels gain from it. For replies the server decides."""
+    if options.compression is None or not request.image.startswith(_PIXELS):
+        return grpc.Compression.NoCompression
+    return grpc.Compression.Gzip if options.compression == "gzip" else grpc.Compression.Deflate
+
+
+def read_infer(response: Any, where: Circumstances) -> Reply:  # noqa: ANN401 protobuf makes its classes at run time
+    """Read the answer to an inference request.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    try:
+        tensors = {
+            str(output.name): _wire.read_tensor(output.datatype, list(output.shape), data, size=len(data))
+            for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
+        }
+    except ValueError as error:
+        raise unreadable(error, where) from error
+    return Reply(tensors, str(response.model_name), str(response.model_version))
+
+
+def read_parameters(response: Any) -> dict[str, str]:  # noqa: ANN401 protobuf makes its classes at run time
+    """Read the string parameters out of the answer to the question for a model's config."""
+    return {name: value.string_value for name, value in response.config.parameters.items()}
+
+
+def error_of(failure: Any, where: Circumstances) -> SegmentationError:  # noqa: ANN401 grpc is untyped
+    """Map a failed call, of either kind of channel, to an error."""
+    metadata: dict[str, str | bytes] = dict(failure.trailing_metadata() or ())
+    return from_grpc(failure.code().name, failure.details(), where, pushback=metadata.get(_PUSHBACK))

@@ -1,0 +1,143 @@
+"""Many images through one call each, in order, with bounded memory; from threads."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from deeplab_client._deadline import AbortableDeadline
+from deeplab_client._errors import ClientClosedError, SegmentationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+    from concurrent.futures import Future
+
+_I = TypeVar("_I")
+_R = TypeVar("_R")
+
+# Images read, segmented or waiting to be taken, per request under way: room for those that overtake a slow one.
+AHEAD = 2
+
+
+def check_concurrency(concurrency: int) -> int:
+    """Return how many requests may be under way.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is less than 1.
+    """
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
+        raise TypeError(f"concurrency must be a number; found {concurrency!r}")
+    if concurrency < 1:
+        raise ValueError(f"concurrency must be 1 or more; found {concurrency}")
+    return concurrency
+
+
+def in_order(
+    segment: Callable[[_I, AbortableDeadline], _R], images: Iterable[_I], *, concurrency: int, seconds: float
+) -> Generator[_R | SegmentationError]:
+    """Yield what `segment` makes of each image, or its error, in the order of the images.
+
+    Args:
+        segment: Called in threads of the generator's own.
+        images: Read when there is room; what it raises comes after the results of what it had given before.
+        concurrency: Calls at a time.
+        seconds: The timeout of each.
+
+    Raises:
+        ClientClosedError: The client was closed.
+    """
+    aborts = _Aborts()
+
+    def call(image: _I) -> _R | SegmentationError:
+        with aborts.deadline(seconds) as deadline:
+            try:
+                return segment(image, deadline)
+            except ClientClosedError:
+                raise
+            except SegmentationError as error:
+                return error
+
+    source = _Source(images)
+    pending: deque[Future[_R | SegmentationError]] = deque()
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="deeplab-client")
+    try:
+        while True:
+            while len(pending) < AHEAD * concurrency and not source.exhausted:
+                pending.extend(pool.submit(contextvars.copy_context().run, call, image) for image in source.take())
+                if pending and pending[0].done():  # a source that gives slowly must not hold back what is there
+                    break
+            if not pending:
+                break
+            yield pending.popleft().result()
+        source.raise_failure()
+    finally:
+        aborts.abort()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Source(Generic[_I]):
+    """An iterable whose own failure waits until asked for."""
+
+    def __init__(self, images: Iterable[_I]) -> None:
+        self._iterator = iter(images)
+        self._failure: Exception | None = None
+        self.exhausted = False
+
+    def take(self) -> list[_I]:
+        """Return the next image, or nothing at the end."""
+        try:
+            return [next(self._iterator)]
+        except StopIteration:
+            pass
+        except Exception as error:  # noqa: BLE001 raised when asked for
+            self._failure = error
+        self.exhausted = True
+        return []
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+class _Aborts:
+    """The deadlines of the calls under way, to be brought forward together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._deadlines: set[AbortableDeadline] = set()
+        self._aborted = False
+
+    @contextlib.contextmanager
+    def deadline(self, seconds: float) -> Generator[AbortableDeadline]:
+        deadline = AbortableDeadline(seconds)
+        with self._lock:
+            self._deadlines.add(deadline)
+            aborted = self._aborted
+        if aborted:
+            deadline.abort()
+        try:
+            yield deadline
+        finally:
+            with self._lock:
+                self._deadlines.discard(deadline)
+
+    def abort(self) -> None:
+        with self._lock:
+            self._aborted = True
+            deadlines = list(self._deadlines)
+        for deadline in deadlines:
+            deadline.abort()
+
+
+def raising(results: Generator[_R | SegmentationError]) -> Generator[_R]:
+    """Yield results until the first error, and raise that."""
+    with contextlib.closing(results):
+        for result in results:
+            if isinstance(result, SegmentationError):
+                raise result
+            yield result

@@ -1,0 +1,130 @@
+"""Many images through one call each, in order, with bounded memory; from coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from deeplab_client._errors import ClientClosedError, SegmentationError
+from deeplab_client._many import AHEAD
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+
+    from _typeshed import SupportsAnext
+
+_I = TypeVar("_I")
+_R = TypeVar("_R")
+
+
+async def in_order(
+    segment: Callable[[_I], Awaitable[_R]], images: Iterable[_I] | AsyncIterable[_I], *, concurrency: int
+) -> AsyncGenerator[_R | SegmentationError]:
+    """Yield what `segment` makes of each image, or its error, in the order of the images.
+
+    Args:
+        segment: Called in tasks of the generator's own.
+        images: Read when there is room; what it raises comes after the results of what it had given before.
+        concurrency: Calls at a time.
+
+    Raises:
+        ClientClosedError: The client was closed.
+    """
+    slots = asyncio.Semaphore(concurrency)
+
+    async def call(image: _I) -> _R | SegmentationError:
+        async with slots:
+            try:
+                return await segment(image)
+            except ClientClosedError:
+                raise
+            except SegmentationError as error:
+                return error
+
+    source = _Source(images)
+    pending: deque[asyncio.Task[_R | SegmentationError]] = deque()
+    try:
+        while True:
+            reading = source.read() if len(pending) < AHEAD * concurrency else None
+            awaited = [task for task in (reading, pending[0] if pending else None) if task is not None]
+            if not awaited:
+                break
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            pending.extend(asyncio.create_task(call(image)) for image in source.take())
+            if pending and pending[0].done():
+                yield pending.popleft().result()
+        source.raise_failure()
+    finally:
+        await _cancel([*pending, *source.tasks()])
+
+
+class _Source(Generic[_I]):
+    """An iterable, read by one task at a time, whose own failure waits until asked for."""
+
+    def __init__(self, images: Iterable[_I] | AsyncIterable[_I]) -> None:
+        self._iterator: SupportsAnext[_I] = aiter(images) if isinstance(images, AsyncIterable) else _AsAsync(images)
+        self._reading: asyncio.Task[_I] | None = None
+        self._failure: Exception | None = None
+        self._exhausted = False
+
+    def read(self) -> asyncio.Task[_I] | None:
+        """Return the task that reads the next image, None at the end."""
+        if self._reading is None and not self._exhausted:
+            self._reading = asyncio.create_task(self._next())
+        return self._reading
+
+    def take(self) -> list[_I]:
+        """Return the image that was read, or nothing."""
+        if self._reading is None or not self._reading.done():
+            return []
+        done, self._reading = self._reading, None
+        try:
+            return [done.result()]
+        except StopAsyncIteration:
+            pass
+        except Exception as error:  # noqa: BLE001 raised when asked for
+            self._failure = error
+        self._exhausted = True
+        return []
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def tasks(self) -> list[asyncio.Task[_I]]:
+        """Return the task that reads, if there is one."""
+        return [] if self._reading is None else [self._reading]
+
+    async def _next(self) -> _I:
+        return await self._iterator.__anext__()
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _AsAsync(Generic[_I]):
+    """A plain iterable as an asynchronous one; not a generator, which would have to be closed."""
+
+    def __init__(self, images: Iterable[_I]) -> None:
+        self._iterator = iter(images)
+
+    async def __anext__(self) -> _I:
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+async def raising(results: AsyncGenerator[_R | SegmentationError]) -> AsyncGenerator[_R]:
+    """Yield results until the first error, and raise that."""
+    async with contextlib.aclosing(results):
+        async for result in results:
+            if isinstance(result, SegmentationError):
+                raise result
+            yield result

@@ -1,0 +1,155 @@
+"""How a client talks to its server: encryption, credentials, compression."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, field
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable, Mapping
+
+Compression: TypeAlias = Literal["gzip", "deflate"]
+Token: TypeAlias = "str | Callable[[], str]"  # noqa: S105 a type
+AsyncToken: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\x20-\x7e]*")
+# Ours to set: another value would break the request, or a later hop's idea of where it ends.
+_RESERVED = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "inference-header-content-length",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """What an encrypted connection trusts and shows; files in PEM form, read by the first call.
+
+    Attributes:
+        ca_file: Certificates to trust in place of the system's: of the authority, or the server's own.
+        certificate_file: The client's certificate, followed by its intermediate ones.
+        key_file: The private key of it, without a password.
+    """
+
+    ca_file: str | os.PathLike[str] | None = None
+    certificate_file: str | os.PathLike[str] | None = None
+    key_file: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("a client certificate needs certificate_file and key_file, both")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to talk to a server; what could be a secret is left out of the representation.
+
+    Attributes:
+        tls: For an encrypted connection.
+        compression: Of replies, and of images that travel as pixels.
+        headers: Sent with every request, names in lower case.
+        token: Sent as bearer token, or called for one before every request.
+    """
+
+    tls: TLS = field(default_factory=TLS)
+    compression: Compression | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    token: str | Callable[[], str | Awaitable[str]] | None = field(default=None, repr=False)
+
+    def call_headers(self) -> dict[str, str]:
+        """Return the headers of one request, names in lower case.
+
+        Raises:
+            TypeError: The token is no string.
+            ValueError: It holds characters that no header can.
+        """
+        token = self.token() if callable(self.token) else self.token
+        return self._with(token)
+
+    async def call_headers_async(self) -> dict[str, str]:
+        """Return the headers of one request, as `call_headers` does, but await a token that has to be awaited."""
+        token = self.token() if callable(self.token) else self.token
+        return self._with(await token if isawaitable(token) else token)
+
+    def _with(self, token: object) -> dict[str, str]:
+        headers = dict(self.headers)
+        if token is not None:
+            headers["authorization"] = f"Bearer {check_token(token)}"
+        headers.update(_trace_headers())
+        return headers
+
+
+def make_options(
+    *,
+    encrypted: bool,
+    tls: TLS | None,
+    compression: Compression | None,
+    headers: Mapping[str, str] | None,
+    token: str | Callable[[], str | Awaitable[str]] | None,
+) -> Options:
+    """Check what a client was given.
+
+    Raises:
+        ValueError: A header cannot be sent, says what the client itself has to, or the token too; or TLS options are
+            given for a connection without TLS. No message holds a value.
+    """
+    if tls is not None and not encrypted:
+        raise ValueError("tls is given for a URL without TLS: use grpcs:// or https://")
+    if compression not in {None, "gzip", "deflate"}:
+        raise ValueError(f"compression must be 'gzip', 'deflate' or None; found {compression!r}")
+    checked = {name.lower(): _check_header(name, value) for name, value in (headers or {}).items()}
+    if token is not None and "authorization" in checked:
+        raise ValueError("both token and an authorization header are given: leave one out")
+    if token is not None and not callable(token):
+        check_token(token)
+    return Options(tls or TLS(), compression, checked, token)
+
+
+def check_token(token: object) -> str:
+    """Return a token that can be sent; no message holds it.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: It is empty, or holds characters that no header can.
+    """
+    if not isinstance(token, str):
+        raise TypeError(f"the token must be a string, or a function that returns one; found {type(token).__name__}")
+    if not token or not _VALUE.fullmatch(token) or " " in token:
+        raise ValueError("the token is empty, or holds blanks or characters beyond printable ASCII")
+    return token
+
+
+def _check_header(name: str, value: str) -> str:
+    if not _NAME.fullmatch(name) or name.lower().startswith("grpc-") or name.lower() in _RESERVED:
+        raise ValueError(f"header {name!r} cannot be set: the protocol has it, or the name is none")
+    if name.lower().endswith("-bin"):
+        raise ValueError(f"header {name!r} cannot be set: gRPC reads this ending as a binary value")
+    if not isinstance(value, str) or not _VALUE.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
+        raise ValueError(f"the value of header {name!r} must be a string of printable ASCII characters")
+    return value
+
+
+def _trace_headers() -> dict[str, str]:
+    # Who has not loaded the tracing API has no span to tell of: nothing is imported then.
+    if "opentelemetry.trace" not in sys.modules:
+        return {}
+    from opentelemetry import propagate  # noqa: PLC0415 # pyright: ignore[reportMissingImports] optional
+
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return {name.lower(): value for name, value in carrier.items()}

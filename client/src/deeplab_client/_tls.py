@@ -1,0 +1,53 @@
+"""TLS options, read from their files."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deeplab_client._errors import TLSError
+
+if TYPE_CHECKING:
+    import os
+
+    from deeplab_client._faults import Circumstances
+    from deeplab_client._options import TLS
+
+
+def context_of(tls: TLS, where: Circumstances) -> ssl.SSLContext:
+    """Return a context that checks the server's certificate and name.
+
+    Raises:
+        TLSError: A file cannot be read, or is not what it should be.
+    """
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.certificate_file is not None and tls.key_file is not None:
+            # An empty password: the default would ask for one on the terminal.
+            context.load_cert_chain(tls.certificate_file, tls.key_file, password="")
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        raise _unreadable(tls, error, where) from error
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def pem_of(tls: TLS, where: Circumstances) -> tuple[bytes | None, bytes | None, bytes | None]:
+    """Return the trusted certificates, the key and the client's certificates, None where there are none.
+
+    Raises:
+        TLSError: A file cannot be read, or is not what it should be.
+    """
+    context_of(tls, where)  # gRPC itself tells of a bad file in its log only, and then of each connection's failure
+    try:
+        return _read(tls.ca_file), _read(tls.key_file), _read(tls.certificate_file)
+    except OSError as error:
+        raise _unreadable(tls, error, where) from error
+
+
+def _read(path: str | os.PathLike[str] | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()
+
+
+def _unreadable(tls: TLS, error: Exception, where: Circumstances) -> TLSError:
+    return TLSError(f"no connection to {where.url}: the files of {tls} cannot be used: {error}", model=where.model)

@@ -1,0 +1,235 @@
+"""Small servers on loopback that speak Triton's protocol, or fail at it as a script says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+
+import grpc
+import numpy as np
+from PIL import Image
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+messages: Any = service_pb2  # protobuf makes its classes at run time
+
+NAMES = [b"__background__", b"cat"]
+
+
+@dataclass
+class Script:
+    """What a server answers: a mask as wide as the image's first byte says, or failures."""
+
+    weights: str | None = "COCO_WITH_VOC_LABELS_V1"
+    failures: dict[str, tuple[Any, str]] = field(default_factory=dict[str, tuple[Any, str]])  # call: status, message
+    requests: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    height: int = 3
+    hold: threading.Event | None = None  # infer waits for it
+    held_from: int = 0  # the first byte of an image from which on that is so
+    headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])  # of every call, names in lower case
+    failing: int = 1_000_000  # times that a failure still happens
+    wait: str | None = None  # what a failure says about when to try again
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def failure(self, call: str) -> tuple[Any, str] | None:
+        """Return how a call fails this time, if it does."""
+        with self.lock:
+            if call not in self.failures or self.failing < 1:
+                return None
+            self.failing -= 1
+            return self.failures[call]
+
+    def tensors(self, request_id: str, image: bytes, names: list[str]) -> list[tuple[str, str, list[int], bytes]]:
+        """Answer a request for tensors of these names."""
+        self.requests.append({"id": request_id, "image": image, "outputs": names})
+        if self.hold and image[0] >= self.held_from:
+            self.hold.wait(30)
+        mask = np.zeros((self.height, image[0]), np.uint8)
+        mask[0] = 1
+        counts = np.array([mask.size - mask[0].size, mask[0].size], "<i8")
+        buffer = BytesIO()
+        Image.fromarray(mask).save(buffer, "PNG")
+        known = {
+            "MASK": ("UINT8", [1, *mask.shape], mask.tobytes()),
+            "MASK_PNG": ("BYTES", [1, 1], elements(buffer.getvalue())),
+            "CLASS_PIXELS": ("INT64", [1, 2], counts.tobytes()),
+            "CLASS_NAMES": ("BYTES", [1, 2], elements(*NAMES)),
+        }
+        assert set(names) in ({"MASK", "CLASS_PIXELS", "CLASS_NAMES"}, {"MASK_PNG", "CLASS_PIXELS", "CLASS_NAMES"})
+        return [(name, *known[name]) for name in names]
+
+
+def elements(*values: bytes) -> bytes:
+    """Return a BYTES tensor's data."""
+    return b"".join(struct.pack("<I", len(value)) + value for value in values)
+
+
+class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    scheme = "grpc"
+
+    def __init__(self, script: Script, port: int = 0) -> None:
+        self.script = script
+        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+        self.server = grpc.server(ThreadPoolExecutor(8), options=options)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop(None).wait()
+
+    def fail(self, call: str, context: Any) -> None:  # noqa: ANN401 untyped
+        self.script.headers.append(dict(context.invocation_metadata()))
+        failure = self.script.failure(call)
+        if failure:
+            if self.script.wait is not None:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", self.script.wait),))
+            context.abort(*failure)
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+        self.fail("infer", context)
+        (image,) = request.inputs
+        assert (image.name, image.datatype, list(image.shape)) == ("IMAGE", "BYTES", [1, 1])
+        assert not request.parameters
+        response = messages.ModelInferResponse(model_name=request.model_name, model_version="1")
+        names = [output.name for output in request.outputs]
+        for name, datatype, shape, data in self.script.tensors(request.id, request.raw_input_contents[0][4:], names):
+            response.outputs.add(name=name, datatype=datatype, shape=shape)
+            response.raw_output_contents.append(data)
+        return response
+
+    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+        del request
+        self.fail("config", context)
+        response = messages.ModelConfigResponse()
+        if self.script.weights is not None:
+            response.config.parameters["weights"].string_value = self.script.weights
+        return response
+
+    def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+        del request
+        self.fail("ready", context)
+        return messages.ServerReadyResponse(ready=True)
+
+    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+        del context
+        return messages.ModelReadyResponse(ready=request.name == "segment_resnet50")
+
+
+class HttpServer(ThreadingHTTPServer):
+    scheme = "http"
+    daemon_threads = True
+
+    def __init__(self, script: Script, port: int = 0) -> None:
+        self.script = script
+        self.connections: set[socket.socket] = set()
+        self.hang_up = False  # after each answer, without a word
+        self.hung_up = threading.Event()
+        super().__init__(("127.0.0.1", port), HttpHandler)
+        self.port = self.server_port
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 the base class's
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 the base class's
+        super().shutdown_request(request)
+        self.hung_up.set()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 the base class's
+        """Say nothing of clients that went away."""
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class HttpHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    @property
+    def triton(self) -> HttpServer:
+        assert isinstance(self.server, HttpServer)
+        return self.server
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 the base class's
+        """Say nothing."""
+
+    def answer(self, status: int, body: bytes, json_length: int | None = None) -> None:
+        self.send_response(status)
+        wanted = self.headers["Accept-Encoding"]
+        if wanted in {"gzip", "deflate"}:
+            packer = zlib.compressobj(wbits=31 if wanted == "gzip" else 15)
+            body = packer.compress(body) + packer.flush()
+            self.send_header("Content-Encoding", wanted)
+        self.send_header("Content-Length", str(len(body)))
+        if status != HTTPStatus.OK and self.triton.script.wait is not None:
+            self.send_header("Retry-After", self.triton.script.wait)
+        if json_length is not None:
+            self.send_header("Inference-Header-Content-Length", str(json_length))
+        self.end_headers()
+        self.close_connection = self.close_connection or self.triton.hang_up
+        self.wfile.write(body)
+
+    def fails(self, call: str) -> bool:
+        self.triton.script.headers.append({name.lower(): value for name, value in self.headers.items()})
+        failure = self.triton.script.failure(call)
+        if failure is None:
+            return False
+        status, message = failure
+        self.answer(status, message.encode() if message.startswith("<") else json.dumps({"error": message}).encode())
+        return True
+
+    def do_GET(self) -> None:
+        script = self.triton.script
+        if self.path == "/v2/models/segment_resnet50/config":
+            parameters = {} if script.weights is None else {"weights": {"string_value": script.weights}}
+            if not self.fails("config"):
+                self.answer(200, json.dumps({"name": "segment_resnet50", "parameters": parameters}).encode())
+        elif not self.fails("ready"):
+            known = self.path in {"/v2/health/ready", "/v2/models/segment_resnet50/ready"}
+            self.answer(200 if known else 400, b"")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if "Content-Encoding" in self.headers:
+            body = zlib.decompress(body, wbits=47)
+        if self.fails("infer"):
+            return
+        length = int(self.headers["Inference-Header-Content-Length"])
+        request, image = json.loads(body[:length]), body[length + 4 :]
+        assert self.path == "/v2/models/segment_resnet50/infer"
+        assert all(output["parameters"]["binary_data"] for output in request["outputs"])
+        assert request["inputs"][0]["shape"] == [1, 1]
+        assert "timeout" not in request.get("parameters", {})
+        names = [output["name"] for output in request["outputs"]]
+        tensors = self.triton.script.tensors(request["id"], image, names)
+        heads = [
+            {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+            for name, datatype, shape, data in tensors
+        ]
+        answer = {"model_name": "segment_resnet50", "model_version": "1", "outputs": heads}
+        head = json.dumps(answer).encode()
+        self.answer(200, head + b"".join(data for *_, data in tensors), len(head))
+
+
+Server = GrpcServer | HttpServer
+
+
+def url(server: Server) -> str:
+    """Return where a client finds it."""
+    return f"{server.scheme}://127.0.0.1:{server.port}"

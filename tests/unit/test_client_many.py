@@ -1,0 +1,330 @@
+"""Streams of images: order, errors in their places, bounded memory, and an early end; from threads and coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from drivers import AsyncDriver, Kind
+from script_servers import GrpcServer, HttpServer, Script, Server, url
+
+from deeplab_client import (
+    AsyncSegmentationClient,
+    ClientClosedError,
+    InvalidImageError,
+    ModelError,
+    Segmentation,
+    SegmentationClient,
+    SegmentationError,
+)
+from deeplab_client._transport import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from deeplab_client._deadline import Deadline
+    from deeplab_client._transport import Request
+
+pytestmark = pytest.mark.unit
+
+
+def answer(request: Request) -> Reply:
+    """Return a mask as wide as the image is long."""
+    size = len(request.image)
+    tensors: dict[str, Any] = {
+        "MASK": np.zeros((1, 1, size), np.uint8),
+        "CLASS_PIXELS": np.array([[size]]),
+        "CLASS_NAMES": np.array([[b"__background__"]], np.object_),
+    }
+    return Reply(tensors, request.model, "1")
+
+
+class Gate:
+    """Requests that wait until the test lets them go, each by the length of its image."""
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.waiting: set[int] = set()
+        self.open: set[int] = set()
+        self.all_open = False
+
+    def let(self, *lengths: int) -> None:
+        with self.condition:
+            self.open.update(lengths)
+            self.condition.notify_all()
+
+    def let_all(self) -> None:
+        with self.condition:
+            self.all_open = True
+            self.condition.notify_all()
+
+    def until(self, holds: Callable[[], object]) -> None:
+        with self.condition:
+            assert self.condition.wait_for(holds, 20)
+
+    def pass_through(self, length: int) -> None:
+        with self.condition:
+            self.waiting.add(length)
+            self.condition.notify_all()
+            assert self.condition.wait_for(lambda: self.all_open or length in self.open, 20)
+            self.waiting.discard(length)
+            self.condition.notify_all()
+
+
+class Fake:
+    """A server that answers when the gate is open, and fails for images of one length."""
+
+    def __init__(self, gate: Gate, failing: int | None = None) -> None:
+        self.gate = gate
+        self.failing = failing
+
+    def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        del deadline
+        self.gate.pass_through(len(request.image))
+        if len(request.image) == self.failing:
+            raise ModelError("broken", model=request.model)
+        return answer(request)
+
+    def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
+        del model, deadline
+        return {}
+
+    def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        del model, deadline
+        return True
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+class AsyncFake:
+    """The same for coroutines."""
+
+    def __init__(self, gate: Gate, failing: int | None = None) -> None:
+        self.fake = Fake(gate, failing)
+
+    async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        return await asyncio.to_thread(self.fake.infer, request, deadline=deadline)
+
+    async def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
+        return self.fake.model_parameters(model, deadline=deadline)
+
+    async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        return self.fake.is_ready(model, deadline=deadline)
+
+    async def close(self) -> None:
+        """Have nothing to close."""
+
+
+class Stream:
+    """A stream of either client, read by a thread of its own."""
+
+    def __init__(self, kind: Kind, gate: Gate, images: Any, *, failing: int | None = None, **options: Any) -> None:  # noqa: ANN401
+        self.results: list[Segmentation | SegmentationError] = []
+        self.error: BaseException | None = None
+        self._gate = gate
+        if kind == "sync":
+            work = self._read, SegmentationClient("host", transport=Fake(gate, failing)), images, options
+        else:
+            work = self._drive, AsyncSegmentationClient("host", transport=AsyncFake(gate, failing)), images, options
+        self._thread = threading.Thread(target=self._run, args=work)
+        self._thread.start()
+
+    def join(self) -> list[int | str]:
+        """Return the widths of the masks, and the messages of the errors, in order."""
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        return [self.told(result) for result in self.results]
+
+    @staticmethod
+    def told(result: Segmentation | SegmentationError) -> int | str:
+        return result.mask.shape[1] if isinstance(result, Segmentation) else str(result)
+
+    def _add(self, result: Segmentation | SegmentationError) -> None:
+        with self._gate.condition:
+            self.results.append(result)
+            self._gate.condition.notify_all()
+
+    def _run(self, work: Any, *arguments: Any) -> None:  # noqa: ANN401
+        try:
+            work(*arguments)
+        except BaseException as error:  # noqa: BLE001 the test looks at it
+            self.error = error
+
+    def _read(self, client: SegmentationClient, images: Any, options: Any) -> None:  # noqa: ANN401
+        for result in client.segment_many(images, **options):
+            self._add(result)
+
+    def _drive(self, client: AsyncSegmentationClient, images: Any, options: Any) -> None:  # noqa: ANN401
+        async def read() -> None:
+            async with contextlib.aclosing(client.segment_many(images, **options)) as results:
+                async for result in results:
+                    self._add(result)
+
+        asyncio.run(read())
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
+def images(count: int, taken: list[int] | None = None) -> Iterator[bytes]:
+    for length in range(1, count + 1):
+        if taken is not None:
+            taken.append(length)
+        yield bytes(length)
+
+
+def test_results_come_in_the_order_of_the_images(kind: Kind) -> None:
+    gate = Gate()
+    stream = Stream(kind, gate, images(6), concurrency=3)
+    gate.until(lambda: gate.waiting == {1, 2, 3})
+    threading.Event().wait(0.2)  # for what must not happen
+    assert gate.waiting == {1, 2, 3}
+    gate.let(3, 2)
+    gate.until(lambda: gate.waiting == {1, 4, 5})  # those that overtook the first make room for others
+    assert not stream.results
+    gate.let_all()
+    assert stream.join() == [1, 2, 3, 4, 5, 6]
+
+
+def test_no_more_is_read_or_kept_than_twice_what_is_under_way(kind: Kind) -> None:
+    gate, taken = Gate(), list[int]()
+    stream = Stream(kind, gate, images(1000, taken), concurrency=4)
+    gate.until(lambda: len(gate.waiting) == 4)
+    gate.let(*range(2, 1001))  # all but the first may finish
+    gate.until(lambda: gate.waiting == {1} and len(taken) == 8)
+    threading.Event().wait(0.2)  # for what must not happen
+    assert len(taken) == 8
+    gate.let_all()
+    assert stream.join() == list(range(1, 1001))
+
+
+def test_an_error_stands_where_its_result_would(kind: Kind) -> None:
+    gate = Gate()
+    gate.let_all()
+    stream = Stream(kind, gate, [b"1", b"", b"333", "/nowhere.png", b"55555"], failing=3)
+    told = stream.join()
+    assert [told[0], told[2], told[4]] == [1, "broken", 5]
+    for place in (1, 3):
+        assert isinstance(stream.results[place], InvalidImageError)
+    assert "/nowhere.png" in str(told[3])
+
+
+def test_errors_are_raised_where_asked_for(kind: Kind) -> None:
+    gate = Gate()
+    gate.let_all()
+    stream = Stream(kind, gate, images(100), failing=4, raise_errors=True)
+    assert stream.join() == [1, 2, 3]
+    assert isinstance(stream.error, ModelError)
+
+
+def test_a_source_that_fails_does_so_after_its_last_result(kind: Kind) -> None:
+    def broken() -> Iterator[bytes]:
+        yield from images(5)
+        raise OSError("the disk is gone")
+
+    gate = Gate()
+    gate.let_all()
+    stream = Stream(kind, gate, broken())
+    assert stream.join() == [1, 2, 3, 4, 5]
+    assert str(stream.error) == "the disk is gone"
+
+
+def test_results_do_not_wait_for_a_source_that_gives_slowly(kind: Kind) -> None:
+    gate, more = Gate(), threading.Event()
+    gate.let_all()
+
+    async def slow_async() -> AsyncIterator[bytes]:
+        yield b"1"
+        yield b"22"
+        assert await asyncio.to_thread(more.wait, 20)
+        yield b"333"
+
+    def slow() -> Iterator[bytes]:
+        yield b"1"
+        gate.until(lambda: not gate.waiting)
+        yield b"22"
+        assert more.wait(20)
+        yield b"333"
+
+    stream = Stream(kind, gate, slow() if kind == "sync" else slow_async(), concurrency=8)
+    gate.until(lambda: len(stream.results) >= 1)
+    more.set()
+    assert stream.join() == [1, 2, 3]
+
+
+def test_nothing_is_a_stream_too(kind: Kind) -> None:
+    stream = Stream(kind, Gate(), [])
+    assert stream.join() == []
+    assert stream.error is None
+
+
+def test_a_client_that_is_closed_ends_the_stream() -> None:
+    gate = Gate()
+    gate.let_all()
+    client = SegmentationClient("host", transport=Fake(gate))
+    stream = client.segment_many(images(1000), concurrency=2)
+    next(stream)
+    client.close()
+    with pytest.raises(ClientClosedError):
+        list(stream)
+    with pytest.raises(ClientClosedError):
+        client.segment_many([])
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.5])
+def test_concurrency_is_checked_before_anything_is_read(wrong: Any) -> None:  # noqa: ANN401
+    for client in (SegmentationClient("host"), AsyncSegmentationClient("host")):
+        with pytest.raises((ValueError, TypeError), match="concurrency"):
+            client.segment_many(images(1), concurrency=wrong)
+        with pytest.raises(ValueError, match="seconds"):
+            client.segment_many(images(1), timeout=0)
+
+
+@pytest.fixture(params=[GrpcServer, HttpServer], ids=["grpc", "http"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    server: Server = request.param(Script())
+    yield server
+    server.stop()
+
+
+def test_leaving_a_stream_early_ends_its_requests(server: Server) -> None:
+    with SegmentationClient(url(server), timeout=100) as client:
+        server.script.hold, server.script.held_from = threading.Event(), 2
+        stream = client.segment_many((bytes([width]) for width in range(1, 100)), concurrency=4)
+        assert isinstance(next(stream), Segmentation)
+        while len(server.script.requests) < 2:
+            threading.Event().wait(0.01)
+        start = time.monotonic()
+        stream.close()
+        assert time.monotonic() - start < 15
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("deeplab-client")]
+        server.script.hold.set()
+
+
+def test_cancelling_a_task_cancels_its_requests_and_passes_through(server: Server) -> None:
+    driver = AsyncDriver(url(server), timeout=100)
+    server.script.hold = threading.Event()
+
+    async def cancelled() -> None:
+        many = asyncio.ensure_future(anext(driver.client.segment_many([b"\x01", b"\x02"])))
+        one = asyncio.ensure_future(driver.client.segment(b"\x03"))
+        while len(server.script.requests) < 3:  # noqa: ASYNC110 the server is in another thread
+            await asyncio.sleep(0.01)
+        for task in (many, one):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    driver.run(cancelled())
+    server.script.hold.set()
+    server.script.hold = None
+    assert driver.segment(b"\x05").mask.shape == (3, 5)
+    driver.stop()
