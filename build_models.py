@@ -3,7 +3,7 @@
     python build_models.py                      both variants, weights COCO_WITH_VOC_LABELS_V1
     python build_models.py --weights checkpoint.pth --classes names.txt --model-repository mine
     python build_models.py --weights none       untrained: for a machine that cannot download the weights
-    python build_models.py --describe           the models' published figures, computed again
+    python build_models.py --describe           what the models are published with, and what is found here
 
 A build that fails or is interrupted leaves the models that were there before as they were.
 """
@@ -155,8 +155,8 @@ def build(repository: Path, plans: Sequence[Plan], *, force: bool, progress: boo
         for plan in plans:
             version = repository / plan.core / "1"
             version.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_empty, version, version.parent)  # of a build that fails
             stack.enter_context(locked(version))
-        copy_static_models(repository)
         staged: list[Path] = []
         for plan in plans:
             partial = repository / plan.core / "1" / ".model.pt.partial"
@@ -167,10 +167,17 @@ def build(repository: Path, plans: Sequence[Plan], *, force: bool, progress: boo
             else:
                 stage(partial, plan, progress=progress)
                 staged.append(partial)
+        copy_static_models(repository)
         for partial in staged:
             partial.replace(partial.with_name("model.pt"))
         for plan in plans:
             write_configs(repository, plan)
+
+
+def _remove_empty(*folders: Path) -> None:
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def stage(partial: Path, plan: Plan, *, progress: bool) -> None:
@@ -185,7 +192,7 @@ def stage(partial: Path, plan: Plan, *, progress: bool) -> None:
     shape = "x".join(map(str, tracing.VERIFY_SHAPE))
     _log.info("%s: checking the saved file against PyTorch at %s", plan.core, shape)
     findings = tracing.verify(partial, model, aux=plan.aux)
-    _log.info("%s: done, %.0f MB; %s", plan.core, partial.stat().st_size / 1e6, findings)
+    _log.info("%s: done, %.0f MB; %s", plan.core, partial.stat().st_size / 2**20, findings)
 
 
 def _load(plan: Plan, *, progress: bool) -> DeepLabV3:
@@ -278,7 +285,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="build even what is up to date")
     parser.add_argument("--configs-only", action="store_true", help="write the config files and build nothing")
     parser.add_argument(
-        "--describe", action="store_true", help="print the models' published figures, computed again; build nothing"
+        "--describe", action="store_true", help="print what the models are published with beside what is found here"
     )
     parser.add_argument("--json", action="store_true", help="with --describe: print JSON in place of tables")
     options = parser.parse_args(arguments)

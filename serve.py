@@ -23,7 +23,7 @@ What tritonserver 2.51 itself does on SIGTERM (measured), and what this file add
 
 So a request that the server had when the signal came is answered if it takes less than DRAIN_SECONDS. One that
 comes later over an open connection may be answered or refused. A stop with nothing in flight takes 3 to
-4 s with two stubs and 5 to 6 s with seven, most of it Triton's own unloading.
+4 s with two stubs and 5 s or more with seven, most of it Triton's own unloading.
 """
 
 from __future__ import annotations

@@ -64,9 +64,14 @@ class Figure:
     source: str
 
     @property
+    def rounded(self) -> float:
+        """The value at the precision of the published one."""
+        return round(self.value, self.digits or None)
+
+    @property
     def difference(self) -> float | None:
-        """The value, rounded as the published one is, less the published one."""
-        return None if self.published is None else round(round(self.value, self.digits) - self.published, self.digits)
+        """The rounded value less the published one."""
+        return None if self.published is None else round(self.rounded - self.published, self.digits or None)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -134,6 +139,7 @@ def as_json(described: Mapping[str, Sequence[Figure]]) -> str:
         variant: {
             figure.name: {
                 "value": figure.value,
+                "rounded": figure.rounded,
                 "published": figure.published,
                 "difference": figure.difference,
                 "source": figure.source,
@@ -151,7 +157,7 @@ def as_table(variant: str, found: Sequence[Figure]) -> "Table":
 
     table = Table(title=f"deeplabv3_{variant}", title_justify="left")
     table.add_column("", no_wrap=True)
-    for column in ("computed", "published", "difference"):
+    for column in ("found", "published", "difference"):
         table.add_column(column, justify="right")
     table.add_column("how")
     for figure in found:

@@ -54,6 +54,7 @@ _SETTLED = {"self", "block", "layers", "num_classes"}
 RESNET_OPTIONS: tuple[str, ...] = tuple(
     name for name in inspect.signature(ResNet.__init__).parameters if name not in _SETTLED
 )
+OWN_OPTIONS = ("pretrained", "progress", "num_classes", "aux_loss", "pretrained_backbone")
 # Stride 8 in place of 32: the third and fourth stage dilate.
 _DILATION = (False, True, True)
 
@@ -175,7 +176,10 @@ def _class_count(num_classes: int | None, *, pretrained: bool) -> int:
 def _resnet(variant: str, options: Mapping[str, Any]) -> ResNet:
     unknown = sorted(options.keys() - set(RESNET_OPTIONS))
     if unknown:
-        raise UnknownOptionError(f"unknown argument {', '.join(unknown)}; the ResNet takes {', '.join(RESNET_OPTIONS)}")
+        raise UnknownOptionError(
+            f"unknown argument {', '.join(unknown)}; known are {', '.join(OWN_OPTIONS)}, and of the ResNet "
+            f"{', '.join(RESNET_OPTIONS)}"
+        )
     for name in ("groups", "width_per_group"):  # torch takes 0, and makes convolutions without channels
         if type(options.get(name, 1)) is not int or options.get(name, 1) < 1:
             raise InvalidOptionError(f"{name}={options[name]!r}: give a whole number, 1 or more")

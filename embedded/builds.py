@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-REMEDY = "run build_models.py, which writes both (with --weights none where the weights cannot be downloaded)"
+REMEDY = "run build_models.py with the options of that build, such as --weights none: it writes both"
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def _measure(
     ids = dataset.ids[: options.limit]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     # In a pipe a bar would be noise; the line at the end stands for it.
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=600) as progress:
         task = progress.add_task(options.name, total=len(ids))
         resumed: list[int] = []
 

@@ -109,10 +109,12 @@ class EnsemblePredictor:
     def __init__(self, address: Address, model: str, *, timeout: float) -> None:
         served = address.model(model)
         self._client = SegmentationClient(str(address), model=model, timeout=timeout)
-        # The first call of a client makes its transport: here, before several threads do it at once.
-        if not self._client.is_ready():
+        try:
+            # Before any image is counted: a model of other classes is not the fault of the first one.
+            check_class_names(f"ensemble {model}", self._client.segment(np.zeros((8, 8, 3), np.uint8)).class_names)
+        except (SegmentationError, EvaluationError) as exc:
             self._client.close()
-            raise EvaluationError(f"{address}: {model} takes no requests; see the server's log")
+            raise EvaluationError(f"{address}: {exc}") from exc
         self.facts = PredictorFacts(
             name=f"ensemble {model}",
             kind="ensemble",
@@ -132,7 +134,6 @@ class EnsemblePredictor:
             result = self._client.segment(picture)
         except SegmentationError as exc:
             raise EvaluationError(f"{self.facts.name}: {exc}") from exc
-        check_class_names(self.facts.name, result.class_names)
         return Answer(result.mask, sample.target)
 
     def close(self) -> None:

@@ -226,6 +226,9 @@ def test_where_one_of_two_models_fails_neither_is_replaced(tmp_path: Path, monke
 
     monkeypatch.setattr(build_models, "stage", fail_at_the_second)
     with pytest.raises(BuildError, match="today"):
+        build(tmp_path / "new", both, force=False, progress=False)
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(BuildError, match="today"):
         build(tmp_path, both, force=False, progress=False)
     assert [(tmp_path / plan.core / "1" / "model.pt").read_bytes() for plan in both] == before
     assert not list(tmp_path.rglob("*.partial"))
@@ -253,6 +256,7 @@ def test_the_figures_are_those_that_are_published(capsys: pytest.CaptureFixture[
         assert values["served_parameters"] < parameters
         for name in ("parameters", "gflops", "checkpoint_megabytes", "miou", "pixel_accuracy"):
             assert figures[name]["difference"] == 0
+            assert figures[name]["rounded"] == figures[name]["published"]
         assert figures["traced_megabytes"]["difference"] == -1
     # What the head, which is not served unless it is asked for, would cost.
     gflops = {name: described["resnet50"][name]["value"] for name in ("gflops", "served_gflops")}
