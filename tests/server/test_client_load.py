@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import toy
 from drivers import Kind, connected
 from proxy import Fault, Proxy
+from triton_process import wait_until
 
 import deeplab_client
 from deeplab_client import AsyncSegmentationClient, Segmentation, SegmentationClient
@@ -95,6 +97,23 @@ def test_2000_requests_leave_nothing_behind(toy_server: TritonProcess, scheme: S
         assert after[held] <= before[held], (held, before, after)
     # A mask of 1 kB kept from each request would be 2 MB, its picture 4 MB more.
     assert after["megabytes"] < before["megabytes"] + 2, (before, after)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_clients_that_are_closed_leave_nothing_behind(toy_server: TritonProcess, scheme: Scheme, kind: Kind) -> None:
+    def use_one() -> None:
+        with connected(kind, url_of(toy_server, scheme), timeout=TIMEOUT) as client:
+            assert toy.picture(1).is_mask(client.segment(toy.picture(1).ppm()).mask)
+
+    def held() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    for _ in range(3):  # grpc keeps a few of its own
+        use_one()
+    before = held()
+    for _ in range(30):
+        use_one()
+    wait_until(lambda: held() <= before, what=f"{held()} down to {before} descriptors and threads")
 
 
 def test_a_stream_that_is_left_early_ends_its_requests(toy_server: TritonProcess, scheme: Scheme) -> None:

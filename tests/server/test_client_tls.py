@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import certificates
@@ -13,7 +13,7 @@ from drivers import Kind, connected
 from proxy import Proxy
 from triton_process import TritonProcess
 
-from deeplab_client import TLS, SegmentationError, ServerUnavailableError, TLSError
+from deeplab_client import TLS, AccessDeniedError, SegmentationError, ServerUnavailableError, TLSError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +28,12 @@ PICTURE = toy.Picture(7, 40, 50)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One server, with the URL by which it is spoken to in TLS, and by mistake without."""
+    """One server, with the URL by which it is spoken to in TLS, and by mistake without, and what it wants to see."""
 
     url: str
     plain_url: str
     mutual: bool
+    headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,9 @@ def places(
         f"--grpc-server-cert={files.server}",
         f"--grpc-server-key={files.server_key}",
         f"--grpc-root-cert={files.ca}",
+        # Flags of serve.py restrict other interfaces in the same way.
+        "--grpc-restricted-protocol=inference:team-key=open-sesame",
+        "--http-restricted-api=inference:team-key=open-sesame",
     ]
     log = tmp_path_factory.mktemp("tls") / "serve.log"
     with contextlib.ExitStack() as stack:
@@ -63,7 +67,15 @@ def places(
         mutual = behind_proxy(toy_server.http_url, mutual=True)
         # ALPN is what gRPC asks for and our small proxy does not have; Triton's own TLS does.
         yield {
-            "grpc": Place(f"grpcs://{triton.grpc_url}", f"grpc://{triton.grpc_url}", mutual=True),
+            "grpc": Place(
+                f"grpcs://{triton.grpc_url}",
+                f"grpc://{triton.grpc_url}",
+                mutual=True,
+                headers={"triton-grpc-protocol-team-key": "open-sesame"},
+            ),
+            "http-restricted": Place(
+                "", f"http://{triton.http_url}", mutual=False, headers={"team-key": "open-sesame"}
+            ),
             "http": Place(f"https://{ours}", f"http://{ours}", mutual=False),
             "http-mutual": Place(f"https://{mutual}", f"http://{mutual}", mutual=True),
         }
@@ -84,10 +96,25 @@ def test_masks_come_over_an_encrypted_connection(
     place: Place, files: Certificates, kind: Kind, host: Literal["127.0.0.1", "localhost"]
 ) -> None:
     tls = TLS(ca_file=files.ca, certificate_file=files.client, key_file=files.client_key)
-    with connected(kind, place.url.replace("127.0.0.1", host), tls=tls) as client:
+    with connected(kind, place.url.replace("127.0.0.1", host), tls=tls, headers=place.headers) as client:
         client.wait_until_ready(timeout=20)
         for _ in range(3):  # the connection is kept
             assert PICTURE.is_mask(client.segment(PICTURE.ppm()).mask)
+
+
+@pytest.mark.parametrize("name", ["grpc", "http-restricted"])
+def test_a_restricted_api_opens_to_its_key_alone(
+    places: dict[str, Place], files: Certificates, kind: Kind, name: str
+) -> None:
+    place = places[name]
+    tls = TLS(ca_file=files.ca, certificate_file=files.client, key_file=files.client_key) if place.url else None
+    url = place.url or place.plain_url
+    for wrong in ({}, dict.fromkeys(place.headers, "closed-barley")):
+        with connected(kind, url, tls=tls, headers=wrong) as client, pytest.raises(AccessDeniedError) as caught:
+            client.segment(PICTURE.ppm())
+        assert "closed-barley" not in str(caught.value)
+    with connected(kind, url, tls=tls, headers=place.headers) as client:
+        assert PICTURE.is_mask(client.segment(PICTURE.ppm()).mask)
 
 
 def refusal(kind: Kind, url: str, tls: TLS | None) -> SegmentationError:

@@ -85,6 +85,9 @@ def test_a_token_may_be_awaited_within_the_deadline(server: Server) -> None:
     driver = AsyncDriver(url(server), token=never)
     with pytest.raises(DeadlineExceededError):
         driver.segment(b"\x05", timeout=0.2)
+    for image in (b"\x05", IMAGE):
+        with pytest.raises(DeadlineExceededError):
+            driver.segment(image, timeout=1e-9)
     driver.stop()
 
 

@@ -255,8 +255,11 @@ class AsyncSegmentationClient:
         if isinstance(image, bytes):
             return encode(image)
         try:
-            return await asyncio.wait_for(asyncio.to_thread(encode, image), deadline.remaining())
+            seconds = deadline.remaining()
+            return await asyncio.wait_for(asyncio.to_thread(encode, image), seconds)
         except (TimeoutError, asyncio.TimeoutError) as error:
+            if deadline.leaves(0):  # the image's own
+                raise
             where = Circumstances(str(self._calls.endpoint), call.model, deadline.seconds)
             raise from_connection(TimeoutError(), where) from error
 

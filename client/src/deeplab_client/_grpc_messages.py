@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 messages: Any = service_pb2  # protobuf makes its classes at run time
 
-_PIXELS = (b"P5 ", b"P6 ")  # how images that are not compressed already begin
 _PUSHBACK = "grpc-retry-pushback-ms"
 
 CHANNEL_ARGS: list[tuple[str, int | str]] = [
@@ -85,7 +84,7 @@ def infer_message(request: Request) -> Any:  # noqa: ANN401 protobuf makes its c
 
 def compression_of(request: Request, options: Options) -> grpc.Compression:
     """Return how a request is compressed: only pixels gain from it. For replies the server decides."""
-    if options.compression is None or not request.image.startswith(_PIXELS):
+    if options.compression is None or not _wire.gains_from_compression(request.image):
         return grpc.Compression.NoCompression
     return grpc.Compression.Gzip if options.compression == "gzip" else grpc.Compression.Deflate
 

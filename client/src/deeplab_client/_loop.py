@@ -67,7 +67,8 @@ async def prepare(
     where = Circumstances(str(endpoint), model, deadline.seconds, request_id)
     if callable(options.token):
         try:
-            headers = await asyncio.wait_for(options.call_headers_async(), deadline.remaining())
+            seconds = deadline.remaining()
+            headers = await asyncio.wait_for(options.call_headers_async(), seconds)
         except (TimeoutError, asyncio.TimeoutError) as error:
             if deadline.leaves(0):  # the token function's own
                 raise

@@ -28,7 +28,6 @@ SERVER_READY = "/v2/health/ready"
 
 _OK = 200
 _HEADER_LENGTH = "Inference-Header-Content-Length"
-_PIXELS = (b"P5 ", b"P6 ")  # how images that are not compressed already begin
 # zlib's window bits: 16 more write gzip's frame, 32 more read either.
 _WINDOW_BITS: dict[Compression, int] = {"gzip": 31, "deflate": 15}
 _EITHER_FRAME = 47
@@ -84,7 +83,7 @@ def infer_request(request: Request, compression: Compression | None) -> tuple[di
     head = json.dumps({"id": request.request_id, "inputs": [image], "outputs": outputs}).encode()
     headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(len(head))}
     body = b"".join((head, prefix, request.image))
-    if compression is not None and request.image.startswith(_PIXELS):
+    if compression is not None and _wire.gains_from_compression(request.image):
         headers["Content-Encoding"] = compression
         packer = zlib.compressobj(_FAST, wbits=_WINDOW_BITS[compression])
         body = packer.compress(body) + packer.flush()

@@ -28,6 +28,7 @@ RAW_OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES")
 PNG_OUTPUTS = ("MASK_PNG", "CLASS_PIXELS", "CLASS_NAMES")
 WEIGHTS_PARAMETER = "weights"
 
+_PIXELS = (b"P5", b"P6")  # Netpbm's magic numbers: how images begin that hold plain pixels
 _DTYPES = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
 _LENGTH = struct.Struct("<I")
 
@@ -45,6 +46,11 @@ def choose_mask_format(endpoint: Endpoint) -> MaskFormat:
 def outputs_of(mask_format: MaskFormat) -> tuple[str, ...]:
     """Return the tensors to ask for."""
     return PNG_OUTPUTS if mask_format == "png" else RAW_OUTPUTS
+
+
+def gains_from_compression(image: bytes) -> bool:
+    """Return whether an encoded image holds plain pixels; all other formats are compressed already."""
+    return image.startswith(_PIXELS)
 
 
 def image_prefix(image: bytes) -> bytes:
