@@ -8,6 +8,8 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
+# Services of Kubernetes, and the domains that RFC 6762 and ICANN keep out of the public name system.
+_NEAR_DOMAINS = (".svc", ".cluster.local", ".local", ".internal")
 _FORMS = "grpc://host:port, http://host:port, their encrypted forms grpcs:// and https://, or host:port for gRPC"
 
 
@@ -30,12 +32,13 @@ class Endpoint:
         return self.scheme in {"grpcs", "https"}
 
     @property
-    def is_loopback(self) -> bool:
-        """Whether it is this machine, by its address or as `localhost`."""
+    def is_near(self) -> bool:
+        """Whether it is on this machine or, by its address or name, in a network of one's own such as a cluster's."""
         try:
-            return ip_address(self.host).is_loopback
+            return ip_address(self.host).is_private  # loopback and link-local addresses are
         except ValueError:
-            return self.host == "localhost"
+            name = self.host.rstrip(".")
+            return "." not in name or name.endswith(_NEAR_DOMAINS) or ".svc." in name
 
     @property
     def authority(self) -> str:
