@@ -15,7 +15,6 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -49,6 +48,8 @@ MODEL_REPOSITORY = Path(__file__).resolve().parent / "model_repository"
 # Models that are no product of this script; a repository built elsewhere gets a copy.
 _STATIC_MODELS = ("preprocess", "postprocess", "encode_mask")
 _LABELS = Path("postprocess", "labels.txt")
+# What may differ from one repository to the next: a copy does not overwrite it.
+_SETTINGS = ("config.pbtxt", "labels.txt")
 _POSTPROCESS_ORIGIN = (
     "build_models.py sets the number of classes here, and keeps the rest; see model_repository/README.md."
 )
@@ -84,7 +85,8 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Generator[None]:
-    """Keep a second build away from one model; the lock goes with the process, however it ends."""
+    """Keep a second build away from a repository; the lock goes with the process, however it ends."""
+    directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,14 +97,21 @@ def locked(directory: Path) -> Generator[None]:
         os.close(descriptor)
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; leave an equal one untouched."""
-    if path.exists() and path.read_text(encoding="utf-8") == text:
+    if path.exists() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    _write(path, text.encode())
 
 
 def write_configs(repository: Path, plan: Plan) -> None:
@@ -119,18 +128,17 @@ def write_configs(repository: Path, plan: Plan) -> None:
 
 
 def copy_static_models(repository: Path) -> None:
-    """Complete a repository that is not the one beside this script; a config.pbtxt that is there stays as it is."""
+    """Complete a repository that is not the one beside this script; settings that are there stay as they are."""
     if repository.resolve() == MODEL_REPOSITORY:
         return
     for name in _STATIC_MODELS:
-        config = repository / name / "config.pbtxt"
-        kept = config.read_bytes() if config.exists() else None
-        shutil.copytree(
-            MODEL_REPOSITORY / name, repository / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
-        )
-        if kept is not None and kept != config.read_bytes():
-            _log.info("%s: kept, though it differs from the one beside build_models.py", config)
-            config.write_bytes(kept)
+        for source in sorted((MODEL_REPOSITORY / name).rglob("*")):
+            target = repository / source.relative_to(MODEL_REPOSITORY)
+            if not source.is_file() or "__pycache__" in source.parts:
+                continue
+            if source.name in _SETTINGS and target.exists() and target.stat().st_size:
+                continue
+            _write(target, source.read_bytes())
 
 
 def check_neighbours(repository: Path, plans: Sequence[Plan]) -> None:
@@ -140,23 +148,26 @@ def check_neighbours(repository: Path, plans: Sequence[Plan]) -> None:
     """
     for variant in set(VARIANTS) - {plan.variant for plan in plans}:
         file = repository / f"deeplabv3_{variant}" / "1" / "model.pt"
+        if not file.exists():
+            continue
         record = BuildRecord.read(file)
-        if record is not None and record.class_names != plans[0].class_names:
+        if record is None or record.class_names != plans[0].class_names:
+            found = "unknown classes" if record is None else f"other classes ({', '.join(record.class_names)[:200]})"
             raise BuildError(
-                f"{file} serves {len(record.class_names)} other classes, and a repository has one list of them: build "
-                "both variants, remove that file, or give another --model-repository"
+                f"{file} serves {found}, and a repository has one list of them: build both variants, remove that file, "
+                "or give another --model-repository"
             )
 
 
 def build(repository: Path, plans: Sequence[Plan], *, force: bool, progress: bool) -> None:
     """Build what is not up to date, and put it in place only when all of it is done and checked."""
-    check_neighbours(repository, plans)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(repository))
+        check_neighbours(repository, plans)
         for plan in plans:
             version = repository / plan.core / "1"
             version.mkdir(parents=True, exist_ok=True)
             stack.callback(_remove_empty, version, version.parent)  # of a build that fails
-            stack.enter_context(locked(version))
         staged: list[Path] = []
         for plan in plans:
             partial = repository / plan.core / "1" / ".model.pt.partial"
@@ -344,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             UNTRAINED,
         )
         return EXIT_WEIGHTS_UNAVAILABLE
-    except (BuildError, DeepLabV3Error, OSError) as exc:
+    except (DeepLabV3Error, OSError) as exc:
         _log.error("build_models.py: %s", exc)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -354,14 +365,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace) -> None:
+    if os.fsencode(options.model_repository).decode("utf-8", "replace") != str(options.model_repository):
+        raise BuildError(f"--model-repository {os.fsencode(options.model_repository)!r}: torch takes UTF-8 names only")
     plans = make_plans(options)
     if not options.configs_only:
         build(options.model_repository, plans, force=options.force, progress=options.progress)
         return
-    check_neighbours(options.model_repository, plans)
-    copy_static_models(options.model_repository)
-    for plan in plans:
-        write_configs(options.model_repository, plan)
+    with locked(options.model_repository):
+        check_neighbours(options.model_repository, plans)
+        copy_static_models(options.model_repository)
+        for plan in plans:
+            write_configs(options.model_repository, plan)
 
 
 def _print_figures(described: dict[str, list[figures.Figure]], *, as_json: bool) -> None:

@@ -1,9 +1,10 @@
 """The model functions of mlverse's torchvision, in PyTorch."""
 
 import inspect
+import operator
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import torch
 from torchvision.models import (
@@ -163,14 +164,19 @@ def _class_count(num_classes: int | None, *, pretrained: bool) -> int:
     trained = len(VOC_CLASS_NAMES)
     if num_classes is None:
         return trained
-    if type(num_classes) is not int or num_classes < 1:
+    if not _is_positive(num_classes):
         raise InvalidOptionError(f"num_classes={num_classes!r}: give the number of classes, 1 or more, or None")
     if pretrained and num_classes != trained:
         raise InvalidOptionError(
             f"num_classes={num_classes} does not fit the pretrained weights {PRETRAINED}, which have {trained} "
-            "classes; leave it at None, or start from the backbone alone: pretrained=False, pretrained_backbone=True"
+            "classes; leave it out, or start from a pretrained backbone alone"
         )
     return num_classes
+
+
+def _is_positive(value: object) -> bool:
+    """Tell whether a value is a whole number of at least 1, numpy's among them."""
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool) and operator.index(value) > 0
 
 
 def _resnet(variant: str, options: Mapping[str, Any]) -> ResNet:
@@ -181,7 +187,7 @@ def _resnet(variant: str, options: Mapping[str, Any]) -> ResNet:
             f"{', '.join(RESNET_OPTIONS)}"
         )
     for name in ("groups", "width_per_group"):  # torch takes 0, and makes convolutions without channels
-        if type(options.get(name, 1)) is not int or options.get(name, 1) < 1:
+        if not _is_positive(options.get(name, 1)):
             raise InvalidOptionError(f"{name}={options[name]!r}: give a whole number, 1 or more")
     try:
         return _BACKBONES[variant](**{"replace_stride_with_dilation": list(_DILATION), **options})
@@ -225,6 +231,8 @@ def load_model(
             resnet_options=options,
         )
         return model.eval()
+    if source.variant not in {None, variant}:
+        raise InvalidOptionError(f"the weights {source.label} are of a {source.variant}, not of a {variant}")
     if source.state is not None and pretrained_backbone:
         warnings.warn(_BACKBONE_IGNORED, UserWarning, stacklevel=2)
     with torch.random.fork_rng(devices=[]):

@@ -57,17 +57,21 @@ class Plan:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read one class name a line, the background's first; a blank last line is none.
+    """Read one class name a line, the background's first; blank lines at the end are none.
 
     Raises:
-        BuildError: the file cannot be read, or has an empty or a repeated name.
+        BuildError: the file cannot be read, or has no name, an empty, a repeated or an unprintable one.
     """
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else f"no UTF-8 text ({exc})"
         raise BuildError(f"--classes {path}: {reason}; give a file with one class name a line") from exc
+    if names == [""]:
+        raise BuildError(f"--classes {path}: the file has no names; give one class name a line")
     for number, name in enumerate(names, start=1):
+        if not name.isprintable():
+            raise BuildError(f"--classes {path}: line {number} has characters that cannot be printed: {name!a}")
         first = names.index(name) + 1
         if not name or first != number:
             fault = f"repeats {name!r} of line {first}" if name else "is empty"

@@ -14,7 +14,13 @@ from deeplabv3.plan import Plan
 
 _PROJECT = Path(__file__).resolve().parents[1]
 # What a model.pt is made by: a change of one makes it out of date.
-_SOURCES = ("build_models.py", "deeplabv3/models.py", "deeplabv3/tracing.py", "deeplabv3/weights.py")
+_SOURCES = (
+    "build_models.py",
+    "deeplabv3/models.py",
+    "deeplabv3/plan.py",
+    "deeplabv3/tracing.py",
+    "deeplabv3/weights.py",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,11 @@ def verify(file: Path, eager: DeepLabV3, *, aux: bool) -> str:
         pairs = {"out": (out, reference["out"]), "logits_os8": (_upsample(logits_os8, pixels.shape[-2:]), out)}
         if aux:
             pairs["aux"] = (rest[0], reference["aux"])
+        if not all(bool(torch.isfinite(logits).all()) for logits in reference.values()):
+            raise BuildError(
+                "PyTorch itself finds logits that are no finite numbers: the weights are broken, or trained with other "
+                "options than these"
+            )
     findings: list[str] = []
     for name, (served, expected) in pairs.items():
         if served.shape != expected.shape or served.dtype != torch.float32:

@@ -1,5 +1,6 @@
 """Published weights and checkpoint files, down to a state dict that fits a module or one error that says why not."""
 
+import argparse
 import contextlib
 import hashlib
 import pickle
@@ -57,6 +58,8 @@ class WeightsSource:
         if weights in {PRETRAINED, UNTRAINED}:
             return cls(weights)
         path = Path(weights)
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"the weights {weights} are no regular file; give the path of a checkpoint")
         try:
             with path.open("rb") as file:
                 hasher = hashlib.sha256()
@@ -131,12 +134,14 @@ def _socket_timeout(seconds: float) -> Generator[None]:
 
 def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     try:
-        with warnings.catch_warnings():
+        # The reference training also keeps its command line, which is no code.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sparse tensors, which are refused below
             checkpoint: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch's unpickler raises what it trips over; its advice, to trust the file, is not ours
         raise CheckpointError(
-            f"{path} is no checkpoint of torch.save, or holds more than tensors, which is never loaded"
+            f"{path} is no checkpoint of torch.save, or holds objects of classes that are never loaded, for that could "
+            "run code; save the model's state_dict() alone"
         ) from exc
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict):
         checkpoint = checkpoint["model"]
@@ -147,10 +152,11 @@ def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     ):
         raise CheckpointError(f'{path} holds no state dict, neither at its top level nor under "model"')
     for key, value in checkpoint.items():
-        if value.layout != torch.strided or value.is_complex() or value.is_quantized or value.device.type != "cpu":
+        dense = value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
+        if not dense or not (value.is_floating_point() or key.endswith(_COUNTER)):
             raise CheckpointError(
-                f"{path}: {key} is {value.dtype}, {value.layout} on {value.device.type}; only dense real numbers can "
-                "be loaded"
+                f"{path}: {key} is {value.dtype}, {value.layout} on {value.device.type}; only dense floating-point "
+                "numbers can be loaded"
             )
     return checkpoint
 
@@ -177,7 +183,8 @@ def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], source: str
     found = [f"{len(keys)} {kind} ({_shortened(keys)})" for kind, keys in problems.items() if keys]
     if found:
         raise CheckpointError(f"the weights {source} do not fit the model: keys {'; '.join(found)}")
-    module.load_state_dict(dict(state), strict=False)
+    counters = {key: state[key] for key in state.keys() & expected.keys() if state[key].shape == expected[key].shape}
+    module.load_state_dict(given | counters, strict=False)
 
 
 def _shortened(keys: Sequence[str], limit: int = 5) -> str:

@@ -36,6 +36,8 @@ class Build:
             raise StartError(f"{model} is not a TorchScript file ({error}); run build_models.py") from error
         found: dict[str, Any] = record if isinstance(record, dict) else {}
         weights, names = found.get("weights"), found.get("class_names")
+        if found and not isinstance(names, list):
+            raise StartError(f"{model} was built by another version of build_models.py; run it again")
         return cls(
             weights if isinstance(weights, str) else None,
             tuple(str(name) for name in names) if isinstance(names, list) else None,

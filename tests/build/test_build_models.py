@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import os
@@ -24,7 +25,15 @@ from torchvision.models.segmentation import (
 )
 
 import build_models
-from deeplabv3 import VOC_CLASS_NAMES, CheckpointError, WeightsSource, tracing
+from deeplabv3 import (
+    VOC_CLASS_NAMES,
+    BuildError,
+    CheckpointError,
+    InvalidOptionError,
+    WeightsSource,
+    model_deeplabv3_resnet50,
+    tracing,
+)
 from deeplabv3.models import load_model
 from deeplabv3.plan import Plan
 from deeplabv3.record import BuildRecord
@@ -187,11 +196,13 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     [
         ({1: torch.zeros(1)}, "holds no state dict"),
         ({"model": {"a": torch.zeros(1), 2: torch.zeros(1)}}, "holds no state dict"),
-        ({"a": torch.zeros(2, dtype=torch.complex64)}, "only dense real numbers"),
-        ({"a": torch.zeros(2).to_sparse()}, "only dense real numbers"),
-        ({"a": torch.zeros(2, device="meta")}, "only dense real numbers"),
+        ({}, "holds no state dict"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, "only dense floating-point numbers"),
+        ({"a": torch.zeros(2, dtype=torch.int64)}, "only dense floating-point numbers"),
+        ({"a": torch.zeros(2).to_sparse()}, "only dense floating-point numbers"),
+        ({"a": torch.zeros(2, device="meta")}, "only dense floating-point numbers"),
     ],
-    ids=["int-key", "one-int-key", "complex", "sparse", "meta"],
+    ids=["int-key", "one-int-key", "empty", "complex", "int", "sparse", "meta"],
 )
 def test_odd_checkpoints_are_refused(tmp_path: Path, checkpoint: object, message: str) -> None:
     torch.save(checkpoint, tmp_path / "odd.pth")
@@ -204,6 +215,40 @@ def test_noise_is_no_checkpoint(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "noise.pth").write_bytes(data)
     with pytest.raises(CheckpointError, match=r"no checkpoint of torch\.save"):
         WeightsSource.of(str(tmp_path / "noise.pth"))
+
+
+def test_a_checkpoint_of_the_reference_training_loads_whatever_its_counters(tmp_path: Path) -> None:
+    """torchvision's references/segmentation/train.py saves its command line too; counters are for training alone."""
+    model = untrained("resnet50")
+    state = dict(model.state_dict())
+    counters = [key for key in state if key.endswith("num_batches_tracked")]
+    state.pop(counters[0])
+    state[counters[1]] = torch.zeros(3, dtype=torch.int64)
+    checkpoint = {"model": state, "optimizer": {"state": {}}, "epoch": 3, "args": argparse.Namespace(lr=0.02, aux=True)}
+    torch.save(checkpoint, tmp_path / "model_29.pth")
+    loaded = load_model("resnet50", WeightsSource.of(str(tmp_path / "model_29.pth")))
+    expected = {key: tensor for key, tensor in model.state_dict().items() if key not in counters}
+    assert all(torch.equal(loaded.state_dict()[key], tensor) for key, tensor in expected.items())
+    with pytest.raises(InvalidOptionError, match=r"are of a resnet50, not of a resnet101"):
+        load_model("resnet101", WeightsSource.of(str(tmp_path / "model_29.pth")))
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (tmp_path / "pipe.pth", tmp_path):
+        with pytest.raises(CheckpointError, match="no regular file"):
+            WeightsSource.of(str(path))
+
+
+def test_weights_that_are_no_numbers_are_told_from_a_bad_trace(tmp_path: Path) -> None:
+    state = {
+        key: torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor
+        for key, tensor in model_deeplabv3_resnet50(width_per_group=4).state_dict().items()
+    }
+    torch.save(state, tmp_path / "nan.pth")
+    plan = Plan("resnet50", WeightsSource.of(str(tmp_path / "nan.pth")), resnet_options={"width_per_group": 4})
+    with pytest.raises(BuildError, match="no finite numbers: the weights are broken"):
+        build_models.build(tmp_path / "models", [plan], force=False, progress=False)
 
 
 def test_a_file_name_that_is_not_utf8_makes_a_label(tmp_path: Path) -> None:
@@ -241,7 +286,11 @@ def test_settings_in_a_repository_of_its_own_survive_a_build(tmp_path: Path) -> 
     changed = config.read_text().replace('"square"', '"shorter_side"')
     config.write_text(changed)
     (tmp_path / "preprocess" / "1" / "image_ops.py").write_text("old code")
+    (tmp_path / "postprocess" / "labels.txt").write_text("mine\n")
+    (tmp_path / "postprocess" / "config.pbtxt").write_text("")  # a disk was full
     build_models.copy_static_models(tmp_path)
+    assert (tmp_path / "postprocess" / "labels.txt").read_text() == "mine\n"
+    assert (tmp_path / "postprocess" / "config.pbtxt").read_text()
     assert config.read_text() == changed
     assert (tmp_path / "preprocess" / "1" / "image_ops.py").read_text() != "old code"
 
@@ -308,13 +357,13 @@ def test_an_interrupted_build_leaves_the_model_that_was_there(
     assert after == before
 
 
-def test_a_second_build_of_the_same_model_at_the_same_time_is_refused(tmp_path: Path) -> None:
-    version = tmp_path / "deeplabv3_resnet50" / "1"
-    version.mkdir(parents=True)
-    with build_models.locked(version):
-        done = run(tmp_path, "--weights", "none", "--variant", "resnet50")
-    assert done.returncode == 1
-    assert f"another build is writing to {version}" in done.stderr
+def test_a_second_build_in_the_same_repository_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    with build_models.locked(tmp_path):
+        for options in (["--variant", "resnet50"], ["--configs-only"]):
+            done = run(tmp_path, "--weights", "none", *options)
+            assert done.returncode == 1
+            assert f"another build is writing to {tmp_path}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trace_that_computes_something_else_never_gets_in_place(

@@ -102,7 +102,9 @@ def test_names_come_from_a_file(tmp_path: Path) -> None:
         ("sky\n\nsea\n", ["--weights", "none"], "line 2 is empty"),
         ("sky\nsea\nsky\n", ["--weights", "none"], "line 3 repeats 'sky' of line 1"),
         ("\n".join(map(str, range(257))), ["--weights", "none"], "257 classes, and the masks on the wire are UINT8"),
-        ("", ["--weights", "none"], "num_classes=0"),
+        ("\n", ["--weights", "none"], "the file has no names"),
+        ("sky\n\x1b[2Jsea\n", ["--weights", "none"], "line 2 has characters that cannot be printed: '.x1b"),
+        ("sky\nse\u2028a\n", ["--weights", "none"], "line 2 has characters that cannot be printed: 'se.u2028a'"),
         (b"\xff\xfe\x00", ["--weights", "none"], "no UTF-8 text"),
         (None, ["--weights", "none"], "No such file"),
     ],
@@ -207,9 +209,13 @@ def fake_model(repository: Path, plan: Plan) -> Path:
 def test_a_repository_has_one_list_of_classes(tmp_path: Path) -> None:
     other = fake_model(tmp_path, Plan("resnet101", WeightsSource("none")))
     custom = Plan("resnet50", WeightsSource("none"), ("sky", "sea"))
-    with pytest.raises(BuildError, match=r"deeplabv3_resnet101/1/model\.pt serves 21 other classes.*build both"):
+    with pytest.raises(
+        BuildError, match=r"resnet101/1/model\.pt serves other classes \(__background__, aero.*build both"
+    ):
         build(tmp_path, [custom], force=False, progress=False)
-    assert other.exists()
+    other.write_bytes(b"damaged, or of an older version")
+    with pytest.raises(BuildError, match=r"resnet101/1/model\.pt serves unknown classes.*build both"):
+        build(tmp_path, [custom], force=False, progress=False)
     assert not (tmp_path / "postprocess").exists()
 
 

@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -79,7 +80,7 @@ def test_without_weights_a_seed_gives_torchvisions_own_model(variant: str, aux_l
         assert torch.equal(logits, wanted[name])
 
 
-@pytest.mark.parametrize(("num_classes", "expected"), [(None, 21), (1, 1), (300, 300)])
+@pytest.mark.parametrize(("num_classes", "expected"), [(None, 21), (1, 1), (300, 300), (np.int64(3), 3)])
 def test_any_positive_number_of_classes(num_classes: int | None, expected: int) -> None:
     assert shapes(meta(model_deeplabv3_resnet50, num_classes=num_classes))["classifier.4.bias"] == (expected,)
 

@@ -402,7 +402,7 @@ def write_core(repository: Path, name: str, *, label: str | None, built: str | N
     with zipfile.ZipFile(repository / name / "1" / "model.pt", "w") as archive:
         archive.writestr("model/data.pkl", b"")
         if built:
-            archive.writestr("model/extra/build.json", json.dumps({"weights": built}))
+            archive.writestr("model/extra/build.json", json.dumps({"weights": built, "class_names": ["a"]}))
 
 
 def write_ensemble(repository: Path, name: str, *, label: str, core: str) -> None:
@@ -457,8 +457,9 @@ def test_an_ensemble_that_names_other_classes_than_its_model_was_built_with_is_r
     repository: Path, built: list[str] | None, labels: str | None, *, accepted: bool
 ) -> None:
     write_core(repository, "core", label=None, built=None)
-    with zipfile.ZipFile(repository / "core" / "1" / "model.pt", "a") as archive:
-        archive.writestr("model/extra/build.json", json.dumps({"class_names": built}))
+    if built is not None:
+        with zipfile.ZipFile(repository / "core" / "1" / "model.pt", "a") as archive:
+            archive.writestr("model/extra/build.json", json.dumps({"class_names": built}))
     add_model(
         repository, "labeller", config='output { name: "COUNT" label_filename: "labels.txt" }', code="class X: pass"
     )
@@ -467,6 +468,14 @@ def test_an_ensemble_that_names_other_classes_than_its_model_was_built_with_is_r
     steps = "".join(f'step {{ model_name: "{name}" }} ' for name in ("core", "labeller"))
     add_model(repository, "segment", config=f'platform: "ensemble" ensemble_scheduling {{ {steps} }}', code=None)
     with contextlib.nullcontext() if accepted else pytest.raises(StartError, match=r"labels\.txt .*build_models\.py"):
+        builds.check_builds(repository, configs_of(repository))
+
+
+def test_a_model_of_an_older_build_is_refused(repository: Path) -> None:
+    write_core(repository, "core", label=None, built=None)
+    with zipfile.ZipFile(repository / "core" / "1" / "model.pt", "a") as archive:
+        archive.writestr("model/extra/build.json", json.dumps({"weights": "none"}))
+    with pytest.raises(StartError, match=r"another version of build_models\.py; run it again"):
         builds.check_builds(repository, configs_of(repository))
 
 
