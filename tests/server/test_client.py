@@ -48,7 +48,10 @@ def raw_mask(server: TritonProcess, data: bytes, model: str = "segment_resnet50"
     return wire.infer(server, "grpc", model, {"IMAGE": wire.images(data)}, ["MASK"])["MASK"][0]
 
 
-def test_every_form_of_a_picture_gives_the_same_mask(server: TritonProcess, client: Driver, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scheme", "kind"), [("grpc", "sync"), ("http", "async")])
+def test_every_form_of_a_picture_gives_the_same_mask(
+    server: TritonProcess, scheme: str, kind: Kind, tmp_path: Path
+) -> None:
     expected = raw_mask(server, pictures.small())
     image = pictures.cat()
     (tmp_path / "cat.png").write_bytes(pictures.small())
@@ -63,8 +66,10 @@ def test_every_form_of_a_picture_gives_the_same_mask(server: TritonProcess, clie
         "tensor": torch.from_numpy(np.array(image)),
         "array with alpha": np.dstack([np.asarray(image), np.zeros((300, 451), np.uint8)]),
     }
-    for form, picture in forms.items():
-        np.testing.assert_array_equal(client.segment(picture).mask, expected, err_msg=form)
+    address = server.grpc_url if scheme == "grpc" else server.http_url
+    with connected(kind, f"{scheme}://{address}", timeout=TIMEOUT) as client:
+        for form, picture in forms.items():
+            np.testing.assert_array_equal(client.segment(picture).mask, expected, err_msg=form)
 
 
 def test_a_mask_is_the_models_and_a_result_says_what_it_is(server: TritonProcess, client: Driver, model: str) -> None:
