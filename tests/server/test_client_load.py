@@ -93,10 +93,11 @@ def test_2000_requests_leave_nothing_behind(toy_server: TritonProcess, scheme: S
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     before, after = map(json.loads, done.stdout.splitlines())
+    # What is lost at each request would be there 2,000 times; gRPC's own pool of threads breathes by a few.
     for held in ("descriptors", "sockets", "threads", "python threads"):
-        assert after[held] <= before[held], (held, before, after)
-    # A mask of 1 kB kept from each request would be 2 MB, its picture 4 MB more.
-    assert after["megabytes"] < before["megabytes"] + 2, (before, after)
+        assert after[held] <= before[held] + 8, (held, before, after)
+    # A mask of 1.6 kB and its picture of 4.8 kB kept from each request would be 13 MB; the arenas of an allocator breathe.
+    assert after["megabytes"] < before["megabytes"] + 6, (before, after)
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

@@ -28,6 +28,7 @@ from evaluate import measuring
 from evaluate.__main__ import main
 from evaluate.coco import CocoWithVocLabels
 from evaluate.eager import EagerPredictor
+from evaluate.errors import EvaluationError
 from evaluate.metrics import Figures
 from evaluate.served import CorePredictor, EnsemblePredictor
 from evaluate.server import Address
@@ -327,13 +328,19 @@ def test_another_server_is_reported_and_models_of_other_classes_are_refused(
     folder = coco_data.write(tmp_path, coco_data.PERFECT[:1])
     with TritonProcess(repository, log=tmp_path / "serve.log") as server:
         for url in (f"grpc://{server.grpc_url}", f"http://{server.http_url}"):
-            predictor = EnsemblePredictor(Address.of(url), "segment_resnet50", timeout=60)
-            predictor.close()
-            assert (predictor.facts.resize, predictor.facts.weights) == ("shorter_side", "by colour")
+            address = Address.of(url)
+            assert address.model("preprocess").parameters["resize_mode"] == "shorter_side"
+            assert address.model("segment_resnet50").parameters["weights"] == "by colour"
+            with pytest.raises(EvaluationError, match="3 is 'zebra' in place of 'bird'"):
+                EnsemblePredictor(address, "segment_resnet50", timeout=60)
         for model in (MODELS[:2], MODELS[2:]):
             options = ["--url", server.grpc_url, *model, "--output", str(tmp_path / "out")]
             assert main(["coco", *folder.options, *options]) == 1
-            assert "3 is 'zebra' in place of 'bird'" in capsys.readouterr().err
+            printed = capsys.readouterr().err
+            assert "3 is 'zebra' in place of 'bird'" in printed
+            assert "image" not in printed, "no image is to blame"
+            assert "the same command" not in printed
+            assert not list((tmp_path / "out").glob("*.state.json"))
         options = ["--url", server.grpc_url, "--core", "preprocess", "--output", str(tmp_path / "out")]
         assert main(["coco", *folder.options, *options]) == 1
         assert "preprocess has no output 'out' of 21 classes" in capsys.readouterr().err
