@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deeplab_client import InvalidImageError, SegmentationClient
 from deeplab_client._transport import Reply
@@ -165,6 +165,16 @@ def test_exif_orientation_is_applied(send: Callable[[Any], bytes], orientation: 
     image = Image.open(file)
     assert (seen_by_server(send(image)) == np.rot90(array, turns)).all()
     assert image.size == (9, 6), "the caller's image is left alone"
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_that_of_pillow(send: Callable[[Any], bytes], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    file = io.BytesIO()
+    Image.fromarray(noise(6, 9, 3)).save(file, "PNG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    assert (seen_by_server(send(Image.open(file))) == expected).all()
 
 
 def garbled_exif(array: NDArray[np.uint8]) -> bytes:

@@ -46,14 +46,12 @@ def flattened(image: Image.Image) -> Image.Image:
     if 0 in image.size:
         raise InvalidImageError(f"the PIL image is empty: {image.width} x {image.height} pixels")
     try:
-        shown = as_shown(image)
-        shown.load()
+        return as_shown(image)
     except MemoryError:
         raise
     except Exception as error:  # a lazily read file, whose decoder raises what it likes, or a mode without a way to RGB
         message = f"the PIL image of mode {image.mode!r} cannot be converted to RGB: {error}"
         raise InvalidImageError(message) from error
-    return shown
 
 
 def as_shown(image: Image.Image) -> Image.Image:

@@ -197,7 +197,7 @@ def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
     try:
         SegmentationClient(url, model=model, timeout=timeout)  # by itself, to know what is to blame
     except ValueError as error:
-        hint = "--timeout" if "timeout" in str(error) else "--url"
+        hint = "--timeout or DEEPLAB_TIMEOUT" if "timeout" in str(error) else "--url or DEEPLAB_URL"
         raise typer.BadParameter(str(error), param_hint=hint) from error
     try:
         return SegmentationClient.from_env(url=url, model=model, timeout=timeout)
