@@ -61,7 +61,9 @@ def reach(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> FakeTran
         return SegmentationClient(url, model=model, timeout=timeout, transport=transport)
 
     monkeypatch.setattr(app, "connect", connect)
-    monkeypatch.delenv("DEEPLAB_URL", raising=False)
+    for name in os.environ:
+        if name.startswith("DEEPLAB_"):
+            monkeypatch.delenv(name)
     return transport
 
 
@@ -235,6 +237,35 @@ def test_a_picture_that_fails_is_told_and_the_rest_goes_on(capsys: pytest.Captur
     assert files("out") == {"good.overlay.png"}
 
 
+@pytest.mark.usefixtures("fake", "folder")
+def test_names_that_cannot_be_files_are_told_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("good.png")
+    long = f"{'x' * 247}.png"  # a file, but its output would have too long a name
+    picture("a.png").rename(long)
+    Path("loop").symlink_to("loop")
+    assert run("segment", "good.png", long, "loop", "y" * 5000, "-o", "out") == 1
+    told = capsys.readouterr()
+    assert [line.split("\t")[0] for line in told.out.splitlines()] == ["good.png"]
+    assert re.search(r"deeplab: x+\.png: .*File name too long", told.err)
+    assert re.search(r"deeplab: loop: .*symbolic links", told.err)
+    assert re.search(r"deeplab: y+: .*File name too long", told.err)
+    assert "1 of 4 pictures segmented" in told.err
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_a_server_says_stays_on_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = ModelError("it failed:\n  in line 1\r\n\x1b[31mred")
+    reach(FakeTransport(answers=[error], class_names=["none", "ro\tad\n"]), monkeypatch)
+    picture("a.png")
+    assert run("segment", "a.png") == 1
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first == "deeplab: a.png: it failed:   in line 1  ?[31mred"
+    assert run("classes") == 0
+    assert capsys.readouterr().out == "0\tnone\n1\tro ad \n"
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [(ServerUnavailableError, 3), (DeadlineExceededError, 3), (AccessDeniedError, 4)],
@@ -291,6 +322,7 @@ def test_untrained_weights_are_told_once(
     ("arguments", "words"),
     [
         (["segment"], "IMAGE"),
+        (["segment", ""], "empty argument"),
         (["segment", "nothing/*.png"], "matches no file"),
         (["segment", "empty"], "holds no pictures.*--recursive"),
         (["segment", "a.png", "--format", "png"], "--output"),
@@ -330,6 +362,56 @@ def test_the_address_may_come_from_the_environment(
     assert URL in capsys.readouterr().out
 
 
+def test_model_and_timeout_of_the_environment_hold_unless_they_are_given(
+    fake: FakeTransport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DEEPLAB_MODEL", "segment_resnet101")
+    monkeypatch.setenv("DEEPLAB_TIMEOUT", "7")
+    assert run("classes") == 0
+    assert fake.requests[-1].model == "segment_resnet101"
+    assert 5 < fake.requests[-1].seconds_left <= 7
+    assert run("classes", "--model", "mine", "--timeout", "99") == 0
+    assert fake.requests[-1].model == "mine"
+    assert 90 < fake.requests[-1].seconds_left <= 99
+    monkeypatch.setenv("DEEPLAB_TIMEOUT", "soon")
+    assert run("ping") == 2
+    assert "DEEPLAB_TIMEOUT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DEEPLAB_TOKEN", "not a token"),
+        ("DEEPLAB_RETRIES", "-1"),
+        ("DEEPLAB_RETRIES", "often"),
+        ("DEEPLAB_COMPRESSION", "zip"),
+        ("DEEPLAB_MASK_FORMAT", "gif"),
+        ("DEEPLAB_CERTIFICATE_FILE", "mine.pem"),
+        ("DEEPLAB_CA_FILE", "ca.pem"),
+    ],
+)
+def test_a_wrong_variable_is_named_and_no_option_is_blamed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert run("ping") == 2
+    told = capsys.readouterr().err
+    assert name in told
+    assert "for --" not in told
+
+
+def test_ping_does_not_know_where_the_question_is_not_allowed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reach(FakeTransport(ready=False), monkeypatch)
+    assert run("ping", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["ready"] is None
+    assert "answers requests" in told["reason"]
+    assert run("ping") == 0
+    assert capsys.readouterr().out.startswith("ready: unknown (the server does not say")
+
+
 def test_ping_says_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def unavailable(request: ReceivedRequest) -> NDArray[np.uint8]:
         raise ServerUnavailableError(f"nobody there for {request.model}")
@@ -339,9 +421,14 @@ def test_ping_says_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert "nobody there" in capsys.readouterr().err
     assert run("ping", "--model", "x") == 4
     assert "'x'" in capsys.readouterr().err
+    assert run("ping", "--json") == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["ready"] is False
+    assert "nobody there" in told["reason"]
     transport.ready = True
     assert run("ping", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["ready"] is True
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ready"], told["reason"]) == (True, None)
 
 
 def test_classes_are_those_of_the_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -486,6 +573,62 @@ def test_a_pipe_gets_no_escapes_even_when_the_pipe_breaks() -> None:
         errors = process.stderr.read()
     assert b"Traceback" not in errors
     assert process.returncode == 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_annotations_are_kept_when_the_pipe_breaks() -> None:
+    for i in range(5):
+        picture(f"{i}.png")
+    Path("2.png").write_bytes(b"hold")
+    with start("segment", ".", "-o", "out", "-f", "coco", "--concurrency", "1") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.readline()
+        process.stdout.close()
+        Path("go").touch()
+        errors = process.stderr.read()
+    assert process.returncode == 1
+    annotated = json.loads(Path("out/annotations.json").read_text())
+    assert [image["file_name"] for image in annotated["images"]][:2] == ["0.png", "1.png"]
+    assert b"segmented" in errors
+    assert b"nobody reads" in errors
+    assert b"Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("redirection", "words"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
+@pytest.mark.usefixtures("folder")
+def test_an_output_that_takes_nothing_is_told_and_the_pictures_are_done(redirection: str, words: str) -> None:
+    for i in range(3):
+        picture(f"{i}.png")
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", PROGRAM]
+    for arguments in (["segment", ".", "-o", "out"], ["classes"], ["ping"]):
+        done = subprocess.run([*shell, *arguments, "--url", URL], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.count(f"deeplab: cannot write to the standard output: {words}\n") == 1
+        assert "Traceback" not in done.stderr
+        assert "Exception" not in done.stderr
+    assert files("out") == {f"{i}.overlay.png" for i in range(3)}
+    silent = subprocess.run(
+        [*shell[:2], f'exec "$@" 2{redirection}', *shell[3:], "segment", ".", "--url", URL],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert silent.returncode == 0
+    assert len(silent.stdout.splitlines()) == 3
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_terminal_without_the_letters_gets_their_codes() -> None:
+    picture("kühe.png")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", PROGRAM, "segment", "kühe.png", "--url", URL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("k\\xfche.png\t")
 
 
 @pytest.mark.parametrize("module", ["typer", "rich"])

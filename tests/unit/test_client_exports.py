@@ -157,6 +157,16 @@ def test_annotations_load_in_pycocotools(tmp_path: Path) -> None:
     assert [annotation["id"] for annotation in annotations] == [1, 2, 3, 4]
 
 
+def test_ids_without_a_name_are_not_exported() -> None:
+    result = cats(ring())
+    result.mask[0, 0] = 21
+    words = "class id 21; this model has 21 classes, 0 to 20"
+    with pytest.raises(UnknownClassError, match=words):
+        result.to_coco(image_id=1)
+    with pytest.raises(UnknownClassError, match=words):
+        result.to_supervision()
+
+
 # supervision does without OpenCV, but says at its import that it would rather have it.
 @pytest.mark.filterwarnings("ignore:OpenCV:UserWarning")
 def test_detections_of_supervision() -> None:

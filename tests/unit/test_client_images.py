@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -11,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deeplab_client import InvalidImageError, SegmentationClient
 from deeplab_client._transport import Reply
+from deeplab_client.testing import FakeTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,6 +167,46 @@ def test_exif_orientation_is_applied(send: Callable[[Any], bytes], orientation: 
     assert image.size == (9, 6), "the caller's image is left alone"
 
 
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_that_of_pillow(send: Callable[[Any], bytes], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    file = io.BytesIO()
+    Image.fromarray(noise(6, 9, 3)).save(file, "PNG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    assert (seen_by_server(send(Image.open(file))) == expected).all()
+
+
+def garbled_exif(array: NDArray[np.uint8]) -> bytes:
+    """Return a JPEG whose EXIF block says "turn by 90 degrees" and cannot be written again."""
+    entries = ((0x0142, 2, 51, 38), (0x0112, 3, 1, 6 << 16))  # TileWidth as text, Orientation
+    ifd = struct.pack(">H", len(entries)) + b"".join(struct.pack(">HHII", *entry) for entry in entries)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + ifd + b"\0\0\0\0" + b"x" * 60
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def test_a_garbled_exif_block_turns_the_picture_as_the_server_does(send: Callable[[Any], bytes]) -> None:
+    data = garbled_exif(noise(6, 9, 3))
+    stored = np.asarray(Image.open(io.BytesIO(data)))
+    assert (seen_by_server(send(Image.open(io.BytesIO(data)))) == np.rot90(stored, -1)).all()
+    client = SegmentationClient("fake", transport=FakeTransport())
+    result = client.segment(data)
+    assert result.mask.shape == (9, 6)
+    assert (np.asarray(result.overlay(data)) == np.rot90(stored, -1)).all()
+
+
+def test_what_a_decoder_of_pillow_raises_is_an_error_of_the_image() -> None:
+    file = io.BytesIO()
+    Image.fromarray(noise(16, 16, 3)).save(file, "DDS")
+    data = bytearray(file.getvalue())
+    data[80:88] = struct.pack("<I4s", 4, b"ABCD")  # a pixel format that nobody knows
+    client = SegmentationClient("fake", transport=FakeTransport(np.zeros((16, 16), np.uint8)))
+    with pytest.raises(InvalidImageError, match="cannot be decoded"):
+        client.segment(bytes(data)).overlay(bytes(data))
+
+
 @pytest.mark.parametrize(
     ("image", "words"),
     [
@@ -191,6 +235,10 @@ def test_exif_orientation_is_applied(send: Callable[[Any], bytes], orientation: 
         ("https://host/cat.jpg", "No such file"),
         ("nul\x00.jpg", "null"),
         (Path("/"), "directory"),
+        ("/dev/zero", r"'/dev/zero': it is a device.*file object"),
+        ("A" * 10_000_000, r"cannot read the image 'AAA.*\.\.\. \(10000000 characters\): File name too long"),
+        (np.ma.masked_equal(np.zeros((4, 4, 3), np.uint8), 0), r"masked array.*array\.filled\(0\)"),
+        (np.full((4, 4), 1.01), "from 1.01 to 1.01; divide by 255"),
     ],
 )
 def test_anything_else_is_refused_before_the_network(
@@ -200,6 +248,73 @@ def test_anything_else_is_refused_before_the_network(
         send(image)
     assert isinstance(caught.value, ValueError)
     assert not recorder.sent
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_not_opened(
+    send: Callable[[Any], bytes], recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InvalidImageError, match=r"pipe': it is a pipe, not a file"):
+        send(pipe)
+    with socket.socket(socket.AF_UNIX) as listening:
+        monkeypatch.chdir(tmp_path)  # a socket's name is short
+        listening.bind("socket")
+        with pytest.raises(InvalidImageError, match=r"'socket': it is a socket, not a file"):
+            send("socket")
+    assert not recorder.sent
+
+
+class NumberedPath:
+    """A path that is none."""
+
+    def __fspath__(self) -> int:
+        return 7
+
+
+class NoReader:
+    """Something whose `read` is no method."""
+
+    read = "yes"
+
+
+class RaisingProperty:
+    """Something whose `read` cannot even be looked at."""
+
+    @property
+    def read(self) -> object:
+        raise RuntimeError("not connected")
+
+
+class RaisingMethod:
+    """Something whose `read` fails in a way of its own."""
+
+    def read(self) -> bytes:
+        raise LookupError("no such blob")
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (NumberedPath(), r"NumberedPath object gives no path: .*not int"),
+        (NoReader(), r"found .*NoReader: accepted"),
+        (RaisingProperty(), r"RaisingProperty object has no `read` to call: not connected"),
+        (RaisingMethod(), r"cannot read the RaisingMethod object: .*no such blob"),
+    ],
+)
+def test_objects_that_fail_in_ways_of_their_own_are_refused(
+    send: Callable[[Any], bytes], image: object, words: str
+) -> None:
+    with pytest.raises(InvalidImageError, match=words):
+        send(image)
+
+
+def test_a_released_memoryview_is_refused(send: Callable[[Any], bytes]) -> None:
+    view = memoryview(b"picture")
+    view.release()
+    with pytest.raises(InvalidImageError, match=r"memoryview cannot be read: .*released"):
+        send(view)
 
 
 def test_a_file_object_is_read_from_where_it_stands(send: Callable[[Any], bytes], tmp_path: Path) -> None:
@@ -243,6 +358,11 @@ def test_floats_arrive_as_the_nearest_of_256_steps(send: Callable[[Any], bytes],
     assert (seen_by_server(send(exact))[:, :, 0] == np.arange(256).reshape(16, 16)).all()
     between = np.array([[0.2, 0.49, 0.51, 254.6]]) / 255
     assert seen_by_server(send(between.astype(dtype)))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+def test_floats_just_beyond_the_range_are_clipped(send: Callable[[Any], bytes]) -> None:
+    over = np.array([[-0.0019, -1e-9, 1.0000001, 1.0019]])
+    assert seen_by_server(send(over))[0, :, 0].tolist() == [0, 0, 255, 255]
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4)])

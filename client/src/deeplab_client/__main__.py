@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
+from typing import TextIO
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    sys.stdout, sys.stderr = _usable(sys.stdout), _usable(sys.stderr)
     try:
         from deeplab_client._cli import app  # noqa: PLC0415 of an extra
     except ModuleNotFoundError as error:
@@ -25,6 +28,16 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     sys.exit(code)
+
+
+def _usable(stream: TextIO | None) -> TextIO:
+    """Return a stream that takes every character, and that exists: Python has None for one that was closed."""
+    if stream is None:
+        # Writing fails as it did before, and no picture gets the free descriptor: libraries would write into it.
+        return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return stream
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ ACCEPTED = (
 )
 
 _CHANNELS = {1, 3, 4}
+# Resampling and rounding overshoot 0 and 1 a little: what is nearest to the first or the last step is taken for it.
+_HALF_STEP = 1 / 510
 
 
 class SupportsArray(Protocol):
@@ -51,6 +53,8 @@ def pixels(image: object) -> NDArray[np.uint8]:
 
 def _array(image: object) -> tuple[NDArray[Any], str]:
     """Return the image as an array, and what to call it in a message."""
+    if isinstance(image, np.ma.MaskedArray):
+        raise InvalidImageError(f"found a masked array: say what masked pixels are, array.filled(0); {ACCEPTED}")
     if isinstance(image, np.ndarray):
         return image.view(np.ndarray), "array"
     kind = f"{type(image).__module__}.{type(image).__qualname__}"
@@ -93,11 +97,11 @@ def _without_alpha(array: NDArray[Any], found: str) -> NDArray[Any]:
 
 def _from_floats(array: NDArray[Any], found: str) -> NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 1):  # neither holds for NaN
+    if not (low >= -_HALF_STEP and high <= 1 + _HALF_STEP):  # neither holds for NaN
         if np.isnan(low):
             raise InvalidImageError(f"{found} that holds NaN: {ACCEPTED}")
         remedy = "; divide by 255" if low >= 0 and high <= 255 else ""  # noqa: PLR2004 what uint8 holds
         raise InvalidImageError(f"{found} with values from {low:g} to {high:g}{remedy}: {ACCEPTED}")
     # In half precision 255 times a value would be off by up to a sixteenth.
     scaled = np.multiply(array, 255, dtype=np.promote_types(array.dtype, np.float32))
-    return np.rint(scaled, out=scaled).astype(np.uint8)
+    return np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled).astype(np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -35,6 +36,15 @@ Encoded: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | 
 
 ImageLike: TypeAlias = "Encoded | Image.Image | SupportsArray | SupportsDLPack"
 """What `segment` takes."""
+
+_NOT_FILES = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+_LONGEST_NAME = 200  # characters of a path that a message repeats
 
 
 def encode(image: ImageLike) -> bytes:
@@ -80,14 +90,14 @@ def _is_pillow(image: object) -> TypeIs[Image.Image]:
 def _encoded(image: ImageLike) -> bytes | None:
     """Return the bytes of an encoded image, unexamined; None for an image that comes as pixels."""
     if isinstance(image, (str, os.PathLike)):
-        data, name = _read_path(image), repr(os.fspath(image))
-    elif isinstance(image, memoryview) and (image.ndim != 1 or image.itemsize != 1):
-        raise InvalidImageError(f"found a memoryview of {image.format!r} elements, shape {image.shape}: {ACCEPTED}")
+        path = _path(image)
+        data, name = _read_path(path), _named(path)
     elif isinstance(image, (bytes, bytearray, memoryview)):
+        if isinstance(image, memoryview):
+            _check_view(image)
         data, name = bytes(image), f"the {type(image).__name__} object"
-    elif hasattr(image, "read"):
-        file: Any = image
-        return _read_file(file)
+    elif _can_be_read(image):
+        return _read_file(image)
     else:
         return None
     if not data:
@@ -95,11 +105,48 @@ def _encoded(image: ImageLike) -> bytes | None:
     return data
 
 
-def _read_path(path: str | os.PathLike[Any]) -> bytes:
+def _path(image: str | os.PathLike[Any]) -> str | bytes:
     try:
-        return Path(os.fsdecode(path)).read_bytes()
+        return os.fspath(image)
+    except Exception as error:  # a method of the caller's
+        kind = f"{type(image).__module__}.{type(image).__qualname__}"
+        raise InvalidImageError(f"the {kind} object gives no path: {_reason(error)}") from error
+
+
+def _named(path: str | bytes) -> str:
+    # What is passed for a path may be a whole picture in base64.
+    return repr(path) if len(path) <= _LONGEST_NAME else f"{path[:_LONGEST_NAME]!r}... ({len(path)} characters)"
+
+
+def _read_path(path: str | bytes) -> bytes:
+    try:
+        file = Path(os.fsdecode(path))
+        kind = _NOT_FILES.get(stat.S_IFMT(file.stat().st_mode))
+        data = file.read_bytes() if kind is None else None
     except (OSError, ValueError) as error:  # ValueError: a null character
-        raise InvalidImageError(f"cannot read the image {os.fspath(path)!r}: {_reason(error)}") from error
+        raise InvalidImageError(f"cannot read the image {_named(path)}: {_reason(error)}") from error
+    if data is None:
+        # Reading could wait for ever for a writer, or never come to an end.
+        remedy = "" if kind == "a directory" else "; open it and pass the file object, if it has an end"
+        raise InvalidImageError(f"cannot read the image {_named(path)}: it is {kind}, not a file{remedy}")
+    return data
+
+
+def _check_view(view: memoryview) -> None:
+    try:
+        fits = view.ndim == 1 and view.itemsize == 1
+    except ValueError as error:
+        raise InvalidImageError(f"the memoryview cannot be read: {error}") from error
+    if not fits:
+        raise InvalidImageError(f"found a memoryview of {view.format!r} elements, shape {view.shape}: {ACCEPTED}")
+
+
+def _can_be_read(image: object) -> TypeIs[SupportsRead]:
+    try:
+        return callable(getattr(image, "read", None))
+    except Exception as error:  # a property of the caller's
+        kind = f"{type(image).__module__}.{type(image).__qualname__}"
+        raise InvalidImageError(f"the {kind} object has no `read` to call: {_reason(error)}") from error
 
 
 def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
@@ -112,7 +159,7 @@ def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
         raise InvalidImageError(f"{called} is read asynchronously: pass the bytes that `await file.read()` gives")
     try:
         data = file.read()
-    except (OSError, ValueError) as error:  # ValueError: closed, or opened for writing
+    except Exception as error:  # closed, opened for writing, or a method of the caller's
         raise InvalidImageError(f"cannot read {called}: {_reason(error)}") from error
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise InvalidImageError(f"{called} gives {type(data).__name__}, not bytes: open it in binary mode")
@@ -121,8 +168,8 @@ def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
     return bytes(data)
 
 
-def _reason(error: OSError | ValueError) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _netpbm(array: NDArray[np.uint8]) -> bytes:

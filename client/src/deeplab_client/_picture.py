@@ -5,9 +5,21 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from deeplab_client._errors import InvalidImageError
+
+# EXIF tag 0x0112 (Exif 2.32, table 4): how the stored rows and columns become the picture as shown; 1 is "as stored".
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE_BY_ORIENTATION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def opened(encoded: bytes) -> Image.Image:
@@ -19,7 +31,9 @@ def opened(encoded: bytes) -> Image.Image:
     try:
         picture: Image.Image = Image.open(BytesIO(encoded))
         return as_shown(picture).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they like
         raise InvalidImageError(f"the image cannot be decoded: {error}") from error
 
 
@@ -32,23 +46,18 @@ def flattened(image: Image.Image) -> Image.Image:
     if 0 in image.size:
         raise InvalidImageError(f"the PIL image is empty: {image.width} x {image.height} pixels")
     try:
-        shown = as_shown(image)
-        shown.load()
-    except (OSError, SyntaxError, ValueError) as error:  # a lazily read file, or a mode without a way to RGB
+        return as_shown(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # a lazily read file, whose decoder raises what it likes, or a mode without a way to RGB
         message = f"the PIL image of mode {image.mode!r} cannot be converted to RGB: {error}"
         raise InvalidImageError(message) from error
-    return shown
 
 
 def as_shown(image: Image.Image) -> Image.Image:
     """Return an image in mode L or RGB, upright, without alpha; the first frame where it is a fresh file."""
-    # Pixels whose EXIF block is garbled are shown as they are stored, as the server does it.
-    try:
-        image.getexif()
-    except Exception:  # noqa: BLE001 Pillow's EXIF parser raises what it likes
-        upright = image
-    else:
-        upright = ImageOps.exif_transpose(image)
+    image.load()
+    upright = _upright(image)
     if upright.mode in {"L", "RGB"}:
         return upright
     if upright.mode == "I" or upright.mode.startswith("I;16"):
@@ -65,3 +74,13 @@ def as_shown(image: Image.Image) -> Image.Image:
         # Premultiplied alpha converts to RGBA only; a palette with alpha warns unless it goes through RGBA.
         return upright.convert("RGBA").convert("RGB")
     return upright.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image by nothing but its EXIF orientation, as the server does: the rest of the block may be garbled."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # noqa: BLE001 Pillow's EXIF parser raises what it likes; the pixels are then shown as stored
+        return image
+    method = _TRANSPOSE_BY_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)

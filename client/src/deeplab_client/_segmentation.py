@@ -33,7 +33,8 @@ class Segmentation:
     shares the mask, `copy.deepcopy` and pickling do not.
 
     Attributes:
-        mask: Class ids, (H, W) uint8 at the image's own size; the result's own memory, writable, contiguous.
+        mask: Class ids, (H, W) uint8 at the image's own size; the result's own memory, writable, contiguous. What
+            else is counted, `pixels` among it, stays as it arrived.
         class_names: Name of each class id, as the server gives them; id 0 is the background.
         pixels: Pixels of each class that is present, most first.
         model_name: The model that answered.
@@ -150,9 +151,13 @@ class Segmentation:
         Args:
             image_id: Of the image that the annotations belong to.
             first_id: Of the first annotation; a data set's ids are unique over all its images.
+
+        Raises:
+            UnknownClassError: The mask was written to, and holds an id that the model has no class of.
         """
         from deeplab_client import _coco
 
+        self._check_ids()
         return _coco.annotate(self.mask, image_id=image_id, first_id=first_id)
 
     def coco_categories(self) -> list[CocoCategory]:
@@ -168,9 +173,11 @@ class Segmentation:
 
         Raises:
             ModuleNotFoundError: supervision is not installed; the extra `supervision` brings it.
+            UnknownClassError: The mask was written to, and holds an id that the model has no class of.
         """
         from deeplab_client import _detections
 
+        self._check_ids()
         return _detections.detections(self.mask, self.class_names)
 
     def __eq__(self, other: object) -> bool:
@@ -195,6 +202,12 @@ class Segmentation:
             known = ", ".join(self.class_names)
             raise UnknownClassError(f"no class {name!r}; this model knows {known}", model=self.model_name)
         return ids
+
+    def _check_ids(self) -> None:
+        highest, known = int(self.mask.max()), len(self.class_names)
+        if highest >= known:
+            message = f"the mask holds class id {highest}; this model has {known} classes, 0 to {known - 1}"
+            raise UnknownClassError(message, model=self.model_name)
 
     def __repr__(self) -> str:
         height, width = self.mask.shape

@@ -4,6 +4,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,11 +26,22 @@ from deeplab_client._cli.sources import find
 SOME_FAILED, UNREACHABLE, REFUSED, INTERRUPTED = 1, 3, 4, 130
 
 _EXIT_CODES = (
-    "Exit code: 0 all went well, 1 some pictures failed, 2 the command line is wrong, 3 the server cannot be reached "
-    "or does not answer, 4 it refuses access or has no such model, 130 interrupted."
+    "Exit code: 0 all went well, 1 some pictures failed or nobody took the output, 2 the command line is wrong, "
+    "3 the server cannot be reached or does not answer, 4 it refuses access or has no such model, 130 interrupted."
 )
 
 _PROBE = np.zeros((32, 32), np.uint8)
+_NOT_SAID = "the server does not say that it is, or restricts the question, but it answers requests"
+
+# What an error of the client's constructor speaks of, and the variable that it comes from.
+_VARIABLES = {
+    "mask_format": "DEEPLAB_MASK_FORMAT",
+    "compression": "DEEPLAB_COMPRESSION",
+    "retries": "DEEPLAB_RETRIES",
+    "token": "DEEPLAB_TOKEN",
+    "certificate": "DEEPLAB_CERTIFICATE_FILE, DEEPLAB_KEY_FILE",
+    "tls": "DEEPLAB_CA_FILE, DEEPLAB_CERTIFICATE_FILE, DEEPLAB_KEY_FILE",
+}
 
 Url = Annotated[
     str,
@@ -37,15 +49,17 @@ Url = Annotated[
         "--url", envvar="DEEPLAB_URL", metavar="URL", help="The server: grpc://host:8001, http://host:8000, host:8001."
     ),
 ]
-Model = Annotated[str, typer.Option("--model", metavar="NAME", help="The ensemble to ask.")]
-Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="For each request.")]
+Model = Annotated[str, typer.Option("--model", envvar="DEEPLAB_MODEL", metavar="NAME", help="The ensemble to ask.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", envvar="DEEPLAB_TIMEOUT", metavar="SECONDS", help="For each request.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stderr.isatty() else None,  # no boxes in a log
+    rich_markup_mode="rich" if os.isatty(2) else None,  # no boxes in a log
 )
 
 
@@ -100,7 +114,7 @@ def segment(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="IMAGE") from error
     target = _target(output, kind, force=force, alpha=alpha, legend=legend)
-    tally, started, code = report.Tally(len(sources)), time.monotonic(), 0
+    tally, started, code, unheard = report.Tally(len(sources)), time.monotonic(), 0, False
     reporter = _reporter(len(sources), as_json=as_json)
     problem = None
     with client, reporter:
@@ -108,12 +122,18 @@ def segment(
             for outcome in batch.run(client, sources, target, concurrency=concurrency):
                 if tally.count(outcome):
                     reporter.warn(model)
-                reporter.tell(outcome)
-            code = SOME_FAILED if tally.failed else 0
+                try:
+                    reporter.tell(outcome)
+                except report.UnwritableError as error:  # a full disk, say: the pictures are segmented all the same
+                    report.notice(str(error))
+                    unheard = True
+            code = SOME_FAILED if tally.failed or unheard else 0
         except ServerUnusableError as error:
             problem, code = str(error), UNREACHABLE if error.unreachable else REFUSED
         except KeyboardInterrupt:
             problem, code = "interrupted", INTERRUPTED
+        except BrokenPipeError:  # `| head -1`: what is done by now is kept, as after an interrupt
+            problem, code = "ended, for nobody reads the standard output any more", SOME_FAILED
         try:
             written = target.finish() or output
         except OSError as error:
@@ -132,16 +152,17 @@ def classes(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 3
     named = list(enumerate(result.class_names))
     if as_json:
         colors = voc.PALETTE.tolist()
-        typer.echo(json.dumps([{"id": i, "name": name, "color": colors[i]} for i, name in named]))
+        report.say(json.dumps([{"id": i, "name": name, "color": colors[i]} for i, name in named]))
     elif sys.stdout.isatty():
         table = Table("id", "colour", "class")
         for i, name in named:
             red, green, blue = voc.PALETTE[i].tolist()
-            table.add_row(str(i), Text("      ", style=f"on rgb({red},{green},{blue})" if i else ""), Text(name))
+            swatch = Text("      ", style=f"on rgb({red},{green},{blue})" if i else "")
+            table.add_row(str(i), swatch, Text(report.one_line(name)))
         Console(highlight=False).print(table)
     else:
         for i, name in named:
-            typer.echo(f"{i}\t{name}")
+            report.say(f"{i}\t{report.one_line(name)}")
     if result.untrained:
         report.warn_plainly(result.model_name)
 
@@ -149,25 +170,39 @@ def classes(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 3
 @app.command(epilog=_EXIT_CODES)
 def ping(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 5.0, as_json: Json = False) -> None:
     """Say whether the server takes requests for the model."""
-    started = time.monotonic()
+    started, milliseconds, ready, reason, end = time.monotonic(), 0.0, None, None, None
     with connect(url, model=model, timeout=timeout) as client:
-        ready = client.is_ready()
-        milliseconds = (time.monotonic() - started) * 1000
-        if as_json:
-            typer.echo(json.dumps({"url": url, "model": model, "ready": ready, "milliseconds": round(milliseconds, 1)}))
-        if not ready:
-            _probe(client)  # says why, or that it has become ready
-    if not as_json:
-        typer.echo(f"ready: {url} serves {model} ({milliseconds:.0f} ms)")
+        try:
+            ready = client.is_ready()
+            milliseconds = (time.monotonic() - started) * 1000
+            if not ready:
+                client.segment(_PROBE)  # says why, or that requests are answered all the same
+                ready, reason = None, _NOT_SAID
+        except SegmentationError as error:
+            reason, end = str(error), _end_after(error)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        state = {"ready": ready, "reason": reason, "milliseconds": round(milliseconds, 1)}
+        report.say(json.dumps({"url": url, "model": model, **state}))
+    elif end is None:
+        known = "ready" if ready else f"ready: unknown ({reason})"
+        report.say(f"{known}: {url} serves {model} ({milliseconds:.0f} ms)")
+    if end is not None:
+        raise end
 
 
 def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
     """Make the client of a command; what has no option of its own comes from the environment."""
     try:
+        SegmentationClient(url, model=model, timeout=timeout)  # by itself, to know what is to blame
+    except ValueError as error:
+        hint = "--timeout or DEEPLAB_TIMEOUT" if "timeout" in str(error) else "--url or DEEPLAB_URL"
+        raise typer.BadParameter(str(error), param_hint=hint) from error
+    try:
         return SegmentationClient.from_env(url=url, model=model, timeout=timeout)
     except ValueError as error:
-        hints = {"DEEPLAB_": "the environment", "timeout": "--timeout"}
-        hint = next((hint for word, hint in hints.items() if word in str(error)), "--url")
+        hint = next((name for word, name in _VARIABLES.items() if word in str(error)), "the environment")
         raise typer.BadParameter(str(error), param_hint=hint) from error
 
 
@@ -177,6 +212,10 @@ def run(arguments: Sequence[str]) -> int:
         app(args=list(arguments), prog_name="deeplab")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except OSError as error:  # every other one is an outcome: this is of the standard output
+        report.let_go(sys.stdout)
+        report.notice(str(error))
+        return SOME_FAILED
     return 0
 
 
@@ -185,14 +224,19 @@ def _probe(client: SegmentationClient) -> Segmentation:
     try:
         return client.segment(_PROBE)
     except SegmentationError as error:
-        report.notice(str(error))
-        try:
-            batch.give_up_on(error, answered=False)
-        except ServerUnusableError as unusable:
-            raise typer.Exit(UNREACHABLE if unusable.unreachable else REFUSED) from unusable
-        raise typer.Exit(SOME_FAILED) from error
+        raise _end_after(error) from error
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _end_after(error: SegmentationError) -> typer.Exit:
+    """Tell an error; return the end of a command that met it."""
+    report.notice(str(error))
+    try:
+        batch.give_up_on(error, answered=False)
+    except ServerUnusableError as unusable:
+        return typer.Exit(UNREACHABLE if unusable.unreachable else REFUSED)
+    return typer.Exit(SOME_FAILED)
 
 
 def _target(output: Path | None, kind: Format | None, *, force: bool, alpha: float, legend: bool) -> Output:
@@ -202,11 +246,12 @@ def _target(output: Path | None, kind: Format | None, *, force: bool, alpha: flo
         return Nothing()
     try:
         output.mkdir(parents=True, exist_ok=True)
+        annotated = (output / ANNOTATIONS).exists()
     except OSError as error:
         raise typer.BadParameter(str(error), param_hint="--output") from error
     if kind is not Format.COCO:
         return Pictures(output, kind=kind or Format.OVERLAY, force=force, alpha=alpha, legend=legend)
-    if not force and (output / ANNOTATIONS).exists():
+    if annotated and not force:
         message = f"{report.clean(output / ANNOTATIONS)} exists: --force overwrites it"
         raise typer.BadParameter(message, param_hint="--output")
     return Annotations(output)

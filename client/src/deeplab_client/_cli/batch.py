@@ -69,7 +69,11 @@ def run(
     """
     wanted: list[Source] = []
     for source in sources:
-        existing = output.existing(source)
+        try:
+            existing = output.existing(source)
+        except OSError as error:  # its name is too long, say: it could not be written either
+            yield Outcome(source.path, error=str(error))
+            continue
         if existing is None:
             wanted.append(source)
         else:

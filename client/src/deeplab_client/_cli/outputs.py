@@ -34,7 +34,11 @@ class Output(Protocol):
     """Where results go."""
 
     def existing(self, source: Source) -> Path | None:
-        """Return the output that a picture has already and that is to be kept."""
+        """Return the output that a picture has already and that is to be kept.
+
+        Raises:
+            OSError: There is no telling.
+        """
         ...
 
     def write(self, source: Source, result: Segmentation) -> Path | None:

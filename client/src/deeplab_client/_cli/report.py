@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 40  # of pictures that went well; those that failed are all shown
 _MOST_CLASSES = 3  # of one picture, in the table
+
+
+class UnwritableError(OSError):
+    """The standard output takes no more; what is written to it from now on is dropped."""
 
 
 @dataclass(slots=True)
@@ -166,7 +172,7 @@ class Lines:
             top = found["top_class"]
             share = "" if top is None else f"{found['fractions'][top]:.4f}"
             output = "" if outcome.output is None else clean(outcome.output)
-            _line(sys.stdout, "\t".join((clean(outcome.path), _size(found), top or "", share, output)))
+            say("\t".join((clean(outcome.path), _size(found), one_line(top or ""), share, output)))
 
     def warn(self, models: str) -> None:
         """Write to stderr at once."""
@@ -195,7 +201,7 @@ class JsonLines:
             "output": None if outcome.output is None else str(outcome.output),
             "error": outcome.error,
         }
-        _line(sys.stdout, json.dumps({**told, **(outcome.found or {})}))
+        say(json.dumps({**told, **(outcome.found or {})}))
 
     def warn(self, models: str) -> None:
         """Write to stderr, beside the `untrained` of each object."""
@@ -212,9 +218,42 @@ def clean(path: Path) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def one_line(text: str) -> str:
+    """Return what a server says on one line, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
+def say(text: str) -> None:
+    """Write one line of results to stdout.
+
+    Raises:
+        BrokenPipeError: Its reader has gone.
+        UnwritableError: It takes no more.
+    """
+    try:
+        _line(sys.stdout, text)
+    except BrokenPipeError:
+        let_go(sys.stdout)
+        raise
+    except OSError as error:
+        let_go(sys.stdout)
+        raise UnwritableError(f"cannot write to the standard output: {error.strerror}") from error
+
+
 def notice(text: str) -> None:
-    """Write one line about the command itself to stderr."""
-    _line(sys.stderr, f"deeplab: {text}")
+    """Write one line about the command itself to stderr, where that can be written to."""
+    try:
+        _line(sys.stderr, f"deeplab: {one_line(text)}")
+    except OSError:
+        let_go(sys.stderr)
+
+
+def let_go(stream: TextIO) -> None:
+    """Drop what a stream still holds and what is written to it later: Python would try again at its end, and fail."""
+    with contextlib.suppress(OSError):  # it may be no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def warn_plainly(models: str) -> None:
@@ -240,13 +279,13 @@ def _classes(found: Found) -> str:
     shares = [(name, share) for name, share in found["fractions"].items() if name != found["background"]]
     if not shares:
         return "background only"
-    shown = ", ".join(f"{name} {share:.1%}" for name, share in shares[:_MOST_CLASSES])
+    shown = ", ".join(f"{one_line(name)} {share:.1%}" for name, share in shares[:_MOST_CLASSES])
     more = len(shares) - _MOST_CLASSES
     return f"{shown}, {more} more" if more > 0 else shown
 
 
 def _end(outcome: Outcome) -> str:
     if outcome.error is not None:
-        return outcome.error
+        return one_line(outcome.error)
     output = "" if outcome.output is None else clean(outcome.output)
     return f"skipped: {output} exists" if outcome.skipped else output

@@ -36,28 +36,31 @@ def find(arguments: Iterable[str], *, recursive: bool) -> list[Source]:
     """Return the pictures that files, folders and patterns stand for, each once, in the order given.
 
     Raises:
-        ValueError: A folder holds no pictures, or a pattern matches none.
+        ValueError: A folder holds no pictures, a pattern matches none, or an argument is empty.
     """
-    found: dict[Path, Source] = {}
+    found: dict[str, Source] = {}
     for argument in arguments:
         for source in _expand(argument, recursive=recursive):
-            found.setdefault(source.path.resolve(), source)
+            found.setdefault(os.path.realpath(source.path), source)  # does not mind a loop of links
     return _told_apart(list(found.values()))
 
 
 def _expand(argument: str, *, recursive: bool) -> list[Source]:
+    if not argument:
+        raise ValueError("an empty argument names no picture; for the current folder say .")
     path = Path(argument)
-    if path.is_dir():
+    # Not the methods of Path: they raise for names that are too long and folders that are closed.
+    if os.path.isdir(path):  # noqa: PTH112
         files = _in_folder(path, recursive=recursive)
         if not files:
             kinds = ", ".join(SUFFIXES)
             deeper = "" if recursive else "; --recursive looks into its folders too"
             raise ValueError(f"{argument} holds no pictures ({kinds}){deeper}")
         return [Source(file, file.relative_to(path).with_suffix("")) for file in files]
-    if path.exists() or not glob.has_magic(argument):
+    if os.path.exists(path) or not glob.has_magic(argument):  # noqa: PTH110
         return [Source(path, Path(path.stem))]  # one that is missing fails by itself, later
     matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207 takes ** and ..
-    files = [match for match in matches if match.is_file() and not match.name.endswith(OWN_SUFFIXES)]
+    files = [match for match in matches if os.path.isfile(match) and not match.name.endswith(OWN_SUFFIXES)]  # noqa: PTH113
     if not files:
         raise ValueError(f"{argument} matches no file")
     return [Source(file, Path(file.stem)) for file in files]
