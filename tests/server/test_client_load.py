@@ -96,7 +96,7 @@ def test_2000_requests_leave_nothing_behind(toy_server: TritonProcess, scheme: S
     # What is lost at each request would be there 2,000 times; gRPC's own pool of threads breathes by a few.
     for held in ("descriptors", "sockets", "threads", "python threads"):
         assert after[held] <= before[held] + 8, (held, before, after)
-    # A mask of 1.6 kB and its picture of 4.8 kB kept from each request would be 13 MB; the arenas of an allocator breathe.
+    # A mask of 1.6 kB and its picture of 4.8 kB kept from each request would be 13 MB; arenas breathe.
     assert after["megabytes"] < before["megabytes"] + 6, (before, after)
 
 

@@ -47,7 +47,7 @@ def test_the_wheel_holds_every_module_and_the_mark_of_types(wheel: zipfile.ZipFi
 def test_the_wheel_needs_no_torch_and_names_its_extras(metadata: Message) -> None:
     needed = metadata.get_all("Requires-Dist", [])
     plain = {re.split(r"[\[<>=]", requirement)[0] for requirement in needed if "extra ==" not in requirement}
-    assert plain == {"numpy", "pillow", "tritonclient"}
+    assert plain == {"aiohttp", "numpy", "pillow", "tritonclient"}
     assert metadata.get_all("Provides-Extra") == ["cli", "polygons", "supervision"]
     assert not [requirement for requirement in needed if "torch" in requirement]
 
