@@ -14,6 +14,7 @@ from deeplab_client._faults import Circumstances, from_connection
 from deeplab_client._image import encode
 from deeplab_client._many import check_concurrency
 from deeplab_client._transport import open_async_transport
+from deeplab_client._workers import Passed, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
@@ -230,7 +231,7 @@ class AsyncSegmentationClient:
         await self.close()
 
     def __repr__(self) -> str:
-        return self._calls.describe("SegmentationClient")
+        return self._calls.describe("AsyncSegmentationClient")
 
     async def _segment(self, image: ImageLike, model: str | None, deadline: Deadline) -> Segmentation:
         self._calls.check_open()
@@ -249,25 +250,32 @@ class AsyncSegmentationClient:
                 await asyncio.sleep(pause)
             else:
                 call.answered()
-                return await asyncio.to_thread(call.result, reply) if _is_large(reply) else call.result(reply)
+                return await self._result(call, reply, deadline)
 
     async def _encode(self, image: ImageLike, call: Call, deadline: Deadline) -> bytes:
         if isinstance(image, bytes):
             return encode(image)
         try:
-            seconds = deadline.remaining()
-            return await asyncio.wait_for(asyncio.to_thread(encode, image), seconds)
-        except (TimeoutError, asyncio.TimeoutError) as error:
-            if deadline.leaves(0):  # the image's own
-                raise
-            where = Circumstances(str(self._calls.endpoint), call.model, deadline.seconds)
-            raise from_connection(TimeoutError(), where) from error
+            return await in_thread(lambda: encode(image), deadline=deadline)
+        except Passed:
+            raise self._too_late(call, deadline) from None
+
+    async def _result(self, call: Call, reply: Reply, deadline: Deadline) -> Segmentation:
+        if not _is_large(reply):
+            return call.result(reply)
+        try:
+            return await in_thread(lambda: call.result(reply), deadline=deadline)
+        except Passed:
+            raise self._too_late(call, deadline) from None
 
     async def _learn_weights(self, call: Call, transport: AsyncTransport, deadline: Deadline) -> None:
         try:
             call.learn_weights(await transport.model_parameters(call.model, deadline=deadline))
         except NO_WEIGHTS_TOLD as refusal:
             call.no_weights(refusal)
+
+    def _too_late(self, call: Call, deadline: Deadline) -> SegmentationError:
+        return from_connection(TimeoutError(), Circumstances(str(self._calls.endpoint), call.model, deadline.seconds))
 
     def _open(self) -> AsyncTransport:
         self._calls.check_open()

@@ -12,12 +12,14 @@ from tritonclient.grpc import service_pb2_grpc
 from deeplab_client import _grpc_messages
 from deeplab_client._deadline import AbortableDeadline
 from deeplab_client._errors import ClientClosedError
-from deeplab_client._faults import Circumstances, from_connection
+from deeplab_client._faults import from_connection
 from deeplab_client._grpc_messages import messages
+from deeplab_client._prepare import prepare
 
 if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
+    from deeplab_client._faults import Circumstances
     from deeplab_client._options import Options
     from deeplab_client._transport import Reply, Request
 
@@ -40,7 +42,7 @@ class GrpcTransport:
 
     def infer(self, request: Request, *, deadline: Deadline) -> Reply:
         """Run the model on one image."""
-        where, headers = self._prepare(request.model, deadline, request.request_id)
+        where, headers = prepare(self._endpoint, self._options, request.model, deadline, request.request_id)
         compression = _grpc_messages.compression_of(request, self._options)
         message = _grpc_messages.infer_message(request)
         response = self._call("ModelInfer", message, headers, where, deadline, compression=compression)
@@ -48,13 +50,13 @@ class GrpcTransport:
 
     def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
         """Return the string parameters in the model's config."""
-        where, headers = self._prepare(model, deadline)
+        where, headers = prepare(self._endpoint, self._options, model, deadline)
         response = self._call("ModelConfig", messages.ModelConfigRequest(name=model), headers, where, deadline)
         return _grpc_messages.read_parameters(response)
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""
-        where, headers = self._prepare(model, deadline)
+        where, headers = prepare(self._endpoint, self._options, model, deadline)
         asked = (
             ("ServerReady", messages.ServerReadyRequest()),
             ("ModelReady", messages.ModelReadyRequest(name=model)),
@@ -67,13 +69,6 @@ class GrpcTransport:
         connected = self._channels.pop(os.getpid(), None)
         if connected is not None:
             connected.channel.close()
-
-    def _prepare(
-        self, model: str, deadline: Deadline, request_id: str | None = None
-    ) -> tuple[Circumstances, dict[str, str]]:
-        headers = self._options.call_headers()
-        secrets = tuple(headers.values())
-        return Circumstances(str(self._endpoint), model, deadline.seconds, request_id, secrets), headers
 
     def _stub(self, where: Circumstances) -> Any:  # noqa: ANN401 generated code without types
         connected = self._channels.get(os.getpid())

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from deeplab_client import _v2
 from deeplab_client._connection import Connection
 from deeplab_client._deadline import AbortableDeadline
-from deeplab_client._faults import Circumstances, from_connection
+from deeplab_client._faults import from_connection
+from deeplab_client._prepare import prepare
 from deeplab_client._tls import context_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
+    from deeplab_client._faults import Circumstances
     from deeplab_client._options import Options
     from deeplab_client._transport import Reply, Request
 
@@ -74,8 +76,7 @@ class HttpTransport:
     def _prepare(
         self, model: str, deadline: Deadline, request_id: str | None = None
     ) -> tuple[Circumstances, dict[str, str]]:
-        headers = self._options.call_headers()
-        where = Circumstances(str(self._endpoint), model, deadline.seconds, request_id, tuple(headers.values()))
+        where, headers = prepare(self._endpoint, self._options, model, deadline, request_id)
         return where, headers | _v2.common_headers(self._options)
 
     def _exchange(
