@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -286,6 +289,50 @@ def test_concurrency_is_checked_before_anything_is_read(wrong: Any) -> None:  # 
             client.segment_many(images(1), concurrency=wrong)
         with pytest.raises(ValueError, match="seconds"):
             client.segment_many(images(1), timeout=0)
+
+
+class Stuck:
+    """A file object that is read for ever, or until the test ends."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+
+    def read(self) -> bytes:
+        self.release.wait(60)
+        return b"late"
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["to the end", "left early"])
+def test_images_that_cannot_be_read_hold_up_nothing(*, early: bool) -> None:
+    gate, stuck = Gate(), Stuck()
+    gate.let_all()
+    start = time.monotonic()
+    with contextlib.closing(
+        SegmentationClient("host", transport=Fake(gate)).segment_many(
+            [b"1", stuck, stuck, stuck, b"55555"], concurrency=2, timeout=30 if early else 0.3
+        )
+    ) as stream:
+        told = [Stream.told(result) for result in ([next(stream)] if early else stream)]
+    assert time.monotonic() - start < 15
+    stuck.release.set()
+    assert told == ([1] if early else [1, *["the image was not read within 0.3 s"] * 3, 5])
+
+
+def test_an_interpreter_ends_whose_image_cannot_be_read() -> None:
+    code = """
+        import threading
+        from deeplab_client import SegmentationClient
+        from deeplab_client.testing import FakeTransport
+
+        class Stuck:
+            def read(self):
+                threading.Event().wait()
+
+        print(next(SegmentationClient("host", transport=FakeTransport()).segment_many([Stuck()], timeout=0.1)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert run.stdout == "the image was not read within 0.1 s\n", run.stderr
 
 
 @pytest.fixture(params=[GrpcServer, HttpServer], ids=["grpc", "http"])

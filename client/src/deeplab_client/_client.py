@@ -229,6 +229,7 @@ class SegmentationClient:
         self._calls.check_open()
         call = Call(self._calls, model, deadline)
         request = call.request(encode(image))
+        deadline.image_read()
         while True:
             transport = self._open()
             try:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import threading
+import functools
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from deeplab_client._deadline import AbortableDeadline
-from deeplab_client._errors import ClientClosedError, SegmentationError
+from deeplab_client._crew import Crew
+from deeplab_client._errors import SegmentationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
-    from concurrent.futures import Future
+
+    from deeplab_client._crew import Job
+    from deeplab_client._deadline import AbortableDeadline
 
 _I = TypeVar("_I")
 _R = TypeVar("_R")
@@ -51,33 +51,21 @@ def in_order(
     Raises:
         ClientClosedError: The client was closed.
     """
-    aborts = _Aborts()
-
-    def call(image: _I) -> _R | SegmentationError:
-        with aborts.deadline(seconds) as deadline:
-            try:
-                return segment(image, deadline)
-            except ClientClosedError:
-                raise
-            except SegmentationError as error:
-                return error
-
     source = _Source(images)
-    pending: deque[Future[_R | SegmentationError]] = deque()
-    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="deeplab-client")
+    pending: deque[Job[_R]] = deque()
+    crew: Crew[_R] = Crew(concurrency)
     try:
         while True:
             while len(pending) < AHEAD * concurrency and not source.exhausted:
-                pending.extend(pool.submit(contextvars.copy_context().run, call, image) for image in source.take())
-                if pending and pending[0].done():  # a source that gives slowly must not hold back what is there
+                pending.extend(crew.submit(functools.partial(segment, image), seconds) for image in source.take())
+                if pending and pending[0].is_done():  # a source that gives slowly must not hold back what is there
                     break
             if not pending:
                 break
-            yield pending.popleft().result()
+            yield crew.result_of(pending.popleft())
         source.raise_failure()
     finally:
-        aborts.abort()
-        pool.shutdown(wait=True, cancel_futures=True)
+        crew.end()
 
 
 class _Source(Generic[_I]):
@@ -102,36 +90,6 @@ class _Source(Generic[_I]):
     def raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-class _Aborts:
-    """The deadlines of the calls under way, to be brought forward together."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._deadlines: set[AbortableDeadline] = set()
-        self._aborted = False
-
-    @contextlib.contextmanager
-    def deadline(self, seconds: float) -> Generator[AbortableDeadline]:
-        deadline = AbortableDeadline(seconds)
-        with self._lock:
-            self._deadlines.add(deadline)
-            aborted = self._aborted
-        if aborted:
-            deadline.abort()
-        try:
-            yield deadline
-        finally:
-            with self._lock:
-                self._deadlines.discard(deadline)
-
-    def abort(self) -> None:
-        with self._lock:
-            self._aborted = True
-            deadlines = list(self._deadlines)
-        for deadline in deadlines:
-            deadline.abort()
 
 
 def raising(results: Generator[_R | SegmentationError]) -> Generator[_R]:
