@@ -12,13 +12,14 @@ from tritonclient.grpc import service_pb2_grpc
 from deeplab_client import _grpc_messages
 from deeplab_client._deadline import AbortableDeadline
 from deeplab_client._errors import ClientClosedError
-from deeplab_client._faults import from_connection
+from deeplab_client._faults import caused, from_connection
 from deeplab_client._grpc_messages import messages
 from deeplab_client._prepare import prepare
 
 if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
+    from deeplab_client._errors import SegmentationError
     from deeplab_client._faults import Circumstances
     from deeplab_client._options import Options
     from deeplab_client._transport import Reply, Request
@@ -78,6 +79,9 @@ class GrpcTransport:
             connected = self._channels.setdefault(os.getpid(), fresh)
             if connected is not fresh:
                 fresh.channel.close()
+        if self._closed:  # perhaps while this channel was made
+            self.close()
+            raise _closed(where)
         return connected.stub
 
     def _connect(self, where: Circumstances) -> _Connected:
@@ -109,12 +113,20 @@ class GrpcTransport:
             with deadline.interrupting(future.cancel):
                 return future.result()
         except TimeoutError as error:
-            raise from_connection(error, where) from error
+            failure = caused(from_connection(error, where), error, where)
         except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
-            if self._closed:  # CANCELLED, or grpc's ValueError about a closed channel
-                raise ClientClosedError("the client was closed during the call", model=where.model) from error
-            if isinstance(error, grpc.FutureCancelledError):  # aborted
-                raise from_connection(TimeoutError(), where) from error
-            if isinstance(error, ValueError):
+            if isinstance(error, ValueError) and not self._closed:
                 raise
-            raise _grpc_messages.error_of(error, where) from error
+            failure = caused(self._error_of(error, where), error, where)
+        raise failure
+
+    def _error_of(self, error: Exception, where: Circumstances) -> SegmentationError:
+        if self._closed:  # CANCELLED, or grpc's ValueError about a closed channel
+            return _closed(where)
+        if isinstance(error, grpc.FutureCancelledError):  # aborted
+            return from_connection(TimeoutError(), where)
+        return _grpc_messages.error_of(error, where)
+
+
+def _closed(where: Circumstances) -> ClientClosedError:
+    return ClientClosedError("the client was closed during the call", model=where.model)

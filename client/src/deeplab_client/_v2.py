@@ -151,7 +151,9 @@ def _check(answer: Answer, where: Circumstances) -> None:
             body = _plain(answer)
         except (ValueError, zlib.error):
             body = b""
-        raise from_http(answer.status, body, where, retry_after=answer.header("Retry-After"))
+        raise from_http(
+            answer.status, body, where, retry_after=answer.header("Retry-After"), location=answer.header("Location")
+        )
 
 
 def _plain(answer: Answer) -> bytes:
