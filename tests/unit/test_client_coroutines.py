@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from script_servers import HttpServer, Script, url
 
-from deeplab_client import AsyncSegmentationClient, DeadlineExceededError
+from deeplab_client import (
+    AsyncSegmentationClient,
+    DeadlineExceededError,
+    RetryAttempt,
+    RetryPolicy,
+    SegmentationClient,
+    ServerUnavailableError,
+    _v2,
+)
 from deeplab_client._deadline import Deadline
 from deeplab_client._endpoint import parse_url
 from deeplab_client._loop import prepare
 from deeplab_client._options import Options
-from deeplab_client.testing import AsyncFakeTransport
+from deeplab_client.testing import AsyncFakeTransport, FakeTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,3 +115,71 @@ def test_images_that_cannot_be_read_take_nothing_from_the_application(stuck: Stu
     assert asyncio.run(use()) == b"free"
     assert stuck.reads
     assert time.monotonic() - start < 20
+
+
+def test_pixels_are_packed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[threading.Thread] = []
+    pack = _v2.infer_request
+
+    def noting(*arguments: Any) -> Any:  # noqa: ANN401 those of the function
+        packed.append(threading.current_thread())
+        return pack(*arguments)
+
+    monkeypatch.setattr(_v2, "infer_request", noting)
+    server = HttpServer(Script())
+
+    async def use() -> None:
+        async with AsyncSegmentationClient(url(server), compression="gzip") as client:
+            await client.segment(IMAGE)
+            await client.segment(b"\x05 encoded")
+
+    asyncio.run(use())
+    server.stop()
+    assert packed[0] is not threading.current_thread()
+    assert packed[1] is threading.current_thread()
+
+
+def test_a_hook_may_be_awaited() -> None:
+    attempts: list[int] = []
+
+    async def hook(attempt: RetryAttempt) -> None:
+        await asyncio.sleep(0)
+        attempts.append(attempt.number)
+
+    async def never(attempt: RetryAttempt) -> None:
+        await asyncio.Event().wait()
+        attempts.append(attempt.number)
+
+    async def use() -> None:
+        policy = RetryPolicy(retries=1, first_delay=0)
+        fakes = [AsyncFakeTransport(IMAGE, answers=[ServerUnavailableError("gone")]) for _ in range(2)]
+        assert (await client_of(fakes[0], on_retry=hook, retries=policy).segment(b"1")).mask.shape == (2, 2)
+        with pytest.raises(DeadlineExceededError):
+            await client_of(fakes[1], on_retry=never, retries=policy).segment(b"1", timeout=0.3)
+
+    asyncio.run(use())
+    assert attempts == [1]
+
+
+def test_what_is_for_the_other_client_is_refused() -> None:
+    async def hook(attempt: RetryAttempt) -> None:
+        """Be told nothing."""
+
+    async def token() -> str:
+        return "token"
+
+    wrong: Any
+    for name, wrong in (("on_retry", hook), ("token", token)):
+        with pytest.raises(TypeError, match=f"{name} is a coroutine function, which AsyncSegmentationClient"):
+            SegmentationClient("host", **{name: wrong})
+    wrong = AsyncFakeTransport()
+    with pytest.raises(TypeError, match="plain methods, as FakeTransport has; found AsyncFakeTransport"):
+        SegmentationClient("host", transport=wrong)
+    wrong = FakeTransport()
+    with pytest.raises(TypeError, match="coroutine methods, as AsyncFakeTransport has; found FakeTransport"):
+        AsyncSegmentationClient("host", transport=wrong)
+
+
+def test_each_client_calls_itself_by_its_name() -> None:
+    assert repr(AsyncSegmentationClient("host")).startswith("<AsyncSegmentationClient grpc://host:8001")
+    assert repr(SegmentationClient("host")).startswith("<SegmentationClient grpc://host:8001")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from drivers import AsyncDriver, Kind
+from PIL import Image
 from script_servers import GrpcServer, HttpServer, Script, Server, url
 
 from deeplab_client import (
@@ -280,6 +283,35 @@ def test_a_client_that_is_closed_ends_the_stream() -> None:
         list(stream)
     with pytest.raises(ClientClosedError):
         client.segment_many([])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "cow.jpg",
+        b"bytes",
+        bytearray(b"bytes"),
+        memoryview(b"bytes"),
+        Path("cow.jpg"),
+        io.BytesIO(b"bytes"),
+        Image.new("RGB", (2, 2)),
+        np.zeros((2, 2), np.uint8),
+        np.zeros((2, 2, 3), np.uint8),
+        5,
+        None,
+    ],
+)
+def test_one_image_is_not_taken_for_many(image: Any) -> None:  # noqa: ANN401
+    for client in (SegmentationClient("host"), AsyncSegmentationClient("host")):
+        with pytest.raises(TypeError, match=rf"iterable of images; found .*{type(image).__name__}") as caught:
+            client.segment_many(image)
+        assert type(image) in {int, type(None)} or "wrap it in a list" in str(caught.value)
+
+
+def test_a_batch_is_many_images(kind: Kind) -> None:
+    gate = Gate()
+    gate.let_all()
+    assert len(Stream(kind, gate, np.zeros((3, 2, 2, 3), np.uint8)).join()) == 3
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, 1.5])

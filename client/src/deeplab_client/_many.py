@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections import deque
+from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from deeplab_client._crew import Crew
 from deeplab_client._errors import SegmentationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator
 
     from deeplab_client._crew import Job
     from deeplab_client._deadline import AbortableDeadline
@@ -21,6 +23,7 @@ _R = TypeVar("_R")
 
 # Images read, segmented or waiting to be taken, per request under way: room for those that overtake a slow one.
 AHEAD = 2
+_IMAGE_DIMENSIONS = (2, 3)  # height, width and perhaps channels; four are a batch, which gives images
 
 
 def check_concurrency(concurrency: int) -> int:
@@ -37,6 +40,26 @@ def check_concurrency(concurrency: int) -> int:
     return concurrency
 
 
+def check_images(images: object) -> None:
+    """Refuse one image where many are expected: most forms of one are iterable too, by character, byte or row.
+
+    Raises:
+        TypeError: It is one, or nothing to iterate over.
+    """
+    is_encoded = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(images, "read")
+    is_array = hasattr(images, "__array__") or hasattr(images, "__dlpack__")
+    is_pixels = hasattr(images, "getpixel") or (is_array and getattr(images, "ndim", None) in _IMAGE_DIMENSIONS)
+    if is_encoded or is_pixels:
+        raise TypeError(f"segment_many takes an iterable of images; found one, {_kind(images)}: wrap it in a list")
+    if not isinstance(images, (Iterable, AsyncIterable)) and not hasattr(images, "__getitem__"):
+        raise TypeError(f"segment_many takes an iterable of images; found {_kind(images)}")
+
+
+def _kind(images: object) -> str:
+    shape = getattr(images, "shape", None)
+    return type(images).__qualname__ + ("" if shape is None else f" of shape {tuple(shape)}")
+
+
 def in_order(
     segment: Callable[[_I, AbortableDeadline], _R], images: Iterable[_I], *, concurrency: int, seconds: float
 ) -> Generator[_R | SegmentationError]:
@@ -44,7 +67,8 @@ def in_order(
 
     Args:
         segment: Called in threads of the generator's own.
-        images: Read when there is room; what it raises comes after the results of what it had given before.
+        images: Read by the iterating thread, when there is room; what it raises comes after the results of what it had
+            given before.
         concurrency: Calls at a time.
         seconds: The timeout of each.
 
