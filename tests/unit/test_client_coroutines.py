@@ -183,3 +183,20 @@ def test_what_is_for_the_other_client_is_refused() -> None:
 def test_each_client_calls_itself_by_its_name() -> None:
     assert repr(AsyncSegmentationClient("host")).startswith("<AsyncSegmentationClient grpc://host:8001")
     assert repr(SegmentationClient("host")).startswith("<SegmentationClient grpc://host:8001")
+
+
+def test_what_a_thread_does_is_never_spelled_out() -> None:
+    """A picture's representation holds the event loop as long as to compress it would; a token's tells it."""
+
+    class Token:
+        def __call__(self) -> str:
+            return "token"
+
+        def __repr__(self) -> str:
+            raise AssertionError("spelled out")
+
+    async def use() -> None:
+        _, headers = await prepare(parse_url("host"), Options(token=Token()), "model", Deadline(20))
+        assert headers["authorization"] == "Bearer token"
+
+    asyncio.run(use())

@@ -60,7 +60,7 @@ class Passed(Exception):  # noqa: N818 not an error of its own: callers turn it 
     """The deadline has passed; no TimeoutError, which what was waited for may raise itself."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)  # a picture's repr takes as long as its work
 class _Job:
     work: Callable[[], Any]
     context: contextvars.Context
@@ -115,7 +115,7 @@ class _Crew:
 
     def _forget(self, job: _Job) -> None:
         self._running.discard(job)
-        with contextlib.suppress(ValueError):  # it has begun
+        if job in self._waiting:
             self._waiting.remove(job)
         self._start()
 
