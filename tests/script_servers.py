@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 messages: Any = service_pb2  # protobuf makes its classes at run time
 
@@ -37,6 +40,7 @@ class Script:
     held_from: int = 0  # the first byte of an image from which on that is so
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])  # of every call, names in lower case
     failing: int = 1_000_000  # times that a failure still happens
+    fixed: list[tuple[str, str, list[int], bytes]] | None = None  # tensors in place of those that were asked for
     wait: str | None = None  # what a failure says about when to try again
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -53,6 +57,8 @@ class Script:
         self.requests.append({"id": request_id, "image": image, "outputs": names})
         if self.hold and image[0] >= self.held_from:
             self.hold.wait(30)
+        if self.fixed is not None:
+            return self.fixed
         mask = np.zeros((self.height, image[0]), np.uint8)
         mask[0] = 1
         counts = np.array([mask.size - mask[0].size, mask[0].size], "<i8")
@@ -233,3 +239,45 @@ Server = GrpcServer | HttpServer
 def url(server: Server) -> str:
     """Return where a client finds it."""
     return f"{server.scheme}://127.0.0.1:{server.port}"
+
+
+class RawServer:
+    """Speaks HTTP as the test says: to the questions before an inference an empty config, then these bytes."""
+
+    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+        self.connections = 0
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # stopped
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError), connection.makefile("rb") as lines:
+            while head := lines.readline():
+                fields: dict[bytes, bytes] = {}
+                while (line := lines.readline()) != b"\r\n":
+                    name, _, value = line.partition(b":")
+                    fields[name.lower()] = value.strip()
+                body = lines.read(int(fields.get(b"content-length", 0)))
+                if head.startswith(b"GET"):
+                    connection.sendall(http_answer(b"{}"))
+                else:
+                    connection.sendall(self._answer(body))
+
+
+def http_answer(body: bytes, *headers: str, status: int = 200, length: int | None = None) -> bytes:
+    """Return an HTTP answer, as long as it is or as it says."""
+    length = len(body) if length is None else length
+    head = "\r\n".join([f"HTTP/1.1 {status} Said", f"Content-Length: {length}", *headers, "", ""])
+    return head.encode() + body

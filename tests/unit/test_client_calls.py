@@ -6,6 +6,7 @@ import logging
 import pickle
 import subprocess
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from drivers import Kind, connected
 import deeplab_client
 from deeplab_client import (
     AccessDeniedError,
+    AsyncSegmentationClient,
     ClientClosedError,
     DeadlineExceededError,
     InvalidImageError,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 IMAGE = np.zeros((2, 3, 3), np.uint8)
+PASSWORD = "hunter/22"  # noqa: S105 a made up one
 
 
 def outputs() -> dict[str, Any]:
@@ -286,13 +289,15 @@ def test_accepted_urls(url: str, address: str) -> None:
         ("dns://8.8.8.8/host:8001", "scheme 'dns'"),
         ("http://host:8000/v2", "host and a port only"),
         ("host/models", "host and a port only"),
-        ("http://user@host", "host and a port only"),
         ("http://host?x=1", "host and a port only"),
         ("", "no host"),
         ("http://:8000", "no host"),
         ("host:port", "no server URL"),
         ("host:70000", "no server URL"),
         ("host:0", "0 is no port"),
+        ("http://a..b", "no host has such a name"),
+        (f"grpc://{'a' * 64}.example", "no host has such a name"),
+        ("grpc://" + "ab." * 85, "no host has such a name"),
         ("::1", "no server URL"),
         ("my host:8001", "blanks"),
         ("host:8001\n", "blanks"),
@@ -303,6 +308,16 @@ def test_other_urls_are_refused_with_the_accepted_forms(url: str, words: str) ->
         SegmentationClient(url)
     assert repr(url) in str(caught.value)
     assert "grpc://host:port" in str(caught.value)
+    with pytest.raises(ValueError, match=words):
+        AsyncSegmentationClient(url)
+
+
+@pytest.mark.parametrize("form", ["grpc://{}@host", "http://{}@host:1", "{}@host", "dns:///{}@host", "grpc://{}@ho st"])
+def test_a_password_in_a_url_is_refused_untold(form: str) -> None:
+    with pytest.raises(ValueError, match="host and a port only") as caught:
+        SegmentationClient(form.format(f"user:{PASSWORD}"))
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+    assert "***@ho" in str(caught.value)
 
 
 def test_a_url_that_is_no_string_is_a_type_error() -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import subprocess
+import sys
+import textwrap
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from drivers import AsyncDriver, Kind
+from PIL import Image
 from script_servers import GrpcServer, HttpServer, Script, Server, url
 
 from deeplab_client import (
@@ -279,6 +285,35 @@ def test_a_client_that_is_closed_ends_the_stream() -> None:
         client.segment_many([])
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        "cow.jpg",
+        b"bytes",
+        bytearray(b"bytes"),
+        memoryview(b"bytes"),
+        Path("cow.jpg"),
+        io.BytesIO(b"bytes"),
+        Image.new("RGB", (2, 2)),
+        np.zeros((2, 2), np.uint8),
+        np.zeros((2, 2, 3), np.uint8),
+        5,
+        None,
+    ],
+)
+def test_one_image_is_not_taken_for_many(image: Any) -> None:  # noqa: ANN401
+    for client in (SegmentationClient("host"), AsyncSegmentationClient("host")):
+        with pytest.raises(TypeError, match=rf"iterable of images; found .*{type(image).__name__}") as caught:
+            client.segment_many(image)
+        assert type(image) in {int, type(None)} or "wrap it in a list" in str(caught.value)
+
+
+def test_a_batch_is_many_images(kind: Kind) -> None:
+    gate = Gate()
+    gate.let_all()
+    assert len(Stream(kind, gate, np.zeros((3, 2, 2, 3), np.uint8)).join()) == 3
+
+
 @pytest.mark.parametrize("wrong", [0, -1, True, 1.5])
 def test_concurrency_is_checked_before_anything_is_read(wrong: Any) -> None:  # noqa: ANN401
     for client in (SegmentationClient("host"), AsyncSegmentationClient("host")):
@@ -286,6 +321,50 @@ def test_concurrency_is_checked_before_anything_is_read(wrong: Any) -> None:  # 
             client.segment_many(images(1), concurrency=wrong)
         with pytest.raises(ValueError, match="seconds"):
             client.segment_many(images(1), timeout=0)
+
+
+class Stuck:
+    """A file object that is read for ever, or until the test ends."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+
+    def read(self) -> bytes:
+        self.release.wait(60)
+        return b"late"
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["to the end", "left early"])
+def test_images_that_cannot_be_read_hold_up_nothing(*, early: bool) -> None:
+    gate, stuck = Gate(), Stuck()
+    gate.let_all()
+    start = time.monotonic()
+    with contextlib.closing(
+        SegmentationClient("host", transport=Fake(gate)).segment_many(
+            [b"1", stuck, stuck, stuck, b"55555"], concurrency=2, timeout=30 if early else 0.3
+        )
+    ) as stream:
+        told = [Stream.told(result) for result in ([next(stream)] if early else stream)]
+    assert time.monotonic() - start < 15
+    stuck.release.set()
+    assert told == ([1] if early else [1, *["the image was not read within 0.3 s"] * 3, 5])
+
+
+def test_an_interpreter_ends_whose_image_cannot_be_read() -> None:
+    code = """
+        import threading
+        from deeplab_client import SegmentationClient
+        from deeplab_client.testing import FakeTransport
+
+        class Stuck:
+            def read(self):
+                threading.Event().wait()
+
+        print(next(SegmentationClient("host", transport=FakeTransport()).segment_many([Stuck()], timeout=0.1)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert run.stdout == "the image was not read within 0.1 s\n", run.stderr
 
 
 @pytest.fixture(params=[GrpcServer, HttpServer], ids=["grpc", "http"])

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 SECRET = "s3cr3t-bearer-value"  # noqa: S105 a made up one
+PIN = "p1nk"
 KEY = "k3y-of-the-restricted-api"
 IMAGE = np.full((7, 11, 3), 5, np.uint8)
 
@@ -152,7 +153,7 @@ def test_contradictions_are_refused() -> None:
 
 
 def test_no_secret_is_ever_told(server: Server, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
-    options: dict[str, Any] = {"headers": {"x-key": KEY}, "token": SECRET, "retries": 1}
+    options: dict[str, Any] = {"headers": {"x-key": KEY, "x-pin": PIN}, "token": SECRET, "retries": 1}
     told: list[str] = []
     with caplog.at_level(logging.DEBUG), connected(kind, url(server), **options) as client:
         told.append(repr(client.client if isinstance(client, AsyncDriver) else client))
@@ -164,12 +165,13 @@ def test_no_secret_is_ever_told(server: Server, kind: Kind, caplog: pytest.LogCa
             (grpc.StatusCode.INTERNAL, 500),
         ):
             # A server may repeat what it was sent.
-            message = f"you sent x-key={KEY} and Authorization: Bearer {SECRET}"
+            message = f"you sent x-key={KEY}, {PIN} and Authorization: Bearer {SECRET}"
             server.script.failures["infer"] = (code if isinstance(server, GrpcServer) else status, message)
             with pytest.raises(SegmentationError) as caught:
                 client.segment(b"\x05")
             error = caught.value
-            told += [str(error), repr(error), repr(vars(error))]
+            told += [str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)]
+            told += [repr(error.__cause__), repr(error.__context__)]
     with connected(
         kind, "grpc://127.0.0.1:1" if server.scheme == "grpc" else "http://127.0.0.1:1", **options
     ) as absent:
@@ -181,6 +183,7 @@ def test_no_secret_is_ever_told(server: Server, kind: Kind, caplog: pytest.LogCa
     for text in told:
         assert SECRET not in text
         assert KEY not in text
+        assert PIN not in text
 
 
 def test_refused_credentials_are_their_own_error(server: Server, kind: Kind) -> None:

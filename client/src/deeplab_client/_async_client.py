@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from deeplab_client import _environment, _many_async
@@ -12,8 +13,9 @@ from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, 
 from deeplab_client._errors import ClientClosedError, SegmentationError
 from deeplab_client._faults import Circumstances, from_connection
 from deeplab_client._image import encode
-from deeplab_client._many import check_concurrency
-from deeplab_client._transport import open_async_transport
+from deeplab_client._many import check_concurrency, check_images
+from deeplab_client._transport import check_transport, open_async_transport
+from deeplab_client._workers import Passed, in_thread, in_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
     from deeplab_client._image import ImageLike
     from deeplab_client._options import TLS, AsyncToken, Compression
-    from deeplab_client._retry import RetryHook, RetryPolicy
+    from deeplab_client._retry import RetryAttempt, RetryHook, RetryPolicy
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._transport import AsyncTransport, Reply
 
@@ -49,12 +51,12 @@ class AsyncSegmentationClient:
         timeout: Seconds that a whole call may take, connecting and retries included.
         retries: How often a request is sent again that found no server, or one with too much to do; or a policy with
             the pauses too.
-        on_retry: Called before each pause, within the event loop.
+        on_retry: Called before each pause, within the event loop, and awaited where it has to be.
         mask_format: How masks travel: `raw`, `png`, or what is faster for the URL. The result is the same.
         tls: Trusted certificates and the client's own, for `grpcs://` and `https://`.
         headers: Sent with every request, as metadata over gRPC.
-        token: Sent as bearer token; a function is called for one before every request, and
-            awaited where it has to be.
+        token: Sent as bearer token; a function is called for one before every request: in the event loop and awaited
+            where it is a coroutine function, in a thread where it is not.
         compression: `gzip` or `deflate`, of masks and of images that are not encoded; over gRPC the server alone
             decides on masks.
         transport: Asked in place of the server at `url`: the entry for a fake in tests.
@@ -75,6 +77,7 @@ class AsyncSegmentationClient:
         compression: Compression | None = None,
         transport: AsyncTransport | None = None,
     ) -> None:
+        check_transport(transport, asynchronous=True)
         self._calls = Calls(
             url,
             model=model,
@@ -165,9 +168,11 @@ class AsyncSegmentationClient:
 
         Raises:
             ClientClosedError: The client is closed, or becomes so.
+            TypeError: `images` is one image, or nothing to iterate over.
             ValueError: `timeout` or `concurrency` is out of range.
         """
         self._calls.check_open()
+        check_images(images)
         seconds = self._calls.seconds(timeout)
         results = _many_async.in_order(
             lambda image: self._segment(image, model, self._calls.deadline(seconds)),
@@ -230,7 +235,7 @@ class AsyncSegmentationClient:
         await self.close()
 
     def __repr__(self) -> str:
-        return self._calls.describe("SegmentationClient")
+        return self._calls.describe("AsyncSegmentationClient")
 
     async def _segment(self, image: ImageLike, model: str | None, deadline: Deadline) -> Segmentation:
         self._calls.check_open()
@@ -243,31 +248,49 @@ class AsyncSegmentationClient:
                     await self._learn_weights(call, transport, deadline)
                 reply = await transport.infer(request, deadline=deadline)
             except SegmentationError as error:
-                pause = call.pause_after(error)
-                if pause is None:
+                attempt = call.attempt_after(error)
+                if attempt is None:
                     raise
-                await asyncio.sleep(pause)
+                await self._tell(attempt, call, deadline)
+                await asyncio.sleep(attempt.delay)
             else:
                 call.answered()
-                return await asyncio.to_thread(call.result, reply) if _is_large(reply) else call.result(reply)
+                return await self._result(call, reply, deadline)
 
     async def _encode(self, image: ImageLike, call: Call, deadline: Deadline) -> bytes:
         if isinstance(image, bytes):
             return encode(image)
         try:
-            seconds = deadline.remaining()
-            return await asyncio.wait_for(asyncio.to_thread(encode, image), seconds)
-        except (TimeoutError, asyncio.TimeoutError) as error:
-            if deadline.leaves(0):  # the image's own
-                raise
-            where = Circumstances(str(self._calls.endpoint), call.model, deadline.seconds)
-            raise from_connection(TimeoutError(), where) from error
+            return await in_thread(lambda: encode(image), deadline=deadline)
+        except Passed:
+            raise self._too_late(call, deadline) from None
+
+    async def _tell(self, attempt: RetryAttempt, call: Call, deadline: Deadline) -> None:
+        if self._calls.on_retry is None:
+            return
+        told = self._calls.on_retry(attempt)
+        try:
+            if isawaitable(told):
+                await in_time(told, deadline=deadline)
+        except Passed:
+            raise self._too_late(call, deadline) from None
+
+    async def _result(self, call: Call, reply: Reply, deadline: Deadline) -> Segmentation:
+        if not _is_large(reply):
+            return call.result(reply)
+        try:
+            return await in_thread(lambda: call.result(reply), deadline=deadline)
+        except Passed:
+            raise self._too_late(call, deadline) from None
 
     async def _learn_weights(self, call: Call, transport: AsyncTransport, deadline: Deadline) -> None:
         try:
             call.learn_weights(await transport.model_parameters(call.model, deadline=deadline))
         except NO_WEIGHTS_TOLD as refusal:
             call.no_weights(refusal)
+
+    def _too_late(self, call: Call, deadline: Deadline) -> SegmentationError:
+        return from_connection(TimeoutError(), Circumstances(str(self._calls.endpoint), call.model, deadline.seconds))
 
     def _open(self) -> AsyncTransport:
         self._calls.check_open()
@@ -278,4 +301,5 @@ class AsyncSegmentationClient:
 
 def _is_large(reply: Reply) -> bool:
     counts = reply.outputs.get("CLASS_PIXELS")
-    return counts is not None and int(counts.sum()) >= _LARGE
+    # Nobody has checked the reply yet.
+    return counts is not None and counts.dtype.kind in "iu" and sum(counts.ravel().tolist()) >= _LARGE

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from deeplab_client._errors import SegmentationError
     from deeplab_client._options import TLS, Compression
-    from deeplab_client._retry import RetryHook, RetryPolicy
+    from deeplab_client._retry import RetryAttempt, RetryHook, RetryPolicy
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._transport import Reply
 
@@ -145,19 +145,16 @@ class Call:
         """Take note that the server does not tell."""
         _logger.debug("weights of %s unknown: %s", self.model, refusal)
 
-    def pause_after(self, error: SegmentationError) -> float | None:
-        """Take note of a failed attempt; return the seconds until the next, None where the failure is final."""
+    def attempt_after(self, error: SegmentationError) -> RetryAttempt | None:
+        """Take note of a failed attempt; return what to tell of it before the next, None where it is final."""
         if isinstance(error, (ServerUnavailableError, DeadlineExceededError)):
             self._calls.weights = {}  # whoever answers next may serve something else
         attempt = self._attempts.after(error)
-        if attempt is None:
-            return None
-        _logger.info(
-            "request %s, attempt %d: retry in %.2f s: %s", self._request_id, attempt.number, attempt.delay, error
-        )
-        if self._calls.on_retry is not None:
-            self._calls.on_retry(attempt)
-        return attempt.delay
+        if attempt is not None:
+            _logger.info(
+                "request %s, attempt %d: retry in %.2f s: %s", self._request_id, attempt.number, attempt.delay, error
+            )
+        return attempt
 
     def answered(self) -> None:
         """Take note that the reply is here; waiting ends here."""

@@ -11,7 +11,8 @@ from deeplab_client import _environment, _many
 from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
 from deeplab_client._errors import ClientClosedError, SegmentationError
 from deeplab_client._image import encode
-from deeplab_client._transport import open_transport
+from deeplab_client._options import is_coroutine_function
+from deeplab_client._transport import check_transport, open_transport
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -69,6 +70,12 @@ class SegmentationClient:
         compression: Compression | None = None,
         transport: Transport | None = None,
     ) -> None:
+        check_transport(transport, asynchronous=False)
+        for name, function in (("on_retry", on_retry), ("token", token)):
+            if is_coroutine_function(function):
+                raise TypeError(
+                    f"{name} is a coroutine function, which AsyncSegmentationClient takes: give a plain one"
+                )
         self._calls = Calls(
             url,
             model=model,
@@ -150,7 +157,9 @@ class SegmentationClient:
         stop early, close the generator or leave the loop: requests under way are cancelled.
 
         Args:
-            images: Read by the iterating thread, when there is room.
+            images: Read by the iterating thread, when there is room: while an iterable waits for its next image,
+                results that are done wait too. From a slow source, such as a camera or a queue, take images one by one,
+                or use the asynchronous client.
             raise_errors: Raise the first error, in place of yielding each where its result would be.
             concurrency: Requests at a time, each in a thread.
             model: Asked in place of the client's own.
@@ -158,9 +167,11 @@ class SegmentationClient:
 
         Raises:
             ClientClosedError: The client is closed, or becomes so.
+            TypeError: `images` is one image, or nothing to iterate over.
             ValueError: `timeout` or `concurrency` is out of range.
         """
         self._calls.check_open()
+        _many.check_images(images)
         results = _many.in_order(
             lambda image, deadline: self._segment(image, model, deadline),
             images,
@@ -229,6 +240,7 @@ class SegmentationClient:
         self._calls.check_open()
         call = Call(self._calls, model, deadline)
         request = call.request(encode(image))
+        deadline.image_read()
         while True:
             transport = self._open()
             try:
@@ -236,10 +248,12 @@ class SegmentationClient:
                     self._learn_weights(call, transport, deadline)
                 reply = transport.infer(request, deadline=deadline)
             except SegmentationError as error:
-                pause = call.pause_after(error)
-                if pause is None:
+                attempt = call.attempt_after(error)
+                if attempt is None:
                     raise
-                deadline.pause(pause)
+                if self._calls.on_retry is not None:
+                    self._calls.on_retry(attempt)
+                deadline.pause(attempt.delay)
             else:
                 call.answered()
                 return call.result(reply)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from http.client import HTTPConnection
+from http.client import HTTPConnection, IncompleteRead
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
     from deeplab_client._deadline import Deadline
+
+
+_CHUNK = 1024 * 1024  # bytes; what a header announces is not to be allocated before it comes
 
 
 # A socket's own timeout starts anew with each read: a server that trickles bytes would never trip it.
@@ -40,6 +43,23 @@ class _DeadlineTLSSocket(ssl.SSLSocket):
     def send(self, data: ReadableBuffer, flags: int = 0) -> int:
         self.settimeout(self.deadline.remaining())  # sendall is a loop over send
         return super().send(data, flags)
+
+
+def read_body(response: HTTPResponse, longest: int) -> bytes:
+    """Return an answer's body, or what is known of it after more than `longest` bytes.
+
+    Raises:
+        OSError: The connection was lost, or its deadline has passed.
+        http.client.HTTPException: What came is not HTTP, or ends early.
+    """
+    parts: list[bytes] = []
+    left = longest + 1
+    while left > 0 and (part := response.read(min(left, _CHUNK))):
+        parts.append(part)
+        left -= len(part)
+    if left > 0 and response.length:
+        raise IncompleteRead(b"", response.length)
+    return b"".join(parts)
 
 
 class Connection(HTTPConnection):

@@ -44,21 +44,37 @@ class Deadline:
         """Return whether something may be tried again after a pause of `seconds`."""
         return self._at - time.monotonic() > seconds
 
+    def image_read(self) -> None:
+        """Take note that what the caller's image may hang in is over."""
+
     def pause(self, seconds: float) -> None:
         """Sleep."""
         time.sleep(seconds)
 
 
 class AbortableDeadline(Deadline):
-    """A deadline that another thread may bring forward to now, waking a call that waits for its server."""
+    """A deadline that another thread may bring forward to now, waking a call that waits for its server.
 
-    __slots__ = ("_aborted", "_interrupt", "_lock")
+    Attributes:
+        is_reading: Whether the image is still read, which nothing can interrupt.
+    """
+
+    __slots__ = ("_aborted", "_interrupt", "_lock", "is_reading")
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
+        self.is_reading = True
         self._aborted = threading.Event()
         self._lock = threading.Lock()
         self._interrupt: Callable[[], object] | None = None
+
+    def left(self) -> float:
+        """Return the seconds that are left, 0 where there are none."""
+        return max(0.0, self._at - time.monotonic())
+
+    def image_read(self) -> None:
+        """Take note that what the caller's image may hang in is over."""
+        self.is_reading = False
 
     def abort(self) -> None:
         """End the call that keeps to this deadline; it fails as if its time were up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NoReturn
@@ -11,6 +12,10 @@ _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
 # Services of Kubernetes, and the domains that RFC 6762 and ICANN keep out of the public name system.
 _NEAR_DOMAINS = (".svc", ".cluster.local", ".local", ".internal")
 _FORMS = "grpc://host:port, http://host:port, their encrypted forms grpcs:// and https://, or host:port for gRPC"
+
+_HOST_AND_PORT_ONLY = "it must hold a host and a port only"
+_USER = re.compile(r"^([a-z]+:/+)?.*@", re.IGNORECASE | re.DOTALL)
+_LONGEST_NAME, _LONGEST_LABEL = 254, 63  # characters, a full stop at the end included
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ def parse_url(url: str) -> Endpoint:
     """
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
         raise TypeError(f"url must be a string such as {_FORMS}; found {type(url).__name__}")
+    if "@" in url:
+        _refuse(_USER.sub(r"\1***@", url), _HOST_AND_PORT_ONLY)  # before anything repeats a password
     if url != url.strip() or not url.isprintable() or " " in url:
         _refuse(url, "it holds blanks or control characters")
     plain = url.removeprefix("dns:///")
@@ -70,15 +77,26 @@ def parse_url(url: str) -> Endpoint:
         raise ValueError(f"{url!r} is no server URL ({error}): use {_FORMS}") from error
     if parts.scheme not in _DEFAULT_PORTS:
         _refuse(url, f"unknown scheme {parts.scheme!r}")
-    if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
-        _refuse(url, "it must hold a host and a port only")
-    if not parts.hostname:
-        _refuse(url, "it has no host")
-    if ":" in parts.hostname and "[" not in parts.netloc:
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        _refuse(url, _HOST_AND_PORT_ONLY)
+    host = parts.hostname or _refuse(url, "it has no host")
+    if ":" in host and "[" not in parts.netloc:
         _refuse(url, "an IPv6 address needs brackets, [::1]:8001")
+    if not _may_be_a_host(host):
+        _refuse(url, "no host has such a name")
     if port == 0:
         _refuse(url, "0 is no port")
-    return Endpoint(parts.scheme, parts.hostname, _DEFAULT_PORTS[parts.scheme] if port is None else port)
+    return Endpoint(parts.scheme, host, _DEFAULT_PORTS[parts.scheme] if port is None else port)
+
+
+def _may_be_a_host(name: str) -> bool:
+    """Return whether RFC 1035, 2.3.4 allows a name's lengths; an address passes."""
+    try:
+        ascii_name = name if name.isascii() else name.encode("idna").decode("ascii")
+    except UnicodeError:
+        return False
+    labels = ascii_name.removesuffix(".").split(".")
+    return len(ascii_name) <= _LONGEST_NAME and all(0 < len(label) <= _LONGEST_LABEL for label in labels)
 
 
 def _refuse(url: str, reason: str) -> NoReturn:

@@ -40,6 +40,7 @@ _BY_HTTP_STATUS: dict[int, type[SegmentationError]] = {
     404: ModelNotFoundError,
     405: UnsupportedError,
     407: AccessDeniedError,
+    408: ServerUnavailableError,
     413: InvalidImageError,
     429: ServerOverloadedError,
     501: UnsupportedError,
@@ -47,6 +48,7 @@ _BY_HTTP_STATUS: dict[int, type[SegmentationError]] = {
     503: ServerUnavailableError,
     504: ServerUnavailableError,
 }
+_REDIRECTS = range(300, 400)
 # Triton says one thing with several statuses and several things with one; its words decide. Per class by status:
 # words, class in truth.
 _NO_MODEL = (re.compile(r"unknown model", re.IGNORECASE), ModelNotFoundError)
@@ -72,13 +74,22 @@ _PREFIX = re.compile(r"^(\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 # A server that wants a client's certificate, or knows no TLS, may just hang up, as one that goes away does.
 _HUNG_UP = re.compile(r"EOF|closed|disconnected|reset|Cannot connect", re.IGNORECASE)
 _HUNG_UP_REMEDY = "if it always does so, it may want a certificate, TLS(certificate_file=...), or not speak TLS"
-_LONGEST_BODY = 300  # characters of a proxy's error page that go into a message
-_SHORTEST_SECRET = 6  # characters; what is shorter hides nothing and occurs by chance
+_LONGEST_MESSAGE = 500  # characters of what a server says that go into a message
+_LONGEST_SEARCHED = 10_000
+_SHORTEST_SECRET = 4  # characters; what is shorter hides nothing and occurs by chance
 # What a handshake failed of, in OpenSSL's and BoringSSL's words, and what to do about it.
 _TLS_REMEDIES = (
     (
-        re.compile(r"certificate[ _]verify[ _]failed|peer certificate|Hostname Verification", re.IGNORECASE),
-        "the server's certificate is not trusted for this host: name who signed it in TLS(ca_file=...)",
+        re.compile(r"has[ _]expired|CERTIFICATE_EXPIRED|not[ _]yet[ _]valid", re.IGNORECASE),
+        "the server's certificate is out of date: it has to be renewed, unless this machine's clock is wrong",
+    ),
+    (
+        re.compile(r"hostname|IP address mismatch|Peer name", re.IGNORECASE),
+        "the server's certificate is for other names than the URL's: use one of them",
+    ),
+    (
+        re.compile(r"certificate[ _]verify[ _]failed|peer certificate", re.IGNORECASE),
+        "the server's certificate is not trusted: name who signed it in TLS(ca_file=...)",
     ),
     (
         re.compile(r"wrong[ _]version[ _]number|http[ _]request", re.IGNORECASE),
@@ -118,10 +129,14 @@ def from_grpc(
     return _error(kind, message or status, where, retry_after=seconds_of_pushback(pushback))
 
 
-def from_http(status: int, body: bytes, where: Circumstances, *, retry_after: str | None = None) -> SegmentationError:
-    """Map an HTTP status other than 200, with its body and its header on when to retry, to an error."""
+def from_http(
+    status: int, body: bytes, where: Circumstances, *, retry_after: str | None = None, location: str | None = None
+) -> SegmentationError:
+    """Map an HTTP status other than 200, with its body and its headers on when or where to try again, to an error."""
     seconds = seconds_of_retry_after(retry_after, now=datetime.now(timezone.utc))
-    return _error(_BY_HTTP_STATUS.get(status, ModelError), _http_message(status, body), where, retry_after=seconds)
+    return _error(
+        _BY_HTTP_STATUS.get(status, ModelError), _http_message(status, body, location), where, retry_after=seconds
+    )
 
 
 def from_connection(error: Exception, where: Circumstances) -> SegmentationError:
@@ -142,17 +157,20 @@ def not_http(where: Circumstances) -> SegmentationError:
     return _error(ServerUnavailableError, f"what answers there is no HTTP server; {remedy}", where)
 
 
-def unreadable(reason: object, where: Circumstances) -> ModelError:
-    """Return the error for an answer that does not keep to the protocol."""
+def unreadable(reason: Exception, where: Circumstances) -> SegmentationError:
+    """Return the error for an answer that does not keep to the protocol, with its cause."""
     message = f"{where.url} sent an answer that cannot be read: {_clean(str(reason), where)}"
-    return ModelError(message, model=where.model, request_id=where.request_id)
+    return caused(ModelError(message, model=where.model, request_id=where.request_id), reason, where)
 
 
 def _error(
     kind: type[SegmentationError], message: str, where: Circumstances, *, retry_after: float | None = None
 ) -> SegmentationError:
-    message = _clean(_PREFIX.sub("", message), where)
+    message = _PREFIX.sub("", message[:_LONGEST_SEARCHED])
+    # Before anything is masked: a header's value may be one of the words.
     kind = next((other for words, other in _BY_WORDS.get(kind, ()) if words.search(message)), kind)
+    tls_remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "TLS failed")
+    message = _clean(message, where)
     if kind is DeadlineExceededError:
         message = f"no answer from {where.url} within {where.seconds:g} s"
     elif kind is ServerUnavailableError:
@@ -160,25 +178,56 @@ def _error(
         if where.url.startswith(("grpcs:", "https:")) and _HUNG_UP.search(message):
             message = f"{message}; {_HUNG_UP_REMEDY}"
     elif kind is TLSError:
-        remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "TLS failed")
-        message = f"no trusted connection to {where.url}: {remedy} ({message})"
+        message = f"no trusted connection to {where.url}: {tls_remedy} ({message})"
     elif kind is ModelNotFoundError:
         message = f"{where.url} does not serve model {where.model!r}: {message}"
     return kind(message, model=where.model, request_id=where.request_id, retry_after=retry_after)
 
 
+def caused(ours: SegmentationError, by: BaseException, where: Circumstances) -> SegmentationError:
+    """Return an error with its cause, or without where the cause would tell a secret.
+
+    To be raised after the `except` block: within it, what is being handled becomes a part of the error.
+    """
+    chain: list[BaseException] = []
+    error: BaseException | None = by
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    told = "".join(f"{error}{error!r}" for error in chain)
+    if _masked(told, where) == told:
+        ours.__cause__ = by
+    return ours
+
+
+def _masked(message: str, where: Circumstances) -> str:
+    # Of `Bearer TOKEN` the token alone too; the longest first, for one may hold another.
+    parts = {part for secret in where.secrets for part in (secret, secret.partition(" ")[2])}
+    for part in sorted(parts, key=len, reverse=True):
+        if len(part) >= _SHORTEST_SECRET:
+            message = message.replace(part, "***")
+    return message
+
+
 def _clean(message: str, where: Circumstances) -> str:
-    for secret in where.secrets:
-        for part in (secret, secret.removeprefix("Bearer ")):
-            if len(part) >= _SHORTEST_SECRET:
-                message = message.replace(part, "***")
-    # What foreign servers say may hold control characters, which do not belong in logs and terminals.
+    """Return what a server says without secrets, without control characters, and short."""
+    message = _masked(message, where)
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[:_LONGEST_MESSAGE]}... ({len(message)} characters)"
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in message)
 
 
-def _http_message(status: int, body: bytes) -> str:
+def _http_message(status: int, body: bytes, location: str | None) -> str:
     text = body.decode("utf-8", "replace").strip()
     try:
-        return str(json.loads(text)["error"])
-    except (ValueError, LookupError, TypeError):  # a proxy's page
-        return f"HTTP status {status}" + (f": {text[:_LONGEST_BODY]}" if text else "")
+        said = json.loads(text)["error"]
+    except (ValueError, LookupError, TypeError, RecursionError):  # a proxy's page
+        said = text
+    if status in _REDIRECTS:
+        # Not followed: the token is for this server.
+        said = f"a redirect, to {location or 'nowhere'}: redirects are not followed, use the server's own URL"
+    elif isinstance(said, str) and said and said is not text:
+        return said
+    elif not isinstance(said, str):  # no message of Triton's
+        said = text
+    return f"HTTP status {status}" + (f": {said}" if said else "")

@@ -12,12 +12,15 @@ from tritonclient.grpc import service_pb2_grpc
 from deeplab_client import _grpc_messages
 from deeplab_client._deadline import AbortableDeadline
 from deeplab_client._errors import ClientClosedError
-from deeplab_client._faults import Circumstances, from_connection
+from deeplab_client._faults import caused, from_connection
 from deeplab_client._grpc_messages import messages
+from deeplab_client._prepare import prepare
 
 if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
+    from deeplab_client._errors import SegmentationError
+    from deeplab_client._faults import Circumstances
     from deeplab_client._options import Options
     from deeplab_client._transport import Reply, Request
 
@@ -40,7 +43,7 @@ class GrpcTransport:
 
     def infer(self, request: Request, *, deadline: Deadline) -> Reply:
         """Run the model on one image."""
-        where, headers = self._prepare(request.model, deadline, request.request_id)
+        where, headers = prepare(self._endpoint, self._options, request.model, deadline, request.request_id)
         compression = _grpc_messages.compression_of(request, self._options)
         message = _grpc_messages.infer_message(request)
         response = self._call("ModelInfer", message, headers, where, deadline, compression=compression)
@@ -48,13 +51,13 @@ class GrpcTransport:
 
     def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
         """Return the string parameters in the model's config."""
-        where, headers = self._prepare(model, deadline)
+        where, headers = prepare(self._endpoint, self._options, model, deadline)
         response = self._call("ModelConfig", messages.ModelConfigRequest(name=model), headers, where, deadline)
         return _grpc_messages.read_parameters(response)
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""
-        where, headers = self._prepare(model, deadline)
+        where, headers = prepare(self._endpoint, self._options, model, deadline)
         asked = (
             ("ServerReady", messages.ServerReadyRequest()),
             ("ModelReady", messages.ModelReadyRequest(name=model)),
@@ -68,13 +71,6 @@ class GrpcTransport:
         if connected is not None:
             connected.channel.close()
 
-    def _prepare(
-        self, model: str, deadline: Deadline, request_id: str | None = None
-    ) -> tuple[Circumstances, dict[str, str]]:
-        headers = self._options.call_headers()
-        secrets = tuple(headers.values())
-        return Circumstances(str(self._endpoint), model, deadline.seconds, request_id, secrets), headers
-
     def _stub(self, where: Circumstances) -> Any:  # noqa: ANN401 generated code without types
         connected = self._channels.get(os.getpid())
         if connected is None:
@@ -83,6 +79,9 @@ class GrpcTransport:
             connected = self._channels.setdefault(os.getpid(), fresh)
             if connected is not fresh:
                 fresh.channel.close()
+        if self._closed:  # perhaps while this channel was made
+            self.close()
+            raise _closed(where)
         return connected.stub
 
     def _connect(self, where: Circumstances) -> _Connected:
@@ -114,12 +113,20 @@ class GrpcTransport:
             with deadline.interrupting(future.cancel):
                 return future.result()
         except TimeoutError as error:
-            raise from_connection(error, where) from error
+            failure = caused(from_connection(error, where), error, where)
         except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
-            if self._closed:  # CANCELLED, or grpc's ValueError about a closed channel
-                raise ClientClosedError("the client was closed during the call", model=where.model) from error
-            if isinstance(error, grpc.FutureCancelledError):  # aborted
-                raise from_connection(TimeoutError(), where) from error
-            if isinstance(error, ValueError):
+            if isinstance(error, ValueError) and not self._closed:
                 raise
-            raise _grpc_messages.error_of(error, where) from error
+            failure = caused(self._error_of(error, where), error, where)
+        raise failure
+
+    def _error_of(self, error: Exception, where: Circumstances) -> SegmentationError:
+        if self._closed:  # CANCELLED, or grpc's ValueError about a closed channel
+            return _closed(where)
+        if isinstance(error, grpc.FutureCancelledError):  # aborted
+            return from_connection(TimeoutError(), where)
+        return _grpc_messages.error_of(error, where)
+
+
+def _closed(where: Circumstances) -> ClientClosedError:
+    return ClientClosedError("the client was closed during the call", model=where.model)

@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from deeplab_client import _grpc_messages
 from deeplab_client._errors import ClientClosedError
-from deeplab_client._faults import from_connection
+from deeplab_client._faults import caused, from_connection
 from deeplab_client._grpc_messages import messages
 from deeplab_client._loop import Owner, is_cancelled, prepare
 
@@ -79,23 +79,26 @@ class AsyncGrpcTransport:
         deadline: Deadline,
         **options: Any,  # noqa: ANN401 grpc's own
     ) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
+        if self._closed:
+            raise _closed(where)
         connected = self._owned.get(lambda: self._connect(where))
         try:
             method = getattr(connected.stub, name)
             return await method(message, timeout=deadline.remaining(), metadata=tuple(headers.items()), **options)
         except TimeoutError as error:
-            raise from_connection(error, where) from error
+            failure = caused(from_connection(error, where), error, where)
         except asyncio.CancelledError as error:
             # Closing a channel cancels its calls, and each looks to the coroutine as if its task were cancelled.
             if self._closed and not is_cancelled():
-                raise ClientClosedError("the client was closed during the call", model=where.model) from error
+                raise _closed(where) from error
             raise
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            if self._closed:  # UsageError: the channel is closed
-                raise ClientClosedError("the client was closed during the call", model=where.model) from error
-            if isinstance(error, grpc.aio.UsageError):
+            if isinstance(error, grpc.aio.UsageError) and not self._closed:
                 raise
-            raise _grpc_messages.error_of(error, where) from error
+            # UsageError: the channel is closed
+            ours = _closed(where) if self._closed else _grpc_messages.error_of(error, where)
+            failure = caused(ours, error, where)
+        raise failure
 
     def _connect(self, where: Circumstances) -> _Connected:
         target = _grpc_messages.target_of(self._endpoint)
@@ -105,3 +108,7 @@ class AsyncGrpcTransport:
         else:
             channel = grpc.aio.secure_channel(target, credentials, _grpc_messages.CHANNEL_ARGS)
         return _Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
+
+
+def _closed(where: Circumstances) -> ClientClosedError:
+    return ClientClosedError("the client was closed during the call", model=where.model)

@@ -100,9 +100,11 @@ def read_infer(response: Any, where: Circumstances) -> Reply:  # noqa: ANN401 pr
             str(output.name): _wire.read_tensor(output.datatype, list(output.shape), data, size=len(data))
             for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
         }
-    except ValueError as error:
-        raise unreadable(error, where) from error
-    return Reply(tensors, str(response.model_name), str(response.model_version))
+    except (ValueError, OverflowError) as error:
+        failure = unreadable(error, where)
+    else:
+        return Reply(tensors, str(response.model_name), str(response.model_version))
+    raise failure
 
 
 def read_parameters(response: Any) -> dict[str, str]:  # noqa: ANN401 protobuf makes its classes at run time

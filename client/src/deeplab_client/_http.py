@@ -8,25 +8,31 @@ timeouts belong to the client and start anew with every byte that arrives.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections import deque
 from http.client import HTTPException
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from deeplab_client import _v2
-from deeplab_client._connection import Connection
+from deeplab_client._connection import Connection, read_body
 from deeplab_client._deadline import AbortableDeadline
-from deeplab_client._faults import Circumstances, from_connection
+from deeplab_client._errors import SegmentationError
+from deeplab_client._faults import caused, from_connection
+from deeplab_client._prepare import prepare
 from deeplab_client._tls import context_of
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
+    from deeplab_client._faults import Circumstances
     from deeplab_client._options import Options
     from deeplab_client._transport import Reply, Request
+
+_T = TypeVar("_T")
 
 
 class HttpTransport:
@@ -46,20 +52,21 @@ class HttpTransport:
         where, credentials = self._prepare(request.model, deadline, request.request_id)
         headers, body = _v2.infer_request(request, self._options.compression)
         path = _v2.infer_path(request.model)
-        answer = self._exchange("POST", path, credentials | headers, where=where, deadline=deadline, body=body)
-        return _v2.read_infer(answer, request, where)
+        read = functools.partial(_v2.read_infer, request=request, where=where)
+        return self._exchange("POST", path, credentials | headers, read, where=where, deadline=deadline, body=body)
 
     def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
         """Return the string parameters in the model's config."""
         where, credentials = self._prepare(model, deadline)
-        answer = self._exchange("GET", _v2.config_path(model), credentials, where=where, deadline=deadline)
-        return _v2.read_parameters(answer, where)
+        read = functools.partial(_v2.read_parameters, where=where)
+        return self._exchange("GET", _v2.config_path(model), credentials, read, where=where, deadline=deadline)
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""
         where, credentials = self._prepare(model, deadline)
+        read = functools.partial(_v2.read_ready, where=where)
         return all(
-            _v2.read_ready(self._exchange("GET", path, credentials, where=where, deadline=deadline), where)
+            self._exchange("GET", path, credentials, read, where=where, deadline=deadline)
             for path in (_v2.SERVER_READY, _v2.ready_path(model))
         )
 
@@ -74,8 +81,7 @@ class HttpTransport:
     def _prepare(
         self, model: str, deadline: Deadline, request_id: str | None = None
     ) -> tuple[Circumstances, dict[str, str]]:
-        headers = self._options.call_headers()
-        where = Circumstances(str(self._endpoint), model, deadline.seconds, request_id, tuple(headers.values()))
+        where, headers = prepare(self._endpoint, self._options, model, deadline, request_id)
         return where, headers | _v2.common_headers(self._options)
 
     def _exchange(
@@ -83,28 +89,45 @@ class HttpTransport:
         method: str,
         path: str,
         headers: Mapping[str, str],
+        read: Callable[[_v2.Answer], _T],
         *,
         where: Circumstances,
         deadline: Deadline,
         body: bytes | None = None,
-    ) -> _v2.Answer:
+    ) -> _T:
         connection = self._take(where)
+        keep = False
         try:
             with _interrupted(connection, deadline):
                 response = connection.exchange(method, path, body, headers, deadline)
-                answer = response.read()
+                with response:  # it may hold the socket by itself
+                    content = read_body(response, _v2.longest_body(response.status))
+                    whole = response.isclosed() and not response.will_close
+            answer = _v2.Answer(
+                response.status,
+                dict(response.getheaders()),
+                content,
+                asked=self._options.compression,
+                deadline=deadline,
+            )
+            # After an answer that is none to this request, who knows what comes next.
+            keep = whole and not answer.is_success
+            result = read(answer)
+            keep = whole
         except (OSError, HTTPException, UnicodeError) as error:  # UnicodeError: a host that is no host name
-            raise from_connection(error, where) from error
+            if isinstance(error, SegmentationError):
+                raise
+            failure = caused(from_connection(error, where), error, where)
         else:
-            if not response.will_close and not self._closed:
-                self._idle.setdefault(os.getpid(), deque()).append(connection)
-                connection = None
-            return _v2.Answer(response.status, dict(response.getheaders()), answer)
+            return result
         finally:
-            if connection is not None:
+            if keep and not self._closed:
+                self._idle.setdefault(os.getpid(), deque()).append(connection)
+            else:
                 connection.close()
             if self._closed:
                 self.close()
+        raise failure
 
     def _take(self, where: Circumstances) -> Connection:
         idle = self._idle.get(os.getpid())

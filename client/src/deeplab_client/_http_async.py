@@ -6,26 +6,31 @@ Not through tritonclient.http.aio: its one timeout belongs to the client, and to
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import aiohttp
 
 from deeplab_client import _v2
-from deeplab_client._errors import ClientClosedError
-from deeplab_client._faults import from_connection, not_http
+from deeplab_client._errors import ClientClosedError, SegmentationError
+from deeplab_client._faults import caused, from_connection, not_http
 from deeplab_client._loop import Owner, prepare
 from deeplab_client._tls import context_of
+from deeplab_client._workers import Passed, in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+
+    from aiohttp.connector import Connection
 
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
-    from deeplab_client._errors import SegmentationError
     from deeplab_client._faults import Circumstances
     from deeplab_client._options import Options
     from deeplab_client._transport import Reply, Request
+
+_T = TypeVar("_T")
 
 _CONNECTIONS = 100  # more calls than that wait for a free connection, within their deadlines
 _CHUNK = 256 * 1024  # bytes that are handed to a socket at once
@@ -45,24 +50,30 @@ class AsyncHttpTransport:
     async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
         """Run the model on one image."""
         where, credentials = await self._prepare(request.model, deadline, request.request_id)
-        headers, body = _v2.infer_request(request, self._options.compression)
+        compression = self._options.compression
+        pack = functools.partial(_v2.infer_request, request, compression)
+        if _v2.is_compressed(request, compression):
+            headers, body = await _unless_too_late(in_thread(pack, deadline=deadline), where)
+        else:
+            headers, body = pack()
         path = _v2.infer_path(request.model)
-        answer = await self._exchange("POST", path, credentials | headers, where=where, deadline=deadline, body=body)
-        return _v2.read_infer(answer, request, where)
+        read = functools.partial(_v2.read_infer, request=request, where=where)
+        return await self._exchange(
+            "POST", path, credentials | headers, read, where=where, deadline=deadline, body=body
+        )
 
     async def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
         """Return the string parameters in the model's config."""
         where, credentials = await self._prepare(model, deadline)
-        answer = await self._exchange("GET", _v2.config_path(model), credentials, where=where, deadline=deadline)
-        return _v2.read_parameters(answer, where)
+        read = functools.partial(_v2.read_parameters, where=where)
+        return await self._exchange("GET", _v2.config_path(model), credentials, read, where=where, deadline=deadline)
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""
         where, credentials = await self._prepare(model, deadline)
+        read = functools.partial(_v2.read_ready, where=where)
         for path in (_v2.SERVER_READY, _v2.ready_path(model)):
-            if not _v2.read_ready(
-                await self._exchange("GET", path, credentials, where=where, deadline=deadline), where
-            ):
+            if not await self._exchange("GET", path, credentials, read, where=where, deadline=deadline):
                 return False
         return True
 
@@ -84,11 +95,14 @@ class AsyncHttpTransport:
         method: str,
         path: str,
         headers: Mapping[str, str],
+        read: Callable[[_v2.Answer], _T],
         *,
         where: Circumstances,
         deadline: Deadline,
         body: bytes | None = None,
-    ) -> _v2.Answer:
+    ) -> _T:
+        if self._closed:
+            raise _closed(where)
         session = self._owned.get(lambda: self._connect(where))
         try:
             timeout = aiohttp.ClientTimeout(total=deadline.remaining(), ceil_threshold=_NEVER_ROUND)
@@ -100,14 +114,24 @@ class AsyncHttpTransport:
                 timeout=timeout,
                 allow_redirects=False,  # the token is for this server
             ) as response:
-                return _v2.Answer(response.status, response.headers, await response.read())
+                content = await _read_body(response, _v2.longest_body(response.status))
+                answer = _v2.Answer(
+                    response.status, response.headers, content, asked=self._options.compression, deadline=deadline
+                )
+                try:
+                    if answer.is_compressed:
+                        return await _unless_too_late(in_thread(lambda: read(answer), deadline=deadline), where)
+                    return read(answer)
+                except SegmentationError:
+                    if answer.is_success and isinstance(response, _Response):
+                        response.drop()  # after an answer that is none to this request, who knows what comes next
+                    raise
         # RuntimeError: aiohttp's way to say that the session is closed.
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, RuntimeError) as error:
-            if self._closed:
-                raise ClientClosedError("the client was closed during the call", model=where.model) from error
-            if isinstance(error, RuntimeError):
+            if isinstance(error, SegmentationError) or (isinstance(error, RuntimeError) and not self._closed):
                 raise
-            raise _error_of(error, where) from error
+            failure = caused(_closed(where) if self._closed else _error_of(error, where), error, where)
+        raise failure
 
     def _connect(self, where: Circumstances) -> aiohttp.ClientSession:
         context = context_of(self._options.tls, where) if self._endpoint.is_encrypted else None
@@ -116,8 +140,48 @@ class AsyncHttpTransport:
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            response_class=_Response,
             skip_auto_headers=("User-Agent", "Accept"),
         )
+
+
+class _Response(aiohttp.ClientResponse):
+    """A response that remembers its connection, which aiohttp takes back as soon as all has come."""
+
+    _link: asyncio.Transport | None = None
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        self._link = connection.transport
+        return await super().start(connection)
+
+    def drop(self) -> None:
+        """Close the connection, in the pool or not."""
+        if self._link is not None:
+            self._link.close()
+
+
+async def _read_body(response: aiohttp.ClientResponse, longest: int) -> bytes:
+    """Return an answer's body, or what is known of it after more than `longest` bytes."""
+    parts: list[bytes] = []
+    left = longest
+    async for part in response.content.iter_any():
+        parts.append(part)
+        left -= len(part)
+        if left < 0:
+            response.close()
+            break
+    return b"".join(parts)
+
+
+async def _unless_too_late(work: Awaitable[_T], where: Circumstances) -> _T:
+    try:
+        return await work
+    except Passed:
+        raise from_connection(TimeoutError(), where) from None
+
+
+def _closed(where: Circumstances) -> ClientClosedError:
+    return ClientClosedError("the client was closed during the call", model=where.model)
 
 
 async def _chunks(body: bytes) -> AsyncGenerator[memoryview]:

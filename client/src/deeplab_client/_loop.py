@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from deeplab_client._faults import Circumstances, from_connection
+from deeplab_client._options import is_coroutine_function
+from deeplab_client._workers import Passed, in_thread, in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,18 +67,22 @@ async def prepare(
     Raises:
         DeadlineExceededError: The token was not there in time.
     """
-    where = Circumstances(str(endpoint), model, deadline.seconds, request_id)
-    if callable(options.token):
-        try:
-            seconds = deadline.remaining()
-            headers = await asyncio.wait_for(options.call_headers_async(), seconds)
-        except (TimeoutError, asyncio.TimeoutError) as error:
-            if deadline.leaves(0):  # the token function's own
-                raise
-            raise from_connection(TimeoutError(), where) from error
-    else:
-        headers = options.call_headers()
-    return Circumstances(where.url, model, deadline.seconds, request_id, tuple(headers.values())), headers
+    try:
+        token = await _token(options, deadline)
+    except Passed:
+        raise from_connection(
+            TimeoutError(), Circumstances(str(endpoint), model, deadline.seconds, request_id)
+        ) from None
+    headers = options.headers_with(token)
+    return Circumstances(str(endpoint), model, deadline.seconds, request_id, tuple(headers.values())), headers
+
+
+async def _token(options: Options, deadline: Deadline) -> object:
+    function = options.token
+    if not callable(function):
+        return function
+    token = function() if is_coroutine_function(function) else await in_thread(function, deadline=deadline)
+    return await in_time(token, deadline=deadline) if isawaitable(token) else token
 
 
 def is_cancelled() -> bool:

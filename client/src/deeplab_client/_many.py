@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import threading
+import functools
+import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from deeplab_client._deadline import AbortableDeadline
-from deeplab_client._errors import ClientClosedError, SegmentationError
+from deeplab_client._crew import Crew
+from deeplab_client._errors import SegmentationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
-    from concurrent.futures import Future
+    from collections.abc import Callable, Generator
+
+    from deeplab_client._crew import Job
+    from deeplab_client._deadline import AbortableDeadline
 
 _I = TypeVar("_I")
 _R = TypeVar("_R")
 
 # Images read, segmented or waiting to be taken, per request under way: room for those that overtake a slow one.
 AHEAD = 2
+_IMAGE_DIMENSIONS = (2, 3)  # height, width and perhaps channels; four are a batch, which gives images
 
 
 def check_concurrency(concurrency: int) -> int:
@@ -37,6 +40,26 @@ def check_concurrency(concurrency: int) -> int:
     return concurrency
 
 
+def check_images(images: object) -> None:
+    """Refuse one image where many are expected: most forms of one are iterable too, by character, byte or row.
+
+    Raises:
+        TypeError: It is one, or nothing to iterate over.
+    """
+    is_encoded = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(images, "read")
+    is_array = hasattr(images, "__array__") or hasattr(images, "__dlpack__")
+    is_pixels = hasattr(images, "getpixel") or (is_array and getattr(images, "ndim", None) in _IMAGE_DIMENSIONS)
+    if is_encoded or is_pixels:
+        raise TypeError(f"segment_many takes an iterable of images; found one, {_kind(images)}: wrap it in a list")
+    if not isinstance(images, (Iterable, AsyncIterable)) and not hasattr(images, "__getitem__"):
+        raise TypeError(f"segment_many takes an iterable of images; found {_kind(images)}")
+
+
+def _kind(images: object) -> str:
+    shape = getattr(images, "shape", None)
+    return type(images).__qualname__ + ("" if shape is None else f" of shape {tuple(shape)}")
+
+
 def in_order(
     segment: Callable[[_I, AbortableDeadline], _R], images: Iterable[_I], *, concurrency: int, seconds: float
 ) -> Generator[_R | SegmentationError]:
@@ -44,40 +67,29 @@ def in_order(
 
     Args:
         segment: Called in threads of the generator's own.
-        images: Read when there is room; what it raises comes after the results of what it had given before.
+        images: Read by the iterating thread, when there is room; what it raises comes after the results of what it had
+            given before.
         concurrency: Calls at a time.
         seconds: The timeout of each.
 
     Raises:
         ClientClosedError: The client was closed.
     """
-    aborts = _Aborts()
-
-    def call(image: _I) -> _R | SegmentationError:
-        with aborts.deadline(seconds) as deadline:
-            try:
-                return segment(image, deadline)
-            except ClientClosedError:
-                raise
-            except SegmentationError as error:
-                return error
-
     source = _Source(images)
-    pending: deque[Future[_R | SegmentationError]] = deque()
-    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="deeplab-client")
+    pending: deque[Job[_R]] = deque()
+    crew: Crew[_R] = Crew(concurrency)
     try:
         while True:
             while len(pending) < AHEAD * concurrency and not source.exhausted:
-                pending.extend(pool.submit(contextvars.copy_context().run, call, image) for image in source.take())
-                if pending and pending[0].done():  # a source that gives slowly must not hold back what is there
+                pending.extend(crew.submit(functools.partial(segment, image), seconds) for image in source.take())
+                if pending and pending[0].is_done():  # a source that gives slowly must not hold back what is there
                     break
             if not pending:
                 break
-            yield pending.popleft().result()
+            yield crew.result_of(pending.popleft())
         source.raise_failure()
     finally:
-        aborts.abort()
-        pool.shutdown(wait=True, cancel_futures=True)
+        crew.end()
 
 
 class _Source(Generic[_I]):
@@ -102,36 +114,6 @@ class _Source(Generic[_I]):
     def raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-class _Aborts:
-    """The deadlines of the calls under way, to be brought forward together."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._deadlines: set[AbortableDeadline] = set()
-        self._aborted = False
-
-    @contextlib.contextmanager
-    def deadline(self, seconds: float) -> Generator[AbortableDeadline]:
-        deadline = AbortableDeadline(seconds)
-        with self._lock:
-            self._deadlines.add(deadline)
-            aborted = self._aborted
-        if aborted:
-            deadline.abort()
-        try:
-            yield deadline
-        finally:
-            with self._lock:
-                self._deadlines.discard(deadline)
-
-    def abort(self) -> None:
-        with self._lock:
-            self._aborted = True
-            deadlines = list(self._deadlines)
-        for deadline in deadlines:
-            deadline.abort()
 
 
 def raising(results: Generator[_R | SegmentationError]) -> Generator[_R]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass, field
-from inspect import isawaitable
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -78,15 +78,15 @@ class Options:
             TypeError: The token is no string.
             ValueError: It holds characters that no header can.
         """
-        token = self.token() if callable(self.token) else self.token
-        return self._with(token)
+        return self.headers_with(self.token() if callable(self.token) else self.token)
 
-    async def call_headers_async(self) -> dict[str, str]:
-        """Return the headers of one request, as `call_headers` does, but await a token that has to be awaited."""
-        token = self.token() if callable(self.token) else self.token
-        return self._with(await token if isawaitable(token) else token)
+    def headers_with(self, token: object) -> dict[str, str]:
+        """Return the headers of one request, with this token, None for none.
 
-    def _with(self, token: object) -> dict[str, str]:
+        Raises:
+            TypeError: The token is no string.
+            ValueError: It holds characters that no header can.
+        """
         headers = dict(self.headers)
         if token is not None:
             headers["authorization"] = f"Bearer {check_token(token)}"
@@ -118,6 +118,11 @@ def make_options(
     if token is not None and not callable(token):
         check_token(token)
     return Options(tls or TLS(), compression, checked, token)
+
+
+def is_coroutine_function(function: object) -> bool:
+    """Return whether calling something gives a coroutine, of objects with a `__call__` too."""
+    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 its kind
 
 
 def check_token(token: object) -> str:

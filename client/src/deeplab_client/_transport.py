@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from deeplab_client._options import is_coroutine_function
 from deeplab_client._wire import RAW_OUTPUTS
 
 if TYPE_CHECKING:
@@ -91,6 +92,23 @@ class AsyncTransport(Protocol):
     async def close(self) -> None:
         """Close what this event loop has opened; may be called twice."""
         ...
+
+
+def check_transport(transport: object, *, asynchronous: bool) -> None:
+    """Refuse the transport of the other client.
+
+    Raises:
+        TypeError: It is that.
+    """
+    if transport is not None and is_coroutine_function(getattr(transport, "infer", None)) != asynchronous:
+        found, client, wanted = (
+            type(transport).__qualname__,
+            "SegmentationClient",
+            "plain methods, as FakeTransport has",
+        )
+        if asynchronous:
+            client, wanted = "AsyncSegmentationClient", "coroutine methods, as AsyncFakeTransport has"
+        raise TypeError(f"{client} takes a transport with {wanted}; found {found}")
 
 
 # Only the protocol in use is loaded, and by the first call.

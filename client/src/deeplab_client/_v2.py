@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from deeplab_client._deadline import Deadline
     from deeplab_client._faults import Circumstances
     from deeplab_client._options import Compression, Options
     from deeplab_client._transport import Request
@@ -31,6 +32,11 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 # zlib's window bits: 16 more write gzip's frame, 32 more read either.
 _WINDOW_BITS: dict[Compression, int] = {"gzip": 31, "deflate": 15}
 _EITHER_FRAME = 47
+# Bytes, unpacked or not, against servers that would fill the memory: a mask of a gigapixel, the JSON before the tensors
+# and configs, and error pages, of which messages hold the beginning.
+_LONGEST_REPLY, _LONGEST_JSON, _LONGEST_REFUSAL = 1 << 30, 1 << 20, 1 << 16
+_PIECE = 1 << 22  # bytes that are unpacked between two looks at the clock
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error)
 _FAST = 1  # zlib level: higher ones cost more time than their bytes save
 
 
@@ -41,18 +47,50 @@ class Answer:
         status: The status code.
         headers: Header values by name, names in any case.
         body: As it came, compressed or not.
+        asked: The compression that was asked for; no other is undone.
+        deadline: The call's, which undoing it keeps.
     """
 
-    __slots__ = ("_headers", "body", "status")
+    __slots__ = ("_headers", "asked", "body", "deadline", "status")
 
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        asked: Compression | None,
+        deadline: Deadline,
+    ) -> None:
         self.status = status
         self.body = body
+        self.asked = asked
+        self.deadline = deadline
         self._headers = {name.lower(): value for name, value in headers.items()}
+
+    @property
+    def is_success(self) -> bool:
+        """Whether it is the answer and no refusal."""
+        return self.status == _OK
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether its body has to be unpacked, which takes its time."""
+        return self.header("Content-Encoding") is not None
 
     def header(self, name: str) -> str | None:
         """Return a header's value."""
         return self._headers.get(name.lower())
+
+
+def longest_body(status: int) -> int:
+    """Return how many bytes an answer may have."""
+    return _LONGEST_REPLY if status == _OK else _LONGEST_REFUSAL
+
+
+def is_compressed(request: Request, compression: Compression | None) -> bool:
+    """Return whether a request is compressed: only pixels gain from it."""
+    return compression is not None and _wire.gains_from_compression(request.image)
 
 
 def infer_path(model: str) -> str:
@@ -83,7 +121,7 @@ def infer_request(request: Request, compression: Compression | None) -> tuple[di
     head = json.dumps({"id": request.request_id, "inputs": [image], "outputs": outputs}).encode()
     headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(len(head))}
     body = b"".join((head, prefix, request.image))
-    if compression is not None and _wire.gains_from_compression(request.image):
+    if compression is not None and is_compressed(request, compression):
         headers["Content-Encoding"] = compression
         packer = zlib.compressobj(_FAST, wbits=_WINDOW_BITS[compression])
         body = packer.compress(body) + packer.flush()
@@ -105,9 +143,11 @@ def read_infer(answer: Answer, request: Request, where: Circumstances) -> Reply:
     """
     _check(answer, where)
     try:
-        body = memoryview(_plain(answer))
+        body = memoryview(_plain(answer, _LONGEST_REPLY))
         length = int(answer.header(_HEADER_LENGTH) or len(body))
-        response: dict[str, Any] = json.loads(bytes(body[:length]))
+        response = _json(body[:length])
+        if response.get("id") not in {None, "", request.request_id}:
+            raise ValueError("it is the answer to another request")
         body = body[length:]
         tensors: dict[str, NDArray[Any]] = {}
         for output in response["outputs"]:
@@ -115,9 +155,11 @@ def read_infer(answer: Answer, request: Request, where: Circumstances) -> Reply:
             data, body = body[:size], body[size:]
             tensors[str(output["name"])] = _wire.read_tensor(output["datatype"], output["shape"], data, size=size)
         name, version = str(response["model_name"]), str(response["model_version"])
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, zlib.error) as error:
-        raise unreadable(error, where) from error
-    return Reply({key: tensor for key, tensor in tensors.items() if key in request.outputs}, name, version)
+    except _UNREADABLE as error:
+        failure = unreadable(error, where)
+    else:
+        return Reply({key: tensor for key, tensor in tensors.items() if key in request.outputs}, name, version)
+    raise failure
 
 
 def read_parameters(answer: Answer, where: Circumstances) -> dict[str, str]:
@@ -128,10 +170,11 @@ def read_parameters(answer: Answer, where: Circumstances) -> dict[str, str]:
     """
     _check(answer, where)
     try:
-        config: dict[str, Any] = json.loads(_plain(answer))
+        config = _json(_plain(answer, _LONGEST_JSON))
         return {name: str(value["string_value"]) for name, value in config.get("parameters", {}).items()}
-    except (ValueError, LookupError, TypeError, AttributeError, zlib.error) as error:
-        raise unreadable(error, where) from error
+    except _UNREADABLE as error:
+        failure = unreadable(error, where)
+    raise failure
 
 
 def read_ready(answer: Answer, where: Circumstances) -> bool:
@@ -142,22 +185,58 @@ def read_ready(answer: Answer, where: Circumstances) -> bool:
     """
     if answer.status in {401, 403, 407}:
         _check(answer, where)
-    return answer.status == _OK
+    return answer.is_success
 
 
 def _check(answer: Answer, where: Circumstances) -> None:
-    if answer.status != _OK:
+    if not answer.is_success:
         try:
-            body = _plain(answer)
+            body = _plain(answer, _LONGEST_REFUSAL)
         except (ValueError, zlib.error):
             body = b""
-        raise from_http(answer.status, body, where, retry_after=answer.header("Retry-After"))
+        raise from_http(
+            answer.status,
+            body,
+            where,
+            retry_after=answer.header("Retry-After"),
+            location=answer.header("Location"),
+        )
 
 
-def _plain(answer: Answer) -> bytes:
-    encoding = answer.header("Content-Encoding") or "identity"
+def _json(text: bytes | memoryview) -> dict[str, Any]:
+    if len(text) > _LONGEST_JSON:
+        raise ValueError(f"its JSON has {len(text)} bytes")
+    return json.loads(bytes(text))
+
+
+def _plain(answer: Answer, longest: int) -> bytes:
+    """Return a body unpacked; no more of a refusal's than is needed.
+
+    Raises:
+        ValueError: It is longer than `longest` bytes, ends early, or is packed in a way that was not asked for.
+        TimeoutError: The deadline has passed.
+    """
+    encoding = (answer.header("Content-Encoding") or "identity").lower()
     if encoding == "identity":
-        return answer.body
-    if encoding not in _WINDOW_BITS:
-        raise ValueError(f"its content encoding is {encoding!r}")
-    return zlib.decompress(answer.body, wbits=_EITHER_FRAME)
+        body, ended = answer.body, True
+    elif encoding == answer.asked:
+        body, ended = _unpacked(answer.body, longest, answer.deadline)
+    else:
+        raise ValueError(f"its content encoding is {encoding!r}, which was not asked for")
+    if answer.is_success and len(body) > longest:
+        raise ValueError(f"it is longer than {longest} bytes")
+    if answer.is_success and not ended:
+        raise ValueError("it ends early")
+    return body[:longest]
+
+
+def _unpacked(packed: bytes, longest: int, deadline: Deadline) -> tuple[bytes, bool]:
+    unpacker = zlib.decompressobj(wbits=_EITHER_FRAME)
+    parts: list[bytes] = []
+    left = longest + 1
+    while left > 0 and (part := unpacker.decompress(packed, min(left, _PIECE))):
+        deadline.remaining()
+        parts.append(part)
+        left -= len(part)
+        packed = unpacker.unconsumed_tail
+    return b"".join(parts), unpacker.eof

@@ -1,0 +1,141 @@
+"""Threads for many calls, none of which can hold up who waits for them."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from deeplab_client._deadline import AbortableDeadline
+from deeplab_client._errors import ClientClosedError, DeadlineExceededError, SegmentationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_R = TypeVar("_R")
+
+_GRACE = 0.2  # seconds for a thread to end that may be stuck
+
+
+class Job(Generic[_R]):
+    """A call of one image, made by some thread."""
+
+    def __init__(self, call: Callable[[AbortableDeadline], _R], seconds: float) -> None:
+        self._call = call
+        self._seconds = seconds
+        self._context = contextvars.copy_context()
+        self._future: Future[_R | SegmentationError] = Future()
+        self._begun = threading.Event()
+        self._deadline: AbortableDeadline | None = None
+
+    def run(self, begin: Callable[[AbortableDeadline], object]) -> AbortableDeadline:
+        """Make the call; `begin` takes note of its deadline."""
+        self._deadline = deadline = AbortableDeadline(self._seconds)
+        begin(deadline)
+        self._begun.set()
+        try:
+            self._future.set_result(self._context.run(self._call, deadline))
+        except ClientClosedError as error:
+            self._future.set_exception(error)
+        except SegmentationError as error:
+            self._future.set_result(error)
+        except BaseException as error:  # noqa: BLE001 raised by who takes the result
+            self._future.set_exception(error)
+        return deadline
+
+    def is_done(self) -> bool:
+        return self._future.done()
+
+    def is_stuck(self) -> bool:
+        """Return whether its time is up, or it was aborted, before its image was read."""
+        return self._deadline is not None and self._deadline.is_reading and not self._deadline.leaves(0)
+
+    def result(self) -> _R | SegmentationError:
+        """Wait for the result, but not for an image that cannot be read in time."""
+        self._begun.wait()
+        while True:
+            try:
+                return self._future.result(_GRACE if self._deadline is None else self._deadline.left() + _GRACE)
+            except FutureTimeoutError:
+                if self._future.done():  # the image's own TimeoutError
+                    return self._future.result()
+            if self.is_stuck():
+                return DeadlineExceededError(f"the image was not read within {self._seconds:g} s")
+
+
+class Crew(Generic[_R]):
+    """Threads that call in turn; those that are stuck are replaced, and end when they can.
+
+    Not a ThreadPoolExecutor: it waits for its threads, and the interpreter's exit does too, whatever they hang in.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._jobs: SimpleQueue[Job[_R] | None] = SimpleQueue()
+        self._threads: dict[threading.Thread, Job[_R] | None] = {}
+        self._lock = threading.Lock()
+        self._deadlines: set[AbortableDeadline] = set()
+        self._ended = False
+
+    def submit(self, call: Callable[[AbortableDeadline], _R], seconds: float) -> Job[_R]:
+        job = Job(call, seconds)
+        self._jobs.put(job)
+        if len(self._threads) < self._size:
+            self._add()
+        return job
+
+    def result_of(self, job: Job[_R]) -> _R | SegmentationError:
+        result = job.result()
+        if not job.is_done():
+            with self._lock:
+                stuck = [thread for thread, current in self._threads.items() if current is job]
+                for thread in stuck:
+                    del self._threads[thread]
+            for _ in stuck:
+                self._add()
+        return result
+
+    def end(self) -> None:
+        """End the calls under way, and wait for them; not for images that cannot be read."""
+        with self._lock:
+            self._ended = True
+            threads, deadlines = dict(self._threads), list(self._deadlines)
+        for _ in threads:
+            self._jobs.put(None)
+        for deadline in deadlines:
+            deadline.abort()
+        until = time.monotonic() + _GRACE
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(_GRACE)
+                job = self._threads.get(thread)
+                if job is not None and job.is_stuck() and time.monotonic() > until:
+                    break
+
+    def _add(self) -> None:
+        thread = threading.Thread(target=self._work, name="deeplab-client", daemon=True)
+        with self._lock:
+            self._threads[thread] = None
+        thread.start()
+
+    def _work(self) -> None:
+        thread = threading.current_thread()
+        while (job := self._jobs.get()) is not None and not self._ended:
+            with self._lock:
+                self._threads[thread] = job
+            deadline = job.run(self._begin)
+            with self._lock:
+                self._deadlines.discard(deadline)
+                if self._threads.get(thread) is not job:  # replaced
+                    return
+
+    def _begin(self, deadline: AbortableDeadline) -> None:
+        with self._lock:
+            self._deadlines.add(deadline)
+            ended = self._ended
+        if ended:
+            deadline.abort()

@@ -1,0 +1,206 @@
+"""What coroutines may rely on: cancellation that arrives, a loop that is not held up, threads that bind nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from script_servers import HttpServer, Script, url
+
+from deeplab_client import (
+    AsyncSegmentationClient,
+    DeadlineExceededError,
+    RetryAttempt,
+    RetryPolicy,
+    SegmentationClient,
+    ServerUnavailableError,
+    _v2,
+)
+from deeplab_client._deadline import Deadline
+from deeplab_client._endpoint import parse_url
+from deeplab_client._loop import prepare
+from deeplab_client._options import Options
+from deeplab_client.testing import AsyncFakeTransport, FakeTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.unit
+
+IMAGE = np.zeros((2, 2), np.uint8)
+
+
+class Stuck:
+    """A file object that is read for ever, or until the test ends."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.reads = 0
+
+    def read(self) -> bytes:
+        self.reads += 1
+        self.release.wait(60)
+        return b"late"
+
+
+@pytest.fixture
+def stuck() -> Iterator[Stuck]:
+    file = Stuck()
+    yield file
+    file.release.set()
+
+
+def client_of(fake: AsyncFakeTransport, **options: object) -> AsyncSegmentationClient:
+    return AsyncSegmentationClient("host", transport=fake, **options)  # pyright: ignore[reportArgumentType] of any kind
+
+
+class Told:
+    """A file object that says when it is read."""
+
+    def __init__(self) -> None:
+        self.read_from = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def read(self) -> bytes:
+        self._loop.call_soon_threadsafe(self.read_from.set)
+        return b"picture"
+
+
+@pytest.mark.parametrize("place", ["image", "token"])
+def test_a_cancellation_that_comes_with_a_result_is_not_swallowed(place: str) -> None:
+    async def attempts() -> None:
+        told = Told()
+        token = (lambda: told.read().decode()) if place == "token" else None
+        image: Any = told if place == "image" else b"picture"
+        deadline = Deadline(20)
+        for _ in range(100):
+            told.read_from.clear()
+            if token is None:
+                task = asyncio.create_task(client_of(AsyncFakeTransport(IMAGE)).segment(image))
+            else:
+                options = Options(token=token)
+                task = asyncio.create_task(prepare(parse_url("host"), options, "model", deadline))
+            await told.read_from.wait()
+            time.sleep(0.001)  # noqa: ASYNC251 so that the result comes in together with the cancellation
+            if task.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+    asyncio.run(attempts())
+
+
+def test_a_token_function_that_blocks_holds_up_nobody(stuck: Stuck) -> None:
+    async def use() -> None:
+        options = Options(token=lambda: stuck.read().decode())
+        with pytest.raises(DeadlineExceededError):
+            await prepare(parse_url("host"), options, "model", Deadline(0.3))
+
+    asyncio.run(use())
+
+
+def test_images_that_cannot_be_read_take_nothing_from_the_application(stuck: Stuck) -> None:
+    async def use() -> bytes:
+        client = client_of(AsyncFakeTransport(IMAGE))
+        calls = [client.segment(stuck, timeout=0.3) for _ in range(60)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(result, DeadlineExceededError) for result in results)
+        assert (await client.segment(IMAGE, timeout=20)).mask.shape == (2, 2)
+        return await asyncio.wait_for(asyncio.to_thread(lambda: b"free"), 20)
+
+    start = time.monotonic()
+    assert asyncio.run(use()) == b"free"
+    assert stuck.reads
+    assert time.monotonic() - start < 20
+
+
+def test_pixels_are_packed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[threading.Thread] = []
+    pack = _v2.infer_request
+
+    def noting(*arguments: Any) -> Any:  # noqa: ANN401 those of the function
+        packed.append(threading.current_thread())
+        return pack(*arguments)
+
+    monkeypatch.setattr(_v2, "infer_request", noting)
+    server = HttpServer(Script())
+
+    async def use() -> None:
+        async with AsyncSegmentationClient(url(server), compression="gzip") as client:
+            await client.segment(IMAGE)
+            await client.segment(b"\x05 encoded")
+
+    asyncio.run(use())
+    server.stop()
+    assert packed[0] is not threading.current_thread()
+    assert packed[1] is threading.current_thread()
+
+
+def test_a_hook_may_be_awaited() -> None:
+    attempts: list[int] = []
+
+    async def hook(attempt: RetryAttempt) -> None:
+        await asyncio.sleep(0)
+        attempts.append(attempt.number)
+
+    async def never(attempt: RetryAttempt) -> None:
+        await asyncio.Event().wait()
+        attempts.append(attempt.number)
+
+    async def use() -> None:
+        policy = RetryPolicy(retries=1, first_delay=0)
+        fakes = [AsyncFakeTransport(IMAGE, answers=[ServerUnavailableError("gone")]) for _ in range(2)]
+        assert (await client_of(fakes[0], on_retry=hook, retries=policy).segment(b"1")).mask.shape == (2, 2)
+        with pytest.raises(DeadlineExceededError):
+            await client_of(fakes[1], on_retry=never, retries=policy).segment(b"1", timeout=0.3)
+
+    asyncio.run(use())
+    assert attempts == [1]
+
+
+def test_what_is_for_the_other_client_is_refused() -> None:
+    async def hook(attempt: RetryAttempt) -> None:
+        """Be told nothing."""
+
+    async def token() -> str:
+        return "token"
+
+    wrong: Any
+    for name, wrong in (("on_retry", hook), ("token", token)):
+        with pytest.raises(TypeError, match=f"{name} is a coroutine function, which AsyncSegmentationClient"):
+            SegmentationClient("host", **{name: wrong})
+    wrong = AsyncFakeTransport()
+    with pytest.raises(TypeError, match="plain methods, as FakeTransport has; found AsyncFakeTransport"):
+        SegmentationClient("host", transport=wrong)
+    wrong = FakeTransport()
+    with pytest.raises(TypeError, match="coroutine methods, as AsyncFakeTransport has; found FakeTransport"):
+        AsyncSegmentationClient("host", transport=wrong)
+
+
+def test_each_client_calls_itself_by_its_name() -> None:
+    assert repr(AsyncSegmentationClient("host")).startswith("<AsyncSegmentationClient grpc://host:8001")
+    assert repr(SegmentationClient("host")).startswith("<SegmentationClient grpc://host:8001")
+
+
+def test_what_a_thread_does_is_never_spelled_out() -> None:
+    """A picture's representation holds the event loop as long as to compress it would; a token's tells it."""
+
+    spelled: list[object] = []
+
+    class Token:
+        def __call__(self) -> str:
+            return "token"
+
+        def __repr__(self) -> str:
+            spelled.append(self)
+            return "a token"
+
+    async def use() -> None:
+        _, headers = await prepare(parse_url("host"), Options(token=Token()), "model", Deadline(20))
+        assert headers["authorization"] == "Bearer token"
+
+    asyncio.run(use())
+    assert not spelled

@@ -1,0 +1,185 @@
+"""Answers that no server should give: each becomes an error of ours, soon and without filling the memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from drivers import Kind, connected
+from script_servers import GrpcServer, HttpServer, RawServer, Script, Server, elements, http_answer, url
+
+from deeplab_client import ModelError, SegmentationError, ServerUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
+def failure(kind: Kind, answer: bytes, **options: Any) -> SegmentationError:  # noqa: ANN401 the client's
+    server = RawServer(lambda _: answer)
+    try:
+        with (
+            connected(kind, server.url, timeout=20, retries=0, **options) as client,
+            pytest.raises(SegmentationError) as caught,
+        ):
+            client.segment(b"\x05")
+    finally:
+        server.stop()
+    assert len(str(caught.value)) < 1000
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http_answer(b"[" * 200_000),
+        http_answer(b"{}", "Inference-Header-Content-Length: 1.5"),
+        http_answer(b"{}", f"Inference-Header-Content-Length: {'9' * 30}"),
+        http_answer(b'{"outputs": [null]}'),
+        http_answer(b'{"id": ["x"], "outputs": []}'),
+        http_answer(b'{"outputs": [{"parameters": {"binary_data_size": 1e400}}]}'),
+        http_answer(b" " * 2_000_000 + b"{}"),
+        http_answer(b"xx", "Content-Encoding: br"),
+        http_answer(gzip.compress(b"{}"), "Content-Encoding: gzip"),
+        http_answer(b"[" * 60_000, status=500),
+        http_answer(b'{"error": null}', status=500),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_a_model_error(kind: Kind, answer: bytes) -> None:
+    assert type(failure(kind, answer)) is ModelError
+
+
+@pytest.mark.parametrize("length", [10**12, 10**30])
+def test_what_is_announced_is_not_allocated(kind: Kind, length: int) -> None:
+    answer = http_answer(b'{"a": 1}', "Connection: close", length=length)
+    server = RawServer(lambda _: answer)
+    with (
+        connected(kind, server.url, timeout=0.5, retries=0) as client,
+        pytest.raises(SegmentationError),
+    ):
+        client.segment(b"\x05")
+    server.stop()
+
+
+def test_a_bomb_is_not_unpacked(kind: Kind) -> None:
+    packer = zlib.compressobj(9, wbits=31)
+    packed = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(200)), packer.flush()])
+    tracemalloc.start()
+    try:
+        refused = failure(kind, http_answer(packed, "Content-Encoding: gzip", status=503), compression="gzip")
+        assert type(refused) is ServerUnavailableError
+        assert type(failure(kind, http_answer(packed, "Content-Encoding: gzip"))) is ModelError
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_unpacked_answer_has_an_end(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deeplab_client._v2._LONGEST_REPLY", 100_000)
+    answer = http_answer(gzip.compress(bytes(200_000)), "Content-Encoding: gzip")
+    assert "longer than 100000 bytes" in str(failure(kind, answer, compression="gzip"))
+    assert "longer than 100000 bytes" in str(failure(kind, http_answer(bytes(200_000))))
+    early = http_answer(gzip.compress(b'{"outputs": []}')[:-4], "Content-Encoding: gzip")
+    assert "ends early" in str(failure(kind, early, compression="gzip"))
+
+
+def test_an_error_page_is_read_no_further_than_it_is_quoted(kind: Kind) -> None:
+    error = failure(kind, http_answer(json.dumps({"error": "x" * 1_000_000}).encode(), status=400))
+    assert str(error).startswith('HTTP status 400: {"error": "xxx')
+    assert "xxx... (" in str(failure(kind, http_answer(json.dumps({"error": "x" * 10_000}).encode(), status=400)))
+
+
+def test_statuses_of_proxies_are_named(kind: Kind) -> None:
+    moved = failure(kind, http_answer(b"", "Location: http://127.0.0.1:9/elsewhere", status=307))
+    assert "307" in str(moved)
+    assert "http://127.0.0.1:9/elsewhere" in str(moved)
+    assert type(failure(kind, http_answer(b"", status=408))) is ServerUnavailableError
+    assert "HTTP status 500" in str(failure(kind, http_answer(b'{"error": null}', status=500)))
+
+
+def test_an_answer_to_another_request_is_refused_and_its_connection_dropped(kind: Kind) -> None:
+    known = Script()
+    ids: list[str] = []
+
+    def one_behind(body: bytes) -> bytes:
+        head = json.loads(body[: body.index(b"}]}") + 3])
+        ids.append(head["id"])
+        tensors = known.tensors("", b"\x05", [output["name"] for output in head["outputs"]])
+        heads = [
+            {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+            for name, datatype, shape, data in tensors
+        ]
+        text = json.dumps({"id": ids[0], "model_name": "m", "model_version": "1", "outputs": heads}).encode()
+        body = text + b"".join(data for *_, data in tensors)
+        return http_answer(body, f"Inference-Header-Content-Length: {len(text)}")
+
+    server = RawServer(one_behind)
+    with connected(kind, server.url, retries=0) as client:
+        assert client.segment(b"\x05").mask.shape == (3, 5)
+        assert server.connections == 1
+        with pytest.raises(ModelError, match="another request"):
+            client.segment(b"\x05")
+        ids.clear()
+        client.segment(b"\x05")
+    assert server.connections == 2
+    server.stop()
+
+
+MASK = ("MASK", "UINT8", [1, 2, 2], bytes(4))
+COUNTS = ("CLASS_PIXELS", "INT64", [1, 2], np.array([4, 0], "<i8").tobytes())
+NAMES = ("CLASS_NAMES", "BYTES", [1, 2], elements(b"a", b"b"))
+
+
+def counts(*values: float, dtype: str = "<i8") -> tuple[str, str, list[int], bytes]:
+    kinds = {"<i8": "INT64", "<f4": "FP32"}
+    return "CLASS_PIXELS", kinds[dtype], [1, len(values)], np.array(values, dtype).tobytes()
+
+
+@pytest.fixture(params=[GrpcServer, HttpServer], ids=["grpc", "http"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    server: Server = request.param(Script())
+    yield server
+    server.stop()
+
+
+def test_tensors_that_do_not_fit_are_a_model_error(server: Server, kind: Kind) -> None:
+    cases: dict[str, list[tuple[str, str, list[int], bytes]]] = {
+        "names as numbers": [MASK, COUNTS, ("CLASS_NAMES", "INT64", [1, 2], bytes(16))],
+        "counts as text": [MASK, ("CLASS_PIXELS", "BYTES", [1, 2], elements(b"4", b"0")), NAMES],
+        "infinite counts": [MASK, counts(np.inf, 0, dtype="<f4"), NAMES],
+        "counts that are none": [MASK, counts(np.nan, 0, dtype="<f4"), NAMES],
+        "negative counts": [MASK, counts(8, -4), NAMES],
+        "counts that overflow": [
+            MASK,
+            counts(2**62, 2**62, 2**62, 2**62 + 4),
+            ("CLASS_NAMES", "BYTES", [1, 4], elements(b"a") * 4),
+        ],
+        "no classes": [("MASK", "UINT8", [1, 0, 2], b""), counts(), ("CLASS_NAMES", "BYTES", [1, 0], b"")],
+        "no pixels": [("MASK", "UINT8", [1, 0, 2], b""), counts(0, 0), NAMES],
+        "a class without a name": [("MASK", "UINT8", [1, 2, 2], bytes([0, 0, 2, 0])), COUNTS, NAMES],
+        "a huge shape": [("MASK", "UINT8", [1, 2**62, 2**62], bytes(4)), COUNTS, NAMES],
+        "a negative shape": [("MASK", "UINT8", [1, 2, -1], bytes(4)), COUNTS, NAMES],
+        "another type": [("MASK", "UINT64", [1, 2, 2], bytes(32)), COUNTS, NAMES],
+        "a mask as text": [("MASK", "BYTES", [1, 1, 1], elements(b"a")), COUNTS, NAMES],
+    }
+    with connected(kind, url(server), mask_format="raw", retries=0) as client:
+        server.script.fixed = [MASK, COUNTS, NAMES]
+        assert client.segment(b"\x05").pixels == {"a": 4}
+        for case, tensors in cases.items():
+            server.script.fixed = tensors
+            try:
+                told: object = client.segment(b"\x05")
+            except Exception as error:  # noqa: BLE001 any would do, were it not for the assertion
+                told = error
+            assert type(told) is ModelError, (case, told)
