@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import shutil
@@ -339,8 +338,6 @@ def test_an_interrupted_build_leaves_the_model_that_was_there(
         [sys.executable, *command, "--model-repository", str(tmp_path)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
-        # A shell lets its background jobs, and so the tests that run in one, ignore SIGINT.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  nothing runs in threads here
     )
     partial = tmp_path / "deeplabv3_resnet50" / "1" / ".model.pt.partial"
     deadline = time.monotonic() + 200

@@ -83,6 +83,7 @@ class AsyncHttpTransport:
         session = self._owned.release()
         if session is not None:
             await session.close()
+            await asyncio.sleep(0)  # asyncio itself lets go of a closed socket in the next turn of the loop
 
     async def _prepare(
         self, model: str, deadline: Deadline, request_id: str | None = None
