@@ -135,7 +135,10 @@ def answers(url: str) -> bool:
 
 def pidfds(pid: int) -> int:
     """Return how many processes another one watches."""
-    links = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    links: list[str] = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since the folder was listed
+            links.append(str(path.readlink()))
     return links.count("anon_inode:[pidfd]")
 
 
