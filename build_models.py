@@ -310,10 +310,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_resnet_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the backbone, passed to torchvision's ResNet")
-    group.add_argument("--groups", type=int, metavar="N", help="groups of the 3 x 3 convolutions")
-    group.add_argument(
-        "--width-per-group", type=int, metavar="N", help="channels of a group, in units of the default 64"
-    )
+    group.add_argument("--groups", type=int, metavar="N", help="groups of the 3 x 3 convolutions (1)")
+    group.add_argument("--width-per-group", type=int, metavar="N", help="channels of a group in the first stage (64)")
     group.add_argument(
         "--replace-stride-with-dilation",
         type=_boolean,
