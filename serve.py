@@ -184,6 +184,9 @@ class Server:
     def _exit_code(self) -> int:
         code = self._process.wait()
         self._pass_log_on(self._log)
+        if self._last_line:  # it crashed before the end of its line
+            with contextlib.suppress(OSError):
+                sys.stderr.write("\n")
         for failure in self._load_failures:
             say(f"error: {failure}")
         if code or not (self._signals or self._dead_stub):

@@ -10,6 +10,7 @@ rule below was read in the native backend's source (triton-inference-server/pyto
 from __future__ import annotations
 
 import json
+import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,10 @@ class TritonPythonModel:
                 return self._run(requests)
             return [response for request in requests for response in self._run([request])]
         except ModelContractError as exc:
+            # Where this fails a warm-up, tritonserver 2.51 sometimes crashes before it reports the error, and before it
+            # reads the queue of its Logger.
+            sys.stderr.write(f"{exc}\n")
+            sys.stderr.flush()
             error = pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG)
         except Exception as exc:  # noqa: BLE001  torch raises what it likes
             pb_utils.Logger.log_error(traceback.format_exc())

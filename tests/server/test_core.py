@@ -150,6 +150,7 @@ def test_warm_up_makes_a_model_of_the_wrong_dtype_fail_at_load(tmp_path: Path, s
         'inputs { key: "first" value { data_type: TYPE_FP32 dims: 3 random_data: true } } }\n'
     )
     write_model(tmp_path / "models", "toy", Half(), config("toy", ["first"], ["out"], extra=warmup))
+    # 2.51 may crash while it takes down an instance whose warm-up failed; the log names the cause all the same.
     with pytest.raises(AssertionError, match=r"the model provides torch\.float16"):
         serving(tmp_path / "models")
 
