@@ -5,8 +5,8 @@
 Both serve the tests' toy model with the embedded server, so that the network and the client weigh as much as they can.
 `overhead` sends the same requests through our client and through a bare loop over tritonclient's, in turns, from one
 thread, and prints medians; beside them stands the processor time that this process took, which others on the machine
-hardly change. `masks` sends pictures of
-several sizes through a throttled connection and prints the median time of each format.
+hardly change. `masks` sends pictures of several sizes through a throttled connection and prints the median time of each
+format.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def cost_of(call: Callable[[], object]) -> Cost:
 
 def overhead(server: TritonProcess) -> Table:
     """Compare our client with tritonclient's."""
-    table = Table("protocol", "client", "ms", "processor ms", "difference ms", "throughput, ours / theirs")
+    table = Table("protocol", "client", "ms", "processor ms", "difference ms", "ours / theirs")
     data = pictures.small()
     for scheme in SCHEMES:
         address = address_of(server, scheme)

@@ -158,7 +158,8 @@ class TritonProcess:
             wait_until(lambda: not self.left_behind(), what=f"{self.left_behind()} gone", seconds=5)
         finally:
             self.kill_all()
-            sys.stdout.write(f"The log of serve.py (pid {self.pid}) ends:\n{self.log_tail()}\n")  # shown on failure
+            if "PYTEST_CURRENT_TEST" in os.environ:  # which shows it where the test failed
+                sys.stdout.write(f"The log of serve.py (pid {self.pid}) ends:\n{self.log_tail()}\n")
 
 
 class Serving(Protocol):

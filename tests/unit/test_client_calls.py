@@ -112,11 +112,6 @@ def fake() -> Fake:
     return Fake()
 
 
-@pytest.fixture(params=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
-
-
 @pytest.fixture
 def client(fake: Fake, kind: Kind) -> Iterator[Driver]:
     transport = fake if kind == "sync" else AsyncFake(fake)

@@ -25,11 +25,6 @@ pytestmark = pytest.mark.unit
 LONG_AGO = datetime(2019, 1, 1, tzinfo=timezone.utc), datetime(2020, 1, 1, tzinfo=timezone.utc)
 
 
-@pytest.fixture(params=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
-
-
 @pytest.fixture(params=["grpcs", "https"])
 def scheme(request: pytest.FixtureRequest) -> str:
     return request.param

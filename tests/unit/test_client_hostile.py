@@ -6,24 +6,16 @@ import gzip
 import json
 import tracemalloc
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 from drivers import Kind, connected
-from script_servers import GrpcServer, HttpServer, RawServer, Script, Server, elements, http_answer, url
+from script_servers import RawServer, Script, Server, elements, http_answer, url
 
 from deeplab_client import ModelError, SegmentationError, ServerUnavailableError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(params=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
 
 
 def failure(kind: Kind, answer: bytes, **options: Any) -> SegmentationError:  # noqa: ANN401 the client's
@@ -144,13 +136,6 @@ NAMES = ("CLASS_NAMES", "BYTES", [1, 2], elements(b"a", b"b"))
 def counts(*values: float, dtype: str = "<i8") -> tuple[str, str, list[int], bytes]:
     kinds = {"<i8": "INT64", "<f4": "FP32"}
     return "CLASS_PIXELS", kinds[dtype], [1, len(values)], np.array(values, dtype).tobytes()
-
-
-@pytest.fixture(params=[GrpcServer, HttpServer], ids=["grpc", "http"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    server: Server = request.param(Script())
-    yield server
-    server.stop()
 
 
 def test_tensors_that_do_not_fit_are_a_model_error(server: Server, kind: Kind) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from drivers import AsyncDriver, Kind
 from PIL import Image
-from script_servers import GrpcServer, HttpServer, Script, Server, url
+from script_servers import Server, url
 
 from deeplab_client import (
     AsyncSegmentationClient,
@@ -173,11 +173,6 @@ class Stream:
                     self._add(result)
 
         asyncio.run(read())
-
-
-@pytest.fixture(params=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
 
 
 def images(count: int, taken: list[int] | None = None) -> Iterator[bytes]:
@@ -365,13 +360,6 @@ def test_an_interpreter_ends_whose_image_cannot_be_read() -> None:
     command = [sys.executable, "-c", textwrap.dedent(code)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert run.stdout == "the image was not read within 0.1 s\n", run.stderr
-
-
-@pytest.fixture(params=[GrpcServer, HttpServer], ids=["grpc", "http"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    server: Server = request.param(Script())
-    yield server
-    server.stop()
 
 
 def test_leaving_a_stream_early_ends_its_requests(server: Server) -> None:

@@ -32,7 +32,6 @@ from deeplab_client._endpoint import parse_url
 from deeplab_client._wire import choose_mask_format
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.unit
@@ -41,18 +40,6 @@ SECRET = "s3cr3t-bearer-value"  # noqa: S105 a made up one
 PIN = "p1nk"
 KEY = "k3y-of-the-restricted-api"
 IMAGE = np.full((7, 11, 3), 5, np.uint8)
-
-
-@pytest.fixture(params=[GrpcServer, HttpServer], ids=["grpc", "http"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    server: Server = request.param(Script())
-    yield server
-    server.stop()
-
-
-@pytest.fixture(params=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
 
 
 def test_headers_and_a_token_go_with_every_request(server: Server, kind: Kind) -> None:

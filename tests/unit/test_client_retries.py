@@ -6,7 +6,7 @@ import threading
 import time
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import pytest
@@ -26,26 +26,11 @@ from deeplab_client import (
 from deeplab_client._deadline import Deadline
 from deeplab_client._retry import NEVER, Attempts, seconds_of_pushback, seconds_of_retry_after
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = pytest.mark.unit
 
 S = grpc.StatusCode
 AT_ONCE = RetryPolicy(2, first_delay=0.01, longest_delay=0.01)
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
-
-
-@pytest.fixture(params=[GrpcServer, HttpServer], ids=["grpc", "http"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    server: Server = request.param(Script())
-    yield server
-    server.stop()
-
-
-@pytest.fixture(params=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
 
 
 def fail(

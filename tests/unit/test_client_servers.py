@@ -41,18 +41,6 @@ NO_ENSEMBLE = "unexpected inference input 'IMAGE' for model 'x'"
 REFUSED = "in ensemble 'segment_resnet50', the bytes are no image"
 
 
-@pytest.fixture(params=[GrpcServer, HttpServer], ids=["grpc", "http"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    server: Server = request.param(Script())
-    yield server
-    server.stop()
-
-
-@pytest.fixture(params=["sync", "async"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return request.param
-
-
 @pytest.fixture
 def client(server: Server, kind: Kind) -> Iterator[Driver]:
     with connected(kind, url(server), timeout=20, retries=0) as client:
