@@ -242,11 +242,15 @@ def url(server: Server) -> str:
 
 
 class RawServer:
-    """Speaks HTTP as the test says: to the questions before an inference an empty config, then these bytes."""
+    """Speaks HTTP as the test says: to the questions before an inference an empty config, then these bytes.
 
-    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+    A body of more than `longest` bytes is refused before it is read.
+    """
+
+    def __init__(self, answer: Callable[[bytes], bytes], *, longest: int | None = None) -> None:
         self.connections = 0
         self._answer = answer
+        self._longest = longest
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -269,7 +273,13 @@ class RawServer:
                 while (line := lines.readline()) != b"\r\n":
                     name, _, value = line.partition(b":")
                     fields[name.lower()] = value.strip()
-                body = lines.read(int(fields.get(b"content-length", 0)))
+                length = int(fields.get(b"content-length", 0))
+                refused = self._longest is not None and length > self._longest
+                if refused:
+                    connection.sendall(http_answer(b"", status=413))
+                body = lines.read(length)
+                if refused:
+                    continue
                 if head.startswith(b"GET"):
                     connection.sendall(http_answer(b"{}"))
                 else:

@@ -13,7 +13,13 @@ import pytest
 from drivers import Kind, connected
 from script_servers import RawServer, Script, Server, elements, http_answer, url
 
-from deeplab_client import ModelError, SegmentationError, ServerUnavailableError
+from deeplab_client import (
+    InvalidImageError,
+    ModelError,
+    ModelNotFoundError,
+    SegmentationError,
+    ServerUnavailableError,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -125,6 +131,16 @@ def test_an_answer_to_another_request_is_refused_and_its_connection_dropped(kind
         ids.clear()
         client.segment(b"\x05")
     assert server.connections == 2
+    server.stop()
+
+
+def test_a_refusal_before_the_end_of_a_picture_does_not_hold_up_the_next_call(kind: Kind) -> None:
+    server = RawServer(lambda _: http_answer(b"", status=404), longest=1_000_000)
+    with connected(kind, server.url, timeout=20, retries=0) as client:
+        with pytest.raises(InvalidImageError, match="413"):
+            client.segment(bytes(20_000_000))
+        with pytest.raises(ModelNotFoundError):
+            client.segment(b"\x05", timeout=5)
     server.stop()
 
 

@@ -52,6 +52,12 @@ def test_the_wheel_needs_no_torch_and_names_its_extras(metadata: Message) -> Non
     assert not [requirement for requirement in needed if "torch" in requirement]
 
 
+def test_the_wheel_carries_the_license_of_the_repository(wheel: zipfile.ZipFile, metadata: Message) -> None:
+    (text,) = (name for name in wheel.namelist() if name.endswith("/licenses/LICENSE"))
+    assert wheel.read(text) == (ROOT / "LICENSE").read_bytes()
+    assert metadata.get_all("License-File") == ["LICENSE"]
+
+
 def test_the_wheel_works_from_another_place(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
     (script,) = (path for path in tmp_path.rglob("entry_points.txt"))
