@@ -166,6 +166,11 @@ def test_tensors_that_do_not_fit_are_a_model_error(server: Server, kind: Kind) -
             ("CLASS_NAMES", "BYTES", [1, 4], elements(b"a") * 4),
         ],
         "no classes": [("MASK", "UINT8", [1, 0, 2], b""), counts(), ("CLASS_NAMES", "BYTES", [1, 0], b"")],
+        "more classes than a byte tells apart": [
+            MASK,
+            counts(4, *[0] * 256),
+            ("CLASS_NAMES", "BYTES", [1, 257], elements(b"a") * 257),
+        ],
         "no pixels": [("MASK", "UINT8", [1, 0, 2], b""), counts(0, 0), NAMES],
         "a class without a name": [("MASK", "UINT8", [1, 2, 2], bytes([0, 0, 2, 0])), COUNTS, NAMES],
         "a huge shape": [("MASK", "UINT8", [1, 2**62, 2**62], bytes(4)), COUNTS, NAMES],

@@ -30,6 +30,7 @@ WEIGHTS_PARAMETER = "weights"
 
 _PIXELS = (b"P5", b"P6")  # Netpbm's magic numbers: how images begin that hold plain pixels
 _DTYPES = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
+_MOST_CLASSES = 256
 _LONGEST_NAME = 200  # characters of a model's name that go into a message
 _LENGTH = struct.Struct("<I")
 
@@ -125,6 +126,8 @@ def _read_classes(counts: NDArray[Any] | None, names: NDArray[Any] | None) -> tu
         raise ValueError("no output CLASS_PIXELS" if counts is None else "no output CLASS_NAMES")
     if counts.shape != names.shape or counts.ndim != 2 or len(counts) != 1:  # noqa: PLR2004 batch, class
         raise ValueError(f"CLASS_PIXELS {counts.shape} and CLASS_NAMES {names.shape} are not both (1, C)")
+    if counts.size > _MOST_CLASSES:
+        raise ValueError(f"there are {counts.size} CLASS_NAMES; a mask of bytes tells {_MOST_CLASSES} classes apart")
     if counts.dtype.kind not in "iu" or names.dtype != np.object_:
         raise ValueError(f"CLASS_PIXELS are {counts.dtype} and CLASS_NAMES {names.dtype}, not integers and text")
     if counts.min(initial=0) < 0:
