@@ -172,6 +172,19 @@ def test_models_are_chosen_per_client_and_per_call(fake: Fake) -> None:
     assert fake.calls == ["config mine", "infer mine", "config segment_resnet101", "infer segment_resnet101"]
 
 
+@pytest.mark.parametrize("model", ["", "a\nb", "\ud800", b"name", 5])
+def test_what_is_no_name_of_a_model_is_refused(client: Driver, fake: Fake, model: Any) -> None:  # noqa: ANN401
+    for call in (
+        lambda: SegmentationClient("host", model=model),
+        lambda: client.segment(IMAGE, model=model),
+        lambda: client.is_ready(model=model),
+        lambda: client.wait_until_ready(model=model),
+    ):
+        with pytest.raises((ValueError, TypeError), match=r"^model must be"):
+            call()
+    assert not fake.calls
+
+
 def test_weights_are_fetched_once_a_model(client: Driver, fake: Fake) -> None:
     assert [client.segment(IMAGE).weights for _ in range(3)] == ["COCO_WITH_VOC_LABELS_V1"] * 3
     assert fake.calls.count("config segment_resnet50") == 1
@@ -245,7 +258,7 @@ def test_one_deadline_covers_all_that_is_sent(client: Driver, fake: Fake) -> Non
     client.segment(IMAGE, timeout=1e300)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 10**400])
 def test_timeouts_out_of_range_are_refused(client: Driver, fake: Fake, timeout: float) -> None:
     for call in (
         lambda: SegmentationClient("host", timeout=timeout),
