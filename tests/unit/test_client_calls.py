@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import pickle
+import struct
 import subprocess
 import sys
 import traceback
+import zlib
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from drivers import Kind, connected
+from PIL import Image
 
 import deeplab_client
 from deeplab_client import (
@@ -163,6 +167,22 @@ def test_a_reply_that_breaks_the_contract_is_a_model_error(
         client.segment(IMAGE)
     assert caught.value.model == "segment_resnet50"
     assert caught.value.request_id
+
+
+def test_a_png_that_no_decoder_takes_is_a_model_error(client: Driver, fake: Fake) -> None:
+    file = BytesIO()
+    Image.new("L", (3, 2)).save(file, "PNG")
+    head, end = file.getvalue()[:-12], file.getvalue()[-12:]
+    # A colour profile of no bytes, which Pillow reads beyond.
+    broken = head + struct.pack(">I4sI", 0, b"iCCP", zlib.crc32(b"iCCP")) + end
+    del fake.outputs["MASK"]
+    for png, fits in ((file.getvalue(), True), (broken, False), (head[:33], False)):
+        fake.outputs["MASK_PNG"] = np.array([[png]], np.object_)
+        if fits:
+            assert client.segment(IMAGE).mask.shape == (2, 3)
+        else:
+            with pytest.raises(ModelError, match="MASK_PNG cannot be decoded"):
+                client.segment(IMAGE)
 
 
 def test_models_are_chosen_per_client_and_per_call(fake: Fake) -> None:

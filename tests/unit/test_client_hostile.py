@@ -60,6 +60,16 @@ def test_an_answer_that_cannot_be_read_is_a_model_error(kind: Kind, answer: byte
     assert type(failure(kind, answer)) is ModelError
 
 
+def test_what_an_answer_lacks_is_named(kind: Kind) -> None:
+    assert "cannot be read: it has no 'outputs'" in str(failure(kind, http_answer(b"{}")))
+
+
+@pytest.mark.parametrize("size", [b"-5", b"zz"])
+def test_a_chunk_of_no_size_is_no_answer(kind: Kind, size: bytes) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%b\r\n{}\r\n0\r\n\r\n" % size
+    assert type(failure(kind, answer)) is ServerUnavailableError
+
+
 @pytest.mark.parametrize("length", [10**12, 10**30])
 def test_what_is_announced_is_not_allocated(kind: Kind, length: int) -> None:
     answer = http_answer(b'{"a": 1}', "Connection: close", length=length)

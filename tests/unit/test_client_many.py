@@ -413,28 +413,36 @@ def test_an_interpreter_ends_whose_image_cannot_be_read() -> None:
     assert run.stdout == "the image was not read within 0.1 s\n", run.stderr
 
 
-def test_an_interpreter_ends_with_a_stream_left_open() -> None:
-    code = """
+def test_an_interpreter_ends_with_a_stream_left_open(tmp_path: Path) -> None:
+    # A module of its own: a thread that runs code of the main one would keep the stream alive.
+    module = """
         import threading
-        from deeplab_client import SegmentationClient
         from deeplab_client.testing import FakeTransport
 
         lock, held = threading.Lock(), threading.Event()
 
-        class Grpc(FakeTransport):  # in that cancelling takes a lock that the call may hold
+        class LikeGrpc(FakeTransport):
+            # To cancel a call takes a lock that the call's own thread may hold.
+
             def infer(self, request, *, deadline):
                 if self.requests:
                     with lock, deadline.interrupting(lock.acquire):
                         held.set()
                         threading.Event().wait()
                 return super().infer(request, deadline=deadline)
-
-        stream = SegmentationClient("host", transport=Grpc()).segment_many([b"P5 1 1 255 0"] * 9, concurrency=1)
-        print(next(stream).mask.shape)
-        held.wait()
     """
+    code = """
+        import fakes
+        from deeplab_client import SegmentationClient
+
+        client = SegmentationClient("host", transport=fakes.LikeGrpc())
+        stream = client.segment_many([b"P5 1 1 255 0"] * 9, concurrency=1)
+        print(next(stream).mask.shape)
+        fakes.held.wait()
+    """
+    (tmp_path / "fakes.py").write_text(textwrap.dedent(module))
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path)
     assert (run.returncode, run.stdout, run.stderr) == (0, "(1, 1)\n", "")
 
 

@@ -151,11 +151,15 @@ def _read_mask(raw: NDArray[Any] | None, png: NDArray[Any] | None, *, size: int)
     try:
         image: Image.Image = Image.open(BytesIO(png[0, 0]), formats=["PNG"])
         # Before it is decoded: a few bytes of PNG can claim gigabytes.
-        if image.mode not in {"P", "L"} or image.width * image.height != size or size == 0:
-            raise ValueError(f"MASK_PNG is {image.mode} {image.size}, CLASS_PIXELS count {size} pixels")
-        return np.array(image)
-    except (OSError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError) as error:
+        fits = image.mode in {"P", "L"} and image.width * image.height == size > 0
+        mask = np.array(image) if fits else None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they like
         raise ValueError(f"MASK_PNG cannot be decoded: {error}") from error
+    if mask is None:
+        raise ValueError(f"MASK_PNG is {image.mode} {image.size}, CLASS_PIXELS count {size} pixels")
+    return mask
 
 
 def _check_ids(mask: NDArray[np.uint8], classes: int) -> None:
