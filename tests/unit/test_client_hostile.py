@@ -6,8 +6,10 @@ import gzip
 import json
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import numpy as np
 import pytest
 from drivers import Kind, connected
@@ -198,3 +200,27 @@ def test_tensors_that_do_not_fit_are_a_model_error(server: Server, kind: Kind) -
             except Exception as error:  # noqa: BLE001 any would do, were it not for the assertion
                 told = error
             assert type(told) is ModelError, (case, told)
+
+
+class Garbage(grpc.GenericRpcHandler):
+    """Answers every call, known or not, with what is no message."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        del handler_call_details
+        return grpc.unary_unary_rpc_method_handler(self.answer)
+
+    def answer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        del request, context
+        return b"\xff\xfe\xfd"
+
+
+def test_what_is_no_message_is_a_model_error(kind: Kind) -> None:
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((Garbage(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with connected(kind, f"grpc://127.0.0.1:{port}", retries=0) as client:
+        with pytest.raises(ModelError):
+            client.segment(b"\x05")
+        assert not client.is_ready()
+    server.stop(None).wait()
