@@ -344,6 +344,18 @@ def test_a_file_object_is_read_from_where_it_stands(send: Callable[[Any], bytes]
             send(file)
 
 
+class NamelessFile(io.BytesIO):
+    """A file that fails when it is asked for its name."""
+
+    @property
+    def name(self) -> str:
+        raise RuntimeError("not saved yet")
+
+
+def test_a_file_object_needs_no_name(send: Callable[[Any], bytes]) -> None:
+    assert send(NamelessFile(b"picture")) == b"picture"
+
+
 def test_a_file_object_that_gives_no_bytes_is_refused(send: Callable[[Any], bytes], tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(b"picture")

@@ -160,7 +160,10 @@ def _can_be_read(image: object) -> TypeIs[SupportsRead]:
 
 def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
     """Read a file object from where it stands to its end."""
-    name = getattr(file, "name", None)
+    try:
+        name = getattr(file, "name", None)
+    except Exception:  # noqa: BLE001 a property of the caller's; the picture may be fine
+        name = None
     called = f"the file object {name!r}" if isinstance(name, str) else f"the {type(file).__qualname__} object"
     if isinstance(file, io.TextIOBase):
         raise InvalidImageError(f"{called} is a text file: open it in binary mode, open(path, 'rb')")
