@@ -187,7 +187,9 @@ def _error(
 def caused(ours: SegmentationError, by: BaseException, where: Circumstances) -> SegmentationError:
     """Return an error with its cause, or without where the cause would tell a secret.
 
-    To be raised after the `except` block: within it, what is being handled becomes a part of the error.
+    To be raised after the `except` block: within it, what is being handled becomes a part of the error. And to be let
+    go of there: a local variable of a frame that the error's traceback holds is a cycle, which keeps the client of all
+    the frames above, with its connections, until the garbage collector comes by.
     """
     chain: list[BaseException] = []
     error: BaseException | None = by

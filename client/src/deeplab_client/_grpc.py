@@ -118,7 +118,10 @@ class GrpcTransport:
             if isinstance(error, ValueError) and not self._closed:
                 raise
             failure = caused(self._error_of(error, where), error, where)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # see `_faults.caused`
 
     def _error_of(self, error: Exception, where: Circumstances) -> SegmentationError:
         if self._closed:  # CANCELLED, or grpc's ValueError about a closed channel

@@ -98,7 +98,10 @@ class AsyncGrpcTransport:
             # UsageError: the channel is closed
             ours = _closed(where) if self._closed else _grpc_messages.error_of(error, where)
             failure = caused(ours, error, where)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # see `_faults.caused`
 
     def _connect(self, where: Circumstances) -> _Connected:
         target = _grpc_messages.target_of(self._endpoint)
