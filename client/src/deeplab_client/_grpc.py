@@ -117,7 +117,8 @@ class GrpcTransport:
         except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
             if isinstance(error, ValueError) and not self._closed:
                 raise
-            failure = caused(self._error_of(error, where), error, where)
+            # What a future raises is itself, and the frames that raised it hold it.
+            failure = caused(self._error_of(error, where), error.with_traceback(None), where)
         try:
             raise failure
         finally:
