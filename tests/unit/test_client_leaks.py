@@ -43,22 +43,26 @@ def port(request: pytest.FixtureRequest) -> Iterator[int]:
         server.stop()
 
 
+THREADS: dict[str, Callable[[SegmentationClient], object]] = {
+    "segment": lambda client: client.segment(b"\x05"),
+    "segment_many": lambda client: list(client.segment_many([b"\x05", b"\x06"])),
+    "is_ready": lambda client: client.is_ready(),
+    "wait_until_ready": lambda client: client.wait_until_ready(timeout=0.1),
+}
+COROUTINES: dict[str, Callable[[AsyncSegmentationClient], Coroutine[Any, Any, object]]] = {
+    "segment": lambda client: client.segment(b"\x05"),
+    "is_ready": lambda client: client.is_ready(),
+    "wait_until_ready": lambda client: client.wait_until_ready(timeout=0.1),
+}
+
+
 @pytest.mark.parametrize("scheme", ["grpc", "grpcs", "http", "https"])
 @pytest.mark.parametrize("retries", [0, AT_ONCE])
-@pytest.mark.parametrize(
-    "work",
-    [
-        lambda client: client.segment(b"\x05"),
-        lambda client: list(client.segment_many([b"\x05", b"\x06"])),
-        lambda client: client.is_ready(),
-        lambda client: client.wait_until_ready(timeout=0.1),
-    ],
-    ids=["segment", "segment_many", "is_ready", "wait_until_ready"],
-)
-def test_threads(port: int, scheme: str, retries: int | RetryPolicy, work: Callable[[SegmentationClient], Any]) -> None:
+@pytest.mark.parametrize("work", THREADS)
+def test_threads(port: int, scheme: str, retries: int | RetryPolicy, work: str) -> None:
     client = SegmentationClient(f"{scheme}://127.0.0.1:{port}", timeout=10, retries=retries)
     with contextlib.suppress(SegmentationError):
-        work(client)
+        THREADS[work](client)
     gone = weakref.ref(client)
     del client
     assert gone() is None
@@ -66,25 +70,12 @@ def test_threads(port: int, scheme: str, retries: int | RetryPolicy, work: Calla
 
 @pytest.mark.parametrize("scheme", ["grpc", "grpcs"])  # over HTTP aiohttp has cycles of its own, and warns
 @pytest.mark.parametrize("retries", [0, AT_ONCE])
-@pytest.mark.parametrize(
-    "work",
-    [
-        lambda client: client.segment(b"\x05"),
-        lambda client: client.is_ready(),
-        lambda client: client.wait_until_ready(timeout=0.1),
-    ],
-    ids=["segment", "is_ready", "wait_until_ready"],
-)
-def test_coroutines(
-    port: int,
-    scheme: str,
-    retries: int | RetryPolicy,
-    work: Callable[[AsyncSegmentationClient], Coroutine[Any, Any, Any]],
-) -> None:
+@pytest.mark.parametrize("work", COROUTINES)
+def test_coroutines(port: int, scheme: str, retries: int | RetryPolicy, work: str) -> None:
     async def fail() -> weakref.ref[AsyncSegmentationClient]:
         client = AsyncSegmentationClient(f"{scheme}://127.0.0.1:{port}", timeout=10, retries=retries)
         with contextlib.suppress(SegmentationError):
-            await work(client)
+            await COROUTINES[work](client)
         return weakref.ref(client)
 
     gone = asyncio.run(fail())

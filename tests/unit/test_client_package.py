@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import deeplab_client
+
 if TYPE_CHECKING:
     from email.message import Message
 
@@ -50,6 +52,16 @@ def test_the_wheel_needs_no_torch_and_names_its_extras(metadata: Message) -> Non
     assert plain == {"aiohttp", "numpy", "pillow", "tritonclient"}
     assert metadata.get_all("Provides-Extra") == ["cli", "polygons", "supervision"]
     assert not [requirement for requirement in needed if "torch" in requirement]
+
+
+def test_the_wheel_carries_its_licence(wheel: zipfile.ZipFile, metadata: Message) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith("/licenses/LICENSE"))
+    assert wheel.read(name) == (ROOT / "LICENSE").read_bytes()
+    assert metadata.get_all("License-File") == ["LICENSE"]
+
+
+def test_the_package_tells_its_version(metadata: Message) -> None:
+    assert deeplab_client.__version__ == metadata["Version"]
 
 
 def test_the_wheel_works_from_another_place(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ class Probes:
         self._calls = calls
         self._deadline = Deadline(timeout)
         self._pause = _FIRST_PAUSE
-        self._not_said = f"it does not say that it and model {self.model!r} are"
+        self._not_said = f"it does not call itself and model {self.model!r} ready"
         self._last = self._not_said
 
     def deadline(self) -> Deadline:
