@@ -102,7 +102,10 @@ class AsyncGrpcTransport:
             if response is None:  # grpc.aio only logs what it cannot deserialize; grpc itself raises
                 raise unreadable(ValueError("it is no message of this call"), where)
             return response
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # see `_faults.caused`
 
     def _connect(self, where: Circumstances) -> _Connected:
         target = _grpc_messages.target_of(self._endpoint)
