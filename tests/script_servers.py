@@ -82,12 +82,12 @@ def elements(*values: bytes) -> bytes:
 class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     scheme = "grpc"
 
-    def __init__(self, script: Script, port: int = 0) -> None:
+    def __init__(self, script: Script, port: int = 0, *, host: str = "127.0.0.1") -> None:
         self.script = script
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
         self.server = grpc.server(ThreadPoolExecutor(8), options=options)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        self.port = self.server.add_insecure_port(f"{host}:{port}")
         self.server.start()
 
     def stop(self) -> None:
