@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import pickle
+import struct
 import subprocess
 import sys
 import traceback
+import zlib
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from drivers import Kind, connected
+from PIL import Image
 
 import deeplab_client
 from deeplab_client import (
@@ -160,11 +164,40 @@ def test_a_reply_that_breaks_the_contract_is_a_model_error(
     assert caught.value.request_id
 
 
+def test_a_png_that_no_decoder_takes_is_a_model_error(client: Driver, fake: Fake) -> None:
+    file = BytesIO()
+    Image.new("L", (3, 2)).save(file, "PNG")
+    head, end = file.getvalue()[:-12], file.getvalue()[-12:]
+    # A colour profile of no bytes, which Pillow reads beyond.
+    broken = head + struct.pack(">I4sI", 0, b"iCCP", zlib.crc32(b"iCCP")) + end
+    del fake.outputs["MASK"]
+    for png, fits in ((file.getvalue(), True), (broken, False), (head[:33], False)):
+        fake.outputs["MASK_PNG"] = np.array([[png]], np.object_)
+        if fits:
+            assert client.segment(IMAGE).mask.shape == (2, 3)
+        else:
+            with pytest.raises(ModelError, match="MASK_PNG cannot be decoded"):
+                client.segment(IMAGE)
+
+
 def test_models_are_chosen_per_client_and_per_call(fake: Fake) -> None:
     client = SegmentationClient("host", model="mine", transport=fake)
     client.segment(IMAGE)
     client.segment(IMAGE, model="segment_resnet101")
     assert fake.calls == ["config mine", "infer mine", "config segment_resnet101", "infer segment_resnet101"]
+
+
+@pytest.mark.parametrize("model", ["", "a\nb", "\ud800", b"name", 5])
+def test_what_is_no_name_of_a_model_is_refused(client: Driver, fake: Fake, model: Any) -> None:  # noqa: ANN401
+    for call in (
+        lambda: SegmentationClient("host", model=model),
+        lambda: client.segment(IMAGE, model=model),
+        lambda: client.is_ready(model=model),
+        lambda: client.wait_until_ready(model=model),
+    ):
+        with pytest.raises((ValueError, TypeError), match=r"^model must be"):
+            call()
+    assert not fake.calls
 
 
 def test_weights_are_fetched_once_a_model(client: Driver, fake: Fake) -> None:
@@ -240,7 +273,7 @@ def test_one_deadline_covers_all_that_is_sent(client: Driver, fake: Fake) -> Non
     client.segment(IMAGE, timeout=1e300)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 10**400])
 def test_timeouts_out_of_range_are_refused(client: Driver, fake: Fake, timeout: float) -> None:
     for call in (
         lambda: SegmentationClient("host", timeout=timeout),

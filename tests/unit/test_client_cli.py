@@ -190,6 +190,8 @@ def test_names_of_files_cannot_write_to_the_terminal(capsys: pytest.CaptureFixtu
             ["a/x.jpg", "b/x.jpg", "a/x.jpg-2"],
         ),
         (["x.jpg", "y.2.jpg"], ["."], ["x", "y.2"]),
+        (["a/x.jpg", "../b/x.jpg"], ["a/x.jpg", "../b/x.jpg"], ["here/a/x.jpg", "b/x.jpg"]),
+        (["a/x.jpg", "b/x.jpg"], ["a/x.jpg", "a/../b/x.jpg"], ["a/x.jpg", "b/x.jpg"]),
     ],
 )
 @pytest.mark.usefixtures("folder")
@@ -235,6 +237,13 @@ def test_a_picture_that_fails_is_told_and_the_rest_goes_on(capsys: pytest.Captur
     assert "1 of 5 pictures segmented" in told.err
     assert "4 failed" in told.err
     assert files("out") == {"good.overlay.png"}
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_a_name_may_be_nothing_but_a_suffix() -> None:
+    picture("x.jpg").rename("..jpg")
+    assert run("segment", "..jpg", "-o", "out") == 0
+    assert files("out") == {"..jpg.overlay.png"}
 
 
 @pytest.mark.usefixtures("fake", "folder")
@@ -345,7 +354,7 @@ def test_a_wrong_command_line_sends_nothing(
     assert not fake.requests
 
 
-@pytest.mark.parametrize(("option", "value"), [("--url", "ftp://host"), ("--timeout", "0")])
+@pytest.mark.parametrize(("option", "value"), [("--url", "ftp://host"), ("--timeout", "0"), ("--model", "")])
 def test_a_wrong_address_or_timeout_is_named(capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
     assert app.run(["ping", "--url", URL, option, value]) == 2
     assert option in capsys.readouterr().err

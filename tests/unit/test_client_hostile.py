@@ -6,8 +6,10 @@ import gzip
 import json
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from drivers import Kind, connected
@@ -56,6 +58,16 @@ def failure(kind: Kind, answer: bytes, **options: Any) -> SegmentationError:  # 
 )
 def test_an_answer_that_cannot_be_read_is_a_model_error(kind: Kind, answer: bytes) -> None:
     assert type(failure(kind, answer)) is ModelError
+
+
+def test_what_an_answer_lacks_is_named(kind: Kind) -> None:
+    assert "cannot be read: it has no 'outputs'" in str(failure(kind, http_answer(b"{}")))
+
+
+@pytest.mark.parametrize("size", [b"-5", b"zz"])
+def test_a_chunk_of_no_size_is_no_answer(kind: Kind, size: bytes) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%b\r\n{}\r\n0\r\n\r\n" % size
+    assert type(failure(kind, answer)) is ServerUnavailableError
 
 
 @pytest.mark.parametrize("length", [10**12, 10**30])
@@ -167,6 +179,11 @@ def test_tensors_that_do_not_fit_are_a_model_error(server: Server, kind: Kind) -
             ("CLASS_NAMES", "BYTES", [1, 4], elements(b"a") * 4),
         ],
         "no classes": [("MASK", "UINT8", [1, 0, 2], b""), counts(), ("CLASS_NAMES", "BYTES", [1, 0], b"")],
+        "more classes than a byte tells apart": [
+            MASK,
+            counts(4, *[0] * 256),
+            ("CLASS_NAMES", "BYTES", [1, 257], elements(b"a") * 257),
+        ],
         "no pixels": [("MASK", "UINT8", [1, 0, 2], b""), counts(0, 0), NAMES],
         "a class without a name": [("MASK", "UINT8", [1, 2, 2], bytes([0, 0, 2, 0])), COUNTS, NAMES],
         "a huge shape": [("MASK", "UINT8", [1, 2**62, 2**62], bytes(4)), COUNTS, NAMES],
@@ -184,3 +201,27 @@ def test_tensors_that_do_not_fit_are_a_model_error(server: Server, kind: Kind) -
             except Exception as error:  # noqa: BLE001 any would do, were it not for the assertion
                 told = error
             assert type(told) is ModelError, (case, told)
+
+
+class Garbage(grpc.GenericRpcHandler):
+    """Answers every call, known or not, with what is no message."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        del handler_call_details
+        return grpc.unary_unary_rpc_method_handler(self.answer)
+
+    def answer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        del request, context
+        return b"\xff\xfe\xfd"
+
+
+def test_what_is_no_message_is_a_model_error(kind: Kind) -> None:
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((Garbage(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with connected(kind, f"grpc://127.0.0.1:{port}", retries=0) as client:
+        with pytest.raises(ModelError):
+            client.segment(b"\x05")
+        assert not client.is_ready()
+    server.stop(None).wait()

@@ -310,6 +310,22 @@ def test_objects_that_fail_in_ways_of_their_own_are_refused(
         send(image)
 
 
+def test_what_no_request_can_hold_is_refused_before_it_is_read_or_copied(
+    send: Callable[[Any], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "sparse.png"
+    with path.open("wb") as file:
+        file.truncate(1 << 31)
+    wide = np.broadcast_to(np.uint8(0), (1 << 15, 1 << 15, 3))  # 3 GiB, of one byte
+    tracemalloc.start()
+    for image in (path, str(path), wide):
+        with pytest.raises(InvalidImageError, match=r"a request holds \d+ at most"):
+            send(image)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
 def test_a_released_memoryview_is_refused(send: Callable[[Any], bytes]) -> None:
     view = memoryview(b"picture")
     view.release()
@@ -326,6 +342,18 @@ def test_a_file_object_is_read_from_where_it_stands(send: Callable[[Any], bytes]
             assert send(opened) == b"picture"
         with pytest.raises(InvalidImageError, match=rf"{path}.*read to its end.*seek\(0\)"):
             send(file)
+
+
+class NamelessFile(io.BytesIO):
+    """A file that fails when it is asked for its name."""
+
+    @property
+    def name(self) -> str:
+        raise RuntimeError("not saved yet")
+
+
+def test_a_file_object_needs_no_name(send: Callable[[Any], bytes]) -> None:
+    assert send(NamelessFile(b"picture")) == b"picture"
 
 
 def test_a_file_object_that_gives_no_bytes_is_refused(send: Callable[[Any], bytes], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import io
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from deeplab_client import (
     SegmentationError,
 )
 from deeplab_client._transport import Reply
+from deeplab_client.testing import AsyncFakeTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -261,6 +263,50 @@ def test_results_do_not_wait_for_a_source_that_gives_slowly(kind: Kind) -> None:
     assert stream.join() == [1, 2, 3]
 
 
+def test_an_asynchronous_source_runs_in_one_task() -> None:
+    setting = contextvars.ContextVar("setting", default="none")
+    ends: list[str] = []
+
+    async def source() -> AsyncIterator[bytes]:
+        token = setting.set("own")
+        try:
+            yield b"1"
+            ends.append(setting.get())
+            yield b"22"
+        finally:
+            setting.reset(token)  # refused in another context
+        ends.append(str(asyncio.current_task() is tasks[0]))
+
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def first_task() -> AsyncIterator[bytes]:
+        tasks.append(asyncio.current_task())
+        async for image in source():
+            yield image
+
+    async def use() -> list[object]:
+        client = AsyncSegmentationClient("host", transport=AsyncFakeTransport(np.zeros((1, 1), np.uint8)))
+        return [type(result) async for result in client.segment_many(first_task(), concurrency=1)]
+
+    assert asyncio.run(use()) == [Segmentation, Segmentation]
+    assert ends == ["own", "True"]
+
+
+def test_a_source_that_is_cancelled_from_within_ends_the_stream() -> None:
+    async def source() -> AsyncIterator[bytes]:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)  # as a timeout does that the source holds open
+        yield b"1"
+
+    async def use() -> None:
+        client = AsyncSegmentationClient("host", transport=AsyncFakeTransport(np.zeros((1, 1), np.uint8)))
+        with pytest.raises(asyncio.CancelledError):
+            _ = [result async for result in client.segment_many(source())]
+
+    asyncio.run(asyncio.wait_for(use(), 20))
+
+
 def test_nothing_is_a_stream_too(kind: Kind) -> None:
     stream = Stream(kind, Gate(), [])
     assert stream.join() == []
@@ -360,6 +406,39 @@ def test_an_interpreter_ends_whose_image_cannot_be_read() -> None:
     command = [sys.executable, "-c", textwrap.dedent(code)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert run.stdout == "the image was not read within 0.1 s\n", run.stderr
+
+
+def test_an_interpreter_ends_with_a_stream_left_open(tmp_path: Path) -> None:
+    # A module of its own: a thread that runs code of the main one would keep the stream alive.
+    module = """
+        import threading
+        from deeplab_client.testing import FakeTransport
+
+        lock, held = threading.Lock(), threading.Event()
+
+        class LikeGrpc(FakeTransport):
+            # To cancel a call takes a lock that the call's own thread may hold.
+
+            def infer(self, request, *, deadline):
+                if self.requests:
+                    with lock, deadline.interrupting(lock.acquire):
+                        held.set()
+                        threading.Event().wait()
+                return super().infer(request, deadline=deadline)
+    """
+    code = """
+        import fakes
+        from deeplab_client import SegmentationClient
+
+        client = SegmentationClient("host", transport=fakes.LikeGrpc())
+        stream = client.segment_many([b"P5 1 1 255 0"] * 9, concurrency=1)
+        print(next(stream).mask.shape)
+        fakes.held.wait()
+    """
+    (tmp_path / "fakes.py").write_text(textwrap.dedent(module))
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "(1, 1)\n", "")
 
 
 def test_leaving_a_stream_early_ends_its_requests(server: Server) -> None:

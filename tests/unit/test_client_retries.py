@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from datetime import datetime, timedelta, timezone
@@ -132,6 +133,24 @@ def test_a_deadline_that_ends_a_later_attempt_tells_of_the_earlier(kind: Kind) -
         client.segment(b"\x05")
     assert server.script.hold is not None
     server.script.hold.set()
+    server.stop()
+
+
+def test_no_pause_after_a_slow_hook_goes_past_the_deadline(kind: Kind) -> None:
+    server = GrpcServer(Script())
+    fail(server, S.UNAVAILABLE, 503, wait="1500")
+
+    async def dawdle(_: RetryAttempt) -> None:
+        await asyncio.sleep(1.5)
+
+    def block(_: RetryAttempt) -> None:
+        time.sleep(1.5)
+
+    with connected(kind, url(server), timeout=2, on_retry=dawdle if kind == "async" else block) as client:
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceededError, match="within 2 s"):
+            client.segment(b"\x05")
+        assert time.monotonic() - start < 2.5
     server.stop()
 
 

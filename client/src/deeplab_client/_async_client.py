@@ -169,10 +169,11 @@ class AsyncSegmentationClient:
         Raises:
             ClientClosedError: The client is closed, or becomes so.
             TypeError: `images` is one image, or nothing to iterate over.
-            ValueError: `timeout` or `concurrency` is out of range.
+            ValueError: `timeout` or `concurrency` is out of range, or `model` no name.
         """
         self._calls.check_open()
         check_images(images)
+        model = self._calls.model_or_own(model)
         seconds = self._calls.seconds(timeout)
         results = _many_async.in_order(
             lambda image: self._segment(image, model, self._calls.deadline(seconds)),
@@ -189,9 +190,9 @@ class AsyncSegmentationClient:
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
         transport = self._open()
-        deadline = self._calls.deadline(timeout)
+        model, deadline = self._calls.model_or_own(model), self._calls.deadline(timeout)
         try:
-            return await transport.is_ready(self._calls.model if model is None else model, deadline=deadline)
+            return await transport.is_ready(model, deadline=deadline)
         except ClientClosedError:
             raise
         except SegmentationError as error:
@@ -252,7 +253,7 @@ class AsyncSegmentationClient:
                 if attempt is None:
                     raise
                 await self._tell(attempt, call, deadline)
-                await asyncio.sleep(attempt.delay)
+                await asyncio.sleep(min(attempt.delay, deadline.left()))  # the hook has taken its time
             else:
                 call.answered()
                 return await self._result(call, reply, deadline)

@@ -71,7 +71,7 @@ class Calls:
         self.options = make_options(
             encrypted=self.endpoint.is_encrypted, tls=tls, compression=compression, headers=headers, token=token
         )
-        self.model = model
+        self.model = check_model(model)
         self.policy = check_retries(retries)
         self.on_retry = on_retry
         self.outputs = _wire.outputs_of(
@@ -94,6 +94,15 @@ class Calls:
         """
         return self._timeout if timeout is None else check_timeout(timeout)
 
+    def model_or_own(self, model: str | None) -> str:
+        """Return the model of a call.
+
+        Raises:
+            TypeError: It is no string.
+            ValueError: It cannot be a name.
+        """
+        return self.model if model is None else check_model(model)
+
     def check_open(self) -> None:
         """Refuse to work for a closed client.
 
@@ -108,6 +117,20 @@ class Calls:
         return f"<{kind} {self.endpoint}, {self.model}{', closed' if self.closed else ''}>"
 
 
+def check_model(model: object) -> str:
+    """Return a model's name.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: It is empty, or holds characters that cannot be sent.
+    """
+    if not isinstance(model, str):
+        raise TypeError(f"model must be a string, the name of an ensemble; found {model!r}")
+    if not model or not model.isprintable():
+        raise ValueError(f"model must be the name of an ensemble, of printable characters; found {model!r}")
+    return model
+
+
 class Call:
     """One image on its way.
 
@@ -118,7 +141,7 @@ class Call:
     __slots__ = ("_attempts", "_calls", "_known", "_learnt", "_marks", "_request_id", "model")
 
     def __init__(self, calls: Calls, model: str | None, deadline: Deadline) -> None:
-        self.model = calls.model if model is None else model
+        self.model = calls.model_or_own(model)
         self._calls = calls
         self._attempts = Attempts(calls.policy, deadline)
         self._known = calls.weights
@@ -184,7 +207,7 @@ class Probes:
     """The questions for readiness until a server is there."""
 
     def __init__(self, calls: Calls, model: str | None, timeout: float) -> None:
-        self.model = calls.model if model is None else model
+        self.model = calls.model_or_own(model)
         self._calls = calls
         self._deadline = Deadline(timeout)
         self._pause = _FIRST_PAUSE

@@ -168,10 +168,11 @@ class SegmentationClient:
         Raises:
             ClientClosedError: The client is closed, or becomes so.
             TypeError: `images` is one image, or nothing to iterate over.
-            ValueError: `timeout` or `concurrency` is out of range.
+            ValueError: `timeout` or `concurrency` is out of range, or `model` no name.
         """
         self._calls.check_open()
         _many.check_images(images)
+        model = self._calls.model_or_own(model)
         results = _many.in_order(
             lambda image, deadline: self._segment(image, model, deadline),
             images,
@@ -188,9 +189,9 @@ class SegmentationClient:
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
         transport = self._open()
-        deadline = self._calls.deadline(timeout)
+        model, deadline = self._calls.model_or_own(model), self._calls.deadline(timeout)
         try:
-            return transport.is_ready(self._calls.model if model is None else model, deadline=deadline)
+            return transport.is_ready(model, deadline=deadline)
         except ClientClosedError:
             raise
         except SegmentationError as error:

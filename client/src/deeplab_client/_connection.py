@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from http.client import HTTPConnection, IncompleteRead
+from http.client import HTTPConnection, HTTPException, IncompleteRead
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -54,12 +54,19 @@ def read_body(response: HTTPResponse, longest: int) -> bytes:
     """
     parts: list[bytes] = []
     left = longest + 1
-    while left > 0 and (part := response.read(min(left, _CHUNK))):
+    while left > 0 and (part := _read(response, min(left, _CHUNK))):
         parts.append(part)
         left -= len(part)
     if left > 0 and response.length:
         raise IncompleteRead(b"", response.length)
     return b"".join(parts)
+
+
+def _read(response: HTTPResponse, most: int) -> bytes:
+    try:
+        return response.read(most)
+    except ValueError as error:  # a chunk whose size is less than 0
+        raise HTTPException(str(error)) from error
 
 
 class Connection(HTTPConnection):

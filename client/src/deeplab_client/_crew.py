@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -101,6 +102,10 @@ class Crew(Generic[_R]):
 
     def end(self) -> None:
         """End the calls under way, and wait for them; not for images that cannot be read."""
+        if sys.is_finalizing():
+            # A stream that was left open until the interpreter ends: threads such as ours have stopped for good by
+            # then, wherever they were, and with them every lock that they hold.
+            return
         with self._lock:
             self._ended = True
             threads, deadlines = dict(self._threads), list(self._deadlines)

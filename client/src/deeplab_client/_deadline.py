@@ -44,12 +44,16 @@ class Deadline:
         """Return whether something may be tried again after a pause of `seconds`."""
         return self._at - time.monotonic() > seconds
 
+    def left(self) -> float:
+        """Return the seconds that are left, 0 where there are none."""
+        return max(0.0, self._at - time.monotonic())
+
     def image_read(self) -> None:
         """Take note that what the caller's image may hang in is over."""
 
     def pause(self, seconds: float) -> None:
-        """Sleep."""
-        time.sleep(seconds)
+        """Sleep, but not beyond the deadline."""
+        time.sleep(min(seconds, self.left()))
 
 
 class AbortableDeadline(Deadline):
@@ -67,10 +71,6 @@ class AbortableDeadline(Deadline):
         self._aborted = threading.Event()
         self._lock = threading.Lock()
         self._interrupt: Callable[[], object] | None = None
-
-    def left(self) -> float:
-        """Return the seconds that are left, 0 where there are none."""
-        return max(0.0, self._at - time.monotonic())
 
     def image_read(self) -> None:
         """Take note that what the caller's image may hang in is over."""
@@ -98,8 +98,8 @@ class AbortableDeadline(Deadline):
                 self._interrupt = None
 
     def pause(self, seconds: float) -> None:
-        """Sleep until aborted."""
-        self._aborted.wait(seconds)
+        """Sleep until aborted, but not beyond the deadline."""
+        self._aborted.wait(min(seconds, self.left()))
 
 
 def check_timeout(seconds: object) -> float:
@@ -111,7 +111,10 @@ def check_timeout(seconds: object) -> float:
     """
     if isinstance(seconds, bool) or not isinstance(seconds, Real):
         raise TypeError(f"timeout must be a number of seconds; found {seconds!r}")
-    value = float(seconds)
+    try:
+        value = float(seconds)
+    except OverflowError:  # an integer of more than 308 digits
+        value = math.inf
     if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"timeout must be a finite number of seconds greater than 0; found {seconds!r}")
+        raise ValueError(f"timeout must be a finite number of seconds greater than 0; found {value:g}")
     return value

@@ -159,7 +159,8 @@ def not_http(where: Circumstances) -> SegmentationError:
 
 def unreadable(reason: Exception, where: Circumstances) -> SegmentationError:
     """Return the error for an answer that does not keep to the protocol, with its cause."""
-    message = f"{where.url} sent an answer that cannot be read: {_clean(str(reason), where)}"
+    flaw = f"it has no {reason}" if isinstance(reason, KeyError) else str(reason)
+    message = f"{where.url} sent an answer that cannot be read: {_clean(flaw, where)}"
     return caused(ModelError(message, model=where.model, request_id=where.request_id), reason, where)
 
 

@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from deeplab_client import _grpc_messages
 from deeplab_client._errors import ClientClosedError
-from deeplab_client._faults import caused, from_connection
+from deeplab_client._faults import caused, from_connection, unreadable
 from deeplab_client._grpc_messages import messages
 from deeplab_client._loop import Owner, is_cancelled, prepare
 
@@ -84,7 +84,7 @@ class AsyncGrpcTransport:
         connected = self._owned.get(lambda: self._connect(where))
         try:
             method = getattr(connected.stub, name)
-            return await method(message, timeout=deadline.remaining(), metadata=tuple(headers.items()), **options)
+            response = await method(message, timeout=deadline.remaining(), metadata=tuple(headers.items()), **options)
         except TimeoutError as error:
             failure = caused(from_connection(error, where), error, where)
         except asyncio.CancelledError as error:
@@ -98,6 +98,10 @@ class AsyncGrpcTransport:
             # UsageError: the channel is closed
             ours = _closed(where) if self._closed else _grpc_messages.error_of(error, where)
             failure = caused(ours, error, where)
+        else:
+            if response is None:  # grpc.aio only logs what it cannot deserialize; grpc itself raises
+                raise unreadable(ValueError("it is no message of this call"), where)
+            return response
         raise failure
 
     def _connect(self, where: Circumstances) -> _Connected:

@@ -45,6 +45,9 @@ _NOT_FILES = {
     stat.S_IFSOCK: "a socket",
 }
 _LONGEST_NAME = 200  # characters of a path that a message repeats
+# Bytes: protobuf ends a message before 2 GiB, and the lengths in Triton's tensors have 32 bits. The rest of the request
+# is far smaller than what is left here.
+_LONGEST_IMAGE = (1 << 31) - (1 << 20)
 
 
 def encode(image: ImageLike) -> bytes:
@@ -95,7 +98,9 @@ def _encoded(image: ImageLike) -> bytes | None:
     elif isinstance(image, (bytes, bytearray, memoryview)):
         if isinstance(image, memoryview):
             _check_view(image)
-        data, name = bytes(image), f"the {type(image).__name__} object"
+        name = f"the {type(image).__name__} object"
+        _check_size(len(image), name)
+        data = bytes(image)
     elif _can_be_read(image):
         return _read_file(image)
     else:
@@ -121,8 +126,12 @@ def _named(path: str | bytes) -> str:
 def _read_path(path: str | bytes) -> bytes:
     try:
         file = Path(os.fsdecode(path))
-        kind = _NOT_FILES.get(stat.S_IFMT(file.stat().st_mode))
+        about = file.stat()
+        kind = _NOT_FILES.get(stat.S_IFMT(about.st_mode))
+        _check_size(about.st_size, _named(path))
         data = file.read_bytes() if kind is None else None
+    except InvalidImageError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a null character
         raise InvalidImageError(f"cannot read the image {_named(path)}: {_reason(error)}") from error
     if data is None:
@@ -151,7 +160,10 @@ def _can_be_read(image: object) -> TypeIs[SupportsRead]:
 
 def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
     """Read a file object from where it stands to its end."""
-    name = getattr(file, "name", None)
+    try:
+        name = getattr(file, "name", None)
+    except Exception:  # noqa: BLE001 a property of the caller's; the picture may be fine
+        name = None
     called = f"the file object {name!r}" if isinstance(name, str) else f"the {type(file).__qualname__} object"
     if isinstance(file, io.TextIOBase):
         raise InvalidImageError(f"{called} is a text file: open it in binary mode, open(path, 'rb')")
@@ -165,7 +177,15 @@ def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
         raise InvalidImageError(f"{called} gives {type(data).__name__}, not bytes: open it in binary mode")
     if not data:
         raise InvalidImageError(f"{called} is empty, or was read to its end before: rewind it with seek(0)")
+    _check_size(len(data), called)
     return bytes(data)
+
+
+def _check_size(size: int, name: str) -> None:
+    if size > _LONGEST_IMAGE:
+        raise InvalidImageError(
+            f"{name} has {size} bytes, and a request holds {_LONGEST_IMAGE} at most: make it smaller"
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -175,5 +195,6 @@ def _reason(error: Exception) -> str:
 def _netpbm(array: NDArray[np.uint8]) -> bytes:
     # https://netpbm.sourceforge.net/doc/ppm.html: a line of text, then the pixels as they lie in memory.
     magic = "P5" if array.ndim == 2 else "P6"  # noqa: PLR2004 height, width
+    _check_size(array.size, f"the picture of {array.shape[1]} x {array.shape[0]} pixels")
     header = f"{magic} {array.shape[1]} {array.shape[0]} 255\n".encode()
     return b"".join((header, np.ascontiguousarray(array).data))

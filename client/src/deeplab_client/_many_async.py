@@ -62,18 +62,29 @@ async def in_order(
 
 
 class _Source(Generic[_I]):
-    """An iterable, read by one task at a time, whose own failure waits until asked for."""
+    """An iterable, read by one task, whose own failure waits until asked for.
+
+    One for all images: what an asynchronous generator holds open from one to the next, such as a timeout or a context
+    variable that it sets, belongs to the task that entered it.
+    """
 
     def __init__(self, images: Iterable[_I] | AsyncIterable[_I]) -> None:
         self._iterator: SupportsAnext[_I] = aiter(images) if isinstance(images, AsyncIterable) else _AsAsync(images)
-        self._reading: asyncio.Task[_I] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._asked: asyncio.Queue[asyncio.Future[list[_I]]] = asyncio.Queue()
+        self._reading: asyncio.Future[list[_I]] | None = None
         self._failure: Exception | None = None
         self._exhausted = False
 
-    def read(self) -> asyncio.Task[_I] | None:
-        """Return the task that reads the next image, None at the end."""
+    def read(self) -> asyncio.Future[list[_I]] | None:
+        """Return what is done when the next image is there to be taken, None at the end."""
         if self._reading is None and not self._exhausted:
-            self._reading = asyncio.create_task(self._next())
+            self._reading = asyncio.get_running_loop().create_future()
+            self._asked.put_nowait(self._reading)
+            if self._reader is None:
+                self._reader = asyncio.create_task(self._read())
+            elif self._reader.done():  # cancelled by what the iterable holds open
+                self._reading.cancel()
         return self._reading
 
     def take(self) -> list[_I]:
@@ -81,25 +92,30 @@ class _Source(Generic[_I]):
         if self._reading is None or not self._reading.done():
             return []
         done, self._reading = self._reading, None
-        try:
-            return [done.result()]
-        except StopAsyncIteration:
-            pass
-        except Exception as error:  # noqa: BLE001 raised when asked for
-            self._failure = error
-        self._exhausted = True
-        return []
+        return done.result()
 
     def raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
 
-    def tasks(self) -> list[asyncio.Task[_I]]:
+    def tasks(self) -> list[asyncio.Task[None]]:
         """Return the task that reads, if there is one."""
-        return [] if self._reading is None else [self._reading]
+        return [] if self._reader is None else [self._reader]
 
-    async def _next(self) -> _I:
-        return await self._iterator.__anext__()
+    async def _read(self) -> None:
+        while not self._exhausted:
+            reading = await self._asked.get()
+            images: list[_I] = []
+            try:
+                images.append(await self._iterator.__anext__())
+            except StopAsyncIteration:
+                self._exhausted = True
+            except Exception as error:  # noqa: BLE001 raised when asked for
+                self._exhausted, self._failure = True, error
+            except BaseException:
+                reading.cancel()
+                raise
+            reading.set_result(images)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -30,6 +30,7 @@ WEIGHTS_PARAMETER = "weights"
 
 _PIXELS = (b"P5", b"P6")  # Netpbm's magic numbers: how images begin that hold plain pixels
 _DTYPES = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
+_MOST_CLASSES = 256
 _LONGEST_NAME = 200  # characters of a model's name that go into a message
 _LENGTH = struct.Struct("<I")
 
@@ -125,6 +126,8 @@ def _read_classes(counts: NDArray[Any] | None, names: NDArray[Any] | None) -> tu
         raise ValueError("no output CLASS_PIXELS" if counts is None else "no output CLASS_NAMES")
     if counts.shape != names.shape or counts.ndim != 2 or len(counts) != 1:  # noqa: PLR2004 batch, class
         raise ValueError(f"CLASS_PIXELS {counts.shape} and CLASS_NAMES {names.shape} are not both (1, C)")
+    if counts.size > _MOST_CLASSES:
+        raise ValueError(f"there are {counts.size} CLASS_NAMES; a mask of bytes tells {_MOST_CLASSES} classes apart")
     if counts.dtype.kind not in "iu" or names.dtype != np.object_:
         raise ValueError(f"CLASS_PIXELS are {counts.dtype} and CLASS_NAMES {names.dtype}, not integers and text")
     if counts.min(initial=0) < 0:
@@ -148,11 +151,15 @@ def _read_mask(raw: NDArray[Any] | None, png: NDArray[Any] | None, *, size: int)
     try:
         image: Image.Image = Image.open(BytesIO(png[0, 0]), formats=["PNG"])
         # Before it is decoded: a few bytes of PNG can claim gigabytes.
-        if image.mode not in {"P", "L"} or image.width * image.height != size or size == 0:
-            raise ValueError(f"MASK_PNG is {image.mode} {image.size}, CLASS_PIXELS count {size} pixels")
-        return np.array(image)
-    except (OSError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError) as error:
+        fits = image.mode in {"P", "L"} and image.width * image.height == size > 0
+        mask = np.array(image) if fits else None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they like
         raise ValueError(f"MASK_PNG cannot be decoded: {error}") from error
+    if mask is None:
+        raise ValueError(f"MASK_PNG is {image.mode} {image.size}, CLASS_PIXELS count {size} pixels")
+    return mask
 
 
 def _check_ids(mask: NDArray[np.uint8], classes: int) -> None:

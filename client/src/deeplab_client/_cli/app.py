@@ -197,7 +197,9 @@ def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
     try:
         SegmentationClient(url, model=model, timeout=timeout)  # by itself, to know what is to blame
     except ValueError as error:
-        hint = "--timeout or DEEPLAB_TIMEOUT" if "timeout" in str(error) else "--url or DEEPLAB_URL"
+        named = str(error).partition(" ")[0]
+        option = named if named in {"timeout", "model"} else "url"
+        hint = f"--{option} or DEEPLAB_{option.upper()}"
         raise typer.BadParameter(str(error), param_hint=hint) from error
     try:
         return SegmentationClient.from_env(url=url, model=model, timeout=timeout)

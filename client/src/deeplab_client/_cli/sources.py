@@ -58,12 +58,17 @@ def _expand(argument: str, *, recursive: bool) -> list[Source]:
             raise ValueError(f"{argument} holds no pictures ({kinds}){deeper}")
         return [Source(file, file.relative_to(path).with_suffix("")) for file in files]
     if os.path.exists(path) or not glob.has_magic(argument):  # noqa: PTH110
-        return [Source(path, Path(path.stem))]  # one that is missing fails by itself, later
+        return [Source(path, _bare(path))]  # one that is missing fails by itself, later
     matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207 takes ** and ..
     files = [match for match in matches if os.path.isfile(match) and not match.name.endswith(OWN_SUFFIXES)]  # noqa: PTH113
     if not files:
         raise ValueError(f"{argument} matches no file")
-    return [Source(file, Path(file.stem)) for file in files]
+    return [Source(file, _bare(file)) for file in files]
+
+
+def _bare(path: Path) -> Path:
+    """Return a file's name without its suffix; not `stem`, by which `..jpg` would be called `.`, the folder itself."""
+    return Path(os.path.splitext(path.name)[0])  # noqa: PTH122 see above
 
 
 def _in_folder(folder: Path, *, recursive: bool) -> list[Path]:
@@ -81,7 +86,8 @@ def _is_picture(name: str) -> bool:
 
 def _told_apart(sources: Sequence[Source]) -> list[Source]:
     """Rename those whose outputs would have one name: first their suffix is kept, then their folders, too."""
-    paths = [source.path.absolute() for source in sources]
+    # Without "..", by which an output would leave its folder; it does not matter here where links lead.
+    paths = [Path(os.path.abspath(source.path)) for source in sources]  # noqa: PTH100 absolute() keeps ".."
     root = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
     choices = [
         (source.name, source.name.with_name(path.name), path.relative_to(root))
