@@ -5,8 +5,12 @@ end of the convolution before them, and PyTorch has the operators for it (`mkldn
 torch.compile emits for CPUs too). They run on CPUs only.
 """
 
+# pyright: reportPrivateUsage=false
+# torch's rewriting of TorchScript has no public name.
+
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,18 +33,52 @@ def fold_batch_norm(module: nn.Module) -> None:
     """
     for child in module.children():
         fold_batch_norm(child)
-    for (_, before), (name, norm) in pairwise(list(module.named_children())):
-        if isinstance(before, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
-            before.weight, before.bias = fuse_conv_bn_weights(
-                before.weight, before.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
+    for (_, convolution), (name, norm) in pairwise(list(module.named_children())):
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+            _fold(convolution, norm)
             setattr(module, name, nn.Identity())
+
+
+def _fold(convolution: nn.Conv2d, norm: Any) -> None:  # noqa: ANN401  buffers have no types
+    convolution.weight, convolution.bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+
+
+class GlobalAveragePool(nn.Module):
+    """What AdaptiveAvgPool2d(1) computes on channels-last bfloat16, as a product that oneDNN sums up in float32.
+
+    PyTorch's own takes seven times as long on a CPU: it copies its input to float32 before it adds.
+    """
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Take (N, C, H, W), return (N, C, 1, 1)."""
+        count, channels, height, width = features.shape
+        rows = features.permute(0, 2, 3, 1).reshape(count, height * width, channels)
+        sums = torch.matmul(features.new_ones((count, 1, height * width)), rows)
+        return (sums / (height * width)).permute(0, 2, 1).reshape(count, channels, 1, 1)
+
+
+def replace_pooling(module: nn.Module) -> None:
+    """Put GlobalAveragePool in the place of AdaptiveAvgPool2d(1)."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.AdaptiveAvgPool2d):
+            setattr(module, name, GlobalAveragePool())
+        else:
+            replace_pooling(child)
 
 
 def fuse_convolutions(module: torch.jit.ScriptModule) -> None:
     """Let each convolution of a frozen module apply what follows it: a sum and a ReLU, a ReLU, or nothing.
 
-    The last so that convolutions of 1 x 1, too, run in oneDNN whatever the number of threads.
+    The last so that convolutions of 1 x 1, too, run in oneDNN whatever the number of threads. The sum is written over
+    its other summand, the block's input or what its downsampling made of it, which nothing in a ResNet reads later.
     """
     for relu in ("aten::relu", "aten::relu_"):
         for add in ("aten::add", "aten::add_"):
@@ -48,11 +86,11 @@ def fuse_convolutions(module: torch.jit.ScriptModule) -> None:
                 _rewrite(
                     module,
                     [f"%s = {add}({summands}, %alpha)", f"%r = {relu}(%s)"],
-                    f"%x, %other, {_POINTWISE}, %add, %alpha, %relu, %empty, %missing",
+                    f"_(%other, %x, {_POINTWISE}, %add, %alpha, %relu, %empty, %missing)",
                     names=", %other, %alpha",
                 )
-        _rewrite(module, [f"%r = {relu}(%y)"], f"%x, {_POINTWISE}, %relu, %empty, %missing")
-    _rewrite(module, [], f"%x, {_POINTWISE}, %none, %empty, %missing")
+        _rewrite(module, [f"%r = {relu}(%y)"], f"(%x, {_POINTWISE}, %relu, %empty, %missing)")
+    _rewrite(module, [], f"(%x, {_POINTWISE}, %none, %empty, %missing)")
 
 
 def _rewrite(module: torch.jit.ScriptModule, following: Sequence[str], replacement: str, *, names: str = "") -> None:
@@ -61,8 +99,8 @@ def _rewrite(module: torch.jit.ScriptModule, following: Sequence[str], replaceme
     pattern = [f"{result} = aten::_convolution({_ARGUMENTS})", *following]
     constants = [f'{name} : str = prim::Constant[value="{text}"]()' for name, text in _NAMES.items()]
     constants += ["%empty : Scalar?[] = prim::ListConstruct()", "%missing : NoneType = prim::Constant()"]
-    graphs = [
+    before, after = (
         "\n  ".join([f"graph({_ARGUMENTS}{names}):", *lines, "return (%r)"])
-        for lines in (pattern, [*constants, f"%r = mkldnn::_convolution_pointwise({replacement})"])
-    ]
-    torch._C._jit_pass_custom_pattern_based_rewrite_graph(*graphs, module.graph)  # noqa: SLF001
+        for lines in (pattern, [*constants, f"%r = mkldnn::_convolution_pointwise{replacement}"])
+    )
+    torch._C._jit_pass_custom_pattern_based_rewrite_graph(before, after, module.graph)  # noqa: SLF001

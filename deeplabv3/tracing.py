@@ -15,7 +15,7 @@ from torch.nn import functional
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
 from deeplabv3.errors import BuildError, InvalidOptionError
-from deeplabv3.fusion import fold_batch_norm, fuse_convolutions
+from deeplabv3.fusion import fold_batch_norm, fuse_convolutions, replace_pooling
 
 TRAINED_SIZE = 520
 """Height and width, in pixels, of the pictures that the published weights were trained with."""
@@ -100,6 +100,8 @@ def trace(
     """
     model = copy.deepcopy(model).eval()
     fold_batch_norm(model)  # before the weights are rounded
+    if device == "cpu" and precision.dtype is torch.bfloat16:
+        replace_pooling(model)
     served = ServedDeepLabV3(model.to(precision.dtype), aux=aux, dtype=precision.dtype)
     example = torch.randn(_TRACE_SHAPE, generator=torch.Generator().manual_seed(0))
     served = served.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  no such overload
