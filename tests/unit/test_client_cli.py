@@ -19,25 +19,28 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from script_servers import HttpServer, Script, url
 
 from deeplab_client import (
     AccessDeniedError,
     DeadlineExceededError,
     InvalidImageError,
     ModelError,
-    SegmentationClient,
     SegmentationError,
     ServerOverloadedError,
     ServerUnavailableError,
     voc,
 )
 from deeplab_client._cli import app, outputs, sources
+from deeplab_client._cli.client import Client
 from deeplab_client.testing import FakeTransport, ReceivedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from deeplab_client._deadline import Deadline
 
 pytestmark = pytest.mark.unit
 
@@ -57,8 +60,8 @@ def cats(request: ReceivedRequest) -> NDArray[np.uint8]:
 def reach(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
     """Let the commands talk to a fake."""
 
-    def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
-        return SegmentationClient(url, model=model, timeout=timeout, transport=transport)
+    def connect(url: str, *, model: str, timeout: float) -> Client:
+        return Client(url, model=model, timeout=timeout, transport=transport)
 
     monkeypatch.setattr(app, "connect", connect)
     for name in os.environ:
@@ -338,7 +341,13 @@ def test_untrained_weights_are_told_once(
         (["segment", "a.png", "--format", "gif", "-o", "out"], "gif"),
         (["segment", "a.png", "--alpha", "2"], "alpha"),
         (["segment", "a.png", "--concurrency", "0"], "concurrency"),
-        (["segment", "a.png", "-o", "a.png"], "File exists"),
+        (["segment", "a.png", "-o", "a.png"], r"--output.*\n?.*a\.png is a file.*a folder is wanted"),
+        (["segment", "a.png", "-o", "a.png/deep"], r"a\.png/deep is a file, or lies below one"),
+        (["segment", "a.png", "--alpha", "1"], "--alpha.*--output"),
+        (["segment", "a.png", "--legend"], "--legend.*--output"),
+        (["segment", "a.png", "--legend", "-f", "png", "-o", "out"], "--legend.*--format png"),
+        (["segment", "a.png", "--alpha", "0.5", "-f", "coco", "-o", "out"], "--alpha.*--format coco"),
+        (["segment", "-"], r"standard input is not read: name a file"),
         (["segment", "a.png", "--no-such"], "no-such"),
         (["other"], "other"),
     ],
@@ -409,6 +418,41 @@ def test_a_wrong_variable_is_named_and_no_option_is_blamed(
     assert "for --" not in told
 
 
+def test_ping_says_where_the_weights_are_untrained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = reach(FakeTransport(weights="none"), monkeypatch)
+    assert run("ping") == 0
+    assert "serves segment_resnet50, untrained weights (" in capsys.readouterr().out
+    assert run("ping", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["weights"] == "none"
+    assert not fake.requests, "the config says so: nothing has to be segmented"
+    reach(FakeTransport(), monkeypatch)
+    assert run("ping") == 0
+    assert "untrained" not in capsys.readouterr().out
+
+
+def test_ping_knows_a_model_that_is_no_ensemble(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "unexpected inference output 'MASK' for model 'segment_resnet50'"
+    server = HttpServer(Script(weights=None, failures={"infer": (400, words)}))
+    for command in ("ping", "classes"):
+        assert app.run([command, "--url", url(server)]) == 1
+        assert f"model 'segment_resnet50' of {url(server)} is no segmentation ensemble" in capsys.readouterr().err
+    server.stop()
+
+
+def test_ping_asks_for_a_mask_where_the_question_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Restricted(FakeTransport):
+        def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+            raise AccessDeniedError(f"not you within {deadline.seconds} s", model=model)
+
+    reach(Restricted(), monkeypatch)
+    assert run("ping", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["ready"] is None
+
+
 def test_ping_does_not_know_where_the_question_is_not_allowed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -477,9 +521,9 @@ def test_pictures_that_are_looked_for_are_those_that_the_server_reads() -> None:
 PROGRAM = textwrap.dedent("""
     import time
     from pathlib import Path
-    from deeplab_client import SegmentationClient
     from deeplab_client.__main__ import main
     from deeplab_client._cli import app
+    from deeplab_client._cli.client import Client
     from deeplab_client.testing import FakeTransport
     import numpy as np
 
@@ -489,7 +533,7 @@ PROGRAM = textwrap.dedent("""
         return np.full((12, 20), 8, np.uint8)
 
     transport = FakeTransport(answer, weights="none")
-    app.connect = lambda url, **options: SegmentationClient(url, transport=transport, **options)
+    app.connect = lambda url, **options: Client(url, transport=transport, **options)
     main()
 """)
 
@@ -531,7 +575,7 @@ def test_an_interrupted_run_leaves_whole_files_says_so_and_can_go_on() -> None:
     assert b"3 skipped" in errors
 
 
-def on_a_terminal(*arguments: str) -> str:
+def on_a_terminal(*arguments: str, code: int = 0) -> str:
     """Return what a terminal of 100 columns gets."""
     ours, theirs = pty.openpty()
     shown = io.BytesIO()
@@ -541,7 +585,7 @@ def on_a_terminal(*arguments: str) -> str:
             # On Linux, reading from a terminal whose other side is closed is an I/O error.
             while data := _read(ours):
                 shown.write(data)
-        assert process.returncode == 0, shown.getvalue()
+        assert process.returncode == code, shown.getvalue()
     finally:
         os.close(ours)
     return shown.getvalue().decode()
@@ -562,7 +606,10 @@ def test_a_terminal_gets_a_bar_a_warning_and_a_table() -> None:
     assert "\x1b[" in shown
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert "answers with UNTRAINED WEIGHTS" in plain
-    assert re.search(r"│ a \[bold\]b\.png +│ +20x12 │ cat 100\.0% +│ out/a \[bold\]b\.overlay\.png", plain)
+    assert re.search(r"│ a \[bold\]b\.png +│ +20x12 │ cat 100\.0% +│\r?\n", plain), (
+        "its output's name follows from its own"
+    )
+    assert "output in out" in plain
     assert "1 of 1 picture segmented" in plain
     assert "\x1b[48;5" in on_a_terminal("classes") or "\x1b[4" in on_a_terminal("classes"), "swatches"
 
@@ -582,6 +629,24 @@ def test_a_pipe_gets_no_escapes_even_when_the_pipe_breaks() -> None:
         errors = process.stderr.read()
     assert b"Traceback" not in errors
     assert process.returncode == 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_interrupt_writes_the_annotations_of_what_is_done() -> None:
+    for i in range(3):
+        picture(f"{i}.png")
+    Path("2.png").write_bytes(b"hold")
+    with start("segment", ".", "-o", "out", "-f", "coco", "--concurrency", "1") as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        Path("go").touch()
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT
+    assert b"2 of 3 pictures segmented" in errors
+    annotated = json.loads(Path("out/annotations.json").read_text())
+    assert [image["file_name"] for image in annotated["images"]] == ["0.png", "1.png"]
 
 
 @pytest.mark.usefixtures("folder")
@@ -654,3 +719,49 @@ def test_the_package_runs_as_a_module() -> None:
     )
     for word in ("segment", "classes", "ping", "Exit code: 0"):
         assert word in done.stdout
+    _, _, commands = done.stdout.partition("Commands")
+    assert "..." not in commands, "each command is told in a whole sentence"
+
+
+@pytest.mark.parametrize("command", ["segment", "classes", "ping"])
+def test_the_help_names_every_variable_and_no_python(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert app.run([command, "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for name in ("URL", "MODEL", "TIMEOUT", "TOKEN", "CA_FILE", "CERTIFICATE_FILE", "KEY_FILE", "RETRIES"):
+        assert f"DEEPLAB_{name}" in told
+    assert "DEEPLAB_COMPRESSION" in told
+    assert "DEEPLAB_MASK_FORMAT" in told
+    for word in ("range>", "(overlay)"):
+        assert word not in told
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["--version"]) == 0
+    assert re.fullmatch(r"deeplab-client \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_terminal_gets_the_reasons_below_the_table() -> None:
+    picture("good.png")
+    picture("deep/x.png")
+    picture("deep/x.jpg")
+    Path("empty.jpg").touch()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_a_terminal("segment", "empty.jpg", "good.png", code=1))
+    assert "output" not in shown
+    _, _, below = shown.rpartition("╯")
+    assert "\r\nempty.jpg: 'empty.jpg' is empty: it has no bytes\r\n1 of 2 pictures segmented" in below
+    shown = on_a_terminal("segment", "deep", "-o", "out")
+    assert "out/x.jpg.overlay.png" in shown, "a name that does not follow from the picture's is shown"
+
+
+def test_grpc_itself_writes_nothing() -> None:
+    server = HttpServer(Script())
+    done = subprocess.run(
+        [sys.executable, "-m", "deeplab_client", "ping", "--url", f"grpcs://127.0.0.1:{server.port}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    server.stop()
+    assert done.returncode == 3
+    assert [line.startswith("deeplab: ") for line in done.stderr.splitlines()] == [True]

@@ -14,7 +14,7 @@ import trustme
 from drivers import Kind, connected
 from script_servers import GrpcServer, HttpServer, Script
 
-from deeplab_client import TLS, TLSError
+from deeplab_client import TLS, ServerUnavailableError, TLSError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -74,6 +74,25 @@ def test_a_certificate_for_another_name(kind: Kind, scheme: str, tmp_path: Path)
         told = refusal(kind, f"{scheme}://127.0.0.1:{port}", TLS(ca_file=tmp_path / "ca.pem"))
     assert "for other names" in told
     assert "ca_file" not in told
+
+
+@pytest.mark.parametrize("plain", ["grpc", "http"])
+def test_a_server_that_wants_tls_and_is_asked_without(kind: Kind, plain: str) -> None:
+    with (
+        shaking(trustme.CA().issue_cert("127.0.0.1")) as port,
+        connected(kind, f"{plain}://127.0.0.1:{port}", timeout=10, retries=0) as client,
+        pytest.raises(ServerUnavailableError, match="grpcs://" if plain == "grpc" else "https://"),
+    ):
+        client.segment(b"\x05")
+
+
+def test_an_untrusted_certificate_is_no_silence(kind: Kind, scheme: str) -> None:
+    with (
+        shaking(trustme.CA().issue_cert("127.0.0.1")) as port,
+        connected(kind, f"{scheme}://127.0.0.1:{port}", timeout=10) as client,
+        pytest.raises(TLSError, match=r"TLS\(ca_file=\.\.\.\), or DEEPLAB_CA_FILE"),
+    ):
+        client.is_ready()
 
 
 def test_a_server_without_tls(kind: Kind, scheme: str) -> None:

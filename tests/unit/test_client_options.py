@@ -179,7 +179,8 @@ def test_refused_credentials_are_their_own_error(server: Server, kind: Kind) -> 
     with connected(kind, url(server)) as client:
         with pytest.raises(AccessDeniedError):
             client.segment(b"\x05")
-        assert not client.is_ready()
+        with pytest.raises(AccessDeniedError):
+            client.is_ready()
         with pytest.raises(AccessDeniedError):
             client.wait_until_ready(timeout=20)
 
@@ -190,7 +191,15 @@ def test_waiting_for_a_server(server: Server, kind: Kind) -> None:
     with connected(kind, url(server)) as client:
         client.wait_until_ready(timeout=20)
         assert server.script.failing == 0
-        with pytest.raises(DeadlineExceededError, match=r"not ready within 0\.3 s"):
+        with pytest.raises(DeadlineExceededError, match=r"not ready within 0\.3 s: .*model 'other'"):
+            client.wait_until_ready(model="other", timeout=0.3)
+        words = "Request for unknown model: 'other' is not found"
+        if isinstance(server, GrpcServer):
+            server.script.failures = {"config": (grpc.StatusCode.NOT_FOUND, words)}
+        else:
+            server.script.failures = {"ready": (400, words)}  # what it has no path for is a failure of this kind
+        server.script.failing = 1_000_000
+        with pytest.raises(DeadlineExceededError, match=f"does not serve model 'other': {words}"):
             client.wait_until_ready(model="other", timeout=0.3)
         with pytest.raises(ValueError, match="seconds"):
             client.wait_until_ready(timeout=0)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import deeplab_client
+
 if TYPE_CHECKING:
     from email.message import Message
 
@@ -56,6 +58,10 @@ def test_the_wheel_carries_the_license_of_the_repository(wheel: zipfile.ZipFile,
     (text,) = (name for name in wheel.namelist() if name.endswith("/licenses/LICENSE"))
     assert wheel.read(text) == (ROOT / "LICENSE").read_bytes()
     assert metadata.get_all("License-File") == ["LICENSE"]
+
+
+def test_the_package_tells_its_version(metadata: Message) -> None:
+    assert deeplab_client.__version__ == metadata["Version"]
 
 
 def test_the_wheel_works_from_another_place(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import subprocess
 import sys
@@ -168,8 +169,9 @@ def test_a_host_without_address(server: Server, kind: Kind) -> None:
 
 def test_a_server_of_another_protocol(server: Server, kind: Kind) -> None:
     other = "http" if server.scheme == "grpc" else "grpc"
-    with connected(kind, f"{other}://127.0.0.1:{server.port}", timeout=10, retries=0) as client, no_answer():
+    with connected(kind, f"{other}://127.0.0.1:{server.port}", timeout=10, retries=0) as client, no_answer() as caught:
         client.segment(b"\x05")
+    assert re.search("gRPC port.*grpcs://" if other == "grpc" else "for gRPC say grpc://", str(caught.value))
 
 
 def expect_deadline(kind: Kind, address: str, timeout: float) -> None:

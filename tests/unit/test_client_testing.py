@@ -55,6 +55,12 @@ def test_without_arguments_all_is_background_and_a_broken_image_is_refused() -> 
         fake.segment(b"no image")
 
 
+def test_what_no_picture_is_is_told_without_our_buffer() -> None:
+    client = SegmentationClient("grpc://fake", transport=FakeTransport())
+    with pytest.raises(InvalidImageError, match=r"in no format that Pillow knows$"):
+        client.segment(b"no picture")
+
+
 def test_a_function_sees_the_picture_and_decides() -> None:
     def bright(request: ReceivedRequest) -> NDArray[np.uint8]:
         pixels = np.asarray(request.picture)

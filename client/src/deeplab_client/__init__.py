@@ -27,6 +27,8 @@ from deeplab_client._timings import Timings
 if TYPE_CHECKING:
     from deeplab_client._async_client import AsyncSegmentationClient
 
+    __version__: str
+
 __all__ = [
     "TLS",
     "AccessDeniedError",
@@ -53,6 +55,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 loaded for who asks
+
+        return version("deeplab-client")
     # To load asyncio takes as long as all the rest: only who uses it does so.
     if name == "AsyncSegmentationClient":
         from deeplab_client._async_client import AsyncSegmentationClient  # noqa: PLC0415

@@ -6,14 +6,20 @@ import io
 import os
 import signal
 import sys
-from typing import TextIO
+from typing import NoReturn, TextIO
+
+_INTERRUPTED = 130  # as shells say it
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     sys.stdout, sys.stderr = _usable(sys.stdout), _usable(sys.stderr)
+    # gRPC writes of each handshake that fails to stderr, before it tells us; read when it is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from deeplab_client._cli import app  # noqa: PLC0415 of an extra
+    except KeyboardInterrupt:
+        _die_of_interrupt()
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in {"rich", "typer"}:
@@ -21,13 +27,19 @@ def main() -> None:
         sys.stderr.write(f"deeplab: the command line needs {library}: pip install 'deeplab-client[cli]'\n")
         sys.exit(2)
     code = app.run(sys.argv[1:])
-    if code == app.INTERRUPTED and os.name == "posix":
+    if code == app.INTERRUPTED:
+        _die_of_interrupt()
+    sys.exit(code)
+
+
+def _die_of_interrupt() -> NoReturn:
+    if os.name == "posix":
         # To die of the signal stops a shell's loop as well, and waits for no thread that waits for an answer.
         sys.stdout.flush()
         sys.stderr.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    sys.exit(code)
+    sys.exit(_INTERRUPTED)
 
 
 def _usable(stream: TextIO | None) -> TextIO:

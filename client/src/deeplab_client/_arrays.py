@@ -45,9 +45,9 @@ def pixels(image: object) -> NDArray[np.uint8]:
     """
     array, kind = _array(image)
     found = f"found a {array.dtype} {kind} of shape {array.shape}"
-    if array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise InvalidImageError(f"{found}: {_remedy(array.dtype)}; {ACCEPTED}")
     flat = _without_alpha(array, found)
+    if flat.dtype != np.uint8 and flat.dtype.kind != "f":
+        raise InvalidImageError(f"{found}: {_remedy(flat.dtype)}; {ACCEPTED}")
     return flat if flat.dtype == np.uint8 else _from_floats(flat, found)
 
 
@@ -57,7 +57,7 @@ def _array(image: object) -> tuple[NDArray[Any], str]:
         raise InvalidImageError(f"found a masked array: say what masked pixels are, array.filled(0); {ACCEPTED}")
     if isinstance(image, np.ndarray):
         return image.view(np.ndarray), "array"
-    kind = f"{type(image).__module__}.{type(image).__qualname__}"
+    kind = _kind(image)
     try:
         if hasattr(image, "__array__"):
             return np.asarray(image), kind
@@ -74,6 +74,13 @@ def _array(image: object) -> tuple[NDArray[Any], str]:
     raise InvalidImageError(f"found {kind}: {ACCEPTED}")
 
 
+def _kind(image: object) -> str:
+    if image is None:
+        return "None"
+    name = type(image).__qualname__
+    return name if type(image).__module__ == "builtins" else f"{type(image).__module__}.{name}"
+
+
 def _remedy(dtype: np.dtype[Any]) -> str:
     if dtype == np.bool_:
         return "a picture of two values is array.astype(np.uint8) * 255"
@@ -81,7 +88,8 @@ def _remedy(dtype: np.dtype[Any]) -> str:
 
 
 def _without_alpha(array: NDArray[Any], found: str) -> NDArray[Any]:
-    if array.ndim == 3 and array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:  # noqa: PLR2004 C, H, W
+    # A last axis as short as a pixel is not a picture's width.
+    if array.ndim == 3 and array.shape[2] > max(_CHANNELS) and array.shape[0] in _CHANNELS:  # noqa: PLR2004 C, H, W
         order = "the channels come last: array.transpose(1, 2, 0), or tensor.permute(1, 2, 0)"
         raise InvalidImageError(f"{found}: {order}; {ACCEPTED}")
     if array.ndim == 4:  # noqa: PLR2004 N, H, W, C

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from deeplab_client import _environment, _many_async
 from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
-from deeplab_client._errors import ClientClosedError, SegmentationError
+from deeplab_client._errors import ModelNotFoundError, SegmentationError
 from deeplab_client._faults import Circumstances, from_connection
 from deeplab_client._image import encode
 from deeplab_client._many import check_concurrency, check_images
@@ -186,6 +186,7 @@ class AsyncSegmentationClient:
         """Return whether the server is up and the model takes requests; False where nobody answers.
 
         Raises:
+            AccessDeniedError, TLSError: There is no telling, and waiting will not help.
             ClientClosedError: The client was closed.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
@@ -193,7 +194,7 @@ class AsyncSegmentationClient:
         model, deadline = self._calls.model_or_own(model), self._calls.deadline(timeout)
         try:
             return await transport.is_ready(model, deadline=deadline)
-        except ClientClosedError:
+        except FINAL_REFUSALS:
             raise
         except SegmentationError as error:
             _logger.debug("not ready: %s", error)
@@ -211,15 +212,15 @@ class AsyncSegmentationClient:
         probes = Probes(self._calls, model, timeout)
         while True:
             transport, deadline = self._open(), probes.deadline()
-            failure = None
             try:
                 if await transport.is_ready(probes.model, deadline=deadline):
                     return
+                reason = await self._why_not(transport, probes.model, deadline)
             except FINAL_REFUSALS:
                 raise
             except SegmentationError as error:
-                failure = error
-            await asyncio.sleep(probes.pause_after(failure))
+                reason = str(error)
+            await asyncio.sleep(probes.pause_after(reason))
 
     async def close(self) -> None:
         """Close the connections of this event loop; calls under way fail. May be called twice."""
@@ -249,11 +250,10 @@ class AsyncSegmentationClient:
                     await self._learn_weights(call, transport, deadline)
                 reply = await transport.infer(request, deadline=deadline)
             except SegmentationError as error:
-                attempt = call.attempt_after(error)
-                if attempt is None:
+                delay = await self._delay_after(error, call, deadline)
+                if delay is None:
                     raise
-                await self._tell(attempt, call, deadline)
-                await asyncio.sleep(min(attempt.delay, deadline.left()))  # the hook has taken its time
+                await asyncio.sleep(min(delay, deadline.left()))  # the hook has taken its time
             else:
                 call.answered()
                 return await self._result(call, reply, deadline)
@@ -265,6 +265,14 @@ class AsyncSegmentationClient:
             return await in_thread(lambda: encode(image), deadline=deadline)
         except Passed:
             raise self._too_late(call, deadline) from None
+
+    # By itself, for the attempt holds the error, whose traceback holds the frame that made it.
+    async def _delay_after(self, error: SegmentationError, call: Call, deadline: Deadline) -> float | None:
+        attempt = call.attempt_after(error)
+        if attempt is None:
+            return None
+        await self._tell(attempt, call, deadline)
+        return attempt.delay
 
     async def _tell(self, attempt: RetryAttempt, call: Call, deadline: Deadline) -> None:
         if self._calls.on_retry is None:
@@ -283,6 +291,16 @@ class AsyncSegmentationClient:
             return await in_thread(lambda: call.result(reply), deadline=deadline)
         except Passed:
             raise self._too_late(call, deadline) from None
+
+    async def _why_not(self, transport: AsyncTransport, model: str, deadline: Deadline) -> str | None:
+        """Return what the server says of a model that is not ready; None where that is nothing."""
+        try:
+            await transport.model_parameters(model, deadline=deadline)
+        except ModelNotFoundError as refusal:
+            return str(refusal)
+        except SegmentationError as error:
+            _logger.debug("%s is not ready, and its config is not told: %s", model, error)
+        return None
 
     async def _learn_weights(self, call: Call, transport: AsyncTransport, deadline: Deadline) -> None:
         try:

@@ -211,7 +211,8 @@ class Probes:
         self._calls = calls
         self._deadline = Deadline(timeout)
         self._pause = _FIRST_PAUSE
-        self._last = "it does not call itself ready"
+        self._not_said = f"it does not call itself and model {self.model!r} ready"
+        self._last = self._not_said
 
     def deadline(self) -> Deadline:
         """Return the deadline of the next question.
@@ -225,9 +226,9 @@ class Probes:
             message = f"{self._calls.endpoint} is not ready within {self._deadline.seconds:g} s: {self._last}"
             raise DeadlineExceededError(message, model=self.model) from error
 
-    def pause_after(self, error: SegmentationError | None) -> float:
+    def pause_after(self, reason: str | None) -> float:
         """Take note of an answer that is no yes; return the seconds until the next question."""
-        self._last = "it does not call itself ready" if error is None else str(error)
+        self._last = self._not_said if reason is None else reason
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         try:
             return min(pause, self._deadline.remaining())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from deeplab_client import _environment, _many
 from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
-from deeplab_client._errors import ClientClosedError, SegmentationError
+from deeplab_client._errors import ModelNotFoundError, SegmentationError
 from deeplab_client._image import encode
 from deeplab_client._options import is_coroutine_function
 from deeplab_client._transport import check_transport, open_transport
@@ -185,6 +185,7 @@ class SegmentationClient:
         """Return whether the server is up and the model takes requests; False where nobody answers.
 
         Raises:
+            AccessDeniedError, TLSError: There is no telling, and waiting will not help.
             ClientClosedError: The client was closed.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
@@ -192,7 +193,7 @@ class SegmentationClient:
         model, deadline = self._calls.model_or_own(model), self._calls.deadline(timeout)
         try:
             return transport.is_ready(model, deadline=deadline)
-        except ClientClosedError:
+        except FINAL_REFUSALS:
             raise
         except SegmentationError as error:
             _logger.debug("not ready: %s", error)
@@ -210,15 +211,15 @@ class SegmentationClient:
         probes = Probes(self._calls, model, timeout)
         while True:
             transport, deadline = self._open(), probes.deadline()
-            failure = None
             try:
                 if transport.is_ready(probes.model, deadline=deadline):
                     return
+                reason = self._why_not(transport, probes.model, deadline)
             except FINAL_REFUSALS:
                 raise
             except SegmentationError as error:
-                failure = error
-            time.sleep(probes.pause_after(failure))
+                reason = str(error)
+            time.sleep(probes.pause_after(reason))
 
     def close(self) -> None:
         """Close the connections of this process; may be called twice."""
@@ -249,15 +250,32 @@ class SegmentationClient:
                     self._learn_weights(call, transport, deadline)
                 reply = transport.infer(request, deadline=deadline)
             except SegmentationError as error:
-                attempt = call.attempt_after(error)
-                if attempt is None:
+                delay = self._delay_after(error, call)
+                if delay is None:
                     raise
-                if self._calls.on_retry is not None:
-                    self._calls.on_retry(attempt)
-                deadline.pause(attempt.delay)
+                deadline.pause(delay)
             else:
                 call.answered()
                 return call.result(reply)
+
+    def _why_not(self, transport: Transport, model: str, deadline: Deadline) -> str | None:
+        """Return what the server says of a model that is not ready; None where that is nothing."""
+        try:
+            transport.model_parameters(model, deadline=deadline)
+        except ModelNotFoundError as refusal:
+            return str(refusal)
+        except SegmentationError as error:
+            _logger.debug("%s is not ready, and its config is not told: %s", model, error)
+        return None
+
+    # By itself, for the attempt holds the error, whose traceback holds the frame that made it.
+    def _delay_after(self, error: SegmentationError, call: Call) -> float | None:
+        attempt = call.attempt_after(error)
+        if attempt is None:
+            return None
+        if self._calls.on_retry is not None:
+            self._calls.on_retry(attempt)
+        return attempt.delay
 
     def _learn_weights(self, call: Call, transport: Transport, deadline: Deadline) -> None:
         try:

@@ -129,7 +129,10 @@ class Connection(HTTPConnection):
                 failure = error
             else:
                 return
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # see `_faults.caused`
 
     def interrupt(self) -> None:
         """Wake the thread that waits for the server, from another one; the connection is of no more use."""

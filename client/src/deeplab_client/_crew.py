@@ -46,6 +46,8 @@ class Job(Generic[_R]):
             self._future.set_result(error)
         except BaseException as error:  # noqa: BLE001 raised by who takes the result
             self._future.set_exception(error)
+        finally:
+            del self  # the error's traceback holds this frame, and the job would hold the error: see `_faults.caused`
         return deadline
 
     def is_done(self) -> bool:
@@ -120,6 +122,8 @@ class Crew(Generic[_R]):
                 job = self._threads.get(thread)
                 if job is not None and job.is_stuck() and time.monotonic() > until:
                     break
+        with self._lock:
+            self._threads.clear()  # with the errors of their jobs, whose tracebacks hold the crew
 
     def _add(self) -> None:
         thread = threading.Thread(target=self._work, name="deeplab-client", daemon=True)

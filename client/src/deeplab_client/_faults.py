@@ -73,7 +73,16 @@ _BY_WORDS: dict[type[SegmentationError], tuple[tuple[re.Pattern[str], type[Segme
 _PREFIX = re.compile(r"^(\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 # A server that wants a client's certificate, or knows no TLS, may just hang up, as one that goes away does.
 _HUNG_UP = re.compile(r"EOF|closed|disconnected|reset|Cannot connect", re.IGNORECASE)
-_HUNG_UP_REMEDY = "if it always does so, it may want a certificate, TLS(certificate_file=...), or not speak TLS"
+_HUNG_UP_REMEDY = (
+    "if it always does so, it may want a certificate, TLS(certificate_file=...) or DEEPLAB_CERTIFICATE_FILE, "
+    "or not speak TLS"
+)
+# What answers by another protocol, or wants TLS, may just hang up too.
+_OTHER_PROTOCOL = re.compile(r"Socket closed|reset by peer|Failed parsing HTTP/2|[Dd]isconnected|closed connection")
+_OTHER_PROTOCOL_REMEDIES = {
+    "grpc": "if it always does so, is this Triton's gRPC port, and does it want TLS, grpcs://?",
+    "http": "if it always does so, does it want TLS, https://?",
+}
 _LONGEST_MESSAGE = 500  # characters of what a server says that go into a message
 _LONGEST_SEARCHED = 10_000
 _SHORTEST_SECRET = 4  # characters; what is shorter hides nothing and occurs by chance
@@ -89,7 +98,7 @@ _TLS_REMEDIES = (
     ),
     (
         re.compile(r"certificate[ _]verify[ _]failed|peer certificate", re.IGNORECASE),
-        "the server's certificate is not trusted: name who signed it in TLS(ca_file=...)",
+        "the server's certificate is not trusted: name who signed it in TLS(ca_file=...), or DEEPLAB_CA_FILE",
     ),
     (
         re.compile(r"wrong[ _]version[ _]number|http[ _]request", re.IGNORECASE),
@@ -97,7 +106,10 @@ _TLS_REMEDIES = (
     ),
     (
         re.compile(r"alert", re.IGNORECASE),
-        "the server may want a certificate that it trusts, TLS(certificate_file=..., key_file=...)",
+        (
+            "the server may want a certificate that it trusts, TLS(certificate_file=..., key_file=...), or "
+            "DEEPLAB_CERTIFICATE_FILE and DEEPLAB_KEY_FILE"
+        ),
     ),
 )
 
@@ -169,7 +181,7 @@ def _error(
 ) -> SegmentationError:
     message = _PREFIX.sub("", message[:_LONGEST_SEARCHED])
     # Before anything is masked: a header's value may be one of the words.
-    kind = next((other for words, other in _BY_WORDS.get(kind, ()) if words.search(message)), kind)
+    told, kind = kind, next((other for words, other in _BY_WORDS.get(kind, ()) if words.search(message)), kind)
     tls_remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "TLS failed")
     message = _clean(message, where)
     if kind is DeadlineExceededError:
@@ -178,17 +190,29 @@ def _error(
         message = f"{where.url} is not available: {message}"
         if where.url.startswith(("grpcs:", "https:")) and _HUNG_UP.search(message):
             message = f"{message}; {_HUNG_UP_REMEDY}"
+        elif remedy := _other_protocol_remedy(message, where):
+            message = f"{message}; {remedy}"
     elif kind is TLSError:
         message = f"no trusted connection to {where.url}: {tls_remedy} ({message})"
     elif kind is ModelNotFoundError:
         message = f"{where.url} does not serve model {where.model!r}: {message}"
+    elif kind is ModelError and told is InvalidImageError:
+        message = f"model {where.model!r} of {where.url} is no segmentation ensemble: {message}"
     return kind(message, model=where.model, request_id=where.request_id, retry_after=retry_after)
+
+
+def _other_protocol_remedy(message: str, where: Circumstances) -> str | None:
+    if not _OTHER_PROTOCOL.search(message):
+        return None
+    return _OTHER_PROTOCOL_REMEDIES.get(where.url.partition(":")[0])
 
 
 def caused(ours: SegmentationError, by: BaseException, where: Circumstances) -> SegmentationError:
     """Return an error with its cause, or without where the cause would tell a secret.
 
-    To be raised after the `except` block: within it, what is being handled becomes a part of the error.
+    To be raised after the `except` block: within it, what is being handled becomes a part of the error. And to be let
+    go of there: a local variable of a frame that the error's traceback holds is a cycle, which keeps the client of all
+    the frames above, with its connections, until the garbage collector comes by.
     """
     chain: list[BaseException] = []
     error: BaseException | None = by

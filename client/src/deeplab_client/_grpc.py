@@ -117,8 +117,12 @@ class GrpcTransport:
         except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
             if isinstance(error, ValueError) and not self._closed:
                 raise
-            failure = caused(self._error_of(error, where), error, where)
-        raise failure
+            # What a future raises is itself, and the frames that raised it hold it.
+            failure = caused(self._error_of(error, where), error.with_traceback(None), where)
+        try:
+            raise failure
+        finally:
+            del failure  # see `_faults.caused`
 
     def _error_of(self, error: Exception, where: Circumstances) -> SegmentationError:
         if self._closed:  # CANCELLED, or grpc's ValueError about a closed channel

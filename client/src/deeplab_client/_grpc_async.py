@@ -96,13 +96,15 @@ class AsyncGrpcTransport:
             if isinstance(error, grpc.aio.UsageError) and not self._closed:
                 raise
             # UsageError: the channel is closed
-            ours = _closed(where) if self._closed else _grpc_messages.error_of(error, where)
-            failure = caused(ours, error, where)
+            failure = caused(_closed(where) if self._closed else _grpc_messages.error_of(error, where), error, where)
         else:
             if response is None:  # grpc.aio only logs what it cannot deserialize; grpc itself raises
                 raise unreadable(ValueError("it is no message of this call"), where)
             return response
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # see `_faults.caused`
 
     def _connect(self, where: Circumstances) -> _Connected:
         target = _grpc_messages.target_of(self._endpoint)

@@ -104,7 +104,10 @@ def read_infer(response: Any, where: Circumstances) -> Reply:  # noqa: ANN401 pr
         failure = unreadable(error, where)
     else:
         return Reply(tensors, str(response.model_name), str(response.model_version))
-    raise failure
+    try:
+        raise failure
+    finally:
+        del failure  # see `_faults.caused`
 
 
 def read_parameters(response: Any) -> dict[str, str]:  # noqa: ANN401 protobuf makes its classes at run time

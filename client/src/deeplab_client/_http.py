@@ -127,7 +127,10 @@ class HttpTransport:
                 connection.close()
             if self._closed:
                 self.close()
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # see `_faults.caused`
 
     def _take(self, where: Circumstances) -> Connection:
         idle = self._idle.get(os.getpid())

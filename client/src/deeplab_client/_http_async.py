@@ -132,7 +132,10 @@ class AsyncHttpTransport:
             if isinstance(error, SegmentationError) or (isinstance(error, RuntimeError) and not self._closed):
                 raise
             failure = caused(_closed(where) if self._closed else _error_of(error, where), error, where)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # see `_faults.caused`
 
     def _connect(self, where: Circumstances) -> aiohttp.ClientSession:
         context = context_of(self._options.tls, where) if self._endpoint.is_encrypted else None

@@ -106,16 +106,19 @@ def _encoded(image: ImageLike) -> bytes | None:
     else:
         return None
     if not data:
-        raise InvalidImageError(f"{name} is empty: {ACCEPTED}")
+        raise InvalidImageError(f"{name} is empty: it has no bytes")
     return data
 
 
 def _path(image: str | os.PathLike[Any]) -> str | bytes:
     try:
-        return os.fspath(image)
+        path = os.fspath(image)
     except Exception as error:  # a method of the caller's
         kind = f"{type(image).__module__}.{type(image).__qualname__}"
         raise InvalidImageError(f"the {kind} object gives no path: {_reason(error)}") from error
+    if not path:
+        raise InvalidImageError("an empty path names no image")
+    return path
 
 
 def _named(path: str | bytes) -> str:

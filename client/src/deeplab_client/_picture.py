@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from deeplab_client._errors import InvalidImageError
 
@@ -33,6 +33,8 @@ def opened(encoded: bytes) -> Image.Image:
         return as_shown(picture).convert("RGB")
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:  # its message names our buffer by its address
+        raise InvalidImageError("the image cannot be decoded: it is in no format that Pillow knows") from error
     except Exception as error:  # Pillow's decoders raise what they like
         raise InvalidImageError(f"the image cannot be decoded: {error}") from error
 

@@ -90,14 +90,14 @@ class Attempts:
         self._policy = policy
         self._deadline = deadline
         self._failed = 0
-        self._last: SegmentationError | None = None
+        self._last: str | None = None  # not the error: its traceback holds whoever holds this
 
     def after(self, error: SegmentationError) -> RetryAttempt | None:
         """Take note of a failure; return the next attempt, or None where the failure is final."""
         self._failed += 1
         if isinstance(error, DeadlineExceededError) and self._last is not None:
             error.message += f"; attempt {self._failed - 1} had failed: {self._last}"
-        self._last = error
+        self._last = str(error)
         if not isinstance(error, _WORTH_A_RETRY) or self._failed > self._policy.retries or error.retry_after == NEVER:
             return None
         delay = max(self._policy.delay(self._failed), error.retry_after or 0.0)

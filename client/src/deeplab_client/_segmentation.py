@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # ruff: noqa: PLC0415  Pillow and what belongs to one format are loaded by the methods that need them
 
-_UNTRAINED = "none"
+UNTRAINED = "none"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -55,7 +55,7 @@ class Segmentation:
     @property
     def untrained(self) -> bool:
         """Whether the weights are random: the mask then means nothing."""
-        return self.weights == _UNTRAINED
+        return self.weights == UNTRAINED
 
     @property
     def top_class(self) -> str | None:

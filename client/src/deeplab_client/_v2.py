@@ -159,7 +159,10 @@ def read_infer(answer: Answer, request: Request, where: Circumstances) -> Reply:
         failure = unreadable(error, where)
     else:
         return Reply({key: tensor for key, tensor in tensors.items() if key in request.outputs}, name, version)
-    raise failure
+    try:
+        raise failure
+    finally:
+        del failure  # see `_faults.caused`
 
 
 def read_parameters(answer: Answer, where: Circumstances) -> dict[str, str]:
@@ -174,7 +177,10 @@ def read_parameters(answer: Answer, where: Circumstances) -> dict[str, str]:
         return {name: str(value["string_value"]) for name, value in config.get("parameters", {}).items()}
     except _UNREADABLE as error:
         failure = unreadable(error, where)
-    raise failure
+    try:
+        raise failure
+    finally:
+        del failure  # see `_faults.caused`
 
 
 def read_ready(answer: Answer, where: Circumstances) -> bool:

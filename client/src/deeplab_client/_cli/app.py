@@ -17,11 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deeplab_client import Segmentation, SegmentationClient, SegmentationError, voc
+import deeplab_client
+from deeplab_client import AccessDeniedError, Segmentation, SegmentationError, voc
 from deeplab_client._cli import batch, report
 from deeplab_client._cli.batch import ServerUnusableError
+from deeplab_client._cli.client import Client
 from deeplab_client._cli.outputs import ANNOTATIONS, Annotations, Format, Nothing, Output, Pictures
 from deeplab_client._cli.sources import find
+from deeplab_client._segmentation import UNTRAINED
 
 SOME_FAILED, UNREACHABLE, REFUSED, INTERRUPTED = 1, 3, 4, 130
 
@@ -29,7 +32,15 @@ _EXIT_CODES = (
     "Exit code: 0 all went well, 1 some pictures failed or nobody took the output, 2 the command line is wrong, "
     "3 the server cannot be reached or does not answer, 4 it refuses access or has no such model, 130 interrupted."
 )
+_EPILOG = (
+    f"{_EXIT_CODES}\n\n"
+    "Environment: DEEPLAB_URL, DEEPLAB_MODEL and DEEPLAB_TIMEOUT stand in for options; what has none: "
+    "DEEPLAB_CA_FILE, DEEPLAB_CERTIFICATE_FILE and DEEPLAB_KEY_FILE (PEM files for grpcs:// and https://), "
+    "DEEPLAB_TOKEN (bearer token), DEEPLAB_RETRIES (2), DEEPLAB_COMPRESSION (gzip or deflate), "
+    "DEEPLAB_MASK_FORMAT (auto, raw or png)."
+)
 
+_ALPHA = 0.5
 _PROBE = np.zeros((32, 32), np.uint8)
 _NOT_SAID = "the server does not say that it is, or restricts the question, but it answers requests"
 
@@ -42,6 +53,14 @@ _VARIABLES = {
     "certificate": "DEEPLAB_CERTIFICATE_FILE, DEEPLAB_KEY_FILE",
     "tls": "DEEPLAB_CA_FILE, DEEPLAB_CERTIFICATE_FILE, DEEPLAB_KEY_FILE",
 }
+
+# Not in a docstring: typer keeps its line breaks after the first paragraph.
+_SEGMENT_HELP = (
+    "Segment pictures.\n\n"
+    "A terminal gets a table, a pipe a line for each picture; files are written with --output only. A run that was "
+    "interrupted goes on when it is started again, for pictures whose output exists are skipped; coco starts anew.\n\n"
+    "Where the model's weights are untrained, overlay and mask carry a banner, which adds to their height."
+)
 
 Url = Annotated[
     str,
@@ -63,14 +82,26 @@ app = typer.Typer(
 )
 
 
-@app.callback(epilog=_EXIT_CODES)
-def deeplab() -> None:
+def _tell_version(wanted: bool) -> None:  # noqa: FBT001 typer's callback
+    if wanted:
+        report.say(f"deeplab-client {deeplab_client.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog=_EPILOG)
+def deeplab(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Segment pictures with a Triton server that serves DeepLabV3."""
+    del version
     # What the client logs is said by the commands, in their own way.
     logging.getLogger("deeplab_client").addHandler(logging.NullHandler())
 
 
-@app.command(epilog=_EXIT_CODES)
+@app.command(help=_SEGMENT_HELP, epilog=_EPILOG)
 def segment(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE", help="Files, folders, and patterns such as 'photos/**/*.jpg'.")
@@ -87,12 +118,16 @@ def segment(
         typer.Option(
             "--format",
             "-f",
-            help="overlay: classes over the picture; mask: their colours; png: class ids as pixels; "
-            "coco: annotations.json.",
-            show_default="overlay",
+            metavar="FORMAT",
+            help="overlay, the default: colours over the picture (X.overlay.png); mask: colours alone, RGB "
+            "(X.mask.png); png: class ids as pixel values (X.classes.png); coco: one annotations.json for all, which "
+            "always starts from the beginning.",
         ),
     ] = None,
-    alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of an overlay.")] = 0.5,
+    alpha: Annotated[
+        float | None,
+        typer.Option("--alpha", metavar="SHARE", min=0, max=1, help="Opacity of an overlay; 0.5 without it."),
+    ] = None,
     legend: Annotated[
         bool, typer.Option("--legend", help="Put a panel of names and shares beside an overlay.")
     ] = False,
@@ -100,14 +135,13 @@ def segment(
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite outputs; without it, pictures that have one are skipped.")
     ] = False,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=256, help="Requests in flight.")] = 4,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", metavar="COUNT", min=1, max=256, help="Requests in flight.")
+    ] = 4,
     timeout: Timeout = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture, each on a line.")] = False,
 ) -> None:
-    """Segment pictures: a table in a terminal, a line a picture in a pipe, and files with --output.
-
-    A run that was interrupted goes on when it is started again: pictures whose output exists are skipped.
-    """
+    """Segment pictures."""
     client = connect(url, model=model, timeout=timeout)
     try:
         sources = find(images, recursive=recursive)
@@ -144,9 +178,12 @@ def segment(
     raise typer.Exit(code)
 
 
-@app.command(epilog=_EXIT_CODES)
+@app.command(epilog=_EPILOG)
 def classes(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 30.0, as_json: Json = False) -> None:
-    """List the classes that the server's model tells apart, by asking it about a black picture."""
+    """List the classes that a model tells apart.
+
+    They come with the answer to a black picture.
+    """
     with connect(url, model=model, timeout=timeout) as client:
         result = _probe(client)
     named = list(enumerate(result.class_names))
@@ -167,42 +204,49 @@ def classes(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 3
         report.warn_plainly(result.model_name)
 
 
-@app.command(epilog=_EXIT_CODES)
+@app.command(epilog=_EPILOG)
 def ping(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 5.0, as_json: Json = False) -> None:
     """Say whether the server takes requests for the model."""
-    started, milliseconds, ready, reason, end = time.monotonic(), 0.0, None, None, None
+    started, milliseconds, ready, reason, weights, end = time.monotonic(), 0.0, None, None, None, None
     with connect(url, model=model, timeout=timeout) as client:
         try:
-            ready = client.is_ready()
+            try:
+                ready = client.is_ready()
+            except AccessDeniedError:  # perhaps to this question only
+                ready = False
             milliseconds = (time.monotonic() - started) * 1000
+            weights = client.weights() if ready else None
+            if weights is None:
+                # Says why, or that requests are answered all the same, or that the model is none of ours.
+                weights = client.segment(_PROBE).weights
             if not ready:
-                client.segment(_PROBE)  # says why, or that requests are answered all the same
                 ready, reason = None, _NOT_SAID
         except SegmentationError as error:
-            reason, end = str(error), _end_after(error)
+            ready, reason, end = False, str(error), _end_after(error)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        state = {"ready": ready, "reason": reason, "milliseconds": round(milliseconds, 1)}
+        state = {"ready": ready, "reason": reason, "weights": weights, "milliseconds": round(milliseconds, 1)}
         report.say(json.dumps({"url": url, "model": model, **state}))
     elif end is None:
         known = "ready" if ready else f"ready: unknown ({reason})"
-        report.say(f"{known}: {url} serves {model} ({milliseconds:.0f} ms)")
+        untrained = ", untrained weights" if weights == UNTRAINED else ""
+        report.say(f"{known}: {url} serves {model}{untrained} ({milliseconds:.0f} ms)")
     if end is not None:
         raise end
 
 
-def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
+def connect(url: str, *, model: str, timeout: float) -> Client:
     """Make the client of a command; what has no option of its own comes from the environment."""
     try:
-        SegmentationClient(url, model=model, timeout=timeout)  # by itself, to know what is to blame
+        Client(url, model=model, timeout=timeout)  # by itself, to know what is to blame
     except ValueError as error:
         named = str(error).partition(" ")[0]
         option = named if named in {"timeout", "model"} else "url"
         hint = f"--{option} or DEEPLAB_{option.upper()}"
         raise typer.BadParameter(str(error), param_hint=hint) from error
     try:
-        return SegmentationClient.from_env(url=url, model=model, timeout=timeout)
+        return Client.from_env(url=url, model=model, timeout=timeout)
     except ValueError as error:
         hint = next((name for word, name in _VARIABLES.items() if word in str(error)), "the environment")
         raise typer.BadParameter(str(error), param_hint=hint) from error
@@ -221,7 +265,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _probe(client: SegmentationClient) -> Segmentation:
+def _probe(client: Client) -> Segmentation:
     """Segment a black picture; end the command where that fails."""
     try:
         return client.segment(_PROBE)
@@ -241,18 +285,27 @@ def _end_after(error: SegmentationError) -> typer.Exit:
     return typer.Exit(SOME_FAILED)
 
 
-def _target(output: Path | None, kind: Format | None, *, force: bool, alpha: float, legend: bool) -> Output:
+def _target(output: Path | None, kind: Format | None, *, force: bool, alpha: float | None, legend: bool) -> Output:
+    given = {"--format": kind is not None, "--alpha": alpha is not None, "--legend": legend}
+    for option in (option for option, is_given in given.items() if is_given):
+        if output is None:
+            raise typer.BadParameter("say with --output DIR where the files go", param_hint=option)
+        if option != "--format" and kind is not None and kind is not Format.OVERLAY:
+            raise typer.BadParameter(f"it is for overlays, not for --format {kind.value}", param_hint=option)
     if output is None:
-        if kind is not None:
-            raise typer.BadParameter("say with --output DIR where the files go", param_hint="--format")
         return Nothing()
     try:
         output.mkdir(parents=True, exist_ok=True)
         annotated = (output / ANNOTATIONS).exists()
+    except (FileExistsError, NotADirectoryError) as error:
+        message = f"{report.clean(output)} is a file, or lies below one; a folder is wanted"
+        raise typer.BadParameter(message, param_hint="--output") from error
     except OSError as error:
-        raise typer.BadParameter(str(error), param_hint="--output") from error
+        message = f"cannot make the folder {report.clean(output)}: {error.strerror}"
+        raise typer.BadParameter(message, param_hint="--output") from error
     if kind is not Format.COCO:
-        return Pictures(output, kind=kind or Format.OVERLAY, force=force, alpha=alpha, legend=legend)
+        opacity = _ALPHA if alpha is None else alpha
+        return Pictures(output, kind=kind or Format.OVERLAY, force=force, alpha=opacity, legend=legend)
     if annotated and not force:
         message = f"{report.clean(output / ANNOTATIONS)} exists: --force overwrites it"
         raise typer.BadParameter(message, param_hint="--output")

@@ -15,14 +15,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from deeplab_client._cli.outputs import ANNOTATIONS
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from typing_extensions import Self
 
     from deeplab_client._cli.batch import Found, Outcome
 
-_MOST_ROWS = 40  # of pictures that went well; those that failed are all shown
+_MOST_ROWS = 40  # those that failed are all told, below the table
 _MOST_CLASSES = 3  # of one picture, in the table
 
 
@@ -128,11 +131,14 @@ class Screen:
         """Print the table and the sentence."""
         self._progress.stop()
         console = Console(highlight=False)
-        if self._outcomes:
-            console.print(self._table())
+        failed = [outcome for outcome in self._outcomes if outcome.error is not None]
+        if len(failed) < len(self._outcomes):
+            console.print(self._table([outcome for outcome in self._outcomes if outcome.error is None]))
+        for outcome in failed:  # below the table: a reason has more words than a column has room for
+            self._notices.print(Text(_failure(outcome), style="red"))
         console.print(Text(summary))
 
-    def _table(self) -> Table:
+    def _table(self, outcomes: Sequence[Outcome]) -> Table:
         table = Table()
         if self._untrained:
             table.caption = "UNTRAINED WEIGHTS: noise, not segmentations"
@@ -140,17 +146,18 @@ class Screen:
         table.add_column("picture", overflow="fold")
         table.add_column("size", justify="right", no_wrap=True)
         table.add_column("classes", overflow="fold")
-        table.add_column("output", overflow="fold")
-        left_out = 0
-        for outcome in self._outcomes:
-            if outcome.error is None and table.row_count >= _MOST_ROWS:
-                left_out += 1
-                continue
-            end = Text(_end(outcome), style="red" if outcome.error is not None else "")
-            size, classes = ("", "") if outcome.found is None else (_size(outcome.found), _classes(outcome.found))
-            table.add_row(Text(clean(outcome.path)), size, Text(classes), end)
-        if left_out:
-            table.add_row(f"and {left_out} more", "", "", "", style="dim")
+        # Where each name is the picture's own, the sentence below names the folder: the paths get the width.
+        named = not all(_is_plain(outcome) for outcome in outcomes)
+        if named:
+            table.add_column("output", overflow="fold")
+        for outcome in outcomes[:_MOST_ROWS]:
+            size, classes = ("", "skipped: its output exists")
+            if outcome.found is not None:
+                size, classes = _size(outcome.found), _classes(outcome.found)
+            output = "" if outcome.output is None else clean(outcome.output)
+            table.add_row(Text(clean(outcome.path)), size, Text(classes), *([Text(output)] if named else []))
+        if len(outcomes) > _MOST_ROWS:
+            table.add_row(f"and {len(outcomes) - _MOST_ROWS} more", style="dim")
         return table
 
 
@@ -166,8 +173,11 @@ class Lines:
     def tell(self, outcome: Outcome) -> None:
         """Write a line at once."""
         found = outcome.found
-        if outcome.error is not None or outcome.skipped:
-            notice(f"{clean(outcome.path)}: {_end(outcome)}")
+        if outcome.error is not None:
+            notice(_failure(outcome))
+        elif outcome.skipped:
+            output = "" if outcome.output is None else clean(outcome.output)
+            notice(f"{clean(outcome.path)}: skipped: {output} exists")
         elif found is not None:
             top = found["top_class"]
             share = "" if top is None else f"{found['fractions'][top]:.4f}"
@@ -284,8 +294,13 @@ def _classes(found: Found) -> str:
     return f"{shown}, {more} more" if more > 0 else shown
 
 
-def _end(outcome: Outcome) -> str:
-    if outcome.error is not None:
-        return one_line(outcome.error)
-    output = "" if outcome.output is None else clean(outcome.output)
-    return f"skipped: {output} exists" if outcome.skipped else output
+def _failure(outcome: Outcome) -> str:
+    return f"{clean(outcome.path)}: {one_line(outcome.error or '')}"
+
+
+def _is_plain(outcome: Outcome) -> bool:
+    """Return whether an output's name follows from the picture's, X.jpg and X.overlay.png, or is one for all."""
+    if outcome.output is None or outcome.output.name == ANNOTATIONS:
+        return True
+    name, _, _ = outcome.output.name.removesuffix(".png").rpartition(".")
+    return name == outcome.path.stem

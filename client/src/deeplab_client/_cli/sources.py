@@ -36,7 +36,7 @@ def find(arguments: Iterable[str], *, recursive: bool) -> list[Source]:
     """Return the pictures that files, folders and patterns stand for, each once, in the order given.
 
     Raises:
-        ValueError: A folder holds no pictures, a pattern matches none, or an argument is empty.
+        ValueError: A folder holds no pictures, a pattern matches none, or an argument is empty or -.
     """
     found: dict[str, Source] = {}
     for argument in arguments:
@@ -48,6 +48,8 @@ def find(arguments: Iterable[str], *, recursive: bool) -> list[Source]:
 def _expand(argument: str, *, recursive: bool) -> list[Source]:
     if not argument:
         raise ValueError("an empty argument names no picture; for the current folder say .")
+    if argument == "-":
+        raise ValueError("the standard input is not read: name a file (one that is called - is ./-)")
     path = Path(argument)
     # Not the methods of Path: they raise for names that are too long and folders that are closed.
     if os.path.isdir(path):  # noqa: PTH112
