@@ -161,8 +161,8 @@ def verify(file: Path, eager: DeepLabV3, *, aux: bool, precision: Precision = PR
             )
         if not all(bool(torch.isfinite(logits).all()) for logits in (out, logits_os8, *rest)):
             raise BuildError(
-                "the saved file finds logits that are no finite numbers, where float32 finds finite ones: the model needs a "
-                "larger range than fp16 has; take --precision bf16 or fp32"
+                "the saved file finds logits that are no finite numbers, where float32 finds finite ones: the model "
+                "needs a larger range than fp16 has; take --precision bf16 or fp32"
             )
     findings: list[str] = []
     for name, (served, expected) in pairs.items():
