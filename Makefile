@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PYTHON := $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test lint format lock clean
+.PHONY: help demo test bench lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -20,6 +20,10 @@ demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
 
 test: $(VENV)/installed lint ## Everything that CI checks: linters, types, tests with a real server
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/bench ## Measure the traced models, the client and the masks' formats, beside what else there is
+	$(BIN)/python benchmarks/model.py
+	PYTHONPATH=tests:tests/server $(BIN)/python benchmarks/client.py
 
 lint: $(VENV)/installed ## Linters and the type checker
 	$(BIN)/ruff format --check
@@ -32,7 +36,7 @@ format: $(VENV)/installed ## Format the code
 
 lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
-		--all-extras --group dev pyproject.toml client/pyproject.toml --output-file constraints.txt
+		--all-extras --group dev --group bench pyproject.toml client/pyproject.toml --output-file constraints.txt
 
 clean: ## Remove the environment, the built models, what they changed in the configs, and all output
 	test ! -x $(BIN)/python || $(BIN)/python build_models.py --configs-only
@@ -44,4 +48,8 @@ $(VENV)/installed: pyproject.toml constraints.txt client/pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --group dev \
 		--editable 'client[cli,polygons,supervision]'
+	@touch $@
+
+$(VENV)/bench: $(VENV)/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --group bench
 	@touch $@

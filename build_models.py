@@ -10,7 +10,6 @@ A build that fails or is interrupted leaves the models that were there before as
 
 import argparse
 import contextlib
-import copy
 import fcntl
 import json
 import logging
@@ -39,9 +38,8 @@ from deeplabv3 import (
 )
 from deeplabv3.configs import config_text, core_config, ensemble_config, read_config, set_class_count
 from deeplabv3.models import RESNET_OPTIONS, agreed_class_count, load_model
-from deeplabv3.plan import NORM_LAYERS, Plan, choose_class_names, read_class_names
+from deeplabv3.plan import DEFAULT_PRECISIONS, NORM_LAYERS, Plan, choose_class_names, read_class_names
 from deeplabv3.record import BuildRecord
-from deeplabv3.tracing import TRAINED_SIZE, ServedDeepLabV3
 
 MODEL_REPOSITORY = Path(__file__).resolve().parent / "model_repository"
 
@@ -75,7 +73,16 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
     # A checkpoint fits one variant only.
     variants = options.variant or ([source.variant] if source.variant else VARIANTS)
     return [
-        Plan(variant, source, class_names, options.aux_loss, options.pretrained_backbone, resnet_options)
+        Plan(
+            variant,
+            source,
+            class_names,
+            aux=options.aux_loss,
+            pretrained_backbone=options.pretrained_backbone,
+            resnet_options=resnet_options,
+            device=options.device,
+            precision=options.precision or DEFAULT_PRECISIONS[options.device],
+        )
         for variant in dict.fromkeys(variants)
     ]
 
@@ -195,14 +202,13 @@ def stage(partial: Path, plan: Plan, *, progress: bool) -> None:
     """Make a model's file and check it."""
     _log.info("%s: loading weights %s", plan.core, plan.source.label)
     model = _load(plan, progress=progress)
-    _log.info("%s: tracing at %d x %d", plan.core, TRAINED_SIZE, TRAINED_SIZE)
-    # A copy: channels-last and freezing must not touch the model that the file is checked against.
-    served = ServedDeepLabV3(copy.deepcopy(model), aux=plan.aux)
-    extra = {BuildRecord.FILE: json.dumps(asdict(BuildRecord.of(plan)), indent=2)}
-    tracing.save(tracing.trace(served), partial, extra)
+    _log.info("%s: tracing for %s in %s", plan.core, plan.device, plan.precision)
+    precision = tracing.PRECISIONS[plan.precision]
+    traced = tracing.trace(model, aux=plan.aux, precision=precision, device=plan.device)
+    tracing.save(traced, partial, {BuildRecord.FILE: json.dumps(asdict(BuildRecord.of(plan)), indent=2)})
     shape = "x".join(map(str, tracing.VERIFY_SHAPE))
     _log.info("%s: checking the saved file against PyTorch at %s", plan.core, shape)
-    findings = tracing.verify(partial, model, aux=plan.aux)
+    findings = tracing.verify(partial, model, aux=plan.aux, precision=precision)
     _log.info("%s: done, %.0f MB; %s", plan.core, partial.stat().st_size / 2**20, findings)
 
 
@@ -239,7 +245,7 @@ def describe(variants: Sequence[str]) -> dict[str, list[figures.Figure]]:
         with tempfile.TemporaryDirectory() as folder:
             for aux in (True, False):
                 file = Path(folder, "model.pt")
-                tracing.save(tracing.trace(ServedDeepLabV3(copy.deepcopy(model), aux=aux)), file, {})
+                tracing.save(tracing.trace(model, aux=aux), file, {})
                 sizes.append(file.stat().st_size)
         described[variant] = figures.describe(variant, model, traced_bytes=sizes[0], served_bytes=sizes[1])
     return described
@@ -284,6 +290,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="serve the auxiliary head's output `aux` too (default: no)",
     )
     parser.add_argument(
+        "--device",
+        choices=DEFAULT_PRECISIONS,
+        default="cpu",
+        help="where Triton will run the models; either is built on the CPU (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=tracing.PRECISIONS,
+        help="in what they compute; inputs and outputs are FP32 (default: fp32 for cpu, fp16 for cuda)",
+    )
+    parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -300,6 +317,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="with --describe: print JSON in place of tables")
     options = parser.parse_args(arguments)
+    if options.precision == "tf32" and options.device == "cpu":
+        parser.error("--precision tf32 is a mode of GPUs: add --device cuda, or take fp32")
     if options.json and not options.describe:
         parser.error("--json goes with --describe")
     others = vars(options).keys() - {"describe", "json", "variant"}

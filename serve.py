@@ -48,6 +48,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import joblib
+
 from embedded.checks import (
     STUB,
     Address,
@@ -312,12 +314,18 @@ def command_line(server: Path, repository: Path, backends: Path, prefix: str, ad
 
 
 def environment(server: Path) -> dict[str, str]:
-    """Return our environment with the wheel's libraries, libpython and the running interpreter first."""
+    """Return our environment with the wheel's libraries, libpython and the running interpreter first.
+
+    OpenMP by itself counts the cores that we may run on, but not a container's CPU quota: with a thread a core of the
+    machine, all of them would wait for the quota's next period most of the time.
+    """
     libraries = [str(server.parents[1] / "nvidia_pytriton.libs"), str(libpython_folder())]
     paths = {"LD_LIBRARY_PATH": libraries, "PATH": [str(Path(sys.executable).parent)]}
-    return dict(os.environ) | {
-        name: os.pathsep.join([*first, *filter(None, [os.environ.get(name)])]) for name, first in paths.items()
-    }
+    return (
+        {"OMP_NUM_THREADS": str(joblib.cpu_count())}
+        | dict(os.environ)
+        | {name: os.pathsep.join([*first, *filter(None, [os.environ.get(name)])]) for name, first in paths.items()}
+    )
 
 
 def stderr_takes_more() -> bool:

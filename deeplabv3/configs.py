@@ -25,10 +25,13 @@ def core_config(plan: Plan) -> Message:
     config.input.add(name="input", data_type=pb.TYPE_FP32, dims=[3, -1, -1])
     for name in ("out", "logits_os8", "aux") if plan.aux else ("out", "logits_os8"):
         config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[len(plan.class_names), -1, -1])
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=1)
+    # What is built for one device does not run, or runs slowly, on the other.
+    kind = pb.ModelInstanceGroup.KIND_CPU if plan.device == "cpu" else pb.ModelInstanceGroup.KIND_GPU
+    config.instance_group.add(kind=kind, count=1)
     # No queue delay: while the instance computes, the next batch gathers by itself, and a lone request never waits.
     config.dynamic_batching.SetInParent()
     config.parameters["weights"].string_value = plan.source.label
+    config.parameters["precision"].string_value = plan.precision
     # The first run of the executor finds a wrong output dtype or number, so that a broken file fails at load.
     warmup = config.model_warmup.add(name=f"batch 1 at {TRAINED_SIZE} x {TRAINED_SIZE}", batch_size=1)
     warmup.inputs["input"].data_type = pb.TYPE_FP32

@@ -22,6 +22,9 @@ NORM_LAYERS: dict[str, type[nn.Module]] = {
 MAX_CLASSES = 256
 """The class ids that the UINT8 masks on the wire can hold."""
 
+DEFAULT_PRECISIONS = {"cpu": "fp32", "cuda": "fp16"}
+"""What --device may name, and the precision for each."""
+
 _log = logging.getLogger("build_models")
 
 
@@ -36,6 +39,8 @@ class Plan:
         aux: whether to serve the auxiliary head's output.
         pretrained_backbone: whether an untrained model gets the ImageNet weights in its backbone.
         resnet_options: arguments of torchvision's ResNet; values that JSON can hold.
+        device: where Triton runs it, "cpu" or "cuda".
+        precision: in what it computes, one of tracing.PRECISIONS.
     """
 
     variant: str
@@ -44,6 +49,8 @@ class Plan:
     aux: bool = False
     pretrained_backbone: bool = False
     resnet_options: dict[str, Any] = field(default_factory=dict[str, Any])
+    device: str = "cpu"
+    precision: str = "fp32"
 
     @property
     def core(self) -> str:

@@ -16,6 +16,7 @@ _PROJECT = Path(__file__).resolve().parents[1]
 # What a model.pt is made by: a change of one makes it out of date.
 _SOURCES = (
     "build_models.py",
+    "deeplabv3/fusion.py",
     "deeplabv3/models.py",
     "deeplabv3/plan.py",
     "deeplabv3/tracing.py",
@@ -33,6 +34,8 @@ class BuildRecord:
     aux: bool
     pretrained_backbone: bool
     resnet_options: dict[str, Any]
+    device: str
+    precision: str
     torch: str
     torchvision: str
     sources_sha256: str
@@ -52,6 +55,8 @@ class BuildRecord:
             plan.aux,
             plan.pretrained_backbone,
             plan.resnet_options,
+            plan.device,
+            plan.precision,
             torch.__version__,
             torchvision.__version__,
             sources.hexdigest(),

@@ -1,15 +1,21 @@
 """A DeepLabV3 as a TorchScript file that Triton serves, and the check that it computes what PyTorch does."""
 
+import contextlib
+import copy
 import shutil
 import warnings
+from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.backends import cudnn
 from torch.nn import functional
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
 from deeplabv3.errors import BuildError, InvalidOptionError
+from deeplabv3.fusion import fold_batch_norm, fuse_convolutions, replace_pooling
 
 TRAINED_SIZE = 520
 """Height and width, in pixels, of the pictures that the published weights were trained with."""
@@ -17,11 +23,35 @@ TRAINED_SIZE = 520
 VERIFY_SHAPE = (2, 3, 299, 421)
 """The saved file runs once more at another batch size and a shape that is not square and no multiple of the stride."""
 
-TOLERANCE = 1e-4
-"""Largest accepted |traced - eager| of any logit, for logits of order 1; it grows with the largest logit.
 
-Folding the batch normalisation and channels-last sums change the order of float32 additions: 2e-5 is what that costs.
-"""
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """In what a model computes; its input and outputs are float32 in any case.
+
+    Attributes:
+        dtype: of the weights and of what the layers hand on.
+        tolerance: largest accepted |traced - eager float32| of any logit, for logits of order 1; it grows with the
+            largest logit.
+        tf32: whether float32 convolutions on a GPU may round their factors to TensorFloat-32.
+    """
+
+    dtype: torch.dtype
+    tolerance: float
+    tf32: bool = False
+
+
+PRECISIONS = {
+    # Folding the batch normalisation and channels-last sums change the order of additions: 2e-5 is what that costs.
+    "fp32": Precision(torch.float32, 1e-4),
+    "tf32": Precision(torch.float32, 1e-4, tf32=True),
+    # 8 and 11 significant bits.
+    "bf16": Precision(torch.bfloat16, 1e-1),
+    "fp16": Precision(torch.float16, 1e-2),
+}
+"""The names that --precision takes."""
+
+# A trace holds no sizes; a small picture is quicker where the CPU has no arithmetic of its own for the precision.
+_TRACE_SHAPE = (1, 3, 104, 104)
 
 # Room for the larger variant, 245 MB with its auxiliary head.
 _SAVE_BYTES = 260_000_000
@@ -35,42 +65,65 @@ class ServedDeepLabV3(nn.Module):
     dict, which torchvision's model returns.
     """
 
-    def __init__(self, model: DeepLabV3, *, aux: bool) -> None:
+    def __init__(self, model: DeepLabV3, *, aux: bool, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         if aux and model.aux_classifier is None:
             raise InvalidOptionError("aux_loss asks for the auxiliary head, and the checkpoint has none")
         self.backbone = model.backbone
         self.classifier = model.classifier
         self.aux_classifier = model.aux_classifier if aux else None
+        self.dtype = dtype
 
     def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: A002  the tensor's name on the wire
         """Take (N, 3, H, W) float32, normalised with ImageNet's mean and standard deviation."""
         # The layout is part of the trace: Triton hands over contiguous NCHW, and its backend has no switch for it.
-        features = self.backbone(input.contiguous(memory_format=torch.channels_last))
+        features = self.backbone(input.to(self.dtype).contiguous(memory_format=torch.channels_last))
         size = input.shape[-2:]
-        logits = self.classifier(features["out"])
+        logits = self.classifier(features["out"]).float()
         served = (_upsample(logits, size), logits)
         if self.aux_classifier is None:
             return served
-        return (*served, _upsample(self.aux_classifier(features["aux"]), size))
+        return (*served, _upsample(self.aux_classifier(features["aux"]).float(), size))
 
 
 def _upsample(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
     return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
-def trace(served: ServedDeepLabV3) -> torch.jit.ScriptModule:
-    """Trace on the CPU and freeze: batch normalisation folds into the convolutions.
+def trace(
+    model: DeepLabV3, *, aux: bool, precision: Precision = PRECISIONS["fp32"], device: str = "cpu"
+) -> torch.jit.ScriptModule:
+    """Trace a model on the CPU for a device, "cpu" or "cuda", and freeze it; the model itself stays as it is.
 
-    Not `optimize_for_inference`: its CPU-only operators would not load on a GPU.
+    For the CPU the convolutions take in what follows them; that file runs on no GPU. Not `optimize_for_inference`:
+    what it makes of a model cannot be saved.
     """
-    example = torch.randn(1, 3, TRAINED_SIZE, TRAINED_SIZE, generator=torch.Generator().manual_seed(0))
+    model = copy.deepcopy(model).eval()
+    fold_batch_norm(model)  # before the weights are rounded
+    if device == "cpu" and precision.dtype is torch.bfloat16:
+        replace_pooling(model)
+    served = ServedDeepLabV3(model.to(precision.dtype), aux=aux, dtype=precision.dtype)
+    example = torch.randn(_TRACE_SHAPE, generator=torch.Generator().manual_seed(0))
     served = served.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  no such overload
-    with torch.inference_mode(mode=False), torch.no_grad(), warnings.catch_warnings():
+    with _tracing(precision):
+        module = torch.jit.freeze(torch.jit.trace(served, example, check_trace=False))
+    if device == "cpu" and torch.backends.mkldnn.is_available():
+        fuse_convolutions(module)
+    return module
+
+
+@contextlib.contextmanager
+def _tracing(precision: Precision) -> Generator[None]:
+    """Set what a trace takes over from the process that makes it: how cuDNN is used is part of each convolution."""
+    with (
+        torch.inference_mode(mode=False),
+        torch.no_grad(),
+        cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=precision.tf32),
+        warnings.catch_warnings(),
+    ):
         # TorchScript is deprecated and remains what Triton's PyTorch backend serves.
         warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        traced = torch.jit.trace(served, example, check_trace=False)
-        return torch.jit.freeze(traced)
+        yield
 
 
 def save(module: torch.jit.ScriptModule, file: Path, extra: dict[str, str]) -> None:
@@ -81,11 +134,13 @@ def save(module: torch.jit.ScriptModule, file: Path, extra: dict[str, str]) -> N
     module.save(str(file), _extra_files=extra)
 
 
-def verify(file: Path, eager: DeepLabV3, *, aux: bool) -> str:
-    """Run a saved file at VERIFY_SHAPE against torchvision's own forward; return how far its logits are off.
+def verify(file: Path, eager: DeepLabV3, *, aux: bool, precision: Precision = PRECISIONS["fp32"]) -> str:
+    """Run a saved file at VERIFY_SHAPE against torchvision's own float32 forward; return how far it is off.
+
+    That is the largest difference of a logit, and the share of the pixels that get the same class.
 
     Raises:
-        BuildError: another signature, number of outputs or shape, or a difference above TOLERANCE.
+        BuildError: another signature, number of outputs or shape, or a difference above the precision's tolerance.
     """
     pixels = torch.randn(VERIFY_SHAPE, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode(), warnings.catch_warnings():
@@ -104,13 +159,19 @@ def verify(file: Path, eager: DeepLabV3, *, aux: bool) -> str:
                 "PyTorch itself finds logits that are no finite numbers: the weights are broken, or trained with other "
                 "options than these"
             )
+        if not all(bool(torch.isfinite(logits).all()) for logits in (out, logits_os8, *rest)):
+            raise BuildError(
+                "the saved file finds logits that are no finite numbers, where float32 finds finite ones: the model "
+                "needs a larger range than fp16 has; take --precision bf16 or fp32"
+            )
     findings: list[str] = []
     for name, (served, expected) in pairs.items():
         if served.shape != expected.shape or served.dtype != torch.float32:
             raise BuildError(f"{name} is {served.dtype} {tuple(served.shape)} instead of {tuple(expected.shape)}")
         difference = float((served - expected).abs().max())
-        bound = TOLERANCE * max(1.0, float(expected.abs().max()))
+        bound = precision.tolerance * max(1.0, float(expected.abs().max()))
         if not difference <= bound:
             raise BuildError(f"{name} of the saved file is off PyTorch's by {difference:.2e}, more than {bound:.2e}")
         findings.append(f"{name} {difference:.1e} ({bound:.1e} allowed)")
-    return "largest difference from PyTorch: " + ", ".join(findings)
+    same = float((out.argmax(1) == reference["out"].argmax(1)).double().mean())
+    return f"largest difference from PyTorch: {', '.join(findings)}; same class for {same:.3%} of the pixels"

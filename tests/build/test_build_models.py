@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -39,6 +40,8 @@ from deeplabv3.record import BuildRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torchvision.models.segmentation import DeepLabV3
 
 pytestmark = pytest.mark.build
 
@@ -368,10 +371,11 @@ def test_a_trace_that_computes_something_else_never_gets_in_place(
 ) -> None:
     original = tracing.trace
 
-    def wrong(served: tracing.ServedDeepLabV3) -> torch.jit.ScriptModule:
+    def wrong(model: DeepLabV3, **options: Any) -> torch.jit.ScriptModule:  # noqa: ANN401  trace's own
+        model = copy.deepcopy(model)
         with torch.no_grad():
-            dict(served.classifier.named_parameters())["4.bias"].add_(0.01)
-        return original(served)
+            dict(model.classifier.named_parameters())["4.bias"].add_(0.01)
+        return original(model, **options)
 
     monkeypatch.setattr(tracing, "trace", wrong)
     with pytest.raises(build_models.BuildError, match=r"out of the saved file is off PyTorch's by 1\.00e-02"):

@@ -563,3 +563,16 @@ def test_unusable_environments_are_refused(
 
     monkeypatch.setattr(name, answer)
     assert message in refusal(capsys, Path("models"))
+
+
+def test_models_get_as_many_threads_as_the_server_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    server = checks.check_environment()
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert serve.environment(server)["OMP_NUM_THREADS"] == "1"
+    finally:
+        os.sched_setaffinity(0, cores)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert serve.environment(server)["OMP_NUM_THREADS"] == "7"

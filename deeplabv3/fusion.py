@@ -1,0 +1,106 @@
+"""What makes a traced DeepLabV3 as fast on a CPU as the inference runtimes: the fusions that oneDNN offers.
+
+A frozen TorchScript leaves each ReLU and each residual sum a pass over memory of its own. oneDNN computes them at the
+end of the convolution before them, and PyTorch has the operators for it (`mkldnn::_convolution_pointwise`, which
+torch.compile emits for CPUs too). They run on CPUs only.
+"""
+
+# pyright: reportPrivateUsage=false
+# torch's rewriting of TorchScript has no public name.
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.ops import FrozenBatchNorm2d
+
+# The arguments of aten::_convolution; the last four choose implementations.
+_ARGUMENTS = (
+    "%x, %weight, %bias, %stride, %padding, %dilation, %transposed, %output_padding, %groups, %b1, %b2, %b3, %b4"
+)
+_POINTWISE = "%weight, %bias, %padding, %stride, %dilation, %groups"
+_NAMES = {"%add": "add", "%relu": "relu", "%none": "none"}
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """Fold each batch normalisation into the convolution registered right before it, in the weights' own precision.
+
+    That is the order in which torchvision's ResNet and heads register and apply them. `torch.jit.freeze` would do it
+    too, but after the weights were rounded to a lower precision.
+    """
+    for child in module.children():
+        fold_batch_norm(child)
+    for (_, convolution), (name, norm) in pairwise(list(module.named_children())):
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+            _fold(convolution, norm)
+            setattr(module, name, nn.Identity())
+
+
+def _fold(convolution: nn.Conv2d, norm: Any) -> None:  # noqa: ANN401  buffers have no types
+    convolution.weight, convolution.bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+
+
+class GlobalAveragePool(nn.Module):
+    """What AdaptiveAvgPool2d(1) computes on channels-last bfloat16, as a product that oneDNN sums up in float32.
+
+    PyTorch's own takes seven times as long on a CPU: it copies its input to float32 before it adds.
+    """
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Take (N, C, H, W), return (N, C, 1, 1)."""
+        count, channels, height, width = features.shape
+        rows = features.permute(0, 2, 3, 1).reshape(count, height * width, channels)
+        sums = torch.matmul(features.new_ones((count, 1, height * width)), rows)
+        return (sums / (height * width)).permute(0, 2, 1).reshape(count, channels, 1, 1)
+
+
+def replace_pooling(module: nn.Module) -> None:
+    """Put GlobalAveragePool in the place of AdaptiveAvgPool2d(1)."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.AdaptiveAvgPool2d):
+            setattr(module, name, GlobalAveragePool())
+        else:
+            replace_pooling(child)
+
+
+def fuse_convolutions(module: torch.jit.ScriptModule) -> None:
+    """Let each convolution of a frozen module apply what follows it: a sum and a ReLU, a ReLU, or nothing.
+
+    The last so that convolutions of 1 x 1, too, run in oneDNN whatever the number of threads. The sum is written over
+    its other summand, the block's input or what its downsampling made of it, which nothing in a ResNet reads later.
+    """
+    for relu in ("aten::relu", "aten::relu_"):
+        for add in ("aten::add", "aten::add_"):
+            for summands in ("%y, %other", "%other, %y"):
+                _rewrite(
+                    module,
+                    [f"%s = {add}({summands}, %alpha)", f"%r = {relu}(%s)"],
+                    f"_(%other, %x, {_POINTWISE}, %add, %alpha, %relu, %empty, %missing)",
+                    names=", %other, %alpha",
+                )
+        _rewrite(module, [f"%r = {relu}(%y)"], f"(%x, {_POINTWISE}, %relu, %empty, %missing)")
+    _rewrite(module, [], f"(%x, {_POINTWISE}, %none, %empty, %missing)")
+
+
+def _rewrite(module: torch.jit.ScriptModule, following: Sequence[str], replacement: str, *, names: str = "") -> None:
+    """Replace a convolution and what follows it, up to the value %r, by one operator."""
+    result = "%y" if following else "%r"
+    pattern = [f"{result} = aten::_convolution({_ARGUMENTS})", *following]
+    constants = [f'{name} : str = prim::Constant[value="{text}"]()' for name, text in _NAMES.items()]
+    constants += ["%empty : Scalar?[] = prim::ListConstruct()", "%missing : NoneType = prim::Constant()"]
+    before, after = (
+        "\n  ".join([f"graph({_ARGUMENTS}{names}):", *lines, "return (%r)"])
+        for lines in (pattern, [*constants, f"%r = mkldnn::_convolution_pointwise{replacement}"])
+    )
+    torch._C._jit_pass_custom_pattern_based_rewrite_graph(before, after, module.graph)  # noqa: SLF001

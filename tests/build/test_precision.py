@@ -1,0 +1,155 @@
+"""What --device and --precision change, and that the fused models compute what torchvision's does."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import build_models
+from build_models import make_plans, parse_arguments
+from deeplabv3 import BuildError, fusion, model_deeplabv3_resnet50, tracing
+from deeplabv3.record import BuildRecord
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torchvision.models.segmentation import DeepLabV3
+
+pytestmark = pytest.mark.build
+
+CPU, GPU = 2, 1  # KIND_CPU and KIND_GPU in Triton's model_config.proto
+OPTIONS = ["--variant", "resnet50", "--weights", "none", "--aux-loss", "--width-per-group", "4"]
+
+
+# precision -> the type of the weights, and the largest error of a logit for logits of order 1
+PRECISIONS = {
+    "fp32": (torch.float32, 1e-4),
+    "tf32": (torch.float32, 1e-4),
+    "bf16": (torch.bfloat16, 2**-5),
+    "fp16": (torch.float16, 2**-8),
+}
+
+
+@pytest.fixture(scope="module")
+def eager() -> DeepLabV3:
+    """torchvision's own arithmetic on the weights of an untrained build, in 1 / 16 of the channels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return model_deeplabv3_resnet50(aux_loss=True, width_per_group=4).eval()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "precision"),
+    [
+        ([], CPU, "fp32"),
+        (["--precision", "bf16"], CPU, "bf16"),
+        (["--device", "cuda"], GPU, "fp16"),
+        (["--device", "cuda", "--precision", "tf32"], GPU, "tf32"),
+    ],
+)
+def test_a_build_for_a_device_in_a_precision(
+    tmp_path: Path, eager: DeepLabV3, options: list[str], kind: int, precision: str
+) -> None:
+    dtype, error = PRECISIONS[precision]
+    assert build_models.main([*OPTIONS, *options, "--model-repository", str(tmp_path)]) == 0
+    file = tmp_path / "deeplabv3_resnet50" / "1" / "model.pt"
+    config = build_models.read_config(tmp_path / "deeplabv3_resnet50" / "config.pbtxt")
+    assert [group.kind for group in config.instance_group] == [kind]
+    assert config.parameters["precision"].string_value == precision
+    record = BuildRecord.read(file)
+    assert record is not None
+    assert (record.device, record.precision) == ("cpu" if kind == CPU else "cuda", precision)
+
+    module = torch.jit.load(str(file))
+    constants = [node for node in module.graph.findAllNodes("prim::Constant") if node.hasAttribute("value")]
+    tensors = [node.t("value") for node in constants if node.kindOf("value") == "t"]
+    assert {tensor.dtype for tensor in tensors if tensor.ndim == 4} == {dtype}  # the weights
+    # Only a CPU runs what oneDNN fuses, and there nothing is left to fuse.
+    operators = {node.kind() for node in module.graph.nodes()}
+    assert ("mkldnn::_convolution_pointwise" in operators) == (kind == CPU)
+    assert bool(operators & {"aten::relu", "aten::relu_", "aten::add_", "aten::_convolution"}) == (kind == GPU)
+
+    pixels = torch.randn((2, 3, 161, 98), generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        expected = eager(pixels)
+        out, logits_os8, aux = module(pixels)
+    assert out.dtype == logits_os8.dtype == aux.dtype == torch.float32
+    for found, wanted in ((out, expected["out"]), (aux, expected["aux"])):
+        assert float((found - wanted).abs().max()) <= error * float(wanted.abs().max())
+
+
+def test_each_device_has_a_precision_of_its_own() -> None:
+    def chosen(*options: str) -> set[tuple[str, str]]:
+        return {(plan.device, plan.precision) for plan in make_plans(parse_arguments([*OPTIONS, *options]))}
+
+    assert chosen() == {("cpu", "fp32")}
+    assert chosen("--device", "cuda") == {("cuda", "fp16")}
+    assert chosen("--device", "cuda", "--precision", "bf16") == {("cuda", "bf16")}
+
+
+def test_a_mode_of_gpus_is_refused_for_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--precision", "tf32"])
+    assert "--precision tf32 is a mode of GPUs: add --device cuda, or take fp32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("tf32", [False, True])
+def test_how_cudnn_computes_is_part_of_the_file(eager: DeepLabV3, device: str, tf32: bool) -> None:  # noqa: FBT001  a parameter of the test
+    precision = tracing.PRECISIONS["tf32" if tf32 else "fp32"]
+    graph: Any = tracing.trace(eager, aux=False, precision=precision, device=device).graph
+    # The last argument of aten::_convolution is allow_tf32.
+    used = {list(node.inputs())[-1].toIValue() for node in graph.findAllNodes("aten::_convolution")}
+    assert used == (set() if device == "cpu" else {tf32})
+    assert torch.backends.cudnn.allow_tf32  # as it was
+
+
+def test_a_model_beyond_the_range_of_fp16_is_refused_with_a_remedy(tmp_path: Path, eager: DeepLabV3) -> None:
+    model = copy.deepcopy(eager)
+    with torch.no_grad():
+        dict(model.classifier.named_parameters())["4.bias"].fill_(1e5)
+    fp16 = tracing.PRECISIONS["fp16"]
+    tracing.save(tracing.trace(model, aux=False, precision=fp16, device="cuda"), tmp_path / "model.pt", {})
+    with pytest.raises(BuildError, match="needs a larger range than fp16 has; take --precision bf16 or fp32"):
+        tracing.verify(tmp_path / "model.pt", model, aux=False, precision=fp16)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 1, 1), (3, 256, 65, 65), (2, 7, 9, 130)])
+def test_the_pool_for_bf16_is_the_mean(shape: tuple[int, ...]) -> None:
+    features = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    pooled = fusion.GlobalAveragePool()(features.contiguous(memory_format=torch.channels_last))
+    expected = features.double().mean((2, 3), keepdim=True)
+    assert pooled.dtype == torch.bfloat16
+    torch.testing.assert_close(pooled.double(), expected, rtol=2**-7, atol=0)  # rounded twice
+
+
+class Block(torch.nn.Module):
+    """A convolution and what may follow it, with the summands in either order."""
+
+    def __init__(self, *, first: bool, inplace: bool) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(8, 8, 3, padding=1)
+        self.other = torch.nn.Conv2d(8, 8, 1)
+        self.first, self.inplace = first, inplace
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        found, other = self.convolution(pixels), torch.sigmoid(self.other(pixels))
+        left, right = (found, other) if self.first else (other, found)
+        total = left.add_(right) if self.inplace else left + right
+        return total.relu_() if self.inplace else total.relu()
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("inplace", [True, False])
+def test_sums_and_activations_are_taken_in_however_they_are_written(first: bool, inplace: bool) -> None:  # noqa: FBT001
+    torch.manual_seed(0)
+    block, pixels = Block(first=first, inplace=inplace).eval(), torch.randn(2, 8, 13, 11)
+    with torch.no_grad():
+        expected = block(pixels)
+        module = torch.jit.freeze(torch.jit.trace(block, pixels))
+        fusion.fuse_convolutions(module)
+        assert {node.kind() for node in module.graph.nodes()} & {"aten::relu", "aten::relu_", "aten::add"} == set()
+        torch.testing.assert_close(module(pixels), expected, rtol=1e-4, atol=1e-5)
