@@ -74,8 +74,13 @@ def replace_pooling(module: nn.Module) -> None:
             replace_pooling(child)
 
 
+def inline(module: torch.jit.ScriptModule) -> None:
+    """Bring the submodules' computations into one graph."""
+    torch._C._jit_pass_inline(module.graph)  # noqa: SLF001
+
+
 def fuse_convolutions(module: torch.jit.ScriptModule) -> None:
-    """Let each convolution of a frozen module apply what follows it: a sum and a ReLU, a ReLU, or nothing.
+    """Let each convolution of a module in one graph apply what follows it: a sum and a ReLU, a ReLU, or nothing.
 
     The last so that convolutions of 1 x 1, too, run in oneDNN whatever the number of threads. The sum is written over
     its other summand, the block's input or what its downsampling made of it, which nothing in a ResNet reads later.

@@ -18,6 +18,7 @@ _SOURCES = (
     "build_models.py",
     "deeplabv3/fusion.py",
     "deeplabv3/models.py",
+    "deeplabv3/packing.py",
     "deeplabv3/plan.py",
     "deeplabv3/tracing.py",
     "deeplabv3/weights.py",

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,8 @@ from torch.nn import functional
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
 from deeplabv3.errors import BuildError, InvalidOptionError
-from deeplabv3.fusion import fold_batch_norm, fuse_convolutions, replace_pooling
+from deeplabv3.fusion import fold_batch_norm, fuse_convolutions, inline, replace_pooling
+from deeplabv3.packing import input_sizes, pack_weights
 
 TRAINED_SIZE = 520
 """Height and width, in pixels, of the pictures that the published weights were trained with."""
@@ -99,15 +101,23 @@ def trace(
     what it makes of a model cannot be saved.
     """
     model = copy.deepcopy(model).eval()
+    fuses = device == "cpu" and torch.backends.mkldnn.is_available()
+    packs = fuses and precision.dtype is torch.bfloat16
+    sizes = input_sizes(model, torch.zeros(1, 3, TRAINED_SIZE, TRAINED_SIZE)) if packs else {}
     fold_batch_norm(model)  # before the weights are rounded
-    if device == "cpu" and precision.dtype is torch.bfloat16:
-        replace_pooling(model)
     served = ServedDeepLabV3(model.to(precision.dtype), aux=aux, dtype=precision.dtype)
-    example = torch.randn(_TRACE_SHAPE, generator=torch.Generator().manual_seed(0))
     served = served.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  no such overload
+    if packs:
+        replace_pooling(served)
+        pack_weights(served, sizes)
+    example = torch.randn(_TRACE_SHAPE, generator=torch.Generator().manual_seed(0))
     with _tracing(precision):
-        module = torch.jit.freeze(torch.jit.trace(served, example, check_trace=False))
-    if device == "cpu" and torch.backends.mkldnn.is_available():
+        module: Any = torch.jit.trace(served, example, check_trace=False)
+        if packs:
+            inline(module)  # in place of freezing, which would make constants of what is packed at load
+        else:
+            module = torch.jit.freeze(module)
+    if fuses:
         fuse_convolutions(module)
     return module
 
