@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,7 +37,8 @@ def write_core(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        torch.jit.trace(StandIn().eval(), torch.zeros(1, 3, 8, 8)).save(str(file))  # pyright: ignore[reportFunctionMemberAccess]
+        traced: Any = torch.jit.trace(StandIn().eval(), torch.zeros(1, 3, 8, 8))
+        traced.save(str(file))
 
 
 def build(folder: Path) -> Path:
