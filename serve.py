@@ -9,6 +9,9 @@ Port 0 takes a free port. When every model is ready, one line goes to stdout and
 
 Exit codes: the server's; 2 refused to start; 1 a Python stub died; 128 + n ended by signal n.
 
+The number of OpenMP's threads (`OMP_NUM_THREADS`), how they wait, and what malloc keeps are set for the server, unless
+the environment sets them; docs/performance.md has the figures.
+
 SIGTERM, SIGINT and SIGHUP drain and stop; another signal stops at once. A stub that dies, which Triton neither
 restarts nor reports, stops the server too, after BROKEN_DRAIN_SECONDS for the requests elsewhere.
 
@@ -77,6 +80,16 @@ LOAD_FAILURE = re.compile(r'E\d{4} .*\] "((?:failed to load|Poll failed for) .*)
 SAMPLE_SECONDS = 0.1
 CALM_SAMPLES = 3
 PR_SET_PDEATHSIG = 1
+# For the server and its stubs. Beside these OMP_NUM_THREADS: OpenMP by itself counts the cores that we may run on, but
+# not a container's CPU quota; with a thread a core of the machine, all would mostly wait for the quota's next period.
+TUNING = {
+    # Threads that wait for each other spin otherwise, on the cores that the other steps need.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Tensors are some megabytes. By default malloc gives such blocks back to the kernel, which has to clear others for
+    # the next request. These keep up to 128 MiB a process; 32 MiB is the most that glibc takes for the first.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+}
 REPEAT_SECONDS = 0.25
 STALLED_SECONDS = 0.05
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -316,13 +329,13 @@ def command_line(server: Path, repository: Path, backends: Path, prefix: str, ad
 def environment(server: Path) -> dict[str, str]:
     """Return our environment with the wheel's libraries, libpython and the running interpreter first.
 
-    OpenMP by itself counts the cores that we may run on, but not a container's CPU quota: with a thread a core of the
-    machine, all of them would wait for the quota's next period most of the time.
+    What TUNING sets is set here unless the caller has set it.
     """
     libraries = [str(server.parents[1] / "nvidia_pytriton.libs"), str(libpython_folder())]
     paths = {"LD_LIBRARY_PATH": libraries, "PATH": [str(Path(sys.executable).parent)]}
     return (
         {"OMP_NUM_THREADS": str(joblib.cpu_count())}
+        | TUNING
         | dict(os.environ)
         | {name: os.pathsep.join([*first, *filter(None, [os.environ.get(name)])]) for name, first in paths.items()}
     )

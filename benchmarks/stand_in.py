@@ -14,17 +14,29 @@ MODELS = ("preprocess", "deeplabv3_resnet50", "postprocess", "encode_mask", "seg
 CLASSES, SIDE = 21, 65
 
 
-class StandIn(torch.nn.Module):
-    """The core model's tensors without its arithmetic: the same smooth logits for every picture.
+# Of the objects in the picture that the stand-in sees: class id, centre row and column, radius, on the logits' grid.
+OBJECTS = ((15, 30, 25, 14), (2, 45, 40, 9), (8, 15, 50, 8))
 
-    They are those of blobs, a region for each class, as a trained model's would be.
+
+class StandIn(torch.nn.Module):
+    """The core model's tensors without its arithmetic: the same logits for every picture.
+
+    Made up to look like a trained model's: three objects on a background, each ahead of it by several units inside and
+    behind it outside, a few cells between the two, and no other class near the best.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        coarse = torch.randn((1, CLASSES, 5, 5), generator=torch.Generator().manual_seed(0))
-        smooth = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic", align_corners=True)
-        self.logits = torch.nn.Buffer(8 * smooth)
+        noise = torch.randn((1, CLASSES, 9, 9), generator=torch.Generator().manual_seed(0))
+        smooth = torch.nn.functional.interpolate(noise, size=(SIDE, SIDE), mode="bicubic", align_corners=True)
+        logits = smooth - 3
+        logits[0, 0] += 9
+        rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+        for class_id, row, column, radius in OBJECTS:
+            inside = torch.sigmoid(radius - torch.hypot(rows - row, columns - column))
+            logits[0, class_id] += 12 * inside
+            logits[0, 0] -= 8 * inside
+        self.logits = torch.nn.Buffer(logits)
 
     def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: A002  the tensor's name on the wire
         """Return `out` and `logits_os8`, both (N, 21, 65, 65) float32; nothing that matters here asks for `out`."""

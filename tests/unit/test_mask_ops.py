@@ -74,15 +74,33 @@ def test_logits_that_are_no_numbers_raise_no_warning() -> None:
     mask_ops.postprocess(logits, np.array([[9, 9]], np.int32), class_count=3, max_pixels=100)
 
 
-def test_strips_and_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.random.default_rng(0).standard_normal((21, 30, 30)).astype(np.float32)
     whole = np.empty((211, 307), np.uint8)
     mask_ops.segment(logits, whole)
-    monkeypatch.setattr(mask_ops, "_TILE_COLUMNS", 50)
-    monkeypatch.setattr(mask_ops, "_STRIP_PIXELS", 150)
+    for name, value in {"_TILE_ROWS": 3, "_TILE_COLUMNS": 50, "_TILE_PIXELS": 150}.items():
+        monkeypatch.setattr(mask_ops, name, value)
     parts = np.empty_like(whole)
     mask_ops.segment(logits, parts)
     assert (whole != parts).mean() <= 1e-4
+
+
+def blobs(classes: int, side: int, *, seed: int) -> npt.NDArray[np.float32]:
+    """Return logits (classes, side, side) with a region for each class, as a trained model's have."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:side, 0:side] / side
+    centres = rng.random((classes, 2, 1, 1))
+    return (-30 * ((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("target", [(480, 640), (50, 700), (700, 50), (33, 33), (20, 300), (300, 20), (1, 1)])
+def test_classes_that_cannot_win_change_nothing(target: tuple[int, int]) -> None:
+    logits = blobs(21, 65, seed=1)
+    mask = np.empty(target, np.uint8)
+    mask_ops.segment(logits, mask)
+    expected = slow_mask(logits.astype(np.float64), *target)
+    assert len(np.unique(expected)) > 10 or expected.size == 1
+    assert (mask != expected).mean() <= 1e-4
 
 
 def test_equal_logits_go_to_the_lower_class() -> None:

@@ -1,6 +1,10 @@
-"""Class masks from logits: bilinear upsampling and argmax in strips of bounded memory.
+"""Class masks from logits: bilinear upsampling and argmax in tiles of bounded memory.
 
 Pure numpy, so that a postprocess instance takes tens of megabytes and not the hundreds of a torch import.
+
+Most of a picture is no work: where one class is ahead at all four logits around a pixel, it is ahead between them too,
+for a bilinear blend is a weighted mean. So each tile interpolates those classes alone that can win somewhere in it, and
+a tile with one such class is filled with it (`_contenders`). The masks are those of the whole computation.
 """
 
 from dataclasses import dataclass
@@ -9,14 +13,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-# A mask is made in tiles of at most _TILE_COLUMNS columns, each in strips of about _STRIP_PIXELS pixels: the C
-# float32 planes of a strip stay near a core's L2 cache (1.4 MB for 21 classes), and the interpreter's cost of a
-# numpy call stays small beside the call's work. With 65 x 65 logits a tile takes 45 MB, whatever the picture's size.
-_TILE_COLUMNS = 4_096
-_STRIP_PIXELS = 16_384
-# Bounds the interpolation matrix of a strip, rows x logit rows, where masks are very narrow.
-_STRIP_ROWS = 2_048
+# A mask is made in tiles of 64 x 256 pixels, of as many pixels where it is narrower or less high: a class of a tile
+# (66 kB) stays in a core's caches, and the interpreter's cost of a numpy call stays small beside the call's work. All
+# of 21 classes take 1.4 MB.
+_TILE_ROWS, _TILE_COLUMNS = 64, 256
+_TILE_PIXELS = _TILE_ROWS * _TILE_COLUMNS
+# Bounds the matrix of weights of a tile, positions x sources, where a mask is very narrow or very low.
+_TILE_SIDE = 2_048
 
+# How far below another class's a class's logits must lie before it is left out, in units of the largest logit: blends are
+# rounded, and the rounding of four products and three sums makes up for less than a tenth of this.
+_MARGIN = 64 * np.float32(np.finfo(np.float32).eps)
 
 # The ids that a uint8 mask can hold.
 _MAX_CLASSES = 256
@@ -94,6 +101,25 @@ class _Axis:
         """Return the axis for some of the output positions."""
         return _Axis(self.low[positions], self.high[positions], self.weight[positions])
 
+    @property
+    def cells(self) -> slice:
+        """The cells that the positions lie in."""
+        return slice(self.low[0], self.low[-1] + 1)
+
+    @property
+    def sources(self) -> slice:
+        """The source positions that are read."""
+        return slice(self.low[0], self.high[-1] + 1)
+
+    def matrix(self) -> npt.NDArray[np.float32]:
+        """Return the weights of the sources in each position: (positions, sources)."""
+        first = self.low[0]
+        weights = np.zeros((len(self.low), self.high[-1] + 1 - first), np.float32)
+        position = np.arange(len(self.low))
+        weights[position, self.low - first] = 1 - self.weight
+        weights[position, self.high - first] += self.weight
+        return weights
+
 
 def _half_pixel_axis(source: int, target: int) -> _Axis:
     """Return the sampling positions of a bilinear resize with half-pixel centres (align_corners false).
@@ -111,8 +137,8 @@ def _half_pixel_axis(source: int, target: int) -> _Axis:
 def segment(logits: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Resize logits bilinearly to the mask's size, write the arg max over the classes into it, count the classes.
 
-    Equal values go to the lower class id. Columns are interpolated first, at the logits' own height, then rows.
-    The memory taken beside the mask does not grow with the picture (see _TILE_COLUMNS).
+    Equal values go to the lower class id. The memory taken beside the mask and a few copies of the logits does not grow
+    with the picture.
 
     Args:
         logits: (C, h, w) float32 at any resolution, C from 1 to 256.
@@ -123,27 +149,59 @@ def segment(logits: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt
     """
     height, width = mask.shape
     classes, source_height, source_width = logits.shape
-    columns = _half_pixel_axis(source_width, width)
     rows = _half_pixel_axis(source_height, height)
-    if height < source_height:  # Rows that no output row reads would only be interpolated along their length.
+    columns = _half_pixel_axis(source_width, width)
+    # What no position reads would only be interpolated along the other axis.
+    if height < source_height:
         logits = _blend(logits[:, rows.low], logits[:, rows.high], rows.weight[:, np.newaxis])
         rows = _half_pixel_axis(height, height)
+    if width < source_width:
+        logits = _blend(logits[:, :, columns.low], logits[:, :, columns.high], columns.weight)
+        columns = _half_pixel_axis(width, width)
+    contenders = _contenders(logits)
+    tile_rows = min(_TILE_SIDE, max(_TILE_ROWS, _TILE_PIXELS // width))
+    tile_columns = min(_TILE_SIDE, max(_TILE_COLUMNS, _TILE_PIXELS // height))
     class_pixels = np.zeros(classes, np.int64)
-    for left in range(0, width, _TILE_COLUMNS):
-        tile = slice(left, left + _TILE_COLUMNS)
-        wide = _interpolate_columns(logits, columns.part(tile))
-        strip_rows = min(_STRIP_ROWS, max(1, _STRIP_PIXELS // wide.shape[2]))
-        for top in range(0, height, strip_rows):
-            strip = slice(top, top + strip_rows)
-            part = mask[strip, tile]
-            _argmax(_interpolate_rows(wide, rows.part(strip)), part)
-            class_pixels += np.bincount(part.reshape(-1), minlength=classes)
+    for top in range(0, height, tile_rows):
+        tile_height = rows.part(slice(top, top + tile_rows))
+        in_band = contenders[:, tile_height.cells].any(axis=1)
+        for left in range(0, width, tile_columns):
+            tile_width = columns.part(slice(left, left + tile_columns))
+            found = np.flatnonzero(in_band[:, tile_width.cells].any(axis=1))
+            tile = mask[top : top + tile_rows, left : left + tile_columns]
+            if len(found) == 1:
+                tile.fill(found[0])
+                class_pixels[found[0]] += tile.size
+                continue
+            source = logits[found, tile_height.sources, tile_width.sources]
+            class_ids = found.tolist()
+            _argmax(_interpolate(source, tile_height, tile_width), class_ids, tile)
+            for class_id in class_ids:
+                class_pixels[class_id] += np.count_nonzero(tile == class_id)
     return class_pixels
 
 
-def _interpolate_columns(logits: npt.NDArray[np.float32], columns: _Axis) -> npt.NDArray[np.float32]:
-    """Return (C, h, w) logits at the target columns: (C, h, columns)."""
-    return _blend(logits[:, :, columns.low], logits[:, :, columns.high], columns.weight)
+def _contenders(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Tell which classes can be the arg max somewhere in a cell.
+
+    Cell (y, x) is what lies between the logits of y, y + 1 and x, x + 1. No class gets above the largest of its four
+    logits there, and none below its smallest; who cannot reach the best of the smallest is out.
+
+    Args:
+        logits: (C, h, w) float32.
+
+    Returns:
+        (C, h, w) bool. All True where a logit is no finite number, for which none of this holds.
+    """
+    if not np.isfinite(logits).all():
+        return np.ones(logits.shape, np.bool_)
+    largest, smallest = logits.copy(), logits.copy()
+    for near, far in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:, :, :-1], np.s_[:, :, 1:])):
+        np.maximum(largest[near], largest[far], out=largest[near])
+        np.minimum(smallest[near], smallest[far], out=smallest[near])
+    assured = smallest.max(axis=0)
+    assured -= _MARGIN * max(largest.max(), -smallest.min())
+    return largest >= assured
 
 
 def _blend(
@@ -156,19 +214,16 @@ def _blend(
     return high
 
 
-def _interpolate_rows(wide: npt.NDArray[np.float32], rows: _Axis) -> npt.NDArray[np.float32]:
-    """Return (C, h, W) logits at the target rows: (C, rows, W), as one small matrix product a class."""
-    first = rows.low[0]
-    source = wide[:, first : rows.high[-1] + 1]
-    matrix = np.zeros((len(rows.low), source.shape[1]), np.float32)
-    target = np.arange(len(rows.low))
-    matrix[target, rows.low - first] = 1 - rows.weight
-    matrix[target, rows.high - first] += rows.weight
-    return np.matmul(matrix, source)
+def _interpolate(source: npt.NDArray[np.float32], rows: _Axis, columns: _Axis) -> npt.NDArray[np.float32]:
+    """Return the logits of a tile: (C, rows, columns), from those of `rows.sources` and `columns.sources`.
+
+    Two small matrix products a class: numpy gathers columns more slowly than BLAS multiplies them by zeros.
+    """
+    return np.matmul(rows.matrix(), np.matmul(source, columns.matrix().T))
 
 
-def _argmax(values: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> None:
-    """Write the index of the largest of (C, rows, W) values into the (rows, W) mask.
+def _argmax(values: npt.NDArray[np.float32], class_ids: list[int], mask: npt.NDArray[np.uint8]) -> None:
+    """Write the class of the largest of (C, rows, columns) values into the (rows, columns) mask.
 
     Plane by plane with operations that numpy vectorises; its own argmax over the first axis does not. Class ids
     rise, so the maximum of the ids whose plane beat all before it is the id of the last that did.
@@ -176,8 +231,8 @@ def _argmax(values: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> Non
     best = values[0]
     greater = np.empty(mask.shape, np.bool_)
     candidate = np.empty(mask.shape, np.uint8)
-    mask.fill(0)
-    for class_id, plane in enumerate(values[1:], start=1):
+    mask.fill(class_ids[0])
+    for class_id, plane in zip(class_ids[1:], values[1:], strict=True):
         np.greater(plane, best, out=greater)
         np.maximum(plane, best, out=best)
         np.multiply(greater.view(np.uint8), np.uint8(class_id), out=candidate)

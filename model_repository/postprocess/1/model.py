@@ -17,10 +17,11 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the class names and the limit on pixels."""
         config = json.loads(args["model_config"])
-        self._class_names = mask_ops.read_class_names(
+        names = mask_ops.read_class_names(
             Path(args["model_repository"])
             / pb_utils.get_output_config_by_name(config, "CLASS_PIXELS")["label_filename"]
         )
+        self._class_names = np.array(names, np.object_)
         self._max_pixels = int(config["parameters"]["max_pixels"]["string_value"])
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -39,14 +40,15 @@ class TritonPythonModel:
         except Exception as exc:  # noqa: BLE001  our fault, whatever it is
             pb_utils.Logger.log_error(traceback.format_exc())
             return _error(f"postprocess failed: {exc!r}", pb_utils.TritonError.INTERNAL)
-        names = np.array([self._class_names] * len(logits), np.object_)
+        found = {
+            "MASK": results.masks,
+            "MASK_FOR_PNG": results.masks,
+            "CLASS_PIXELS": results.class_pixels,
+            "CLASS_NAMES": np.tile(self._class_names, (len(logits), 1)),
+        }
+        # What nobody asked for would be copied to the server all the same.
         return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor("MASK", results.masks),
-                pb_utils.Tensor("MASK_FOR_PNG", results.masks),
-                pb_utils.Tensor("CLASS_PIXELS", results.class_pixels),
-                pb_utils.Tensor("CLASS_NAMES", names),
-            ]
+            [pb_utils.Tensor(name, found[name]) for name in request.requested_output_names()]
         )
 
 

@@ -217,19 +217,19 @@ def _resize(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def normalise(image: Image.Image, settings: Settings) -> npt.NDArray[np.float32]:
-    """Resize an RGB image and normalise it: (3, H, W) float32, contiguous, (value / 255 - mean) / std."""
-    # A copy of the pixels: torch does not take read-only memory.
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
-    target = settings.resized(image.height, image.width)
-    if image.height * target[1] > settings.max_pixels:
+def normalise(image: Image.Image, settings: Settings, pixels: npt.NDArray[np.float32]) -> None:
+    """Resize an RGB image to pixels' size, and write (value / 255 - mean) / std into them: (3, H, W), contiguous."""
+    # A copy of the samples: torch does not take read-only memory. The batch dimension comes before the channels
+    # move, or torch would not see that this is channels-last, for which it has a quick kernel.
+    samples = torch.from_numpy(np.array(image)).unsqueeze(0).permute(0, 3, 1, 2)
+    height, width = pixels.shape[-2:]
+    if image.height * width > settings.max_pixels:
         # torch resizes rows first: of a picture that is very high and narrow it would make one that is wide as well.
-        pixels = _resize(pixels, (target[0], image.width))
-    pixels = _resize(pixels, target)
+        samples = _resize(samples, (height, image.width))
+    samples = _resize(samples, (height, width))
     mean = torch.tensor(settings.mean).view(3, 1, 1)
     std = torch.tensor(settings.std).view(3, 1, 1)
-    normalised = pixels[0].to(torch.float32, memory_format=torch.contiguous_format)
-    return normalised.div_(255).sub_(mean).div_(std).numpy()
+    torch.from_numpy(pixels).copy_(samples[0]).div_(255).sub_(mean).div_(std)
 
 
 def preprocess(encoded: list[bytes], settings: Settings) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
@@ -246,4 +246,7 @@ def preprocess(encoded: list[bytes], settings: Settings) -> tuple[npt.NDArray[np
             f"the images of one request must have one size, and these are {listed}; send one image a request, "
             "the server batches them"
         )
-    return np.stack([normalise(image, settings) for image in images]), np.array(sizes, np.int32)
+    pixels = np.empty((len(images), 3, *settings.resized(*sizes[0])), np.float32)
+    for image, planes in zip(images, pixels, strict=True):
+        normalise(image, settings, planes)
+    return pixels, np.array(sizes, np.int32)
