@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1] / "model_repository"
+IDLE_STEPS = Path(__file__).with_name("idle_steps")
 MODELS = ("preprocess", "deeplabv3_resnet50", "postprocess", "encode_mask", "segment_resnet50")
 CLASSES, SIDE = 21, 65
 
@@ -31,7 +32,7 @@ class StandIn(torch.nn.Module):
         smooth = torch.nn.functional.interpolate(noise, size=(SIDE, SIDE), mode="bicubic", align_corners=True)
         logits = smooth - 3
         logits[0, 0] += 9
-        rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+        rows, columns = torch.meshgrid(torch.arange(SIDE).float(), torch.arange(SIDE).float(), indexing="ij")
         for class_id, row, column, radius in OBJECTS:
             inside = torch.sigmoid(radius - torch.hypot(rows - row, columns - column))
             logits[0, class_id] += 12 * inside
@@ -53,9 +54,17 @@ def write_core(file: Path) -> None:
         traced.save(str(file))
 
 
-def build(folder: Path) -> Path:
-    """Write the repository, with the steps as they are served and the stand-in for the ResNet-50; return its folder."""
+def build(folder: Path, *, idle: bool = False) -> Path:
+    """Write the repository, with the stand-in for the ResNet-50; return its folder.
+
+    Args:
+        folder: where; it does not exist yet.
+        idle: whether the steps around the core do nothing either, so that what is left is the server.
+    """
     for model in MODELS:
         shutil.copytree(REPOSITORY / model, folder / model, ignore=shutil.ignore_patterns("__pycache__", "model.pt"))
     write_core(folder / "deeplabv3_resnet50" / "1" / "model.pt")
+    if idle:
+        for model, module in (("preprocess", "image_ops.py"), ("postprocess", "mask_ops.py")):
+            shutil.copy(IDLE_STEPS / module, folder / model / "1" / module)
     return folder

@@ -21,8 +21,8 @@ _TILE_PIXELS = _TILE_ROWS * _TILE_COLUMNS
 # Bounds the matrix of weights of a tile, positions x sources, where a mask is very narrow or very low.
 _TILE_SIDE = 2_048
 
-# How far below another class's a class's logits must lie before it is left out, in units of the largest logit: blends are
-# rounded, and the rounding of four products and three sums makes up for less than a tenth of this.
+# How far below another class's a class's logits must lie before it is left out, in units of the largest logit: blends
+# are rounded, and the rounding of four products and three sums makes up for less than a tenth of this.
 _MARGIN = 64 * np.float32(np.finfo(np.float32).eps)
 
 # The ids that a uint8 mask can hold.

@@ -1,0 +1,56 @@
+"""What each stage of the pipeline costs by itself, in one process and one thread; benchmarks/pipeline.py runs it.
+
+Prints one JSON object: seconds an image by stage, the medians of ROUNDS rounds in turns.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# Their folders are on PYTHONPATH: these are the files that Triton's Python models run.
+import image_ops
+import mask_ops
+import torch
+
+from deeplabv3.configs import read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WARM_UP, ROUNDS = 10, 100
+
+
+def main() -> None:
+    """Measure; arguments are a model repository with a stand-in core and an encoded image."""
+    repository, image = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
+    torch.set_num_threads(1)
+    parameters = read_config(repository / "preprocess" / "config.pbtxt").parameters
+    settings = image_ops.Settings.from_parameters({name: value.string_value for name, value in parameters.items()})
+    core: Any = torch.jit.load(str(repository / "deeplabv3_resnet50" / "1" / "model.pt"))
+    decoded = image_ops.decode(image, max_pixels=settings.max_pixels)
+    pixels, size = image_ops.preprocess([image], settings)
+    logits = core(torch.from_numpy(pixels))[1].numpy()
+    stages: dict[str, Callable[[], object]] = {
+        "decode": lambda: image_ops.decode(image, max_pixels=settings.max_pixels),
+        "resize and normalise": lambda: image_ops.normalise(decoded, settings, pixels[0]),
+        "upsample and arg max": lambda: mask_ops.postprocess(
+            logits, size, class_count=logits.shape[1], max_pixels=settings.max_pixels
+        ),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in stages}
+    for number in range(-WARM_UP, ROUNDS):
+        for name, stage in stages.items():
+            start = time.perf_counter()
+            stage()
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    sys.stdout.write(json.dumps({name: statistics.median(found) for name, found in seconds.items()}))
+
+
+if __name__ == "__main__":
+    main()
