@@ -1,7 +1,7 @@
 """What the pipeline around the model costs on this CPU, and where the time goes.
 
     .venv/bin/python -m benchmarks.pipeline [stages] [load] [model] [--rounds 3] [--model-repository DIR]
-        [--peers-python .venv-peers/bin/python] [--output out/bench]
+        [--concurrency N] [--peers-python .venv-peers/bin/python] [--output out/bench]
 
 `stages` times decoding, resizing and the masks by themselves, in one thread: their sum over the cores is what no server
 can beat with these functions. `load` serves a core that costs nothing, so that everything else is left, and loads three
@@ -159,13 +159,13 @@ def cores() -> int:
 
 
 def measure_load(
-    servers: Sequence[Server], *, rounds: int, seconds: float, console: Console
+    servers: Sequence[Server], *, levels: Sequence[int], rounds: int, seconds: float, console: Console
 ) -> dict[str, dict[int, Found]]:
     """Load the servers in turns; return what was found by server and concurrency."""
-    found = {server.name: {level: Found() for level in LEVELS} for server in servers}
+    found = {server.name: {level: Found() for level in levels} for server in servers}
     rates = {server.name: 50.0 for server in servers}
     for number in range(-1, rounds):  # the first warms up and finds out how many requests make a round
-        for level in LEVELS:
+        for level in levels:
             for server in servers[:: -1 if number % 2 else 1]:
                 count = max(4 * level, round(rates[server.name] * (seconds if number >= 0 else seconds / 4)))
                 figures = measure_round(server, level=level, count=count)
@@ -178,7 +178,7 @@ def measure_load(
                 kept.processor += figures.processor
                 kept.stages += figures.stages
             if number >= 0:
-                rates_now = ", ".join(f"{name} {levels[level].throughput[-1]:.0f}" for name, levels in found.items())
+                rates_now = ", ".join(f"{name} {each[level].throughput[-1]:.0f}" for name, each in found.items())
                 console.print(f"round {number + 1} of {rounds}, concurrency {level}: {rates_now} images/s")
     return found
 
@@ -259,6 +259,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="|".join(parts), help="default: all")
     parser.add_argument("--rounds", type=int, default=3, help="visits to each server (default: %(default)s)")
+    parser.add_argument(
+        "--concurrency", action="append", type=int, metavar="N", help=f"may be repeated (default: {LEVELS})"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="of one load (default: %(default)s)")
     parser.add_argument("--variant", choices=VARIANTS, default="resnet50", help="for `model` (default: %(default)s)")
     parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR")
@@ -299,7 +302,13 @@ def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict
             for server in servers:
                 if not server.picture.mask.exists():  # what Triton answers, mosec must answer too
                     server.picture.mask.write_bytes(server.launch.wire.ask(image.read_bytes(), timeout=10))
-            found = measure_load(servers, rounds=options.rounds, seconds=options.seconds, console=console)
+            found = measure_load(
+                servers,
+                levels=options.concurrency or LEVELS,
+                rounds=options.rounds,
+                seconds=options.seconds,
+                console=console,
+            )
         record["load"] = {
             name: {level: asdict(each) for level, each in levels.items()} for name, levels in found.items()
         }
