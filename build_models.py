@@ -50,7 +50,7 @@ _STATIC_MODELS = ("preprocess", "postprocess", "encode_mask")
 _LABELS = Path("postprocess", "labels.txt")
 # What may differ from one repository to the next: a copy does not overwrite it.
 _SETTINGS = ("config.pbtxt", "labels.txt")
-_POSTPROCESS_ORIGIN = "build_models.py sets the number of classes and where this runs, and keeps the rest; see model_repository/README.md."
+_POSTPROCESS_ORIGIN = "build_models.py sets the number of classes and where this runs; see model_repository/README.md."
 
 EXIT_FAILED = 1
 EXIT_WEIGHTS_UNAVAILABLE = 3

@@ -19,8 +19,8 @@ MAX_BATCH_SIZES = {"cpu": 8, "cuda": 32}
 # While one instance computes, the other gathers its batch and copies it to the GPU: Triton's PyTorch backend copies in,
 # computes and copies out one after the other, waiting for each.
 _GPU_INSTANCES = 2
-# A GPU takes a batch of 8 in little more time than a picture alone, so that a batch is worth a wait that is short beside
-# the time of one picture. Where requests wait already there is no delay: a full batch leaves at once.
+# A batch uses a GPU better than a picture alone, so that a wait for others is worth it, where it is shorter than the
+# time that a batch of one would take. A full batch leaves at once.
 _GPU_QUEUE_DELAY_MICROSECONDS = 2_000
 # The executor profiles the first run of a shape and optimises in the second.
 _GPU_WARM_UP_RUNS = 2
@@ -52,7 +52,7 @@ def core_config(plan: Plan) -> Message:
     # Read where a Python-based backend stands in for NVIDIA's, which leaves tensors where they are in any case.
     config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     # cuDNN plans every convolution anew for each batch size, and any from 1 on occurs. The largest first: what it
-    # allocates serves the others, and the first two shapes are those that the executor compiles kernels of fixed sizes for.
+    # allocates serves the others, and the first two shapes are those that the executor compiles kernels for.
     for batch in range(config.max_batch_size, 0, -1):
         _add_warm_up(config, batch, runs=_GPU_WARM_UP_RUNS)
     return config

@@ -1,9 +1,9 @@
 """What a frozen TorchScript leaves undone: convolutions that take in what follows them, as oneDNN and cuDNN offer.
 
-By itself each ReLU and each residual sum is a pass over memory of its own, and on a GPU each bias too. oneDNN computes
-them at the end of the convolution before them, and PyTorch has the operators for it (`mkldnn::_convolution_pointwise`,
-which torch.compile emits for CPUs too); so does cuDNN (`aten::cudnn_convolution_relu`). The former run on CPUs only, the
-latter on GPUs only.
+By itself each ReLU and each residual sum is a pass over memory of its own, and on a GPU each bias too. oneDNN and cuDNN
+compute them at the end of the convolution before them, and PyTorch has the operators for it: for CPUs
+`mkldnn::_convolution_pointwise`, which torch.compile emits too, for GPUs `aten::cudnn_convolution_relu`. Either run
+there only.
 """
 
 # pyright: reportPrivateUsage=false

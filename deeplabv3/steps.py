@@ -1,7 +1,7 @@
 """Where the steps around a core model run: in what a device asks of preprocess and postprocess.
 
-Their config.pbtxt files are written by hand. What in them depends on the device is set in the text, so that comments and
-all other settings stay; what no longer stands as a build wrote it was set by hand and stays too.
+Their config.pbtxt files are written by hand. What in them depends on the device is set in the text, so that comments
+and all other settings stay; what no longer stands as a build wrote it was set by hand and stays too.
 """
 
 import logging
