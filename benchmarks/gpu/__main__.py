@@ -1,0 +1,182 @@
+"""What a GPU makes of the models, bare and served, in one run that is over before its time is.
+
+    python -m benchmarks.gpu [--minutes 9] [--section card --section bare ...] [--variant resnet50] [--output out/bench/gpu]
+    python -m benchmarks.gpu --device cpu --quick     a dry run: every section on a toy, whose figures mean nothing
+
+Sections, in this order: `card` measures matrix products and a copy; `bare` the traced models in each precision and mode of
+cuDNN at each batch, checked against PyTorch's float32; `kernels` where their time goes; `serving` the embedded Triton
+server under load, with and without dynamic batching and with the resize on the GPU. `serving` needs the project's
+environment, the others torch and torchvision only. Weights are untrained, with batch normalisation that fits: they
+take the same time.
+
+Results are printed as they come, and are in gpu.json after each step. What does not fit the time is left out and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.gpu import bare, show
+from benchmarks.gpu.card import measure_card
+from benchmarks.gpu.checkpoint import calibrated
+from benchmarks.gpu.kernels import profile_kernels
+from benchmarks.gpu.record import NO_GPU, Record
+from benchmarks.gpu.settings import ROOT, Deadline, Settings, quick
+from benchmarks.gpu.targets import verdicts
+from deeplabv3 import VARIANTS
+
+if TYPE_CHECKING:
+    from torchvision.models.segmentation.deeplabv3 import DeepLabV3
+
+SECTIONS = ("card", "bare", "kernels", "serving")
+# What a section may take of the time that is left when it begins; the next ones get what it leaves over.
+SHARES = {"card": 0.2, "bare": 0.45, "kernels": 0.3, "serving": 1.0}
+# A server's start, with every batch size warmed up, and a load at one concurrency.
+_SETUP_SECONDS = 60
+
+
+def run(settings: Settings, sections: list[str], *, minutes: float) -> Record:
+    """Run some sections; return the record of what was found."""
+    record = Record(settings)
+    deadline = Deadline(60 * minutes)
+    if not settings.on_gpu:
+        show.say(NO_GPU)
+    for name, value in record.found["environment"].items():
+        show.say(f"{name}: {value}")
+    with tempfile.TemporaryDirectory() as folder:
+        if "card" in sections:
+            record.add("card", measure_card(settings))
+            show.show_card(record.found["card"])
+        models: dict[str, DeepLabV3] = {}
+        if {"bare", "kernels", "serving"} & set(sections):
+            models = {
+                variant: calibrated(variant, width=settings.width, device=settings.device)
+                for variant in settings.variants
+            }
+        if "bare" in sections:
+            _run_bare(models, settings, record, Deadline(SHARES["bare"] * deadline.left()), Path(folder))
+        if "kernels" in sections:
+            _run_kernels(models, settings, record, deadline, Path(folder))
+        if "serving" in sections:
+            _run_serving(models, settings, record, deadline, Path(folder))
+    record.add("targets", verdicts(record.found))
+    for part, reason in record.found.get("skipped", {}).items():
+        show.say(f"not measured: {part}: {reason}")
+    show.show_verdicts(record.found["targets"], on_gpu=settings.on_gpu)
+    return record
+
+
+def _run_bare(
+    models: dict[str, DeepLabV3], settings: Settings, record: Record, deadline: Deadline, folder: Path
+) -> None:
+    found: dict[str, Any] = {}
+    for number, (variant, model) in enumerate(models.items()):
+        share = Deadline(deadline.left() / (len(models) - number))
+        for partial in bare.measure_bare(model, settings, share, folder, record.found.get("card", {})):
+            found[variant] = partial
+            record.add("bare", found)
+            show.show_bare(variant, partial)
+
+
+def _run_kernels(
+    models: dict[str, DeepLabV3], settings: Settings, record: Record, deadline: Deadline, folder: Path
+) -> None:
+    variant, model = next(iter(models.items()))
+    found: dict[str, Any] = {}
+    for cudnn in ("heuristic", "fused") if settings.on_gpu else ("heuristic",):
+        if not deadline.allows(20):
+            record.skip(f"kernels {cudnn}", "no time was left")
+            continue
+        try:
+            found[cudnn] = profile_kernels(model, settings, folder, cudnn=cudnn)
+        except RuntimeError as exc:
+            record.skip(f"kernels {cudnn}", str(exc).splitlines()[0])
+            continue
+        record.add("kernels", {variant: found})
+        show.show_kernels(variant, found[cudnn])
+    if settings.on_gpu:
+        torch.cuda.empty_cache()
+
+
+def _run_serving(
+    models: dict[str, DeepLabV3], settings: Settings, record: Record, deadline: Deadline, folder: Path
+) -> None:
+    missing = [name for name in ("pytriton", "tritonclient", "PIL") if importlib.util.find_spec(name) is None]
+    if missing:
+        record.skip(
+            "serving", f"{', '.join(missing)} not installed: it needs the project's environment, as of `make demo`"
+        )
+        return
+    from benchmarks.gpu.repositories import SETUPS, write_model, write_repository  # noqa: PLC0415  see above
+    from benchmarks.gpu.serving import ServerError, measure_serving, write_picture  # noqa: PLC0415
+
+    picture = write_picture(settings, folder / "picture.jpg")
+    found: dict[str, Any] = {}
+    for variant, model in models.items():
+        found[variant] = {}
+        file = folder / f"{variant}.pt"
+        plan = write_model(model, variant, settings, file, cudnn=_fastest_mode(record.found, variant))
+        for number, setup in enumerate(SETUPS):
+            part = f"serving {variant}, {setup.name}"
+            if not deadline.allows(_SETUP_SECONDS if settings.on_gpu else 0):
+                record.skip(part, "no time was left")
+                continue
+            repository = write_repository(folder / f"{variant}-{number}", plan, setup, settings, file)
+            try:
+                for partial in measure_serving(repository, plan.ensemble, settings, deadline, picture):
+                    found[variant][setup.name] = {"cudnn": plan.cudnn, **partial}
+                    record.add("serving", found)
+            except ServerError as exc:
+                record.skip(part, str(exc))
+                continue
+            show.show_serving(variant, setup.name, found[variant][setup.name])
+
+
+def _fastest_mode(found: dict[str, Any], variant: str) -> str:
+    """Return the mode of cuDNN to serve with: the fastest bare one that answers rightly, or the default."""
+    modes = {contender.name: contender.cudnn for contender in bare.CONTENDERS if contender.precision == "fp16"}
+    top = bare.best(found.get("bare", {}).get(variant, {"contenders": {}}))
+    if top is None or found["device"] != "cuda" or not found["bare"][variant]["contenders"][top[0]]["check"]["finite"]:
+        return "heuristic"
+    return modes[top[0]]
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Settings, list[str], float]:
+    """Read the command line: what to measure, the sections, the minutes."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run (default: cuda)")
+    parser.add_argument("--quick", action="store_true", help="tiny models and times: shows that it runs")
+    parser.add_argument("--minutes", type=float, default=9.0, help="the time that all may take (default: %(default)s)")
+    parser.add_argument("--section", action="append", choices=SECTIONS, help="may be repeated (default: all)")
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="may be repeated (default: both)")
+    parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench" / "gpu", metavar="DIR")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch finds no GPU here; --device cpu --quick is a dry run")
+    if options.device == "cpu" and not options.quick:
+        parser.error("--device cpu is for --quick: its figures would say nothing of a GPU")
+    settings = (
+        quick(options.device, options.output)
+        if options.quick
+        else Settings(options.device, tuple(options.variant or VARIANTS), output=options.output)
+    )
+    return settings, options.section or list(SECTIONS), options.minutes
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
+    settings, sections, minutes = parse(arguments)
+    record = run(settings, sections, minutes=minutes)
+    if reason := show.plot(record.found, settings.output / "gpu.png"):
+        show.say(f"no picture: {reason}")
+    show.say(f"written: {settings.output}/gpu.json, gpu.png")
+
+
+if __name__ == "__main__":
+    main()
