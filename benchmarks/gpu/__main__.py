@@ -1,13 +1,14 @@
 """What a GPU makes of the models, bare and served, in one run that is over before its time is.
 
-    python -m benchmarks.gpu [--minutes 9] [--section card --section bare ...] [--variant resnet50] [--output out/bench/gpu]
+    python -m benchmarks.gpu [--minutes 9] [--section card --section bare ...] [--variant resnet50] [--output DIR]
     python -m benchmarks.gpu --device cpu --quick     a dry run: every section on a toy, whose figures mean nothing
 
-Sections, in this order: `card` measures matrix products and a copy; `bare` the traced models in each precision and mode of
-cuDNN at each batch, checked against PyTorch's float32; `kernels` where their time goes; `serving` the embedded Triton
-server under load, with and without dynamic batching and with the resize on the GPU. `serving` needs the project's
-environment, the others torch and torchvision only. Weights are untrained, with batch normalisation that fits: they
-take the same time.
+Sections, in this order: `card` measures matrix products and a copy; `bare` the traced models in each precision and
+mode of cuDNN at each batch, checked against PyTorch's float32; `kernels` where their time goes; `steps` what preprocess
+and postprocess cost on the CPU and on the GPU, and whether they agree; `serving` the embedded Triton server under load,
+with and without dynamic batching and with the resize on the GPU. `serving` needs the project's environment, `steps`
+Pillow, the others torch and torchvision only. Weights are untrained, with batch normalisation that fits: they take the
+same time.
 
 Results are printed as they come, and are in gpu.json after each step. What does not fit the time is left out and named.
 """
@@ -30,13 +31,14 @@ from benchmarks.gpu.record import NO_GPU, Record
 from benchmarks.gpu.settings import ROOT, Deadline, Settings, quick
 from benchmarks.gpu.targets import verdicts
 from deeplabv3 import VARIANTS
+from deeplabv3.tracing import PRECISIONS
 
 if TYPE_CHECKING:
     from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
-SECTIONS = ("card", "bare", "kernels", "serving")
-# What a section may take of the time that is left when it begins; the next ones get what it leaves over.
-SHARES = {"card": 0.2, "bare": 0.45, "kernels": 0.3, "serving": 1.0}
+SECTIONS = ("card", "bare", "kernels", "steps", "serving")
+# What the bare models may take of the time that is left when they begin; the sections after them get the rest.
+_BARE_SHARE = 0.4
 # A server's start, with every batch size warmed up, and a load at one concurrency.
 _SETUP_SECONDS = 60
 
@@ -47,6 +49,7 @@ def run(settings: Settings, sections: list[str], *, minutes: float) -> Record:
     deadline = Deadline(60 * minutes)
     if not settings.on_gpu:
         show.say(NO_GPU)
+        torch.set_num_threads(1)  # the toy is smaller than what threads cost
     for name, value in record.found["environment"].items():
         show.say(f"{name}: {value}")
     with tempfile.TemporaryDirectory() as folder:
@@ -60,9 +63,11 @@ def run(settings: Settings, sections: list[str], *, minutes: float) -> Record:
                 for variant in settings.variants
             }
         if "bare" in sections:
-            _run_bare(models, settings, record, Deadline(SHARES["bare"] * deadline.left()), Path(folder))
+            _run_bare(models, settings, record, Deadline(_BARE_SHARE * deadline.left()), Path(folder))
         if "kernels" in sections:
             _run_kernels(models, settings, record, deadline, Path(folder))
+        if "steps" in sections:
+            _run_steps(settings, record)
         if "serving" in sections:
             _run_serving(models, settings, record, deadline, Path(folder))
     record.add("targets", verdicts(record.found))
@@ -78,10 +83,9 @@ def _run_bare(
     found: dict[str, Any] = {}
     for number, (variant, model) in enumerate(models.items()):
         share = Deadline(deadline.left() / (len(models) - number))
-        for partial in bare.measure_bare(model, settings, share, folder, record.found.get("card", {})):
-            found[variant] = partial
+        for name, found[variant] in bare.measure_bare(model, settings, share, folder, record.found.get("card", {})):
             record.add("bare", found)
-            show.show_bare(variant, partial)
+            show.show_bare(variant, name, found[variant])
 
 
 def _run_kernels(
@@ -104,6 +108,16 @@ def _run_kernels(
         torch.cuda.empty_cache()
 
 
+def _run_steps(settings: Settings, record: Record) -> None:
+    if importlib.util.find_spec("PIL") is None:
+        record.skip("steps", "PIL is not installed")
+        return
+    from benchmarks.gpu.steps import measure_steps  # noqa: PLC0415  see above
+
+    record.add("steps", measure_steps(settings))
+    show.show_steps(record.found["steps"])
+
+
 def _run_serving(
     models: dict[str, DeepLabV3], settings: Settings, record: Record, deadline: Deadline, folder: Path
 ) -> None:
@@ -113,10 +127,12 @@ def _run_serving(
             "serving", f"{', '.join(missing)} not installed: it needs the project's environment, as of `make demo`"
         )
         return
+    from benchmarks.gpu.picture import encoded  # noqa: PLC0415
     from benchmarks.gpu.repositories import SETUPS, write_model, write_repository  # noqa: PLC0415  see above
-    from benchmarks.gpu.serving import ServerError, measure_serving, write_picture  # noqa: PLC0415
+    from benchmarks.gpu.serving import ServerError, measure_serving  # noqa: PLC0415
 
-    picture = write_picture(settings, folder / "picture.jpg")
+    picture = folder / "picture.jpg"
+    picture.write_bytes(encoded(settings.picture))
     found: dict[str, Any] = {}
     for variant, model in models.items():
         found[variant] = {}
@@ -124,6 +140,9 @@ def _run_serving(
         plan = write_model(model, variant, settings, file, cudnn=_fastest_mode(record.found, variant))
         for number, setup in enumerate(SETUPS):
             part = f"serving {variant}, {setup.name}"
+            if setup.preprocess_device == "cuda" and not settings.on_gpu:
+                record.skip(part, "there is no GPU")
+                continue
             if not deadline.allows(_SETUP_SECONDS if settings.on_gpu else 0):
                 record.skip(part, "no time was left")
                 continue
@@ -139,12 +158,18 @@ def _run_serving(
 
 
 def _fastest_mode(found: dict[str, Any], variant: str) -> str:
-    """Return the mode of cuDNN to serve with: the fastest bare one that answers rightly, or the default."""
-    modes = {contender.name: contender.cudnn for contender in bare.CONTENDERS if contender.precision == "fp16"}
-    top = bare.best(found.get("bare", {}).get(variant, {"contenders": {}}))
-    if top is None or found["device"] != "cuda" or not found["bare"][variant]["contenders"][top[0]]["check"]["finite"]:
-        return "heuristic"
-    return modes[top[0]]
+    """Return the mode of cuDNN to serve with: the faster bare one whose answers are right.
+
+    Not "benchmark", which tries its algorithms for each of 32 batch sizes before the server is ready.
+    """
+    contenders = found.get("bare", {}).get(variant, {"contenders": {}})["contenders"]
+    usable = {
+        name: each
+        for name, each in contenders.items()
+        if name in {"fp16", "fp16 fused"} and each["check"]["relative_error"] <= PRECISIONS["fp16"].tolerance
+    }
+    top = bare.best({"contenders": usable})
+    return "fused" if top is not None and top[0] == "fp16 fused" else "heuristic"
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Settings, list[str], float]:

@@ -58,7 +58,7 @@ def count_work(model: DeepLabV3, size: int) -> Work:
         least += output.numel()  # the other summand
         passes += 2 * output.numel()
 
-    hooks = {nn.Conv2d: convolution, nn.ReLU: activation, Bottleneck: block}
+    hooks: dict[type[nn.Module], Any] = {nn.Conv2d: convolution, nn.ReLU: activation, Bottleneck: block}
     for module in shadow.modules():
         if hook := hooks.get(type(module)):
             module.register_forward_hook(hook)

@@ -1,9 +1,11 @@
-"""The traced models by themselves: pictures a second, against what the card can do, and whether the answers are right."""
+"""The traced models by themselves: images a second, how that compares with the card, and whether they are right."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,8 +70,8 @@ def load(file: Path, device: str) -> Callable[[torch.Tensor], tuple[torch.Tensor
 
 def measure_bare(
     model: DeepLabV3, settings: Settings, deadline: Deadline, folder: Path, card: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Measure one variant; yield what is found so far after each contender.
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure one variant; yield the name of each contender and what is found so far.
 
     Args:
         model: on the CPU, in inference mode.
@@ -89,12 +91,31 @@ def measure_bare(
             found["skipped"][contender.name] = "no time was left"
         else:
             try:
-                found["contenders"][contender.name] = _measure(
-                    model, contender, settings, folder, (pixels, reference), work, card
-                )
-            except RuntimeError as exc:  # out of memory, or an operator that the card's cuDNN has no algorithm for
+                module = load(traced(model, contender, folder / "model.pt"), settings.device)
+                with torch.inference_mode():
+                    check = compare(module(pixels.to(settings.device))[0].float().cpu(), reference)
+                    seconds = seconds_by_batch(module, settings)
+            except RuntimeError as exc:  # out of memory, or an operator that cuDNN has no algorithm for on this card
                 found["skipped"][contender.name] = str(exc).splitlines()[0]
-        yield found
+            else:
+                batches = {str(batch): rates(taken, batch, work, contender, card) for batch, taken in seconds.items()}
+                found["contenders"][contender.name] = {"check": check, "batches": batches}
+        if settings.on_gpu:
+            torch.cuda.empty_cache()
+        yield contender.name, found
+
+
+def seconds_by_batch(module: Callable[[torch.Tensor], object], settings: Settings) -> dict[int, float]:
+    """Return the seconds of a call by the size of its batch, where memory suffices.
+
+    The largest runs first, as in the server's warm-up: the executor compiles for the shapes that it sees first.
+    """
+    found: dict[int, float] = {}
+    for batch in sorted(settings.batches, reverse=True):
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):
+            pixels = torch.randn((batch, 3, settings.size, settings.size), device=settings.device)
+            found[batch] = seconds_of(partial(module, pixels), device=settings.device, seconds=settings.call_seconds)
+    return dict(sorted(found.items()))
 
 
 def eager_logits(model: DeepLabV3, pixels: torch.Tensor, device: str) -> torch.Tensor:
@@ -103,31 +124,6 @@ def eager_logits(model: DeepLabV3, pixels: torch.Tensor, device: str) -> torch.T
         logits: torch.Tensor = model.to(device)(pixels.to(device))["out"].float().cpu()
     model.cpu()
     return logits
-
-
-def _measure(
-    model: DeepLabV3,
-    contender: Contender,
-    settings: Settings,
-    folder: Path,
-    check: tuple[torch.Tensor, torch.Tensor],
-    work: Work,
-    card: dict[str, Any],
-) -> dict[str, Any]:
-    module = load(traced(model, contender, folder / "model.pt"), settings.device)
-    with torch.inference_mode():
-        found = {"check": compare(module(check[0].to(settings.device))[0].float().cpu(), check[1]), "batches": {}}
-        for batch in settings.batches:
-            try:
-                pixels = torch.randn((batch, 3, settings.size, settings.size), device=settings.device)
-                taken = seconds_of(lambda: module(pixels), device=settings.device, seconds=settings.call_seconds)  # noqa: B023
-            except torch.cuda.OutOfMemoryError as exc:
-                found["batches"][str(batch)] = {"skipped": str(exc).splitlines()[0]}
-                break
-            found["batches"][str(batch)] = {"seconds": taken, **rates(taken, batch, work, contender, card)}
-    if settings.on_gpu:
-        torch.cuda.empty_cache()
-    return found
 
 
 def compare(logits: torch.Tensor, expected: torch.Tensor) -> dict[str, float | bool]:
@@ -146,6 +142,7 @@ def rates(seconds: float, batch: int, work: Work, contender: Contender, card: di
     itemsize = tracing.PRECISIONS[contender.precision].dtype.itemsize
     moved = images * work.bytes_moved(itemsize, batch, fused=contender.cudnn == "fused")
     found = {
+        "seconds": seconds,
         "images_per_second": images,
         "tflops": images * work.flops / 1e12,
         "estimated_bytes_per_second": moved,
@@ -163,6 +160,5 @@ def best(bare: dict[str, Any], prefix: str = "fp16") -> tuple[str, str, float] |
         for name, contender in bare["contenders"].items()
         if name.split()[0] == prefix
         for batch, row in contender["batches"].items()
-        if "images_per_second" in row
     ]
     return max(rows, key=lambda row: row[2], default=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,7 +40,7 @@ def _timed(run: Callable[[], object], *, device: str, seconds: float) -> list[fl
         run()
         event.record()
     torch.cuda.synchronize()
-    return [before.elapsed_time(after) / 1e3 for before, after in zip(events, events[1:], strict=False)]
+    return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
 
 
 def _timed_on_cpu(run: Callable[[], object], seconds: float) -> list[float]:

@@ -29,7 +29,7 @@ def profile_kernels(model: DeepLabV3, settings: Settings, folder: Path, *, cudnn
     with torch.inference_mode():
         for _ in range(_CALLS):
             module(pixels)
-        with profile(activities=[activity]) as profiler:
+        with profile(activities=[activity], acc_events=True) as profiler:
             for _ in range(_CALLS):
                 module(pixels)
             if settings.on_gpu:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu.load HOST:PORT MODEL PICTURE CONCURRENCY
 
-prints "ready" when it has had an answer, reads three numbers from stdin, the monotonic times at which to begin, to begin
-counting and to end, keeps CONCURRENCY requests in flight until then, and prints what it counted as JSON.
+prints "ready" when it has had an answer, reads three numbers from stdin, the monotonic times at which to begin, to
+begin counting and to end, keeps CONCURRENCY requests in flight until then, and prints what it counted as JSON.
 """
 
 from __future__ import annotations

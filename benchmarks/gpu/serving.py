@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import selectors
@@ -13,9 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tritonclient.grpc
-from PIL import Image
 
 from benchmarks.gpu.settings import ROOT
 
@@ -38,22 +35,14 @@ class ServerError(RuntimeError):
     """The server did not start; the message has the end of its log."""
 
 
-def write_picture(settings: Settings, file: Path) -> Path:
-    """Write the JPEG that all requests send: blobs, as smooth as a photograph, and a little noise."""
-    width, height = settings.picture
-    generator = np.random.default_rng(0)
-    coarse = generator.integers(0, 256, (8, 8, 3), np.uint8)
-    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.int16)
-    noisy = (smooth + generator.integers(-6, 7, smooth.shape, np.int16)).clip(0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noisy).save(buffer, "JPEG", quality=90)
-    file.write_bytes(buffer.getvalue())
-    return file
-
-
 @contextlib.contextmanager
-def server(repository: Path, log: Path) -> Generator[str]:
+def server(repository: Path, log: Path, *, seconds: float = _START_SECONDS) -> Generator[str]:
     """Serve a repository; yield the address of its gRPC service.
+
+    Args:
+        repository: the models.
+        log: the file that gets the server's log.
+        seconds: how long it may take until it is ready.
 
     Raises:
         ServerError: it ended, or was not ready in time.
@@ -66,7 +55,7 @@ def server(repository: Path, log: Path) -> Generator[str]:
         assert process.stdout is not None  # noqa: S101  it was asked for
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            line = process.stdout.readline() if selector.select(_START_SECONDS) else ""
+            line = process.stdout.readline() if selector.select(seconds) else ""
         if not line.startswith("READY grpc://"):
             tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
             raise ServerError("serve.py is not ready: " + " | ".join(tail))
@@ -86,7 +75,7 @@ def measure_serving(
     """Measure one set-up at each concurrency; yield what is found so far after each."""
     began = time.monotonic()
     log = settings.output / f"{repository.name}.log"
-    with server(repository, log) as address:
+    with server(repository, log, seconds=min(_START_SECONDS, max(30.0, deadline.left()))) as address:
         found: dict[str, Any] = {"ready_after_seconds": time.monotonic() - began, "concurrencies": {}, "skipped": {}}
         for concurrency in settings.concurrencies:
             if not deadline.allows(2 * settings.load_seconds + 5):

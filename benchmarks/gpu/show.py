@@ -45,13 +45,12 @@ def show_card(card: dict[str, Any]) -> None:
     )
 
 
-def show_bare(variant: str, found: dict[str, Any]) -> None:
-    """Print the last contender that was measured."""
-    name, contender = next(reversed(found["contenders"].items()), (None, None))
-    for skipped, reason in found["skipped"].items():
-        say(f"{variant}, {skipped}: not measured, {reason}")
-    if contender is None:
+def show_bare(variant: str, name: str, found: dict[str, Any]) -> None:
+    """Print one contender."""
+    if name in found["skipped"]:
+        say(f"{variant}, {name}: not measured, {found['skipped'][name]}")
         return
+    contender = found["contenders"][name]
     check = contender["check"]
     rows = [
         [
@@ -64,7 +63,6 @@ def show_bare(variant: str, found: dict[str, Any]) -> None:
             _share(row.get("of_copy")),
         ]
         for batch, row in contender["batches"].items()
-        if "seconds" in row
     ]
     table(
         f"{variant}, {name}: error {check['relative_error']:.1e} of the largest logit, "
@@ -87,6 +85,19 @@ def show_kernels(variant: str, found: dict[str, Any]) -> None:
     table(
         f"{variant}, fp16 {found['cudnn']}, batch {found['batch']}: {found['milliseconds']:.2f} ms",
         ("kernel", "share", "ms", "calls"),
+        rows,
+    )
+
+
+def show_steps(found: dict[str, Any]) -> None:
+    """Print what preprocess and postprocess cost, and how far apart the two ways are."""
+    rows = [
+        [step, f"{each['cpu_ms']:.2f}", f"{each['device_ms']:.2f}", f"{each['agreement']:.4%}", each["of"]]
+        for step, each in found.items()
+    ]
+    table(
+        "preprocess and postprocess, ms an image in one process",
+        ("step", "as on a CPU", "as on a GPU", "equal", "of"),
         rows,
     )
 
@@ -144,9 +155,7 @@ def plot(found: dict[str, Any], file: Path) -> str | None:
     left, right = figure.subplots(1, 2)
     for variant, each in found.get("bare", {}).items():
         for name, contender in each["contenders"].items():
-            points = {
-                int(batch): row["images_per_second"] for batch, row in contender["batches"].items() if "tflops" in row
-            }
+            points = {int(batch): row["images_per_second"] for batch, row in contender["batches"].items()}
             left.plot(list(points), list(points.values()), marker="o", label=f"{variant} {name}")
     for variant, setups in found.get("serving", {}).items():
         for name, each in setups.items():
