@@ -36,21 +36,25 @@ class ServerError(RuntimeError):
 
 
 @contextlib.contextmanager
-def server(repository: Path, log: Path, *, seconds: float = _START_SECONDS) -> Generator[str]:
+def server(repository: Path, log: Path, *, seconds: float, threads: int | None) -> Generator[str]:
     """Serve a repository; yield the address of its gRPC service.
 
     Args:
         repository: the models.
         log: the file that gets the server's log.
         seconds: how long it may take until it is ready.
+        threads: that a model may take on the CPU; None leaves it to serve.py.
 
     Raises:
         ServerError: it ended, or was not ready in time.
     """
     command = [sys.executable, str(ROOT / "serve.py"), "--model-repository", str(repository)]
     command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    variables = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     with log.open("wb") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)  # noqa: S603  ours
+        process = subprocess.Popen(  # noqa: S603  ours
+            command, env=variables, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
     try:
         assert process.stdout is not None  # noqa: S101  it was asked for
         with selectors.DefaultSelector() as selector:
@@ -75,7 +79,9 @@ def measure_serving(
     """Measure one set-up at each concurrency; yield what is found so far after each."""
     began = time.monotonic()
     log = settings.output / f"{repository.name}.log"
-    with server(repository, log, seconds=min(_START_SECONDS, max(30.0, deadline.left()))) as address:
+    # A toy on a CPU is smaller than what threads cost.
+    seconds, threads = min(_START_SECONDS, max(30.0, deadline.left())), None if settings.on_gpu else 1
+    with server(repository, log, seconds=seconds, threads=threads) as address:
         found: dict[str, Any] = {"ready_after_seconds": time.monotonic() - began, "concurrencies": {}, "skipped": {}}
         for concurrency in settings.concurrencies:
             if not deadline.allows(2 * settings.load_seconds + 5):

@@ -58,7 +58,7 @@ def quick(device: str, output: Path) -> Settings:
         concurrencies=(1, 4),
         picture=(96, 72),
         call_seconds=0.02,
-        load_seconds=0.6,
+        load_seconds=1.0,
         matrix=256,
         copy_bytes=1 << 22,
         output=output,

@@ -150,6 +150,7 @@ def plot(found: dict[str, Any], file: Path) -> str | None:
     if importlib.util.find_spec("matplotlib") is None:
         return "matplotlib is not installed"
     from matplotlib.figure import Figure  # noqa: PLC0415  see above
+    from matplotlib.ticker import ScalarFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -162,7 +163,9 @@ def plot(found: dict[str, Any], file: Path) -> str | None:
             points = {int(key): row["images_per_second"] for key, row in each.get("concurrencies", {}).items()}
             right.plot(list(points), list(points.values()), marker="o", label=f"{variant}, {name}")
     for axes, title, label in ((left, "the bare model", "batch"), (right, "end to end", "requests in flight")):
-        axes.set(title=title, xlabel=label, ylabel="images/s", xscale="log")
+        axes.set(title=title, xlabel=label, ylabel="images/s")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.set_ylim(bottom=0)
         if axes.lines:
             axes.legend(fontsize="small")
