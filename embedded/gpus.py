@@ -31,7 +31,7 @@ def gpu_options(configs: Mapping[str, Any]) -> list[str]:
     count, reason = count_gpus()
     if count == 0:
         raise StartError(
-            f"{', '.join(models)}: KIND_GPU in config.pbtxt, and CUDA finds no GPU here, for {reason}; build for the CPU "
+            f"{', '.join(models)}: KIND_GPU in config.pbtxt, and CUDA finds no GPU here ({reason}); build for the CPU "
             "with build_models.py --device cpu"
         )
     # Page-locked memory, from which a GPU copies, holds what waits on the CPU.

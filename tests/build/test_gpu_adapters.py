@@ -42,7 +42,7 @@ class Tensor:
         return self.array
 
     def to_dlpack(self) -> object:
-        return torch.utils.dlpack.to_dlpack(torch.from_numpy(self.array))
+        return torch.from_numpy(self.array).__dlpack__()
 
     @staticmethod
     def from_dlpack(name: str, tensor: Any) -> Tensor:  # noqa: ANN401  torch's
@@ -68,14 +68,27 @@ class Response:
         return {tensor.name: tensor.array for tensor in self.output_tensors}
 
 
+class Logger:
+    @staticmethod
+    def log_error(message: str) -> None:
+        """Forget what a failure that a test asks for logs."""
+
+
+def get_input(request: dict[str, Tensor], name: str) -> Tensor:
+    return request[name]
+
+
+def get_output_config(config: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(output for output in config["output"] if output["name"] == name)
+
+
 @pytest.fixture
 def on_gpu_1(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """Return what starts an instance of a model on the second GPU, where the CPU stands in for that."""
     fake: Any = ModuleType("triton_python_backend_utils")
     fake.Tensor, fake.TritonError, fake.InferenceResponse = Tensor, TritonError, Response
-    fake.get_input_tensor_by_name = lambda request, name: request[name]
-    fake.get_output_config_by_name = lambda config, name: next(o for o in config["output"] if o["name"] == name)
-    fake.Logger = type("Logger", (), {"log_error": staticmethod(lambda _message: None)})
+    fake.get_input_tensor_by_name, fake.get_output_config_by_name = get_input, get_output_config
+    fake.Logger = Logger
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
