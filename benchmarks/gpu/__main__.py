@@ -6,9 +6,8 @@
 Sections, in this order: `card` measures matrix products and a copy; `bare` the traced models in each precision and
 mode of cuDNN at each batch, checked against PyTorch's float32; `kernels` where their time goes; `steps` what preprocess
 and postprocess cost on the CPU and on the GPU, and whether they agree; `serving` the embedded Triton server under load,
-with and without dynamic batching and with the resize on the GPU. `serving` needs the project's environment, `steps`
-Pillow, the others torch and torchvision only. Weights are untrained, with batch normalisation that fits: they take the
-same time.
+with and without dynamic batching and with the resize on the GPU. `serving` needs the project's environment, the others
+torch and torchvision only. Weights are untrained, with batch normalisation that fits: they take the same time.
 
 Results are printed as they come, and are in gpu.json after each step. What does not fit the time is left out and named.
 """
@@ -27,8 +26,10 @@ from benchmarks.gpu import bare, show
 from benchmarks.gpu.card import measure_card
 from benchmarks.gpu.checkpoint import calibrated
 from benchmarks.gpu.kernels import profile_kernels
+from benchmarks.gpu.picture import encoded
 from benchmarks.gpu.record import NO_GPU, Record
 from benchmarks.gpu.settings import ROOT, Deadline, Settings, quick
+from benchmarks.gpu.steps import measure_steps
 from benchmarks.gpu.targets import verdicts
 from deeplabv3 import VARIANTS
 from deeplabv3.tracing import PRECISIONS
@@ -109,11 +110,6 @@ def _run_kernels(
 
 
 def _run_steps(settings: Settings, record: Record) -> None:
-    if importlib.util.find_spec("PIL") is None:
-        record.skip("steps", "PIL is not installed")
-        return
-    from benchmarks.gpu.steps import measure_steps  # noqa: PLC0415  see above
-
     record.add("steps", measure_steps(settings))
     show.show_steps(record.found["steps"])
 
@@ -121,13 +117,12 @@ def _run_steps(settings: Settings, record: Record) -> None:
 def _run_serving(
     models: dict[str, DeepLabV3], settings: Settings, record: Record, deadline: Deadline, folder: Path
 ) -> None:
-    missing = [name for name in ("pytriton", "tritonclient", "PIL") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("pytriton", "tritonclient", "joblib") if importlib.util.find_spec(name) is None]
     if missing:
         record.skip(
             "serving", f"{', '.join(missing)} not installed: it needs the project's environment, as of `make demo`"
         )
         return
-    from benchmarks.gpu.picture import encoded  # noqa: PLC0415
     from benchmarks.gpu.repositories import SETUPS, write_model, write_repository  # noqa: PLC0415  see above
     from benchmarks.gpu.serving import ServerError, measure_serving  # noqa: PLC0415
 
