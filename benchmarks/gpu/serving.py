@@ -198,10 +198,3 @@ def stages(before: dict[str, Totals], after: dict[str, Totals]) -> dict[str, dic
         }
         found[model] = {"mean_batch": (end.inferences - start.inferences) / executions, **times}
     return found
-
-
-def best(serving: dict[str, Any]) -> tuple[str, float] | None:
-    """Return the concurrency with the most images a second, and these."""
-    rows = {key: row["images_per_second"] for key, row in serving.get("concurrencies", {}).items()}
-    top = max(rows, key=lambda key: rows[key], default=None)
-    return None if top is None else (top, rows[top])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.gpu import bare, serving
+from benchmarks.gpu import bare
 
 BARE_IMAGES_PER_SECOND = {"resnet50": 1000.0, "resnet101": 680.0}
 BATCHING_GAIN = 4.0
@@ -40,10 +40,10 @@ def verdicts(found: dict[str, Any]) -> list[dict[str, Any]]:
     for variant, required in BARE_IMAGES_PER_SECOND.items():
         top = bare.best(found.get("bare", {}).get(variant, {"contenders": {}}))
         served = found.get("serving", {}).get(variant, {})
-        dynamic = [serving.best(each) for name, each in served.items() if name.startswith(DYNAMIC)]
+        dynamic = [best_served(each) for name, each in served.items() if name.startswith(DYNAMIC)]
         end_to_end = max((each[1] for each in dynamic if each), default=None)
-        singly = serving.best(served.get(SINGLY, {}))
-        plain = serving.best(served.get(DYNAMIC, {}))
+        singly = best_served(served.get(SINGLY, {}))
+        plain = best_served(served.get(DYNAMIC, {}))
         listed += [
             _verdict(
                 f"{variant}: the bare model in fp16, images/s",
@@ -73,3 +73,10 @@ def verdicts(found: dict[str, Any]) -> list[dict[str, Any]]:
 def _verdict(target: str, required: float, found: float | None, of: str, *, on_gpu: bool) -> Verdict:
     met = found >= required if found is not None and on_gpu else None
     return Verdict(target, required, found, met, of)
+
+
+def best_served(serving: dict[str, Any]) -> tuple[str, float] | None:
+    """Return the concurrency with the most images a second, and these."""
+    rows = {key: row["images_per_second"] for key, row in serving.get("concurrencies", {}).items()}
+    top = max(rows, key=lambda key: rows[key], default=None)
+    return None if top is None else (top, rows[top])
