@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # A picture of 520 x 520 is 3.2 MB on its way to the core model, and its logits are 0.36 MB. A batch of 32 in each of
-# two instances, the logits of both there and in postprocess, and 128 pictures that wait: 0.67 GB. Beyond its pools Triton
-# asks CUDA for memory at each batch, which waits for all that the GPU has to do, or leaves tensors on the CPU.
+# two instances, the logits of both there and in postprocess, and 128 pictures that wait: 0.67 GB. Beyond its pools
+# Triton asks CUDA for memory at each batch, which waits for all that the GPU has to do, or leaves tensors on the CPU.
 POOL_BYTES = 1 << 30
 
 

@@ -50,7 +50,7 @@ def run(settings: Settings, sections: list[str], *, minutes: float) -> Record:
     deadline = Deadline(60 * minutes)
     if not settings.on_gpu:
         show.say(NO_GPU)
-        torch.set_num_threads(1)  # the toy is smaller than what threads cost
+        torch.set_num_threads(1)  # a toy is smaller than what threads cost
     for name, value in record.found["environment"].items():
         show.say(f"{name}: {value}")
     with tempfile.TemporaryDirectory() as folder:
@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
     record = run(settings, sections, minutes=minutes)
     if reason := show.plot(record.found, settings.output / "gpu.png"):
         show.say(f"no picture: {reason}")
-    show.say(f"written: {settings.output}/gpu.json, gpu.png")
+    show.say(f"written: {', '.join(str(path) for path in sorted(settings.output.glob('gpu.*')))}")
 
 
 if __name__ == "__main__":

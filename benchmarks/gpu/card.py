@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
     from benchmarks.gpu.settings import Settings
 
-_WARM_UP = 3
+# What torch compiles for a shape is ready after its second run.
+_WARM_UP = {"cuda": 3, "cpu": 1}
+_MIN_RUNS = {"cuda": 3, "cpu": 2}
 _MAX_RUNS = 50
 
 
 def seconds_of(run: Callable[[], object], *, device: str, seconds: float) -> float:
-    """Return the median seconds of a call, by the device's own clock, over about so many seconds and 3 to 50 calls."""
-    for _ in range(_WARM_UP):
+    """Return the median seconds of a call, by the clock of a device, over about so many seconds and 2 to 50 calls."""
+    for _ in range(_WARM_UP[device]):
         run()
-    return statistics.median(_timed(run, device=device, seconds=seconds))
+    return statistics.median(_timed_on_gpu(run, seconds) if device == "cuda" else _timed_on_cpu(run, seconds))
 
 
-def _timed(run: Callable[[], object], *, device: str, seconds: float) -> list[float]:
-    if device != "cuda":
-        return _timed_on_cpu(run, seconds)
+def _timed_on_gpu(run: Callable[[], object], seconds: float) -> list[float]:
     torch.cuda.synchronize()
     started = time.perf_counter()
     run()
     torch.cuda.synchronize()
-    runs = min(_MAX_RUNS, max(_WARM_UP, int(seconds / max(time.perf_counter() - started, 1e-6))))
+    runs = min(_MAX_RUNS, max(_MIN_RUNS["cuda"], int(seconds / max(time.perf_counter() - started, 1e-6))))
     events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(runs + 1)]
     events[0].record()
     for event in events[1:]:
@@ -45,7 +45,7 @@ def _timed(run: Callable[[], object], *, device: str, seconds: float) -> list[fl
 
 def _timed_on_cpu(run: Callable[[], object], seconds: float) -> list[float]:
     end, found = time.perf_counter() + seconds, list[float]()
-    while len(found) < _WARM_UP or (time.perf_counter() < end and len(found) < _MAX_RUNS):
+    while len(found) < _MIN_RUNS["cpu"] or (time.perf_counter() < end and len(found) < _MAX_RUNS):
         started = time.perf_counter()
         run()
         found.append(time.perf_counter() - started)

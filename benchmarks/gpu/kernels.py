@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from benchmarks.gpu.settings import Settings
 
 _SHOWN = 12
-_CALLS = 3
 
 
 def profile_kernels(model: DeepLabV3, settings: Settings, folder: Path, *, cudnn: str = "heuristic") -> dict[str, Any]:
@@ -25,12 +24,13 @@ def profile_kernels(model: DeepLabV3, settings: Settings, folder: Path, *, cudnn
     batch = max(batch for batch in settings.batches if batch <= 32)  # noqa: PLR2004  what the server makes
     module = load(traced(model, Contender("fp16", cudnn), folder / "model.pt"), settings.device)
     pixels = torch.randn((batch, 3, settings.size, settings.size), device=settings.device)
+    calls = 3 if settings.on_gpu else 1
     activity = ProfilerActivity.CUDA if settings.on_gpu else ProfilerActivity.CPU
     with torch.inference_mode():
-        for _ in range(_CALLS):
+        for _ in range(calls):
             module(pixels)
         with profile(activities=[activity], acc_events=True) as profiler:
-            for _ in range(_CALLS):
+            for _ in range(calls):
                 module(pixels)
             if settings.on_gpu:
                 torch.cuda.synchronize()
@@ -41,9 +41,9 @@ def profile_kernels(model: DeepLabV3, settings: Settings, folder: Path, *, cudnn
         {
             "kernel": event.key[:120],
             "share": getattr(event, spent) / total,
-            "milliseconds": getattr(event, spent) / 1e3 / _CALLS,
-            "calls": event.count // _CALLS,
+            "milliseconds": getattr(event, spent) / 1e3 / calls,
+            "calls": event.count // calls,
         }
         for event in events[:_SHOWN]
     ]
-    return {"batch": batch, "cudnn": cudnn, "milliseconds": total / 1e3 / _CALLS, "kernels": shown}
+    return {"batch": batch, "cudnn": cudnn, "milliseconds": total / 1e3 / calls, "kernels": shown}
