@@ -23,6 +23,8 @@ _ARGUMENTS = (
     "%x, %weight, %bias, %stride, %padding, %dilation, %transposed, %output_padding, %groups, %b1, %b2, %b3, %b4"
 )
 _POINTWISE = "%weight, %bias, %padding, %stride, %dilation, %groups"
+_RELUS = ("aten::relu", "aten::relu_")
+_CUDNN_CHANNELS = 8
 _CUDNN = "%bias, %stride, %padding, %dilation, %groups"
 _NAMES = {"%add": "add", "%relu": "relu", "%none": "none"}
 
@@ -87,7 +89,7 @@ def fuse_convolutions(module: torch.jit.ScriptModule) -> None:
     The last so that convolutions of 1 x 1, too, run in oneDNN whatever the number of threads. The sum is written over
     its other summand, the block's input or what its downsampling made of it, which nothing in a ResNet reads later.
     """
-    for relu in ("aten::relu", "aten::relu_"):
+    for relu in _RELUS:
         for add in ("aten::add", "aten::add_"):
             for summands in ("%y, %other", "%other, %y"):
                 _rewrite(
@@ -106,10 +108,13 @@ def fuse_for_cudnn(module: torch.jit.ScriptModule) -> None:
     """Let each convolution of a module in one graph add its bias, the residual sum and the ReLU before it writes.
 
     PyTorch adds the bias of `aten::_convolution` on a GPU in a pass of its own (ATen/native/Convolution.cpp). A
-    convolution without a ReLU stays. The operators choose algorithms and TensorFloat-32 by the switches of the process
-    that runs them, which are heuristics and yes where nobody sets them.
+    convolution without a ReLU stays. So does one whose input channels are no multiple of 8, here the first, of the
+    picture's three: a precaution, for a convolution that cuDNN cannot fuse is an error and no pass more. The operators
+    choose algorithms and TensorFloat-32 by the switches of the process that runs them, which are heuristics and yes
+    where nobody sets them.
     """
-    for relu in ("aten::relu", "aten::relu_"):
+    _set_apart(module)
+    for relu in _RELUS:
         for add in ("aten::add", "aten::add_"):
             for summands in ("%y, %other", "%other, %y"):
                 _rewrite(
@@ -119,6 +124,20 @@ def fuse_for_cudnn(module: torch.jit.ScriptModule) -> None:
                     names=", %other, %alpha",
                 )
         _rewrite(module, [f"%r = {relu}(%y)"], f"aten::cudnn_convolution_relu(%x, %weight, {_CUDNN})")
+
+
+def _set_apart(module: torch.jit.ScriptModule) -> None:
+    """Write the ReLU after a convolution of unsuitable channels as the clamping that it is: it is not taken in."""
+    graph: Any = module.graph
+    for convolution in graph.findAllNodes("aten::_convolution"):
+        channels = list(convolution.inputs())[1].toIValue().shape[1]
+        for relu in [use.user for use in convolution.output().uses()]:
+            if channels % _CUDNN_CHANNELS and relu.kind() in _RELUS:
+                graph.setInsertPoint(relu)
+                clamp = graph.create("aten::clamp_min", [convolution.output(), graph.insertConstant(0)])
+                graph.insertNode(clamp)
+                relu.output().replaceAllUsesWith(clamp.output())
+                relu.destroy()
 
 
 def _rewrite(module: torch.jit.ScriptModule, following: Sequence[str], replacement: str, *, names: str = "") -> None:

@@ -134,7 +134,7 @@ def test_whether_cudnn_tries_its_algorithms_is_part_of_the_file(cudnn: str) -> N
 
 def test_convolutions_take_in_what_follows_them_on_a_gpu() -> None:
     torch.manual_seed(0)
-    model = model_deeplabv3_resnet50(width_per_group=4).eval()
+    model = model_deeplabv3_resnet50(width_per_group=8).eval()
     module = tracing.trace(model, aux=False, precision=tracing.PRECISIONS["fp16"], device="cuda")
     graph: Any = module.graph
     plain = len(graph.findAllNodes("aten::_convolution"))
@@ -143,11 +143,12 @@ def test_convolutions_take_in_what_follows_them_on_a_gpu() -> None:
         kind: len(graph.findAllNodes(f"aten::{kind}"))
         for kind in ("cudnn_convolution_relu", "cudnn_convolution_add_relu", "_convolution", "relu", "relu_", "add_")
     }
-    # 16 blocks end in a sum; the four downsamplings and the last convolution have no ReLU.
+    # 16 blocks end in a sum; the four downsamplings and the last convolution have no ReLU, and the first has three
+    # channels.
     assert counts == {
-        "cudnn_convolution_relu": plain - 16 - 5,
+        "cudnn_convolution_relu": plain - 16 - 6,
         "cudnn_convolution_add_relu": 16,
-        "_convolution": 5,
+        "_convolution": 6,
         "relu": 0,
         "relu_": 0,
         "add_": 0,
@@ -157,7 +158,7 @@ def test_convolutions_take_in_what_follows_them_on_a_gpu() -> None:
 def test_the_fused_operators_mean_what_they_replace() -> None:
     """Compute by hand, in the operators' own order of arguments, what a rewritten graph asks of cuDNN."""
     torch.manual_seed(0)
-    model = model_deeplabv3_resnet50(width_per_group=4).eval()
+    model = model_deeplabv3_resnet50(width_per_group=8).eval()
     module = tracing.trace(model, aux=False, device="cuda")
     pixels = torch.randn(1, 3, 33, 47)
     expected = module(pixels)[0]
