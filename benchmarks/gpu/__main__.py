@@ -15,8 +15,11 @@ Results are printed as they come, and are in gpu.json after each step. What does
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,8 @@ from deeplabv3 import VARIANTS
 from deeplabv3.tracing import PRECISIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
 SECTIONS = ("card", "bare", "kernels", "steps", "serving")
@@ -42,6 +47,7 @@ SECTIONS = ("card", "bare", "kernels", "steps", "serving")
 _BARE_SHARE = 0.4
 # A server's start, with every batch size warmed up, and a load at one concurrency.
 _SETUP_SECONDS = 60
+_FAILED = "failed"
 
 
 def run(settings: Settings, sections: list[str], *, minutes: float) -> Record:
@@ -53,10 +59,12 @@ def run(settings: Settings, sections: list[str], *, minutes: float) -> Record:
         torch.set_num_threads(1)  # a toy is smaller than what threads cost
     for name, value in record.found["environment"].items():
         show.say(f"{name}: {value}")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         if "card" in sections:
-            record.add("card", measure_card(settings))
-            show.show_card(record.found["card"])
+            with _kept_apart(record, "card"):
+                record.add("card", measure_card(settings))
+                show.show_card(record.found["card"])
         models: dict[str, DeepLabV3] = {}
         if {"bare", "kernels", "serving"} & set(sections):
             models = {
@@ -64,18 +72,33 @@ def run(settings: Settings, sections: list[str], *, minutes: float) -> Record:
                 for variant in settings.variants
             }
         if "bare" in sections:
-            _run_bare(models, settings, record, Deadline(_BARE_SHARE * deadline.left()), Path(folder))
+            with _kept_apart(record, "bare"):
+                _run_bare(models, settings, record, Deadline(_BARE_SHARE * deadline.left()), folder)
         if "kernels" in sections:
-            _run_kernels(models, settings, record, deadline, Path(folder))
+            with _kept_apart(record, "kernels"):
+                _run_kernels(models, settings, record, deadline, folder)
         if "steps" in sections:
-            _run_steps(settings, record)
+            with _kept_apart(record, "steps"):
+                record.add("steps", measure_steps(settings))
+                show.show_steps(record.found["steps"])
         if "serving" in sections:
-            _run_serving(models, settings, record, deadline, Path(folder))
+            with _kept_apart(record, "serving"):
+                _run_serving(models, settings, record, deadline, folder)
     record.add("targets", verdicts(record.found))
     for part, reason in record.found.get("skipped", {}).items():
         show.say(f"not measured: {part}: {reason}")
     show.show_verdicts(record.found["targets"], on_gpu=settings.on_gpu)
     return record
+
+
+@contextlib.contextmanager
+def _kept_apart(record: Record, part: str) -> Generator[None]:
+    """Let a part that fails cost the others nothing: it is named among what was not measured."""
+    try:
+        yield
+    except Exception as exc:  # noqa: BLE001  a card, a driver or a server may fail in many ways
+        traceback.print_exc()
+        record.skip(part, f"{_FAILED}: {exc!r}"[:500])
 
 
 def _run_bare(
@@ -98,20 +121,12 @@ def _run_kernels(
         if not deadline.allows(20):
             record.skip(f"kernels {cudnn}", "no time was left")
             continue
-        try:
+        with _kept_apart(record, f"kernels {cudnn}"):
             found[cudnn] = profile_kernels(model, settings, folder, cudnn=cudnn)
-        except RuntimeError as exc:
-            record.skip(f"kernels {cudnn}", str(exc).splitlines()[0])
-            continue
-        record.add("kernels", {variant: found})
-        show.show_kernels(variant, found[cudnn])
+            record.add("kernels", {variant: found})
+            show.show_kernels(variant, found[cudnn])
     if settings.on_gpu:
         torch.cuda.empty_cache()
-
-
-def _run_steps(settings: Settings, record: Record) -> None:
-    record.add("steps", measure_steps(settings))
-    show.show_steps(record.found["steps"])
 
 
 def _run_serving(
@@ -124,7 +139,7 @@ def _run_serving(
         )
         return
     from benchmarks.gpu.repositories import SETUPS, write_model, write_repository  # noqa: PLC0415  see above
-    from benchmarks.gpu.serving import ServerError, measure_serving  # noqa: PLC0415
+    from benchmarks.gpu.serving import measure_serving  # noqa: PLC0415
 
     picture = folder / "picture.jpg"
     picture.write_bytes(encoded(settings.picture))
@@ -142,14 +157,11 @@ def _run_serving(
                 record.skip(part, "no time was left")
                 continue
             repository = write_repository(folder / f"{variant}-{number}", plan, setup, settings, file)
-            try:
+            with _kept_apart(record, part):
                 for partial in measure_serving(repository, plan.ensemble, settings, deadline, picture):
                     found[variant][setup.name] = {"cudnn": plan.cudnn, **partial}
                     record.add("serving", found)
-            except ServerError as exc:
-                record.skip(part, str(exc))
-                continue
-            show.show_serving(variant, setup.name, found[variant][setup.name])
+                show.show_serving(variant, setup.name, found[variant][setup.name])
 
 
 def _fastest_mode(found: dict[str, Any], variant: str) -> str:
@@ -189,14 +201,15 @@ def parse(arguments: list[str] | None = None) -> tuple[Settings, list[str], floa
     return settings, options.section or list(SECTIONS), options.minutes
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return 1 where a part failed, 0 also where one was left out."""
     settings, sections, minutes = parse(arguments)
     record = run(settings, sections, minutes=minutes)
     if reason := show.plot(record.found, settings.output / "gpu.png"):
         show.say(f"no picture: {reason}")
     show.say(f"written: {', '.join(str(path) for path in sorted(settings.output.glob('gpu.*')))}")
+    return int(any(reason.startswith(_FAILED) for reason in record.found.get("skipped", {}).values()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import targets
 
 pytestmark = pytest.mark.server
@@ -125,3 +127,22 @@ def test_a_target_that_is_missed_is_said_to_be() -> None:
     found["serving"]["resnet50"]["dynamic batching"]["concurrencies"]["64"] = row(799.0)
     gain = next(v for v in targets.verdicts(found) if v["target"].endswith("one request at a time"))
     assert gain["met"] is False
+
+
+def test_a_part_that_fails_is_named_and_costs_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(_settings: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(program, "measure_card", fail)
+    threads = torch.get_num_threads()
+    try:
+        sections = ["--section", "card", "--section", "steps"]
+        code = program.main(["--device", "cpu", "--quick", "--output", str(tmp_path), *sections])
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert code == 1
+    assert "illegal memory access" in found["skipped"]["card"]
+    assert found["steps"]["preprocess"]["cpu_ms"] > 0
