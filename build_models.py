@@ -37,9 +37,11 @@ from deeplabv3 import (
     tracing,
 )
 from deeplabv3.configs import config_text, core_config, ensemble_config, read_config, set_class_count
+from deeplabv3.fusion import fuse_for_cudnn
 from deeplabv3.models import RESNET_OPTIONS, agreed_class_count, load_model
 from deeplabv3.plan import DEFAULT_PRECISIONS, NORM_LAYERS, Plan, choose_class_names, read_class_names
 from deeplabv3.record import BuildRecord
+from deeplabv3.steps import place_steps
 
 MODEL_REPOSITORY = Path(__file__).resolve().parent / "model_repository"
 
@@ -48,9 +50,7 @@ _STATIC_MODELS = ("preprocess", "postprocess", "encode_mask")
 _LABELS = Path("postprocess", "labels.txt")
 # What may differ from one repository to the next: a copy does not overwrite it.
 _SETTINGS = ("config.pbtxt", "labels.txt")
-_POSTPROCESS_ORIGIN = (
-    "build_models.py sets the number of classes here, and keeps the rest; see model_repository/README.md."
-)
+_POSTPROCESS_ORIGIN = "build_models.py sets the number of classes and where this runs; see model_repository/README.md."
 
 EXIT_FAILED = 1
 EXIT_WEIGHTS_UNAVAILABLE = 3
@@ -82,6 +82,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
             resnet_options=resnet_options,
             device=options.device,
             precision=options.precision or DEFAULT_PRECISIONS[options.device],
+            cudnn=options.cudnn or tracing.CUDNN_MODES[0],
         )
         for variant in dict.fromkeys(variants)
     ]
@@ -134,6 +135,17 @@ def write_configs(repository: Path, plan: Plan) -> None:
         _write_text(path, config_text(config, _POSTPROCESS_ORIGIN))
 
 
+def write_steps(repository: Path, plans: Sequence[Plan], *, preprocess_device: str) -> None:
+    """Make the steps that the variants share run on a GPU where one of the repository's core models does."""
+    files = [repository / f"deeplabv3_{variant}" / "1" / "model.pt" for variant in VARIANTS]
+    others = [record for file in files if (record := BuildRecord.read(file)) is not None]
+    planned = {plan.core: plan.device for plan in plans}
+    found = {f"deeplabv3_{record.variant}": record.device for record in others}
+    device = "cuda" if "cuda" in (found | planned).values() else "cpu"
+    for path, text in place_steps(repository, device=device, preprocess_device=preprocess_device).items():
+        _write_text(path, text)
+
+
 def copy_static_models(repository: Path) -> None:
     """Complete a repository that is not the one beside this script; settings that are there stay as they are."""
     if repository.resolve() == MODEL_REPOSITORY:
@@ -166,7 +178,9 @@ def check_neighbours(repository: Path, plans: Sequence[Plan]) -> None:
             )
 
 
-def build(repository: Path, plans: Sequence[Plan], *, force: bool, progress: bool) -> None:
+def build(
+    repository: Path, plans: Sequence[Plan], *, force: bool, progress: bool, preprocess_device: str = "cpu"
+) -> None:
     """Build what is not up to date, and put it in place only when all of it is done and checked."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(repository))
@@ -190,6 +204,7 @@ def build(repository: Path, plans: Sequence[Plan], *, force: bool, progress: boo
             partial.replace(partial.with_name("model.pt"))
         for plan in plans:
             write_configs(repository, plan)
+        write_steps(repository, plans, preprocess_device=preprocess_device)
 
 
 def _remove_empty(*folders: Path) -> None:
@@ -204,11 +219,15 @@ def stage(partial: Path, plan: Plan, *, progress: bool) -> None:
     model = _load(plan, progress=progress)
     _log.info("%s: tracing for %s in %s", plan.core, plan.device, plan.precision)
     precision = tracing.PRECISIONS[plan.precision]
-    traced = tracing.trace(model, aux=plan.aux, precision=precision, device=plan.device)
-    tracing.save(traced, partial, {BuildRecord.FILE: json.dumps(asdict(BuildRecord.of(plan)), indent=2)})
+    traced = tracing.trace(model, aux=plan.aux, precision=precision, device=plan.device, cudnn=plan.cudnn)
+    extra = {BuildRecord.FILE: json.dumps(asdict(BuildRecord.of(plan)), indent=2)}
+    tracing.save(traced, partial, extra)
     shape = "x".join(map(str, tracing.VERIFY_SHAPE))
     _log.info("%s: checking the saved file against PyTorch at %s", plan.core, shape)
     findings = tracing.verify(partial, model, aux=plan.aux, precision=precision)
+    if plan.cudnn == "fused":  # after the check, for only a GPU runs what comes out
+        fuse_for_cudnn(traced)
+        tracing.save(traced, partial, extra)
     _log.info("%s: done, %.0f MB; %s", plan.core, partial.stat().st_size / 2**20, findings)
 
 
@@ -301,6 +320,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="in what they compute; inputs and outputs are FP32 (default: fp32 for cpu, fp16 for cuda)",
     )
     parser.add_argument(
+        "--cudnn",
+        choices=tracing.CUDNN_MODES,
+        help="with --device cuda: how cuDNN computes the convolutions (default: heuristic); see docs/building.md",
+    )
+    parser.add_argument(
+        "--preprocess-device",
+        choices=DEFAULT_PRECISIONS,
+        default="cpu",
+        help="with --device cuda: where the pictures are resized; they are decoded on the CPU (default: %(default)s)",
+    )
+    parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -319,6 +349,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.precision == "tf32" and options.device == "cpu":
         parser.error("--precision tf32 is a mode of GPUs: add --device cuda, or take fp32")
+    if options.device == "cpu" and (options.cudnn or options.preprocess_device == "cuda"):
+        parser.error("--cudnn and --preprocess-device cuda are settings for GPUs: add --device cuda")
+    if options.cudnn == "fused" and options.precision in {"fp32", "bf16"}:
+        parser.error("--cudnn fused takes --precision fp16 or tf32")
     if options.json and not options.describe:
         parser.error("--json goes with --describe")
     others = vars(options).keys() - {"describe", "json", "variant"}
@@ -386,13 +420,20 @@ def _build(options: argparse.Namespace) -> None:
         raise BuildError(f"--model-repository {os.fsencode(options.model_repository)!r}: torch takes UTF-8 names only")
     plans = make_plans(options)
     if not options.configs_only:
-        build(options.model_repository, plans, force=options.force, progress=options.progress)
+        build(
+            options.model_repository,
+            plans,
+            force=options.force,
+            progress=options.progress,
+            preprocess_device=options.preprocess_device,
+        )
         return
     with locked(options.model_repository):
         check_neighbours(options.model_repository, plans)
         copy_static_models(options.model_repository)
         for plan in plans:
             write_configs(options.model_repository, plan)
+        write_steps(options.model_repository, plans, preprocess_device=options.preprocess_device)
 
 
 def _print_figures(described: dict[str, list[figures.Figure]], *, as_json: bool) -> None:

@@ -64,6 +64,7 @@ from embedded.checks import (
     stub_of,
 )
 from embedded.errors import StartError
+from embedded.gpus import gpu_options
 from embedded.processes import close_idle_connections, own_prefix, resting_stubs, stubs, sweep
 
 if TYPE_CHECKING:
@@ -379,7 +380,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         server = check_environment()
         check_temporary_folder()
         repository = options.model_repository.resolve()
-        check_repository(repository)
+        for_gpus = gpu_options(check_repository(repository))
         address = choose_address(
             options.host, http=options.http_port, grpc=options.grpc_port, metrics=options.metrics_port
         )
@@ -395,7 +396,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         work = Path(tempfile.mkdtemp(prefix=prefix))
         models, backends = model_link(work, repository), backend_directory(work, server)
-        command = [*command_line(server, models, backends, prefix, address), *options.triton_options]
+        command = [*command_line(server, models, backends, prefix, address), *for_gpus, *options.triton_options]
         return Server(command, variables=variables, signals=signals, prefix=prefix, address=address).run()
     finally:
         for number in STOP_SIGNALS:  # the end is near: no signal may interrupt the clean-up, nor change the exit code

@@ -13,7 +13,17 @@ from deeplabv3.tracing import TRAINED_SIZE
 
 pb: Any = model_config_pb2  # generated at import, without types
 
-MAX_BATCH_SIZE = 8
+MAX_BATCH_SIZES = {"cpu": 8, "cuda": 32}
+"""The largest batch of a core model, by device. An ensemble takes no request above the smaller: see steps.py."""
+
+# While one instance computes, the other gathers its batch and copies it to the GPU: Triton's PyTorch backend copies in,
+# computes and copies out one after the other, waiting for each.
+_GPU_INSTANCES = 2
+# A batch uses a GPU better than a picture alone, so that a wait for others is worth it, where it is shorter than the
+# time that a batch of one would take. A full batch leaves at once.
+_GPU_QUEUE_DELAY_MICROSECONDS = 2_000
+# The executor profiles the first run of a shape and optimises in the second.
+_GPU_WARM_UP_RUNS = 2
 
 # The tensors of postprocess whose first dimension is the number of classes.
 _TENSORS_OF_CLASSES = {"LOGITS", "CLASS_PIXELS", "CLASS_NAMES"}
@@ -21,28 +31,44 @@ _TENSORS_OF_CLASSES = {"LOGITS", "CLASS_PIXELS", "CLASS_NAMES"}
 
 def core_config(plan: Plan) -> Message:
     """Return the config of deeplabv3_<variant>."""
-    config = pb.ModelConfig(name=plan.core, platform="pytorch_libtorch", max_batch_size=MAX_BATCH_SIZE)
+    config = pb.ModelConfig(name=plan.core, platform="pytorch_libtorch", max_batch_size=MAX_BATCH_SIZES[plan.device])
     config.input.add(name="input", data_type=pb.TYPE_FP32, dims=[3, -1, -1])
     for name in ("out", "logits_os8", "aux") if plan.aux else ("out", "logits_os8"):
         config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[len(plan.class_names), -1, -1])
-    # What is built for one device does not run, or runs slowly, on the other.
-    kind = pb.ModelInstanceGroup.KIND_CPU if plan.device == "cpu" else pb.ModelInstanceGroup.KIND_GPU
-    config.instance_group.add(kind=kind, count=1)
-    # No queue delay: while the instance computes, the next batch gathers by itself, and a lone request never waits.
-    config.dynamic_batching.SetInParent()
     config.parameters["weights"].string_value = plan.source.label
     config.parameters["precision"].string_value = plan.precision
-    # The first run of the executor finds a wrong output dtype or number, so that a broken file fails at load.
-    warmup = config.model_warmup.add(name=f"batch 1 at {TRAINED_SIZE} x {TRAINED_SIZE}", batch_size=1)
-    warmup.inputs["input"].data_type = pb.TYPE_FP32
-    warmup.inputs["input"].dims.extend([3, TRAINED_SIZE, TRAINED_SIZE])
-    warmup.inputs["input"].zero_data = True
+    config.dynamic_batching.SetInParent()
+    if plan.device == "cpu":
+        # What is built for one device does not run, or runs slowly, on the other. No queue delay: while the instance
+        # computes, the next batch gathers by itself, and a lone request never waits.
+        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
+        # The first run of the executor finds a wrong output dtype or number, so that a broken file fails at load.
+        _add_warm_up(config, 1)
+        return config
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=_GPU_INSTANCES)
+    config.dynamic_batching.max_queue_delay_microseconds = _GPU_QUEUE_DELAY_MICROSECONDS
+    # One copy of the weights for all instances; only NVIDIA's own backend has more than one in a process.
+    config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"
+    # Read where a Python-based backend stands in for NVIDIA's, which leaves tensors where they are in any case.
+    config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
+    # cuDNN plans every convolution anew for each batch size, and any from 1 on occurs. The largest first: what it
+    # allocates serves the others, and the first two shapes are those that the executor compiles kernels for.
+    for batch in range(config.max_batch_size, 0, -1):
+        _add_warm_up(config, batch, runs=_GPU_WARM_UP_RUNS)
     return config
+
+
+def _add_warm_up(config: Any, batch: int, *, runs: int = 0) -> None:  # noqa: ANN401  a protobuf message
+    name = f"batch {batch} at {TRAINED_SIZE} x {TRAINED_SIZE}"
+    warm_up = config.model_warmup.add(name=name, batch_size=batch, count=runs)
+    warm_up.inputs["input"].data_type = pb.TYPE_FP32
+    warm_up.inputs["input"].dims.extend([3, TRAINED_SIZE, TRAINED_SIZE])
+    warm_up.inputs["input"].zero_data = True
 
 
 def ensemble_config(plan: Plan) -> Message:
     """Return the config of segment_<variant>: image bytes in, mask at the image's own size out."""
-    config = pb.ModelConfig(name=plan.ensemble, platform="ensemble", max_batch_size=MAX_BATCH_SIZE)
+    config = pb.ModelConfig(name=plan.ensemble, platform="ensemble", max_batch_size=min(MAX_BATCH_SIZES.values()))
     config.input.add(name="IMAGE", data_type=pb.TYPE_STRING, dims=[1])
     config.output.add(name="MASK", data_type=pb.TYPE_UINT8, dims=[-1, -1])
     config.output.add(name="CLASS_PIXELS", data_type=pb.TYPE_INT64, dims=[len(plan.class_names)])
@@ -83,6 +109,11 @@ def read_config(path: Path) -> Any:  # noqa: ANN401  a protobuf message
         BuildError: it is none.
     """
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+        return parse_config(path.read_text(encoding="utf-8"))
     except (text_format.ParseError, UnicodeDecodeError) as exc:
         raise BuildError(f"{path} is not a model configuration: {exc}") from exc
+
+
+def parse_config(text: str) -> Any:  # noqa: ANN401  a protobuf message
+    """Return the model configuration that a text is."""
+    return text_format.Parse(text, pb.ModelConfig())

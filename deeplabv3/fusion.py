@@ -1,8 +1,9 @@
-"""What makes a traced DeepLabV3 as fast on a CPU as the inference runtimes: the fusions that oneDNN offers.
+"""What a frozen TorchScript leaves undone: convolutions that take in what follows them, as oneDNN and cuDNN offer.
 
-A frozen TorchScript leaves each ReLU and each residual sum a pass over memory of its own. oneDNN computes them at the
-end of the convolution before them, and PyTorch has the operators for it (`mkldnn::_convolution_pointwise`, which
-torch.compile emits for CPUs too). They run on CPUs only.
+By itself each ReLU and each residual sum is a pass over memory of its own, and on a GPU each bias too. oneDNN and cuDNN
+compute them at the end of the convolution before them, and PyTorch has the operators for it: for CPUs
+`mkldnn::_convolution_pointwise`, which torch.compile emits too, for GPUs `aten::cudnn_convolution_relu`. Either run
+there only.
 """
 
 # pyright: reportPrivateUsage=false
@@ -22,6 +23,9 @@ _ARGUMENTS = (
     "%x, %weight, %bias, %stride, %padding, %dilation, %transposed, %output_padding, %groups, %b1, %b2, %b3, %b4"
 )
 _POINTWISE = "%weight, %bias, %padding, %stride, %dilation, %groups"
+_RELUS = ("aten::relu", "aten::relu_")
+_CUDNN_CHANNELS = 8
+_CUDNN = "%bias, %stride, %padding, %dilation, %groups"
 _NAMES = {"%add": "add", "%relu": "relu", "%none": "none"}
 
 
@@ -85,17 +89,55 @@ def fuse_convolutions(module: torch.jit.ScriptModule) -> None:
     The last so that convolutions of 1 x 1, too, run in oneDNN whatever the number of threads. The sum is written over
     its other summand, the block's input or what its downsampling made of it, which nothing in a ResNet reads later.
     """
-    for relu in ("aten::relu", "aten::relu_"):
+    for relu in _RELUS:
         for add in ("aten::add", "aten::add_"):
             for summands in ("%y, %other", "%other, %y"):
                 _rewrite(
                     module,
                     [f"%s = {add}({summands}, %alpha)", f"%r = {relu}(%s)"],
-                    f"_(%other, %x, {_POINTWISE}, %add, %alpha, %relu, %empty, %missing)",
+                    f"mkldnn::_convolution_pointwise_(%other, %x, {_POINTWISE}, %add, %alpha, %relu, %empty, %missing)",
                     names=", %other, %alpha",
                 )
-        _rewrite(module, [f"%r = {relu}(%y)"], f"(%x, {_POINTWISE}, %relu, %empty, %missing)")
-    _rewrite(module, [], f"(%x, {_POINTWISE}, %none, %empty, %missing)")
+        _rewrite(
+            module, [f"%r = {relu}(%y)"], f"mkldnn::_convolution_pointwise(%x, {_POINTWISE}, %relu, %empty, %missing)"
+        )
+    _rewrite(module, [], f"mkldnn::_convolution_pointwise(%x, {_POINTWISE}, %none, %empty, %missing)")
+
+
+def fuse_for_cudnn(module: torch.jit.ScriptModule) -> None:
+    """Let each convolution of a module in one graph add its bias, the residual sum and the ReLU before it writes.
+
+    PyTorch adds the bias of `aten::_convolution` on a GPU in a pass of its own (ATen/native/Convolution.cpp). A
+    convolution without a ReLU stays. So does one whose input channels are no multiple of 8, here the first, of the
+    picture's three: a precaution, for a convolution that cuDNN cannot fuse is an error and no pass more. The operators
+    choose algorithms and TensorFloat-32 by the switches of the process that runs them, which are heuristics and yes
+    where nobody sets them.
+    """
+    _set_apart(module)
+    for relu in _RELUS:
+        for add in ("aten::add", "aten::add_"):
+            for summands in ("%y, %other", "%other, %y"):
+                _rewrite(
+                    module,
+                    [f"%s = {add}({summands}, %alpha)", f"%r = {relu}(%s)"],
+                    f"aten::cudnn_convolution_add_relu(%x, %weight, %other, %alpha, {_CUDNN})",
+                    names=", %other, %alpha",
+                )
+        _rewrite(module, [f"%r = {relu}(%y)"], f"aten::cudnn_convolution_relu(%x, %weight, {_CUDNN})")
+
+
+def _set_apart(module: torch.jit.ScriptModule) -> None:
+    """Write the ReLU after a convolution of unsuitable channels as the clamping that it is: it is not taken in."""
+    graph: Any = module.graph
+    for convolution in graph.findAllNodes("aten::_convolution"):
+        channels = list(convolution.inputs())[1].toIValue().shape[1]
+        for relu in [use.user for use in convolution.output().uses()]:
+            if channels % _CUDNN_CHANNELS and relu.kind() in _RELUS:
+                graph.setInsertPoint(relu)
+                clamp = graph.create("aten::clamp_min", [convolution.output(), graph.insertConstant(0)])
+                graph.insertNode(clamp)
+                relu.output().replaceAllUsesWith(clamp.output())
+                relu.destroy()
 
 
 def _rewrite(module: torch.jit.ScriptModule, following: Sequence[str], replacement: str, *, names: str = "") -> None:
@@ -106,6 +148,6 @@ def _rewrite(module: torch.jit.ScriptModule, following: Sequence[str], replaceme
     constants += ["%empty : Scalar?[] = prim::ListConstruct()", "%missing : NoneType = prim::Constant()"]
     before, after = (
         "\n  ".join([f"graph({_ARGUMENTS}{names}):", *lines, "return (%r)"])
-        for lines in (pattern, [*constants, f"%r = mkldnn::_convolution_pointwise{replacement}"])
+        for lines in (pattern, [*constants, f"%r = {replacement}"])
     )
     torch._C._jit_pass_custom_pattern_based_rewrite_graph(before, after, module.graph)  # noqa: SLF001

@@ -41,6 +41,7 @@ class Plan:
         resnet_options: arguments of torchvision's ResNet; values that JSON can hold.
         device: where Triton runs it, "cpu" or "cuda".
         precision: in what it computes, one of tracing.PRECISIONS.
+        cudnn: how a GPU computes its convolutions, one of tracing.CUDNN_MODES; without effect on a CPU.
     """
 
     variant: str
@@ -51,6 +52,7 @@ class Plan:
     resnet_options: dict[str, Any] = field(default_factory=dict[str, Any])
     device: str = "cpu"
     precision: str = "fp32"
+    cudnn: str = "heuristic"
 
     @property
     def core(self) -> str:

@@ -37,6 +37,7 @@ class BuildRecord:
     resnet_options: dict[str, Any]
     device: str
     precision: str
+    cudnn: str
     torch: str
     torchvision: str
     sources_sha256: str
@@ -58,6 +59,7 @@ class BuildRecord:
             plan.resnet_options,
             plan.device,
             plan.precision,
+            plan.cudnn,
             torch.__version__,
             torchvision.__version__,
             sources.hexdigest(),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.backends import cudnn
+from torch.backends import cudnn as cudnn_backend
 from torch.nn import functional
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
@@ -51,6 +51,15 @@ PRECISIONS = {
     "fp16": Precision(torch.float16, 1e-2),
 }
 """The names that --precision takes."""
+
+CUDNN_MODES = ("heuristic", "benchmark", "fused")
+"""How a GPU's convolutions are computed, as it is part of a trace for one.
+
+- heuristic: the algorithm that cuDNN expects to be best for a shape.
+- benchmark: the best of those that it tries at the first call of a shape, a batch size included.
+- fused: each convolution adds its bias, what the residual connection brings, and the ReLU before it writes; see
+  fusion.fuse_for_cudnn.
+"""
 
 # A trace holds no sizes; a small picture is quicker where the CPU has no arithmetic of its own for the precision.
 _TRACE_SHAPE = (1, 3, 104, 104)
@@ -93,9 +102,16 @@ def _upsample(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
 
 
 def trace(
-    model: DeepLabV3, *, aux: bool, precision: Precision = PRECISIONS["fp32"], device: str = "cpu"
+    model: DeepLabV3,
+    *,
+    aux: bool,
+    precision: Precision = PRECISIONS["fp32"],
+    device: str = "cpu",
+    cudnn: str = "heuristic",
 ) -> torch.jit.ScriptModule:
     """Trace a model on the CPU for a device, "cpu" or "cuda", and freeze it; the model itself stays as it is.
+
+    `cudnn` is one of CUDNN_MODES; "fused" is left to the caller, for what comes of it runs on no CPU.
 
     For the CPU the convolutions take in what follows them; that file runs on no GPU. Not `optimize_for_inference`:
     what it makes of a model cannot be saved.
@@ -111,7 +127,7 @@ def trace(
         replace_pooling(served)
         pack_weights(served, sizes)
     example = torch.randn(_TRACE_SHAPE, generator=torch.Generator().manual_seed(0))
-    with _tracing(precision):
+    with _tracing(precision, benchmark=cudnn == "benchmark"):
         module: Any = torch.jit.trace(served, example, check_trace=False)
         if packs:
             inline(module)  # in place of freezing, which would make constants of what is packed at load
@@ -123,12 +139,12 @@ def trace(
 
 
 @contextlib.contextmanager
-def _tracing(precision: Precision) -> Generator[None]:
+def _tracing(precision: Precision, *, benchmark: bool) -> Generator[None]:
     """Set what a trace takes over from the process that makes it: how cuDNN is used is part of each convolution."""
     with (
         torch.inference_mode(mode=False),
         torch.no_grad(),
-        cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=precision.tf32),
+        cudnn_backend.flags(enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=precision.tf32),
         warnings.catch_warnings(),
     ):
         # TorchScript is deprecated and remains what Triton's PyTorch backend serves.

@@ -112,8 +112,8 @@ def read_config(path: Path) -> Any:  # noqa: ANN401 - a protobuf message: triton
         raise StartError(f"{path} is not a model configuration: {error}") from error
 
 
-def check_repository(repository: Path) -> list[str]:
-    """Return the names of the models, or raise for what Triton would refuse or serve under a wrong name."""
+def check_repository(repository: Path) -> dict[str, Any]:
+    """Return the configs of the models by name, or raise for what Triton would refuse or serve under a wrong name."""
     if not repository.is_dir():
         state = "is not a directory" if repository.exists() else "does not exist"
         raise StartError(f"the model repository {repository} {state}; give one with --model-repository")
@@ -132,7 +132,7 @@ def check_repository(repository: Path) -> list[str]:
         if is_core(config) and not (repository / name / "1" / "model.pt").is_file():
             raise StartError(f"{repository / name / '1' / 'model.pt'} is missing; run build_models.py")
     check_builds(repository, configs)
-    return list(configs)
+    return configs
 
 
 def choose_address(host: str, *, http: int, grpc: int, metrics: int) -> Address:

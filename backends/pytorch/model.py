@@ -36,7 +36,7 @@ _TORCH_DTYPES = {
 }
 
 # Parameters of the native backend, in its spelling. ENABLE_WEIGHT_SHARING has no effect here: every instance is a
-# process of its own.
+# process of its own. FORCE_CPU_ONLY_INPUT_TENSORS is none of the native backend's: Triton's Python backend reads it.
 _KNOWN_PARAMETERS = frozenset(
     {
         "DISABLE_CUDNN",
@@ -46,6 +46,7 @@ _KNOWN_PARAMETERS = frozenset(
         "ENABLE_JIT_PROFILING",
         "ENABLE_TENSOR_FUSER",
         "ENABLE_WEIGHT_SHARING",
+        "FORCE_CPU_ONLY_INPUT_TENSORS",
         "INFERENCE_MODE",
         "INTER_OP_THREAD_COUNT",
         "INTRA_OP_THREAD_COUNT",
@@ -161,6 +162,8 @@ class TritonPythonModel:
         self._batches = config["max_batch_size"] > 0
         on_gpu = args["model_instance_kind"] == "GPU"
         self._device = torch.device(f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
+        if on_gpu:
+            torch.cuda.set_device(self._device)
 
         version = Path(args["model_repository"]) / args["model_version"]
         file = version / (config.get("default_model_filename") or "model.pt")
@@ -206,8 +209,7 @@ class TritonPythonModel:
                 torch.from_dlpack(pb_utils.get_input_tensor_by_name(request, name).to_dlpack()) for request in requests
             ]
             batch_sizes = [part.shape[0] for part in parts]
-            joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-            arguments[position] = joined.to(self._device)
+            arguments[position] = self._join(parts)
 
         mode = torch.no_grad() if self._settings.inference_mode is False else torch.inference_mode()
         with mode:
@@ -216,7 +218,7 @@ class TritonPythonModel:
         responses = [
             pb_utils.InferenceResponse(
                 [
-                    pb_utils.Tensor(name, batches[name][index].contiguous().cpu().numpy())
+                    self._output(name, batches[name][index])
                     for name in self._output_index
                     if name in request.requested_output_names()
                 ]
@@ -226,6 +228,26 @@ class TritonPythonModel:
         if self._settings.cache_cleaning and self._device.type == "cuda":
             torch.cuda.empty_cache()
         return responses
+
+    def _join(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """Return the inputs of all requests as one tensor on this instance's device, wherever each of them is."""
+        if len(parts) == 1:
+            return parts[0].to(self._device)
+        if self._device.type == "cpu":
+            return torch.cat(parts)
+        # Straight to its place on the GPU, with no copy on the CPU in between.
+        size = sum(part.shape[0] for part in parts)
+        joined = torch.empty((size, *parts[0].shape[1:]), dtype=parts[0].dtype, device=self._device)
+        for place, part in zip(joined.split([part.shape[0] for part in parts]), parts, strict=True):
+            place.copy_(part, non_blocking=True)
+        return joined
+
+    def _output(self, name: str, tensor: torch.Tensor) -> pb_utils.Tensor:
+        """Hand a tensor to Triton where it is; Triton copies it where its reader wants it elsewhere."""
+        if self._device.type == "cpu":
+            return pb_utils.Tensor(name, tensor.contiguous().numpy())
+        # The tensor itself and no capsule: with a capsule Triton would not wait for the GPU.
+        return pb_utils.Tensor.from_dlpack(name, tensor.contiguous())
 
     def _by_name(self, result: object) -> dict[str, torch.Tensor]:
         """Return the config's outputs, or refuse what the native backend would refuse."""

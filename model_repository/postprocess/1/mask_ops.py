@@ -69,17 +69,7 @@ def postprocess(
         InvalidLogitsError: another number of classes than class_count, empty logits, sizes that differ, are below 1
             or have more than max_pixels pixels.
     """
-    if logits.shape[1] != class_count:
-        raise InvalidLogitsError(f"LOGITS has {logits.shape[1]} classes, and this model has {class_count}")
-    if logits.size == 0:
-        raise InvalidLogitsError(f"LOGITS has shape {list(logits.shape)}; every side must be at least 1")
-    height, width = (int(side) for side in sizes[0])
-    if (sizes != sizes[0]).any():
-        raise InvalidLogitsError(f"the SIZE of one request must be one, and these are {sizes.tolist()}")
-    if height < 1 or width < 1 or height * width > max_pixels:
-        raise InvalidLogitsError(
-            f"SIZE is {height} x {width}; each must be at least 1, and the pixels at most {max_pixels}"
-        )
+    height, width = checked_size(logits.shape, sizes, class_count=class_count, max_pixels=max_pixels)
     masks = np.empty((len(logits), height, width), np.uint8)
     class_pixels = np.empty((len(logits), class_count), np.int64)
     # Logits that are no numbers give a mask that means nothing; they must not fill the server's log.
@@ -87,6 +77,28 @@ def postprocess(
         for index, planes in enumerate(logits):
             class_pixels[index] = segment(planes, masks[index])
     return Masks(masks, class_pixels)
+
+
+def checked_size(
+    shape: tuple[int, ...], sizes: npt.NDArray[np.int32], *, class_count: int, max_pixels: int
+) -> tuple[int, int]:
+    """Return the height and width of the masks of one request, by the shape of its LOGITS and its SIZE.
+
+    Raises:
+        InvalidLogitsError: as `postprocess`.
+    """
+    if shape[1] != class_count:
+        raise InvalidLogitsError(f"LOGITS has {shape[1]} classes, and this model has {class_count}")
+    if 0 in shape:
+        raise InvalidLogitsError(f"LOGITS has shape {list(shape)}; every side must be at least 1")
+    height, width = (int(side) for side in sizes[0])
+    if (sizes != sizes[0]).any():
+        raise InvalidLogitsError(f"the SIZE of one request must be one, and these are {sizes.tolist()}")
+    if height < 1 or width < 1 or height * width > max_pixels:
+        raise InvalidLogitsError(
+            f"SIZE is {height} x {width}; each must be at least 1, and the pixels at most {max_pixels}"
+        )
+    return height, width
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,7 +238,20 @@ def preprocess(encoded: list[bytes], settings: Settings) -> tuple[npt.NDArray[np
     Raises:
         InvalidImageError: an image is refused, or the images differ in size: one request has one MASK tensor.
     """
-    images = [decode(data, max_pixels=settings.max_pixels) for data in encoded]
+    images, sizes = decode_alike(encoded, max_pixels=settings.max_pixels)
+    pixels = np.empty((len(images), 3, *settings.resized(images[0].height, images[0].width)), np.float32)
+    for image, planes in zip(images, pixels, strict=True):
+        normalise(image, settings, planes)
+    return pixels, sizes
+
+
+def decode_alike(encoded: list[bytes], *, max_pixels: int) -> tuple[list[Image.Image], npt.NDArray[np.int32]]:
+    """Decode the images of one request; return them and SIZE (N, 2) int32, height and width.
+
+    Raises:
+        InvalidImageError: an image is refused, or the images differ in size.
+    """
+    images = [decode(data, max_pixels=max_pixels) for data in encoded]
     sizes = [(image.height, image.width) for image in images]
     if len(set(sizes)) > 1:
         listed = ", ".join(f"{width}x{height}" for height, width in sizes)
@@ -246,7 +259,4 @@ def preprocess(encoded: list[bytes], settings: Settings) -> tuple[npt.NDArray[np
             f"the images of one request must have one size, and these are {listed}; send one image a request, "
             "the server batches them"
         )
-    pixels = np.empty((len(images), 3, *settings.resized(*sizes[0])), np.float32)
-    for image, planes in zip(images, pixels, strict=True):
-        normalise(image, settings, planes)
-    return pixels, np.array(sizes, np.int32)
+    return images, np.array(sizes, np.int32)

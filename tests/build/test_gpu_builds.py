@@ -1,0 +1,183 @@
+"""What --device cuda writes: configs for a GPU, and files whose convolutions cuDNN computes as asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import build_models
+from deeplabv3 import VARIANTS, fusion, model_deeplabv3_resnet50, tracing
+from deeplabv3.configs import parse_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.build
+
+CPU, GPU = 2, 1  # KIND_CPU and KIND_GPU in Triton's model_config.proto
+STEPS = ("preprocess", "postprocess", "encode_mask")
+
+
+def configure(repository: Path, *options: str) -> dict[str, Any]:
+    """Write the configs of a repository by the command line; return them by model."""
+    command = ["--configs-only", "--weights", "none", "--model-repository", str(repository), *options]
+    assert build_models.main(command) == 0
+    return {path.parent.name: parse_config(path.read_text()) for path in repository.glob("*/config.pbtxt")}
+
+
+def where(config: Any) -> list[tuple[int, int]]:  # noqa: ANN401  tritonclient is untyped
+    return [(group.kind, group.count) for group in config.instance_group]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_core_batches_for_a_gpu(tmp_path: Path, variant: str) -> None:
+    configs = configure(tmp_path, "--device", "cuda")
+    core = configs[f"deeplabv3_{variant}"]
+    assert where(core) == [(GPU, 2)]
+    assert core.max_batch_size == 32
+    assert core.dynamic_batching.max_queue_delay_microseconds == 2000
+    # Every batch size that can occur, the largest first, each often enough for the executor to settle.
+    assert [(sample.batch_size, sample.count) for sample in core.model_warmup] == [(n, 2) for n in range(32, 0, -1)]
+    assert {tuple(sample.inputs["input"].dims) for sample in core.model_warmup} == {(3, 520, 520)}
+    assert core.parameters["ENABLE_WEIGHT_SHARING"].string_value == "true"
+    assert core.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
+
+
+@pytest.mark.parametrize("options", [[], ["--device", "cuda"], ["--device", "cuda", "--preprocess-device", "cuda"]])
+def test_an_ensemble_takes_no_batch_that_a_step_does_not(tmp_path: Path, options: list[str]) -> None:
+    configs = configure(tmp_path, *options)
+    for variant in VARIANTS:
+        ensemble = configs[f"segment_{variant}"]
+        steps = [configs[step.model_name] for step in ensemble.ensemble_scheduling.step]
+        assert ensemble.max_batch_size <= min(step.max_batch_size for step in steps)
+
+
+def test_the_steps_go_where_the_core_is_and_back_with_every_comment(tmp_path: Path) -> None:
+    def texts() -> dict[str, str]:
+        return {step: (tmp_path / step / "config.pbtxt").read_text() for step in STEPS}
+
+    configure(tmp_path)
+    before = texts()
+    committed = build_models.MODEL_REPOSITORY
+    assert before == {step: (committed / step / "config.pbtxt").read_text() for step in STEPS}
+    configs = configure(tmp_path, "--device", "cuda")
+    assert (where(configs["preprocess"]), where(configs["postprocess"])) == ([(CPU, 8)], [(GPU, 2)])
+    assert configs["postprocess"].max_batch_size == 32
+    assert configs["postprocess"].parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
+    configs = configure(tmp_path, "--device", "cuda", "--preprocess-device", "cuda")
+    assert where(configs["preprocess"]) == [(GPU, 4)]
+    assert "# ImageNet's statistics" in texts()["preprocess"]
+    configure(tmp_path)
+    assert texts() == before
+
+
+def test_what_was_set_by_hand_stays(tmp_path: Path) -> None:
+    configure(tmp_path)
+    path = tmp_path / "preprocess" / "config.pbtxt"
+    mine = path.read_text().replace("count: 2", "count: 5").replace('"520"', '"512"')
+    path.write_text(mine)
+    configure(tmp_path, "--device", "cuda")
+    assert path.read_text() == mine
+    # A setting that is none of where it runs stays while that changes.
+    path = tmp_path / "postprocess" / "config.pbtxt"
+    path.write_text(path.read_text().replace('"50000000"', '"999"'))
+    configs = configure(tmp_path)
+    assert configs["postprocess"].parameters["max_pixels"].string_value == "999"
+    assert where(configs["postprocess"]) == [(CPU, 2)]
+
+
+def test_a_config_that_says_it_in_another_way_is_not_garbled(tmp_path: Path) -> None:
+    configure(tmp_path)
+    path = tmp_path / "postprocess" / "config.pbtxt"
+    odd = path.read_text().replace("instance_group {", "instance_group: {")
+    path.write_text(odd)
+    command = ["--configs-only", "--weights", "none", "--device", "cuda", "--model-repository", str(tmp_path)]
+    assert build_models.main(command) == build_models.EXIT_FAILED
+    assert path.read_text() == odd
+
+
+def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> None:
+    small = ["--weights", "none", "--width-per-group", "4", "--groups", "2", "--model-repository", str(tmp_path)]
+    assert build_models.main(["--variant", "resnet50", "--device", "cuda", "--precision", "fp32", *small]) == 0
+    configs = configure(tmp_path, "--variant", "resnet101")
+    assert where(configs["deeplabv3_resnet101"]) == [(CPU, 1)]
+    assert where(configs["deeplabv3_resnet50"]) == where(configs["postprocess"]) == [(GPU, 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cudnn", "fused"], "add --device cuda"),
+        (["--preprocess-device", "cuda"], "add --device cuda"),
+        (["--device", "cuda", "--cudnn", "fused", "--precision", "fp32"], "takes --precision fp16 or tf32"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        build_models.parse_arguments(options)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cudnn", ["heuristic", "benchmark"])
+def test_whether_cudnn_tries_its_algorithms_is_part_of_the_file(cudnn: str) -> None:
+    model = model_deeplabv3_resnet50(width_per_group=4).eval()
+    graph: Any = tracing.trace(model, aux=False, device="cuda", cudnn=cudnn).graph
+    # The tenth argument is `benchmark`, the ninth `groups`.
+    found = {list(node.inputs())[9].toIValue() for node in graph.findAllNodes("aten::_convolution")}
+    assert found == {cudnn == "benchmark"}
+    assert not torch.backends.cudnn.benchmark  # as it was
+
+
+def test_convolutions_take_in_what_follows_them_on_a_gpu() -> None:
+    torch.manual_seed(0)
+    model = model_deeplabv3_resnet50(width_per_group=8).eval()
+    module = tracing.trace(model, aux=False, precision=tracing.PRECISIONS["fp16"], device="cuda")
+    graph: Any = module.graph
+    plain = len(graph.findAllNodes("aten::_convolution"))
+    fusion.fuse_for_cudnn(module)
+    counts = {
+        kind: len(graph.findAllNodes(f"aten::{kind}"))
+        for kind in ("cudnn_convolution_relu", "cudnn_convolution_add_relu", "_convolution", "relu", "relu_", "add_")
+    }
+    # 16 blocks end in a sum; the four downsamplings and the last convolution have no ReLU, and the first has three
+    # channels.
+    assert counts == {
+        "cudnn_convolution_relu": plain - 16 - 6,
+        "cudnn_convolution_add_relu": 16,
+        "_convolution": 6,
+        "relu": 0,
+        "relu_": 0,
+        "add_": 0,
+    }
+
+
+def test_the_fused_operators_mean_what_they_replace() -> None:
+    """Compute by hand, in the operators' own order of arguments, what a rewritten graph asks of cuDNN."""
+    torch.manual_seed(0)
+    model = model_deeplabv3_resnet50(width_per_group=8).eval()
+    module = tracing.trace(model, aux=False, device="cuda")
+    pixels = torch.randn(1, 3, 33, 47)
+    expected = module(pixels)[0]
+    fusion.fuse_for_cudnn(module)
+    library = torch.library.Library("aten", "IMPL")
+    try:
+        library.impl("cudnn_convolution_relu", _convolution_relu, "CPU")
+        library.impl("cudnn_convolution_add_relu", _convolution_add_relu, "CPU")
+        torch.testing.assert_close(module(pixels)[0], expected, rtol=1e-4, atol=1e-5)
+    finally:
+        library._destroy()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+
+
+def _convolution_relu(*arguments: Any) -> torch.Tensor:  # noqa: ANN401  torch's
+    pixels, weight, bias, stride, padding, dilation, groups = arguments
+    return torch.nn.functional.conv2d(pixels, weight, bias, stride, padding, dilation, groups).relu()
+
+
+def _convolution_add_relu(*arguments: Any) -> torch.Tensor:  # noqa: ANN401  torch's
+    pixels, weight, other, alpha, bias, stride, padding, dilation, groups = arguments
+    sums = torch.nn.functional.conv2d(pixels, weight, bias, stride, padding, dilation, groups) + alpha * other
+    return sums.relu()
