@@ -74,8 +74,18 @@ class Logger:
         """Forget what a failure that a test asks for logs."""
 
 
-def get_input(request: dict[str, Tensor], name: str) -> Tensor:
-    return request[name]
+class Request:
+    """Asks for all that postprocess has."""
+
+    def __init__(self, **inputs: Any) -> None:  # noqa: ANN401  numpy's
+        self.inputs = {name: Tensor(name, array) for name, array in inputs.items()}
+
+    def requested_output_names(self) -> list[str]:
+        return ["MASK", "MASK_FOR_PNG", "CLASS_PIXELS", "CLASS_NAMES"]
+
+
+def get_input(request: Request, name: str) -> Tensor:
+    return request.inputs[name]
 
 
 def get_output_config(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -132,11 +142,11 @@ def test_postprocess_answers_as_on_a_cpu_and_waits_once(
     monkeypatch.setattr(mask_ops_cuda, "Masker", OnCpu)
     model = on_gpu_1("postprocess")
     logits = np.random.default_rng(0).standard_normal((3, 1, 21, 9, 9)).astype(np.float32)
+    heights = (40, 0, 42)
     requests = [
-        {"LOGITS": Tensor("LOGITS", planes), "SIZE": Tensor("SIZE", np.array([[40 + number, 30]], np.int32))}
-        for number, planes in enumerate(logits)
+        Request(LOGITS=planes, SIZE=np.array([[height, 30]], np.int32))
+        for planes, height in zip(logits, heights, strict=True)
     ]
-    requests[1]["SIZE"] = Tensor("SIZE", np.array([[0, 30]], np.int32))
     first, refused, last = model.execute(requests)
     assert len(waits) == 1
     assert refused.error.code == TritonError.INVALID_ARG
@@ -167,8 +177,8 @@ def test_a_gpu_that_fails_fails_all_but_what_was_refused(
 
     monkeypatch.setattr(mask_ops_cuda, "Masker", Broken)
     model = on_gpu_1("postprocess")
-    logits = Tensor("LOGITS", np.zeros((1, 21, 2, 2), np.float32))
-    requests = [{"LOGITS": logits, "SIZE": Tensor("SIZE", np.array([[side, 3]], np.int32))} for side in (3, 0)]
+    logits = np.zeros((1, 21, 2, 2), np.float32)
+    requests = [Request(LOGITS=logits, SIZE=np.array([[side, 3]], np.int32)) for side in (3, 0)]
     failed, refused = model.execute(requests)
     assert (failed.error.code, refused.error.code) == (TritonError.INTERNAL, TritonError.INVALID_ARG)
     assert "CUDA error" in failed.error.message
@@ -183,7 +193,7 @@ def test_preprocess_hands_on_a_tensor_of_torch(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(image_ops_cuda, "Preprocessor", OnCpu)
     model = on_gpu_1("preprocess")
     data = pictures.encoded(pictures.cat((90, 60)), "PNG")
-    good, bad = model.execute([{"IMAGE": Tensor("IMAGE", np.array([[each]], np.object_))} for each in (data, b"no")])
+    good, bad = model.execute([Request(IMAGE=np.array([[each]], np.object_)) for each in (data, b"no")])
     found = good.arrays()
     assert found["PIXELS"].shape == (1, 3, 520, 520)
     assert found["SIZE"].tolist() == [[60, 90]]
