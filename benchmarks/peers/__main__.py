@@ -134,12 +134,14 @@ def main() -> int:
     # A shell lets its background jobs ignore SIGINT, and so would the servers, which are stopped with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, stop_in_order)
-    console = Console()
+    # Where nobody looks at it yet, the tables are not squeezed into 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     versions = installed(options.peers_python) | {"nvidia-pytriton": installed(Path(sys.executable))["nvidia-pytriton"]}
     wanted = [c for c in CONTENDERS if c.name in (options.contender or [c.name])]
     chosen = [(contender, missing(contender, versions)) for contender in wanted]
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        results = measure_all(chosen, cores(options, Path(folder)), options, console)
+        served = cores(options, Path(folder))
+        results = measure_all(chosen, served, options, console)
     records = [reporting.as_record(result) for result in results]
     options.output.mkdir(parents=True, exist_ok=True)
     record = {
@@ -152,11 +154,13 @@ def main() -> int:
     }
     (options.output / "peers.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     reporting.plot(records, options.output / "peers.png")
-    for core in dict.fromkeys(result.core for result in results):
-        shown = [each for each in records if each["core"] == core]
-        console.print(reporting.load_table(shown, f"{core}: closed loads, {record['cores']} cores"))
+    for core in served:
+        shown = [each for each in records if each["core"] == core.name]
+        console.print(reporting.load_table(shown, f"{core.name}: closed loads, {record['cores']} cores"))
         if not options.setups:
-            console.print(reporting.overload_table(shown, f"{core}: twice that load for {PLANS[core].overload_seconds} s"))
+            console.print(
+                reporting.overload_table(shown, f"{core.name}: twice that load for {core.plan.overload_seconds} s")
+            )
     console.print(f"written: {options.output}/peers.json, peers.png")
     return int(any(result.failure and not result.failure.startswith("not installed") for result in results))
 

@@ -13,7 +13,7 @@ from benchmarks.peers import replies
 from benchmarks.peers.measuring import PLANS, USUAL_CONCURRENCY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from benchmarks.peers.measuring import Overload, Result
@@ -82,9 +82,9 @@ def load_table(records: Sequence[dict[str, Any]], title: str) -> Table:
     measured = [record for record in records if "closed" in record]
     levels = [each["concurrency"] for each in measured[0]["closed"]] if measured else []
     table = Table(title=title)
-    for heading in ("server", "setup", *(f"images/s at {level}" for level in levels)):
+    for heading in ("server", "setup", *(f"at {level}" for level in levels)):
         table.add_column(heading)
-    for heading in (f"p50 s at {USUAL_CONCURRENCY}", "p99 s", "CPU ms an image", "memory MB", "start s", "masks differ"):
+    for heading in (f"p50 s at {USUAL_CONCURRENCY}", "p99 s", "CPU ms", "MB", "start s", "masks differ"):
         table.add_column(heading)
     for record in records:
         if "closed" not in record:
@@ -146,11 +146,13 @@ def setup_text(setup: dict[str, Any]) -> str:
 def plot(records: Sequence[dict[str, Any]], file: Path) -> None:
     """Draw throughput, latency, memory and goodput of every server that was measured."""
     cores = list(dict.fromkeys(record["core"] for record in records))
-    shown = {
+    shown: dict[str, Callable[[dict[str, Any]], float]] = {
         f"images/s, {USUAL_CONCURRENCY} at once": lambda record: usual_level(record)["images_a_second"],
         f"p99 seconds, {USUAL_CONCURRENCY} at once": lambda record: usual_level(record)["p99_seconds"],
         "memory, MB": lambda record: record["memory_bytes"] / MB,
-        "useful images/s at twice the load": lambda record: (record["overload"] or {}).get("goodput_a_second", 0),
+        "useful images/s at twice the load": lambda record: (
+            record["overload"]["goodput_a_second"] if record["overload"] else 0.0
+        ),
     }
     figure = Figure(figsize=(4 * len(shown), 2.4 * len(cores) + 0.6), layout="constrained")
     for row, core in zip(figure.subplots(len(cores), len(shown), squeeze=False), cores, strict=True):
