@@ -157,7 +157,7 @@ def visit(contender: Contender, core: Core, result: Result, *, python: Path, ove
     """Start a server, add what is measured to its result, stop it.
 
     Raises:
-        ServerError: it did not answer.
+        ServerError: it did not answer, at the start or under load.
     """
     with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as folder:
         service = core.service(result.setup)
@@ -219,6 +219,8 @@ def measure_overload(server: Running, launch: Launch, core: Core, result: Result
     """Send twice what the server can answer, then what it usually gets."""
     plan = core.plan
     offered = 2 * max(replies.throughput(rounds[-1]) for rounds in result.closed.values())
+    if not offered:
+        raise ServerError(f"no mask under load:\n{server.log_tail()}")
     count = max(1, round(offered * plan.overload_seconds))
     before = server.memory()
     with server.peak_memory() as samples:

@@ -90,19 +90,20 @@ def load_table(records: Sequence[dict[str, Any]], title: str) -> Table:
         if "closed" not in record:
             table.add_row(record["contender"], f"[red]{record['failure'].splitlines()[0]}")
             continue
-        usual = next(each for each in record["closed"] if each["concurrency"] == USUAL_CONCURRENCY)
+        usual = usual_level(record)
         failed = sum(sum(each["errors"].values()) for each in record["closed"])
         table.add_row(
             record["contender"],
             setup_text(record["setup"]),
             *(f"{each['images_a_second']:.3g}" for each in record["closed"]),
-            f"{usual['p50_seconds']:.3f}",
-            f"{usual['p99_seconds']:.3f}",
+            seconds_text(usual["p50_seconds"]),
+            seconds_text(usual["p99_seconds"]),
             f"{record['processor_seconds_an_image'] * 1e3:.1f}",
             f"{record['memory_bytes'] / MB:.0f}",
             f"{record['start_seconds']:.1f}",
             f"{record['masks_that_differ']} of {record['masks']}, at most {record['largest_difference']:.2%}"
-            + (f"[red], {failed} failed" if failed else ""),
+            + (f"[red], {failed} failed" if failed else "")
+            + (f"[red], {record['failure'].splitlines()[0]}" if record["failure"] else ""),
         )
     return table
 
@@ -129,12 +130,17 @@ def overload_table(records: Sequence[dict[str, Any]], title: str) -> Table:
                 f"{found['offered_a_second']:.3g}",
                 f"{found['in_time_share']:.0%} in {found['in_time_seconds']:g} s",
                 f"{found['goodput_a_second']:.3g}",
-                f"{found['p99_seconds']:.2f}",
+                seconds_text(found["p99_seconds"]),
                 ", ".join(f"{number} x {status}" for status, number in found["errors"].items()) or "none",
                 ", ".join(memory),
                 f"{found['throughput_after']:.0%} of before",
             )
     return table
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Return seconds that may not have been found."""
+    return "-" if seconds is None else f"{seconds:.3f}"
 
 
 def setup_text(setup: dict[str, Any]) -> str:
@@ -148,7 +154,7 @@ def plot(records: Sequence[dict[str, Any]], file: Path) -> None:
     cores = list(dict.fromkeys(record["core"] for record in records))
     shown: dict[str, Callable[[dict[str, Any]], float]] = {
         f"images/s, {USUAL_CONCURRENCY} at once": lambda record: usual_level(record)["images_a_second"],
-        f"p99 seconds, {USUAL_CONCURRENCY} at once": lambda record: usual_level(record)["p99_seconds"],
+        f"p99 seconds, {USUAL_CONCURRENCY} at once": lambda record: usual_level(record)["p99_seconds"] or 0.0,
         "memory, MB": lambda record: record["memory_bytes"] / MB,
         "useful images/s at twice the load": lambda record: (
             record["overload"]["goodput_a_second"] if record["overload"] else 0.0
