@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from benchmarks.peers.contenders import Contender
 
 PHOTOGRAPH = ROOT / "tests" / "assets" / "cat.png"
+STEPS = ("preprocess", "postprocess", "encode_mask")
 # The sizes of photographs in the VOC data set and of a camera's preview; neighbours differ, so that a reply to another
 # request is found out.
 SIZES = ((500, 375), (375, 500), (640, 480), (480, 640))
@@ -56,13 +57,23 @@ def write_pictures(folder: Path, core: str) -> list[Picture]:
     return pictures
 
 
+def link_models(repository: Path, folder: Path, variant: str) -> Path:
+    """Make a repository with one variant and its steps alone: the other would take memory that nobody asks for."""
+    folder.mkdir()
+    for model in (*STEPS, f"deeplabv3_{variant}", f"segment_{variant}"):
+        (folder / model).symlink_to(repository / model)
+    return folder
+
+
 def cores(options: argparse.Namespace, folder: Path) -> list[Core]:
     """Return what is to be served."""
     found: list[Core] = []
     for name in options.core or PLANS:
-        variant, repository = options.variant, options.model_repository.resolve()
         if name == "stand-in":
-            variant, repository = "resnet50", stand_in.build(folder / "models")
+            variant, repository = "resnet50", stand_in.build(folder / name)
+        else:
+            variant = options.variant
+            repository = link_models(options.model_repository.resolve(), folder / name, variant)
         found.append(Core(name, repository, variant, write_pictures(folder, name)))
     return found
 
@@ -166,4 +177,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
