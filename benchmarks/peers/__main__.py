@@ -163,7 +163,7 @@ def main() -> int:
         "plans": {name: asdict(plan) for name, plan in PLANS.items()},
         "results": records,
     }
-    (options.output / "peers.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (options.output / "peers.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     reporting.plot(records, options.output / "peers.png")
     for core in served:
         shown = [each for each in records if each["core"] == core.name]

@@ -103,7 +103,7 @@ def free_ports(count: int) -> list[int]:
 def peer_environment(place: Place) -> dict[str, str]:
     """Return what all peers are given: where the code is, two cores, and a folder for all that they write."""
     folder = str(place.folder)
-    paths = [ROOT, *(ROOT / "model_repository" / step / "1" for step in ("preprocess", "postprocess"))]
+    paths = [ROOT, *(place.repository / step / "1" for step in ("preprocess", "postprocess"))]
     return {
         **place.service.write(place.folder / "service.json"),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from benchmarks.peers.measuring import Overload, Result
 
-MB = 1e6
+MB, GB = 1e6, 1e9
 
 
 def as_record(result: Result) -> dict[str, Any]:
@@ -101,7 +101,8 @@ def load_table(records: Sequence[dict[str, Any]], title: str) -> Table:
             f"{record['processor_seconds_an_image'] * 1e3:.1f}",
             f"{record['memory_bytes'] / MB:.0f}",
             f"{record['start_seconds']:.1f}",
-            f"{record['masks_that_differ']} of {record['masks']}, at most {record['largest_difference']:.2%}"
+            f"{record['masks_that_differ']} of {record['masks']}"
+            + (f", by {record['largest_difference']:.2%} at most" if record["masks_that_differ"] else "")
             + (f"[red], {failed} failed" if failed else "")
             + (f"[red], {record['failure'].splitlines()[0]}" if record["failure"] else ""),
         )
@@ -145,7 +146,7 @@ def seconds_text(seconds: float | None) -> str:
 
 def setup_text(setup: dict[str, Any]) -> str:
     """Return a setup in words."""
-    processes = "2 + 1 + 2 stages" if setup["stages"] else f"{setup['workers']} x {setup['threads']} threads"
+    processes = "2 + 1 + 2 stages" if setup["stages"] else f"{setup['workers']} x {setup['threads']}"
     return f"{processes}, batch {setup['batch']}"
 
 
@@ -155,7 +156,7 @@ def plot(records: Sequence[dict[str, Any]], file: Path) -> None:
     shown: dict[str, Callable[[dict[str, Any]], float]] = {
         f"images/s, {USUAL_CONCURRENCY} at once": lambda record: usual_level(record)["images_a_second"],
         f"p99 seconds, {USUAL_CONCURRENCY} at once": lambda record: usual_level(record)["p99_seconds"] or 0.0,
-        "memory, MB": lambda record: record["memory_bytes"] / MB,
+        "memory, GB": lambda record: record["memory_bytes"] / GB,
         "useful images/s at twice the load": lambda record: (
             record["overload"]["goodput_a_second"] if record["overload"] else 0.0
         ),
