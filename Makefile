@@ -6,14 +6,16 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+# The other model servers that `make bench-peers` measures: what they need must not choose the product's versions.
+PEERS := .venv-peers
 # The first of these that runs and is a version that Triton's wheel and numpy 1.26 have builds for.
 PYTHON := $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test bench lint format lock clean
+.PHONY: help demo test bench bench-peers lint format lock clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
 	$(BIN)/python -u demo.py
@@ -24,6 +26,10 @@ test: $(VENV)/installed lint ## Everything that CI checks: linters, types, tests
 bench: $(VENV)/bench ## Measure the traced models, the client and the masks' formats, beside what else there is
 	$(BIN)/python benchmarks/model.py
 	PYTHONPATH=tests:tests/server $(BIN)/python benchmarks/client.py
+
+bench-peers: $(VENV)/installed $(PEERS)/installed ## Measure the served pipeline beside five other model servers
+	$(BIN)/python build_models.py --variant resnet50 --weights none --model-repository out/bench/model_repository
+	$(BIN)/python -m benchmarks.peers --model-repository out/bench/model_repository
 
 lint: $(VENV)/installed ## Linters and the type checker
 	$(BIN)/ruff format --check
@@ -37,10 +43,12 @@ format: $(VENV)/installed ## Format the code
 lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
 		--all-extras --group dev --group bench pyproject.toml client/pyproject.toml --output-file constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
+		--group peers --output-file benchmarks/peers/constraints.txt
 
 clean: ## Remove the environment, the built models, what they changed in the configs, and all output
 	test ! -x $(BIN)/python || $(BIN)/python build_models.py --configs-only
-	rm -rf $(VENV) out model_repository/*/1/model.pt
+	rm -rf $(VENV) $(PEERS) out model_repository/*/1/model.pt
 
 $(VENV)/installed: pyproject.toml constraints.txt client/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10, 3.11 or 3.12 found; install one, or make PYTHON=/path/to/python" >&2; exit 1; }
@@ -52,4 +60,11 @@ $(VENV)/installed: pyproject.toml constraints.txt client/pyproject.toml
 
 $(VENV)/bench: $(VENV)/installed
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --group bench
+	@touch $@
+
+$(PEERS)/installed: pyproject.toml benchmarks/peers/constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.10, 3.11 or 3.12 found; install one, or make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check --constraint benchmarks/peers/constraints.txt --group peers
 	@touch $@

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from benchmarks.peers.contenders import Contender
 
 PHOTOGRAPH = ROOT / "tests" / "assets" / "cat.png"
+STEPS = ("preprocess", "postprocess", "encode_mask")
 # The sizes of photographs in the VOC data set and of a camera's preview; neighbours differ, so that a reply to another
 # request is found out.
 SIZES = ((500, 375), (375, 500), (640, 480), (480, 640))
@@ -56,13 +57,23 @@ def write_pictures(folder: Path, core: str) -> list[Picture]:
     return pictures
 
 
+def link_models(repository: Path, folder: Path, variant: str) -> Path:
+    """Make a repository with one variant and its steps alone: the other would take memory that nobody asks for."""
+    folder.mkdir()
+    for model in (*STEPS, f"deeplabv3_{variant}", f"segment_{variant}"):
+        (folder / model).symlink_to(repository / model)
+    return folder
+
+
 def cores(options: argparse.Namespace, folder: Path) -> list[Core]:
     """Return what is to be served."""
     found: list[Core] = []
     for name in options.core or PLANS:
-        variant, repository = options.variant, options.model_repository.resolve()
         if name == "stand-in":
-            variant, repository = "resnet50", stand_in.build(folder / "models")
+            variant, repository = "resnet50", stand_in.build(folder / name)
+        else:
+            variant = options.variant
+            repository = link_models(options.model_repository.resolve(), folder / name, variant)
         found.append(Core(name, repository, variant, write_pictures(folder, name)))
     return found
 
@@ -134,12 +145,14 @@ def main() -> int:
     # A shell lets its background jobs ignore SIGINT, and so would the servers, which are stopped with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, stop_in_order)
-    console = Console()
+    # Where nobody looks at it yet, the tables are not squeezed into 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     versions = installed(options.peers_python) | {"nvidia-pytriton": installed(Path(sys.executable))["nvidia-pytriton"]}
     wanted = [c for c in CONTENDERS if c.name in (options.contender or [c.name])]
     chosen = [(contender, missing(contender, versions)) for contender in wanted]
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        results = measure_all(chosen, cores(options, Path(folder)), options, console)
+        served = cores(options, Path(folder))
+        results = measure_all(chosen, served, options, console)
     records = [reporting.as_record(result) for result in results]
     options.output.mkdir(parents=True, exist_ok=True)
     record = {
@@ -150,16 +163,21 @@ def main() -> int:
         "plans": {name: asdict(plan) for name, plan in PLANS.items()},
         "results": records,
     }
-    (options.output / "peers.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (options.output / "peers.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     reporting.plot(records, options.output / "peers.png")
-    for core in dict.fromkeys(result.core for result in results):
-        shown = [each for each in records if each["core"] == core]
-        console.print(reporting.load_table(shown, f"{core}: closed loads, {record['cores']} cores"))
+    for core in served:
+        shown = [each for each in records if each["core"] == core.name]
+        console.print(reporting.load_table(shown, f"{core.name}: closed loads, {record['cores']} cores"))
         if not options.setups:
-            console.print(reporting.overload_table(shown, f"{core}: twice that load for {PLANS[core].overload_seconds} s"))
+            console.print(
+                reporting.overload_table(shown, f"{core.name}: twice that load for {core.plan.overload_seconds} s")
+            )
     console.print(f"written: {options.output}/peers.json, peers.png")
     return int(any(result.failure and not result.failure.startswith("not installed") for result in results))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

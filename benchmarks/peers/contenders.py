@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks.peers.wire import Wire
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = "benchmarks.peers"
 CoreName = Literal["model", "stand-in"]
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ def free_ports(count: int) -> list[int]:
 def peer_environment(place: Place) -> dict[str, str]:
     """Return what all peers are given: where the code is, two cores, and a folder for all that they write."""
     folder = str(place.folder)
-    paths = [ROOT, *(ROOT / "model_repository" / step / "1" for step in ("preprocess", "postprocess"))]
+    paths = [ROOT, *(place.repository / step / "1" for step in ("preprocess", "postprocess"))]
     return {
         **place.service.write(place.folder / "service.json"),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
@@ -122,14 +125,16 @@ def launch_triton(place: Place) -> Launch:
     )
 
 
-def launch_module(module: str, *, stop: signal.Signals = signal.SIGTERM) -> Callable[[Place], Launch]:
+def launch_module(
+    module: str, *, variables: Mapping[str, str] = NONE, stop: signal.Signals = signal.SIGTERM
+) -> Callable[[Place], Launch]:
     """Return how to start a peer that is a Python program of its own."""
 
     def launch(place: Place) -> Launch:
         return Launch(
             [str(place.python), "-m", f"{MODULES}.{module}"],
             Wire(f"http://127.0.0.1:{place.service.port}/segment"),
-            peer_environment(place) | {"RAY_USAGE_STATS_ENABLED": "0"},
+            peer_environment(place) | dict(variables),
             stop,
         )
 
@@ -176,7 +181,7 @@ def launch_torchserve(place: Place) -> Launch:
     handler = ["--handler", str(Path(__file__).with_name("torchserve_handler.py"))]
     config = ["--config-file", str(folder / "model-config.yaml")]
     store = ["--export-path", str(folder / "store"), "--archive-format", "no-archive"]
-    subprocess.run(
+    subprocess.run(  # noqa: S603  TorchServe's own program
         [str(scripts / "torch-model-archiver"), *packaged, *handler, *config, *store],
         env={**os.environ, **environment},
         check=True,
@@ -190,9 +195,14 @@ def launch_torchserve(place: Place) -> Launch:
     )
 
 
+RAY_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(),
+}
 ONE_WIDE, TWO_NARROW = Setup(1, 2), Setup(2, 1)
-TWO_BATCHED = Setup(2, 1, batch=8, batch_wait=0.005)
 ONE_BATCHED = Setup(1, 2, batch=8, batch_wait=0.005)
+TWO_BATCHED = Setup(2, 1, batch=8, batch_wait=0.005)
 USUAL: Mapping[CoreName, tuple[Setup, ...]] = {
     "model": (ONE_WIDE, TWO_NARROW, ONE_BATCHED),
     "stand-in": (TWO_NARROW, ONE_WIDE, TWO_BATCHED),
@@ -210,8 +220,10 @@ CONTENDERS = (
     ),
     Contender("LitServe", "litserve", (), USUAL, launch_module("litserve_app", stop=signal.SIGINT)),
     Contender("BentoML", "bentoml", (), {core: tried[:2] for core, tried in USUAL.items()}, launch_bentoml),
-    Contender("Ray Serve", "ray", (), USUAL, launch_module("ray_app")),
-    Contender("mosec", "mosec", (), {core: (*tried, STAGES) for core, tried in USUAL.items()}, launch_module("mosec_app")),
+    Contender("Ray Serve", "ray", (), USUAL, launch_module("ray_app", variables=RAY_VARIABLES)),
+    Contender(
+        "mosec", "mosec", (), {core: (*tried, STAGES) for core, tried in USUAL.items()}, launch_module("mosec_app")
+    ),
     Contender("TorchServe", "torchserve", ("java",), USUAL, launch_torchserve),
 )
 
@@ -224,7 +236,8 @@ def installed(python: Path) -> dict[str, str]:
         "import json, importlib.metadata as m; "
         "print(json.dumps({d.metadata['Name'].lower(): d.version for d in m.distributions()}))"
     )
-    return json.loads(subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)  # noqa: S603
+    return json.loads(done.stdout)
 
 
 def missing(contender: Contender, versions: Mapping[str, str]) -> str:

@@ -66,6 +66,7 @@ def run(load: Load, wire: Wire, pictures: list[Picture]) -> list[Reply]:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        start_new_session=True,  # Ctrl-C is ours, and ends it too
     )
     return [Reply(**reply) for reply in json.loads(done.stdout)]
 

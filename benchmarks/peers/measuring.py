@@ -157,16 +157,14 @@ def visit(contender: Contender, core: Core, result: Result, *, python: Path, ove
     """Start a server, add what is measured to its result, stop it.
 
     Raises:
-        ServerError: it did not answer.
+        ServerError: it did not answer, at the start or under load.
     """
     with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as folder:
         service = core.service(result.setup)
         place = Place(python, Path(folder), core.repository, f"segment_{core.variant}", service)
         launch = contender.launch(place)
         began = time.monotonic()
-        with Running(
-            launch.command, environment=launch.environment, folder=place.folder, stop=launch.stop
-        ) as server:
+        with Running(launch.command, environment=launch.environment, folder=place.folder, stop=launch.stop) as server:
             wait_ready(server, launch, core.pictures[0].image.read_bytes())
             result.start.append(time.monotonic() - began)
             write_missing_masks(launch, core.pictures)
@@ -178,17 +176,21 @@ def visit(contender: Contender, core: Core, result: Result, *, python: Path, ove
 def wait_ready(server: Running, launch: Launch, image: bytes) -> None:
     """Return when the server has answered with a mask."""
     deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            launch.wire.ask(image, timeout=TIMEOUT_SECONDS)
-        except (OSError, http.client.HTTPException) as error:
-            if server.exit_code is not None:
-                raise ServerError(f"ended with exit code {server.exit_code}:\n{server.log_tail()}") from error
-            if time.monotonic() > deadline:
-                raise ServerError(f"no mask in {START_SECONDS:g} s ({error}):\n{server.log_tail()}") from error
-            time.sleep(0.1)
-        else:
-            return
+    while refusal := refused(launch, image):
+        if server.exit_code is not None:
+            raise ServerError(f"ended with exit code {server.exit_code}:\n{server.log_tail()}")
+        if time.monotonic() > deadline:
+            raise ServerError(f"no mask in {START_SECONDS:g} s: {refusal}\n{server.log_tail()}")
+        time.sleep(0.1)
+
+
+def refused(launch: Launch, image: bytes) -> str:
+    """Return why a server has not answered with a mask; nothing if it has."""
+    try:
+        launch.wire.ask(image, timeout=TIMEOUT_SECONDS)
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error)
+    return ""
 
 
 def write_missing_masks(launch: Launch, pictures: Sequence[Picture]) -> None:
@@ -217,6 +219,8 @@ def measure_overload(server: Running, launch: Launch, core: Core, result: Result
     """Send twice what the server can answer, then what it usually gets."""
     plan = core.plan
     offered = 2 * max(replies.throughput(rounds[-1]) for rounds in result.closed.values())
+    if not offered:
+        raise ServerError(f"no mask under load:\n{server.log_tail()}")
     count = max(1, round(offered * plan.overload_seconds))
     before = server.memory()
     with server.peak_memory() as samples:

@@ -1,4 +1,18 @@
-"""The pipeline on Ray Serve."""
+"""The pipeline on Ray Serve: one deployment, a replica for each worker, each with its share of the cores.
+
+As Ray's performance guide asks, `num_cpus` and OMP_NUM_THREADS agree, and a bounded queue turns away what is too much
+(503). `max_ongoing_requests` is far above its default of 5: with few slots the router looks for a free one again and
+again, and sixteen callers got half the images a second. Requests go straight to the pipeline unless batches are asked
+for: `serve.batch` with batches of one costs 2 ms. Tried besides: two replicas with a thread each, one with two, batches
+of 8, and RAY_SERVE_THROUGHPUT_OPTIMIZED=1, which changed nothing; CONTENDERS has what was kept. Not tried:
+RAY_SERVE_ENABLE_HA_PROXY=1, which listens on all interfaces.
+
+The HTTP proxy listens on 127.0.0.1. Ray has no such switch for its own services; a token, new for each run, locks them.
+"""
+
+# pyright: reportMissingImports=false, reportUntypedClassDecorator=false, reportUntypedFunctionDecorator=false
+# pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
+# Ray is in an environment that only `make bench-peers` makes; without it nothing has a type.
 
 import os
 import signal
@@ -11,31 +25,53 @@ from starlette.responses import Response
 from benchmarks.peers.pipeline import Pipeline
 from benchmarks.peers.service import MEDIA_TYPE, Service
 
+# The masks are too small for it, and Ray would take 30 % of the memory.
+OBJECT_STORE_BYTES = 200_000_000
+
 service = Service.read()
+# Half of what may wait does so in the replicas.
+ONGOING = max(service.batch, service.queue // (2 * service.workers))
 
 
 @serve.deployment(
     num_replicas=service.workers,
     ray_actor_options={"num_cpus": service.threads},
-    max_ongoing_requests=max(2, 2*service.batch),
-    max_queued_requests=service.queue,
+    max_ongoing_requests=ONGOING,
+    max_queued_requests=max(1, service.queue - ONGOING * service.workers),
 )
 class Segmenter:
+    """One replica."""
+
     def __init__(self) -> None:
         self._pipeline = Pipeline(Service.read())
 
     @serve.batch(max_batch_size=service.batch, batch_wait_timeout_s=service.batch_wait)
-    async def segment(self, images: list[bytes]) -> list[bytes]:
+    async def batched(self, images: list[bytes]) -> list[bytes]:
+        """Return the masks of what has come together."""
         return self._pipeline(images)
 
     async def __call__(self, request: Request) -> Response:
-        return Response(await self.segment(await request.body()), media_type=MEDIA_TYPE)
+        """Answer with a mask."""
+        image = await request.body()
+        mask = await self.batched(image) if service.batch > 1 else self._pipeline([image])[0]
+        return Response(mask, media_type=MEDIA_TYPE)
+
+
+def main() -> None:
+    """Serve until a signal comes."""
+    ray.init(
+        num_cpus=service.workers * service.threads,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _temp_dir=os.environ["TMPDIR"],
+        _node_ip_address="127.0.0.1",
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": service.port, "request_timeout_s": service.timeout})
+    serve.run(Segmenter.bind(), route_prefix="/segment")
+    signal.sigwait({signal.SIGTERM})
+    serve.shutdown()
+    ray.shutdown()
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, _temp_dir=os.environ["TMPDIR"], _node_ip_address="127.0.0.1", object_store_memory=200_000_000)
-    serve.start(http_options={"host": "127.0.0.1", "port": service.port, "request_timeout_s": service.timeout})
-    serve.run(Segmenter.bind(), route_prefix="/segment")
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    serve.shutdown()
-    ray.shutdown()
+    main()

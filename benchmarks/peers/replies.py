@@ -37,10 +37,10 @@ class Reply:
         return self.status == ANSWERED
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the least of the values that at least this share of them does not exceed; NaN for none."""
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """Return the least of the values that at least this share of them does not exceed; None where there are none."""
     if not values:
-        return math.nan
+        return None
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 

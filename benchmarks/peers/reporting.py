@@ -13,12 +13,12 @@ from benchmarks.peers import replies
 from benchmarks.peers.measuring import PLANS, USUAL_CONCURRENCY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from benchmarks.peers.measuring import Overload, Result
 
-MB = 1e6
+MB, GB = 1e6, 1e9
 
 
 def as_record(result: Result) -> dict[str, Any]:
@@ -82,27 +82,29 @@ def load_table(records: Sequence[dict[str, Any]], title: str) -> Table:
     measured = [record for record in records if "closed" in record]
     levels = [each["concurrency"] for each in measured[0]["closed"]] if measured else []
     table = Table(title=title)
-    for heading in ("server", "setup", *(f"images/s at {level}" for level in levels)):
+    for heading in ("server", "setup", *(f"at {level}" for level in levels)):
         table.add_column(heading)
-    for heading in (f"p50 s at {USUAL_CONCURRENCY}", "p99 s", "CPU ms an image", "memory MB", "start s", "masks differ"):
+    for heading in (f"p50 s at {USUAL_CONCURRENCY}", "p99 s", "CPU ms", "MB", "start s", "masks differ"):
         table.add_column(heading)
     for record in records:
         if "closed" not in record:
             table.add_row(record["contender"], f"[red]{record['failure'].splitlines()[0]}")
             continue
-        usual = next(each for each in record["closed"] if each["concurrency"] == USUAL_CONCURRENCY)
+        usual = usual_level(record)
         failed = sum(sum(each["errors"].values()) for each in record["closed"])
         table.add_row(
             record["contender"],
             setup_text(record["setup"]),
             *(f"{each['images_a_second']:.3g}" for each in record["closed"]),
-            f"{usual['p50_seconds']:.3f}",
-            f"{usual['p99_seconds']:.3f}",
+            seconds_text(usual["p50_seconds"]),
+            seconds_text(usual["p99_seconds"]),
             f"{record['processor_seconds_an_image'] * 1e3:.1f}",
             f"{record['memory_bytes'] / MB:.0f}",
             f"{record['start_seconds']:.1f}",
-            f"{record['masks_that_differ']} of {record['masks']}, at most {record['largest_difference']:.2%}"
-            + (f"[red], {failed} failed" if failed else ""),
+            f"{record['masks_that_differ']} of {record['masks']}"
+            + (f", by {record['largest_difference']:.2%} at most" if record["masks_that_differ"] else "")
+            + (f"[red], {failed} failed" if failed else "")
+            + (f"[red], {record['failure'].splitlines()[0]}" if record["failure"] else ""),
         )
     return table
 
@@ -129,7 +131,7 @@ def overload_table(records: Sequence[dict[str, Any]], title: str) -> Table:
                 f"{found['offered_a_second']:.3g}",
                 f"{found['in_time_share']:.0%} in {found['in_time_seconds']:g} s",
                 f"{found['goodput_a_second']:.3g}",
-                f"{found['p99_seconds']:.2f}",
+                seconds_text(found["p99_seconds"]),
                 ", ".join(f"{number} x {status}" for status, number in found["errors"].items()) or "none",
                 ", ".join(memory),
                 f"{found['throughput_after']:.0%} of before",
@@ -137,20 +139,27 @@ def overload_table(records: Sequence[dict[str, Any]], title: str) -> Table:
     return table
 
 
+def seconds_text(seconds: float | None) -> str:
+    """Return seconds that may not have been found."""
+    return "-" if seconds is None else f"{seconds:.3f}"
+
+
 def setup_text(setup: dict[str, Any]) -> str:
     """Return a setup in words."""
-    processes = "2 + 1 + 2 stages" if setup["stages"] else f"{setup['workers']} x {setup['threads']} threads"
+    processes = "2 + 1 + 2 stages" if setup["stages"] else f"{setup['workers']} x {setup['threads']}"
     return f"{processes}, batch {setup['batch']}"
 
 
 def plot(records: Sequence[dict[str, Any]], file: Path) -> None:
     """Draw throughput, latency, memory and goodput of every server that was measured."""
     cores = list(dict.fromkeys(record["core"] for record in records))
-    shown = {
+    shown: dict[str, Callable[[dict[str, Any]], float]] = {
         f"images/s, {USUAL_CONCURRENCY} at once": lambda record: usual_level(record)["images_a_second"],
-        f"p99 seconds, {USUAL_CONCURRENCY} at once": lambda record: usual_level(record)["p99_seconds"],
-        "memory, MB": lambda record: record["memory_bytes"] / MB,
-        "useful images/s at twice the load": lambda record: (record["overload"] or {}).get("goodput_a_second", 0),
+        f"p99 seconds, {USUAL_CONCURRENCY} at once": lambda record: usual_level(record)["p99_seconds"] or 0.0,
+        "memory, GB": lambda record: record["memory_bytes"] / GB,
+        "useful images/s at twice the load": lambda record: (
+            record["overload"]["goodput_a_second"] if record["overload"] else 0.0
+        ),
     }
     figure = Figure(figsize=(4 * len(shown), 2.4 * len(cores) + 0.6), layout="constrained")
     for row, core in zip(figure.subplots(len(cores), len(shown), squeeze=False), cores, strict=True):

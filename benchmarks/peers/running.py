@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import subprocess
 import threading
 import time
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, TypeVar
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    import signal
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
 Figure = TypeVar("Figure", int, float)
 
 # Every process of a server inherits it, also one that leaves the process group or outlives its parent.
 MARKER = "PEER_RUN"
-STOP_SECONDS = 30.0
 SAMPLE_SECONDS = 1.0
 
 
@@ -33,17 +32,25 @@ class Running:
         environment: variables to add to ours.
         folder: its working directory; it gets the log, `server.log`.
         stop: the signal at which the server stops in an orderly way.
+        patience: seconds for each step of its end.
     """
 
     def __init__(
-        self, command: Sequence[str], *, environment: Mapping[str, str], folder: Path, stop: signal.Signals
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        stop: signal.Signals,
+        patience: float = 20.0,
     ) -> None:
+        self._patience = patience
         self._token = secrets.token_hex(8)
         self._stop = stop
         self._log = folder / "server.log"
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C reaches us alone, and we stop the server.
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603  what contenders.py says
                 command,
                 cwd=folder,
                 env={**os.environ, **environment, MARKER: self._token},
@@ -93,7 +100,7 @@ class Running:
         return float(self._sum(lambda process: sum(process.cpu_times()[:2])))
 
     @contextlib.contextmanager
-    def peak_memory(self) -> Iterator[list[int]]:
+    def peak_memory(self) -> Generator[list[int]]:
         """Sample the memory for as long as the context lasts; the list has the samples."""
         samples: list[int] = [self.memory()]
         done = threading.Event()
@@ -115,12 +122,12 @@ class Running:
         if self._process.poll() is None:
             self._process.send_signal(self._stop)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
+            self._process.wait(self._patience)
         for end in (psutil.Process.terminate, psutil.Process.kill):
             for process in self.processes():
                 with contextlib.suppress(psutil.Error):
                     end(process)
-            deadline = time.monotonic() + STOP_SECONDS / 3
+            deadline = time.monotonic() + self._patience
             while self.processes() and time.monotonic() < deadline:
                 time.sleep(0.1)
         self._process.wait()

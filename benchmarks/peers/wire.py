@@ -65,7 +65,7 @@ class Wire:
             content = reply.read()
             if reply.status != OK:
                 raise http.client.HTTPException(f"{self.url}: status {reply.status}: {content[:300]!r}")
-            return self.mask(reply.headers, content)
+            return self.mask(dict(reply.headers), content)
         finally:
             connection.close()
 
