@@ -6,7 +6,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The other model servers that `make bench-peers` measures: what they need must not choose the product's versions.
+# The other model servers that are measured beside Triton: what they need must not choose the product's versions.
 PEERS := .venv-peers
 # The first of these that runs and is a version that Triton's wheel and numpy 1.26 have builds for.
 PYTHON := $(shell for python in python3.11 python3.12 python3.10 python3; do \
@@ -23,13 +23,17 @@ demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
 test: $(VENV)/installed lint ## Everything that CI checks: linters, types, tests with a real server
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/bench ## Measure the traced models, the client and the masks' formats, beside what else there is
-	$(BIN)/python benchmarks/model.py
+bench: $(VENV)/bench $(PEERS)/installed bench-model ## Measure the traced models, the pipeline around them and the client
+	$(BIN)/python -m benchmarks.model --rounds 5
+	$(BIN)/python -m benchmarks.pipeline --model-repository out/bench/model_repository
 	PYTHONPATH=tests:tests/server $(BIN)/python benchmarks/client.py
 
-bench-peers: $(VENV)/installed $(PEERS)/installed ## Measure the served pipeline beside five other model servers
-	$(BIN)/python build_models.py --variant resnet50 --weights none --model-repository out/bench/model_repository
+bench-peers: $(VENV)/installed $(PEERS)/installed bench-model ## Measure Triton beside five other model servers
 	$(BIN)/python -m benchmarks.peers --model-repository out/bench/model_repository
+
+.PHONY: bench-model
+bench-model: $(VENV)/installed
+	$(BIN)/python build_models.py --variant resnet50 --weights none --model-repository out/bench/model_repository
 
 lint: $(VENV)/installed ## Linters and the type checker
 	$(BIN)/ruff format --check

@@ -41,6 +41,7 @@ from benchmarks.peers.running import Running
 from deeplabv3 import VARIANTS
 from serve import TUNING
 
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
@@ -146,9 +147,7 @@ def serving(name: str, contender_name: str, core: Core, *, python: Path) -> Gene
     with tempfile.TemporaryDirectory(prefix="pipeline-", ignore_cleanup_errors=True) as folder:
         place = Place(python, Path(folder), core.repository, f"segment_{core.variant}", core.service(setup))
         launch = contender.launch(place)
-        with Running(
-            launch.command, environment={**TUNING, **launch.environment}, folder=place.folder, stop=launch.stop
-        ) as running:
+        with Running(launch.command, environment=launch.environment, folder=place.folder, stop=launch.stop) as running:
             wait_ready(running, launch, core.pictures[0].image.read_bytes())
             yield Server(name, running, launch, core.pictures[0])
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks.peers.wire import Wire
+from serve import TUNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,7 +102,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def peer_environment(place: Place) -> dict[str, str]:
-    """Return what all peers are given: where the code is, two cores, and a folder for all that they write."""
+    """Return what all peers are given: where the code is, what serve.py sets, and a folder for all that they write."""
     folder = str(place.folder)
     paths = [ROOT, *(place.repository / step / "1" for step in ("preprocess", "postprocess"))]
     return {
@@ -109,6 +110,7 @@ def peer_environment(place: Place) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "PATH": os.pathsep.join([str(place.python.parent), os.environ.get("PATH", "")]),
         "OMP_NUM_THREADS": str(place.service.threads),
+        **TUNING,
         "HOME": folder,
         "TMPDIR": folder,
     }
@@ -243,6 +245,6 @@ def installed(python: Path) -> dict[str, str]:
 def missing(contender: Contender, versions: Mapping[str, str]) -> str:
     """Return what a contender lacks and how to get it; nothing where it can run."""
     if contender.package not in versions:
-        return "not installed: pip install --group peers"
+        return "not installed: make bench-peers"
     absent = [program for program in contender.programs if shutil.which(program) is None]
     return f"not installed: {', '.join(absent)}" if absent else ""

@@ -213,7 +213,7 @@ def test_a_server_ends_with_all_that_it_started(tmp_path: Path) -> None:
 @pytest.mark.unit
 def test_a_peer_that_is_absent_is_reported() -> None:
     by_name = {contender.name: contender for contender in CONTENDERS}
-    assert missing(by_name["mosec"], {}) == "not installed: pip install --group peers"
+    assert missing(by_name["mosec"], {}) == "not installed: make bench-peers"
     assert missing(by_name["mosec"], {"mosec": "0.9.8"}) == ""
 
 
