@@ -41,7 +41,6 @@ from benchmarks.peers.running import Running
 from deeplabv3 import VARIANTS
 from serve import TUNING
 
-
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 

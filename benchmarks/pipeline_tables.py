@@ -30,6 +30,14 @@ def median_of(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
 
 
+def milliseconds(seconds: Sequence[float], share: float) -> float:
+    """Return a percentile of some durations, of which there must be one."""
+    found = percentile(seconds, share)
+    if found is None:
+        raise ValueError("no request was answered")
+    return 1e3 * found
+
+
 def tables(record: Mapping[str, Any]) -> list[Table | str]:
     """Return what the terminal shows."""
     shown: list[Table | str] = []
@@ -71,8 +79,8 @@ def load_table(record: Mapping[str, Any]) -> Table:
                 str(level),
                 name,
                 f"{throughput:.0f}",
-                f"{1e3 * percentile(seconds, 0.5):.1f}",
-                f"{1e3 * percentile(seconds, 0.99):.1f}",
+                f"{milliseconds(seconds, 0.5):.1f}",
+                f"{milliseconds(seconds, 0.99):.1f}",
                 "" if rival is None or name != TRITON else f"{throughput / rival:.2f}",
                 f"{throughput / limit(record):.2f}" if "stages" in record and name != IDLE else "",
                 end_section=name == list(load)[-1],
@@ -149,7 +157,7 @@ def plot_latency(axes: Axes, load: Mapping[str, Any]) -> None:
         for share, style in ((0.5, "-"), (0.99, ":")):
             axes.plot(
                 [int(level) for level in levels],
-                [1e3 * percentile(found["seconds"], share) for found in levels.values()],
+                [milliseconds(found["seconds"], share) for found in levels.values()],
                 linestyle=style,
                 marker="o",
                 color=COLOURS[name],
