@@ -25,6 +25,7 @@ test: $(VENV)/installed lint ## Everything that CI checks: linters, types, tests
 
 bench: $(VENV)/bench $(PEERS)/installed bench-model ## Measure the traced models, the pipeline around them and the client
 	$(BIN)/python -m benchmarks.model --rounds 5
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.pipeline --model-repository out/bench/model_repository
 	PYTHONPATH=tests:tests/server $(BIN)/python benchmarks/client.py
 

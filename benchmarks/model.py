@@ -1,6 +1,6 @@
 """The traced models on this CPU beside PyTorch's own ways and what ONNX Runtime and OpenVINO make of the same model.
 
-    .venv/bin/python benchmarks/model.py [--variant resnet50] [--batch 1] [--rounds 10] [--output out/bench]
+    .venv/bin/python -m benchmarks.model [--variant resnet50] [--batch 1] [--rounds 10] [--output out/bench]
 
 Every contender computes both outputs of the core model on the same pixels, call by call in turns, with as many threads
 as the process has cores, so that what else the machine does meets all alike. The weights are untrained: they take the

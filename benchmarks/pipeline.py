@@ -33,6 +33,7 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks import pipeline_tables, stand_in
+from benchmarks.model import cores
 from benchmarks.peers import load, replies
 from benchmarks.peers.contenders import CONTENDERS, ROOT, Place, Setup, installed, missing
 from benchmarks.peers.load import Load, Picture
@@ -151,11 +152,6 @@ def serving(name: str, contender_name: str, core: Core, *, python: Path) -> Gene
             yield Server(name, running, launch, core.pictures[0])
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def measure_load(
     servers: Sequence[Server], *, levels: Sequence[int], rounds: int, seconds: float, console: Console
 ) -> dict[str, dict[int, Found]]:
@@ -177,7 +173,9 @@ def measure_load(
                 kept.stages += figures.stages
             if number >= 0:
                 rates_now = ", ".join(f"{name} {each[level].throughput[-1]:.0f}" for name, each in found.items())
-                console.print(f"round {number + 1} of {rounds}, concurrency {level}: {rates_now} images/s")
+                console.print(
+                    f"round {number + 1} of {rounds}, concurrency {level}: {rates_now} images/s", soft_wrap=True
+                )
     return found
 
 
@@ -220,23 +218,27 @@ def measure_model(server: Server, file: Path, *, rounds: int) -> dict[str, float
     """
     torch.set_num_threads(cores())
     model: Any = torch.jit.load(str(file))
-    pixels = torch.zeros(1, 3, 520, 520)
+    pixels = torch.randn((1, 3, 520, 520), generator=torch.Generator().manual_seed(0))
     bare: list[float] = []
     alone: list[float] = []
     loaded: list[float] = []
+
+    def loop() -> None:
+        for _ in range(2):
+            start = time.perf_counter()
+            model(pixels)
+            bare.append(time.perf_counter() - start)
+
     with torch.inference_mode():
-        for number in range(-1, rounds):
-            times: list[float] = []
-            for _ in range(2):
-                start = time.perf_counter()
-                model(pixels)
-                times.append(time.perf_counter() - start)
-            single = load.run(Load(2, concurrency=1), server.launch.wire, [server.picture])
-            double = load.run(Load(6, concurrency=2), server.launch.wire, [server.picture])
-            if number >= 0:
-                bare += times
-                alone += replies.latencies(single)
-                loaded.append(1 / replies.throughput(double))
+        loop()
+        load.run(Load(2, concurrency=2), server.launch.wire, [server.picture])
+        bare.clear()  # so far they warmed up
+        for _ in range(rounds):
+            loop()
+            alone += replies.latencies(load.run(Load(2, concurrency=1), server.launch.wire, [server.picture]))
+            loop()
+            double = load.run(Load(8, concurrency=2), server.launch.wire, [server.picture])
+            loaded.append(1 / replies.throughput(double))
     medians = {
         "bare": statistics.median(bare),
         "latency": statistics.median(alone),
@@ -316,7 +318,7 @@ def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict
         )
         with serving(TRITON, "Triton", core, python=options.peers_python) as server:
             server.picture.mask.write_bytes(server.launch.wire.ask(image.read_bytes(), timeout=60))
-            record["model"] = measure_model(server, options.model, rounds=2 * options.rounds)
+            record["model"] = measure_model(server, options.model, rounds=options.rounds)
     return record
 
 
