@@ -37,10 +37,10 @@ def core_config(plan: Plan) -> Message:
         config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[len(plan.class_names), -1, -1])
     config.parameters["weights"].string_value = plan.source.label
     config.parameters["precision"].string_value = plan.precision
-    config.dynamic_batching.SetInParent()
     if plan.device == "cpu":
-        # What is built for one device does not run, or runs slowly, on the other. No queue delay: while the instance
-        # computes, the next batch gathers by itself, and a lone request never waits.
+        # What is built for one device does not run, or runs slowly, on the other. No dynamic batching: one picture
+        # keeps all cores busy, so that eight together take 4 % longer than one by one (docs/performance.md), and each
+        # of them waits for all.
         config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
         # The first run of the executor finds a wrong output dtype or number, so that a broken file fails at load.
         _add_warm_up(config, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,6 +114,11 @@ REFUSED: dict[str, tuple[nn.Module, list[str], str]] = {
 }
 
 
+DOUBLED = (["first", "second"], ["twice", "thrice"])
+# Long enough for requests that are sent at once to meet, whatever else the machine does.
+DYNAMIC_BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }\n"
+
+
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     """One server with a model for every case."""
@@ -121,8 +127,28 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
         write_model(repository, name, Doubler(), config(name, inputs, outputs, extra=UNKNOWN_PARAMETER))
     for name, (module, outputs, _) in REFUSED.items():
         write_model(repository, name, module, config(name, ["first"], outputs))
+    write_model(repository, "batches", Doubler(), config("batches", *DOUBLED, extra=DYNAMIC_BATCHING))
     with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
         yield process
+
+
+def test_requests_that_share_a_batch_get_their_own_rows(toys: TritonProcess) -> None:
+    """As a core model on a GPU gets them; one on a CPU takes them one by one."""
+    numbers = range(1, 13)
+    rows = [np.full((1 + number % 2, 3), number, np.float32) for number in numbers]
+
+    def call(row: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        return wire.infer(toys, "grpc", "batches", {"first": row, "second": row}, DOUBLED[1])
+
+    with ThreadPoolExecutor(len(rows)) as pool:
+        replies = list(pool.map(call, rows))
+    for row, reply in zip(rows, replies, strict=True):
+        np.testing.assert_array_equal(reply["twice"], 2 * row)
+        np.testing.assert_array_equal(reply["thrice"], 3 * row)
+    with wire.connected(toys, "grpc") as client:
+        statistics = client.get_inference_statistics("batches").model_stats[0]
+    assert statistics.inference_count == sum(len(row) for row in rows)
+    assert statistics.execution_count < len(rows)
 
 
 @pytest.mark.parametrize("name", MAPPED)

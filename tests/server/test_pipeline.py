@@ -216,7 +216,7 @@ def test_two_images_of_one_size_share_a_request(server: TritonProcess) -> None:
 def test_a_broken_picture_costs_its_batch_mates_nothing(server: TritonProcess) -> None:
     """Sixteen callers at once, every fourth with garbage: twelve right masks, four errors, batches in between."""
     good = [pictures.small(), pictures.portrait(), pictures.landscape()]
-    before = _core_counts(server)
+    before = _counts(server, "preprocess")
     barrier = threading.Barrier(16)
 
     def call(index: int) -> npt.NDArray[Any] | InferenceServerException:
@@ -236,14 +236,14 @@ def test_a_broken_picture_costs_its_batch_mates_nothing(server: TritonProcess) -
         else:
             assert isinstance(reply, np.ndarray)
             assert (reply == reference_mask("resnet50", good[index % 4], "torchvision")).mean() >= 0.9999
-    inferences, executions = (after - start for after, start in zip(_core_counts(server), before, strict=True))
+    inferences, executions = (after - start for after, start in zip(_counts(server, "preprocess"), before, strict=True))
     assert inferences == 12
-    assert executions < inferences, "the core model ran every request by itself: nothing was batched"
+    assert executions < inferences, "preprocess ran every request by itself: nothing was batched"
 
 
-def _core_counts(server: TritonProcess) -> tuple[int, int]:
+def _counts(server: TritonProcess, model: str) -> tuple[int, int]:
     with wire.connected(server, "grpc") as client:
-        statistics = client.get_inference_statistics("deeplabv3_resnet50").model_stats[0]
+        statistics = client.get_inference_statistics(model).model_stats[0]
         return statistics.inference_count, statistics.execution_count
 
 
