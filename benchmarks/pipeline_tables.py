@@ -143,7 +143,7 @@ def plot_throughput(axes: Axes, record: Mapping[str, Any]) -> None:
             label=name,
         )
     if "stages" in record:
-        axes.axhline(limit(record), color="0.5", linestyle="--", label="the stages' own time")
+        axes.axhline(limit(record), color="0.5", linestyle="--", label="limit of the stages (not of idle steps)")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set_ylim(bottom=0)
@@ -184,5 +184,5 @@ def plot_steps(axes: Axes, levels: Mapping[Any, Any]) -> None:
             ]
             axes.bar(names, heights, bottom=bottom, color=f"C{number}", alpha=alpha, label=f"{step} {label}")
             bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-    axes.set_title("Triton: milliseconds an image by step")
+    axes.set_title("Triton: where a request's milliseconds go")
     axes.legend(frameon=False, fontsize="small")

@@ -39,7 +39,7 @@ BATCHES = (1, 2, 4, 8)
 SIDES = (260, 520, 780, 1040)
 PICTURES = ((320, 240), (640, 480), (1280, 960), (2560, 1920), (4000, 3000))
 # The axes of the models' measurements, with the label of each.
-AXES = {"variant": "variant", "batch": "pictures a batch", "side": "side of the pixels", "threads": "cores"}
+AXES = {"variant": "variant", "batch": "pictures a batch", "side": "side of the picture, pixels", "threads": "cores"}
 
 
 def settings() -> list[dict[str, Any]]:

@@ -177,7 +177,10 @@ def verify(file: Path, eager: DeepLabV3, *, aux: bool, precision: Precision = PR
             raise BuildError(f"the traced forward takes {arguments}, and config.pbtxt names its tensor 'input'")
         reference = eager(pixels)
         out, logits_os8, *rest = module(pixels)
-        pairs = {"out": (out, reference["out"]), "logits_os8": (_upsample(logits_os8, pixels.shape[-2:]), out)}
+        pairs = {
+            "out": (out, reference["out"]),
+            "logits_os8": (_upsample(logits_os8, pixels.shape[-2:]), reference["out"]),
+        }
         if aux:
             pairs["aux"] = (rest[0], reference["aux"])
         if not all(bool(torch.isfinite(logits).all()) for logits in reference.values()):

@@ -194,7 +194,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Settings, list[str], floa
     if options.device == "cpu" and not options.quick:
         parser.error("--device cpu is for --quick: its figures would say nothing of a GPU")
     settings = (
-        quick(options.device, options.output)
+        quick(options.device, tuple(options.variant or ["resnet50"]), options.output)
         if options.quick
         else Settings(options.device, tuple(options.variant or VARIANTS), output=options.output)
     )

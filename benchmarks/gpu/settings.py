@@ -47,11 +47,11 @@ class Settings:
         return self.device == "cuda"
 
 
-def quick(device: str, output: Path) -> Settings:
+def quick(device: str, variants: tuple[str, ...], output: Path) -> Settings:
     """Return what shows in a minute, on a laptop too, that every section runs."""
     return Settings(
         device,
-        ("resnet50",),
+        variants,
         size=64,
         width=4,
         batches=(1, 2),
