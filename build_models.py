@@ -135,15 +135,21 @@ def write_configs(repository: Path, plan: Plan) -> None:
         _write_text(path, config_text(config, _POSTPROCESS_ORIGIN))
 
 
-def write_steps(repository: Path, plans: Sequence[Plan], *, preprocess_device: str) -> None:
-    """Make the steps that the variants share run on a GPU where one of the repository's core models does."""
+def write_steps(repository: Path, plans: Sequence[Plan], *, preprocess_device: str, dry_run: bool = False) -> None:
+    """Make the steps that the variants share run on a GPU where one of the repository's core models does.
+
+    A dry run writes nothing, and raises what the other would.
+    """
     files = [repository / f"deeplabv3_{variant}" / "1" / "model.pt" for variant in VARIANTS]
     others = [record for file in files if (record := BuildRecord.read(file)) is not None]
     planned = {plan.core: plan.device for plan in plans}
     found = {f"deeplabv3_{record.variant}": record.device for record in others}
     device = "cuda" if "cuda" in (found | planned).values() else "cpu"
+    if device not in planned.values():
+        return  # the steps are where the model that stays has them
     for path, text in place_steps(repository, device=device, preprocess_device=preprocess_device).items():
-        _write_text(path, text)
+        if not dry_run:
+            _write_text(path, text)
 
 
 def copy_static_models(repository: Path) -> None:
@@ -185,6 +191,9 @@ def build(
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(repository))
         check_neighbours(repository, plans)
+        if all((repository / name / "config.pbtxt").exists() for name in _STATIC_MODELS):
+            # What cannot be changed is found before anything is.
+            write_steps(repository, plans, preprocess_device=preprocess_device, dry_run=True)
         for plan in plans:
             version = repository / plan.core / "1"
             version.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -33,12 +34,13 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks import pipeline_tables, stand_in
+from benchmarks.arguments import at_least_one
 from benchmarks.model import cores
 from benchmarks.peers import load, replies
 from benchmarks.peers.contenders import CONTENDERS, ROOT, Place, Setup, installed, missing
 from benchmarks.peers.load import Load, Picture
 from benchmarks.peers.measuring import Core, wait_ready
-from benchmarks.peers.running import Running
+from benchmarks.peers.running import Running, end_in_order
 from deeplabv3 import VARIANTS
 from serve import TUNING
 
@@ -258,9 +260,9 @@ def parse() -> argparse.Namespace:
     parts = ("stages", "load", "model")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="|".join(parts), help="default: all")
-    parser.add_argument("--rounds", type=int, default=3, help="visits to each server (default: %(default)s)")
+    parser.add_argument("--rounds", type=at_least_one, default=3, help="visits to each server (default: %(default)s)")
     parser.add_argument(
-        "--concurrency", action="append", type=int, metavar="N", help=f"may be repeated (default: {LEVELS})"
+        "--concurrency", action="append", type=at_least_one, metavar="N", help=f"may be repeated (default: {LEVELS})"
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="of one load (default: %(default)s)")
     parser.add_argument("--variant", choices=VARIANTS, default="resnet50", help="for `model` (default: %(default)s)")
@@ -325,7 +327,8 @@ def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict
 def main() -> None:
     """Run the command line."""
     options = parse()
-    console = Console()
+    end_in_order()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
         record = measure(options, Path(folder), console)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -340,4 +343,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -24,6 +24,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import stand_in
+from benchmarks.arguments import at_least_one
 from benchmarks.model import SIZE, cores
 from benchmarks.pipeline import measure_stages
 from deeplabv3 import VARIANTS, WeightsSource, tracing
@@ -157,7 +158,7 @@ def plot_axis(axes: Axes, results: list[dict[str, Any]], axis: str) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=2, help="calls of each model (default: %(default)s)")
+    parser.add_argument("--rounds", type=at_least_one, default=2, help="calls of each model (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out", "bench"), metavar="DIR")
     options = parser.parse_args()
     models, steps = measure_models(options.rounds), measure_steps()

@@ -29,10 +29,12 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks import stand_in
+from benchmarks.arguments import at_least_one
 from benchmarks.peers import reporting
 from benchmarks.peers.contenders import CONTENDERS, ROOT, installed, missing
 from benchmarks.peers.load import Picture
 from benchmarks.peers.measuring import PLANS, Core, Result, ServerError, visit
+from benchmarks.peers.running import end_in_order
 from deeplabv3 import VARIANTS
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--core", action="append", choices=list(PLANS), help="may be repeated (default: both)")
     parser.add_argument("--variant", choices=VARIANTS, default="resnet50", help="of the model (default: %(default)s)")
     parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR")
-    parser.add_argument("--rounds", type=int, default=2, help="visits to each server (default: %(default)s)")
+    parser.add_argument("--rounds", type=at_least_one, default=2, help="visits to each server (default: %(default)s)")
     parser.add_argument("--setups", action="store_true", help="every setup that was tried, and no overload")
     parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python", metavar="FILE")
     parser.add_argument("--output", type=Path, default=Path("out", "bench"), metavar="DIR")
@@ -134,17 +136,10 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def stop_in_order(*_: object) -> None:
-    """End as Ctrl-C does, so that no server stays behind."""
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Run the command line; return 1 when a server that is installed did not answer."""
     options = parse()
-    # A shell lets its background jobs ignore SIGINT, and so would the servers, which are stopped with it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, stop_in_order)
+    end_in_order()
     # Where nobody looks at it yet, the tables are not squeezed into 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 120)
     versions = installed(options.peers_python) | {"nvidia-pytriton": installed(Path(sys.executable))["nvidia-pytriton"]}

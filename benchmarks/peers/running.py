@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import subprocess
 import threading
 import time
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 import psutil
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
@@ -22,6 +22,19 @@ Figure = TypeVar("Figure", int, float)
 # Every process of a server inherits it, also one that leaves the process group or outlives its parent.
 MARKER = "PEER_RUN"
 SAMPLE_SECONDS = 1.0
+
+
+def end_in_order() -> None:
+    """Let SIGTERM end this process as Ctrl-C does, so that no server stays behind.
+
+    A shell lets its background jobs ignore SIGINT, and so would the servers, which are stopped with it.
+    """
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, stop)
 
 
 class Running:

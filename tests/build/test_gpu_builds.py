@@ -96,6 +96,10 @@ def test_a_config_that_says_it_in_another_way_is_not_garbled(tmp_path: Path) -> 
     command = ["--configs-only", "--weights", "none", "--device", "cuda", "--model-repository", str(tmp_path)]
     assert build_models.main(command) == build_models.EXIT_FAILED
     assert path.read_text() == odd
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    command = ["--weights", "none", "--device", "cuda", "--model-repository", str(tmp_path)]
+    assert build_models.main(command) == build_models.EXIT_FAILED
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
 def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> None:
@@ -104,6 +108,9 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
     configs = configure(tmp_path, "--variant", "resnet101")
     assert where(configs["deeplabv3_resnet101"]) == [(CPU, 1)]
     assert where(configs["deeplabv3_resnet50"]) == where(configs["postprocess"]) == [(GPU, 2)]
+    configure(tmp_path, "--variant", "resnet50", "--device", "cuda", "--preprocess-device", "cuda")
+    configs = configure(tmp_path, "--variant", "resnet101")
+    assert where(configs["preprocess"]) == [(GPU, 4)]
 
 
 @pytest.mark.parametrize(
