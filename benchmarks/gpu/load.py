@@ -55,7 +55,7 @@ class Requests:
             try:
                 await self.send()
                 message = None
-            except Exception as exc:  # noqa: BLE001  whatever it is, it is counted
+            except Exception as exc:  # noqa: BLE001  counted as failed; the load goes on
                 message = str(exc)[:200]
             ended = time.monotonic()
             if not counts_from <= ended <= until:

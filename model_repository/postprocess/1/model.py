@@ -45,7 +45,7 @@ class TritonPythonModel:
         if self._masker is not None:
             try:
                 self._masker.wait()
-            except Exception as exc:  # noqa: BLE001  our fault, whatever it is
+            except Exception as exc:  # noqa: BLE001  CUDA reports any request's failure here: logged, and INTERNAL for all
                 failed = _failed(exc)
                 results = [result if isinstance(result, pb_utils.TritonError) else failed for result in results]
         return [self._response(request, result) for request, result in zip(requests, results, strict=True)]
@@ -55,7 +55,7 @@ class TritonPythonModel:
             return self._masks(request)
         except mask_ops.InvalidLogitsError as exc:
             return pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG)
-        except Exception as exc:  # noqa: BLE001  our fault, whatever it is
+        except Exception as exc:  # noqa: BLE001  our fault: logged with its traceback, and INTERNAL for this request
             return _failed(exc)
 
     def _masks(self, request: pb_utils.InferenceRequest) -> mask_ops.Masks:
