@@ -54,7 +54,9 @@ class Proxy:
         self.rate: float | None = None
         self._tls = tls
         self._free = [0.0, 0.0]  # when each direction may send again
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: dict[
+            asyncio.Task[None], asyncio.StreamWriter
+        ] = {}  # what serves a connection, and its client's side
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -91,33 +93,42 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(awaited(), self._loop).result(30)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, self._host, self.port, ssl=self._tls)
+        self._server = await asyncio.start_server(self._accepted, self._host, self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._open:
+            tasks = dict(self._open)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for task, writer in tasks.items():
+                _reset(writer)  # a task that is cancelled before its first step has closed nothing
+                self._open.pop(task, None)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        upstream: asyncio.StreamWriter | None = None
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._pass(reader, writer))
+        self._open[task] = writer
+        task.add_done_callback(lambda done: self._open.pop(done, None))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sides = [writer]
         try:
             host, port = self.upstream.rsplit(":", 1)
             answers, upstream = await asyncio.open_connection(host, int(port))
+            sides.append(upstream)
             await asyncio.gather(self._requests(reader, upstream), self._answers(answers, writer))
         except (OSError, asyncio.CancelledError):
             _reset(writer)
         finally:
-            self._tasks.discard(task)
-            for side in (writer, upstream):
-                if side is not None:
-                    side.close()
-                    with contextlib.suppress(OSError):
-                        await side.wait_closed()
+            for side in sides:
+                side.close()
+            try:
+                await asyncio.gather(*(side.wait_closed() for side in sides), return_exceptions=True)
+            except asyncio.CancelledError:  # refuse() came while the last bytes were still on their way
+                for side in sides:
+                    side.transport.abort()
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK):
