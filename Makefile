@@ -12,7 +12,10 @@ PEERS := .venv-peers
 PYTHON := $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test bench bench-peers lint format lock clean
+# prometheus and promtool: those on PATH, or Debian's package, unpacked here and not installed.
+PROMETHEUS := out/tools/prometheus
+
+.PHONY: help demo test check-deploy bench bench-peers lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -20,8 +23,11 @@ help: ## Show this list
 demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
 	$(BIN)/python -u demo.py
 
-test: $(VENV)/installed lint ## Everything that CI checks: linters, types, tests with a real server
-	$(BIN)/python -m pytest
+test: $(VENV)/deploy lint ## Linters, types, tests with a real server
+	$(BIN)/python -m pytest -m 'not stack'
+
+check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Triton behind Envoy, under Prometheus and Locust: what `make test` leaves out
+	$(BIN)/python -m pytest -m stack
 
 bench: $(VENV)/bench $(PEERS)/installed bench-model ## Measure the traced models, the pipeline around them and the client
 	$(BIN)/python -m benchmarks.model --rounds 5
@@ -47,7 +53,7 @@ format: $(VENV)/installed ## Format the code
 
 lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
-		--all-extras --group dev --group bench pyproject.toml client/pyproject.toml --output-file constraints.txt
+		--all-extras --group dev --group bench --group deploy pyproject.toml client/pyproject.toml --output-file constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
 		--group peers --output-file benchmarks/peers/constraints.txt
 
@@ -66,6 +72,21 @@ $(VENV)/installed: pyproject.toml constraints.txt client/pyproject.toml
 $(VENV)/bench: $(VENV)/installed
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --group bench
 	@touch $@
+
+$(VENV)/deploy: $(VENV)/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --group deploy
+	@touch $@
+
+$(PROMETHEUS)/promtool:
+	@mkdir -p $(@D)
+	@if command -v prometheus >/dev/null && command -v promtool >/dev/null; then \
+		ln -sf "$$(command -v prometheus)" "$$(command -v promtool)" $(@D)/; \
+	elif command -v apt-get >/dev/null; then \
+		cd $(@D) && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } && \
+		dpkg-deb --extract prometheus_*.deb . && mv usr/bin/prometheus usr/bin/promtool . && rm -r usr etc lib var prometheus_*.deb; \
+	else \
+		echo "make: put prometheus and promtool 2.42 or newer on PATH" >&2; exit 1; \
+	fi
 
 $(PEERS)/installed: pyproject.toml benchmarks/peers/constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10, 3.11 or 3.12 found; install one, or make PYTHON=/path/to/python" >&2; exit 1; }

@@ -1,7 +1,8 @@
-"""What several tiers share: the untrained models, built once and kept under out/ between runs, and a server of them."""
+"""What several tiers share: untrained models, built once and kept under out/ between runs, a toy, and servers of them."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from triton_process import TritonProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from triton_process import Serving
 
 # A shell lets its background jobs ignore SIGINT, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -37,4 +40,31 @@ def model_repository() -> Path:
 def server(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     """The one server that every test of the served models shares."""
     with TritonProcess(model_repository, log=tmp_path_factory.mktemp("server") / "serve.log") as process:
+        yield process
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    with contextlib.ExitStack() as stack:
+        numbers = iter(range(100))
+
+        def start(model_repository: Path, *options: str) -> TritonProcess:
+            log = tmp_path / f"serve-{next(numbers)}.log"
+            return stack.enter_context(TritonProcess(model_repository, log=log, options=options))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def toy_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose core model answers at once and whose masks are known."""
+    import toy  # noqa: PLC0415 - torch, which the unit tests do without
+
+    return toy.build(tmp_path_factory.mktemp("toy") / "models")
+
+
+@pytest.fixture(scope="session")
+def toy_server(toy_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
+    """The one server of it that all tests share."""
+    with TritonProcess(toy_repository, log=tmp_path_factory.mktemp("toy-server") / "serve.log") as process:
         yield process
