@@ -89,18 +89,11 @@ def fuse_convolutions(module: torch.jit.ScriptModule) -> None:
     The last so that convolutions of 1 x 1, too, run in oneDNN whatever the number of threads. The sum is written over
     its other summand, the block's input or what its downsampling made of it, which nothing in a ResNet reads later.
     """
-    for relu in _RELUS:
-        for add in ("aten::add", "aten::add_"):
-            for summands in ("%y, %other", "%other, %y"):
-                _rewrite(
-                    module,
-                    [f"%s = {add}({summands}, %alpha)", f"%r = {relu}(%s)"],
-                    f"mkldnn::_convolution_pointwise_(%other, %x, {_POINTWISE}, %add, %alpha, %relu, %empty, %missing)",
-                    names=", %other, %alpha",
-                )
-        _rewrite(
-            module, [f"%r = {relu}(%y)"], f"mkldnn::_convolution_pointwise(%x, {_POINTWISE}, %relu, %empty, %missing)"
-        )
+    _take_in_relu(
+        module,
+        alone=f"mkldnn::_convolution_pointwise(%x, {_POINTWISE}, %relu, %empty, %missing)",
+        after_sum=f"mkldnn::_convolution_pointwise_(%other, %x, {_POINTWISE}, %add, %alpha, %relu, %empty, %missing)",
+    )
     _rewrite(module, [], f"mkldnn::_convolution_pointwise(%x, {_POINTWISE}, %none, %empty, %missing)")
 
 
@@ -114,16 +107,11 @@ def fuse_for_cudnn(module: torch.jit.ScriptModule) -> None:
     where nobody sets them.
     """
     _set_apart(module)
-    for relu in _RELUS:
-        for add in ("aten::add", "aten::add_"):
-            for summands in ("%y, %other", "%other, %y"):
-                _rewrite(
-                    module,
-                    [f"%s = {add}({summands}, %alpha)", f"%r = {relu}(%s)"],
-                    f"aten::cudnn_convolution_add_relu(%x, %weight, %other, %alpha, {_CUDNN})",
-                    names=", %other, %alpha",
-                )
-        _rewrite(module, [f"%r = {relu}(%y)"], f"aten::cudnn_convolution_relu(%x, %weight, {_CUDNN})")
+    _take_in_relu(
+        module,
+        alone=f"aten::cudnn_convolution_relu(%x, %weight, {_CUDNN})",
+        after_sum=f"aten::cudnn_convolution_add_relu(%x, %weight, %other, %alpha, {_CUDNN})",
+    )
 
 
 def _set_apart(module: torch.jit.ScriptModule) -> None:
@@ -138,6 +126,16 @@ def _set_apart(module: torch.jit.ScriptModule) -> None:
                 graph.insertNode(clamp)
                 relu.output().replaceAllUsesWith(clamp.output())
                 relu.destroy()
+
+
+def _take_in_relu(module: torch.jit.ScriptModule, *, alone: str, after_sum: str) -> None:
+    """Replace a convolution and its ReLU by one operator, and by another where a sum stands between the two."""
+    for relu in _RELUS:
+        for add in ("aten::add", "aten::add_"):
+            for summands in ("%y, %other", "%other, %y"):
+                following = [f"%s = {add}({summands}, %alpha)", f"%r = {relu}(%s)"]
+                _rewrite(module, following, after_sum, names=", %other, %alpha")
+        _rewrite(module, [f"%r = {relu}(%y)"], alone)
 
 
 def _rewrite(module: torch.jit.ScriptModule, following: Sequence[str], replacement: str, *, names: str = "") -> None:
