@@ -108,6 +108,12 @@ S = grpc.StatusCode
         ((S.UNAVAILABLE, 503, "going away"), ServerUnavailableError, "not available: going away"),
         ((S.INTERNAL, 500, "in ensemble 'a', Stub is not healthy"), ModelError, "Stub is not healthy"),
         ((S.UNKNOWN, 418, "what"), ModelError, "what"),
+        ((S.UNKNOWN, 413, "Payload Too Large"), InvalidImageError, "Payload Too Large"),  # Envoy
+        (
+            (S.UNKNOWN, 413, "Received http2 header with status: 413"),
+            InvalidImageError,
+            "413",
+        ),  # a proxy that does not speak gRPC
         ((S.NOT_FOUND, 404, "Request for unknown model: 'm'"), ModelNotFoundError, "'segment_resnet50'"),
         ((S.UNAVAILABLE, 400, "Request for unknown model: 'm'"), ModelNotFoundError, "'segment_resnet50'"),
         ((S.UNIMPLEMENTED, 501, "not here"), UnsupportedError, "not here"),

@@ -41,9 +41,12 @@ CHANNEL_ARGS: list[tuple[str, int | str]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
     # One connection to each address that the name has, and requests to them in turn: gRPC's default sends all of them
-    # to the first. The retries are ours, with one deadline and one hook on every protocol.
+    # to the first. It names no retries: those are ours, with one deadline and one hook on every protocol.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-    ("grpc.enable_retries", 0),
+    # What gRPC still sends again, at once, is a request that the server has not begun with, for its connection came to
+    # its age just then. It has to keep the request for that; by default it does up to 256 KiB, less than a photograph.
+    ("grpc.enable_retries", 1),
+    ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),
     # Lost connections are looked up anew after 5 s, not 30: pods that come have other addresses than those that went.
     ("grpc.dns_min_time_between_resolutions_ms", 5000),
     # A peer that is gone without a word is noticed 10 s after it should have acknowledged something. A call that
