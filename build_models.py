@@ -83,6 +83,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
             device=options.device,
             precision=options.precision or DEFAULT_PRECISIONS[options.device],
             cudnn=options.cudnn or tracing.CUDNN_MODES[0],
+            max_queue_size=options.max_queue_size or 0,
         )
         for variant in dict.fromkeys(variants)
     ]
@@ -340,6 +341,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="with --device cuda: where the pictures are resized; they are decoded on the CPU (default: %(default)s)",
     )
     parser.add_argument(
+        "--max-queue-size",
+        type=_positive,
+        metavar="N",
+        help="with --device cuda: the most requests that wait for a core model, above which Triton refuses; for Triton "
+        "26.08 or newer, see docs/building.md (default: no limit)",
+    )
+    parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -358,8 +366,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.precision == "tf32" and options.device == "cpu":
         parser.error("--precision tf32 is a mode of GPUs: add --device cuda, or take fp32")
-    if options.device == "cpu" and (options.cudnn or options.preprocess_device == "cuda"):
-        parser.error("--cudnn and --preprocess-device cuda are settings for GPUs: add --device cuda")
+    if options.device == "cpu" and (options.cudnn or options.preprocess_device == "cuda" or options.max_queue_size):
+        parser.error("--cudnn, --preprocess-device cuda and --max-queue-size are settings for GPUs: add --device cuda")
     if options.cudnn == "fused" and options.precision in {"fp32", "bf16"}:
         parser.error("--cudnn fused takes --precision fp16 or tf32")
     if options.json and not options.describe:
@@ -388,6 +396,13 @@ def _add_resnet_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="residual branches of untrained weights start at 0",
     )
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if not 0 < number < 2**32:  # what Triton's field holds
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0 and below {2**32}")
+    return number
 
 
 def _boolean(text: str) -> bool:

@@ -47,6 +47,8 @@ def core_config(plan: Plan) -> Message:
         return config
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=_GPU_INSTANCES)
     config.dynamic_batching.max_queue_delay_microseconds = _GPU_QUEUE_DELAY_MICROSECONDS
+    if plan.max_queue_size:
+        config.dynamic_batching.default_queue_policy.max_queue_size = plan.max_queue_size
     # One copy of the weights for all instances; only NVIDIA's own backend has more than one in a process.
     config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"
     # Read where a Python-based backend stands in for NVIDIA's, which leaves tensors where they are in any case.

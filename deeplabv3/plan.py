@@ -42,6 +42,7 @@ class Plan:
         device: where Triton runs it, "cpu" or "cuda".
         precision: in what it computes, one of tracing.PRECISIONS.
         cudnn: how a GPU computes its convolutions, one of tracing.CUDNN_MODES; without effect on a CPU.
+        max_queue_size: the most requests that wait for a core model on a GPU, 0 for any number.
     """
 
     variant: str
@@ -53,6 +54,7 @@ class Plan:
     device: str = "cpu"
     precision: str = "fp32"
     cudnn: str = "heuristic"
+    max_queue_size: int = 0
 
     @property
     def core(self) -> str:

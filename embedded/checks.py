@@ -131,8 +131,26 @@ def check_repository(repository: Path) -> dict[str, Any]:
             raise StartError(f"{repository / name / '1' / script} is missing; restore it or remove {repository / name}")
         if is_core(config) and not (repository / name / "1" / "model.pt").is_file():
             raise StartError(f"{repository / name / '1' / 'model.pt'} is missing; run build_models.py")
+    check_queues(configs)
     check_builds(repository, configs)
     return configs
+
+
+def check_queues(configs: dict[str, Any]) -> None:
+    """Raise where a model's queue has a bound, or a time limit: this server's throughput decays to nothing under it.
+
+    triton-inference-server/server#8870; before 26.03 a step that refuses also leaves its ensemble's request without an
+    answer, triton-inference-server/core#466.
+    """
+    for name, config in configs.items():
+        batching = config.dynamic_batching
+        if any(
+            policy.ByteSize() for policy in (batching.default_queue_policy, *batching.priority_queue_policy.values())
+        ):
+            raise StartError(
+                f"{name}: config.pbtxt bounds the queue, under which tritonserver 2.51 loses requests and stalls; run "
+                "build_models.py without --max-queue-size, or use the Triton container"
+            )
 
 
 def choose_address(host: str, *, http: int, grpc: int, metrics: int) -> Address:

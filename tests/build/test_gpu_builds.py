@@ -45,6 +45,23 @@ def test_the_core_batches_for_a_gpu(tmp_path: Path, variant: str) -> None:
     assert core.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_core_refuses_what_its_queue_has_no_place_for(tmp_path: Path, variant: str) -> None:
+    name = f"deeplabv3_{variant}"
+    unbounded = configure(tmp_path, "--device", "cuda")
+    assert not unbounded[name].dynamic_batching.HasField("default_queue_policy")
+    bounded = configure(tmp_path, "--device", "cuda", "--max-queue-size", "128")
+    batching = bounded[name].dynamic_batching
+    assert batching.default_queue_policy.max_queue_size == 128
+    assert batching.default_queue_policy.timeout_action == 0  # REJECT; and no time limit
+    assert batching.default_queue_policy.default_timeout_microseconds == 0
+    # Nothing else has changed, and the next build without the option takes the bound away.
+    batching.ClearField("default_queue_policy")
+    del bounded[f"deeplabv3_{next(other for other in VARIANTS if other != variant)}"]
+    assert all(unbounded[model] == config for model, config in bounded.items())
+    assert configure(tmp_path, "--device", "cuda") == unbounded
+
+
 @pytest.mark.parametrize("options", [[], ["--device", "cuda"], ["--device", "cuda", "--preprocess-device", "cuda"]])
 def test_an_ensemble_takes_no_batch_that_a_step_does_not(tmp_path: Path, options: list[str]) -> None:
     configs = configure(tmp_path, *options)
@@ -118,6 +135,10 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
     [
         (["--cudnn", "fused"], "add --device cuda"),
         (["--preprocess-device", "cuda"], "add --device cuda"),
+        (["--max-queue-size", "128"], "add --device cuda"),
+        (["--device", "cuda", "--max-queue-size", "0"], "'0' is no whole number above 0"),
+        (["--device", "cuda", "--max-queue-size", "4294967296"], "no whole number above 0 and below 4294967296"),
+        (["--device", "cuda", "--max-queue-size", "many"], "'many' is no whole number"),
         (["--device", "cuda", "--cudnn", "fused", "--precision", "fp32"], "takes --precision fp16 or tf32"),
     ],
 )

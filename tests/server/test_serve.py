@@ -517,6 +517,12 @@ def test_unusable_repositories_are_refused(capsys: pytest.CaptureFixture[str], r
     assert "config.pbtxt is not a model configuration: 1:17" in refusal(capsys, repository)
 
 
+def test_a_queue_with_a_bound_is_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    bound = "dynamic_batching { default_queue_policy { max_queue_size: 9 } }"
+    add_model(repository, "bounded", config=ECHO_CONFIG + bound)
+    assert "bounded: config.pbtxt bounds the queue" in refusal(capsys, repository)
+
+
 @pytest.mark.parametrize("kind", ['platform: "pytorch_libtorch"', 'backend: "pytorch"'])
 def test_a_core_model_that_is_not_built_is_refused(
     capsys: pytest.CaptureFixture[str], repository: Path, kind: str
