@@ -289,6 +289,11 @@ def backend_directory(work: Path, server: Path) -> Path:
     # __pycache__ beside it.
     shutil.copytree(server / "backends" / "python", python, ignore=shutil.ignore_patterns("__pycache__"))
     stub = stub_of(server)
+    if stub.stat().st_mode & 0o555 != 0o555:  # noqa: PLR2004 - all may read and execute
+        # The wheel's may not be read, and the kernel shows of what runs an unreadable file nothing, but to root: then
+        # no stub is ever seen at rest, and a stop takes DRAIN_SECONDS.
+        with contextlib.suppress(OSError):
+            stub.chmod(0o755)
     if os.access(stub, os.X_OK):
         (python / STUB).symlink_to(stub)
     else:
