@@ -1,4 +1,4 @@
-"""What several tiers share: untrained models, built once and kept under out/ between runs, a toy, and servers of them."""
+"""What several tiers share: untrained models, built once and kept under out/, a toy, and servers of both."""
 
 from __future__ import annotations
 

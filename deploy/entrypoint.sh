@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Start Triton as every deployment of this repository wants it. Arguments are options for tritonserver; of an option that
+# is given twice the last one counts.
+set -euo pipefail
+
+repository=${DEEPLAB_MODEL_REPOSITORY:-/models}
+
+# Triton would serve an empty folder, and call itself ready.
+if [[ $repository != *://* ]] && ! compgen -G "$repository/*/config.pbtxt" >/dev/null; then
+    echo "entrypoint.sh: error: $repository has no models; fill it with build_models.py --model-repository," \
+        "or set DEEPLAB_MODEL_REPOSITORY" >&2
+    exit 2
+fi
+
+# serve.py says why; a test compares the values.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432}
+export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-134217728}
+# OpenMP by itself counts the machine's cores, not those of a container's quota.
+if [[ -z ${OMP_NUM_THREADS:-} ]] && read -r quota period 2>/dev/null </sys/fs/cgroup/cpu.max && [[ $quota != max ]]; then
+    export OMP_NUM_THREADS=$(((quota + period - 1) / period))
+fi
+
+# Nobody is told the key: Triton has no other way to switch these interfaces off.
+key=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+closed="shared-memory,model-repository,trace,logging:deeplab-key=$key"
+
+pools=()
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true)
+for ((gpu = 0; gpu < gpus; gpu++)); do
+    pools+=("--cuda-memory-pool-byte-size=$gpu:1073741824")
+done
+if ((gpus)); then
+    pools+=(--pinned-memory-pool-byte-size=1073741824)
+fi
+
+exec tritonserver \
+    "--model-repository=$repository" \
+    --model-control-mode=none \
+    "--http-restricted-api=$closed" \
+    "--grpc-restricted-protocol=$closed" \
+    "${pools[@]}" \
+    "$@"

@@ -1,0 +1,231 @@
+"""docker-compose.yml as Compose reads it; no container was started.
+
+`config` resolves variables and profiles; what Compose takes without a word and would be wrong all the same is asserted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.deploy
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "docker-compose.yml"
+GPU, CPU = {"model-builder", "triton"}, {"model-builder-cpu", "triton-cpu"}
+SERVERS = {"gpu": ("model-builder", "triton"), "cpu": ("model-builder-cpu", "triton-cpu")}
+MONITORING, LOAD = {"prometheus", "grafana"}, {"locust-master", "locust-worker"}
+ALL = ("gpu", "cpu", "monitoring", "load")
+
+
+def compose(*arguments: str, file: Path = FILE, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Compose itself: the console script of its package exits with 0 whatever it says."""
+    program = str(files("compose") / "docker-compose")
+    return subprocess.run(
+        [program, "--file", str(file), *arguments],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@functools.cache
+def services(*profiles: str, **variables: str) -> dict[str, Any]:
+    options = [word for profile in profiles for word in ("--profile", profile)]
+    shown = compose(*options, "config", "--format", "json", file=FILE, **variables)
+    assert shown.returncode == 0, shown.stderr
+    return json.loads(shown.stdout)["services"]
+
+
+@pytest.mark.parametrize(
+    ("profiles", "expected"),
+    [
+        ((), GPU),
+        (("cpu",), CPU),
+        (("monitoring",), MONITORING),
+        (("load",), LOAD),
+        (("gpu", "monitoring", "load"), GPU | MONITORING | LOAD),
+        (("cpu", "monitoring"), CPU | MONITORING),
+    ],
+)
+def test_profiles_start_what_they_say(profiles: tuple[str, ...], expected: set[str]) -> None:
+    assert set(services(*profiles)) == expected
+
+
+def test_profiles_may_come_from_the_environment() -> None:
+    assert set(services(COMPOSE_PROFILES="cpu,monitoring")) == CPU | MONITORING
+
+
+def test_compose_says_nothing_against_it() -> None:
+    for profile in ALL:
+        checked = compose("--profile", profile, "config", "--quiet")
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_it_keeps_to_the_specification() -> None:
+    command = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", FILE]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"services": {"triton": {"shm_sice": "4g"}}},
+        {"services": {"triton": {"volumes": ["nowhere:/models"]}}},
+        {"services": {"triton": {"depends_on": {"nobody": {"condition": "service_healthy"}}}}},
+    ],
+)
+def test_the_checks_object_to_what_is_wrong(tmp_path: Path, change: dict[str, Any]) -> None:
+    content = yaml.safe_load(FILE.read_text())
+    for name, fields in change["services"].items():
+        content["services"][name] |= fields
+    wrong = tmp_path / "docker-compose.yml"
+    wrong.write_text(yaml.safe_dump(content))
+    assert compose("--profile", "gpu", "config", "--quiet", file=wrong).returncode != 0
+
+
+@pytest.mark.parametrize("profile", SERVERS)
+def test_the_server_waits_for_the_builder_and_cannot_change_what_it_built(profile: str) -> None:
+    builder, server = (services(*ALL)[name] for name in SERVERS[profile])
+    assert server["depends_on"] == {
+        SERVERS[profile][0]: {"condition": "service_completed_successfully", "required": True}
+    }
+    assert builder["restart"] == "no"
+
+    def models(service: dict[str, Any]) -> dict[str, Any]:
+        (found,) = [volume for volume in service["volumes"] if volume["target"] == "/models"]
+        return found
+
+    assert models(builder)["source"] == models(server)["source"]
+    assert "read_only" not in models(builder)
+    assert models(server)["read_only"] is True
+    assert models(services(*ALL)["triton"])["source"] != models(services(*ALL)["triton-cpu"])["source"]
+
+
+def test_the_gpu_is_reserved_where_there_is_one() -> None:
+    (device,) = services()["triton"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"capabilities": ["gpu"], "driver": "nvidia", "device_ids": ["0"]}
+    assert "--device cuda" in " ".join(services()["model-builder"]["command"])
+    for name in CPU:
+        assert "devices" not in json.dumps(services("cpu")[name])
+    assert "--device cpu" in " ".join(services("cpu")["model-builder-cpu"]["command"])
+
+
+def test_the_builder_takes_weights_and_options_of_the_environment() -> None:
+    plain = services()["model-builder"]["command"]
+    assert plain == ["--device", "cuda", "--max-queue-size", "128", "--weights", "COCO_WITH_VOC_LABELS_V1"]
+    changed = services(DEEPLAB_WEIGHTS="none", DEEPLAB_MAX_QUEUE_SIZE="64", DEEPLAB_BUILD_OPTIONS="--variant resnet50")
+    assert changed["model-builder"]["command"] == [
+        *("--device", "cuda", "--max-queue-size", "64", "--weights", "none", "--variant", "resnet50")
+    ]
+    # A server that runs would go on with the old models: its definition changes with theirs.
+    assert changed["triton"]["labels"] != services()["triton"]["labels"]
+
+
+@pytest.mark.parametrize("name", ["triton", "triton-cpu"])
+def test_a_stop_takes_longer_than_the_servers_own(name: str) -> None:
+    service = services(*ALL)[name]
+    (timeout,) = [re.fullmatch(r"--exit-timeout-secs=(\d+)", option) for option in service["command"][:1]]
+    assert timeout is not None
+    (grace,) = re.findall(r"^(\d+)s$", service["stop_grace_period"])
+    assert int(grace) >= int(timeout[1]) + 15
+
+
+@pytest.mark.parametrize("name", ["triton", "triton-cpu"])
+def test_health_is_readiness_and_every_process(name: str) -> None:
+    check = services(*ALL)[name]["healthcheck"]
+    command = check["test"][1]
+    assert "/v2/health/ready" in command
+    script = re.findall(r"/opt/deeplab/(\S+\.sh)", command)
+    assert script == ["deploy/alive.sh"]
+    assert (ROOT / script[0]).is_file()
+    assert check["start_period"] == "10m0s"
+
+
+def test_both_servers_answer_to_one_name() -> None:
+    assert services("cpu")["triton-cpu"]["networks"]["default"]["aliases"] == ["triton"]
+    scraped = yaml.safe_load((ROOT / "deploy" / "monitoring" / "prometheus.yml").read_text())
+    assert scraped["scrape_configs"][0]["dns_sd_configs"][0]["names"] == ["triton"]
+    for name in LOAD:
+        assert "grpc://triton:8001" in services("load")[name]["command"]
+
+
+@pytest.mark.parametrize("name", sorted(GPU | CPU | MONITORING | LOAD))
+def test_every_service_is_confined(name: str) -> None:
+    service = services(*ALL)[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["user"].split(":")[0] not in {"0", "root"}
+    assert "privileged" not in service
+    assert int(service["mem_limit"]) > 0
+    assert service["logging"] == {"driver": "local", "options": {"max-file": "5", "max-size": "20m"}}
+    if name in GPU | CPU | LOAD:
+        assert service["user"] == "1000:1000"
+
+
+def test_ports_are_published_here_alone_unless_told_otherwise() -> None:
+    for variables, host in (({}, "127.0.0.1"), ({"DEEPLAB_BIND": "0.0.0.0"}, "0.0.0.0")):  # noqa: S104 as a user may
+        published = {
+            (name, port["host_ip"])
+            for name, service in services(*ALL, **variables).items()
+            for port in service.get("ports", [])
+        }
+        assert published == {
+            (name, host) for name in ("triton", "triton-cpu", "prometheus", "grafana", "locust-master")
+        }
+
+
+def test_what_is_mounted_from_here_is_here() -> None:
+    mounted = [
+        Path(volume["source"])
+        for service in services(*ALL).values()
+        for volume in service.get("volumes", [])
+        if volume["type"] == "bind"
+    ]
+    assert len(mounted) >= 6
+    for path in mounted:
+        assert path.exists(), path
+    names = {path.name for path in mounted}
+    assert {"rules.yml", "prometheus.yml", "dashboard.json", "datasources.yml", "dashboards.yml"} <= names
+
+
+def test_images_are_pinned_and_ours_are_of_this_version() -> None:
+    project = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert project is not None
+    for name, service in services(*ALL).items():
+        tag = service["image"].rpartition(":")[2]
+        assert re.match(r"v?\d+\.\d+\.\d+$", tag), service["image"]
+        if "build" in service:
+            assert tag == project[1]
+            assert service["build"]["args"]["VERSION"] == project[1]
+            assert service["build"]["target"] == ("client" if name in LOAD else "triton")
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+
+
+def test_threads_follow_the_cores_that_the_server_gets() -> None:
+    """The entry point reads the quota that `cpus` becomes."""
+    assert services("cpu", DEEPLAB_CPUS="6")["triton-cpu"]["cpus"] == 6
+    assert "cpus" not in services("cpu")["triton-cpu"] or not services("cpu")["triton-cpu"]["cpus"]
+    assert "/sys/fs/cgroup/cpu.max" in (ROOT / "deploy" / "entrypoint.sh").read_text()
+
+
+def test_nobody_becomes_administrator_of_grafana_unasked() -> None:
+    grafana = services("monitoring")["grafana"]
+    variable, setting = "GRAFANA_PASSWORD", "GF_SECURITY_ADMIN_PASSWORD"
+    assert not grafana["environment"][setting]
+    assert "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION=true" in grafana["entrypoint"][2]
+    assert services("monitoring", **{variable: "given"})["grafana"]["environment"][setting] == "given"

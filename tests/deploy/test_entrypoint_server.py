@@ -1,0 +1,234 @@
+"""The entry point in front of the wheel's tritonserver: its policy holds, alive.sh asks it, a full queue refuses."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import itertools
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from grpc import StatusCode
+from script_servers import GrpcServer, HttpServer, Script
+from toy import picture
+from triton_process import alive as is_running
+from triton_process import wait_until
+from tritonclient.utils import InferenceServerException
+from wheel import launcher, on_path
+
+from deeplab_client import SegmentationClient, ServerOverloadedError
+from embedded.checks import free_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+pytestmark = [pytest.mark.deploy, pytest.mark.stack]
+
+ROOT = Path(__file__).resolve().parents[2]
+SLOW = """
+name: "slow"
+backend: "python"
+max_batch_size: 1
+input [{ name: "SECONDS" data_type: TYPE_FP32 dims: [1] }]
+output [{ name: "SLEPT" data_type: TYPE_FP32 dims: [1] }]
+instance_group [{ kind: KIND_CPU count: 1 }]
+dynamic_batching { default_queue_policy { max_queue_size: 1 } }
+"""
+SLEEP = """
+import time
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        seconds = [pb_utils.get_input_tensor_by_name(request, "SECONDS") for request in requests]
+        time.sleep(float(seconds[0].as_numpy()[0, 0]))
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("SLEPT", each.as_numpy())]) for each in seconds]
+"""
+
+
+class Container:
+    """The entry point with the wheel's server behind it."""
+
+    def __init__(self, repository: Path, folder: Path, *options: str) -> None:
+        self.http, self.grpc, metrics = itertools.islice(free_ports("127.0.0.1", set()), 3)
+        self.variables = on_path(launcher(folder)) | {
+            "DEEPLAB_MODEL_REPOSITORY": str(repository),
+            "DEEPLAB_HTTP_PORT": str(self.http),
+        }
+        self.log = folder / "log"
+        ports = [f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={metrics}"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [ROOT / "deploy" / "entrypoint.sh", "--http-port=1", *ports, "--exit-timeout-secs=10", *options],
+                env=self.variables,
+                stdout=log,
+                stderr=log,
+            )
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()[-4000:]
+        url = f"http://127.0.0.1:{self.http}/v2/health/ready"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url) as answer:
+            return answer.status == 200
+        return False
+
+    def alive(self) -> subprocess.CompletedProcess[str]:
+        command = [ROOT / "deploy" / "alive.sh"]
+        return subprocess.run(command, env=self.variables, capture_output=True, text=True, check=False)
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(60)
+
+
+@contextlib.contextmanager
+def started(repository: Path, folder: Path, *options: str) -> Generator[Container]:
+    container = Container(repository, folder, *options)
+    family: list[psutil.Process] = []
+    try:
+        wait_until(container.ready, what="the server is ready", seconds=120)
+        family = psutil.Process(container.process.pid).children(recursive=True)
+        yield container
+        container.stop()
+    finally:
+        container.process.kill()
+        container.process.wait()
+        for process in filter(is_running, family):
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def container(toy_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    with started(toy_repository, tmp_path_factory.mktemp("container")) as container:
+        yield container
+
+
+def test_it_segments(container: Container) -> None:
+    expected = picture(7)
+    for url in (f"grpc://127.0.0.1:{container.grpc}", f"http://127.0.0.1:{container.http}"):
+        with SegmentationClient(url, timeout=60.0) as client:
+            assert expected.is_mask(client.segment(expected.pixels()).mask)
+
+
+def test_the_models_are_fixed(container: Container) -> None:
+    assert "| model_control_mode               | MODE_NONE" in container.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v2/repository/index"),
+        ("POST", "/v2/repository/models/preprocess/unload"),
+        ("GET", "/v2/systemsharedmemory/status"),
+        ("GET", "/v2/cudasharedmemory/status"),
+        ("GET", "/v2/trace/setting"),
+        ("GET", "/v2/logging"),
+    ],
+)
+def test_administration_is_closed(container: Container, method: str, path: str) -> None:
+    request = urllib.request.Request(f"http://127.0.0.1:{container.http}{path}", method=method)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)  # noqa: S310 our own server
+    with refused.value:
+        assert refused.value.code == 403
+
+
+@pytest.mark.parametrize("call", ["get_model_repository_index", "get_system_shared_memory_status", "get_log_settings"])
+def test_administration_is_closed_over_grpc(container: Container, call: str) -> None:
+    with (
+        tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{container.grpc}") as client,
+        pytest.raises(InferenceServerException, match="restricted"),
+    ):
+        getattr(client, call)()
+
+
+def test_alive_finds_every_model_alive(container: Container) -> None:
+    ended = container.alive()
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_alive_passes_over_a_model_that_came_after_the_start(
+    toy_repository: Path, container: Container, tmp_path: Path
+) -> None:
+    later = tmp_path / "models"
+    for model in toy_repository.iterdir():
+        (later / model.name).mkdir(parents=True)
+        (later / model.name / "config.pbtxt").write_text((model / "config.pbtxt").read_text())
+    (later / "unheard_of").mkdir()
+    (later / "unheard_of" / "config.pbtxt").touch()
+    before, container.variables = container.variables, container.variables | {"DEEPLAB_MODEL_REPOSITORY": str(later)}
+    try:
+        ended = container.alive()
+    finally:
+        container.variables = before
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_this_triton_does_not_say_that_a_stub_is_dead(toy_repository: Path, tmp_path: Path) -> None:
+    """The reason for 26.08 in the container; where this fails, the wheel has become as good."""
+    with started(toy_repository, tmp_path) as container:
+        stubs = psutil.Process(container.process.pid).children(recursive=True)
+        next(stub for stub in stubs if "encode_mask_0_0" in stub.cmdline()).kill()
+        assert container.alive().returncode == 0
+
+
+def test_sigterm_ends_it(toy_repository: Path, tmp_path: Path) -> None:
+    with started(toy_repository, tmp_path) as container:
+        container.process.send_signal(signal.SIGTERM)
+        assert container.process.wait(60) == 0
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Container]:
+    version = tmp_path / "models" / "slow" / "1"
+    version.mkdir(parents=True)
+    (version.parent / "config.pbtxt").write_text(SLOW)
+    (version / "model.py").write_text(SLEEP)
+    with started(tmp_path / "models", tmp_path) as container:
+        yield container
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_full_queue_refuses_with_what_the_client_knows_as_overload(full: Container, protocol: str) -> None:
+    """What Triton says is provoked at a model, for 2.51 leaves an ensemble without an answer (core#466)."""
+    api: Any = {"grpc": tritonclient.grpc, "http": tritonclient.http}[protocol]
+    tensor = api.InferInput("SECONDS", [1, 1], "FP32")
+    tensor.set_data_from_numpy(np.array([[1.0]], np.float32))
+    url = f"127.0.0.1:{getattr(full, protocol)}"
+
+    def infer(_number: int) -> InferenceServerException | None:
+        with api.InferenceServerClient(url) as client:
+            try:
+                client.infer("slow", [tensor])
+            except InferenceServerException as error:
+                return error
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(infer, range(8)))
+    refusals = [answer for answer in answers if answer is not None]
+    assert 1 <= len(refusals) < len(answers)
+    said = {(refusal.status(), refusal.message()) for refusal in refusals}
+    assert len(said) == 1
+    status, message = said.pop()
+    assert status == {"grpc": "StatusCode.UNAVAILABLE", "http": "503"}[protocol]
+    script = Script(failures={"infer": ({"grpc": StatusCode.UNAVAILABLE, "http": 503}[protocol], message)})
+    server = {"grpc": GrpcServer, "http": HttpServer}[protocol](script)
+    try:
+        with (
+            SegmentationClient(f"{protocol}://127.0.0.1:{server.port}", timeout=20.0, retries=1) as client,
+            pytest.raises(ServerOverloadedError, match="Exceeds maximum queue size"),
+        ):
+            client.segment(b"\x05")
+    finally:
+        server.stop()
+    assert len(script.requests) == 0

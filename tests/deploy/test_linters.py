@@ -1,0 +1,70 @@
+"""What the linters of their kinds say of the files of the deployment: nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.deploy
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+DEPLOY = ROOT / "deploy"
+YAML = [
+    ROOT / ".yamllint",
+    ROOT / "docker-compose.yml",
+    # The chart's templates are no YAML before Helm has rendered them; test_chart.py looks at what comes out.
+    *sorted(path for path in DEPLOY.rglob("*.y*ml") if "templates" not in path.parts),
+]
+SCRIPTS = sorted(DEPLOY.rglob("*.sh"))
+
+
+def lint(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_there_is_something_to_lint() -> None:
+    names = {path.name for path in YAML}
+    assert {"docker-compose.yml", "values.yaml", "rules.yml", "envoy.yaml", "serving-runtime.yaml"} <= names
+    assert {path.name for path in SCRIPTS} == {"alive.sh", "entrypoint.sh"}
+
+
+def test_yaml() -> None:
+    # .yamllint names files as they are seen from the root.
+    found = lint("yamllint", "--strict", *(path.relative_to(ROOT) for path in YAML))
+    assert (found.returncode, found.stdout) == (0, ""), found.stderr
+
+
+def test_dockerfile() -> None:
+    found = lint("hadolint", DEPLOY / "Dockerfile")
+    assert (found.returncode, found.stdout) == (0, ""), found.stderr
+
+
+def test_scripts() -> None:
+    found = lint("shellcheck", *SCRIPTS)
+    assert (found.returncode, found.stdout) == (0, ""), found.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_can_be_run(script: Path) -> None:
+    assert script.stat().st_mode & 0o111 == 0o111
+
+
+@pytest.mark.parametrize(
+    ("tool", "options", "text"),
+    [
+        ("yamllint", ("--strict",), "a:   1\n"),
+        ("hadolint", (), "FROM debian\nRUN apt-get install curl\n"),
+        ("shellcheck", (), "#!/bin/sh\necho $1\n"),
+    ],
+)
+def test_the_linters_object_to_what_is_wrong(tmp_path: Path, tool: str, options: tuple[str, ...], text: str) -> None:
+    """Else a linter that does not run would be one that finds nothing."""
+    wrong = tmp_path / "wrong"
+    wrong.write_text(text)
+    found = lint(tool, *options, wrong)
+    assert found.returncode != 0
+    assert found.stdout

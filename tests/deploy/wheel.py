@@ -1,0 +1,47 @@
+"""The wheel's tritonserver in the container's place: a `tritonserver` for PATH, and what its --help knows."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from typing import TYPE_CHECKING
+
+import serve
+from embedded import checks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def options() -> set[str]:
+    """Return the names of the options that the wheel's tritonserver knows, without their dashes."""
+    server = checks.check_environment()
+    command = [str(server / "bin" / "tritonserver"), "--help"]
+    shown = subprocess.run(command, env=serve.environment(server), capture_output=True, text=True, check=False).stderr
+    return set(re.findall(r"^\s+--([a-z0-9-]+)", shown, re.MULTILINE))
+
+
+def launcher(folder: Path) -> Path:
+    """Write a `tritonserver` that runs the wheel's on 127.0.0.1 with its backends; return the folder to put on PATH."""
+    server = checks.check_environment()
+    backends = serve.backend_directory(folder, server)
+    variables = serve.environment(server)
+    command = [
+        str(server / "bin" / "tritonserver"),
+        f"--backend-directory={backends}",
+        *(f"--{service}-address=127.0.0.1" for service in ("http", "grpc", "metrics")),
+    ]
+    script = folder / "bin" / "tritonserver"
+    script.parent.mkdir()
+    settings = "".join(f"export {name}={shlex.quote(variables[name])}\n" for name in ("LD_LIBRARY_PATH", "PATH"))
+    script.write_text(f'#!/bin/bash\n{settings}exec {shlex.join(command)} "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    return script.parent
+
+
+def on_path(folder: Path) -> dict[str, str]:
+    """Return our environment with a folder in front of PATH, and nothing that the entry point would find set."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MALLOC_", "DEEPLAB_"))}
+    return ours | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
