@@ -1,0 +1,106 @@
+"""Draw the time series of dashboard.json from a Prometheus, for who has no Grafana at hand.
+
+python deploy/monitoring/plot.py [--prometheus http://127.0.0.1:9090] [--minutes 5] [--window 1m] [--output FILE.png]
+
+A panel without data is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+DASHBOARD = Path(__file__).with_name("dashboard.json")
+UNITS = {"s": "s", "reqps": "1/s", "percentunit": "share", "watt": "W", "none": ""}
+COLUMNS = 3
+POINTS = 300
+
+
+def filled(expression: str, *, dashboard: dict[str, Any], window: str) -> str:
+    """Return a query with Grafana's variables at their defaults."""
+    text = expression.replace("$__rate_interval", window)
+    for variable in dashboard["templating"]["list"]:
+        text = text.replace(f"${variable['name']}", variable.get("allValue", ""))
+    return text
+
+
+def history(prometheus: str, query: str, *, begin: float, end: float) -> list[dict[str, Any]]:
+    """Return the series of a query between two times in seconds since 1970."""
+    arguments = {"query": query, "start": begin, "end": end, "step": max(1.0, (end - begin) / POINTS)}
+    url = f"{prometheus}/api/v1/query_range?{urllib.parse.urlencode(arguments)}"
+    with urllib.request.urlopen(url, timeout=30) as reply:  # noqa: S310 - what the user asks for
+        return json.load(reply)["data"]["result"]
+
+
+def label(series: dict[str, Any], legend: str) -> str:
+    """Return a legend with the labels that the series has."""
+    for name in ("model", "reason", "pod", "instance", "gpu_uuid"):
+        legend = legend.replace("{{" + name + "}}", series["metric"].get(name, ""))
+    return legend.strip()
+
+
+def curves(
+    panel: dict[str, Any], prometheus: str, *, dashboard: dict[str, Any], window: str, begin: float, end: float
+) -> list[tuple[str, list[float], list[float]]]:
+    """Return name, seconds since the begin and values of every curve of a panel that is ever other than NaN."""
+    found: list[tuple[str, list[float], list[float]]] = []
+    for target in panel["targets"]:
+        query = filled(target["expr"], dashboard=dashboard, window=window)
+        for series in history(prometheus, query, begin=begin, end=end):
+            seconds = [float(at) - begin for at, _ in series["values"]]
+            values = [float(value) for _, value in series["values"]]
+            if not all(map(math.isnan, values)):
+                found.append((label(series, target["legendFormat"]), seconds, values))
+    return found
+
+
+def main() -> None:
+    """Read the command line, ask Prometheus, write the picture."""
+    parser = argparse.ArgumentParser(description="Draw the dashboard's time series from a Prometheus.")
+    parser.add_argument("--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="default: %(default)s")
+    parser.add_argument("--minutes", type=float, default=5.0, help="up to now (default: %(default)s)")
+    parser.add_argument("--window", default="1m", help="of rates, four scrapes or more (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("out/monitoring.png"), help="default: %(default)s")
+    options = parser.parse_args()
+    dashboard = json.loads(DASHBOARD.read_text())
+    end = time.time()
+    begin = end - options.minutes * 60
+    drawn = [
+        (panel, found)
+        for panel in dashboard["panels"]
+        if panel["type"] == "timeseries"
+        and (
+            found := curves(panel, options.prometheus, dashboard=dashboard, window=options.window, begin=begin, end=end)
+        )
+    ]
+    if not drawn:
+        parser.exit(1, f"{options.prometheus} has no data of the last {options.minutes:g} minutes: is it scraping?\n")
+    mpl.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
+    rows = math.ceil(len(drawn) / COLUMNS)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(15, 2.9 * rows), layout="constrained", squeeze=False)
+    for axis, (panel, found) in zip(axes.flat, drawn, strict=False):
+        for name, seconds, values in found:
+            axis.plot(seconds, values, linewidth=1.2, label=name)
+        axis.set_title(panel["title"], loc="left", fontweight="bold")
+        axis.set_ylabel(UNITS[panel["fieldConfig"]["defaults"]["unit"]])
+        axis.set_xlabel("seconds")
+        axis.set_xlim(0, end - begin)
+        axis.set_ylim(bottom=0)
+        axis.legend(fontsize=6.5, frameon=False, loc="upper left")
+    for axis in list(axes.flat)[len(drawn) :]:
+        axis.remove()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.output, dpi=80)
+
+
+if __name__ == "__main__":
+    main()

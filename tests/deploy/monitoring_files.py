@@ -1,0 +1,110 @@
+"""What deploy/monitoring holds, read once for the tests of it: rules, dashboard, queries, names of series."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy" / "monitoring"
+PROMETHEUS = ROOT / "out" / "tools" / "prometheus"
+
+# What compose and the chart must pass to tritonserver for these files; the counters of latencies are on by default.
+METRICS_OPTIONS = ("--metrics-config=summary_latencies=true",)
+
+# What tritonserver 2.51 exported on a machine without a GPU with METRICS_OPTIONS. test_monitoring_live.py compares it
+# with a running server.
+TRITON_SERIES = {
+    "nv_cpu_memory_total_bytes",
+    "nv_cpu_memory_used_bytes",
+    "nv_cpu_utilization",
+    "nv_inference_compute_infer_duration_us",
+    "nv_inference_compute_infer_summary_us",
+    "nv_inference_compute_input_duration_us",
+    "nv_inference_compute_input_summary_us",
+    "nv_inference_compute_output_duration_us",
+    "nv_inference_compute_output_summary_us",
+    "nv_inference_count",
+    "nv_inference_exec_count",
+    "nv_inference_pending_request_count",
+    "nv_inference_queue_duration_us",
+    "nv_inference_queue_summary_us",
+    "nv_inference_request_duration_us",
+    "nv_inference_request_failure",
+    "nv_inference_request_success",
+    "nv_inference_request_summary_us",
+    "nv_pinned_memory_pool_total_bytes",
+    "nv_pinned_memory_pool_used_bytes",
+}
+# Series that a machine with only the embedded server has not, and what brings them.
+ELSEWHERE = {
+    "nv_gpu_memory_total_bytes": "tritonserver with DCGM and a GPU",
+    "nv_gpu_memory_used_bytes": "tritonserver with DCGM and a GPU",
+    "nv_gpu_power_limit": "tritonserver with DCGM and a GPU",
+    "nv_gpu_power_usage": "tritonserver with DCGM and a GPU",
+    "nv_gpu_utilization": "tritonserver with DCGM and a GPU",
+    "kube_pod_status_ready": "kube-state-metrics 2",
+    "node_filesystem_avail_bytes": "node_exporter 1 in the pod, job deeplab-shm",
+    "node_filesystem_size_bytes": "node_exporter 1 in the pod, job deeplab-shm",
+}
+PROMETHEUS_SERIES = {"up", "ALERTS"}
+SERIES = re.compile(r"\b(?:nv_\w+|node_\w+|kube_\w+|deeplab:[\w:]+|up|ALERTS)\b(?!\s*=)")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query of the dashboard.
+
+    Attributes:
+        panel: the title of its panel.
+        expression: PromQL with Grafana's variables.
+    """
+
+    panel: str
+    expression: str
+
+    def filled(self, *, window: str = "1m") -> str:
+        """Return it as Grafana sends it with all variables at their defaults."""
+        text = self.expression.replace("$__rate_interval", window)
+        for variable in dashboard()["templating"]["list"]:
+            text = text.replace(f"${variable['name']}", variable.get("allValue", ""))
+        assert "$" not in text, f"unknown variable in {self.panel!r}: {text}"
+        return text
+
+    def series(self) -> set[str]:
+        """Return the names of the series that it reads."""
+        return series(self.expression)
+
+
+def dashboard() -> dict[str, Any]:
+    """Return the dashboard."""
+    return json.loads((FOLDER / "dashboard.json").read_text())
+
+
+def panels() -> list[dict[str, Any]]:
+    """Return the panels that show something: all but the rows' titles."""
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+
+
+def queries() -> list[Query]:
+    """Return every query of the dashboard."""
+    return [Query(panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]]
+
+
+def rules() -> list[dict[str, Any]]:
+    """Return all recording rules and alerts."""
+    return [rule for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"] for rule in group["rules"]]
+
+
+def series(expression: str) -> set[str]:
+    """Return the names of the series that an expression reads."""
+    without_strings = re.sub(r'"[^"]*"', '""', expression)
+    return set(SERIES.findall(without_strings))
+
+
+RECORDED = {rule["record"] for rule in rules() if "record" in rule}

@@ -1,0 +1,185 @@
+"""deploy/monitoring as files: what promtool, yamllint and Grafana ask of them, and that they agree with each other."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from monitoring_files import (
+    ELSEWHERE,
+    FOLDER,
+    PROMETHEUS,
+    PROMETHEUS_SERIES,
+    RECORDED,
+    TRITON_SERIES,
+    dashboard,
+    panels,
+    queries,
+    rules,
+    series,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from monitoring_files import Query
+
+pytestmark = [pytest.mark.deploy]
+
+ALERTS = [rule for rule in rules() if "alert" in rule]
+FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yml"))
+GRID_COLUMNS = 24
+
+
+def promtool(*arguments: str | Path) -> None:
+    command = [str(PROMETHEUS / "promtool"), *map(str, arguments)]
+    done = subprocess.run(command, check=False, cwd=FOLDER, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.stack
+def test_prometheus_takes_the_configuration() -> None:
+    promtool("check", "config", "prometheus.yml")
+    promtool("check", "rules", "rules.yml")
+
+
+@pytest.mark.stack
+def test_alerts_fire_when_they_must_and_only_then() -> None:
+    promtool("test", "rules", "rules_test.yml")
+
+
+@pytest.mark.stack
+def test_every_query_of_the_dashboard_parses(tmp_path: Path) -> None:
+    group = [{"record": f"query:{number}", "expr": query.filled()} for number, query in enumerate(queries())]
+    (tmp_path / "queries.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": group}]}))
+
+    promtool("check", "rules", tmp_path / "queries.yml")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_yaml_is_clean(name: str) -> None:
+    length = "disable" if name == "rules_test.yml" else "{max: 190}"  # series with their values are long
+    config = f"{{extends: default, rules: {{line-length: {length}, document-start: disable, braces: disable}}}}"
+    command = [sys.executable, "-m", "yamllint", "--strict", "--config-data", config, str(FOLDER / name)]
+
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_alert_tells_what_happened_and_what_to_do(alert: dict[str, Any]) -> None:
+    assert alert["labels"]["severity"] in {"critical", "warning"}
+    assert alert["for"]
+    assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
+    assert alert["annotations"]["runbook_url"] == f"deploy/monitoring/README.md#{alert['alert'].lower()}"
+    readme = (FOLDER / "README.md").read_text()
+    runbook = re.search(rf"^### {alert['alert']}\n+(.+?)(?=^#|\Z)", readme, re.MULTILINE | re.DOTALL)
+    assert runbook, f"README.md has no runbook for {alert['alert']}"
+    assert len(runbook[1].split()) > 20, f"the runbook for {alert['alert']} says nothing"
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_alert_has_a_case_that_fires_and_one_that_does_not(alert: dict[str, Any]) -> None:
+    cases = [
+        case
+        for test in yaml.safe_load((FOLDER / "rules_test.yml").read_text())["tests"]
+        for case in test.get("alert_rule_test", [])
+        if case["alertname"] == alert["alert"]
+    ]
+
+    assert any(case["exp_alerts"] for case in cases)
+    assert any(not case["exp_alerts"] for case in cases)
+
+
+def test_readme_explains_no_alert_that_does_not_exist() -> None:
+    headings = re.findall(r"^### (DeepLab\w+)$", (FOLDER / "README.md").read_text(), re.MULTILINE)
+
+    assert headings == [alert["alert"] for alert in ALERTS]
+
+
+@pytest.mark.parametrize("query", queries(), ids=lambda query: query.panel)
+def test_query_reads_series_that_exist(query: Query) -> None:
+    assert query.series(), "reads nothing"
+    assert query.series() <= TRITON_SERIES | ELSEWHERE.keys() | PROMETHEUS_SERIES | RECORDED
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("record") or rule["alert"])
+def test_rule_reads_series_that_exist(rule: dict[str, Any]) -> None:
+    assert series(rule["expr"]), "reads nothing"
+    assert series(rule["expr"]) <= TRITON_SERIES | ELSEWHERE.keys() | PROMETHEUS_SERIES | RECORDED
+
+
+@pytest.mark.parametrize(
+    "expression", [*(query.expression for query in queries()), *(rule["expr"] for rule in rules())]
+)
+def test_counts_of_requests_name_the_models_that_they_count(expression: str) -> None:
+    """A sum over the ensembles and their steps would count each picture several times."""
+    for name in re.findall(r"nv_inference_\w+\{([^}]*)\}", expression):
+        assert "model" in name or "unless on (job, instance)" in expression
+
+
+def test_dashboard_can_be_provisioned() -> None:
+    board = dashboard()
+
+    assert board["uid"] == "deeplab-triton"
+    assert "__inputs" not in board
+    assert board.get("id") is None
+    assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "job", "namespace", "model"]
+    sources = {str(panel["datasource"]["uid"]) for panel in panels()}
+    sources |= {str(target["datasource"]["uid"]) for panel in panels() for target in panel["targets"]}
+    assert sources == {"${datasource}"}
+
+
+def test_compose_has_no_namespace_and_the_dashboard_works_there() -> None:
+    variables = {variable["name"]: variable for variable in dashboard()["templating"]["list"]}
+
+    assert variables["namespace"]["includeAll"]
+    assert re.fullmatch(variables["namespace"]["allValue"], "")
+
+
+def test_panels_are_told_apart_and_do_not_overlap() -> None:
+    everything = dashboard()["panels"]
+    taken = [
+        (panel["gridPos"]["x"] + column, panel["gridPos"]["y"] + line)
+        for panel in everything
+        for column, line in itertools.product(range(panel["gridPos"]["w"]), range(panel["gridPos"]["h"]))
+    ]
+
+    assert len({panel["id"] for panel in everything}) == len(everything)
+    assert len({panel["title"] for panel in everything}) == len(everything)
+    assert all(panel["description"] for panel in panels())
+    assert all(column < GRID_COLUMNS for column, _ in taken)
+    assert len(set(taken)) == len(taken)
+
+
+def test_thresholds_of_panels_are_those_of_the_alerts() -> None:
+    thresholds = {
+        alert["alert"]: float(re.search(r"[<>] ([\d.]+)\s*$", alert["expr"])[1])  # type: ignore[index]  an objective is a number at the end
+        for alert in ALERTS
+        if alert["alert"].endswith(("Errors", "Objective", "Full"))
+    }
+    shown = {
+        panel["title"]: step["value"]
+        for panel in panels()
+        for step in panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", [])
+        if step["value"] is not None
+    }
+
+    assert shown["Failed by our fault"] == thresholds["DeepLabErrors"]
+    assert shown["p99"] == shown["Whole pipeline, slowest replica"] == thresholds["DeepLabP99AboveObjective"]
+    assert shown["Wait for the core model"] == shown["Mean wait by step"] == thresholds["DeepLabQueueAboveObjective"]
+    assert shown["Memory in use"] == thresholds["DeepLabGpuMemoryNearlyFull"]
+    assert shown["/dev/shm in use"] == pytest.approx(1 - thresholds["DeepLabSharedMemoryNearlyFull"])  # noqa: S108 - a title
+
+
+def test_grafana_finds_the_prometheus_of_compose() -> None:
+    sources = yaml.safe_load((FOLDER / "grafana" / "datasources.yml").read_text())["datasources"]
+    scrape = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["global"]["scrape_interval"]
+
+    assert [source["jsonData"]["timeInterval"] for source in sources] == [scrape]
