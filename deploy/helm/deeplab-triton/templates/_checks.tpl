@@ -1,0 +1,72 @@
+{{/* Mebibytes of a quantity in Mi or Gi, which is what the schema admits. */}}
+{{- define "deeplab-triton.mebibytes" -}}
+{{- if hasSuffix "Gi" . -}}
+{{- mul 1024 (trimSuffix "Gi" . | int64) -}}
+{{- else -}}
+{{- trimSuffix "Mi" . | int64 -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Refuse values that each are right and together cannot work. */}}
+{{- define "deeplab-triton.checks" -}}
+{{- $values := .Values -}}
+{{- $limit := include "deeplab-triton.mebibytes" $values.resources.limits.memory | int64 -}}
+{{- $shared := include "deeplab-triton.mebibytes" $values.sharedMemory.size | int64 -}}
+{{- $beside := include "deeplab-triton.mebibytes" $values.sharedMemory.minimumBeside | int64 -}}
+{{- if lt $limit (add $shared $beside) -}}
+{{- fail (printf "resources.limits.memory %s: /dev/shm counts against it, so it must hold sharedMemory.size %s and sharedMemory.minimumBeside %s; set it to %dMi or more" $values.resources.limits.memory $values.sharedMemory.size $values.sharedMemory.minimumBeside (add $shared $beside)) -}}
+{{- end -}}
+{{- if gt (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas) -}}
+{{- fail (printf "autoscaling.minReplicas %d is above autoscaling.maxReplicas %d" (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}
+{{- end -}}
+{{- if and (eq $values.updateStrategy.type "RollingUpdate") (has (toString $values.updateStrategy.maxSurge) (list "0" "0%")) (has (toString $values.updateStrategy.maxUnavailable) (list "0" "0%")) -}}
+{{- fail "updateStrategy: maxSurge and maxUnavailable are both 0, so no pod could ever be replaced; set one of them to 1" -}}
+{{- end -}}
+{{- if eq $values.models.source "pvc" -}}
+{{- include "deeplab-triton.checkClaim" . -}}
+{{- end -}}
+{{- if and (eq $values.models.source "imageVolume") (not $values.models.imageVolume.reference) -}}
+{{- fail "models.imageVolume.reference is empty: name the image that holds the model repository" -}}
+{{- end -}}
+{{- if and (eq $values.models.source "objectStore") (not $values.models.objectStore.path) -}}
+{{- fail "models.objectStore.path is empty: name the bucket and folder that hold the model repository" -}}
+{{- end -}}
+{{- if and (eq $values.autoscaling.type "keda") (not $values.autoscaling.keda.serverAddress) -}}
+{{- fail "autoscaling.keda.serverAddress is empty: KEDA needs the address of Prometheus" -}}
+{{- end -}}
+{{- $gateway := $values.gateway -}}
+{{- if and (or $gateway.grpc.enabled $gateway.http.enabled) (not $gateway.parentRefs) -}}
+{{- fail "gateway.parentRefs is empty: a route needs a Gateway" -}}
+{{- end -}}
+{{- /* The Gateway API has the second of a GRPCRoute and an HTTPRoute with a common host name on one listener refused. */ -}}
+{{- if and $gateway.grpc.enabled $gateway.http.enabled -}}
+{{- range list $gateway.grpc.hostnames $gateway.http.hostnames -}}
+{{- if not . -}}
+{{- fail "gateway: with both routes, gateway.grpc.hostnames and gateway.http.hostnames must name different hosts, and one is empty" -}}
+{{- end -}}
+{{- end -}}
+{{- range $gateway.grpc.hostnames -}}
+{{- if has . $gateway.http.hostnames -}}
+{{- fail (printf "gateway: host name %s is in gateway.grpc.hostnames and in gateway.http.hostnames; a listener takes one kind of route for a host" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "deeplab-triton.checkClaim" -}}
+{{- $modes := .Values.models.pvc.accessModes -}}
+{{- if and .Values.models.builder.enabled (eq (toJson $modes) "[\"ReadOnlyMany\"]") -}}
+{{- fail "models.pvc.accessModes [ReadOnlyMany]: the builder cannot write there; set models.builder.enabled to false" -}}
+{{- end -}}
+{{- if and (not .Values.models.builder.enabled) (not .Values.models.pvc.existingClaim) -}}
+{{- fail "models.builder.enabled is false and models.pvc.existingClaim empty: a new claim would stay empty; name a claim that holds the models" -}}
+{{- end -}}
+{{- if not (include "deeplab-triton.claimIsShared" .) -}}
+{{- if gt (include "deeplab-triton.mostPods" . | int) 1 -}}
+{{- fail (printf "models.pvc.accessModes %s: one node mounts it at a time, and %s pods are wanted; use a claim with ReadWriteMany, or another models.source" (toJson $modes) (include "deeplab-triton.mostPods" .)) -}}
+{{- end -}}
+{{- if ne .Values.updateStrategy.type "Recreate" -}}
+{{- fail (printf "models.pvc.accessModes %s: a new pod on another node would wait for the claim for as long as the old one serves; set updateStrategy.type to Recreate" (toJson $modes)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

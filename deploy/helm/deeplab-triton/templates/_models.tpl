@@ -1,0 +1,135 @@
+{{- define "deeplab-triton.builds" -}}
+{{- if and (eq .Values.models.source "pvc") .Values.models.builder.enabled }}true{{ end -}}
+{{- end -}}
+
+{{- define "deeplab-triton.claim" -}}
+{{- default (printf "%s-models" (include "deeplab-triton.fullname" .)) .Values.models.pvc.existingClaim -}}
+{{- end -}}
+
+{{/* Options of build_models.py but the repository, as a YAML list. */}}
+{{- define "deeplab-triton.builderArgs" -}}
+{{- $builder := .Values.models.builder -}}
+{{- if $builder.args -}}
+{{- toYaml $builder.args -}}
+{{- else -}}
+{{- $args := list "--device" (ternary "cuda" "cpu" .Values.gpu.enabled) "--no-progress" -}}
+{{- if and .Values.gpu.enabled (gt (int $builder.maxQueueSize) 0) -}}
+{{- $args = concat $args (list "--max-queue-size" (toString (int $builder.maxQueueSize))) -}}
+{{- end -}}
+{{- toYaml (concat $args $builder.extraArgs) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Folder of one build in the claim. It follows from all that decides what is built, so that another build goes beside
+     the one that old pods still serve. */}}
+{{- define "deeplab-triton.build" -}}
+{{- $image := include "deeplab-triton.image" (dict "root" . "image" .Values.image) -}}
+build-{{ printf "%s %s" $image (include "deeplab-triton.builderArgs" .) | sha256sum | trunc 10 }}
+{{- end -}}
+
+{{/* Access modes under which pods on several nodes can mount the claim. */}}
+{{- define "deeplab-triton.claimIsShared" -}}
+{{- $modes := .Values.models.pvc.accessModes -}}
+{{- if or (has "ReadWriteMany" $modes) (has "ReadOnlyMany" $modes) }}true{{ end -}}
+{{- end -}}
+
+{{/* The volume of the models, where there is one. */}}
+{{- define "deeplab-triton.modelsVolume" -}}
+{{- $models := .Values.models -}}
+{{- if eq $models.source "pvc" }}
+- name: models
+  persistentVolumeClaim:
+    claimName: {{ include "deeplab-triton.claim" . }}
+    {{- if eq (toJson $models.pvc.accessModes) "[\"ReadOnlyMany\"]" }}
+    readOnly: true
+    {{- end }}
+{{- else if eq $models.source "imageVolume" }}
+- name: models
+  image:
+    reference: {{ $models.imageVolume.reference }}
+    pullPolicy: {{ $models.imageVolume.pullPolicy }}
+{{- else if eq $models.source "objectStore" }}
+- name: models
+  emptyDir:
+    sizeLimit: {{ $models.objectStore.size }}
+{{- end }}
+{{- end -}}
+
+{{- define "deeplab-triton.modelsMount" -}}
+{{- $models := .Values.models -}}
+{{- if ne $models.source "image" }}
+- name: models
+  mountPath: /models
+  readOnly: true
+  {{- if include "deeplab-triton.builds" . }}
+  subPath: {{ include "deeplab-triton.build" . }}
+  {{- else if eq $models.source "pvc" }}
+  {{- with $models.pvc.path }}
+  subPath: {{ . }}
+  {{- end }}
+  {{- else if eq $models.source "imageVolume" }}
+  {{- with $models.imageVolume.path }}
+  subPath: {{ . }}
+  {{- end }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* What must have happened to the models before the server starts. */}}
+{{- define "deeplab-triton.modelsInitContainers" -}}
+{{- $models := .Values.models -}}
+{{- if include "deeplab-triton.builds" . }}
+- name: wait-for-models
+  image: {{ include "deeplab-triton.image" (dict "root" . "image" .Values.image) }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command:
+    - /bin/sh
+    - -c
+    - |
+      trap 'exit 1' TERM
+      until [ -e "/claim/$BUILD.done" ]; do
+        echo "waiting for the Job that builds the models into $BUILD"
+        sleep 5 & wait $!
+      done
+  env:
+    - name: BUILD
+      value: {{ include "deeplab-triton.build" . }}
+    - name: NVIDIA_VISIBLE_DEVICES
+      value: void
+  resources:
+    {{- include "deeplab-triton.initResources" . | nindent 4 }}
+  securityContext:
+    {{- include "deeplab-triton.containerSecurityContext" . | nindent 4 }}
+  volumeMounts:
+    - name: models
+      mountPath: /claim
+      readOnly: true
+{{- else if eq $models.source "objectStore" }}
+{{- $store := $models.objectStore }}
+- name: copy-models
+  image: {{ include "deeplab-triton.image" (dict "root" . "image" $store.image) }}
+  imagePullPolicy: {{ $store.image.pullPolicy }}
+  args: [copy, {{ printf "models:%s" $store.path | quote }}, /models, --config=/tmp/rclone.conf, --verbose]
+  env:
+    - name: RCLONE_CONFIG_MODELS_TYPE
+      value: {{ $store.type | quote }}
+    {{- range $option, $value := $store.options }}
+    - name: RCLONE_CONFIG_MODELS_{{ upper $option }}
+      value: {{ $value | quote }}
+    {{- end }}
+  {{- with $store.existingSecret }}
+  envFrom:
+    - secretRef:
+        name: {{ . }}
+  {{- end }}
+  resources:
+    {{- include "deeplab-triton.initResources" . | nindent 4 }}
+  securityContext:
+    {{- include "deeplab-triton.containerSecurityContext" . | nindent 4 }}
+  volumeMounts:
+    - name: models
+      mountPath: /models
+    - name: tmp
+      mountPath: /tmp
+{{- end }}
+{{- end -}}

@@ -1,0 +1,146 @@
+"""The chart, rendered by Helm's own library."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, cast
+
+import helm_python
+import yaml
+
+CHART = Path(__file__).resolve().parents[2] / "deploy" / "helm" / "deeplab-triton"
+RELEASE, NAMESPACE = "vision", "prod"
+NAME = f"{RELEASE}-deeplab-triton"
+
+Object = dict[str, Any]
+
+
+@functools.cache
+def chart() -> helm_python.Chart:
+    """Return the chart as Helm loads it."""
+    return helm_python.Chart.load(CHART)
+
+
+def files(values: Object | None = None, *, release: str = RELEASE) -> dict[str, str]:
+    """Return what each template renders to, by its path below templates/.
+
+    Raises:
+        helm_python.HelmError: The values are refused, or a template fails.
+    """
+    rendered = chart().render(values or {}, name=release, namespace=NAMESPACE)
+    return {path.partition("templates/")[2]: text for path, text in rendered.items()}
+
+
+def objects(values: Object | None = None, *, release: str = RELEASE) -> list[Object]:
+    """Return the Kubernetes objects of all templates."""
+    return [
+        cast("Object", found)
+        for path, text in files(values, release=release).items()
+        if path.endswith(".yaml")
+        for found in yaml.safe_load_all(text)
+        if found is not None
+    ]
+
+
+def one(kind: str, values: Object | None = None, *, name: str = NAME) -> Object:
+    """Return the only object of a kind and name."""
+    (found,) = [each for each in objects(values) if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found
+
+
+def server(values: Object | None = None) -> Object:
+    """Return the container that runs Triton."""
+    (pod,) = [
+        each["spec"]["template"]
+        for each in objects(values)
+        if each["kind"] == "Deployment" and each["metadata"]["labels"]["app.kubernetes.io/component"] == "server"
+    ]
+    return pod["spec"]["containers"][0]
+
+
+# Each shows templates, or parts of them, that the others leave out.
+VARIANTS: dict[str, Object] = {
+    "defaults": {},
+    "everything": {
+        "replicaCount": 3,
+        "imagePullSecrets": [{"name": "registry"}],
+        "image": {"digest": "sha256:" + "ab" * 32},
+        "server": {"extraArgs": ["--log-verbose=1"]},
+        "gpu": {"resourceName": "nvidia.com/mig-1g.10gb", "runtimeClassName": "nvidia"},
+        "resources": {"limits": {"cpu": "4"}},
+        "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100"},
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
+                }
+            }
+        },
+        "priorityClassName": "serving",
+        "podAnnotations": {"a": "b"},
+        "podLabels": {"team": "vision"},
+        "extraEnv": [{"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"}],
+        "extraVolumes": [{"name": "more", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+        "service": {
+            "type": "LoadBalancer",
+            "annotations": {"balancer": "internal"},
+            "loadBalancerSourceRanges": ["10.0.0.0/8"],
+        },
+        "serviceAccount": {"annotations": {"identity": "models"}},
+        "monitoring": {
+            "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "sharedMemoryExporter": {"enabled": True},
+            "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+            "dashboard": {"enabled": True, "annotations": {"grafana_folder": "Serving"}},
+        },
+        "gateway": {
+            "parentRefs": [{"name": "public", "namespace": "gateways"}],
+            "grpc": {"enabled": True, "hostnames": ["grpc.example.org"]},
+            "http": {"enabled": True, "hostnames": ["http.example.org"]},
+        },
+        "loadTest": {"enabled": True, "env": {"LOCUST_USERS": "64"}, "extraArgs": ["--headless"]},
+    },
+    "cpu": {"gpu": {"enabled": False}, "resources": {"limits": {"memory": "10Gi"}, "requests": {"memory": "10Gi"}}},
+    "hpa": {"autoscaling": {"type": "hpa", "minReplicas": 2, "maxReplicas": 8}},
+    "keda": {
+        "autoscaling": {
+            "type": "keda",
+            "keda": {"serverAddress": "http://prometheus.monitoring.svc:9090", "authenticationRef": "prometheus"},
+        }
+    },
+    "image": {"models": {"source": "image"}},
+    "image volume": {"models": {"source": "imageVolume", "imageVolume": {"reference": "models:1", "path": "models"}}},
+    "object store": {
+        "models": {
+            "source": "objectStore",
+            "objectStore": {"path": "bucket/models", "options": {"provider": "AWS"}, "existingSecret": "store"},
+        }
+    },
+    "claim of one node": {
+        "updateStrategy": {"type": "Recreate"},
+        "models": {"pvc": {"accessModes": ["ReadWriteOnce"], "storageClassName": "-"}},
+    },
+    "claim that is full": {
+        "models": {
+            "pvc": {"existingClaim": "models", "accessModes": ["ReadOnlyMany"], "path": "v1"},
+            "builder": {"enabled": False},
+        }
+    },
+    "bare": {
+        "networkPolicy": {"enabled": False},
+        "serviceAccount": {"create": False},
+        "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+        "server": {
+            "preStopSeconds": 0,
+            "grpcMaxConnectionAgeSeconds": 0,
+            "grpcInferThreadCount": 0,
+            "httpMaxInputBytes": 0,
+            "metricsConfig": [],
+        },
+        "topologySpread": [],
+        "fullnameOverride": "segmentation",
+    },
+}

@@ -1,0 +1,63 @@
+"""The example for KServe: the same server as the chart's. KServe itself, and so its types, were not at hand."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from chart import CHART, one, server
+
+pytestmark = pytest.mark.deploy
+
+KSERVE = CHART.parents[1] / "kserve"
+RUNTIME: dict[str, Any] = yaml.safe_load((KSERVE / "serving-runtime.yaml").read_text())
+SERVICE: dict[str, Any] = yaml.safe_load((KSERVE / "inference-service.yaml").read_text())
+
+
+def test_its_container_is_the_charts() -> None:
+    (container,) = RUNTIME["spec"]["containers"]
+    charts = server()
+    for field in ("image", "args", "resources", "lifecycle", "livenessProbe"):
+        assert container[field] == charts[field], field
+    for probe in ("startupProbe", "readinessProbe"):
+        assert container[probe] | {"httpGet": None} == charts[probe] | {"httpGet": None}
+        assert container[probe]["httpGet"] == {"path": "/v2/health/ready", "port": 8000}
+    assert charts["securityContext"].items() <= container["securityContext"].items()
+    chart_mounts = [mount for mount in charts["volumeMounts"] if mount["name"] != "models"]
+    assert container["volumeMounts"] == chart_mounts
+    pod = one("Deployment")["spec"]["template"]["spec"]
+    assert RUNTIME["spec"]["volumes"] == [volume for volume in pod["volumes"] if volume["name"] != "models"]
+    predictor = SERVICE["spec"]["predictor"]
+    assert predictor["terminationGracePeriodSeconds"] == pod["terminationGracePeriodSeconds"]
+    assert predictor["tolerations"] == pod["tolerations"]
+
+
+def test_it_looks_where_kserve_puts_models() -> None:
+    (container,) = RUNTIME["spec"]["containers"]
+    assert {"name": "DEEPLAB_MODEL_REPOSITORY", "value": "/mnt/models"} in container["env"]
+    entrypoint = (CHART.parents[1] / "entrypoint.sh").read_text()
+    assert re.search(r"repository=\$\{DEEPLAB_MODEL_REPOSITORY:-", entrypoint)
+
+
+def test_the_service_names_the_runtime_and_its_format() -> None:
+    model = SERVICE["spec"]["predictor"]["model"]
+    assert model["runtime"] == RUNTIME["metadata"]["name"]
+    assert model["modelFormat"]["name"] in {each["name"] for each in RUNTIME["spec"]["supportedModelFormats"]}
+    assert model["protocolVersion"] in RUNTIME["spec"]["protocolVersions"]
+    ports = RUNTIME["spec"]["containers"][0]["ports"]
+    assert ports[0] == {"name": "h2c", "containerPort": 8001, "protocol": "TCP"}
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+def test_what_kserve_hands_on_is_a_valid_pod(version: str) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "predictor"},
+        "spec": {field: RUNTIME["spec"][field] for field in ("containers", "volumes")}
+        | {field: SERVICE["spec"]["predictor"][field] for field in ("tolerations", "terminationGracePeriodSeconds")},
+    }
+    kubernetes_validate.validate(pod, version, strict=True)
