@@ -15,7 +15,7 @@ PYTHON := $(shell for python in python3.11 python3.12 python3.10 python3; do \
 # prometheus and promtool: those on PATH, or Debian's package, unpacked here and not installed.
 PROMETHEUS := out/tools/prometheus
 
-.PHONY: help demo test check-deploy bench bench-peers lint format lock clean
+.PHONY: help demo test check-deploy load bench bench-peers lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -28,6 +28,9 @@ test: $(VENV)/deploy lint ## Linters, types, tests with a real server
 
 check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Triton behind Envoy, under Prometheus and Locust: what `make test` leaves out
 	$(BIN)/python -m pytest -m stack
+
+load: $(VENV)/installed ## Load the embedded server for two minutes with Locust; reports in out/load
+	$(BIN)/python -m load_tests.laptop
 
 bench: $(VENV)/bench $(PEERS)/installed bench-model ## Measure the traced models, the pipeline around them and the client
 	$(BIN)/python -m benchmarks.model --rounds 5

@@ -1,0 +1,79 @@
+"""Load the embedded server on this machine: a closed loop, then an open one at a share of what the closed one reached.
+
+    python -m load_tests.laptop [--model-repository DIR]
+
+Without a repository an untrained ResNet-50 is built into out/load. Reports go to out/load: closed.html, open.html and
+their summaries as JSON. Exit code 0 only if both runs kept objectives-laptop.toml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import build_models
+from demo import DemoError, Endpoints, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HERE = Path(__file__).resolve().parent
+OUTPUT = HERE.parent / "out" / "load"
+OBJECTIVES = HERE / "objectives-laptop.toml"
+
+_SECONDS = 45
+_USERS = 4
+# An open loop at the capacity itself would have a queue that grows for ever.
+_SHARE_OF_CAPACITY = 0.6
+
+
+def locust(name: str, servers: Endpoints, output: Path, *options: str, seconds: int) -> int:
+    """Run Locust with half of its users on each protocol; return its exit code."""
+    command = [
+        *(sys.executable, "-m", "locust", "--locustfile", str(HERE / "locustfile.py"), "--headless"),
+        *("--host", servers.grpc, "--second-host", servers.http, "--variants", "resnet50"),
+        *("--users", str(_USERS), "--spawn-rate", str(_USERS), "--run-time", f"{seconds}s"),
+        *("--timeout", "60", "--objectives", str(OBJECTIVES)),
+        *("--html", str(output / f"{name}.html"), "--summary", str(output / f"{name}.json")),
+        *("--only-summary", "--loglevel", "WARNING", *options),
+    ]
+    # What Locust prints on stdout stands in the HTML too; the tables of the run go to stderr.
+    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode  # noqa: S603
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build, serve, load twice; return an exit code."""
+    parser = argparse.ArgumentParser(description="Load the embedded server on this machine.")
+    parser.add_argument("--model-repository", type=Path, metavar="DIR", help="default: an untrained ResNet-50")
+    parser.add_argument("--seconds", type=int, default=_SECONDS, metavar="N", help="of each run (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="default: out/load")
+    options = parser.parse_args(arguments)
+    output: Path = options.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    repository = options.model_repository
+    if repository is None:
+        repository = output / "model_repository"
+        build = ["--variant", "resnet50", "--weights", "none", "--model-repository", str(repository)]
+        if code := build_models.main(build):
+            return code
+    try:
+        with serving(repository, output / "serve.log") as servers:
+            closed = locust("closed", servers, output, seconds=options.seconds)
+            if not (output / "closed.json").is_file():
+                return closed
+            capacity = json.loads((output / "closed.json").read_text(encoding="utf-8"))["answered_per_second"]
+            rate = max(_SHARE_OF_CAPACITY * capacity / _USERS, 0.01)
+            opened = locust("open", servers, output, "--loop", "open", "--rate", f"{rate:.4f}", seconds=options.seconds)
+    except DemoError as error:
+        print(f"load_tests.laptop: {error}", file=sys.stderr)  # noqa: T201 a command's own words
+        return 1
+    print(f"reports: {output / 'closed.html'} and {output / 'open.html'}")  # noqa: T201 likewise
+    return closed or opened
+
+
+if __name__ == "__main__":
+    sys.exit(main())

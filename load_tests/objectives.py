@@ -1,0 +1,164 @@
+"""What a run must keep, read from a TOML file, and by how much it was missed."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import tomli
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from load_tests.summary import Kind, Summary
+
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
+_SHARES = ("error_share",)
+_COUNTS = ("wrong_replies",)
+_LEAST = ("throughput",)
+_FORM = "error_share, wrong_replies, throughput, and tables such as [p99] of seconds by kind of request"
+
+
+class ObjectivesError(Exception):
+    """The file cannot be used; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objectives:
+    """What a run must keep.
+
+    Attributes:
+        bounds: Of the whole run: error_share and wrong_replies at most, throughput at least.
+        latency: Seconds at most, by percentile (a share) and pattern of the requests' titles.
+    """
+
+    bounds: dict[str, float]
+    latency: dict[float, dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One objective, held against the run.
+
+    Attributes:
+        what: Its name.
+        bound: What it demands, with its unit.
+        measured: What was measured.
+        missed_by: By how much it was missed; empty where it was met.
+    """
+
+    what: str
+    bound: str
+    measured: str
+    missed_by: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the run kept to it."""
+        return not self.missed_by
+
+
+def read(file: Path) -> Objectives:
+    """Read a file of objectives.
+
+    Raises:
+        ObjectivesError: It cannot be read, or holds something else.
+    """
+    try:
+        content: dict[str, Any] = tomli.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # TOML's own error is a ValueError
+        raise ObjectivesError(f"{file} cannot be read: {error}") from error
+    bounds: dict[str, float] = {}
+    latency: dict[float, dict[str, float]] = {}
+    for name, value in content.items():
+        found = _PERCENTILE.fullmatch(name)
+        if found is not None and isinstance(value, dict):
+            latency[float(found[1]) / 100] = {
+                pattern: _number(file, f"{name}.{pattern!r}", seconds) for pattern, seconds in value.items()
+            }
+        elif name in (*_SHARES, *_COUNTS, *_LEAST):
+            bounds[name] = _number(file, name, value)
+        else:
+            raise ObjectivesError(f"{file}: {name!r} is no objective; known are {_FORM}")
+    if bounds.get("error_share", 0) > 1:
+        raise ObjectivesError(f"{file}: error_share is a share from 0 to 1; found {bounds['error_share']:g}")
+    if not bounds and not latency:
+        raise ObjectivesError(f"{file} holds no objective; known are {_FORM}")
+    return Objectives(bounds, latency)
+
+
+def judge(summary: Summary, objectives: Objectives) -> list[Verdict]:
+    """Hold a run against its objectives; a kind of request that was asked about and never made is a miss."""
+    verdicts: list[Verdict] = []
+    if not summary.total.requests:
+        return [Verdict("requests", "at least 1", "0", "nothing was measured")]
+    for name, bound in objectives.bounds.items():
+        verdicts.append(_BOUNDS[name](summary, bound))
+    for share, patterns in objectives.latency.items():
+        for pattern, seconds in patterns.items():
+            matching = [kind for kind in summary.kinds if fnmatch.fnmatchcase(kind.title, pattern)]
+            if pattern == "all":
+                matching = [summary.total]
+            verdicts += [_latency(kind, share, seconds) for kind in matching]
+            if not matching:
+                verdicts.append(
+                    Verdict(
+                        f"p{100 * share:g} of {pattern}", f"at most {seconds:g} s", "no such request", "not measured"
+                    )
+                )
+    return verdicts
+
+
+def table(verdicts: list[Verdict]) -> Table:
+    """Return the objectives with what was measured, misses in red."""
+    missed = sum(not verdict.met for verdict in verdicts)
+    title = f"{missed} of {len(verdicts)} objectives missed" if missed else f"all {len(verdicts)} objectives met"
+    shown = Table(title=title, title_style="bold red" if missed else "bold green")
+    shown.add_column("objective", overflow="fold")
+    shown.add_column("bound", justify="right")
+    shown.add_column("measured", justify="right")
+    shown.add_column("")
+    for verdict in verdicts:
+        style, mark = ("green", "met") if verdict.met else ("bold red", f"missed by {verdict.missed_by}")
+        shown.add_row(verdict.what, verdict.bound, verdict.measured, f"[{style}]{mark}[/]")
+    return shown
+
+
+def _number(file: Path, name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ObjectivesError(f"{file}: {name} must be a number from 0 on; found {value!r}")
+    return float(value)
+
+
+def _error_share(summary: Summary, bound: float) -> Verdict:
+    share = summary.total.failures / summary.total.requests
+    over = f"{100 * (share - bound):.2f} percentage points" if share > bound else ""
+    return Verdict("failed requests", f"at most {bound:.2%}", f"{share:.2%}", over)
+
+
+def _wrong_replies(summary: Summary, bound: float) -> Verdict:
+    wrong = summary.wrong_replies
+    return Verdict("wrong masks", f"at most {bound:g}", str(wrong), f"{wrong - bound:g}" if wrong > bound else "")
+
+
+def _throughput(summary: Summary, bound: float) -> Verdict:
+    rate = summary.answered_per_second
+    under = f"{bound - rate:.2f}/s ({(bound - rate) / bound:.0%})" if rate < bound else ""
+    return Verdict("right replies per second", f"at least {bound:g}", f"{rate:.2f}", under)
+
+
+_BOUNDS = {"error_share": _error_share, "wrong_replies": _wrong_replies, "throughput": _throughput}
+
+
+def _latency(kind: Kind, share: float, bound: float) -> Verdict:
+    what = f"p{100 * share:g} of {kind.title}"
+    seconds = kind.seconds(share)
+    if seconds is None:
+        return Verdict(what, f"at most {bound:g} s", "no reply", "not measured")
+    over = f"{seconds - bound:.3f} s ({(seconds - bound) / bound:.0%})" if bound and seconds > bound else ""
+    if not bound and seconds:
+        over = f"{seconds:.3f} s"
+    return Verdict(what, f"at most {bound:g} s", f"{seconds:.3f} s", over)

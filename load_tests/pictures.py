@@ -1,0 +1,137 @@
+"""The pictures that users send: the repository's photograph in many sizes and formats, or a folder's."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PHOTOGRAPH = Path(__file__).resolve().parents[1] / "tests" / "assets" / "cat.png"
+
+# Kind of picture, and the most pixels that one has.
+KINDS = {"thumbnail": 100_000, "web": 1_000_000, "photo": 4_000_000, "large": 50_000_000}
+
+_EXIF_ORIENTATION = 0x0112
+_ROTATED = 6  # as a phone held upright stores it: width and height change places when shown
+# Of the noise that enlarging leaves out, in grey levels: an enlarged JPEG without it is a tenth of a camera's.
+_GRAIN = 5.0
+# Kind by the columns and rows that are stored, the format, and whether the picture is shown rotated.
+_MADE: tuple[tuple[int, int, str, bool], ...] = (
+    (160, 120, "JPEG", False),
+    (120, 160, "WEBP", False),
+    (200, 133, "PNG", False),
+    (320, 240, "JPEG", True),
+    (451, 300, "PNG", False),
+    (500, 375, "JPEG", False),
+    (480, 640, "WEBP", False),
+    (640, 480, "JPEG", False),
+    (853, 1024, "JPEG", False),
+    (1024, 768, "JPEG", True),
+    (1280, 853, "JPEG", False),
+    (1080, 1920, "JPEG", False),
+    (1600, 1200, "WEBP", False),
+    (1920, 1080, "JPEG", True),
+    (4000, 3000, "JPEG", False),
+    (4000, 3000, "JPEG", True),
+    (3000, 4000, "JPEG", False),
+)
+
+
+class PicturesError(Exception):
+    """There are no pictures to send; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One encoded picture.
+
+    Attributes:
+        name: Unique in its set; it holds a digest, so that workers with different pictures do not share replies.
+        kind: One of KINDS.
+        data: The encoded bytes.
+        width: Columns as shown, EXIF orientation applied.
+        height: Rows as shown.
+    """
+
+    name: str
+    kind: str
+    data: bytes
+    width: int
+    height: int
+
+
+def made(kinds: Iterable[str], *, seed: int) -> list[Picture]:
+    """Return the set that is made of the repository's photograph: the same for the same seed and Pillow.
+
+    Each picture is a part of the photograph, enlarged with a camera's grain on it. One in four is stored sideways with
+    an EXIF orientation.
+    """
+    photograph = Image.open(PHOTOGRAPH).convert("RGB")
+    wanted = set(kinds)
+    return [
+        _picture(
+            f"{columns}x{rows}{'-rotated' if rotated else ''}.{form.lower()}",
+            data,
+            (rows, columns) if rotated else (columns, rows),
+        )
+        for number, (columns, rows, form, rotated) in enumerate(_MADE)
+        if kind_of(columns * rows) in wanted
+        for data in (_encoded(photograph, (columns, rows), form, rotated=rotated, seed=(seed, number)),)
+    ]
+
+
+def from_folder(folder: Path) -> list[Picture]:
+    """Return all pictures of a folder, in the order of their names.
+
+    Raises:
+        PicturesError: There is none, or one cannot be read.
+    """
+    pictures: list[Picture] = []
+    paths = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    for path in paths:
+        data = path.read_bytes()
+        try:
+            shown = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        except OSError as error:
+            raise PicturesError(f"{path} is no picture that can be read: {error}") from error
+        pictures.append(_picture(path.name, data, shown.size))
+    if not pictures:
+        raise PicturesError(f"{folder} holds no pictures")
+    return pictures
+
+
+def kind_of(pixels: int) -> str:
+    """Return the kind of a picture by its number of pixels."""
+    return next((kind for kind, most in KINDS.items() if pixels <= most), "large")
+
+
+def _picture(name: str, data: bytes, size: tuple[int, int]) -> Picture:
+    digest = hashlib.blake2b(data, digest_size=6).hexdigest()
+    return Picture(f"{name}#{digest}", kind_of(size[0] * size[1]), data, *size)
+
+
+def _encoded(
+    photograph: Image.Image, size: tuple[int, int], form: str, *, rotated: bool, seed: tuple[int, int]
+) -> bytes:
+    random = np.random.default_rng(seed)
+    share = random.uniform(0.7, 1.0)  # of the photograph, around the cat
+    columns, rows = photograph.width * share, photograph.height * share
+    left, top = random.uniform(0, photograph.width - columns), random.uniform(0, photograph.height - rows)
+    # Fitted, not stretched: what is beyond the wanted proportions is cut off.
+    part = ImageOps.fit(photograph.crop((int(left), int(top), int(left + columns), int(top + rows))), size)
+    grain = random.standard_normal((size[1], size[0], 1), dtype=np.float32) * _GRAIN
+    pixels = np.clip(np.asarray(part, np.float32) + grain, 0, 255).astype(np.uint8)
+    exif = Image.Exif()
+    if rotated:
+        exif[_EXIF_ORIENTATION] = _ROTATED
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, exif=exif, **({} if form == "PNG" else {"quality": 88}))
+    return buffer.getvalue()

@@ -1,0 +1,309 @@
+"""One run from the command line to the exit code, in a process that makes requests, a master, or both in one."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import gevent
+from locust import stats
+from locust.runners import STATE_STOPPED, MasterRunner, WorkerRunner
+from rich.console import Console
+
+from load_tests import histogram, objectives, server_statistics, shapes, summary
+from load_tests.options import options_from, weights
+from load_tests.pictures import PicturesError, from_folder, made
+from load_tests.replies import WRONG_BETWEEN_WORKERS, FirstReplies
+from load_tests.sending import Sending, first_reply_message, first_reply_of, protocol_of, wait_until_ready
+from load_tests.strain import together
+from load_tests.users import HostUser, SecondHostUser, SegmentationUser, StagedShape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+    from locust.env import Environment
+    from locust.rpc import Message
+
+    from load_tests.options import Options
+    from load_tests.pictures import Picture
+    from load_tests.replies import FirstReply
+
+EXIT_MISSED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
+
+_TICK_SECONDS = 0.05
+_INTERRUPTED_SECONDS = 2.0  # who presses Ctrl-C does not wait for a slow server
+_FINISH, _FINISHED, _FIRST_REPLY, _STRAIN = "deeplab-finish", "deeplab-finished", "deeplab-first-reply", "deeplab"
+# A pipe has no width; this one holds the table of a run.
+_COLUMNS = 120
+
+_logger = logging.getLogger("load_tests")
+
+
+class Run:
+    """What listens to Locust's events.
+
+    Args:
+        environment: Locust's.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._parsed = cast("Any", environment.parsed_options)
+        self._sends = not isinstance(environment.runner, MasterRunner)
+        self._judges = not isinstance(environment.runner, WorkerRunner)
+        self._pictures: list[Picture] = []
+        self._kinds = weights(self._parsed.kinds)
+        self._sending: Sending | None = None
+        self._ticker: gevent.Greenlet[[Sending], NoReturn] | None = None
+        self._strains: dict[str, dict[str, Any]] = {}  # the master's, by worker
+        self._finished: set[str] = set()
+        self._agreed = FirstReplies()
+        self._server_before: dict[str, Any] | None = None
+        self._server: dict[str, Any] = {}
+        self._setting: dict[str, Any] = {}
+
+    @classmethod
+    def begin(cls, environment: Environment, **_: object) -> None:
+        """Prepare a process for its runs, when Locust has read the command line."""
+        import grpc.experimental.gevent  # noqa: PLC0415 after Locust's --processes has forked
+
+        # Without it a call of gRPC stops all greenlets of the process until its reply is there.
+        grpc.experimental.gevent.init_gevent()
+        stats.bucket_response_time = histogram.rounded
+        stats.PERCENTILES_TO_CHART = [0.5, 0.95, 0.99]
+        # The client says that of every model once, and Locust's page and report have no place for it.
+        logging.getLogger("deeplab_client").setLevel(logging.ERROR)
+        run = cls(environment)
+        run.prepare()
+        run.listen()
+
+    def prepare(self) -> None:
+        """Check what can be checked, make the pictures, and wait for the server.
+
+        Raises:
+            SystemExit: The run cannot begin.
+        """
+        parsed, environment = self._parsed, self._environment
+        options = options_from(parsed)
+        try:
+            objectives.read(Path(parsed.objectives))
+            if self._sends:
+                self._make_pictures()
+        except (objectives.ObjectivesError, PicturesError, OSError) as error:
+            _stop(str(error), EXIT_USAGE)
+        if not environment.stop_timeout:
+            # Requests under way are waited for, or the slowest would be missing from the percentiles.
+            environment.stop_timeout = options.timeout + 1
+        HostUser.weight = 1 - options.second_share if options.second_host else 1
+        SecondHostUser.weight = options.second_share if options.second_host else 0
+        environment.user_classes = [kind for kind in (HostUser, SecondHostUser) if kind.weight > 0]
+        if self._judges:
+            self._take_shape(options)
+            if parsed.headless:
+                self._await_server(options)
+
+    def _take_shape(self, options: Options) -> None:
+        stages: list[shapes.Stage] = []
+        users = self._parsed.num_users or 1
+        if options.shape == "step":
+            stages = shapes.step(users, stages=options.stages, seconds=options.stage_time)
+        elif options.shape == "spike":
+            stages = shapes.spike(users, factor=options.spike_factor, seconds=options.stage_time)
+        if stages:
+            shape = self._environment.shape_class = StagedShape(stages)
+            shape.runner = self._environment.runner
+
+    def _await_server(self, options: Options) -> None:
+        seconds = self._parsed.wait_ready
+        if not self._environment.host:
+            _stop("there is no server to ask: give --host grpc://HOST:PORT or http://HOST:PORT", EXIT_USAGE)
+        try:
+            missing = wait_until_ready(self._urls(), options, seconds=seconds)
+        except ValueError as error:
+            _stop(str(error), EXIT_USAGE)
+        if missing is not None:
+            _stop(f"{missing} (waited {seconds:g} s, see --wait-ready)", EXIT_UNREACHABLE)
+
+    def listen(self) -> None:
+        """Listen to the rest of Locust's events."""
+        runner, events = self._environment.runner, self._environment.events
+        events.test_start.add_listener(self._start)
+        events.test_stopping.add_listener(self._stopping)
+        events.test_stop.add_listener(self._stopped)
+        events.quitting.add_listener(self._quitting)
+        if isinstance(runner, WorkerRunner):
+            events.report_to_master.add_listener(self._report)
+            runner.register_message(_FINISH, self._finish, concurrent=True)
+        elif isinstance(runner, MasterRunner):
+            events.worker_report.add_listener(self._reported)
+            runner.register_message(_FINISHED, self._worker_finished)
+            runner.register_message(_FIRST_REPLY, self._worker_first_reply)
+
+    def _start(self, **_: object) -> None:
+        options = options_from(self._parsed)
+        self._strains.clear()
+        self._finished.clear()
+        self._agreed = FirstReplies(tolerance=options.tolerance)
+        self._setting = {
+            "host": self._environment.host,
+            **{name: getattr(options, name) for name in options.__slots__},
+            "users": self._parsed.num_users or 1,
+        }
+        if self._judges:
+            self._server, self._server_before = {}, self._server_statistics()
+        if self._sends:
+            if self._sending is not None:
+                self._sending.close()
+            self._sending = SegmentationUser.sending = Sending(
+                self._environment,
+                options=options,
+                pictures=self._pictures,
+                kinds=self._kinds,
+                first_reply=self._tell_first_reply,
+            )
+            self._ticker = gevent.spawn(self._tick, self._sending)
+
+    def _tick(self, sending: Sending) -> NoReturn:
+        """Measure how late this process does what it means to do at a certain moment."""
+        while True:
+            due = time.perf_counter() + _TICK_SECONDS
+            gevent.sleep(_TICK_SECONDS)
+            sending.strain.late(time.perf_counter() - due)
+
+    def _tell_first_reply(self, reply: FirstReply, picture: str, model: str) -> None:
+        runner = self._environment.runner
+        if isinstance(runner, WorkerRunner):
+            runner.send_message(_FIRST_REPLY, first_reply_message(reply, picture, model))
+
+    def _stopping(self, **_: object) -> None:
+        """Have the workers end their requests and report, before Locust stops listening to them."""
+        runner = self._environment.runner
+        if not isinstance(runner, MasterRunner):
+            return
+        working = {client.id for client in runner.clients.running + runner.clients.spawning}
+        runner.send_message(_FINISH)
+        deadline = time.monotonic() + self._environment.stop_timeout + 5
+        while working - self._finished and time.monotonic() < deadline:
+            gevent.sleep(0.1)
+        for worker in working - self._finished:
+            _logger.warning("%s did not report its last requests", worker)
+
+    def _finish(self, **_: object) -> None:
+        """End a worker's requests, report them, and say so."""
+        runner = self._environment.runner
+        assert isinstance(runner, WorkerRunner)  # noqa: S101 who else registers it
+        runner.stop()
+        self._environment.stop_timeout = 0  # Locust sleeps that long afterwards; the master sends it with each run
+        data: dict[str, Any] = {}
+        self._environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
+        runner.send_message("stats", data)
+        runner.send_message(_FINISHED)
+
+    def _stopped(self, **_: object) -> None:
+        if self._sending is not None:
+            self._sending.drain(self._environment.stop_timeout)
+        if self._ticker is not None:
+            self._ticker.kill()
+        if self._judges and self._server_before is not None:
+            after = self._server_statistics()
+            self._server = {} if after is None else server_statistics.between(self._server_before, after)
+
+    def _quitting(self, **_: object) -> None:
+        """Judge the run, and write down what there is."""
+        environment, runner = self._environment, self._environment.runner
+        if not self._judges or runner is None:
+            return
+        if runner.state != STATE_STOPPED and self._setting:  # Ctrl-C or SIGTERM
+            environment.stop_timeout = _INTERRUPTED_SECONDS
+            runner.stop()
+        if not self._setting and not self._parsed.headless:
+            return  # a page where nobody started anything
+        measured = self._summary()
+        verdicts = objectives.judge(measured, objectives.read(Path(self._parsed.objectives)))
+        console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _COLUMNS)
+        console.print(measured.table())
+        for reason, count in sorted(measured.failures.items(), key=lambda item: -item[1]):
+            console.print(f"[red]{count}[/] x {reason}")
+        strain = measured.strain
+        console.print(
+            f"load generator: busiest of {strain.processes} process(es) at {strain.busiest_cpu:.0%} of a core, "
+            f"late by {1000 * strain.late_p99:.0f} ms (p99)"
+            + (f", at most {strain.most_unfinished} requests unfinished" if strain.most_unfinished else "")
+        )
+        if strain.warning is not None:
+            console.print(f"[bold yellow]{strain.warning}[/]")
+        console.print(objectives.table(verdicts))
+        met = all(verdict.met for verdict in verdicts)
+        if self._parsed.summary:
+            listed = [
+                {"what": v.what, "bound": v.bound, "measured": v.measured, "missed_by": v.missed_by} for v in verdicts
+            ]
+            measured.save(Path(self._parsed.summary), met=met, objectives=listed)
+        environment.process_exit_code = 0 if met else EXIT_MISSED
+
+    def _summary(self) -> summary.Summary:
+        found = self._environment.stats
+        kinds = summary.kinds_of(found.entries.values())
+        failures: dict[str, int] = {}
+        for error in found.errors.values():
+            failures[str(error.error)] = failures.get(str(error.error), 0) + error.occurrences
+        if self._sending is not None:
+            self._strains["here"] = self._sending.strain.report()
+        return summary.Summary(
+            setting=self._setting,
+            seconds=max(0.0, (found.last_request_timestamp or 0) - found.start_time),
+            kinds=kinds,
+            total=summary.all_of(kinds),
+            failures=failures,
+            strain=together(self._strains.values()),
+            server=self._server,
+        )
+
+    def _report(self, client_id: str, data: dict[str, Any], **_: object) -> None:  # noqa: ARG002 Locust passes it
+        if self._sending is not None:
+            data[_STRAIN] = self._sending.strain.report()
+
+    def _reported(self, client_id: str, data: dict[str, Any], **_: object) -> None:
+        if _STRAIN in data:
+            self._strains[client_id] = data[_STRAIN]
+
+    def _worker_finished(self, msg: Message, **_: object) -> None:
+        self._finished.add(msg.node_id)
+
+    def _worker_first_reply(self, msg: Message, **_: object) -> None:
+        reply, picture, model = first_reply_of(cast("dict[str, Any]", msg.data))
+        if not self._agreed.agrees(reply, picture=picture, model=model):
+            self._environment.events.request.fire(
+                request_type=protocol_of(self._environment.host or ""),
+                name=f"{model.removeprefix('segment_')}, compared between workers",
+                response_time=None,
+                response_length=0,
+                exception=WRONG_BETWEEN_WORKERS,
+                context={},
+            )
+
+    def _server_statistics(self) -> dict[str, Any] | None:
+        try:
+            return server_statistics.read(self._environment.host or "")
+        except Exception as error:  # noqa: BLE001 whatever it is, a run goes without: a proxy may not let it through
+            _logger.info("no statistics of the server: %s", error)
+            return None
+
+    def _make_pictures(self) -> None:
+        folder = self._parsed.pictures
+        pictures = from_folder(Path(folder)) if folder else made(self._kinds, seed=self._parsed.seed)
+        self._pictures = [picture for picture in pictures if picture.kind in self._kinds]
+        if not self._pictures:
+            raise PicturesError(f"{folder} holds no pictures of the kinds {', '.join(self._kinds)}: see --kinds")
+
+    def _urls(self) -> Sequence[str]:
+        return [url for url in (self._environment.host, self._parsed.second_host) if url]
+
+
+def _stop(reason: str, code: int) -> NoReturn:
+    _logger.error(reason)
+    sys.exit(code)

@@ -1,0 +1,71 @@
+"""What Triton counted while a run lasted: executions, batches, and where the time of a request went."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+_SECONDS = 10.0
+_TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
+
+
+def read(url: str) -> dict[str, Any]:
+    """Return Triton's statistics by model.
+
+    Raises:
+        OSError: The server cannot be reached.
+        Exception: tritonclient's own, or the answer is no statistics; they are a gift, and nobody handles them by kind.
+    """
+    parts = urlsplit(url if "://" in url else f"grpc://{url}")
+    if parts.scheme in {"grpc", "grpcs"}:
+        from tritonclient.grpc import InferenceServerClient  # noqa: PLC0415 loads gRPC, which a run over HTTP does without
+
+        with InferenceServerClient(parts.netloc, ssl=parts.scheme == "grpcs") as client:
+            answer = client.get_inference_statistics(as_json=True, client_timeout=_SECONDS)
+    else:
+        with urllib.request.urlopen(f"{parts.scheme}://{parts.netloc}/v2/models/stats", timeout=_SECONDS) as response:  # noqa: S310 a URL of the command line, its scheme checked
+            answer = json.load(response)
+    return {model["name"]: _counts(model) for model in cast("dict[str, Any]", answer)["model_stats"]}
+
+
+def between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return what was counted between two readings, for the models that worked meanwhile."""
+    return {
+        name: difference
+        for name, counts in after.items()
+        if (difference := _difference(before.get(name, {}), counts))["requests"] > 0
+    }
+
+
+def _counts(model: dict[str, Any]) -> dict[str, Any]:
+    # gRPC's JSON has 64-bit numbers as text, and leaves out what is 0.
+    times = model.get("inference_stats", {})
+    return {
+        "requests": int(times.get("success", {}).get("count", 0)),
+        "failures": int(times.get("fail", {}).get("count", 0)),
+        "seconds": int(times.get("success", {}).get("ns", 0)) / 1e9,
+        **{f"{name}_seconds": int(times.get(name, {}).get("ns", 0)) / 1e9 for name in _TIMES},
+        "executions": int(model.get("execution_count", 0)),
+        "batches": {
+            str(batch["batch_size"]): {
+                "executions": int(batch["compute_infer"]["count"]),
+                "seconds": sum(int(batch[name].get("ns", 0)) for name in _TIMES[1:]) / 1e9,
+            }
+            for batch in model.get("batch_stats", [])
+        },
+    }
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in after.items():
+        if isinstance(value, dict):
+            nested = _difference(before.get(name, {}), cast("dict[str, Any]", value))
+            found[name] = {
+                key: part for key, part in nested.items() if not isinstance(part, dict) or any(part.values())
+            }
+        else:
+            found[name] = value - before.get(name, 0)
+    return found

@@ -1,0 +1,93 @@
+"""Locust's users: one class for each URL, each user waiting for its replies or sending on a timetable."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+from locust import LoadTestShape, User, task
+
+from load_tests.arrivals import Timetable
+from load_tests.shapes import Stage, stage_at
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from locust.env import Environment
+
+    from load_tests.sending import Sending
+
+# A refusal takes a millisecond: users that asked again at once would count thousands of failures a second.
+_PAUSE_AFTER_FAILURE = 1.0
+_AT_ONCE = 1e6  # users per second: stages are steps, not ramps
+
+
+class SegmentationUser(User):
+    """Asks one URL for the masks of pictures drawn at random."""
+
+    abstract = True
+    sending: ClassVar[Sending]  # of this process; made anew at the start of each run
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        options = self.sending.options
+        self._random = self.sending.random()
+        self._pause = 0.0
+        self._timetable: Timetable | None = None
+        if options.loop == "open":
+            self._timetable = Timetable(
+                time.perf_counter(), rate=options.rate, poisson=options.arrivals == "poisson", random=self._random
+            )
+
+    def url(self) -> str:
+        """Return where this user's requests go."""
+        return self.environment.host or ""
+
+    def on_start(self) -> None:
+        """Wait for the first moment of the timetable."""
+        if self._timetable is not None:
+            self._pause = self._timetable.wait(time.perf_counter())
+            self.wait()
+
+    @task
+    def segment(self) -> None:
+        """Send one picture."""
+        picture, variant = self.sending.draw(self._random)
+        if self._timetable is None:
+            right = self.sending.ask(self.url(), picture, variant, since=time.perf_counter())
+            pause = self.sending.options.think_time * self._random.uniform(0.5, 1.5)
+            self._pause = pause if right else max(pause, _PAUSE_AFTER_FAILURE)
+        else:
+            self.sending.send(self.url(), picture, variant, due=self._timetable.take())
+            self._pause = self._timetable.wait(time.perf_counter())
+
+    def wait_time(self) -> float:
+        """Return the seconds until the next request."""
+        return self._pause
+
+
+class HostUser(SegmentationUser):
+    """Asks --host."""
+
+
+class SecondHostUser(SegmentationUser):
+    """Asks --second-host."""
+
+    def url(self) -> str:
+        """Return where this user's requests go."""
+        return self.sending.options.second_host
+
+
+class StagedShape(LoadTestShape):
+    """Locust's form of a list of stages."""
+
+    abstract = True  # Locust would take any other for the shape of every run
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        super().__init__()
+        self._stages = stages
+
+    def tick(self) -> tuple[int, float] | None:
+        """Return how many users there are now and how fast to reach that; None at the end."""
+        stage = stage_at(self._stages, self.get_run_time())
+        return None if stage is None else (stage.users, _AT_ONCE)
