@@ -55,6 +55,7 @@ class TritonProcess:
         options: more arguments for serve.py.
         environment: variables to add to ours.
         start_seconds: how long the models may take to load.
+        before: words to put before the command; what they start passes SIGTERM on and ends with the code of serve.py.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class TritonProcess:
         options: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         start_seconds: float = 300.0,
+        before: Sequence[str] = (),
     ) -> None:
         self.log = log
         ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
-        command = [sys.executable, str(SERVE), "--model-repository", str(model_repository), *ports, *options]
+        serve = [sys.executable, str(SERVE), "--model-repository", str(model_repository)]
+        command = [*before, *serve, *ports, *options]
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 command,
@@ -110,6 +113,11 @@ class TritonProcess:
     def log_tail(self, lines: int = 40) -> str:
         """Return the end of the log."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def rest_of_output(self) -> str:
+        """Return what came on stdout after the ready line, once the process has ended."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read().decode()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to serve.py alone."""
