@@ -58,7 +58,7 @@ def confine(keep: list[Path]) -> None:
     for folder in WRITABLE:
         checked(libc.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, b"mode=1777"), f"tmpfs on {folder}")
     for path, source in zip(hidden, sources, strict=True):
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)  # one may lie below another
         checked(libc.mount(f"/proc/self/fd/{source}".encode(), bytes(path), None, MS_BIND, None), f"{path} on itself")
 
 
