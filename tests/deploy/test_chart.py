@@ -265,7 +265,7 @@ def test_shared_memory_is_part_of_the_memory() -> None:
 
 
 def test_the_grace_period_is_the_sum_of_what_happens_in_it() -> None:
-    for sleep, timeout in ((10, 30), (0, 5), (25, 90)):
+    for sleep, timeout in ((30, 30), (0, 5), (25, 90)):
         values = {"server": {"preStopSeconds": sleep, "exitTimeoutSeconds": timeout}}
         spec = one("Deployment", values)["spec"]["template"]["spec"]
         assert spec["terminationGracePeriodSeconds"] == sleep + timeout + 15
@@ -534,6 +534,8 @@ def test_monitoring_is_what_compose_mounts() -> None:
         ({"autoscaling": {"minReplicas": 5}}, "autoscaling.minReplicas 5 is above autoscaling.maxReplicas 4"),
         ({"autoscaling": {"type": "keda"}}, "autoscaling.keda.serverAddress is empty"),
         ({"updateStrategy": {"maxSurge": 0}}, "no pod could ever be replaced"),
+        ({"server": {"grpcMaxConnectionAgeSeconds": 28}}, "outlive server.preStopSeconds 30"),
+        ({"server": {"preStopSeconds": 20}}, "it must be below 18"),
         ({"models": {"source": "imageVolume"}}, "models.imageVolume.reference is empty"),
         ({"models": {"source": "objectStore"}}, "models.objectStore.path is empty"),
         ({"models": {"builder": {"enabled": False}}}, "a new claim would stay empty"),

@@ -72,7 +72,7 @@ def test_the_table_lists_nothing_that_the_wheel_knows_or_nobody_gives(known: set
 
 def test_compose_chart_and_kserve_give_the_same_but_for_the_age_of_connections() -> None:
     """On one machine there is nothing to balance."""
-    aged = {"--grpc-max-connection-age=300000", "--grpc-max-connection-age-grace=60000"}
+    aged = {"--grpc-max-connection-age=20000", "--grpc-max-connection-age-grace=60000"}
     assert set(GIVEN["chart, defaults"]) == set(GIVEN["kserve"]) == set(GIVEN["compose"]) | aged
     assert GIVEN["compose"] == GIVEN["compose cpu"]
 

@@ -16,6 +16,11 @@
 {{- if lt $limit (add $shared $beside) -}}
 {{- fail (printf "resources.limits.memory %s: /dev/shm counts against it, so it must hold sharedMemory.size %s and sharedMemory.minimumBeside %s; set it to %dMi or more" $values.resources.limits.memory $values.sharedMemory.size $values.sharedMemory.minimumBeside (add $shared $beside)) -}}
 {{- end -}}
+{{- $age := int64 $values.server.grpcMaxConnectionAgeSeconds -}}
+{{- $sleep := int64 $values.server.preStopSeconds -}}
+{{- if and (gt $age 0) (gt $sleep 0) (ge (mul 11 $age) (mul 10 $sleep)) -}}
+{{- fail (printf "server.grpcMaxConnectionAgeSeconds %d: connections would outlive server.preStopSeconds %d, and requests on them be lost when the pod stops; it must be below %d" $age $sleep (div (mul 10 $sleep) 11)) -}}
+{{- end -}}
 {{- if gt (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas) -}}
 {{- fail (printf "autoscaling.minReplicas %d is above autoscaling.maxReplicas %d" (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}
 {{- end -}}
