@@ -5,13 +5,14 @@ Locust runs in processes of its own: importing it replaces the sockets and locks
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 from pods import answered_by
@@ -21,6 +22,8 @@ from triton_process import wait_until
 from embedded.checks import free_ports
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from triton_process import Serving, TritonProcess
 
 pytestmark = [pytest.mark.deploy, pytest.mark.stack]
@@ -48,6 +51,16 @@ class Locust:
     def run(self, *options: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         command = self.command("--html", str(self.html), "--summary", str(self.json), *options)
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=timeout)
+
+    @contextlib.contextmanager
+    def begun(self, command: list[str]) -> Generator[tuple[subprocess.Popen[str], IO[str]]]:
+        """Yield a run whose users all send, and its log from there on."""
+        with subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if "All users spawned" in line:
+                    break
+            yield process, process.stderr
 
     def summary(self) -> dict[str, Any]:
         return json.loads(self.json.read_text())
@@ -111,17 +124,13 @@ def test_an_open_loop_keeps_its_rate_whatever_the_server_does(locust: Locust, to
         *("--host", f"grpc://{toy_server.grpc_url}", "--loop", "open", "--arrivals", "constant", "--rate", str(rate)),
         *("--users", str(users), "--spawn-rate", "2", "--run-time", f"{seconds}s", "--summary", str(locust.json)),
     )
-    with subprocess.Popen(command, cwd=locust.folder, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "All users spawned" in line:
-                break
+    with locust.begun(command) as (process, log):
         toy_server.triton.suspend()
         try:
             time.sleep(4)  # the length of the standstill, and no wait for something to happen
         finally:
             toy_server.triton.resume()
-        rest = process.stderr.read()
+        rest = log.read()
         assert process.wait(60) == 0, rest
     summary = locust.summary()
     assert summary["total"]["requests"] == pytest.approx(rate * users * seconds, rel=0.15)
@@ -181,15 +190,11 @@ def test_an_interrupt_leaves_the_report(locust: Locust, toy_server: TritonProces
         *("--host", f"grpc://{toy_server.grpc_url}", "--users", "2", "--spawn-rate", "2", "--run-time", "10m"),
         *("--html", str(locust.html), "--summary", str(locust.json)),
     )
-    with subprocess.Popen(command, cwd=locust.folder, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "All users spawned" in line:
-                break
+    with locust.begun(command) as (process, log):
         before = answered_by(toy_server)
         wait_until(lambda: answered_by(toy_server) > before, what="a request")
         process.send_signal(signal.SIGINT)
-        process.stderr.read()
+        log.read()
         process.wait(60)
     assert locust.summary()["total"]["requests"] > 0
     assert locust.html.is_file()
@@ -201,16 +206,12 @@ def test_a_server_that_dies_in_the_run_is_a_failed_run(locust: Locust, toy_repos
         *("--host", f"grpc://{doomed.grpc_url}", "--users", "2", "--spawn-rate", "2", "--run-time", "6s"),
         *("--timeout", "3", "--summary", str(locust.json)),
     )
-    with subprocess.Popen(command, cwd=locust.folder, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "All users spawned" in line:
-                break
+    with locust.begun(command) as (process, log):
         before = answered_by(doomed)
         wait_until(lambda: answered_by(doomed) > before, what="a request")
         doomed.triton.kill()
         doomed.wait()
-        rest = process.stderr.read()
+        rest = log.read()
         assert process.wait(60) == 1, rest
     assert "server unavailable" in rest
     assert 0 < locust.summary()["total"]["failures"] < locust.summary()["total"]["requests"]
