@@ -32,6 +32,7 @@ def table(values: str) -> str:
     Raises:
         UndescribedError: A key that holds no other keys has no description.
     """
+    defaults = yaml.safe_load(values)
     rows = ["| value | default | |", "|---|---|---|"]
     path: list[str] = []
     description: list[str] = []
@@ -49,7 +50,7 @@ def table(values: str) -> str:
             path[indent // 2 :] = [key[2]]
             if description:
                 described_above = indent
-                default = json.dumps(_at(yaml.safe_load(values), path))
+                default = json.dumps(_at(defaults, path))
                 rows.append(f"| `{'.'.join(path)}` | `{default}` | {' '.join(description)} |")
             elif line.rstrip() != f"{key[1]}{key[2]}:":
                 raise UndescribedError(f"values.yaml: {'.'.join(path)} has no `# --` comment; say what it does")

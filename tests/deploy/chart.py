@@ -38,7 +38,7 @@ def objects(values: Object | None = None, *, release: str = RELEASE) -> list[Obj
         cast("Object", found)
         for path, text in files(values, release=release).items()
         if path.endswith(".yaml")
-        for found in yaml.safe_load_all(text)
+        for found in yaml.load_all(text, Loader=yaml.CSafeLoader)
         if found is not None
     ]
 
@@ -100,6 +100,14 @@ VARIANTS: dict[str, Object] = {
             "parentRefs": [{"name": "public", "namespace": "gateways"}],
             "grpc": {"enabled": True, "hostnames": ["grpc.example.org"]},
             "http": {"enabled": True, "hostnames": ["http.example.org"]},
+        },
+        "models": {
+            "builder": {
+                "podAnnotations": {"sidecar.istio.io/inject": "false"},
+                "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+                "extraVolumes": [{"name": "weights", "persistentVolumeClaim": {"claimName": "weights"}}],
+                "extraVolumeMounts": [{"name": "weights", "mountPath": "/weights", "readOnly": True}],
+            }
         },
         "loadTest": {"enabled": True, "env": {"LOCUST_USERS": "64"}, "extraArgs": ["--headless"]},
     },

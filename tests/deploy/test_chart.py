@@ -6,7 +6,10 @@ operators'. What neither knows is asserted here: names that must be found elsewh
 
 from __future__ import annotations
 
+import json
 import re
+import signal
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import helm_python
@@ -20,6 +23,7 @@ from cloudcoil.models.prometheus_operator import v1 as operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from chart import Object
 
@@ -189,7 +193,7 @@ def test_volumes_are_there_and_mounted_once(values: Object) -> None:
             used |= {mount["name"] for mount in mounts}
         assert used == set(volumes)
         for volume in volumes.values():
-            if "persistentVolumeClaim" in volume:
+            if "persistentVolumeClaim" in volume and volume["name"] == "models":
                 existing = values.get("models", {}).get("pvc", {}).get("existingClaim")
                 assert volume["persistentVolumeClaim"]["claimName"] in claims | {existing}
 
@@ -427,6 +431,50 @@ def test_the_server_waits_for_a_finished_build() -> None:
     assert builder["command"][1] == "-ec"  # a failed build must not leave the mark
 
 
+@pytest.mark.parametrize("end", ["built", "stopped"])
+def test_waiting_ends_with_the_build_or_with_the_pod(tmp_path: Path, end: str) -> None:
+    """As the container's first process a shell would sleep through SIGTERM for the whole grace period."""
+    (waiting,) = one("Deployment")["spec"]["template"]["spec"]["initContainers"]
+    shell, option, script = waiting["command"]
+    command = [shell, option, script.replace("/claim/", f"{tmp_path}/").replace("sleep 5", "sleep 0.05")]
+    with subprocess.Popen(command, env={"BUILD": "build-1"}, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "build-1" in process.stdout.readline()
+        if end == "built":
+            (tmp_path / "build-1.done").touch()
+        else:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == (0 if end == "built" else 1)
+
+
+@pytest.mark.parametrize("build", ["true", "false"])
+def test_only_a_build_that_succeeded_leaves_its_mark(tmp_path: Path, build: str) -> None:
+    builder = job({})["spec"]["template"]["spec"]["containers"][0]
+    shell, option, script, *name = builder["command"]
+    script = script.replace("python3 build_models.py", build).replace("/models/", f"{tmp_path}/")
+    ended = subprocess.run([shell, option, script, *name, *builder["args"]], env={"BUILD": "build-1"}, check=False)
+    assert (ended.returncode == 0) == (build == "true") == (tmp_path / "build-1.done").exists()
+
+
+def test_the_builder_takes_a_proxy_and_a_checkpoint_and_builds_nothing_anew_for_a_proxy() -> None:
+    template = job(VARIANTS["everything"])["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    assert {"name": "HTTPS_PROXY", "value": "http://proxy:3128"} in container["env"]
+    assert {"name": "weights", "mountPath": "/weights", "readOnly": True} in container["volumeMounts"]
+    assert template["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}
+    proxy: Object = {"models": {"builder": {"extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]}}}
+    assert job(proxy)["metadata"]["name"] != job({})["metadata"]["name"]
+    (folder,) = {job(values)["spec"]["template"]["spec"]["containers"][0]["args"][-1] for values in ({}, proxy)}
+    assert folder.startswith("/models/build-")
+
+
+@pytest.mark.parametrize("release", ["1st", "a.b"])
+def test_a_release_whose_name_no_service_can_have_is_refused(release: str) -> None:
+    with pytest.raises(helm_python.HelmError, match="set fullnameOverride"):
+        objects(release=release)
+    assert objects({"fullnameOverride": "segmentation"}, release=release)
+
+
 @pytest.mark.parametrize("variant", ["image", "image volume", "object store", "claim that is full"])
 def test_nothing_is_built_where_the_models_come_from_elsewhere(variant: str) -> None:
     found = objects(VARIANTS[variant])
@@ -545,6 +593,17 @@ def test_monitoring_is_what_compose_mounts() -> None:
             {"gateway": {"parentRefs": [{"name": "a"}], "grpc": {"enabled": True}, "http": {"enabled": True}}},
             "must name different hosts",
         ),
+        (
+            {
+                "gateway": {
+                    "parentRefs": [{"name": "a"}],
+                    "grpc": {"enabled": True, "hostnames": ["a.org", "b.org"]},
+                    "http": {"enabled": True, "hostnames": ["b.org"]},
+                }
+            },
+            "host name b.org is in gateway.grpc.hostnames and in gateway.http.hostnames",
+        ),
+        ({"models": {"pvc": {"accessModes": ["ReadWriteOncePod"]}}}, "could then not mount it"),
     ],
 )
 def test_values_that_cannot_work_together_are_refused(values: Object, message: str) -> None:
@@ -573,6 +632,7 @@ OPEN = {
     ("gateway", "parentRefs"),
     ("loadTest", "env"),
     ("models", "builder", "nodeSelector"),
+    ("models", "builder", "podAnnotations"),
     ("models", "objectStore", "options"),
     ("monitoring", "dashboard", "annotations"),
     ("monitoring", "dashboard", "labels"),
@@ -597,6 +657,72 @@ def test_an_unknown_key_is_refused(group: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("leaf", LEAVES, ids=".".join)
 def test_a_value_of_another_type_is_refused(leaf: tuple[str, ...]) -> None:
     assert leaf[-1] in refusal(nested(leaf, {"of": "another type"}))
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"tolerations": [{"keys": "spot"}]}, "keys"),
+        ({"gpu": {"tolerations": [{"efect": "NoSchedule"}]}}, "efect"),
+        ({"extraEnv": [{"name": "A", "vale": "1"}]}, "vale"),
+        ({"extraVolumeMounts": [{"name": "a", "mountPath": "/a", "readonly": True}]}, "readonly"),
+        ({"imagePullSecrets": [{"name": "a", "key": "b"}]}, "key"),
+        ({"topologySpread": [{"topologyKey": "a", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", "b": 1}]}, "b"),
+        ({"affinity": {"nodeAfinity": {}}}, "nodeAfinity"),
+        ({"networkPolicy": {"allowedFrom": [{"podselector": {}}]}}, "podselector"),
+        ({"networkPolicy": {"extraEgress": [{"from": []}]}}, "from"),
+        ({"monitoring": {"podMonitor": {"metricRelabelings": [{"source_labels": []}]}}}, "source_labels"),
+        ({"gateway": {"parentRefs": [{"name": "a", "gateway": "b"}]}}, "gateway"),
+    ],
+)
+def test_an_unknown_key_in_a_list_is_refused(values: Object, key: str) -> None:
+    assert f"'{key}'" in refusal(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"probes": {"startup": {"failureThreshold": 0}}},
+        {"podDisruptionBudget": {"maxUnavailable": 0}},  # no node could be drained
+        {"podDisruptionBudget": {"maxUnavailable": "0%"}},
+        {"resources": {"requests": {"cpu": None}}},  # OpenMP would get none
+        {"resources": {"limits": {"memory": None}}},
+        {"autoscaling": {"minReplicas": 0}},
+        {"autoscaling": {"keda": {"fallbackReplicas": 0}}},
+        {"gpu": {"count": 0}},
+        {"image": {"digest": "sha256:abc"}},
+        {"fullnameOverride": "1st"},
+        {"sharedMemory": {"size": "4G"}},
+    ],
+    ids=json.dumps,
+)
+def test_an_impossible_value_is_refused(values: Object) -> None:
+    refusal(values)
+
+
+def schemas(schema: Object, path: str = "values") -> Iterator[tuple[str, Object]]:
+    """Yield every schema of an object within a schema, with where it stands."""
+    if schema.get("type") == "object":
+        yield path, schema
+    for key, inner in schema.get("properties", {}).items():
+        yield from schemas(inner, f"{path}.{key}")
+    if "items" in schema:
+        yield from schemas(schema["items"], f"{path}[]")
+
+
+# Kubernetes' own types, which kubernetes_validate and the API server know.
+KUBERNETES = re.compile(
+    r".*\.extraVolumes\[\]|.*\.extraEnv\[\]\.valueFrom|.*\.(pod|namespace)Selector|values\.affinity\.\w+|values\.global"
+)
+
+
+def test_the_schema_leaves_open_only_what_kubernetes_defines() -> None:
+    whole = json.loads((CHART / "values.schema.json").read_text())
+    for path, schema in schemas(whole):
+        if not KUBERNETES.fullmatch(path):
+            assert schema.get("additionalProperties") in (False, {"type": "string"}), path
+        else:
+            assert "additionalProperties" not in schema, path
 
 
 def test_the_readme_lists_every_value_as_it_is() -> None:

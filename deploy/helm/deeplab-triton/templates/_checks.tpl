@@ -10,6 +10,11 @@
 {{/* Refuse values that each are right and together cannot work. */}}
 {{- define "deeplab-triton.checks" -}}
 {{- $values := .Values -}}
+{{- /* Helm takes release names with dots and a digit in front; Services take neither. */ -}}
+{{- $name := include "deeplab-triton.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "%s: a Service's name has lower-case letters, digits and dashes, and begins with a letter; set fullnameOverride" $name) -}}
+{{- end -}}
 {{- $limit := include "deeplab-triton.mebibytes" $values.resources.limits.memory | int64 -}}
 {{- $shared := include "deeplab-triton.mebibytes" $values.sharedMemory.size | int64 -}}
 {{- $beside := include "deeplab-triton.mebibytes" $values.sharedMemory.minimumBeside | int64 -}}
@@ -62,6 +67,9 @@
 {{- $modes := .Values.models.pvc.accessModes -}}
 {{- if and .Values.models.builder.enabled (eq (toJson $modes) "[\"ReadOnlyMany\"]") -}}
 {{- fail "models.pvc.accessModes [ReadOnlyMany]: the builder cannot write there; set models.builder.enabled to false" -}}
+{{- end -}}
+{{- if and .Values.models.builder.enabled (has "ReadWriteOncePod" $modes) -}}
+{{- fail "models.pvc.accessModes ReadWriteOncePod: the server's pod waits with the claim for the builder, which could then not mount it; take ReadWriteOnce, or fill the claim before and set models.builder.enabled to false" -}}
 {{- end -}}
 {{- if and (not .Values.models.builder.enabled) (not .Values.models.pvc.existingClaim) -}}
 {{- fail "models.builder.enabled is false and models.pvc.existingClaim empty: a new claim would stay empty; name a claim that holds the models" -}}
