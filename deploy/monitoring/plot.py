@@ -2,8 +2,8 @@
 
 python deploy/monitoring/plot.py [--prometheus http://127.0.0.1:9090] [--minutes 5] [--window 1m] [--output FILE.png]
 
-A panel without data is left out.
-"""
+A panel without data is left out, and so are curves that are always 0 where a panel has more than MOST_CURVES.
+"""  # noqa: INP001 - a script, in no package
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ DASHBOARD = Path(__file__).with_name("dashboard.json")
 UNITS = {"s": "s", "reqps": "1/s", "percentunit": "share", "watt": "W", "none": ""}
 COLUMNS = 3
 POINTS = 300
+MOST_CURVES = 8
 
 
 def filled(expression: str, *, dashboard: dict[str, Any], window: str) -> str:
@@ -60,6 +61,8 @@ def curves(
             values = [float(value) for _, value in series["values"]]
             if not all(map(math.isnan, values)):
                 found.append((label(series, target["legendFormat"]), seconds, values))
+    if len(found) > MOST_CURVES:
+        return [curve for curve in found if any(curve[2])] or found[:1]
     return found
 
 
@@ -94,7 +97,7 @@ def main() -> None:
         axis.set_ylabel(UNITS[panel["fieldConfig"]["defaults"]["unit"]])
         axis.set_xlabel("seconds")
         axis.set_xlim(0, end - begin)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.35 * axis.get_ylim()[1])  # room for the legend
         axis.legend(fontsize=6.5, frameon=False, loc="upper left")
     for axis in list(axes.flat)[len(drawn) :]:
         axis.remove()
