@@ -19,6 +19,7 @@ _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
 _SHARES = ("error_share",)
 _COUNTS = ("wrong_replies",)
 _LEAST = ("throughput",)
+_UNMEASURED = "not measured"
 _FORM = "error_share, wrong_replies, throughput, and tables such as [p99] of seconds by kind of request"
 
 
@@ -94,7 +95,7 @@ def judge(summary: Summary, objectives: Objectives) -> list[Verdict]:
     """Hold a run against its objectives; a kind of request that was asked about and never made is a miss."""
     verdicts: list[Verdict] = []
     if not summary.total.requests:
-        return [Verdict("requests", "at least 1", "0", "nothing was measured")]
+        return [Verdict("requests", "at least 1", "0", _UNMEASURED)]
     for name, bound in objectives.bounds.items():
         verdicts.append(_BOUNDS[name](summary, bound))
     for share, patterns in objectives.latency.items():
@@ -122,9 +123,13 @@ def table(verdicts: list[Verdict]) -> Table:
     shown.add_column("measured", justify="right")
     shown.add_column("")
     for verdict in verdicts:
-        style, mark = ("green", "met") if verdict.met else ("bold red", f"missed by {verdict.missed_by}")
+        style, mark = ("green", "met") if verdict.met else ("bold red", _miss(verdict))
         shown.add_row(verdict.what, verdict.bound, verdict.measured, f"[{style}]{mark}[/]")
     return shown
+
+
+def _miss(verdict: Verdict) -> str:
+    return verdict.missed_by if verdict.missed_by == _UNMEASURED else f"missed by {verdict.missed_by}"
 
 
 def _number(file: Path, name: str, value: object) -> float:
@@ -157,7 +162,7 @@ def _latency(kind: Kind, share: float, bound: float) -> Verdict:
     what = f"p{100 * share:g} of {kind.title}"
     seconds = kind.seconds(share)
     if seconds is None:
-        return Verdict(what, f"at most {bound:g} s", "no reply", "not measured")
+        return Verdict(what, f"at most {bound:g} s", "no reply", _UNMEASURED)
     over = f"{seconds - bound:.3f} s ({(seconds - bound) / bound:.0%})" if bound and seconds > bound else ""
     if not bound and seconds:
         over = f"{seconds:.3f} s"

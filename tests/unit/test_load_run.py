@@ -1,0 +1,315 @@
+"""What a load test sends and how it judges: arrivals, shapes, pictures, replies, percentiles, objectives."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from load_tests import histogram, objectives, pictures, server_statistics, shapes, strain, summary
+from load_tests.arrivals import Timetable
+from load_tests.options import Options, add_arguments, options_from, weights
+from load_tests.replies import WRONG_PIXELS, WRONG_SIZE, FirstReplies
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def seeded(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311 draws load, keeps no secret
+
+
+class Parser(argparse.ArgumentParser):
+    """Locust's parser takes two settings more."""
+
+    def add_argument(self, *flags: str, **settings: Any) -> argparse.Action:  # noqa: ANN401 argparse's own
+        self.variables = [*getattr(self, "variables", []), settings.pop("env_var", "")]
+        settings.pop("include_in_web_ui", None)
+        return super().add_argument(*flags, **settings)
+
+
+def parse(*arguments: str) -> Options:
+    parser = Parser()
+    add_arguments(parser)
+    return options_from(parser.parse_args(arguments))
+
+
+def moments(rate: float, *, poisson: bool, number: int, seed: int = 1) -> list[float]:
+    timetable = Timetable(100.0, rate=rate, poisson=poisson, random=seeded(seed))
+    return [timetable.take() for _ in range(number)]
+
+
+def test_constant_arrivals_are_evenly_spaced_and_users_out_of_step() -> None:
+    first = moments(4, poisson=False, number=50)
+    assert np.diff(first) == pytest.approx(0.25)
+    assert 100 <= first[0] <= 100.25
+    assert first[0] != moments(4, poisson=False, number=1, seed=2)[0]
+
+
+def test_poisson_arrivals_have_exponential_pauses() -> None:
+    pauses = np.diff([100.0, *moments(5, poisson=True, number=20_000)])
+    assert pauses.mean() == pytest.approx(0.2, rel=0.03)
+    assert pauses.std() == pytest.approx(0.2, rel=0.03)
+    assert (pauses > 0.2).mean() == pytest.approx(np.exp(-1), rel=0.05)
+
+
+def test_a_late_source_keeps_the_moments_that_were_meant() -> None:
+    timetable = Timetable(0.0, rate=10, poisson=False, random=seeded(0))
+    meant = timetable.due
+    assert timetable.wait(meant - 0.04) == pytest.approx(0.04)
+    assert timetable.wait(5.0) == 0  # half a hundred are due: all leave now, none is left out
+    assert [timetable.take() for _ in range(3)] == pytest.approx([meant, meant + 0.1, meant + 0.2])
+
+
+def test_steps_rise_and_a_spike_returns() -> None:
+    steps = shapes.step(3, stages=3, seconds=10)
+    assert [getattr(shapes.stage_at(steps, second), "users", None) for second in (0, 9.9, 10, 25, 30)] == [
+        3,
+        3,
+        6,
+        9,
+        None,
+    ]
+    spike = shapes.spike(4, factor=2.5, seconds=5)
+    assert [getattr(shapes.stage_at(spike, second), "users", None) for second in (0, 5, 10, 15)] == [4, 10, 4, None]
+
+
+def test_the_pictures_are_the_same_for_a_seed_and_others_for_another() -> None:
+    small = ["thumbnail", "web"]
+    first, again, other = pictures.made(small, seed=5), pictures.made(small, seed=5), pictures.made(small, seed=6)
+    assert [picture.data for picture in first] == [picture.data for picture in again]
+    assert all(one.data != two.data for one, two in zip(first, other, strict=True))
+    assert len({picture.name for picture in first}) == len(first)
+
+
+def test_the_pictures_are_of_all_kinds_and_as_large_as_they_say() -> None:
+    made = pictures.made(pictures.KINDS, seed=0)
+    assert {picture.kind for picture in made} == set(pictures.KINDS)
+    assert max(picture.width * picture.height for picture in made) == 12_000_000
+    formats: set[str | None] = set()
+    for picture in made:
+        with Image.open(io.BytesIO(picture.data)) as image:
+            formats.add(image.format)
+            assert ImageOps.exif_transpose(image).size == (picture.width, picture.height)
+    assert formats == {"JPEG", "PNG", "WEBP"}
+    assert any(picture.width < picture.height for picture in made)
+    assert any(picture.width > picture.height for picture in made)
+
+
+def test_a_large_picture_has_the_bytes_of_a_camera() -> None:
+    (largest,) = (picture for picture in pictures.made(["large"], seed=0) if picture.name.startswith("4000x3000.jpeg"))
+    assert 2e6 < len(largest.data) < 8e6  # enlarged without grain it would be half a megabyte
+
+
+def test_the_users_own_folder_is_read(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    (picture,) = pictures.from_folder(tmp_path)
+    assert (picture.kind, picture.width, picture.height) == ("thumbnail", 20, 40)
+    (tmp_path / "b.txt").write_text("no picture")
+    with pytest.raises(pictures.PicturesError, match=r"b\.txt"):
+        pictures.from_folder(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(pictures.PicturesError, match="holds no pictures"):
+        pictures.from_folder(tmp_path / "empty")
+
+
+def check(replies: FirstReplies, mask: np.ndarray[Any, np.dtype[np.uint8]], *, model: str = "a") -> str | None:
+    return replies.check(mask, picture="cat", model=model, size=(20, 10))[0]
+
+
+def test_replies_are_compared_with_the_first_for_that_picture_and_model() -> None:
+    replies, mask = FirstReplies(), np.zeros((10, 20), np.uint8)
+    assert check(replies, mask) is None
+    assert check(replies, mask.copy()) is None
+    mask[3, 4] = 7
+    assert check(replies, mask) == WRONG_PIXELS
+    assert check(replies, mask, model="b") is None
+    assert check(replies, mask.T.copy()) == WRONG_SIZE
+
+
+def test_a_tolerance_counts_pixels() -> None:
+    replies, mask = FirstReplies(tolerance=0.01), np.zeros((10, 20), np.uint8)
+    check(replies, mask)
+    mask[0, :2] = 1
+    assert check(replies, mask) is None
+    mask[0, 2] = 1
+    assert check(replies, mask) == WRONG_PIXELS
+
+
+def test_first_replies_of_two_workers_are_compared() -> None:
+    here, there, agreed = FirstReplies(), FirstReplies(), FirstReplies()
+    mask = np.zeros((10, 20), np.uint8)
+    for replies, right in ((here, True), (there, False)):
+        _, first = replies.check(mask, picture="cat", model="a", size=(20, 10))
+        assert first is not None
+        assert agreed.agrees(first, picture="cat", model="a") is right
+        mask[0, 0] = 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0])
+@pytest.mark.parametrize("number", [1, 2, 7, 100, 1001])
+def test_percentiles_are_numpys(share: float, number: int) -> None:
+    values = np.random.default_rng(number).integers(0, 900, number)
+    counts = {int(value): count for value, count in Counter(values.tolist()).items()}
+    assert histogram.percentile(counts, share) == np.quantile(values, share, method="inverted_cdf")
+
+
+def test_nothing_has_no_percentile() -> None:
+    assert histogram.percentile({}, 0.99) is None
+    assert histogram.mean({}) is None
+    assert histogram.mean({10: 1, 40: 2}) == 30
+
+
+@pytest.mark.parametrize(("exact", "kept"), [(0.4, 0), (99.6, 100), (999.4, 999), (1234, 1230), (98_765, 98_800)])
+def test_three_digits_of_a_latency_are_kept(exact: float, kept: int) -> None:
+    assert histogram.rounded(exact) == kept
+
+
+def run_of(latencies: dict[str, dict[int, int]], failures: dict[str, int] | None = None) -> summary.Summary:
+    failed = sum((failures or {}).values())
+    kinds = [
+        summary.Kind("gRPC", name, sum(counts.values()) + failed, failed, counts) for name, counts in latencies.items()
+    ]
+    total = summary.all_of(kinds)
+    return summary.Summary({"loop": "open"}, 10.0, kinds, total, failures or {}, strain.Strain(1, 0.1, 0.0, 0))
+
+
+def read(tmp_path: Path, text: str) -> objectives.Objectives:
+    file = tmp_path / "objectives.toml"
+    file.write_text(text)
+    return objectives.read(file)
+
+
+def misses(run: summary.Summary, wanted: objectives.Objectives) -> dict[str, str]:
+    return {verdict.what: verdict.missed_by for verdict in objectives.judge(run, wanted) if not verdict.met}
+
+
+def test_a_missed_percentile_says_which_and_by_how_much(tmp_path: Path) -> None:
+    wanted = read(tmp_path, '[p99]\n"* web" = 0.5\n"* large" = 2\n[p50]\nall = 1')
+    run = run_of({"resnet50 web": {400: 98, 750: 2}, "resnet50 large": {1900: 10}})
+    assert misses(run, wanted) == {"p99 of gRPC resnet50 web": "0.250 s (50%)"}
+
+
+def test_failures_wrong_masks_and_throughput_are_judged(tmp_path: Path) -> None:
+    wanted = read(tmp_path, "error_share = 0.01\nwrong_replies = 0\nthroughput = 10")
+    assert misses(run_of({"resnet50 web": {100: 100}}), wanted) == {}
+    found = misses(run_of({"resnet50 web": {100: 78}}, {WRONG_PIXELS: 2, "refused": 20}), wanted)
+    assert found == {
+        "failed requests": "21.00 percentage points",
+        "wrong masks": "2",
+        "right replies per second": "2.20/s (22%)",
+    }
+
+
+def test_a_run_without_requests_or_of_other_ones_misses(tmp_path: Path) -> None:
+    wanted = read(tmp_path, '[p99]\n"HTTP *" = 1')
+    assert misses(run_of({}), wanted) == {"requests": "not measured"}
+    assert misses(run_of({"resnet50 web": {100: 1}}), wanted) == {"p99 of HTTP *": "not measured"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no objective"),
+        ("error_rate = 1", "'error_rate' is no objective"),
+        ("error_share = 1.5", "from 0 to 1"),
+        ("error_share = 'x'", "must be a number"),
+        ("throughput = true", "must be a number"),
+        ("[p99]\nall = -1", "must be a number"),
+        ("p99 = 1", "'p99' is no objective"),
+        ("[p99", "cannot be read"),
+    ],
+)
+def test_objectives_that_mean_nothing_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(objectives.ObjectivesError, match=said):
+        read(tmp_path, text)
+
+
+def test_the_objectives_that_are_shipped_can_be_read() -> None:
+    for file in sorted((ROOT / "load_tests").glob("objectives*.toml")):
+        assert objectives.read(file).latency
+
+
+def test_a_summary_is_the_same_after_a_file(tmp_path: Path) -> None:
+    run = run_of({"resnet50 web": {100: 5}}, {"refused": 1})
+    run.save(tmp_path / "a" / "run.json", met=False)
+    assert summary.load(tmp_path / "a" / "run.json") == run
+
+
+def test_a_client_that_limits_is_named() -> None:
+    calm = {"cpu": 0.2, "late": {"1": 990}, "most_unfinished": 3}
+    busy = {"cpu": 0.95, "late": {"80": 20}, "most_unfinished": 9}
+    assert strain.together([calm]).warning is None
+    both = strain.together([calm, busy])
+    assert (both.processes, both.busiest_cpu, both.most_unfinished, both.late_p99) == (2, 0.95, 9, 0.08)
+    assert both.warning is not None
+    assert "95% of a core" in both.warning
+    assert "80 ms late" in both.warning
+
+
+def test_only_what_a_server_did_meanwhile_is_counted() -> None:
+    batch = {"1": {"executions": 2, "seconds": 0.5}}
+    before = {"core": {"requests": 3, "seconds": 1.0, "batches": batch}, "idle": {"requests": 4, "batches": {}}}
+    after = {
+        "core": {
+            "requests": 9,
+            "seconds": 2.5,
+            "batches": {"1": {"executions": 2, "seconds": 0.5}, "4": {"executions": 1, "seconds": 0.7}},
+        },
+        "idle": {"requests": 4, "batches": {}},
+    }
+    assert server_statistics.between(before, after) == {
+        "core": {"requests": 6, "seconds": 1.5, "batches": {"4": {"executions": 1, "seconds": 0.7}}}
+    }
+
+
+def test_every_argument_has_a_variable_of_its_own() -> None:
+    parser = Parser()
+    add_arguments(parser)
+    # --help comes first and is argparse's.
+    assert len(set(parser.variables[1:])) == len(parser.variables[1:])
+    assert all(variable.startswith("LOCUST_") for variable in parser.variables[1:])
+    assert parse().variants == {"resnet50": 3, "resnet101": 1}
+
+
+def test_weights_are_read_and_zero_leaves_out() -> None:
+    assert weights("web=2, large", names=("web", "large")) == {"web": 2, "large": 1}
+    assert weights("a=0,b=1") == {"b": 1}
+    for wrong in ("a=x", "a=-1", "a=0", "", "a=inf"):
+        with pytest.raises(ValueError, match="weight"):
+            weights(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--rate", "0"),
+        ("--tolerance", "2"),
+        ("--kinds", "huge=1"),
+        ("--loop", "oval"),
+        ("--retries", "1.5"),
+        ("--seed", "x"),
+    ],
+)
+def test_what_an_argument_cannot_mean_is_refused(wrong: tuple[str, str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(*wrong)
+    assert ended.value.code == 2
+
+
+def test_what_needs_no_locust_does_not_load_it() -> None:
+    """Locust replaces sockets and locks of the whole process."""
+    code = "import sys, load_tests.capacity, load_tests.objectives; sys.exit('gevent' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
