@@ -23,6 +23,7 @@ _EXIF_ORIENTATION = 0x0112
 _ROTATED = 6  # as a phone held upright stores it: width and height change places when shown
 # Of the noise that enlarging leaves out, in grey levels: an enlarged JPEG without it is a tenth of a camera's.
 _GRAIN = 5.0
+_TILE = 512  # columns and rows after which the noise repeats, which neither JPEG nor WebP notices
 # Kind by the columns and rows that are stored, the format, and whether the picture is shown rotated.
 _MADE: tuple[tuple[int, int, str, bool], ...] = (
     (160, 120, "JPEG", False),
@@ -127,8 +128,9 @@ def _encoded(
     left, top = random.uniform(0, photograph.width - columns), random.uniform(0, photograph.height - rows)
     # Fitted, not stretched: what is beyond the wanted proportions is cut off.
     part = ImageOps.fit(photograph.crop((int(left), int(top), int(left + columns), int(top + rows))), size)
-    grain = random.standard_normal((size[1], size[0], 1), dtype=np.float32) * _GRAIN
-    pixels = np.clip(np.asarray(part, np.float32) + grain, 0, 255).astype(np.uint8)
+    tile = np.rint(random.standard_normal((_TILE, _TILE, 1)) * _GRAIN).astype(np.int16)
+    grain = np.tile(tile, (size[1] // _TILE + 1, size[0] // _TILE + 1, 1))[: size[1], : size[0]]
+    pixels = np.clip(np.asarray(part, np.int16) + grain, 0, 255).astype(np.uint8)
     exif = Image.Exif()
     if rotated:
         exif[_EXIF_ORIENTATION] = _ROTATED

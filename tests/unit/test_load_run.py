@@ -92,8 +92,12 @@ def test_the_pictures_are_the_same_for_a_seed_and_others_for_another() -> None:
     assert len({picture.name for picture in first}) == len(first)
 
 
-def test_the_pictures_are_of_all_kinds_and_as_large_as_they_say() -> None:
-    made = pictures.made(pictures.KINDS, seed=0)
+@pytest.fixture(scope="module")
+def made() -> list[pictures.Picture]:
+    return pictures.made(pictures.KINDS, seed=0)
+
+
+def test_the_pictures_are_of_all_kinds_and_as_large_as_they_say(made: list[pictures.Picture]) -> None:
     assert {picture.kind for picture in made} == set(pictures.KINDS)
     assert max(picture.width * picture.height for picture in made) == 12_000_000
     formats: set[str | None] = set()
@@ -106,8 +110,8 @@ def test_the_pictures_are_of_all_kinds_and_as_large_as_they_say() -> None:
     assert any(picture.width > picture.height for picture in made)
 
 
-def test_a_large_picture_has_the_bytes_of_a_camera() -> None:
-    (largest,) = (picture for picture in pictures.made(["large"], seed=0) if picture.name.startswith("4000x3000.jpeg"))
+def test_a_large_picture_has_the_bytes_of_a_camera(made: list[pictures.Picture]) -> None:
+    (largest,) = (picture for picture in made if picture.name.startswith("4000x3000.jpeg"))
     assert 2e6 < len(largest.data) < 8e6  # enlarged without grain it would be half a megabyte
 
 
