@@ -3,7 +3,7 @@
 python deploy/monitoring/plot.py [--prometheus http://127.0.0.1:9090] [--minutes 5] [--window 1m] [--output FILE.png]
 
 A panel without data is left out, and so are curves that are always 0 where a panel has more than MOST_CURVES.
-"""  # noqa: INP001 - a script, in no package
+"""
 
 from __future__ import annotations
 

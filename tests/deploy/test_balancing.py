@@ -35,7 +35,6 @@ AGE_MILLISECONDS = 150
 REQUESTS = 800
 THREADS = 4
 WARM_UP = 20
-PHOTOGRAPH = toy.Picture(5, 700, 700)  # 1.5 MB
 CLUSTERS = ("triton_grpc", "triton_http", "connections")
 ENTRANCES = ("envoy grpc", "envoy http", "connections", "name")
 
@@ -91,6 +90,11 @@ class Stack:
                 yield client
 
 
+def photograph(number: int) -> toy.Picture:
+    """Return a picture of 1.5 MB, more than Envoy by itself would keep for sending it again."""
+    return toy.Picture(number % 21, 700 + number % 25, 700 + number % 40)
+
+
 class Load:
     """Requests without end from some threads of one client, every reply checked.
 
@@ -101,7 +105,7 @@ class Load:
         retried: What was sent again.
 
     Args:
-        photographs: Send large ones too.
+        photographs: Send large pictures.
     """
 
     def __init__(self, *, photographs: bool = False) -> None:
@@ -121,7 +125,7 @@ class Load:
             if number == at_most:
                 self._enough.set()
                 return
-            picture = PHOTOGRAPH if self._photographs and number % 3 == 0 else toy.picture(number)
+            picture = photograph(number) if self._photographs else toy.picture(number)
             try:
                 is_right = picture.is_mask(client.segment(picture.ppm()).mask)
             except SegmentationError as error:
@@ -271,6 +275,8 @@ def test_a_server_is_killed_under_load_and_requests_are_only_retried(whole: Stac
         print(f"{entrance}: {len(load.retried)} retries of the client, {load.right} right")  # noqa: T201 - for the docs
         assert (load.wrong, load.errors) == ([], []), entrance
     assert loads["connections"].retried or loads["name"].retried
-    assert loads["envoy grpc"].retried == loads["envoy http"].retried == []  # Envoy had sent them again already
+    # Envoy had sent them again by itself, but for answers that had begun; where it gives up it speaks of its upstream.
+    retried = [str(attempt.error) for entrance in ENTRANCES[:2] for attempt in loads[entrance].retried]
+    assert not [error for error in retried if "upstream" in error]
     print(f"retries of Envoy: {whole.envoy.counters(retries) - before}")  # noqa: T201 - for the docs
     assert whole.envoy.counters(retries) > before

@@ -108,6 +108,8 @@ S = grpc.StatusCode
         ((S.UNAVAILABLE, 503, "going away"), ServerUnavailableError, "not available: going away"),
         ((S.INTERNAL, 500, "in ensemble 'a', Stub is not healthy"), ModelError, "Stub is not healthy"),
         ((S.UNKNOWN, 418, "what"), ModelError, "what"),
+        ((S.INTERNAL, 502, "Received RST_STREAM with error code 2"), ServerUnavailableError, "not available"),
+        ((S.UNKNOWN, 507, "exceeded request buffer limit while retrying upstream"), ServerUnavailableError, "limit"),
         ((S.UNKNOWN, 413, "Payload Too Large"), InvalidImageError, "Payload Too Large"),  # Envoy
         (
             (S.UNKNOWN, 413, "Received http2 header with status: 413"),

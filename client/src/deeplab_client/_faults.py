@@ -69,8 +69,12 @@ _BY_WORDS: dict[type[SegmentationError], tuple[tuple[re.Pattern[str], type[Segme
         (re.compile(r"maximum queue size|timeout expired", re.IGNORECASE), ServerOverloadedError),
     ),
     ServerOverloadedError: ((re.compile(r"message larger than max"), InvalidImageError),),
-    # gRPC has no status for a proxy's 413 either: UNKNOWN, in Envoy's words or those of gRPC for what is not its own.
-    ModelError: ((re.compile(r"^Payload Too Large$|http2 header with status: 413"), InvalidImageError),),
+    ModelError: (
+        # gRPC has no status for a proxy's 413 either: UNKNOWN, in Envoy's words or gRPC's for what is not its own.
+        (re.compile(r"^Payload Too Large$|http2 header with status: 413"), InvalidImageError),
+        # Envoy lost the server: in the middle of its answer, INTERNAL, or too late to send all of it again, 507.
+        (re.compile(r"Received RST_STREAM|exceeded request buffer limit while retrying"), ServerUnavailableError),
+    ),
 }
 _PREFIX = re.compile(r"^(\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 # A server that wants a client's certificate, or knows no TLS, may just hang up, as one that goes away does.
