@@ -41,8 +41,8 @@ def locust(name: str, servers: Endpoints, output: Path, *options: str, seconds: 
         *("--html", str(output / f"{name}.html"), "--summary", str(output / f"{name}.json")),
         *("--only-summary", "--loglevel", "WARNING", *options),
     ]
-    # What Locust prints on stdout stands in the HTML too; the tables of the run go to stderr.
-    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode  # noqa: S603
+    print(f"{name} loop: {_USERS} users for {seconds} s", flush=True)  # noqa: T201 a command's own words
+    return subprocess.run(command, check=False).returncode  # noqa: S603
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

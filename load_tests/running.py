@@ -77,6 +77,9 @@ class Run:
         stats.PERCENTILES_TO_CHART = [0.5, 0.95, 0.99]
         # The client says that of every model once, and Locust's page and report have no place for it.
         logging.getLogger("deeplab_client").setLevel(logging.ERROR)
+        if environment.parsed_options is not None and environment.parsed_options.only_summary:
+            # The summary is ours; Locust would print its own below it.
+            logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
         run = cls(environment)
         run.prepare()
         run.listen()

@@ -1,0 +1,159 @@
+"""Does the simulation of replicas tell what two servers do? One is measured, two are predicted, and then measured too.
+
+    PYTHONPATH=tests:tests/server .venv/bin/python -m benchmarks.capacity [--seconds 120] [--output out/bench/capacity]
+
+The core model sleeps for as long as a GPU would compute, so that two cores are enough for two servers and the load.
+All else is real: the ensemble, Triton's dynamic batching, Locust's open loop with Poisson arrivals. Each of Locust's
+users sends to one of the servers, which the simulation calls `random`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import toy
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.arguments import at_least_one
+from demo import serving
+from load_tests import summary
+from load_tests.replicas import Outcome, Replica, poisson, simulate
+from load_tests.service_times import ServiceTimes, from_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from demo import Endpoints
+
+ROOT = Path(__file__).resolve().parents[1]
+# Seconds of a batch and of each picture in it: at most MAX_BATCH / (FIRST + MAX_BATCH * EACH) = 16 pictures a second.
+FIRST, EACH, MAX_BATCH = 0.1, 0.05, 8  # the largest batch of the ensemble too
+MOST_PER_SECOND = MAX_BATCH / (FIRST + MAX_BATCH * EACH)
+SHARES = (0.5, 0.7, 0.85)  # of what both servers can do
+MEASURED_AT = 0.7  # of what one can do
+PERCENTILES = (0.5, 0.9, 0.99)
+USERS = 20  # an even number: half of them for each server
+SIMULATED = 200_000
+
+CORE_CONFIG = f"""\
+name: "deeplabv3_resnet50"
+backend: "python"
+max_batch_size: {MAX_BATCH}
+input {{ name: "input" data_type: TYPE_FP32 dims: 3 dims: -1 dims: -1 }}
+output {{ name: "out" data_type: TYPE_FP32 dims: 21 dims: -1 dims: -1 }}
+output {{ name: "logits_os8" data_type: TYPE_FP32 dims: 21 dims: -1 dims: -1 }}
+instance_group {{ count: 1 kind: KIND_CPU }}
+dynamic_batching {{ }}
+"""
+CORE = f"""\
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        inputs = [pb_utils.get_input_tensor_by_name(request, "input").as_numpy() for request in requests]
+        time.sleep({FIRST} + {EACH} * sum(len(pixels) for pixels in inputs))
+        responses = []
+        for pixels in inputs:
+            logits = np.zeros((len(pixels), 21, -(-pixels.shape[2] // 8), -(-pixels.shape[3] // 8)), np.float32)
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor(n, logits) for n in ("out", "logits_os8")]))
+        return responses
+"""
+
+
+def sleeping_repository(folder: Path) -> Path:
+    """Write a model repository whose core model sleeps."""
+    repository = toy.build(folder)
+    core = repository / "deeplabv3_resnet50"
+    shutil.rmtree(core)
+    (core / "1").mkdir(parents=True)
+    (core / "config.pbtxt").write_text(CORE_CONFIG, encoding="utf-8")
+    (core / "1" / "model.py").write_text(CORE, encoding="utf-8")
+    return repository
+
+
+def measured(servers: Sequence[Endpoints], rate: float, *, seconds: int, file: Path) -> summary.Summary:
+    """Have Locust send to one server or to two, and return what it measured.
+
+    Raises:
+        subprocess.CalledProcessError: A request failed, or the run could not be made.
+    """
+    # Percentiles are compared below, and no rate is promised; what fails would be no measurement.
+    (objectives := file.with_suffix(".toml")).write_text("error_share = 0.0\nwrong_replies = 0\n", encoding="utf-8")
+    command = [
+        *(sys.executable, "-m", "locust", "--locustfile", str(ROOT / "load_tests" / "locustfile.py"), "--headless"),
+        *("--host", servers[0].grpc, "--variants", "resnet50", "--kinds", "thumbnail=1", "--objectives", objectives),
+        *("--loop", "open", "--rate", f"{rate / USERS:.4f}", "--users", str(USERS), "--spawn-rate", str(USERS)),
+        *("--run-time", f"{seconds}s", "--summary", str(file), "--html", str(file.with_suffix(".html"))),
+        *("--only-summary", "--loglevel", "WARNING"),
+        *(("--second-host", servers[1].grpc) if len(servers) > 1 else ()),
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+    return summary.load(file)
+
+
+def predicted(times: ServiceTimes, rate: float) -> Outcome:
+    """Simulate two replicas that get requests at a rate per second."""
+    source = random.Random(0)  # noqa: S311 draws arrivals, keeps no secret
+    replica = Replica(times, max_batch=MAX_BATCH, constant=times.constant)
+    arrivals = poisson(rate, number=SIMULATED, source=source)
+    return simulate(arrivals, replica, replicas=2, balancing="random", source=source)
+
+
+def compared(times: ServiceTimes, runs: Sequence[summary.Summary]) -> Table:
+    """Return prediction and measurement side by side, at the rate that was sent: what is drawn is not just as asked."""
+    table = Table(title="two servers: predicted from one / measured, and the ratio")
+    for column in ("requests/s", "busy", "requests", "pictures a batch", *(f"p{100 * p:g}, s" for p in PERCENTILES)):
+        table.add_column(column, justify="right")
+    for found in runs:
+        rate = found.total.requests / found.seconds
+        expected = predicted(times, rate)
+        core = found.server["deeplabv3_resnet50"]
+        batch = core["requests"] / core["executions"]
+        cells = [(expected.batch, batch)]
+        cells += [(expected.percentile(p), found.total.seconds(p) or float("nan")) for p in PERCENTILES]
+        table.add_row(
+            f"{rate:.1f}",
+            f"{expected.utilisation:.0%}",
+            str(found.total.requests),
+            *(f"{one:.3f} / {other:.3f}  {one / other:.2f}" for one, other in cells),
+        )
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, predict, measure again, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=at_least_one, default=120, help="of each of four runs (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench" / "capacity", help="for the runs' files")
+    options = parser.parse_args(arguments)
+    output: Path = options.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        repository = sleeping_repository(Path(folder) / "models")
+        servers = [stack.enter_context(serving(repository, output / f"serve-{number}.log")) for number in (1, 2)]
+        one = measured(servers[:1], MEASURED_AT * MOST_PER_SECOND, seconds=options.seconds, file=output / "one.json")
+        times = from_run(one)
+        rates = {share: 2 * share * times.most_per_second(MAX_BATCH, 1) for share in SHARES}
+        runs = [
+            measured(servers, rate, seconds=options.seconds, file=output / f"two-{share:.0%}.json")
+            for share, rate in rates.items()
+        ]
+    Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(compared(times, runs))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
