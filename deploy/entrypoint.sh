@@ -25,6 +25,18 @@ fi
 key=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 closed="shared-memory,model-repository,trace,logging:deeplab-key=$key"
 
+# What a killed server leaves in /dev/shm outlives its container in a pod, and so does what one with a dead model leaves.
+# Each server's files have a name of their own, and a lock that it and its models' processes hold while they live.
+for lock in /dev/shm/deeplab_*.lock; do
+    if [[ -e $lock ]] && flock --nonblock "$lock" true; then
+        rm -f "${lock%.lock}"*
+    fi
+done
+lock=$(mktemp /dev/shm/deeplab_XXXXXXXX.lock)
+exec {held}<"$lock"
+flock --shared "$held"
+region=$(basename "$lock" .lock)_
+
 pools=()
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true)
 for ((gpu = 0; gpu < gpus; gpu++)); do
@@ -39,5 +51,6 @@ exec tritonserver \
     --model-control-mode=none \
     "--http-restricted-api=$closed" \
     "--grpc-restricted-protocol=$closed" \
+    "--backend-config=python,shm-region-prefix-name=$region" \
     "${pools[@]}" \
     "$@"

@@ -43,8 +43,24 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
+@pytest.fixture
+def shared_memory(tmp_path: Path) -> Path:
+    folder = tmp_path / "shm"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def script(tmp_path: Path, shared_memory: Path) -> Path:
+    """The entry point, with a folder of the test's in place of /dev/shm."""
+    copy = tmp_path / "entrypoint.sh"
+    copy.write_text(ENTRYPOINT.read_text().replace("/dev/shm/", f"{shared_memory}/"))  # noqa: S108 what it replaces
+    copy.chmod(0o755)
+    return copy
+
+
 def start(
-    programs: Path, repository: Path, *arguments: str, script: Path = ENTRYPOINT, **variables: str
+    script: Path, programs: Path, repository: Path, *arguments: str, **variables: str
 ) -> tuple[dict[str, str], list[str]]:
     """Return the environment and the arguments that tritonserver got."""
     environment = on_path(programs) | {"DEEPLAB_MODEL_REPOSITORY": str(repository)} | variables
@@ -53,8 +69,10 @@ def start(
     return dict(line.split("=", 1) for line in before.splitlines() if "=" in line), after.splitlines()
 
 
-def test_the_policy_comes_first_and_the_deployments_own_options_last(programs: Path, models: Path) -> None:
-    _, arguments = start(programs, models, "--exit-timeout-secs=30", "--log-verbose=1")
+def test_the_policy_comes_first_and_the_deployments_own_options_last(
+    script: Path, programs: Path, models: Path
+) -> None:
+    _, arguments = start(script, programs, models, "--exit-timeout-secs=30", "--log-verbose=1")
     assert arguments[:2] == [f"--model-repository={models}", "--model-control-mode=none"]
     assert arguments[-2:] == ["--exit-timeout-secs=30", "--log-verbose=1"]
     restricted = [argument.split(":deeplab-key=") for argument in arguments if "deeplab-key" in argument]
@@ -63,42 +81,71 @@ def test_the_policy_comes_first_and_the_deployments_own_options_last(programs: P
         f"--grpc-restricted-protocol={CLOSED}",
     ]
     assert all(re.fullmatch("[0-9a-f]{64}", key) for _, key in restricted)
-    assert len(arguments) == 6
+    assert len(arguments) == 7
 
 
-def test_every_start_has_a_key_of_its_own(programs: Path, models: Path) -> None:
-    first, second = start(programs, models)[1], start(programs, models)[1]
-    assert first != second
+def test_every_start_has_a_key_of_its_own(script: Path, programs: Path, models: Path) -> None:
+    found = [start(script, programs, models)[1] for _ in range(2)]
+    first, second = ([argument for argument in arguments if "deeplab-key" in argument] for arguments in found)
+    assert not set(first) & set(second)
 
 
-def test_the_variables_are_those_of_the_embedded_server(programs: Path, models: Path) -> None:
-    environment, _ = start(programs, models)
+def test_the_variables_are_those_of_the_embedded_server(script: Path, programs: Path, models: Path) -> None:
+    environment, _ = start(script, programs, models)
     assert {name: environment[name] for name in serve.TUNING} == serve.TUNING
-    environment, _ = start(programs, models, OMP_WAIT_POLICY="ACTIVE", OMP_NUM_THREADS="3")
+    environment, _ = start(script, programs, models, OMP_WAIT_POLICY="ACTIVE", OMP_NUM_THREADS="3")
     assert (environment["OMP_WAIT_POLICY"], environment["OMP_NUM_THREADS"]) == ("ACTIVE", "3")
 
 
 @pytest.mark.parametrize(("quota", "threads"), [("150000 100000", "2"), ("max 100000", None)])
 def test_openmp_gets_the_cores_of_the_quota(
-    programs: Path, models: Path, tmp_path: Path, quota: str, threads: str | None
+    script: Path, programs: Path, models: Path, quota: str, threads: str | None
 ) -> None:
-    cgroup = tmp_path / "cpu.max"
+    cgroup = script.with_name("cpu.max")
     cgroup.write_text(f"{quota}\n")
-    there = tmp_path / "entrypoint.sh"
-    there.write_text(ENTRYPOINT.read_text().replace("/sys/fs/cgroup/cpu.max", str(cgroup)))
-    there.chmod(0o755)
-    environment, _ = start(programs, models, script=there)
+    script.write_text(script.read_text().replace("/sys/fs/cgroup/cpu.max", str(cgroup)))
+    environment, _ = start(script, programs, models)
     assert environment.get("OMP_NUM_THREADS") == threads
-    environment, _ = start(programs, models, script=there, OMP_NUM_THREADS="7")
+    environment, _ = start(script, programs, models, OMP_NUM_THREADS="7")
     assert environment["OMP_NUM_THREADS"] == "7"
 
 
-def test_each_gpu_gets_a_pool(programs: Path, models: Path) -> None:
+def test_what_a_killed_server_left_in_shared_memory_goes_and_what_a_running_one_uses_stays(
+    script: Path, programs: Path, models: Path, shared_memory: Path
+) -> None:
+    find = "for option; do [[ $option == *,shm-region-prefix-name=* ]] && region=${option##*=}; done"
+    # It ends without removing its file, as if it were killed.
+    program(programs, "tritonserver", f'{find}\ntouch "{shared_memory}/${{region}}0"\necho started\nread -r')
+    environment = on_path(programs) | {"DEEPLAB_MODEL_REPOSITORY": str(models)}
+
+    def files() -> set[str]:
+        return {path.name for path in shared_memory.iterdir()}
+
+    def start_and_end() -> set[str]:
+        before = files()
+        subprocess.run([script], env=environment, input=b"\n", stdout=subprocess.DEVNULL, check=True)
+        return files() - before
+
+    (shared_memory / "of-others").touch()
+    with subprocess.Popen([script], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"started\n"
+        its = files() - {"of-others"}
+        first = start_and_end()
+        second = start_and_end()
+        assert (len(its), len(first), len(second)) == (2, 2, 2)
+        assert files() == {"of-others"} | its | second
+        running.communicate(b"\n")
+    third = start_and_end()
+    assert files() == {"of-others"} | third
+
+
+def test_each_gpu_gets_a_pool(script: Path, programs: Path, models: Path) -> None:
     listed = (
         "GPU 0: NVIDIA A100 (UUID: GPU-1)\\n  MIG 3g.20gb Device 0: (UUID: MIG-1)\\nGPU 1: NVIDIA A100 (UUID: GPU-2)"
     )
     program(programs, "nvidia-smi", f"[ $1 = --list-gpus ] && echo -e '{listed}'")
-    _, arguments = start(programs, models)
+    _, arguments = start(script, programs, models)
     assert [argument for argument in arguments if "pool-byte-size" in argument] == [
         f"--cuda-memory-pool-byte-size=0:{gpus.POOL_BYTES}",
         f"--cuda-memory-pool-byte-size=1:{gpus.POOL_BYTES}",
@@ -114,6 +161,6 @@ def test_an_empty_repository_is_refused(programs: Path, tmp_path: Path) -> None:
     assert re.fullmatch(f"entrypoint.sh: error: {tmp_path} has no models; .*build_models.py.*\n", ended.stderr)
 
 
-def test_a_remote_repository_is_left_to_triton(programs: Path) -> None:
-    _, arguments = start(programs, Path("s3:"), DEEPLAB_MODEL_REPOSITORY="s3://bucket/models")
+def test_a_remote_repository_is_left_to_triton(script: Path, programs: Path) -> None:
+    _, arguments = start(script, programs, Path("s3:"), DEEPLAB_MODEL_REPOSITORY="s3://bucket/models")
     assert "--model-repository=s3://bucket/models" in arguments

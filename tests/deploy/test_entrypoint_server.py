@@ -27,6 +27,7 @@ from wheel import launcher, on_path
 
 from deeplab_client import SegmentationClient, ServerOverloadedError
 from embedded.checks import free_ports
+from embedded.processes import SHARED_MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -92,6 +93,7 @@ class Container:
 
 @contextlib.contextmanager
 def started(repository: Path, folder: Path, *options: str) -> Generator[Container]:
+    others = set(SHARED_MEMORY.iterdir())
     container = Container(repository, folder, *options)
     family: list[psutil.Process] = []
     try:
@@ -104,6 +106,8 @@ def started(repository: Path, folder: Path, *options: str) -> Generator[Containe
         container.process.wait()
         for process in filter(is_running, family):
             process.kill()
+        for file in set(SHARED_MEMORY.glob("deeplab_*")) - others:
+            file.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +183,25 @@ def test_this_triton_does_not_say_that_a_stub_is_dead(toy_repository: Path, tmp_
         stubs = psutil.Process(container.process.pid).children(recursive=True)
         next(stub for stub in stubs if "encode_mask_0_0" in stub.cmdline()).kill()
         assert container.alive().returncode == 0
+
+
+def test_a_start_removes_what_a_killed_server_left_in_shared_memory(
+    container: Container, toy_repository: Path, tmp_path: Path
+) -> None:
+    """In a pod /dev/shm stays when its container starts anew."""
+    others = set(SHARED_MEMORY.glob("deeplab_*"))
+    (tmp_path / "killed").mkdir()
+    with started(toy_repository, tmp_path / "killed") as killed:
+        stubs = psutil.Process(killed.process.pid).children(recursive=True)
+        for process in (killed.process, *stubs):
+            process.kill()
+        wait_until(lambda: not any(map(is_running, stubs)), what="all are dead")
+        left = set(SHARED_MEMORY.glob("deeplab_*")) - others
+        assert len(left) > 1
+        with started(toy_repository, tmp_path):
+            assert not left & set(SHARED_MEMORY.glob("deeplab_*"))
+    assert container.ready()
+    assert others <= set(SHARED_MEMORY.glob("deeplab_*"))
 
 
 def test_sigterm_ends_it(toy_repository: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from monitoring_files import (
     PROMETHEUS,
     PROMETHEUS_SERIES,
     RECORDED,
+    ROOT,
     TRITON_SERIES,
     dashboard,
     panels,
@@ -23,6 +24,8 @@ from monitoring_files import (
     rules,
     series,
 )
+
+from load_tests import objectives
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,6 +85,18 @@ def test_alert_tells_what_happened_and_what_to_do(alert: dict[str, Any]) -> None
     runbook = re.search(rf"^### {alert['alert']}\n+(.+?)(?=^#|\Z)", readme, re.MULTILINE | re.DOTALL)
     assert runbook, f"README.md has no runbook for {alert['alert']}"
     assert len(runbook[1].split()) > 20, f"the runbook for {alert['alert']} says nothing"
+
+
+def test_what_a_load_test_lets_pass_fires_no_alert() -> None:
+    above = {
+        alert["alert"]: float(bound[1])
+        for alert in ALERTS
+        for bound in [re.search(r"> ([\d.]+)$", alert["expr"])]
+        if bound
+    }
+    wanted = objectives.read(ROOT / "load_tests" / "objectives.toml")
+    assert wanted.bounds["error_share"] <= above["DeepLabErrors"]
+    assert max(wanted.latency[0.99].values()) <= above["DeepLabP99AboveObjective"]
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
