@@ -64,7 +64,7 @@ def build(repository: Path, console: Console) -> int:
         Panel(
             "The pretrained weights could not be downloaded (see above). The demo goes on with UNTRAINED weights: "
             "every part runs as it would, but the masks are noise and segment nothing.\n"
-            "model_repository/*/config.pbtxt say so too; `make clean` undoes that.",
+            "model_repository/*/config.pbtxt say so too; `build_models.py --configs-only` undoes that.",
             title="UNTRAINED WEIGHTS",
             border_style="bold red",
         )

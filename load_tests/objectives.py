@@ -106,18 +106,19 @@ def judge(summary: Summary, objectives: Objectives) -> list[Verdict]:
             verdicts += [_latency(kind, share, seconds) for kind in matching]
             if not matching:
                 verdicts.append(
-                    Verdict(
-                        f"p{100 * share:g} of {pattern}", f"at most {seconds:g} s", "no such request", "not measured"
-                    )
+                    Verdict(f"p{100 * share:g} of {pattern}", f"at most {seconds:g} s", "no such request", _UNMEASURED)
                 )
     return verdicts
 
 
 def table(verdicts: list[Verdict]) -> Table:
     """Return the objectives with what was measured, misses in red."""
-    missed = sum(not verdict.met for verdict in verdicts)
-    title = f"{missed} of {len(verdicts)} objectives missed" if missed else f"all {len(verdicts)} objectives met"
-    shown = Table(title=title, title_style="bold red" if missed else "bold green")
+    unmeasured = sum(verdict.missed_by == _UNMEASURED for verdict in verdicts)
+    missed = sum(not verdict.met for verdict in verdicts) - unmeasured
+    title = f"all {len(verdicts)} objectives met"
+    if missed or unmeasured:
+        title = f"{missed} of {len(verdicts)} objectives missed" + f", {unmeasured} not measured" * bool(unmeasured)
+    shown = Table(title=title, title_style="bold red" if missed or unmeasured else "bold green")
     shown.add_column("objective", overflow="fold")
     shown.add_column("bound", justify="right")
     shown.add_column("measured", justify="right")
@@ -166,4 +167,6 @@ def _latency(kind: Kind, share: float, bound: float) -> Verdict:
     over = f"{seconds - bound:.3f} s ({(seconds - bound) / bound:.0%})" if bound and seconds > bound else ""
     if not bound and seconds:
         over = f"{seconds:.3f} s"
-    return Verdict(what, f"at most {bound:g} s", f"{seconds:.3f} s", over)
+    number = sum(kind.milliseconds.values())
+    few = f" (of {number})" if number * (1 - share) < 1 else ""  # then it is the slowest
+    return Verdict(what, f"at most {bound:g} s", f"{seconds:.3f} s{few}", over)

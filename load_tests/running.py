@@ -65,6 +65,10 @@ class Run:
         self._server_before: dict[str, Any] | None = None
         self._server: dict[str, Any] = {}
         self._setting: dict[str, Any] = {}
+        self._stages: list[shapes.Stage] = []
+        # For each stage that has begun: its users, when, and what had been counted by then.
+        self._begun: list[tuple[int, float, summary.Kind]] = []
+        self._ended = 0.0
 
     @classmethod
     def begin(cls, environment: Environment, **_: object) -> None:
@@ -110,14 +114,13 @@ class Run:
                 self._await_server(options)
 
     def _take_shape(self, options: Options) -> None:
-        stages: list[shapes.Stage] = []
         users = self._parsed.num_users or 1
         if options.shape == "step":
-            stages = shapes.step(users, stages=options.stages, seconds=options.stage_time)
+            self._stages = shapes.step(users, stages=options.stages, seconds=options.stage_time)
         elif options.shape == "spike":
-            stages = shapes.spike(users, factor=options.spike_factor, seconds=options.stage_time)
-        if stages:
-            shape = self._environment.shape_class = StagedShape(stages)
+            self._stages = shapes.spike(users, factor=options.spike_factor, seconds=options.stage_time)
+        if self._stages:
+            shape = self._environment.shape_class = StagedShape(self._stages, changed=self._stage_begins)
             shape.runner = self._environment.runner
 
     def _await_server(self, options: Options) -> None:
@@ -129,7 +132,7 @@ class Run:
         except ValueError as error:
             _stop(str(error), EXIT_USAGE)
         if missing is not None:
-            _stop(f"{missing} (waited {seconds:g} s, see --wait-ready)", EXIT_UNREACHABLE)
+            _stop(f"{missing} (waited {seconds:g} s, see --wait-ready and --variants)", EXIT_UNREACHABLE)
 
     def listen(self) -> None:
         """Listen to the rest of Locust's events."""
@@ -158,6 +161,7 @@ class Run:
         }
         if self._judges:
             self._server, self._server_before = {}, self._server_statistics()
+            self._begun = [(stage.users, time.perf_counter(), summary.all_of([])) for stage in self._stages[:1]]
         if self._sends:
             if self._sending is not None:
                 self._sending.close()
@@ -169,6 +173,10 @@ class Run:
                 first_reply=self._tell_first_reply,
             )
             self._ticker = gevent.spawn(self._tick, self._sending)
+
+    def _stage_begins(self, stage: shapes.Stage) -> None:
+        counted = summary.all_of(summary.kinds_of(self._environment.stats.entries.values()))
+        self._begun.append((stage.users, time.perf_counter(), counted))
 
     def _tick(self, sending: Sending) -> NoReturn:
         """Measure how late this process does what it means to do at a certain moment."""
@@ -184,6 +192,7 @@ class Run:
 
     def _stopping(self, **_: object) -> None:
         """Have the workers end their requests and report, before Locust stops listening to them."""
+        self._ended = time.perf_counter()
         runner = self._environment.runner
         if not isinstance(runner, MasterRunner):
             return
@@ -228,6 +237,8 @@ class Run:
         measured = self._summary()
         verdicts = objectives.judge(measured, objectives.read(Path(self._parsed.objectives)))
         console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _COLUMNS)
+        if measured.stages:
+            console.print(measured.stages_table())
         console.print(measured.table())
         for reason, count in sorted(measured.failures.items(), key=lambda item: -item[1]):
             console.print(f"[red]{count}[/] x {reason}")
@@ -256,14 +267,20 @@ class Run:
             failures[str(error.error)] = failures.get(str(error.error), 0) + error.occurrences
         if self._sending is not None:
             self._strains["here"] = self._sending.strain.report()
+        total = summary.all_of(kinds)
+        ends = [(moment, counted) for _, moment, counted in self._begun[1:]] + [(self._ended, total)]
         return summary.Summary(
             setting=self._setting,
             seconds=max(0.0, (found.last_request_timestamp or 0) - found.start_time),
             kinds=kinds,
-            total=summary.all_of(kinds),
+            total=total,
             failures=failures,
             strain=together(self._strains.values()),
             server=self._server,
+            stages=[
+                summary.StageResult(users, end - begin, summary.between(before, counted))
+                for (users, begin, before), (end, counted) in zip(self._begun, ends, strict=False)
+            ],
         )
 
     def _report(self, client_id: str, data: dict[str, Any], **_: object) -> None:  # noqa: ARG002 Locust passes it

@@ -30,6 +30,7 @@ class ServiceTimes:
         first: Seconds of the line's batch of none.
         each: Seconds that each picture adds to it.
         constant: Seconds of a request outside the core's queue and the core, the client's way included.
+        batches: How many were measured.
         variation: Coefficient of variation of a batch's time; 0 for one that is always the same.
     """
 
@@ -38,6 +39,7 @@ class ServiceTimes:
     first: float
     each: float
     constant: float
+    batches: int
     variation: float = 0.0
 
     @property
@@ -88,7 +90,7 @@ def from_run(run: Summary, *, model: str | None = None, variation: float = 0.0) 
         raise ServiceTimesError(f"the run has no batches of {name}")
     measured = {size: batches[str(size)]["seconds"] / count for size, count in counts.items()}
     first, each = _line(measured, counts)
-    return ServiceTimes(name, measured, first, each, _constant(run, name, core), variation)
+    return ServiceTimes(name, measured, first, each, _constant(run, name, core), sum(counts.values()), variation)
 
 
 def _line(measured: Mapping[int, float], counts: Mapping[int, int]) -> tuple[float, float]:

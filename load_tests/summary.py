@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SHOWN_PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 FORMAT = 1
 
+_LATENCIES = (*(f"p{100 * share:g}, s" for share in SHOWN_PERCENTILES), "mean, s")
+
 
 class SummaryError(Exception):
     """A file is no summary of a run; the message says why."""
@@ -64,6 +66,26 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
+class StageResult:
+    """What came of one stage of a shape, by when the replies came.
+
+    Attributes:
+        users: Its constant number.
+        seconds: How long it took.
+        total: All requests that ended meanwhile.
+    """
+
+    users: int
+    seconds: float
+    total: Kind
+
+    @property
+    def answered_per_second(self) -> float:
+        """Right replies per second."""
+        return (self.total.requests - self.total.failures) / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """One run.
 
@@ -75,6 +97,7 @@ class Summary:
         failures: How many failed for each reason.
         strain: Of the load generator.
         server: What Triton counted meanwhile, by model; of one server, where several share the address.
+        stages: Of a shape; empty where the number of users was constant.
     """
 
     setting: dict[str, Any]
@@ -84,6 +107,7 @@ class Summary:
     failures: dict[str, int]
     strain: Strain
     server: dict[str, dict[str, Any]] = field(default_factory=dict[str, "dict[str, Any]"])
+    stages: list[StageResult] = field(default_factory=list[StageResult])
 
     @property
     def answered_per_second(self) -> float:
@@ -101,12 +125,23 @@ class Summary:
             title=f"{self.setting.get('loop', '')} loop: {self.answered_per_second:.2f} right replies per second"
         )
         table.add_column("requests of", overflow="fold")
-        for column in ("replies", "failed", *(f"p{100 * share:g}, s" for share in SHOWN_PERCENTILES), "mean, s"):
+        for column in ("replies", "failed", *_LATENCIES):
             table.add_column(column, justify="right")
         for kind in self.kinds:
             table.add_row(kind.title, *_cells(kind))
         table.add_section()
         table.add_row("all", *_cells(self.total), style="bold")
+        return table
+
+    def stages_table(self) -> Table:
+        """Return throughput and latencies by stage: where more users bring no more replies, the server is full."""
+        table = Table(title=f"{self.setting.get('loop', '')} loop, by stage")
+        for column in ("users", "s", "right replies/s", "failed", *_LATENCIES):
+            table.add_column(column, justify="right")
+        for stage in self.stages:
+            _, failed, *latencies = _cells(stage.total)
+            rate = f"{stage.answered_per_second:.2f}"
+            table.add_row(str(stage.users), f"{stage.seconds:.0f}", rate, failed, *latencies)
         return table
 
     def save(self, file: Path, **more: object) -> None:
@@ -140,6 +175,9 @@ def load(file: Path) -> Summary:
             failures=content["failures"],
             strain=Strain(**content["strain"]),
             server=content["server"],
+            stages=[
+                StageResult(stage["users"], stage["seconds"], _kind(stage["total"])) for stage in content["stages"]
+            ],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SummaryError(f"{file} is no summary of a run ({error!r}): write one with --summary") from error
@@ -152,6 +190,18 @@ def kinds_of(entries: Iterable[Entry]) -> list[Kind]:
         for entry in entries
     ]
     return sorted(kinds, key=lambda kind: kind.title)
+
+
+def between(before: Kind, after: Kind) -> Kind:
+    """Return what was counted between two moments."""
+    milliseconds = {value: count - before.milliseconds.get(value, 0) for value, count in after.milliseconds.items()}
+    return Kind(
+        after.protocol,
+        after.name,
+        after.requests - before.requests,
+        after.failures - before.failures,
+        {value: count for value, count in milliseconds.items() if count},
+    )
 
 
 def all_of(kinds: Iterable[Kind]) -> Kind:

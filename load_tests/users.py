@@ -11,7 +11,7 @@ from load_tests.arrivals import Timetable
 from load_tests.shapes import Stage, stage_at
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from locust.env import Environment
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A refusal takes a millisecond: users that asked again at once would count thousands of failures a second.
 _PAUSE_AFTER_FAILURE = 1.0
-_AT_ONCE = 1e6  # users per second: stages are steps, not ramps
+_AT_ONCE = 100.0  # users per second: stages are steps, not ramps; Locust warns of more
 
 
 class SegmentationUser(User):
@@ -83,11 +83,21 @@ class StagedShape(LoadTestShape):
 
     abstract = True  # Locust would take any other for the shape of every run
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[Stage], *, changed: Callable[[Stage], None]) -> None:
         super().__init__()
         self._stages = stages
+        self._changed = changed  # told of each stage but the first
+        self._current: Stage | None = None
+
+    def reset_time(self) -> None:
+        """Begin anew."""
+        super().reset_time()
+        self._current = None
 
     def tick(self) -> tuple[int, float] | None:
         """Return how many users there are now and how fast to reach that; None at the end."""
         stage = stage_at(self._stages, self.get_run_time())
+        if stage is not None and self._current not in {None, stage}:
+            self._changed(stage)
+        self._current = stage
         return None if stage is None else (stage.users, _AT_ONCE)

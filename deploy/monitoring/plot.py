@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -71,22 +72,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the dashboard's time series from a Prometheus.")
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="default: %(default)s")
     parser.add_argument("--minutes", type=float, default=5.0, help="up to now (default: %(default)s)")
-    parser.add_argument("--window", default="1m", help="of rates, four scrapes or more (default: %(default)s)")
+    parser.add_argument(
+        "--window",
+        default="1m",
+        help="of rates, four scrapes or more; recorded ones keep theirs (default: %(default)s)",
+    )
     parser.add_argument("--output", type=Path, default=Path("out/monitoring.png"), help="default: %(default)s")
     options = parser.parse_args()
     dashboard = json.loads(DASHBOARD.read_text())
     end = time.time()
     begin = end - options.minutes * 60
-    drawn = [
-        (panel, found)
-        for panel in dashboard["panels"]
-        if panel["type"] == "timeseries"
-        and (
-            found := curves(panel, options.prometheus, dashboard=dashboard, window=options.window, begin=begin, end=end)
-        )
-    ]
+    url, window = options.prometheus, options.window
+    try:
+        drawn = [
+            (panel, found)
+            for panel in dashboard["panels"]
+            if panel["type"] == "timeseries"
+            and (found := curves(panel, url, dashboard=dashboard, window=window, begin=begin, end=end))
+        ]
+    except (urllib.error.URLError, ValueError) as error:
+        parser.exit(1, f"{url} does not answer as a Prometheus: {error}\n")
     if not drawn:
-        parser.exit(1, f"{options.prometheus} has no data of the last {options.minutes:g} minutes: is it scraping?\n")
+        parser.exit(1, f"{url} has no data of the last {options.minutes:g} minutes: is it scraping?\n")
     mpl.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
     rows = math.ceil(len(drawn) / COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(15, 2.9 * rows), layout="constrained", squeeze=False)

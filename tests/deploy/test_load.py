@@ -79,7 +79,7 @@ def unused_port() -> int:
 def test_a_closed_loop_over_both_protocols(locust: Locust, toy_server: TritonProcess) -> None:
     ended = locust.run(
         *("--host", f"grpc://{toy_server.grpc_url}", "--second-host", f"http://{toy_server.http_url}"),
-        *("--users", "4", "--spawn-rate", "4", "--run-time", "6s"),
+        *("--users", "2", "--shape", "step", "--stages", "2", "--stage-time", "3"),
     )
     assert ended.returncode == 0, ended.stderr
     assert "objectives met" in ended.stderr
@@ -89,6 +89,10 @@ def test_a_closed_loop_over_both_protocols(locust: Locust, toy_server: TritonPro
     assert summary["total"]["failures"] == 0
     # What Triton counted meanwhile is what was sent.
     assert summary["server"]["segment_resnet50"]["requests"] == summary["total"]["requests"] > 20
+    assert [stage["users"] for stage in summary["stages"]] == [2, 4]
+    assert sum(stage["total"]["requests"] for stage in summary["stages"]) == summary["total"]["requests"]
+    assert all(stage["total"]["requests"] > 5 and 2 <= stage["seconds"] <= 5 for stage in summary["stages"])
+    assert "closed loop, by stage" in ended.stderr
     assert 0 < summary["latency_seconds"]["p50"] <= summary["latency_seconds"]["p99"]
     assert summary["answered_per_second"] == pytest.approx(summary["total"]["requests"] / summary["seconds"])
     report = locust.html.read_text()
