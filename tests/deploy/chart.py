@@ -67,7 +67,7 @@ VARIANTS: dict[str, Object] = {
         "imagePullSecrets": [{"name": "registry"}],
         "image": {"digest": "sha256:" + "ab" * 32},
         "server": {"extraArgs": ["--log-verbose=1"]},
-        "gpu": {"resourceName": "nvidia.com/mig-1g.10gb", "runtimeClassName": "nvidia"},
+        "gpu": {"resourceName": "nvidia.com/mig-3g.40gb", "runtimeClassName": "nvidia"},
         "resources": {"limits": {"cpu": "4"}},
         "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100"},
         "tolerations": [{"key": "spot", "operator": "Exists"}],
@@ -109,7 +109,7 @@ VARIANTS: dict[str, Object] = {
                 "extraVolumeMounts": [{"name": "weights", "mountPath": "/weights", "readOnly": True}],
             }
         },
-        "loadTest": {"enabled": True, "env": {"LOCUST_USERS": "64"}, "extraArgs": ["--headless"]},
+        "loadTest": {"enabled": True, "env": {"LOCUST_USERS": "64"}, "extraArgs": ["--variants", "resnet50"]},
     },
     "cpu": {"gpu": {"enabled": False}, "resources": {"limits": {"memory": "10Gi"}, "requests": {"memory": "10Gi"}}},
     "hpa": {"autoscaling": {"type": "hpa", "minReplicas": 2, "maxReplicas": 8}},

@@ -44,6 +44,9 @@
 {{- if and (eq $values.autoscaling.type "keda") (not $values.autoscaling.keda.serverAddress) -}}
 {{- fail "autoscaling.keda.serverAddress is empty: KEDA needs the address of Prometheus" -}}
 {{- end -}}
+{{- if has "--headless" $values.loadTest.extraArgs -}}
+{{- fail "loadTest.extraArgs --headless: a Deployment would start the run again whenever it ends; use the page, or one pod of the client image (README.md)" -}}
+{{- end -}}
 {{- $gateway := $values.gateway -}}
 {{- if and (or $gateway.grpc.enabled $gateway.http.enabled) (not $gateway.parentRefs) -}}
 {{- fail "gateway.parentRefs is empty: a route needs a Gateway" -}}
