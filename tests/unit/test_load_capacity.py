@@ -199,9 +199,20 @@ def test_the_command_tells_how_many_replicas_are_enough(tmp_path: Path, capsys: 
     rows = [line.replace("│", " ").split() for line in shown.splitlines() if line.startswith("│")]
     verdicts = {int(row[0]): row[-1] for row in rows}
     assert verdicts[2] == "few"  # 25 a second at 10 a second and replica
+    assert next(row for row in rows if row[0] == "2")[3:5] == ["grows", "grows"]
+    assert "batches were measured" not in shown
     assert "enough" in verdicts.values()
     assert "10.0 pictures per second at most" in shown
     assert capacity.main([*options, "--most", "2"]) == capacity.EXIT_TOO_FEW
+
+
+def test_the_command_says_what_it_cannot_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.json"
+    run_of({1: (7, 0.1)}, latency_ms=100).save(file)
+    assert capacity.main([str(file), "--rate", "2000", "--p99", "0.3"]) == capacity.EXIT_TOO_FEW
+    shown = capsys.readouterr().out
+    assert "only 7 batches were measured" in shown
+    assert "2000/s is more than 64 replicas can do (640.0/s)" in shown
 
 
 def test_the_command_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
