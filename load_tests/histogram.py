@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def rounded(milliseconds: float) -> int:
-    """Round to three significant digits, whole milliseconds at most: half a percent of error.
+    """Round to three significant digits, whole milliseconds at most: half a percent of error, or half a millisecond.
 
     Locust's own rounding keeps two, which moves a percentile by up to 5 %.
     """

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import tomli
 from rich.table import Table
 
+from load_tests.replies import BETWEEN_WORKERS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -77,6 +79,10 @@ def read(file: Path) -> Objectives:
     for name, value in content.items():
         found = _PERCENTILE.fullmatch(name)
         if found is not None and isinstance(value, dict):
+            if not value or not float(found[1]):
+                raise ObjectivesError(
+                    f"{file}: [{name}] bounds nothing; name a kind of request, and a percentile above 0"
+                )
             latency[float(found[1]) / 100] = {
                 pattern: _number(file, f"{name}.{pattern!r}", seconds) for pattern, seconds in value.items()
             }
@@ -94,13 +100,15 @@ def read(file: Path) -> Objectives:
 def judge(summary: Summary, objectives: Objectives) -> list[Verdict]:
     """Hold a run against its objectives; a kind of request that was asked about and never made is a miss."""
     verdicts: list[Verdict] = []
+    verdicts += [Verdict("load test", "as it was asked for", problem, _UNMEASURED) for problem in summary.problems]
     if not summary.total.requests:
-        return [Verdict("requests", "at least 1", "0", _UNMEASURED)]
+        return [*verdicts, Verdict("requests", "at least 1", "0", _UNMEASURED)]
     for name, bound in objectives.bounds.items():
         verdicts.append(_BOUNDS[name](summary, bound))
     for share, patterns in objectives.latency.items():
         for pattern, seconds in patterns.items():
             matching = [kind for kind in summary.kinds if fnmatch.fnmatchcase(kind.title, pattern)]
+            matching = [kind for kind in matching if not kind.name.endswith(BETWEEN_WORKERS)]
             if pattern == "all":
                 matching = [summary.total]
             verdicts += [_latency(kind, share, seconds) for kind in matching]
@@ -121,7 +129,7 @@ def table(verdicts: list[Verdict]) -> Table:
     shown = Table(title=title, title_style="bold red" if missed or unmeasured else "bold green")
     shown.add_column("objective", overflow="fold")
     shown.add_column("bound", justify="right")
-    shown.add_column("measured", justify="right")
+    shown.add_column("measured", justify="right", overflow="fold")
     shown.add_column("")
     for verdict in verdicts:
         style, mark = ("green", "met") if verdict.met else ("bold red", _miss(verdict))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from load_tests.pictures import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 LOOPS = ("closed", "open")
 ARRIVALS = ("poisson", "constant")
@@ -168,12 +168,35 @@ def add_arguments(parser: Parser) -> None:
         default=60.0, metavar="SECONDS")  # fmt: skip
 
 
-def options_from(parsed: object) -> Options:
-    """Return the options that Locust has parsed, or changed in its page.
+class _Settings:
+    """Takes note of what the arguments admit."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, Any]] = {}
+
+    def add_argument(self, *flags: str, **settings: Any) -> None:  # noqa: ANN401 argparse's own
+        self.found[flags[0].removeprefix("--").replace("-", "_")] = settings
+
+
+def options_from(given: Mapping[str, object]) -> Options:
+    """Return the options that Locust has parsed, or those of its page, which parses nothing.
+
+    Args:
+        given: Values or their texts by name, among others.
 
     Raises:
-        ValueError: The page was given something that the command line would have refused.
+        ValueError: One is nothing that the command line would have taken.
     """
-    given = vars(parsed)
-    values = {name: given[name] for name in Options.__slots__ if name != "variants"}
-    return Options(variants=weights(given["variants"]), **values)
+    settings = _Settings()
+    add_arguments(settings)
+    values: dict[str, Any] = {}
+    for name in Options.__slots__:
+        choices, checked = settings.found[name].get("choices"), settings.found[name].get("type", str)
+        try:
+            values[name] = checked(str(given[name]))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--{name.replace('_', '-')}: {error}") from error
+        if choices is not None and values[name] not in choices:
+            raise ValueError(f"--{name.replace('_', '-')}: {given[name]!r} is none of {', '.join(choices)}")
+    values["variants"] = weights(values["variants"])
+    return Options(**values)

@@ -95,14 +95,18 @@ def from_folder(folder: Path) -> list[Picture]:
     Raises:
         PicturesError: There is none, or one cannot be read.
     """
+    if not folder.is_dir():
+        raise PicturesError(f"{folder} is no folder")
     pictures: list[Picture] = []
     paths = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     for path in paths:
         data = path.read_bytes()
         try:
             shown = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-        except OSError as error:
-            raise PicturesError(f"{path} is no picture that can be read: {error}") from error
+            shown.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            said = "it is empty" if not data else str(error)
+            raise PicturesError(f"{path} is no picture that can be read: {said}") from error
         pictures.append(_picture(path.name, data, shown.size))
     if not pictures:
         raise PicturesError(f"{folder} holds no pictures")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 WRONG = "wrong mask"  # how every label of a wrong reply begins
 WRONG_SIZE = f"{WRONG}: not of the picture's size"
 WRONG_PIXELS = f"{WRONG}: not the pixels of the first reply for this picture"
+BETWEEN_WORKERS = "compared between workers"  # how the name of what no request was ends
 WRONG_BETWEEN_WORKERS = f"{WRONG}: two workers got different ones for one picture"
 
 

@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import gevent
+import gevent.event
 from locust import stats
+from locust.html import get_html_report
 from locust.runners import STATE_STOPPED, MasterRunner, WorkerRunner
 from rich.console import Console
 
-from load_tests import histogram, objectives, server_statistics, shapes, summary
+from load_tests import histogram, objectives, page, server_statistics, shapes, summary
 from load_tests.options import options_from, weights
 from load_tests.pictures import PicturesError, from_folder, made
-from load_tests.replies import WRONG_BETWEEN_WORKERS, FirstReplies
-from load_tests.sending import Sending, first_reply_message, first_reply_of, protocol_of, wait_until_ready
+from load_tests.replies import BETWEEN_WORKERS, WRONG_BETWEEN_WORKERS, FirstReplies
+from load_tests.sending import Sending, client_for, first_reply_message, first_reply_of, protocol_of, wait_until_ready
 from load_tests.strain import together
 from load_tests.users import HostUser, SecondHostUser, SegmentationUser, StagedShape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import NoReturn
 
     from locust.env import Environment
@@ -36,7 +38,13 @@ EXIT_MISSED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
 
 _TICK_SECONDS = 0.05
 _INTERRUPTED_SECONDS = 2.0  # who presses Ctrl-C does not wait for a slow server
+_PREPARE_SECONDS = 120.0
+_PREPARE, _PREPARED = "deeplab-prepare", "deeplab-prepared"
 _FINISH, _FINISHED, _FIRST_REPLY, _STRAIN = "deeplab-finish", "deeplab-finished", "deeplab-first-reply", "deeplab"
+# Of the arguments, those that make the pictures; Locust gives workers the master's with each run.
+_OF_PICTURES = ("pictures", "kinds", "seed")
+# Where a worker's client goes that nobody has told yet.
+_SOMEWHERE = "grpc://localhost:8001"
 # A pipe has no width; this one holds the table of a run.
 _COLUMNS = 120
 
@@ -56,11 +64,15 @@ class Run:
         self._sends = not isinstance(environment.runner, MasterRunner)
         self._judges = not isinstance(environment.runner, WorkerRunner)
         self._pictures: list[Picture] = []
-        self._kinds = weights(self._parsed.kinds)
+        self._made_of: tuple[object, ...] | None = None
+        self._is_prepared = gevent.event.Event()
         self._sending: Sending | None = None
         self._ticker: gevent.Greenlet[[Sending], NoReturn] | None = None
         self._strains: dict[str, dict[str, Any]] = {}  # the master's, by worker
+        self._workers: set[str] = set()  # that began the run
+        self._prepared: dict[str, str] = {}  # what is wrong with each, empty for nothing
         self._finished: set[str] = set()
+        self._problems: list[str] = []
         self._agreed = FirstReplies()
         self._server_before: dict[str, Any] | None = None
         self._server: dict[str, Any] = {}
@@ -68,7 +80,7 @@ class Run:
         self._stages: list[shapes.Stage] = []
         # For each stage that has begun: its users, when, and what had been counted by then.
         self._begun: list[tuple[int, float, summary.Kind]] = []
-        self._ended = 0.0
+        self._began = self._ended = 0.0
 
     @classmethod
     def begin(cls, environment: Environment, **_: object) -> None:
@@ -85,8 +97,11 @@ class Run:
             # The summary is ours; Locust would print its own below it.
             logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
         run = cls(environment)
-        run.prepare()
         run.listen()
+        try:
+            run.prepare()
+        except KeyboardInterrupt:
+            sys.exit(130)
 
     def prepare(self) -> None:
         """Check what can be checked, make the pictures, and wait for the server.
@@ -95,26 +110,52 @@ class Run:
             SystemExit: The run cannot begin.
         """
         parsed, environment = self._parsed, self._environment
-        options = options_from(parsed)
         try:
+            options = options_from(vars(parsed))
             objectives.read(Path(parsed.objectives))
-            if self._sends:
+            if self._judges:
+                for file in filter(None, (parsed.summary, parsed.html_file)):
+                    _check_writable(Path(file))
+            client_for(environment.host or _SOMEWHERE, options).close()  # its own variables may be wrong
+            if self._sends and self._judges:
                 self._make_pictures()
-        except (objectives.ObjectivesError, PicturesError, OSError) as error:
+        except (objectives.ObjectivesError, PicturesError, OSError, ValueError) as error:
             _stop(str(error), EXIT_USAGE)
         if not environment.stop_timeout:
             # Requests under way are waited for, or the slowest would be missing from the percentiles.
             environment.stop_timeout = options.timeout + 1
-        HostUser.weight = 1 - options.second_share if options.second_host else 1
-        SecondHostUser.weight = options.second_share if options.second_host else 0
-        environment.user_classes = [kind for kind in (HostUser, SecondHostUser) if kind.weight > 0]
+        environment.user_classes = [HostUser, SecondHostUser]  # a worker is told how many of each
         if self._judges:
-            self._take_shape(options)
+            self._take_users(options, users=parsed.num_users or 1)
+            page.guard(environment, self._take_page)
             if parsed.headless:
                 self._await_server(options)
+                self._await_workers()
+        self._is_prepared.set()
 
-    def _take_shape(self, options: Options) -> None:
-        users = self._parsed.num_users or 1
+    def _take_page(self, form: Mapping[str, str]) -> None:
+        """Prepare a run from the page.
+
+        Raises:
+            ValueError: It cannot be made.
+        """
+        if self._environment.runner is not None and self._environment.runner.state in {"running", "spawning"}:
+            return  # the page changes the number of users
+        options = options_from({**vars(self._parsed), **form})
+        for url in filter(None, (form.get("host", self._environment.host), options.second_host)):
+            client_for(url, options).close()
+        if not form.get("host", self._environment.host):
+            raise ValueError("there is no server to ask: fill in the host, grpc://HOST:PORT or http://HOST:PORT")
+        users = form.get("user_count", "1")
+        self._take_users(options, users=int(users) if users.isascii() and users.isdigit() else 1)
+
+    def _take_users(self, options: Options, *, users: int) -> None:
+        """Set how many users there are of each kind, and how their number changes."""
+        HostUser.weight = 1 - options.second_share if options.second_host else 1
+        SecondHostUser.weight = options.second_share if options.second_host else 0
+        self._environment.user_classes = [kind for kind in (HostUser, SecondHostUser) if kind.weight > 0]
+        self._stages = []
+        self._environment.shape_class = None
         if options.shape == "step":
             self._stages = shapes.step(users, stages=options.stages, seconds=options.stage_time)
         elif options.shape == "spike":
@@ -135,7 +176,7 @@ class Run:
             _stop(f"{missing} (waited {seconds:g} s, see --wait-ready and --variants)", EXIT_UNREACHABLE)
 
     def listen(self) -> None:
-        """Listen to the rest of Locust's events."""
+        """Listen to Locust's events."""
         runner, events = self._environment.runner, self._environment.events
         events.test_start.add_listener(self._start)
         events.test_stopping.add_listener(self._stopping)
@@ -143,16 +184,21 @@ class Run:
         events.quitting.add_listener(self._quitting)
         if isinstance(runner, WorkerRunner):
             events.report_to_master.add_listener(self._report)
+            runner.register_message(_PREPARE, self._prepare, concurrent=True)
             runner.register_message(_FINISH, self._finish, concurrent=True)
         elif isinstance(runner, MasterRunner):
             events.worker_report.add_listener(self._reported)
+            runner.register_message(_PREPARED, self._worker_prepared)
             runner.register_message(_FINISHED, self._worker_finished)
             runner.register_message(_FIRST_REPLY, self._worker_first_reply)
 
     def _start(self, **_: object) -> None:
-        options = options_from(self._parsed)
+        self._is_prepared.wait()
+        options = options_from(vars(self._parsed))
         self._strains.clear()
         self._finished.clear()
+        self._problems.clear()
+        self._prepare_workers()
         self._agreed = FirstReplies(tolerance=options.tolerance)
         self._setting = {
             "host": self._environment.host,
@@ -161,18 +207,62 @@ class Run:
         }
         if self._judges:
             self._server, self._server_before = {}, self._server_statistics()
-            self._begun = [(stage.users, time.perf_counter(), summary.all_of([])) for stage in self._stages[:1]]
+            self._began = self._ended = time.perf_counter()
+            self._begun = [(stage.users, self._began, summary.all_of([])) for stage in self._stages[:1]]
         if self._sends:
+            self._make_pictures()
             if self._sending is not None:
                 self._sending.close()
             self._sending = SegmentationUser.sending = Sending(
                 self._environment,
                 options=options,
                 pictures=self._pictures,
-                kinds=self._kinds,
+                kinds=weights(self._parsed.kinds),
                 first_reply=self._tell_first_reply,
             )
             self._ticker = gevent.spawn(self._tick, self._sending)
+
+    def _await_workers(self) -> None:
+        """Have the workers of a headless run ready before Locust begins to count its time."""
+        runner, most = self._environment.runner, self._parsed.expect_workers_max_wait
+        if not isinstance(runner, MasterRunner):
+            return
+        begin = time.monotonic()
+        while len(runner.clients.ready) < self._parsed.expect_workers:
+            if most and time.monotonic() - begin > most:
+                return  # Locust says so
+            gevent.sleep(0.1)
+        self._prepare_workers()
+
+    def _prepare_workers(self) -> None:
+        """Have the workers make the pictures of the master's arguments."""
+        runner = self._environment.runner
+        if not isinstance(runner, MasterRunner):
+            return
+        self._prepared.clear()
+        self._workers = {client.id for client in runner.clients.ready}
+        runner.send_message(_PREPARE, {name: getattr(self._parsed, name) for name in _OF_PICTURES})
+        deadline = time.monotonic() + _PREPARE_SECONDS
+        while self._workers - self._prepared.keys() and time.monotonic() < deadline:
+            gevent.sleep(0.05)
+        self._problems += [
+            f"worker {worker}: {self._prepared.get(worker, f'not prepared within {_PREPARE_SECONDS:g} s')}"
+            for worker in sorted(self._workers)
+            if self._prepared.get(worker, "missing")
+        ]
+
+    def _prepare(self, msg: Message, **_: object) -> None:
+        """Make a worker's pictures as the master was told, and say so."""
+        self._is_prepared.wait()
+        vars(self._parsed).update(cast("dict[str, Any]", msg.data))
+        said = ""
+        try:
+            self._make_pictures()
+        except (PicturesError, OSError) as error:
+            said = str(error)
+        runner = self._environment.runner
+        assert isinstance(runner, WorkerRunner)  # noqa: S101 who else registers it
+        runner.send_message(_PREPARED, {"wrong": said})
 
     def _stage_begins(self, stage: shapes.Stage) -> None:
         counted = summary.all_of(summary.kinds_of(self._environment.stats.entries.values()))
@@ -193,6 +283,8 @@ class Run:
     def _stopping(self, **_: object) -> None:
         """Have the workers end their requests and report, before Locust stops listening to them."""
         self._ended = time.perf_counter()
+        if self._sending is not None:
+            self._sending.end()
         runner = self._environment.runner
         if not isinstance(runner, MasterRunner):
             return
@@ -201,13 +293,14 @@ class Run:
         deadline = time.monotonic() + self._environment.stop_timeout + 5
         while working - self._finished and time.monotonic() < deadline:
             gevent.sleep(0.1)
-        for worker in working - self._finished:
-            _logger.warning("%s did not report its last requests", worker)
+        self._problems += [f"worker {worker}: did not finish" for worker in sorted(self._workers - self._finished)]
 
     def _finish(self, **_: object) -> None:
         """End a worker's requests, report them, and say so."""
         runner = self._environment.runner
         assert isinstance(runner, WorkerRunner)  # noqa: S101 who else registers it
+        if self._sending is not None:
+            self._sending.end()
         runner.stop()
         self._environment.stop_timeout = 0  # Locust sleeps that long afterwards; the master sends it with each run
         data: dict[str, Any] = {}
@@ -223,6 +316,8 @@ class Run:
         if self._judges and self._server_before is not None:
             after = self._server_statistics()
             self._server = {} if after is None else server_statistics.between(self._server_before, after)
+            if after and not self._server:
+                _logger.warning("the server's statistics are left out: it restarted, or several share the address")
 
     def _quitting(self, **_: object) -> None:
         """Judge the run, and write down what there is."""
@@ -232,6 +327,9 @@ class Run:
         if runner.state != STATE_STOPPED and self._setting:  # Ctrl-C or SIGTERM
             environment.stop_timeout = _INTERRUPTED_SECONDS
             runner.stop()
+            if self._parsed.html_file:  # which Locust writes after Ctrl-C and not after SIGTERM
+                file = Path(self._parsed.html_file)
+                file.write_text(get_html_report(environment, show_download_link=False), encoding="utf-8")
         if not self._setting and not self._parsed.headless:
             return  # a page where nobody started anything
         measured = self._summary()
@@ -240,6 +338,8 @@ class Run:
         if measured.stages:
             console.print(measured.stages_table())
         console.print(measured.table())
+        for problem in measured.problems:
+            console.print(f"[bold red]{problem}[/]")
         for reason, count in sorted(measured.failures.items(), key=lambda item: -item[1]):
             console.print(f"[red]{count}[/] x {reason}")
         strain = measured.strain
@@ -271,7 +371,8 @@ class Run:
         ends = [(moment, counted) for _, moment, counted in self._begun[1:]] + [(self._ended, total)]
         return summary.Summary(
             setting=self._setting,
-            seconds=max(0.0, (found.last_request_timestamp or 0) - found.start_time),
+            seconds=self._ended - self._began,
+            answered=sum(strain["answered"] for strain in self._strains.values()),
             kinds=kinds,
             total=total,
             failures=failures,
@@ -281,6 +382,7 @@ class Run:
                 summary.StageResult(users, end - begin, summary.between(before, counted))
                 for (users, begin, before), (end, counted) in zip(self._begun, ends, strict=False)
             ],
+            problems=self._problems,
         )
 
     def _report(self, client_id: str, data: dict[str, Any], **_: object) -> None:  # noqa: ARG002 Locust passes it
@@ -291,6 +393,9 @@ class Run:
         if _STRAIN in data:
             self._strains[client_id] = data[_STRAIN]
 
+    def _worker_prepared(self, msg: Message, **_: object) -> None:
+        self._prepared[msg.node_id] = cast("dict[str, str]", msg.data)["wrong"]
+
     def _worker_finished(self, msg: Message, **_: object) -> None:
         self._finished.add(msg.node_id)
 
@@ -299,7 +404,7 @@ class Run:
         if not self._agreed.agrees(reply, picture=picture, model=model):
             self._environment.events.request.fire(
                 request_type=protocol_of(self._environment.host or ""),
-                name=f"{model.removeprefix('segment_')}, compared between workers",
+                name=f"{model.removeprefix('segment_')}, {BETWEEN_WORKERS}",
                 response_time=None,
                 response_length=0,
                 exception=WRONG_BETWEEN_WORKERS,
@@ -314,14 +419,39 @@ class Run:
             return None
 
     def _make_pictures(self) -> None:
-        folder = self._parsed.pictures
-        pictures = from_folder(Path(folder)) if folder else made(self._kinds, seed=self._parsed.seed)
-        self._pictures = [picture for picture in pictures if picture.kind in self._kinds]
+        """Make the pictures of the arguments, unless they are made already."""
+        wanted = tuple(getattr(self._parsed, name) for name in _OF_PICTURES)
+        if wanted == self._made_of:
+            return
+        folder, kinds = self._parsed.pictures, weights(self._parsed.kinds)
+
+        def make() -> list[Picture] | PicturesError | OSError:
+            try:
+                return from_folder(Path(folder)) if folder else made(kinds, seed=self._parsed.seed)
+            except (PicturesError, OSError) as error:
+                return error  # gevent would print it with its traceback
+
+        # In a thread, or a worker would miss its heartbeats and be given up.
+        pictures = gevent.get_hub().threadpool.apply(make)
+        if isinstance(pictures, Exception):
+            raise pictures
+        self._pictures = [picture for picture in pictures if picture.kind in kinds]
         if not self._pictures:
-            raise PicturesError(f"{folder} holds no pictures of the kinds {', '.join(self._kinds)}: see --kinds")
+            raise PicturesError(f"{folder} holds no pictures of the kinds {', '.join(kinds)}: see --kinds")
+        self._made_of = wanted
 
     def _urls(self) -> Sequence[str]:
         return [url for url in (self._environment.host, self._parsed.second_host) if url]
+
+
+def _check_writable(file: Path) -> None:
+    """Raise an OSError where a report could not be written at the end of the run."""
+    is_new = not file.exists()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a"):
+        pass
+    if is_new:
+        file.unlink()
 
 
 def _stop(reason: str, code: int) -> NoReturn:

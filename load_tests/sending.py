@@ -96,6 +96,7 @@ class Sending:
         self._under_way = Group()
         self._seen: set[str] = set()
         self._numbers = itertools.count()
+        self._ending = False
 
     def random(self) -> random.Random:
         """Return what the next user of this process draws from, the same in each run of one seed."""
@@ -138,6 +139,10 @@ class Sending:
         except GreenletExit:
             self._count(url, picture, variant, took=None, failure=UNFINISHED)
             raise
+        except Exception as error:  # noqa: BLE001 whatever it is, the request failed, and Locust would not count it
+            failure = f"error of the load test itself: {type(error).__name__}"
+            self._explain(failure, error)
+        self.strain.answered += failure is None and not self._ending
         self._count(url, picture, variant, took=took, failure=failure, received=received)
         return failure is None
 
@@ -149,6 +154,10 @@ class Sending:
             return
         self._under_way.spawn(self.ask, url, picture, variant, since=due)
         self.strain.unfinished(len(self._under_way))
+
+    def end(self) -> None:
+        """Take note that no more requests are sent: replies from now on were waited for."""
+        self._ending = True
 
     def drain(self, seconds: float) -> None:
         """Wait for the replies that an open loop has not waited for; those that are still missing then are failures."""

@@ -31,12 +31,18 @@ def read(url: str) -> dict[str, Any]:
 
 
 def between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Return what was counted between two readings, for the models that worked meanwhile."""
-    return {
-        name: difference
-        for name, counts in after.items()
-        if (difference := _difference(before.get(name, {}), counts))["requests"] > 0
-    }
+    """Return what was counted between two readings, for the models that worked meanwhile.
+
+    Nothing where a count fell: the readings are of different servers behind one address, or the server restarted.
+    """
+    found = {name: _difference(before.get(name, {}), counts) for name, counts in after.items()}
+    if any(_fell(counts) for counts in found.values()):
+        return {}
+    return {name: counts for name, counts in found.items() if counts["requests"] > 0}
+
+
+def _fell(counts: dict[str, Any]) -> bool:
+    return any(_fell(value) if isinstance(value, dict) else value < 0 for value in counts.values())
 
 
 def _counts(model: dict[str, Any]) -> dict[str, Any]:

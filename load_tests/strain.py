@@ -27,6 +27,7 @@ class ProcessStrain:
         self._cpu_before = self._cpu()
         self._late: Counter[int] = Counter()
         self.most_unfinished = 0
+        self.answered = 0  # right replies that came while requests were sent
 
     def late(self, seconds: float) -> None:
         """Take note of something that was done later than it was meant to be."""
@@ -43,6 +44,7 @@ class ProcessStrain:
             "cpu": (self._cpu() - self._cpu_before) / seconds,
             "late": {str(value): count for value, count in self._late.items()},
             "most_unfinished": self.most_unfinished,
+            "answered": self.answered,
         }
 
     def _cpu(self) -> float:

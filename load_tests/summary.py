@@ -91,28 +91,32 @@ class Summary:
 
     Attributes:
         setting: How it was made: host, loop, users and so on.
-        seconds: From its start to the last reply.
+        seconds: In which requests were sent.
+        answered: Right replies that came in that time, without those that were waited for at the end.
         kinds: Requests by kind.
         total: All requests.
         failures: How many failed for each reason.
         strain: Of the load generator.
         server: What Triton counted meanwhile, by model; of one server, where several share the address.
         stages: Of a shape; empty where the number of users was constant.
+        problems: What kept the load test from being what it was meant to be.
     """
 
     setting: dict[str, Any]
     seconds: float
+    answered: int
     kinds: list[Kind]
     total: Kind
     failures: dict[str, int]
     strain: Strain
     server: dict[str, dict[str, Any]] = field(default_factory=dict[str, "dict[str, Any]"])
     stages: list[StageResult] = field(default_factory=list[StageResult])
+    problems: list[str] = field(default_factory=list[str])
 
     @property
     def answered_per_second(self) -> float:
         """Right replies per second."""
-        return (self.total.requests - self.total.failures) / self.seconds if self.seconds > 0 else 0.0
+        return self.answered / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def wrong_replies(self) -> int:
@@ -170,6 +174,7 @@ def load(file: Path) -> Summary:
         return Summary(
             setting=content["setting"],
             seconds=content["seconds"],
+            answered=content["answered"],
             kinds=[_kind(kind) for kind in content["kinds"]],
             total=_kind(content["total"]),
             failures=content["failures"],
@@ -178,6 +183,7 @@ def load(file: Path) -> Summary:
             stages=[
                 StageResult(stage["users"], stage["seconds"], _kind(stage["total"])) for stage in content["stages"]
             ],
+            problems=content["problems"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SummaryError(f"{file} is no summary of a run ({error!r}): write one with --summary") from error

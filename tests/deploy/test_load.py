@@ -6,17 +6,23 @@ Locust runs in processes of its own: importing it replaces the sockets and locks
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image, ImageOps
 from pods import answered_by
-from script_servers import GrpcServer, Script
+from script_servers import NAMES, GrpcServer, Script, elements
 from triton_process import wait_until
 
 from embedded.checks import free_ports
@@ -58,7 +64,8 @@ class Locust:
         with subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             for line in process.stderr:
-                if "All users spawned" in line:
+                # A master that was not told of all users in time says the second.
+                if "All users spawned" in line or "Spawning is complete" in line:
                     break
             yield process, process.stderr
 
@@ -94,7 +101,9 @@ def test_a_closed_loop_over_both_protocols(locust: Locust, toy_server: TritonPro
     assert all(stage["total"]["requests"] > 5 and 2 <= stage["seconds"] <= 5 for stage in summary["stages"])
     assert "closed loop, by stage" in ended.stderr
     assert 0 < summary["latency_seconds"]["p50"] <= summary["latency_seconds"]["p99"]
-    assert summary["answered_per_second"] == pytest.approx(summary["total"]["requests"] / summary["seconds"])
+    assert summary["answered_per_second"] == pytest.approx(summary["answered"] / summary["seconds"])
+    assert 0 <= summary["total"]["requests"] - summary["answered"] <= 4  # users, each waited for at the end
+    assert summary["seconds"] == pytest.approx(6, abs=1.5)
     report = locust.html.read_text()
     assert "resnet50 web" in report
     assert "<html" in report
@@ -144,34 +153,142 @@ def test_an_open_loop_keeps_its_rate_whatever_the_server_does(locust: Locust, to
     assert summary["strain"]["most_unfinished"] > rate * users
 
 
-def test_a_master_and_its_workers(locust: Locust, toy_server: TritonProcess, unused_port: int) -> None:
-    workers = [
-        subprocess.Popen(
-            [
-                *locust.command("--worker", "--master-port", str(unused_port)),
-                *("--host", f"grpc://{toy_server.grpc_url}"),
-            ],
-            cwd=locust.folder,
-            stderr=subprocess.DEVNULL,
-        )
-        for _ in range(2)
-    ]
+@contextlib.contextmanager
+def workers(locust: Locust, number: int, port: int) -> Generator[list[subprocess.Popen[bytes]]]:
+    """Yield workers that were told nothing but who their master is."""
+    file = str(ROOT / "load_tests" / "locustfile.py")
+    command = [sys.executable, "-m", "locust", "--locustfile", file, "--worker", "--master-port", str(port)]
+    started = [subprocess.Popen(command, cwd=locust.folder, stderr=subprocess.DEVNULL) for _ in range(number)]
     try:
+        yield started
+    finally:
+        for worker in started:
+            worker.kill()
+            worker.wait()
+
+
+def master(number: int, port: int) -> list[str]:
+    return [
+        *("--master", "--expect-workers", str(number), "--master-bind-port", str(port)),
+        *("--master-bind-host", "127.0.0.1", "--users", "4", "--spawn-rate", "4"),
+    ]
+
+
+def test_a_master_and_its_workers(locust: Locust, toy_server: TritonProcess, unused_port: int) -> None:
+    with workers(locust, 2, unused_port) as started:
         ended = locust.run(
-            *("--master", "--expect-workers", "2", "--master-bind-port", str(unused_port)),
-            *("--master-bind-host", "127.0.0.1", "--host", f"grpc://{toy_server.grpc_url}"),
-            *("--users", "4", "--spawn-rate", "4", "--run-time", "5s"),
+            *master(2, unused_port),
+            *("--host", f"grpc://{toy_server.grpc_url}", "--second-host", f"http://{toy_server.http_url}"),
+            *("--run-time", "5s"),
         )
         assert ended.returncode == 0, ended.stderr
         summary = locust.summary()
         assert summary["strain"]["processes"] == 2
         assert summary["server"]["segment_resnet50"]["requests"] == summary["total"]["requests"] > 20
-        for worker in workers:
+        # The master alone knows of the second host and of the kinds.
+        assert {kind["protocol"] for kind in summary["kinds"]} == {"gRPC", "HTTP"}
+        assert {kind["name"] for kind in summary["kinds"]} == {"resnet50 thumbnail", "resnet50 web"}
+        for worker in started:
             assert worker.wait(30) == 0
+
+
+def test_a_worker_that_dies_is_a_failed_run(locust: Locust, toy_server: TritonProcess, unused_port: int) -> None:
+    options = [*master(2, unused_port), "--host", f"grpc://{toy_server.grpc_url}", "--run-time", "8s"]
+    with (
+        workers(locust, 2, unused_port) as started,
+        locust.begun(locust.command("--summary", str(locust.json), *options)) as (process, log),
+    ):
+        started[0].kill()
+        rest = log.read()
+        assert process.wait(60) == 1, rest
+    (problem,) = locust.summary()["problems"]
+    assert problem.endswith("did not finish")
+    assert problem in rest
+
+
+class ByPeer(GrpcServer):
+    """Answers with masks of the right size, and each peer with another class."""
+
+    def __init__(self) -> None:
+        self._peers: list[str] = []
+        super().__init__(Script())
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+        if context.peer() not in self._peers:
+            self._peers.append(context.peer())
+        shown = ImageOps.exif_transpose(Image.open(io.BytesIO(request.raw_input_contents[0][4:])))
+        mask = np.full((shown.height, shown.width), self._peers.index(context.peer()), np.uint8)
+        counts = np.bincount(mask.ravel(), minlength=2).astype("<i8")
+        self.script.fixed = [
+            ("MASK", "UINT8", [1, *mask.shape], mask.tobytes()),
+            ("CLASS_PIXELS", "INT64", [1, 2], counts.tobytes()),
+            ("CLASS_NAMES", "BYTES", [1, 2], elements(*NAMES)),
+        ]
+        return super().ModelInfer(request, context)
+
+
+def test_masks_are_compared_between_workers(locust: Locust, unused_port: int) -> None:
+    server = ByPeer()
+    try:
+        with workers(locust, 2, unused_port):
+            ended = locust.run(
+                *(*master(2, unused_port), "--host", f"grpc://127.0.0.1:{server.port}", "--users", "2"),
+                *("--kinds", "thumbnail", "--mask-format", "raw", "--run-time", "4s"),
+            )
     finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
+        server.stop()
+    assert ended.returncode == 1, ended.stderr
+    (failure,) = locust.summary()["failures"]
+    assert failure == "wrong mask: two workers got different ones for one picture"
+
+
+def test_the_page_starts_what_can_run_and_refuses_the_rest(
+    locust: Locust, toy_server: TritonProcess, unused_port: int
+) -> None:
+    page = f"http://127.0.0.1:{unused_port}"
+    command = [word for word in locust.command() if word not in {"--headless", "--only-summary"}]
+    options = ["--web-host", "127.0.0.1", "--web-port", str(unused_port), "--summary", str(locust.json)]
+    good = {"host": f"grpc://{toy_server.grpc_url}", "user_count": "2", "spawn_rate": "2"}
+
+    def start(**fields: str) -> dict[str, Any]:
+        data = urllib.parse.urlencode(good | fields).encode()
+        with urllib.request.urlopen(f"{page}/swarm", data, timeout=30) as answer:  # noqa: S310 our own address
+            return json.load(answer)
+
+    def statistics() -> dict[str, Any]:
+        with urllib.request.urlopen(f"{page}/stats/requests", timeout=30) as answer:  # noqa: S310 likewise
+            return json.load(answer)
+
+    def is_up() -> bool:
+        with contextlib.suppress(OSError):
+            return bool(statistics())
+        return False
+
+    with subprocess.Popen([*command, *options], cwd=locust.folder, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(is_up, what="the page")
+            for name, value in {
+                "rate": "-5",
+                "loop": "bogus",
+                "variants": "resnet50=x",
+                "host": "ftp://there",
+                "second_host": "ftp://there",
+                "timeout": "soon",
+            }.items():
+                answer = start(**{name: value})
+                assert answer["success"] is False
+                assert value in answer["message"]
+            assert statistics()["state"] == "ready"
+            second = {"second_host": f"http://{toy_server.http_url}"}
+            assert start(shape="step", stages="2", stage_time="2", **second)["success"] is True
+            wait_until(lambda: statistics()["state"] == "stopped", what="the end of the last stage")
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+    summary = locust.summary()
+    assert [stage["users"] for stage in summary["stages"]] == [2, 4]
+    assert {kind["protocol"] for kind in summary["kinds"]} == {"gRPC", "HTTP"}
+    assert summary["total"]["failures"] == 0
 
 
 def test_a_server_that_is_not_there_is_named(locust: Locust, unused_port: int) -> None:
@@ -182,14 +299,36 @@ def test_a_server_that_is_not_there_is_named(locust: Locust, unused_port: int) -
     assert "Traceback" not in ended.stderr
 
 
-def test_objectives_that_cannot_be_read_are_refused_at_once(locust: Locust, unused_port: int) -> None:
-    locust.objectives.write_text("latency = 3\n")
-    ended = locust.run("--host", f"grpc://127.0.0.1:{unused_port}", "--users", "1")
-    assert ended.returncode == 2
-    assert "'latency' is no objective" in ended.stderr
+@pytest.mark.parametrize(
+    ("options", "timeout", "said"),
+    [
+        (["--objectives", "wrong.toml"], "30", "'latency' is no objective"),
+        (["--summary", "."], "30", "Is a directory"),
+        (["--pictures", "missing"], "30", "missing is no folder"),
+        ([], "soon", "DEEPLAB_TIMEOUT"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_at_once(
+    locust: Locust, unused_port: int, options: list[str], timeout: str, said: str
+) -> None:
+    (locust.folder / "wrong.toml").write_text("latency = 3\n")
+    command = locust.command("--host", f"grpc://127.0.0.1:{unused_port}", "--users", "1", *options)
+    ended = subprocess.run(
+        command,
+        cwd=locust.folder,
+        env=os.environ | {"DEEPLAB_TIMEOUT": timeout},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
-def test_an_interrupt_leaves_the_report(locust: Locust, toy_server: TritonProcess) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_the_report(locust: Locust, toy_server: TritonProcess, how: signal.Signals) -> None:
     command = locust.command(
         *("--host", f"grpc://{toy_server.grpc_url}", "--users", "2", "--spawn-rate", "2", "--run-time", "10m"),
         *("--html", str(locust.html), "--summary", str(locust.json)),
@@ -197,7 +336,7 @@ def test_an_interrupt_leaves_the_report(locust: Locust, toy_server: TritonProces
     with locust.begun(command) as (process, log):
         before = answered_by(toy_server)
         wait_until(lambda: answered_by(toy_server) > before, what="a request")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         log.read()
         process.wait(60)
     assert locust.summary()["total"]["requests"] > 0

@@ -149,7 +149,14 @@ def run_of(batches: dict[int, tuple[int, float]], *, queue: float = 0.0, latency
     }
     kind = summary.Kind("gRPC", "resnet50 web", requests, 0, {latency_ms: requests})
     return summary.Summary(
-        {"loop": "closed"}, 10.0, [kind], kind, {}, Strain(1, 0.1, 0.0, 0), {"deeplabv3_resnet50": core}
+        {"loop": "closed"},
+        10.0,
+        requests,
+        [kind],
+        kind,
+        {},
+        Strain(1, 0.1, 0.0, 0),
+        {"deeplabv3_resnet50": core, "segment_resnet50": {"requests": requests}},
     )
 
 
@@ -188,6 +195,13 @@ def test_a_run_without_the_servers_statistics_is_refused() -> None:
         from_run(run)
     with pytest.raises(ServiceTimesError, match="it has deeplabv3_resnet50"):
         from_run(run_of({1: (50, 0.02)}), model="deeplabv3_resnet101")
+
+
+def test_a_run_beside_other_callers_or_through_a_balancer_is_refused() -> None:
+    run = run_of({1: (50, 0.02)})
+    run.server["segment_resnet50"]["requests"] = 25
+    with pytest.raises(ServiceTimesError, match="counted 25 pictures, and 50 were answered"):
+        from_run(run)
 
 
 def test_the_command_tells_how_many_replicas_are_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import random
 import subprocess
@@ -13,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from load_arguments import Parser, parse
 from PIL import Image, ImageOps
 
 from load_tests import histogram, objectives, pictures, server_statistics, shapes, strain, summary
 from load_tests.arrivals import Timetable
-from load_tests.options import Options, add_arguments, options_from, weights
-from load_tests.replies import WRONG_PIXELS, WRONG_SIZE, FirstReplies
+from load_tests.options import add_arguments, weights
+from load_tests.replies import BETWEEN_WORKERS, WRONG_PIXELS, WRONG_SIZE, FirstReplies
 
 pytestmark = pytest.mark.unit
 
@@ -27,21 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def seeded(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 draws load, keeps no secret
-
-
-class Parser(argparse.ArgumentParser):
-    """Locust's parser takes two settings more."""
-
-    def add_argument(self, *flags: str, **settings: Any) -> argparse.Action:  # noqa: ANN401 argparse's own
-        self.variables = [*getattr(self, "variables", []), settings.pop("env_var", "")]
-        settings.pop("include_in_web_ui", None)
-        return super().add_argument(*flags, **settings)
-
-
-def parse(*arguments: str) -> Options:
-    parser = Parser()
-    add_arguments(parser)
-    return options_from(parser.parse_args(arguments))
 
 
 def moments(rate: float, *, poisson: bool, number: int, seed: int = 1) -> list[float]:
@@ -187,7 +172,15 @@ def run_of(latencies: dict[str, dict[int, int]], failures: dict[str, int] | None
         summary.Kind("gRPC", name, sum(counts.values()) + failed, failed, counts) for name, counts in latencies.items()
     ]
     total = summary.all_of(kinds)
-    return summary.Summary({"loop": "open"}, 10.0, kinds, total, failures or {}, strain.Strain(1, 0.1, 0.0, 0))
+    return summary.Summary(
+        {"loop": "open"},
+        10.0,
+        total.requests - total.failures,
+        kinds,
+        total,
+        failures or {},
+        strain.Strain(1, 0.1, 0.0, 0),
+    )
 
 
 def read(tmp_path: Path, text: str) -> objectives.Objectives:
@@ -223,6 +216,15 @@ def test_a_run_without_requests_or_of_other_ones_misses(tmp_path: Path) -> None:
     assert misses(run_of({"resnet50 web": {100: 1}}), wanted) == {"p99 of HTTP *": "not measured"}
 
 
+def test_a_run_that_was_not_as_it_was_meant_to_be_misses(tmp_path: Path) -> None:
+    run = run_of({"resnet50 web": {100: 1}})
+    run.problems.append("worker a: did not finish")
+    assert misses(run, read(tmp_path, "error_share = 0")) == {"load test": "not measured"}
+    # What workers compared is no request, and has no latency.
+    compared = run_of({"resnet50 web": {100: 1}, f"resnet50, {BETWEEN_WORKERS}": {}})
+    assert misses(compared, read(tmp_path, '[p99]\n"*" = 1')) == {}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -234,6 +236,8 @@ def test_a_run_without_requests_or_of_other_ones_misses(tmp_path: Path) -> None:
         ("[p99]\nall = -1", "must be a number"),
         ("p99 = 1", "'p99' is no objective"),
         ("[p99", "cannot be read"),
+        ("[p99]", "bounds nothing"),
+        ("[p0]\nall = 1", "bounds nothing"),
     ],
 )
 def test_objectives_that_mean_nothing_are_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -277,6 +281,12 @@ def test_only_what_a_server_did_meanwhile_is_counted() -> None:
     assert server_statistics.between(before, after) == {
         "core": {"requests": 6, "seconds": 1.5, "batches": {"4": {"executions": 1, "seconds": 0.7}}}
     }
+
+
+def test_statistics_of_two_servers_or_of_one_that_restarted_are_none() -> None:
+    one = {"core": {"requests": 9, "batches": {"4": {"executions": 5, "seconds": 1.0}}}}
+    other = {"core": {"requests": 12, "batches": {"4": {"executions": 3, "seconds": 2.0}}}}
+    assert server_statistics.between(one, other) == server_statistics.between(other, one) == {}
 
 
 def test_every_argument_has_a_variable_of_its_own() -> None:
