@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import gevent
 import gevent.event
+import gevent.lock
 from locust import stats
 from locust.html import get_html_report
 from locust.runners import STATE_STOPPED, MasterRunner, WorkerRunner
 from rich.console import Console
 
-from load_tests import histogram, objectives, page, server_statistics, shapes, summary
+from load_tests import crew, histogram, objectives, page, server_statistics, shapes, summary
+from load_tests.crew import Crew
 from load_tests.options import options_from, weights
 from load_tests.pictures import PicturesError, from_folder, made
 from load_tests.replies import BETWEEN_WORKERS, WRONG_BETWEEN_WORKERS, FirstReplies
@@ -38,9 +40,8 @@ EXIT_MISSED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
 
 _TICK_SECONDS = 0.05
 _INTERRUPTED_SECONDS = 2.0  # who presses Ctrl-C does not wait for a slow server
-_PREPARE_SECONDS = 120.0
-_PREPARE, _PREPARED = "deeplab-prepare", "deeplab-prepared"
-_FINISH, _FINISHED, _FIRST_REPLY, _STRAIN = "deeplab-finish", "deeplab-finished", "deeplab-first-reply", "deeplab"
+_LAST_REPORTS_SECONDS = 5.0  # beyond the last requests
+_FIRST_REPLY, _STRAIN = "deeplab-first-reply", "deeplab"
 # Of the arguments, those that make the pictures; Locust gives workers the master's with each run.
 _OF_PICTURES = ("pictures", "kinds", "seed")
 # Where a worker's client goes that nobody has told yet.
@@ -64,14 +65,13 @@ class Run:
         self._sends = not isinstance(environment.runner, MasterRunner)
         self._judges = not isinstance(environment.runner, WorkerRunner)
         self._pictures: list[Picture] = []
-        self._made_of: tuple[object, ...] | None = None
+        self._made_of: dict[str, Any] = {}
         self._is_prepared = gevent.event.Event()
+        self._preparing = gevent.lock.BoundedSemaphore()
         self._sending: Sending | None = None
         self._ticker: gevent.Greenlet[[Sending], NoReturn] | None = None
         self._strains: dict[str, dict[str, Any]] = {}  # the master's, by worker
-        self._workers: set[str] = set()  # that began the run
-        self._prepared: dict[str, str] = {}  # what is wrong with each, empty for nothing
-        self._finished: set[str] = set()
+        self._crew = Crew(environment.runner) if isinstance(environment.runner, MasterRunner) else None
         self._problems: list[str] = []
         self._agreed = FirstReplies()
         self._server_before: dict[str, Any] | None = None
@@ -130,7 +130,9 @@ class Run:
             page.guard(environment, self._take_page)
             if parsed.headless:
                 self._await_server(options)
-                self._await_workers()
+                # Before Locust begins to count the time of the run. Where too few come, Locust says so.
+                if self._crew and self._crew.wait(parsed.expect_workers, seconds=parsed.expect_workers_max_wait):
+                    self._crew.prepare(self._of_pictures())
         self._is_prepared.set()
 
     def _take_page(self, form: Mapping[str, str]) -> None:
@@ -184,21 +186,16 @@ class Run:
         events.quitting.add_listener(self._quitting)
         if isinstance(runner, WorkerRunner):
             events.report_to_master.add_listener(self._report)
-            runner.register_message(_PREPARE, self._prepare, concurrent=True)
-            runner.register_message(_FINISH, self._finish, concurrent=True)
+            crew.serve(runner, prepare=self._prepare, finish=self._finish)
         elif isinstance(runner, MasterRunner):
             events.worker_report.add_listener(self._reported)
-            runner.register_message(_PREPARED, self._worker_prepared)
-            runner.register_message(_FINISHED, self._worker_finished)
             runner.register_message(_FIRST_REPLY, self._worker_first_reply)
 
     def _start(self, **_: object) -> None:
         self._is_prepared.wait()
         options = options_from(vars(self._parsed))
         self._strains.clear()
-        self._finished.clear()
-        self._problems.clear()
-        self._prepare_workers()
+        self._problems = self._crew.prepare(self._of_pictures()) if self._crew else []
         self._agreed = FirstReplies(tolerance=options.tolerance)
         self._setting = {
             "host": self._environment.host,
@@ -222,47 +219,19 @@ class Run:
             )
             self._ticker = gevent.spawn(self._tick, self._sending)
 
-    def _await_workers(self) -> None:
-        """Have the workers of a headless run ready before Locust begins to count its time."""
-        runner, most = self._environment.runner, self._parsed.expect_workers_max_wait
-        if not isinstance(runner, MasterRunner):
-            return
-        begin = time.monotonic()
-        while len(runner.clients.ready) < self._parsed.expect_workers:
-            if most and time.monotonic() - begin > most:
-                return  # Locust says so
-            gevent.sleep(0.1)
-        self._prepare_workers()
+    def _of_pictures(self) -> dict[str, Any]:
+        return {name: getattr(self._parsed, name) for name in _OF_PICTURES}
 
-    def _prepare_workers(self) -> None:
-        """Have the workers make the pictures of the master's arguments."""
-        runner = self._environment.runner
-        if not isinstance(runner, MasterRunner):
-            return
-        self._prepared.clear()
-        self._workers = {client.id for client in runner.clients.ready}
-        runner.send_message(_PREPARE, {name: getattr(self._parsed, name) for name in _OF_PICTURES})
-        deadline = time.monotonic() + _PREPARE_SECONDS
-        while self._workers - self._prepared.keys() and time.monotonic() < deadline:
-            gevent.sleep(0.05)
-        self._problems += [
-            f"worker {worker}: {self._prepared.get(worker, f'not prepared within {_PREPARE_SECONDS:g} s')}"
-            for worker in sorted(self._workers)
-            if self._prepared.get(worker, "missing")
-        ]
-
-    def _prepare(self, msg: Message, **_: object) -> None:
-        """Make a worker's pictures as the master was told, and say so."""
+    def _prepare(self, arguments: Mapping[str, Any]) -> str:
+        """Make a worker's pictures as the master was told; return what is wrong."""
         self._is_prepared.wait()
-        vars(self._parsed).update(cast("dict[str, Any]", msg.data))
-        said = ""
-        try:
-            self._make_pictures()
-        except (PicturesError, OSError) as error:
-            said = str(error)
-        runner = self._environment.runner
-        assert isinstance(runner, WorkerRunner)  # noqa: S101 who else registers it
-        runner.send_message(_PREPARED, {"wrong": said})
+        with self._preparing:
+            vars(self._parsed).update(arguments)
+            try:
+                self._make_pictures()
+            except (PicturesError, OSError) as error:
+                return str(error)
+        return ""
 
     def _stage_begins(self, stage: shapes.Stage) -> None:
         counted = summary.all_of(summary.kinds_of(self._environment.stats.entries.values()))
@@ -285,28 +254,20 @@ class Run:
         self._ended = time.perf_counter()
         if self._sending is not None:
             self._sending.end()
-        runner = self._environment.runner
-        if not isinstance(runner, MasterRunner):
-            return
-        working = {client.id for client in runner.clients.running + runner.clients.spawning}
-        runner.send_message(_FINISH)
-        deadline = time.monotonic() + self._environment.stop_timeout + 5
-        while working - self._finished and time.monotonic() < deadline:
-            gevent.sleep(0.1)
-        self._problems += [f"worker {worker}: did not finish" for worker in sorted(self._workers - self._finished)]
+        if self._crew:
+            self._problems += self._crew.finish(self._environment.stop_timeout + _LAST_REPORTS_SECONDS)
 
-    def _finish(self, **_: object) -> None:
-        """End a worker's requests, report them, and say so."""
+    def _finish(self) -> dict[str, Any]:
+        """End a worker's requests, and return its last report."""
         runner = self._environment.runner
-        assert isinstance(runner, WorkerRunner)  # noqa: S101 who else registers it
+        assert isinstance(runner, WorkerRunner)  # noqa: S101 who else is asked
         if self._sending is not None:
             self._sending.end()
         runner.stop()
         self._environment.stop_timeout = 0  # Locust sleeps that long afterwards; the master sends it with each run
         data: dict[str, Any] = {}
         self._environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
-        runner.send_message("stats", data)
-        runner.send_message(_FINISHED)
+        return data
 
     def _stopped(self, **_: object) -> None:
         if self._sending is not None:
@@ -393,12 +354,6 @@ class Run:
         if _STRAIN in data:
             self._strains[client_id] = data[_STRAIN]
 
-    def _worker_prepared(self, msg: Message, **_: object) -> None:
-        self._prepared[msg.node_id] = cast("dict[str, str]", msg.data)["wrong"]
-
-    def _worker_finished(self, msg: Message, **_: object) -> None:
-        self._finished.add(msg.node_id)
-
     def _worker_first_reply(self, msg: Message, **_: object) -> None:
         reply, picture, model = first_reply_of(cast("dict[str, Any]", msg.data))
         if not self._agreed.agrees(reply, picture=picture, model=model):
@@ -420,7 +375,7 @@ class Run:
 
     def _make_pictures(self) -> None:
         """Make the pictures of the arguments, unless they are made already."""
-        wanted = tuple(getattr(self._parsed, name) for name in _OF_PICTURES)
+        wanted = self._of_pictures()
         if wanted == self._made_of:
             return
         folder, kinds = self._parsed.pictures, weights(self._parsed.kinds)

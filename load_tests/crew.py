@@ -1,0 +1,107 @@
+"""A master and its workers: pictures made before a run, last reports after it, and nobody missing in between."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import gevent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from locust.rpc import Message
+    from locust.runners import MasterRunner, WorkerRunner
+
+_PREPARE, _PREPARED = "deeplab-prepare", "deeplab-prepared"
+_FINISH, _FINISHED = "deeplab-finish", "deeplab-finished"
+_PREPARE_SECONDS = 120.0
+_POLL_SECONDS = 0.05
+_ASK_AGAIN_SECONDS = 1.0
+
+
+class Crew:
+    """The workers, for their master.
+
+    Args:
+        runner: Locust's.
+    """
+
+    def __init__(self, runner: MasterRunner) -> None:
+        self._runner = runner
+        self._began: set[str] = set()  # the workers of this run
+        self._prepared: dict[str, str] = {}  # what is wrong with each, empty for nothing
+        self._finished: set[str] = set()
+        runner.register_message(_PREPARED, self._is_prepared)
+        runner.register_message(_FINISHED, self._is_finished)
+
+    def wait(self, number: int, *, seconds: float) -> bool:
+        """Wait for workers; return whether so many came.
+
+        Args:
+            number: How many.
+            seconds: For how long at most; 0 for any time.
+        """
+        deadline = time.monotonic() + (seconds or float("inf"))
+        while len(self._runner.clients.ready) < number:
+            if time.monotonic() > deadline:
+                return False
+            gevent.sleep(_POLL_SECONDS)
+        return True
+
+    def prepare(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Have each worker prepare its run; return what is wrong with whom."""
+        self._prepared.clear()
+        self._finished.clear()
+        self._began = self._present()
+        deadline = time.monotonic() + _PREPARE_SECONDS
+        asked = 0.0
+        while (missing := self._began - self._prepared.keys()) and time.monotonic() < deadline:
+            if time.monotonic() > asked + _ASK_AGAIN_SECONDS:  # a worker reports as ready before it listens to us
+                asked = time.monotonic()
+                for worker in missing:
+                    self._runner.send_message(_PREPARE, dict(arguments), client_id=worker)
+            gevent.sleep(_POLL_SECONDS)
+        silent = f"not prepared within {_PREPARE_SECONDS:g} s"
+        wrong = {worker: self._prepared.get(worker, silent) for worker in sorted(self._began)}
+        return [f"worker {worker}: {said}" for worker, said in wrong.items() if said]
+
+    def finish(self, seconds: float) -> list[str]:
+        """Have each worker end its requests and report, which takes some seconds at most; return who did not."""
+        self._runner.send_message(_FINISH)
+        deadline = time.monotonic() + seconds
+        while self._present() - self._finished and time.monotonic() < deadline:
+            gevent.sleep(_POLL_SECONDS)
+        return [f"worker {worker}: did not finish" for worker in sorted(self._began - self._finished)]
+
+    def _present(self) -> set[str]:
+        clients = self._runner.clients
+        return {client.id for client in clients.ready + clients.spawning + clients.running}
+
+    def _is_prepared(self, msg: Message, **_: object) -> None:
+        self._prepared[msg.node_id] = cast("dict[str, str]", msg.data)["wrong"]
+
+    def _is_finished(self, msg: Message, **_: object) -> None:
+        self._finished.add(msg.node_id)
+
+
+def serve(
+    runner: WorkerRunner, *, prepare: Callable[[Mapping[str, Any]], str], finish: Callable[[], Mapping[str, Any]]
+) -> None:
+    """Have a worker do what its master asks.
+
+    Args:
+        runner: Locust's.
+        prepare: Takes the master's arguments; returns what is wrong, empty for nothing.
+        finish: Ends the requests; returns the last report.
+    """
+
+    def prepared(msg: Message, **_: object) -> None:
+        runner.send_message(_PREPARED, {"wrong": prepare(cast("dict[str, Any]", msg.data))})
+
+    def finished(**_: object) -> None:
+        runner.send_message("stats", dict(finish()))
+        runner.send_message(_FINISHED)
+
+    runner.register_message(_PREPARE, prepared, concurrent=True)
+    runner.register_message(_FINISH, finished, concurrent=True)
