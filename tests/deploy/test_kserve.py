@@ -29,15 +29,20 @@ def test_its_container_is_the_charts() -> None:
     chart_mounts = [mount for mount in charts["volumeMounts"] if mount["name"] != "models"]
     assert container["volumeMounts"] == chart_mounts
     pod = one("Deployment")["spec"]["template"]["spec"]
+    # But for where the models are, the environment is the chart's.
+    (models,) = [variable for variable in container["env"] if variable not in charts["env"]]
+    assert models == {"name": "DEEPLAB_MODEL_REPOSITORY", "value": "/mnt/models"}
+    assert [variable for variable in container["env"] if variable != models] == charts["env"]
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == {
+        {"grpc": "h2c"}.get(port["name"], port["name"]): port["containerPort"] for port in charts["ports"]
+    }
     assert RUNTIME["spec"]["volumes"] == [volume for volume in pod["volumes"] if volume["name"] != "models"]
     predictor = SERVICE["spec"]["predictor"]
     assert predictor["terminationGracePeriodSeconds"] == pod["terminationGracePeriodSeconds"]
     assert predictor["tolerations"] == pod["tolerations"]
 
 
-def test_it_looks_where_kserve_puts_models() -> None:
-    (container,) = RUNTIME["spec"]["containers"]
-    assert {"name": "DEEPLAB_MODEL_REPOSITORY", "value": "/mnt/models"} in container["env"]
+def test_the_entry_point_reads_where_kserve_puts_models() -> None:
     entrypoint = (CHART.parents[1] / "entrypoint.sh").read_text()
     assert re.search(r"repository=\$\{DEEPLAB_MODEL_REPOSITORY:-", entrypoint)
 
@@ -49,6 +54,11 @@ def test_the_service_names_the_runtime_and_its_format() -> None:
     assert model["protocolVersion"] in RUNTIME["spec"]["protocolVersions"]
     ports = RUNTIME["spec"]["containers"][0]["ports"]
     assert ports[0] == {"name": "h2c", "containerPort": 8001, "protocol": "TCP"}
+    annotations = RUNTIME["spec"]["annotations"]
+    (metrics,) = [str(port["containerPort"]) for port in ports if port["name"] == "metrics"]
+    assert (annotations["prometheus.kserve.io/port"], annotations["prometheus.kserve.io/path"]) == (metrics, "/metrics")
+    # Knative has one port a service.
+    assert SERVICE["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "RawDeployment"
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
