@@ -8,12 +8,13 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from chart import CHART, one, server
+from chart import CHART, job, one, server
 
 pytestmark = pytest.mark.deploy
 
 KSERVE = CHART.parents[1] / "kserve"
 RUNTIME: dict[str, Any] = yaml.safe_load((KSERVE / "serving-runtime.yaml").read_text())
+CLAIM, JOB = yaml.safe_load_all((KSERVE / "models.yaml").read_text())
 SERVICE: dict[str, Any] = yaml.safe_load((KSERVE / "inference-service.yaml").read_text())
 
 
@@ -70,4 +71,26 @@ def test_what_kserve_hands_on_is_a_valid_pod(version: str) -> None:
         "spec": {field: RUNTIME["spec"][field] for field in ("containers", "volumes")}
         | {field: SERVICE["spec"]["predictor"][field] for field in ("tolerations", "terminationGracePeriodSeconds")},
     }
-    kubernetes_validate.validate(pod, version, strict=True)
+    for each in (pod, CLAIM, JOB):
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_the_job_builds_what_the_chart_builds_into_the_folder_that_is_served() -> None:
+    charts = job({})["spec"]
+    (container,), (chart_container,) = (spec["template"]["spec"]["containers"] for spec in (JOB["spec"], charts))
+    *options, folder = container["args"]
+    assert options == chart_container["args"][:-1]
+    assert SERVICE["spec"]["predictor"]["model"]["storageUri"] == f"pvc://{CLAIM['metadata']['name']}{folder[7:]}"
+    assert folder.startswith("/models/")
+    for field in ("image", "workingDir", "resources", "securityContext", "volumeMounts"):
+        assert container[field] == chart_container[field], field
+    assert container["env"] == [variable for variable in chart_container["env"] if variable["name"] != "BUILD"]
+    assert (JOB["spec"]["backoffLimit"], JOB["spec"]["activeDeadlineSeconds"]) == (
+        charts["backoffLimit"],
+        charts["activeDeadlineSeconds"],
+    )
+    pod, chart_pod = JOB["spec"]["template"]["spec"], charts["template"]["spec"]
+    assert pod["securityContext"] == chart_pod["securityContext"]
+    models, *others = pod["volumes"]
+    assert models["persistentVolumeClaim"]["claimName"] == CLAIM["metadata"]["name"]
+    assert others == chart_pod["volumes"][1:]
