@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import readme
 import yaml
-from chart import CHART, VARIANTS, job, objects, refusal, server
+from chart import CHART, NAME, VARIANTS, job, objects, one, refusal, server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,6 +226,42 @@ def test_the_readme_lists_every_value_as_it_is() -> None:
     rows = set(re.findall(r"^\| `([A-Za-z.]+)` \| `", current, re.MULTILINE))
     leaves = {path for path in LEAVES if not any(path[: len(group)] == group for group in OPEN)}
     assert {".".join(path) for path in leaves | OPEN} == rows
+
+
+EXAMPLES = [
+    yaml.safe_load(block)
+    for block in re.findall(r"^```yaml\n(.*?)^```$", (CHART / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+]
+
+
+@pytest.mark.parametrize("values", EXAMPLES, ids=lambda values: ".".join(path[-1] for path, _ in paths(values)))
+def test_the_readmes_examples_do_what_they_say(values: Object) -> None:
+    rendered = json.dumps(objects(values), sort_keys=True)
+    for _, value in paths(values):
+        if isinstance(value, list):
+            assert all(json.dumps(item, sort_keys=True) in rendered for item in value), value
+    known = (CHART.parents[2] / "build_models.py").read_text()
+    for option in values.get("models", {}).get("builder", {}).get("extraArgs", []):
+        assert not option.startswith("--") or f'"{option}"' in known
+
+
+def test_the_readmes_commands_name_what_there_is() -> None:
+    text = (CHART / "README.md").read_text()
+    assert len(EXAMPLES) >= 6
+    values = VARIANTS["everything"]
+    (locust,) = one("Deployment", values, name=f"{NAME}-locust-worker")["spec"]["template"]["spec"]["containers"]
+    # The release of the commands is called as the tests' is.
+    assert f"{' '.join(locust['command'])} " in text
+    labels = job({})["metadata"]["labels"]
+    selector = ",".join(
+        f"app.kubernetes.io/{key}={labels[f'app.kubernetes.io/{key}']}" for key in ("instance", "component")
+    )
+    assert f"delete job --selector {selector}\n" in text
+    header = (CHART.parent / "prometheus-adapter-values.yaml").read_text()
+    (adapter,) = re.findall(r"helm upgrade .*\n.*\n.*values\.yaml", header.replace("\n# ", "\n"))
+    assert [line.strip() for line in adapter.splitlines()] == re.findall(
+        r"helm upgrade \S+ prometheus-adapter.*|--set prometheus.*|--values deploy.*", text
+    )
 
 
 def test_a_value_without_a_description_does_not_get_by() -> None:
