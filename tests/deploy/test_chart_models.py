@@ -150,6 +150,16 @@ def test_a_build_that_is_stopped_clears_up_and_leaves_no_mark(
     assert not (tmp_path / "models" / "build-1.done").exists()
 
 
+def test_a_stop_after_the_build_does_not_end_the_job(
+    tmp_path: Path, start_build: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    touch = tmp_path / "touch"
+    touch.write_text('#!/bin/sh\nkill -TERM $PPID\nexec /usr/bin/touch "$@"\n')
+    touch.chmod(0o755)
+    with start_build("exit 0") as build:
+        assert not fails_for_good(build.wait(10))
+
+
 def test_the_builder_takes_a_proxy_and_a_checkpoint_and_builds_nothing_anew_for_a_proxy() -> None:
     template = job(VARIANTS["everything"])["spec"]["template"]
     (container,) = template["spec"]["containers"]
