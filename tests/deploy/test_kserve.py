@@ -14,7 +14,8 @@ pytestmark = pytest.mark.deploy
 
 KSERVE = CHART.parents[1] / "kserve"
 RUNTIME: dict[str, Any] = yaml.safe_load((KSERVE / "serving-runtime.yaml").read_text())
-CLAIM, JOB = yaml.safe_load_all((KSERVE / "models.yaml").read_text())
+CLAIM: dict[str, Any] = yaml.safe_load((KSERVE / "claim.yaml").read_text())
+JOB: dict[str, Any] = yaml.safe_load((KSERVE / "builder.yaml").read_text())
 SERVICE: dict[str, Any] = yaml.safe_load((KSERVE / "inference-service.yaml").read_text())
 
 
