@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import helm_python
+import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHART = Path(__file__).resolve().parents[2] / "deploy" / "helm" / "deeplab-triton"
 RELEASE, NAMESPACE = "vision", "prod"
@@ -57,6 +61,38 @@ def server(values: Object | None = None) -> Object:
         if each["kind"] == "Deployment" and each["metadata"]["labels"]["app.kubernetes.io/component"] == "server"
     ]
     return pod["spec"]["containers"][0]
+
+
+def pods(found: list[Object]) -> Iterator[tuple[Object, Object]]:
+    """Yield each object that makes pods, with the pods' metadata and specification."""
+    for each in found:
+        if each["kind"] in {"Deployment", "Job"}:
+            yield each, each["spec"]["template"]
+        elif each["kind"] == "Pod":
+            yield each, each
+
+
+def containers(pod: Object) -> list[Object]:
+    """Return a pod's containers, those that run before the others first."""
+    return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+
+
+def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    """Tell whether a selector's labels are all there."""
+    return selector.items() <= labels.items()
+
+
+def refusal(values: Object) -> str:
+    """Return what Helm says to values that must be refused."""
+    with pytest.raises(helm_python.HelmError) as raised:
+        objects(values)
+    return str(raised.value)
+
+
+def job(values: Object) -> Object:
+    """Return the Job that builds the models."""
+    (found,) = [each for each in objects(values) if each["kind"] == "Job"]
+    return found
 
 
 # Each shows templates, or parts of them, that the others leave out.
@@ -116,7 +152,11 @@ VARIANTS: dict[str, Object] = {
     "keda": {
         "autoscaling": {
             "type": "keda",
-            "keda": {"serverAddress": "http://prometheus.monitoring.svc:9090", "authenticationRef": "prometheus"},
+            "keda": {
+                "serverAddress": "https://prometheus.monitoring.svc:9090",
+                "authenticationRef": "prometheus",
+                "authModes": "bearer",
+            },
         }
     },
     "image": {"models": {"source": "image"}},

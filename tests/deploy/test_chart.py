@@ -6,23 +6,34 @@ operators'. What neither knows is asserted here: names that must be found elsewh
 
 from __future__ import annotations
 
-import json
 import re
-import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import helm_python
 import kubernetes_validate
 import pytest
-import readme
 import yaml
-from chart import CHART, NAME, NAMESPACE, RELEASE, VARIANTS, chart, files, objects, one, server
+from chart import (
+    CHART,
+    NAME,
+    NAMESPACE,
+    RELEASE,
+    VARIANTS,
+    chart,
+    containers,
+    files,
+    matches,
+    objects,
+    one,
+    pods,
+    refusal,
+    server,
+)
 from cloudcoil.models.keda import v1alpha1 as keda
 from cloudcoil.models.prometheus_operator import v1 as operator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from chart import Object
@@ -41,24 +52,9 @@ ROUTES = ("GRPCRoute", "HTTPRoute")
 QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi)?")
 UNITS = {"Mi": 2**20, "Gi": 2**30}
 
+DOCKERFILE = (CHART.parents[1] / "Dockerfile").read_text()
+
 variants = pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
-
-
-def pods(found: list[Object]) -> Iterator[tuple[Object, Object]]:
-    """Yield each object that makes pods, with the pods' metadata and specification."""
-    for each in found:
-        if each["kind"] in {"Deployment", "Job"}:
-            yield each, each["spec"]["template"]
-        elif each["kind"] == "Pod":
-            yield each, each
-
-
-def containers(pod: Object) -> list[Object]:
-    return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
-
-
-def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
-    return selector.items() <= labels.items()
 
 
 def ports_of(deployment: Object) -> list[Object]:
@@ -68,12 +64,6 @@ def ports_of(deployment: Object) -> list[Object]:
 
 def amount(quantity: str) -> int:
     return int(quantity[:-2]) * UNITS[quantity[-2:]]
-
-
-def refusal(values: Object) -> str:
-    with pytest.raises(helm_python.HelmError) as raised:
-        objects(values)
-    return str(raised.value)
 
 
 @variants
@@ -314,6 +304,68 @@ def test_both_services_reach_the_server() -> None:
     assert "metrics" not in {port["name"] for port in everything["ports"]}
 
 
+SURGE: Object = {"updateStrategy": {"maxSurge": 2, "maxUnavailable": "25%"}}
+KEDA = VARIANTS["keda"]
+EVERYTHING = VARIANTS["everything"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "name", "path", "fact"),
+    [
+        (SURGE, "Deployment", NAME, "strategy.rollingUpdate", SURGE["updateStrategy"]),
+        ({}, "Deployment", NAME, "strategy.rollingUpdate", {"maxSurge": 1, "maxUnavailable": 0}),
+        # A pod that warms up, or that is to stop, has no address.
+        ({}, "Service", f"{NAME}-headless", "publishNotReadyAddresses", None),
+        (EVERYTHING, "PodDisruptionBudget", NAME, "unhealthyPodEvictionPolicy", "AlwaysAllow"),
+        (EVERYTHING, "HTTPRoute", NAME, "rules.0.matches", [{"path": {"type": "PathPrefix", "value": "/v2"}}]),
+        (KEDA, "ScaledObject", NAME, "triggers.0.metadata.ignoreNullValues", "false"),
+        (KEDA, "ScaledObject", NAME, "triggers.1.metadata.ignoreNullValues", "false"),
+        (KEDA, "ScaledObject", NAME, "fallback", {"failureThreshold": 4, "replicas": 4}),
+    ],
+)
+def test_a_rendered_fact(values: Object, kind: str, name: str, path: str, fact: object) -> None:
+    found: Any = one(kind, values, name=name)["spec"]
+    *above, last = path.split(".")
+    for key in above:
+        found = found[int(key) if key.isdigit() else key]
+    assert found.get(last) == fact
+
+
+@variants
+def test_containers_write_only_where_they_can(values: Object) -> None:
+    """The root file system is read-only, and HOME is /tmp in both images."""
+    for _, pod in pods(objects(values)):
+        for container in containers(pod):
+            named = {each.get("value", "") for each in container["env"]} if "env" in container else set()
+            named |= {part.partition("=")[2] for part in container.get("args", [])}
+            writable = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+            if container["name"] in {"triton", "builder", "copy-models", "segment", "locust"}:
+                assert "/tmp" in writable  # noqa: S108 the pod's
+            for path in named:
+                if path.startswith("/"):
+                    assert any(path.startswith(f"{folder}/") for folder in writable), (container["name"], path)
+
+
+@variants
+def test_what_has_no_gpu_asks_for_none_either(values: Object) -> None:
+    """The server's image says NVIDIA_VISIBLE_DEVICES=all, which NVIDIA's runtime obeys where it is a node's default."""
+    image = server(values)["image"]
+    for _, pod in pods(objects(values)):
+        for container in containers(pod):
+            if container["image"] == image and not any(
+                "nvidia.com/" in name for name in container["resources"]["limits"]
+            ):
+                assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in container["env"], container["name"]
+
+
+@pytest.mark.parametrize(("target", "names"), [("client", {"locust"}), ("triton", {"builder"})])
+def test_commands_run_where_their_image_has_the_files(target: str, names: set[str]) -> None:
+    stage = re.findall(rf"^FROM \S+ AS {target}$(.*?)(?=^FROM|\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL)[0]
+    (folder,) = re.findall(r"^WORKDIR (\S+)$", stage, re.MULTILINE)
+    found = [each for _, pod in pods(objects(EVERYTHING)) for each in containers(pod) if each["name"] in names]
+    assert {each["workingDir"] for each in found} == {folder}
+
+
 @pytest.mark.parametrize("variant", ["hpa", "keda"])
 def test_an_autoscaler_alone_decides_on_the_replicas(variant: str) -> None:
     deployment = one("Deployment", VARIANTS[variant])
@@ -353,7 +405,27 @@ def test_keda_asks_for_this_release_alone() -> None:
         (models,) = set(re.findall(r'model=~"([^"]+)"', query))
         assert re.fullmatch(models, "deeplabv3_resnet50")
         assert not re.fullmatch(models, "segment_resnet50")
-    assert [trigger["metadata"]["threshold"] for trigger in spec["triggers"]] == ["16", "0.1"]
+    # KEDA 2.16 multiplies their whole part with the replicas of the fallback.
+    assert [trigger["metadata"]["threshold"] for trigger in spec["triggers"]] == ["16", "100"]
+
+
+def test_keda_shows_prometheus_who_asks() -> None:
+    def modes(values: Object) -> set[str | None]:
+        return {each["metadata"].get("authModes") for each in one("ScaledObject", values)["spec"]["triggers"]}
+
+    assert modes(VARIANTS["keda"]) == {"bearer"}
+    assert modes({"autoscaling": {"type": "keda", "keda": {"serverAddress": "http://a"}}}) == {None}
+
+
+def test_the_notes_say_what_an_autoscaler_still_needs() -> None:
+    def notes(values: Object) -> str:
+        return files(values)["NOTES.txt"]
+
+    scraped: Object = {"monitoring": {"podMonitor": {"enabled": True}}}
+    for variant in ("hpa", "keda"):
+        assert f"autoscaling.type {variant} reads series" in notes(VARIANTS[variant])
+        assert "reads series" not in notes(VARIANTS[variant] | scraped)
+    assert "reads series" not in notes({})
 
 
 def test_a_budget_is_there_only_where_it_lets_a_node_drain() -> None:
@@ -376,96 +448,16 @@ def test_only_named_peers_get_in_and_nothing_gets_out() -> None:
     assert metrics["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     test = one("Pod", name=f"{NAME}-test")["metadata"]["labels"]
     assert any(matches(peer.get("podSelector", {}).get("matchLabels", {"": ""}), test) for peer in requests["from"])
-    assert [{port["port"] for port in rule["ports"]} for rule in spec["egress"]] == [{53}]
+
+    def out(policy: Object) -> list[set[tuple[str, int]]]:
+        return [{(port["protocol"], port["port"]) for port in rule["ports"]} for rule in policy["egress"]]
+
+    dns, https = {("UDP", 53), ("TCP", 53)}, {("TCP", 443)}
+    assert out(spec) == [dns]
     builder = one("NetworkPolicy", name=f"{NAME}-builder")["spec"]
     assert "ingress" not in builder
-    assert [{port["port"] for port in rule["ports"]} for rule in builder["egress"]] == [{53}, {443}]
-    store = one("NetworkPolicy", VARIANTS["object store"])["spec"]
-    assert [{port["port"] for port in rule["ports"]} for rule in store["egress"]] == [{53}, {443}]
-
-
-def job(values: Object) -> Object:
-    (found,) = [each for each in objects(values) if each["kind"] == "Job"]
-    return found
-
-
-def test_another_build_is_another_job_and_another_folder() -> None:
-    """A Job cannot be changed, and old pods still read the folder of the old build."""
-
-    def build(values: Object) -> tuple[str, str]:
-        (mount,) = [mount for mount in server(values)["volumeMounts"] if mount["name"] == "models"]
-        arguments = job(values)["spec"]["template"]["spec"]["containers"][0]["args"]
-        assert arguments[-1] == f"/models/{mount['subPath']}"
-        assert mount["mountPath"] == "/models"
-        assert mount["readOnly"] is True
-        return job(values)["metadata"]["name"], mount["subPath"]
-
-    first = build({})
-    assert build({"replicaCount": 2}) == first
-    others = [
-        build({"models": {"builder": {"extraArgs": ["--weights", "none"]}}}),
-        build({"image": {"tag": "0.2.0"}}),
-        build({"gpu": {"enabled": False}}),
-    ]
-    assert len({first, *others}) == 4
-    assert len({folder for _, folder in (first, *others)}) == 4
-
-
-def test_the_builder_builds_for_where_the_server_runs() -> None:
-    def arguments(values: Object) -> list[str]:
-        return job(values)["spec"]["template"]["spec"]["containers"][0]["args"]
-
-    assert arguments({})[:5] == ["--device", "cuda", "--no-progress", "--max-queue-size", "128"]
-    assert arguments(VARIANTS["cpu"])[:-1] == ["--device", "cpu", "--no-progress", "--model-repository"]
-    assert arguments({"models": {"builder": {"args": ["--weights", "none"]}}})[:2] == ["--weights", "none"]
-
-
-def test_the_server_waits_for_a_finished_build() -> None:
-    pod = one("Deployment")["spec"]["template"]["spec"]
-    (waiting,) = pod["initContainers"]
-    builder = job({})["spec"]["template"]["spec"]["containers"][0]
-    folder = next(each["value"] for each in waiting["env"] if each["name"] == "BUILD")
-    assert folder == next(each["value"] for each in builder["env"] if each["name"] == "BUILD")
-    assert '"/claim/$BUILD.done"' in waiting["command"][2]
-    assert builder["command"][2].splitlines()[-1] == 'touch "/models/$BUILD.done"'
-    assert builder["command"][1] == "-ec"  # a failed build must not leave the mark
-
-
-@pytest.mark.parametrize("end", ["built", "stopped"])
-def test_waiting_ends_with_the_build_or_with_the_pod(tmp_path: Path, end: str) -> None:
-    """As the container's first process a shell would sleep through SIGTERM for the whole grace period."""
-    (waiting,) = one("Deployment")["spec"]["template"]["spec"]["initContainers"]
-    shell, option, script = waiting["command"]
-    command = [shell, option, script.replace("/claim/", f"{tmp_path}/").replace("sleep 5", "sleep 0.05")]
-    with subprocess.Popen(command, env={"BUILD": "build-1"}, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert "build-1" in process.stdout.readline()
-        if end == "built":
-            (tmp_path / "build-1.done").touch()
-        else:
-            process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == (0 if end == "built" else 1)
-
-
-@pytest.mark.parametrize("build", ["true", "false"])
-def test_only_a_build_that_succeeded_leaves_its_mark(tmp_path: Path, build: str) -> None:
-    builder = job({})["spec"]["template"]["spec"]["containers"][0]
-    shell, option, script, *name = builder["command"]
-    script = script.replace("python3 build_models.py", build).replace("/models/", f"{tmp_path}/")
-    ended = subprocess.run([shell, option, script, *name, *builder["args"]], env={"BUILD": "build-1"}, check=False)
-    assert (ended.returncode == 0) == (build == "true") == (tmp_path / "build-1.done").exists()
-
-
-def test_the_builder_takes_a_proxy_and_a_checkpoint_and_builds_nothing_anew_for_a_proxy() -> None:
-    template = job(VARIANTS["everything"])["spec"]["template"]
-    (container,) = template["spec"]["containers"]
-    assert {"name": "HTTPS_PROXY", "value": "http://proxy:3128"} in container["env"]
-    assert {"name": "weights", "mountPath": "/weights", "readOnly": True} in container["volumeMounts"]
-    assert template["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}
-    proxy: Object = {"models": {"builder": {"extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]}}}
-    assert job(proxy)["metadata"]["name"] != job({})["metadata"]["name"]
-    (folder,) = {job(values)["spec"]["template"]["spec"]["containers"][0]["args"][-1] for values in ({}, proxy)}
-    assert folder.startswith("/models/build-")
+    assert out(builder) == [dns, https]
+    assert out(one("NetworkPolicy", VARIANTS["object store"])["spec"]) == [dns, https]
 
 
 @pytest.mark.parametrize("release", ["1st", "a.b"])
@@ -473,38 +465,6 @@ def test_a_release_whose_name_no_service_can_have_is_refused(release: str) -> No
     with pytest.raises(helm_python.HelmError, match="set fullnameOverride"):
         objects(release=release)
     assert objects({"fullnameOverride": "segmentation"}, release=release)
-
-
-@pytest.mark.parametrize("variant", ["image", "image volume", "object store", "claim that is full"])
-def test_nothing_is_built_where_the_models_come_from_elsewhere(variant: str) -> None:
-    found = objects(VARIANTS[variant])
-    assert not [each for each in found if each["kind"] in {"Job", "PersistentVolumeClaim"}]
-
-
-def test_a_claim_of_one_node_serves_one_pod() -> None:
-    one_node: Object = {"models": {"pvc": {"accessModes": ["ReadWriteOnce"]}}}
-    assert "updateStrategy.type to Recreate" in refusal(one_node)
-    recreated = one_node | {"updateStrategy": {"type": "Recreate"}}
-    assert one("Deployment", recreated)["spec"]["strategy"] == {"type": "Recreate"}
-    affinity = job(recreated)["spec"]["template"]["spec"]["affinity"]["podAffinity"]
-    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
-    assert matches(term["labelSelector"]["matchLabels"], one("Deployment")["spec"]["template"]["metadata"]["labels"])
-    assert "one node mounts it at a time, and 2 pods are wanted" in refusal(recreated | {"replicaCount": 2})
-
-
-def test_a_claim_is_kept_and_gets_its_class() -> None:
-    claim = one("PersistentVolumeClaim", name=f"{NAME}-models")
-    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    assert "storageClassName" not in claim["spec"]
-    none = one("PersistentVolumeClaim", VARIANTS["claim of one node"], name=f"{NAME}-models")
-    assert none["spec"]["storageClassName"] == ""
-
-
-def test_an_object_store_is_copied_before_the_start() -> None:
-    (copy,) = one("Deployment", VARIANTS["object store"])["spec"]["template"]["spec"]["initContainers"]
-    assert copy["args"][:3] == ["copy", "models:bucket/models", "/models"]
-    assert {"name": "RCLONE_CONFIG_MODELS_PROVIDER", "value": "AWS"} in copy["env"]
-    assert copy["envFrom"] == [{"secretRef": {"name": "store"}}]
 
 
 @pytest.mark.parametrize("fails", ["", "http", "grpc"])
@@ -581,175 +541,17 @@ def test_monitoring_is_what_compose_mounts() -> None:
     shared = CHART.parents[1] / "monitoring"
     rule = one("PrometheusRule", values)
     assert rule["spec"] == yaml.safe_load((shared / "rules.yml").read_text())
+    prefix = "https://git.example.org/deeplab/"
+    prefixed: Object = {"monitoring": {"prometheusRule": {"enabled": True, "runbookPrefix": prefix}}}
+    alerts = [each for group in one("PrometheusRule", prefixed)["spec"]["groups"] for each in group["rules"]]
+    runbooks = [each["annotations"]["runbook_url"] for each in alerts if "alert" in each]
+    assert all(each.startswith(f"{prefix}deploy/monitoring/README.md#deeplab") for each in runbooks)
     (dashboard,) = one("ConfigMap", values, name=f"{NAME}-dashboard")["data"].values()
     assert dashboard.strip() == (shared / "dashboard.json").read_text().strip()
     monitor = one("PodMonitor", values)
     # The rules ask for job="deeplab-triton".
     labels = one("Deployment", values)["spec"]["template"]["metadata"]["labels"]
     assert labels[monitor["spec"]["jobLabel"]] == "deeplab-triton"
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"autoscaling": {"minReplicas": 5}}, "autoscaling.minReplicas 5 is above autoscaling.maxReplicas 4"),
-        ({"autoscaling": {"type": "keda"}}, "autoscaling.keda.serverAddress is empty"),
-        ({"updateStrategy": {"maxSurge": 0}}, "no pod could ever be replaced"),
-        ({"server": {"grpcMaxConnectionAgeSeconds": 28}}, "outlive server.preStopSeconds 30"),
-        ({"server": {"preStopSeconds": 20}}, "it must be below 18"),
-        ({"models": {"source": "imageVolume"}}, "models.imageVolume.reference is empty"),
-        ({"models": {"source": "objectStore"}}, "models.objectStore.path is empty"),
-        ({"models": {"builder": {"enabled": False}}}, "a new claim would stay empty"),
-        ({"models": {"pvc": {"accessModes": ["ReadOnlyMany"]}}}, "the builder cannot write there"),
-        ({"gateway": {"grpc": {"enabled": True}}}, "a route needs a Gateway"),
-        (
-            {"gateway": {"parentRefs": [{"name": "a"}], "grpc": {"enabled": True}, "http": {"enabled": True}}},
-            "must name different hosts",
-        ),
-        (
-            {
-                "gateway": {
-                    "parentRefs": [{"name": "a"}],
-                    "grpc": {"enabled": True, "hostnames": ["a.org", "b.org"]},
-                    "http": {"enabled": True, "hostnames": ["b.org"]},
-                }
-            },
-            "host name b.org is in gateway.grpc.hostnames and in gateway.http.hostnames",
-        ),
-        ({"models": {"pvc": {"accessModes": ["ReadWriteOncePod"]}}}, "could then not mount it"),
-        ({"loadTest": {"extraArgs": ["--headless"]}}, "would start the run again"),
-    ],
-)
-def test_values_that_cannot_work_together_are_refused(values: Object, message: str) -> None:
-    assert message in refusal(values)
-
-
-def paths(values: Object, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every path of a tree of values, with what stands there."""
-    for key, value in values.items():
-        yield (*above, key), value
-        if isinstance(value, dict):
-            yield from paths(value, (*above, key))
-
-
-def nested(path: tuple[str, ...], value: object) -> Object:
-    for key in reversed(path):
-        value = {key: value}
-    assert isinstance(value, dict)
-    return value
-
-
-DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
-# Kubernetes' own or the user's names.
-OPEN = {
-    ("affinity",),
-    ("gateway", "parentRefs"),
-    ("loadTest", "env"),
-    ("models", "builder", "nodeSelector"),
-    ("models", "builder", "podAnnotations"),
-    ("models", "objectStore", "options"),
-    ("monitoring", "dashboard", "annotations"),
-    ("monitoring", "dashboard", "labels"),
-    ("monitoring", "podMonitor", "labels"),
-    ("monitoring", "prometheusRule", "labels"),
-    ("nodeSelector",),
-    ("podAnnotations",),
-    ("podLabels",),
-    ("service", "annotations"),
-    ("serviceAccount", "annotations"),
-}
-GROUPS = [(), *(path for path, value in paths(DEFAULTS) if isinstance(value, dict) and path not in OPEN)]
-LEAVES = [path for path, value in paths(DEFAULTS) if not isinstance(value, dict)]
-
-
-@pytest.mark.parametrize("group", GROUPS, ids=".".join)
-def test_an_unknown_key_is_refused(group: tuple[str, ...]) -> None:
-    message = refusal(nested((*group, "replicasCount"), 3))
-    assert "replicasCount" in message
-
-
-@pytest.mark.parametrize("leaf", LEAVES, ids=".".join)
-def test_a_value_of_another_type_is_refused(leaf: tuple[str, ...]) -> None:
-    assert leaf[-1] in refusal(nested(leaf, {"of": "another type"}))
-
-
-@pytest.mark.parametrize(
-    ("values", "key"),
-    [
-        ({"tolerations": [{"keys": "spot"}]}, "keys"),
-        ({"gpu": {"tolerations": [{"efect": "NoSchedule"}]}}, "efect"),
-        ({"extraEnv": [{"name": "A", "vale": "1"}]}, "vale"),
-        ({"extraVolumeMounts": [{"name": "a", "mountPath": "/a", "readonly": True}]}, "readonly"),
-        ({"imagePullSecrets": [{"name": "a", "key": "b"}]}, "key"),
-        ({"topologySpread": [{"topologyKey": "a", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", "b": 1}]}, "b"),
-        ({"affinity": {"nodeAfinity": {}}}, "nodeAfinity"),
-        ({"networkPolicy": {"allowedFrom": [{"podselector": {}}]}}, "podselector"),
-        ({"networkPolicy": {"extraEgress": [{"from": []}]}}, "from"),
-        ({"monitoring": {"podMonitor": {"metricRelabelings": [{"source_labels": []}]}}}, "source_labels"),
-        ({"gateway": {"parentRefs": [{"name": "a", "gateway": "b"}]}}, "gateway"),
-    ],
-)
-def test_an_unknown_key_in_a_list_is_refused(values: Object, key: str) -> None:
-    assert f"'{key}'" in refusal(values)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"probes": {"startup": {"failureThreshold": 0}}},
-        {"podDisruptionBudget": {"maxUnavailable": 0}},  # no node could be drained
-        {"podDisruptionBudget": {"maxUnavailable": "0%"}},
-        {"resources": {"requests": {"cpu": None}}},  # OpenMP would get none
-        {"resources": {"limits": {"memory": None}}},
-        {"autoscaling": {"minReplicas": 0}},
-        {"autoscaling": {"keda": {"fallbackReplicas": 0}}},
-        {"gpu": {"count": 0}},
-        {"image": {"digest": "sha256:abc"}},
-        {"fullnameOverride": "1st"},
-        {"sharedMemory": {"size": "4G"}},
-    ],
-    ids=json.dumps,
-)
-def test_an_impossible_value_is_refused(values: Object) -> None:
-    refusal(values)
-
-
-def schemas(schema: Object, path: str = "values") -> Iterator[tuple[str, Object]]:
-    """Yield every schema of an object within a schema, with where it stands."""
-    if schema.get("type") == "object":
-        yield path, schema
-    for key, inner in schema.get("properties", {}).items():
-        yield from schemas(inner, f"{path}.{key}")
-    if "items" in schema:
-        yield from schemas(schema["items"], f"{path}[]")
-
-
-# Kubernetes' own types, which kubernetes_validate and the API server know.
-KUBERNETES = re.compile(
-    r".*\.extraVolumes\[\]|.*\.extraEnv\[\]\.valueFrom|.*\.(pod|namespace)Selector|values\.affinity\.\w+|values\.global"
-)
-
-
-def test_the_schema_leaves_open_only_what_kubernetes_defines() -> None:
-    whole = json.loads((CHART / "values.schema.json").read_text())
-    for path, schema in schemas(whole):
-        if not KUBERNETES.fullmatch(path):
-            assert schema.get("additionalProperties") in (False, {"type": "string"}), path
-        else:
-            assert "additionalProperties" not in schema, path
-
-
-def test_the_readme_lists_every_value_as_it_is() -> None:
-    current = (CHART / "README.md").read_text()
-    assert readme.readme(current, (CHART / "values.yaml").read_text()) == current, "run python deploy/helm/readme.py"
-    rows = set(re.findall(r"^\| `([A-Za-z.]+)` \| `", current, re.MULTILINE))
-    leaves = {path for path in LEAVES if not any(path[: len(group)] == group for group in OPEN)}
-    assert {".".join(path) for path in leaves | OPEN} == rows
-
-
-def test_a_value_without_a_description_does_not_get_by() -> None:
-    with pytest.raises(readme.UndescribedError, match=r"gpu\.count"):
-        readme.table("gpu:\n  # -- Whether.\n  enabled: true\n  count: 1\n")
 
 
 def test_versions_are_the_projects() -> None:

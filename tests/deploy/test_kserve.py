@@ -8,12 +8,14 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from chart import CHART, one, server
+from chart import CHART, job, one, server
 
 pytestmark = pytest.mark.deploy
 
 KSERVE = CHART.parents[1] / "kserve"
 RUNTIME: dict[str, Any] = yaml.safe_load((KSERVE / "serving-runtime.yaml").read_text())
+CLAIM: dict[str, Any] = yaml.safe_load((KSERVE / "claim.yaml").read_text())
+JOB: dict[str, Any] = yaml.safe_load((KSERVE / "builder.yaml").read_text())
 SERVICE: dict[str, Any] = yaml.safe_load((KSERVE / "inference-service.yaml").read_text())
 
 
@@ -29,15 +31,20 @@ def test_its_container_is_the_charts() -> None:
     chart_mounts = [mount for mount in charts["volumeMounts"] if mount["name"] != "models"]
     assert container["volumeMounts"] == chart_mounts
     pod = one("Deployment")["spec"]["template"]["spec"]
+    # But for where the models are, the environment is the chart's.
+    (models,) = [variable for variable in container["env"] if variable not in charts["env"]]
+    assert models == {"name": "DEEPLAB_MODEL_REPOSITORY", "value": "/mnt/models"}
+    assert [variable for variable in container["env"] if variable != models] == charts["env"]
+    assert {port["name"]: port["containerPort"] for port in container["ports"]} == {
+        {"grpc": "h2c"}.get(port["name"], port["name"]): port["containerPort"] for port in charts["ports"]
+    }
     assert RUNTIME["spec"]["volumes"] == [volume for volume in pod["volumes"] if volume["name"] != "models"]
     predictor = SERVICE["spec"]["predictor"]
     assert predictor["terminationGracePeriodSeconds"] == pod["terminationGracePeriodSeconds"]
     assert predictor["tolerations"] == pod["tolerations"]
 
 
-def test_it_looks_where_kserve_puts_models() -> None:
-    (container,) = RUNTIME["spec"]["containers"]
-    assert {"name": "DEEPLAB_MODEL_REPOSITORY", "value": "/mnt/models"} in container["env"]
+def test_the_entry_point_reads_where_kserve_puts_models() -> None:
     entrypoint = (CHART.parents[1] / "entrypoint.sh").read_text()
     assert re.search(r"repository=\$\{DEEPLAB_MODEL_REPOSITORY:-", entrypoint)
 
@@ -49,6 +56,11 @@ def test_the_service_names_the_runtime_and_its_format() -> None:
     assert model["protocolVersion"] in RUNTIME["spec"]["protocolVersions"]
     ports = RUNTIME["spec"]["containers"][0]["ports"]
     assert ports[0] == {"name": "h2c", "containerPort": 8001, "protocol": "TCP"}
+    annotations = RUNTIME["spec"]["annotations"]
+    (metrics,) = [str(port["containerPort"]) for port in ports if port["name"] == "metrics"]
+    assert (annotations["prometheus.kserve.io/port"], annotations["prometheus.kserve.io/path"]) == (metrics, "/metrics")
+    # Knative has one port a service.
+    assert SERVICE["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "RawDeployment"
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
@@ -60,4 +72,26 @@ def test_what_kserve_hands_on_is_a_valid_pod(version: str) -> None:
         "spec": {field: RUNTIME["spec"][field] for field in ("containers", "volumes")}
         | {field: SERVICE["spec"]["predictor"][field] for field in ("tolerations", "terminationGracePeriodSeconds")},
     }
-    kubernetes_validate.validate(pod, version, strict=True)
+    for each in (pod, CLAIM, JOB):
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_the_job_builds_what_the_chart_builds_into_the_folder_that_is_served() -> None:
+    charts = job({})["spec"]
+    (container,), (chart_container,) = (spec["template"]["spec"]["containers"] for spec in (JOB["spec"], charts))
+    *options, folder = container["args"]
+    assert options == chart_container["args"][:-1]
+    assert SERVICE["spec"]["predictor"]["model"]["storageUri"] == f"pvc://{CLAIM['metadata']['name']}{folder[7:]}"
+    assert folder.startswith("/models/")
+    for field in ("image", "workingDir", "resources", "securityContext", "volumeMounts"):
+        assert container[field] == chart_container[field], field
+    assert container["env"] == [variable for variable in chart_container["env"] if variable["name"] != "BUILD"]
+    assert (JOB["spec"]["backoffLimit"], JOB["spec"]["activeDeadlineSeconds"]) == (
+        charts["backoffLimit"],
+        charts["activeDeadlineSeconds"],
+    )
+    pod, chart_pod = JOB["spec"]["template"]["spec"], charts["template"]["spec"]
+    assert pod["securityContext"] == chart_pod["securityContext"]
+    models, *others = pod["volumes"]
+    assert models["persistentVolumeClaim"]["claimName"] == CLAIM["metadata"]["name"]
+    assert others == chart_pod["volumes"][1:]

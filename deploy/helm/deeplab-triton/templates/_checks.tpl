@@ -21,6 +21,17 @@
 {{- if lt $limit (add $shared $beside) -}}
 {{- fail (printf "resources.limits.memory %s: /dev/shm counts against it, so it must hold sharedMemory.size %s and sharedMemory.minimumBeside %s; set it to %dMi or more" $values.resources.limits.memory $values.sharedMemory.size $values.sharedMemory.minimumBeside (add $shared $beside)) -}}
 {{- end -}}
+{{- range $of, $resources := dict "resources" $values.resources "models.builder.resources" $values.models.builder.resources "loadTest.resources" $values.loadTest.resources -}}
+{{- if gt (include "deeplab-triton.mebibytes" $resources.requests.memory | int64) (include "deeplab-triton.mebibytes" $resources.limits.memory | int64) -}}
+{{- fail (printf "%s.requests.memory %s is above %s.limits.memory %s" $of $resources.requests.memory $of $resources.limits.memory) -}}
+{{- end -}}
+{{- end -}}
+{{- range $label := list "name" "instance" "component" -}}
+{{- if hasKey $values.podLabels (printf "app.kubernetes.io/%s" $label) -}}
+{{- fail (printf "podLabels app.kubernetes.io/%s: Deployment and Services find the pods by it; take another name" $label) -}}
+{{- end -}}
+{{- end -}}
+{{- include "deeplab-triton.checkServerOptions" . -}}
 {{- $age := int64 $values.server.grpcMaxConnectionAgeSeconds -}}
 {{- $sleep := int64 $values.server.preStopSeconds -}}
 {{- if and (gt $age 0) (gt $sleep 0) (ge (mul 11 $age) (mul 10 $sleep)) -}}
@@ -44,6 +55,9 @@
 {{- if and (eq $values.autoscaling.type "keda") (not $values.autoscaling.keda.serverAddress) -}}
 {{- fail "autoscaling.keda.serverAddress is empty: KEDA needs the address of Prometheus" -}}
 {{- end -}}
+{{- if and $values.autoscaling.keda.authModes (not $values.autoscaling.keda.authenticationRef) -}}
+{{- fail (printf "autoscaling.keda.authModes %s: autoscaling.keda.authenticationRef must name the TriggerAuthentication with what it takes" $values.autoscaling.keda.authModes) -}}
+{{- end -}}
 {{- if has "--headless" $values.loadTest.extraArgs -}}
 {{- fail "loadTest.extraArgs --headless: a Deployment would start the run again whenever it ends; use the page, or one pod of the client image (README.md)" -}}
 {{- end -}}
@@ -61,6 +75,32 @@
 {{- range $gateway.grpc.hostnames -}}
 {{- if has . $gateway.http.hostnames -}}
 {{- fail (printf "gateway: host name %s is in gateway.grpc.hostnames and in gateway.http.hostnames; a listener takes one kind of route for a host" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The last of two options counts, so one that is given again would make the derived values untrue: the grace period,
+     the ports of probes and Services. */}}
+{{- define "deeplab-triton.checkServerOptions" -}}
+{{- $setElsewhere := dict
+  "--exit-timeout-secs" "set server.exitTimeoutSeconds"
+  "--grpc-max-connection-age" "set server.grpcMaxConnectionAgeSeconds"
+  "--grpc-max-connection-age-grace" "set server.grpcMaxConnectionAgeGraceSeconds"
+  "--grpc-infer-thread-count" "set server.grpcInferThreadCount"
+  "--http-max-input-size" "set server.httpMaxInputBytes"
+  "--metrics-config" "add to server.metricsConfig"
+  "--model-repository" "set models.source"
+  "--model-store" "set models.source"
+  "--http-port" "probes and Services go to 8000"
+  "--grpc-port" "Services go to 8001"
+  "--metrics-port" "the PodMonitor goes to 8002" -}}
+{{- range .Values.server.extraArgs -}}
+{{- $option := splitList "=" . | first -}}
+{{- range $known, $remedy := $setElsewhere -}}
+{{- /* tritonserver takes the beginning of an option for it. */ -}}
+{{- if hasPrefix $option $known -}}
+{{- fail (printf "server.extraArgs %s: %s" $option $remedy) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

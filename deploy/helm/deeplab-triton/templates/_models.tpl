@@ -20,11 +20,13 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Folder of one build in the claim. It follows from all that decides what is built, so that another build goes beside
-     the one that old pods still serve. */}}
+{{/* Folder of one build in the claim. It follows from all that decides what is built, a mounted checkpoint too, so that
+     another build goes beside the one that old pods still serve. */}}
 {{- define "deeplab-triton.build" -}}
+{{- $builder := .Values.models.builder -}}
 {{- $image := include "deeplab-triton.image" (dict "root" . "image" .Values.image) -}}
-build-{{ printf "%s %s" $image (include "deeplab-triton.builderArgs" .) | sha256sum | trunc 10 }}
+{{- $inputs := list $image (include "deeplab-triton.builderArgs" .) $builder.extraVolumes $builder.extraVolumeMounts $builder.revision -}}
+build-{{ toJson $inputs | sha256sum | trunc 10 }}
 {{- end -}}
 
 {{/* Access modes under which pods on several nodes can mount the claim. */}}

@@ -45,6 +45,15 @@ tolerations:
 {{- end }}
 {{- end -}}
 
+{{/* Whether a list of environment variables has one: a name that comes twice is refused by server-side apply.
+     Arguments: env, name. */}}
+{{- define "deeplab-triton.setsVariable" -}}
+{{- $name := .name -}}
+{{- range .env -}}
+{{- if eq .name $name }}true{{ end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "deeplab-triton.autoscaled" -}}
 {{- if ne .Values.autoscaling.type "none" }}true{{ end -}}
 {{- end -}}

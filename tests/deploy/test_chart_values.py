@@ -1,0 +1,269 @@
+"""Values that the chart refuses, and the table of those that it takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import readme
+import yaml
+from chart import CHART, NAME, VARIANTS, job, objects, one, refusal, server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chart import Object
+
+pytestmark = pytest.mark.deploy
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"autoscaling": {"minReplicas": 5}}, "autoscaling.minReplicas 5 is above autoscaling.maxReplicas 4"),
+        ({"autoscaling": {"type": "keda"}}, "autoscaling.keda.serverAddress is empty"),
+        ({"updateStrategy": {"maxSurge": 0}}, "no pod could ever be replaced"),
+        ({"server": {"grpcMaxConnectionAgeSeconds": 28}}, "outlive server.preStopSeconds 30"),
+        ({"server": {"preStopSeconds": 20}}, "it must be below 18"),
+        ({"models": {"source": "imageVolume"}}, "models.imageVolume.reference is empty"),
+        ({"models": {"source": "objectStore"}}, "models.objectStore.path is empty"),
+        ({"models": {"builder": {"enabled": False}}}, "a new claim would stay empty"),
+        ({"models": {"pvc": {"accessModes": ["ReadOnlyMany"]}}}, "the builder cannot write there"),
+        ({"gateway": {"grpc": {"enabled": True}}}, "a route needs a Gateway"),
+        (
+            {"gateway": {"parentRefs": [{"name": "a"}], "grpc": {"enabled": True}, "http": {"enabled": True}}},
+            "must name different hosts",
+        ),
+        (
+            {
+                "gateway": {
+                    "parentRefs": [{"name": "a"}],
+                    "grpc": {"enabled": True, "hostnames": ["a.org", "b.org"]},
+                    "http": {"enabled": True, "hostnames": ["b.org"]},
+                }
+            },
+            "host name b.org is in gateway.grpc.hostnames and in gateway.http.hostnames",
+        ),
+        ({"models": {"pvc": {"accessModes": ["ReadWriteOncePod"]}}}, "could then not mount it"),
+        ({"loadTest": {"extraArgs": ["--headless"]}}, "would start the run again"),
+        ({"autoscaling": {"keda": {"authModes": "bearer"}}}, "authenticationRef must name the TriggerAuthentication"),
+        ({"resources": {"requests": {"memory": "25Gi"}}}, "resources.requests.memory 25Gi is above"),
+        (
+            {"models": {"builder": {"resources": {"limits": {"memory": "5Gi"}}}}},
+            "models.builder.resources.requests.mem",
+        ),
+        ({"loadTest": {"resources": {"requests": {"memory": "1025Mi"}}}}, "above loadTest.resources.limits.memory 1Gi"),
+        *(
+            ({"podLabels": {f"app.kubernetes.io/{label}": "mine"}}, f"podLabels app.kubernetes.io/{label}: ")
+            for label in ("name", "instance", "component")
+        ),
+        ({"server": {"extraArgs": ["--model-store=/else"]}}, "server.extraArgs --model-store: set models.source"),
+        # tritonserver completes what is short.
+        (
+            {"server": {"extraArgs": ["--exit-timeout=90"]}},
+            "server.extraArgs --exit-timeout: set server.exitTimeoutSec",
+        ),
+    ],
+)
+def test_values_that_cannot_work_together_are_refused(values: Object, message: str) -> None:
+    assert message in refusal(values)
+
+
+def test_an_option_that_another_value_sets_is_refused() -> None:
+    """The last of two counts, and the grace period, probes and Services would go by the first."""
+    everything = server(VARIANTS["everything"])["args"]
+    passed = {argument.partition("=")[0] for argument in everything} - {"--log-verbose"}
+    entrypoint = (CHART.parents[1] / "entrypoint.sh").read_text()
+    assert "--model-repository=" in entrypoint
+    for option in passed | {"--model-repository", "--http-port", "--grpc-port", "--metrics-port"}:
+        message = refusal({"server": {"extraArgs": ["--log-verbose=1", f"{option}=7"]}})
+        assert f"server.extraArgs {option}: " in message
+
+
+def test_a_variable_of_ones_own_takes_the_place_of_the_charts() -> None:
+    """Server-side apply refuses a name that comes twice."""
+    mine = [{"name": "OMP_NUM_THREADS", "value": "2"}, {"name": "TORCH_HOME", "value": "/weights"}]
+    values: Object = {"extraEnv": mine[:1], "models": {"builder": {"extraEnv": mine[1:]}}}
+    (builder,) = job(values)["spec"]["template"]["spec"]["containers"]
+    for container, variable in ((server(values), mine[0]), (builder, mine[1])):
+        names = [each["name"] for each in container["env"]]
+        assert len(set(names)) == len(names)
+        assert variable in container["env"]
+
+
+def paths(values: Object, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every path of a tree of values, with what stands there."""
+    for key, value in values.items():
+        yield (*above, key), value
+        if isinstance(value, dict):
+            yield from paths(value, (*above, key))
+
+
+def nested(path: tuple[str, ...], value: object) -> Object:
+    for key in reversed(path):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+# Kubernetes' own or the user's names.
+OPEN = {
+    ("affinity",),
+    ("gateway", "parentRefs"),
+    ("loadTest", "env"),
+    ("models", "builder", "nodeSelector"),
+    ("models", "builder", "podAnnotations"),
+    ("models", "objectStore", "options"),
+    ("monitoring", "dashboard", "annotations"),
+    ("monitoring", "dashboard", "labels"),
+    ("monitoring", "podMonitor", "labels"),
+    ("monitoring", "prometheusRule", "labels"),
+    ("nodeSelector",),
+    ("podAnnotations",),
+    ("podLabels",),
+    ("service", "annotations"),
+    ("serviceAccount", "annotations"),
+}
+GROUPS = [(), *(path for path, value in paths(DEFAULTS) if isinstance(value, dict) and path not in OPEN)]
+LEAVES = [path for path, value in paths(DEFAULTS) if not isinstance(value, dict)]
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=".".join)
+def test_an_unknown_key_is_refused(group: tuple[str, ...]) -> None:
+    message = refusal(nested((*group, "replicasCount"), 3))
+    assert "replicasCount" in message
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=".".join)
+def test_a_value_of_another_type_is_refused(leaf: tuple[str, ...]) -> None:
+    assert leaf[-1] in refusal(nested(leaf, {"of": "another type"}))
+
+
+# Null leaves these to OpenShift.
+NULLABLE = {("podSecurityContext", key) for key in ("runAsUser", "runAsGroup", "fsGroup")}
+
+
+def test_a_value_of_null_is_refused() -> None:
+    """Helm drops it before it validates, and a template would take what is missing for 0, false or empty."""
+    every = {path for path, _ in paths(DEFAULTS) if not any(path[: len(group)] == group for group in OPEN)} | OPEN
+    for path in every - NULLABLE:
+        assert f"missing property '{path[-1]}'" in refusal(nested(path, None)), path
+    assert objects(VARIANTS["bare"]), "with null for what may be null"
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"tolerations": [{"keys": "spot"}]}, "keys"),
+        ({"gpu": {"tolerations": [{"efect": "NoSchedule"}]}}, "efect"),
+        ({"extraEnv": [{"name": "A", "vale": "1"}]}, "vale"),
+        ({"extraVolumeMounts": [{"name": "a", "mountPath": "/a", "readonly": True}]}, "readonly"),
+        ({"imagePullSecrets": [{"name": "a", "key": "b"}]}, "key"),
+        ({"topologySpread": [{"topologyKey": "a", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", "b": 1}]}, "b"),
+        ({"affinity": {"nodeAfinity": {}}}, "nodeAfinity"),
+        ({"networkPolicy": {"allowedFrom": [{"podselector": {}}]}}, "podselector"),
+        ({"networkPolicy": {"extraEgress": [{"from": []}]}}, "from"),
+        ({"monitoring": {"podMonitor": {"metricRelabelings": [{"source_labels": []}]}}}, "source_labels"),
+        ({"gateway": {"parentRefs": [{"name": "a", "gateway": "b"}]}}, "gateway"),
+    ],
+)
+def test_an_unknown_key_in_a_list_is_refused(values: Object, key: str) -> None:
+    assert f"'{key}'" in refusal(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"probes": {"startup": {"failureThreshold": 0}}},
+        {"podDisruptionBudget": {"maxUnavailable": 0}},  # no node could be drained
+        {"podDisruptionBudget": {"maxUnavailable": "0%"}},
+        {"resources": {"requests": {"cpu": None}}},  # OpenMP would get none
+        {"resources": {"limits": {"memory": None}}},
+        {"autoscaling": {"minReplicas": 0}},
+        {"autoscaling": {"keda": {"fallbackReplicas": 0}}},
+        {"gpu": {"count": 0}},
+        {"image": {"digest": "sha256:abc"}},
+        {"fullnameOverride": "1st"},
+        {"sharedMemory": {"size": "4G"}},
+    ],
+    ids=json.dumps,
+)
+def test_an_impossible_value_is_refused(values: Object) -> None:
+    refusal(values)
+
+
+def schemas(schema: Object, path: str = "values") -> Iterator[tuple[str, Object]]:
+    """Yield every schema of an object within a schema, with where it stands."""
+    if schema.get("type") == "object":
+        yield path, schema
+    for key, inner in schema.get("properties", {}).items():
+        yield from schemas(inner, f"{path}.{key}")
+    if "items" in schema:
+        yield from schemas(schema["items"], f"{path}[]")
+
+
+# Kubernetes' own types, which kubernetes_validate and the API server know.
+KUBERNETES = re.compile(
+    r".*\.extraVolumes\[\]|.*\.extraEnv\[\]\.valueFrom|.*\.(pod|namespace)Selector|values\.affinity\.\w+|values\.global"
+)
+
+
+def test_the_schema_leaves_open_only_what_kubernetes_defines() -> None:
+    whole = json.loads((CHART / "values.schema.json").read_text())
+    for path, schema in schemas(whole):
+        if not KUBERNETES.fullmatch(path):
+            assert schema.get("additionalProperties") in (False, {"type": "string"}), path
+        else:
+            assert "additionalProperties" not in schema, path
+
+
+def test_the_readme_lists_every_value_as_it_is() -> None:
+    current = (CHART / "README.md").read_text()
+    assert readme.readme(current, (CHART / "values.yaml").read_text()) == current, "run python deploy/helm/readme.py"
+    rows = set(re.findall(r"^\| `([A-Za-z.]+)` \| `", current, re.MULTILINE))
+    leaves = {path for path in LEAVES if not any(path[: len(group)] == group for group in OPEN)}
+    assert {".".join(path) for path in leaves | OPEN} == rows
+
+
+EXAMPLES = [
+    yaml.safe_load(block)
+    for block in re.findall(r"^```yaml\n(.*?)^```$", (CHART / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+]
+
+
+@pytest.mark.parametrize("values", EXAMPLES, ids=lambda values: ".".join(path[-1] for path, _ in paths(values)))
+def test_the_readmes_examples_do_what_they_say(values: Object) -> None:
+    rendered = json.dumps(objects(values), sort_keys=True)
+    for _, value in paths(values):
+        if isinstance(value, list):
+            assert all(json.dumps(item, sort_keys=True) in rendered for item in value), value
+    known = (CHART.parents[2] / "build_models.py").read_text()
+    for option in values.get("models", {}).get("builder", {}).get("extraArgs", []):
+        assert not option.startswith("--") or f'"{option}"' in known
+
+
+def test_the_readmes_commands_name_what_there_is() -> None:
+    text = (CHART / "README.md").read_text()
+    assert len(EXAMPLES) >= 6
+    values = VARIANTS["everything"]
+    (locust,) = one("Deployment", values, name=f"{NAME}-locust-worker")["spec"]["template"]["spec"]["containers"]
+    # The release of the commands is called as the tests' is.
+    assert f"{' '.join(locust['command'])} " in text
+    labels = job({})["metadata"]["labels"]
+    selector = ",".join(
+        f"app.kubernetes.io/{key}={labels[f'app.kubernetes.io/{key}']}" for key in ("instance", "component")
+    )
+    assert f"delete job --selector {selector}\n" in text
+    header = (CHART.parent / "prometheus-adapter-values.yaml").read_text()
+    (adapter,) = re.findall(r"helm upgrade .*\n.*\n.*values\.yaml", header.replace("\n# ", "\n"))
+    assert [line.strip() for line in adapter.splitlines()] == re.findall(
+        r"helm upgrade \S+ prometheus-adapter.*|--set prometheus.*|--values deploy.*", text
+    )
+
+
+def test_a_value_without_a_description_does_not_get_by() -> None:
+    with pytest.raises(readme.UndescribedError, match=r"gpu\.count"):
+        readme.table("gpu:\n  # -- Whether.\n  enabled: true\n  count: 1\n")
