@@ -184,6 +184,6 @@ def test_every_curve_shows_its_value(tmp_path: Path) -> None:
     (tmp_path / "dashboard_test.yml").write_text(yaml.safe_dump(content))
     command = [str(PROMETHEUS / "promtool"), "test", "rules", str(tmp_path / "dashboard_test.yml")]
 
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=180)
 
     assert done.returncode == 0, done.stdout + done.stderr
