@@ -168,6 +168,16 @@ def test_every_curve_has_an_expected_value() -> None:
     assert sorted(named) == sorted((panel, curve) for panel, values in SHOWN.items() for curve in values)
 
 
+@pytest.mark.parametrize("query", queries(), ids=lambda query: query.panel)
+def test_query_follows_the_chosen_job_and_namespace(query: Query) -> None:
+    selectors = re.findall(r"\{([^}]*)\}", query.expression)
+    own = [selector for selector in selectors if "alertname" not in selector]  # alerts are counted whosever they are
+
+    assert selectors
+    assert all('namespace=~"$namespace"' in selector for selector in own)
+    assert all('job=~"$job"' in selector or 'job="deeplab-shm"' in selector for selector in own)
+
+
 @pytest.mark.stack
 def test_every_curve_shows_its_value(tmp_path: Path) -> None:
     test = {
