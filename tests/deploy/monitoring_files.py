@@ -62,10 +62,12 @@ class Query:
 
     Attributes:
         panel: the title of its panel.
+        legend: the name of its curves, with labels in double braces; empty where the panel has one number.
         expression: PromQL with Grafana's variables.
     """
 
     panel: str
+    legend: str
     expression: str
 
     def filled(self, *, window: str = "1m") -> str:
@@ -93,7 +95,11 @@ def panels() -> list[dict[str, Any]]:
 
 def queries() -> list[Query]:
     """Return every query of the dashboard."""
-    return [Query(panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]]
+    return [
+        Query(panel["title"], target["legendFormat"], target["expr"])
+        for panel in panels()
+        for target in panel["targets"]
+    ]
 
 
 def rules() -> list[dict[str, Any]]:

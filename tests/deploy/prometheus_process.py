@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-WINDOW = "10s"
+WINDOW_SECONDS = 10
+WINDOW = f"{WINDOW_SECONDS}s"
 
 
 def hurried(text: str) -> str:
-    """Return rules whose windows are seconds, and whose alerts fire almost at once; thresholds stay."""
-    return re.sub(r"for: \d+m", "for: 2s", re.sub(r"\[\d+m\]", f"[{WINDOW}]", text))
+    """Return rules whose windows of minutes are seconds, and whose alerts fire almost at once; thresholds stay."""
+    windows = re.sub(r"\[\d+m\]", f"[{WINDOW}]", text).replace("(5 * 60)", str(WINDOW_SECONDS))
+    return re.sub(r"for: \d+m", "for: 2s", windows)
 
 
 class PrometheusProcess:

@@ -75,7 +75,8 @@ def test_a_life_of_a_server(toy_repository: Path, tmp_path: Path) -> None:
             assert_bad_pictures_disturb_nobody(prometheus)
             break_a_stub(prometheus, server)
             assert server.wait() == 1
-            wait_until(lambda: "DeepLabNoReadyReplica" in prometheus.firing(), what="DeepLabNoReadyReplica")
+            for alert in ("DeepLabNoReadyReplica", "DeepLabReplicaDown"):
+                wait_until(lambda alert=alert: alert in prometheus.firing(), what=alert)
 
 
 def assert_all_have_data(prometheus: PrometheusProcess, server: TritonProcess) -> None:
