@@ -188,6 +188,14 @@ def test_the_builder_gets_the_proxies_of_the_shell_in_either_case() -> None:
             assert builder["environment"][variable] == "given"
 
 
+def test_every_variable_is_documented() -> None:
+    text = FILE.read_text()
+    taken = set(re.findall(r"\$\{(\w+)", text)) | set(re.findall(r"(\w+): null", text))
+    documented = (ROOT / "docs" / "deployment.md").read_text()
+    assert {"TRITON_IMAGE", "DEEPLAB_GPU", "LOCUST_PORT"} <= taken
+    assert not {name for name in taken if not re.search(rf"^\|[^|]*`{name}`", documented, re.MULTILINE)}
+
+
 def bytes_of(size: str) -> int:
     number, unit = size[:-1], size[-1]
     return int(number) * {"m": 2**20, "g": 2**30}[unit]
