@@ -10,6 +10,7 @@ A build that fails or is interrupted leaves the models that were there before as
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -31,12 +32,14 @@ from deeplabv3 import (
     VARIANTS,
     BuildError,
     DeepLabV3Error,
+    RetryableBuildError,
     WeightsSource,
     WeightsUnavailableError,
     figures,
+    shipped,
     tracing,
 )
-from deeplabv3.configs import config_text, core_config, ensemble_config, read_config, set_class_count
+from deeplabv3.configs import config_text, core_config, ensemble_config, read_config, with_class_count
 from deeplabv3.fusion import fuse_for_cudnn
 from deeplabv3.models import RESNET_OPTIONS, agreed_class_count, load_model
 from deeplabv3.plan import DEFAULT_PRECISIONS, NORM_LAYERS, Plan, choose_class_names, read_class_names
@@ -48,12 +51,27 @@ MODEL_REPOSITORY = Path(__file__).resolve().parent / "model_repository"
 # Models that are no product of this script; a repository built elsewhere gets a copy.
 _STATIC_MODELS = ("preprocess", "postprocess", "encode_mask")
 _LABELS = Path("postprocess", "labels.txt")
-# What may differ from one repository to the next: a copy does not overwrite it.
-_SETTINGS = ("config.pbtxt", "labels.txt")
-_POSTPROCESS_ORIGIN = "build_models.py sets the number of classes and where this runs; see model_repository/README.md."
 
 EXIT_FAILED = 1
 EXIT_WEIGHTS_UNAVAILABLE = 3
+EXIT_TRY_AGAIN = 4
+
+_EXIT_CODES = (
+    "exit codes: 0 done; 1 failed, and will fail again; 2 wrong options; 3 the weights could not be downloaded; "
+    "4 may succeed when tried again: another build is writing there, or the storage fails or is full; 128 + n ended by "
+    "signal n"
+)
+# Of the storage, which may be on the other side of a network: what goes away by itself, or when somebody makes room.
+_PASSING_ERRORS = {
+    errno.EAGAIN,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ENOLCK,
+    errno.ENOSPC,
+    errno.EREMOTEIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
 
 _log = logging.getLogger("build_models")
 
@@ -101,7 +119,7 @@ def locked(directory: Path) -> Generator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as exc:
-        raise BuildError(f"another build is writing to {directory}; wait for it or stop it") from exc
+        raise RetryableBuildError(f"another build is writing to {directory}; wait for it or stop it") from exc
     finally:
         os.close(descriptor)
 
@@ -130,10 +148,7 @@ def write_configs(repository: Path, plan: Plan) -> None:
     _write_text(repository / plan.ensemble / "1" / ".gitkeep", "")  # Triton wants a version of an ensemble too.
     _write_text(repository / _LABELS, "".join(f"{name}\n" for name in plan.class_names))
     path = repository / "postprocess" / "config.pbtxt"
-    before, config = read_config(path), read_config(path)
-    set_class_count(config, len(plan.class_names))
-    if config != before:
-        _write_text(path, config_text(config, _POSTPROCESS_ORIGIN))
+    _write_text(path, with_class_count(_text(path), len(plan.class_names)))
 
 
 def write_steps(repository: Path, plans: Sequence[Plan], *, preprocess_device: str, dry_run: bool = False) -> None:
@@ -145,34 +160,72 @@ def write_steps(repository: Path, plans: Sequence[Plan], *, preprocess_device: s
     others = [record for file in files if (record := BuildRecord.read(file)) is not None]
     planned = {plan.core: plan.device for plan in plans}
     found = {f"deeplabv3_{record.variant}": record.device for record in others}
+    configs = {path: copy.text for path, copy in _settle(repository).items()}
     device = "cuda" if "cuda" in (found | planned).values() else "cpu"
     if device not in planned.values():
         return  # the steps are where the model that stays has them
-    for path, text in place_steps(repository, device=device, preprocess_device=preprocess_device).items():
+    for path, text in place_steps(configs, device=device, preprocess_device=preprocess_device).items():
         if not dry_run:
             _write_text(path, text)
 
 
 def copy_static_models(repository: Path) -> None:
-    """Complete a repository that is not the one beside this script; settings that are there stay as they are."""
+    """Complete a repository that is not the one beside this script.
+
+    Code is replaced, and so are configs that nobody edited; labels.txt stays.
+
+    Raises:
+        BuildError: an edited config does not fit; nothing has been written then.
+    """
+    configs = _settle(repository)
     if repository.resolve() == MODEL_REPOSITORY:
         return
     for name in _STATIC_MODELS:
         for source in sorted((MODEL_REPOSITORY / name).rglob("*")):
-            target = repository / source.relative_to(MODEL_REPOSITORY)
-            if not source.is_file() or "__pycache__" in source.parts:
+            relative = source.relative_to(MODEL_REPOSITORY)
+            target = repository / relative
+            if not source.is_file() or "__pycache__" in source.parts or target in configs:
                 continue
-            if source.name in _SETTINGS and target.exists() and target.stat().st_size:
+            if relative == _LABELS and target.exists() and target.stat().st_size:
                 continue
             _write(target, source.read_bytes())
+    for path, config in configs.items():
+        if config.warning:
+            _log.warning("build_models.py: warning: %s", config.warning)
+        _write_text(path, config.text)
+        # Last: a build that is killed in between finds the new text and takes it for its own.
+        if config.shipped is not None:
+            _write_text(path.with_name(shipped.RECORD), config.shipped)
 
 
-def check_neighbours(repository: Path, plans: Sequence[Plan]) -> None:
-    """Raise where another model of the repository, one that is not built now, serves other classes.
+def _settle(repository: Path) -> dict[Path, shipped.Copy]:
+    """Return what is to become of the steps' config.pbtxt files; beside this script they are what is shipped."""
+    paths = [repository / name / "config.pbtxt" for name in _STATIC_MODELS]
+    if repository.resolve() == MODEL_REPOSITORY:
+        return {path: shipped.Copy(_text(path)) for path in paths}
+    return {path: shipped.settle(path, MODEL_REPOSITORY / path.relative_to(repository)) for path in paths}
+
+
+def _text(config: Path) -> str:
+    """Return what a config.pbtxt holds.
+
+    Raises:
+        BuildError: it is none.
+    """
+    read_config(config)
+    return config.read_text(encoding="utf-8")
+
+
+def check_neighbours(repository: Path, plans: Sequence[Plan]) -> list[Plan]:
+    """Return what the ensembles of the repository's other models, those that are not built now, are made of.
 
     Both variants share postprocess, and with it the list of class names.
+
+    Raises:
+        BuildError: one of them serves other classes.
     """
-    for variant in set(VARIANTS) - {plan.variant for plan in plans}:
+    others: list[Plan] = []
+    for variant in sorted(set(VARIANTS) - {plan.variant for plan in plans}):
         file = repository / f"deeplabv3_{variant}" / "1" / "model.pt"
         if not file.exists():
             continue
@@ -183,6 +236,19 @@ def check_neighbours(repository: Path, plans: Sequence[Plan]) -> None:
                 f"{file} serves {found}, and a repository has one list of them: build both variants, remove that file, "
                 "or give another --model-repository"
             )
+        others.append(Plan(variant, WeightsSource(record.weights), record.class_names))
+    return others
+
+
+def write_all_configs(
+    repository: Path, plans: Sequence[Plan], *, others: Sequence[Plan], preprocess_device: str
+) -> None:
+    """Write every config of a complete repository. others: as check_neighbours returns them."""
+    for plan in plans:
+        write_configs(repository, plan)
+    for plan in others:  # which may come from a version with other steps
+        _write_text(repository / plan.ensemble / "config.pbtxt", config_text(ensemble_config(plan)))
+    write_steps(repository, plans, preprocess_device=preprocess_device)
 
 
 def build(
@@ -191,10 +257,9 @@ def build(
     """Build what is not up to date, and put it in place only when all of it is done and checked."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(repository))
-        check_neighbours(repository, plans)
-        if all((repository / name / "config.pbtxt").exists() for name in _STATIC_MODELS):
-            # What cannot be changed is found before anything is.
-            write_steps(repository, plans, preprocess_device=preprocess_device, dry_run=True)
+        others = check_neighbours(repository, plans)
+        # What cannot be changed is found before anything is.
+        write_steps(repository, plans, preprocess_device=preprocess_device, dry_run=True)
         for plan in plans:
             version = repository / plan.core / "1"
             version.mkdir(parents=True, exist_ok=True)
@@ -212,9 +277,7 @@ def build(
         copy_static_models(repository)
         for partial in staged:
             partial.replace(partial.with_name("model.pt"))
-        for plan in plans:
-            write_configs(repository, plan)
-        write_steps(repository, plans, preprocess_device=preprocess_device)
+        write_all_configs(repository, plans, others=others, preprocess_device=preprocess_device)
 
 
 def _remove_empty(*folders: Path) -> None:
@@ -285,7 +348,9 @@ def describe(variants: Sequence[str]) -> dict[str, list[figures.Figure]]:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description="Build the Triton model repository of DeepLabV3.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description="Build the Triton model repository of DeepLabV3.", epilog=_EXIT_CODES, allow_abbrev=False
+    )
     parser.add_argument(
         "--variant",
         action="append",
@@ -413,7 +478,7 @@ def _boolean(text: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 1 (failed), 3 (the weights could not be downloaded)."""
+    """Run the command line; return its exit code, one of _EXIT_CODES."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _exit_on_signal)
@@ -432,11 +497,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_WEIGHTS_UNAVAILABLE
     except (DeepLabV3Error, OSError) as exc:
         _log.error("build_models.py: %s", exc)
-        return EXIT_FAILED
+        return EXIT_TRY_AGAIN if _passes(exc) else EXIT_FAILED
     except KeyboardInterrupt:
         _log.error("build_models.py: interrupted; the models that were there are as they were")
         return 128 + signal.SIGINT
     return 0
+
+
+def _passes(error: BaseException) -> bool:
+    """Tell whether the same build may succeed later."""
+    cause = error.__cause__
+    return (
+        isinstance(error, RetryableBuildError)
+        or (isinstance(error, OSError) and error.errno in _PASSING_ERRORS)
+        or (cause is not None and _passes(cause))
+    )
 
 
 def _build(options: argparse.Namespace) -> None:
@@ -452,12 +527,11 @@ def _build(options: argparse.Namespace) -> None:
             preprocess_device=options.preprocess_device,
         )
         return
-    with locked(options.model_repository):
-        check_neighbours(options.model_repository, plans)
-        copy_static_models(options.model_repository)
-        for plan in plans:
-            write_configs(options.model_repository, plan)
-        write_steps(options.model_repository, plans, preprocess_device=options.preprocess_device)
+    repository = options.model_repository
+    with locked(repository):
+        others = check_neighbours(repository, plans)
+        copy_static_models(repository)
+        write_all_configs(repository, plans, others=others, preprocess_device=options.preprocess_device)
 
 
 def _print_figures(described: dict[str, list[figures.Figure]], *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from deeplabv3.errors import (
     CheckpointError,
     DeepLabV3Error,
     InvalidOptionError,
+    RetryableBuildError,
     UnknownOptionError,
     WeightsUnavailableError,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "CheckpointError",
     "DeepLabV3Error",
     "InvalidOptionError",
+    "RetryableBuildError",
     "UnknownOptionError",
     "WeightsSource",
     "WeightsUnavailableError",

@@ -25,8 +25,10 @@ _GPU_QUEUE_DELAY_MICROSECONDS = 2_000
 # The executor profiles the first run of a shape and optimises in the second.
 _GPU_WARM_UP_RUNS = 2
 
-# The tensors of postprocess whose first dimension is the number of classes.
-_TENSORS_OF_CLASSES = {"LOGITS", "CLASS_PIXELS", "CLASS_NAMES"}
+TENSORS_OF_CLASSES = {"LOGITS", "CLASS_PIXELS", "CLASS_NAMES"}
+"""The tensors of postprocess whose first dimension is the number of classes."""
+
+_POSTPROCESS_ORIGIN = "build_models.py sets the number of classes and where this runs; see model_repository/README.md."
 
 
 def core_config(plan: Plan) -> Message:
@@ -91,12 +93,14 @@ def ensemble_config(plan: Plan) -> Message:
     return config
 
 
-def set_class_count(config: Any, count: int) -> None:  # noqa: ANN401  a protobuf message: tritonclient has no types
-    """Make the config of postprocess one for another number of classes; its other settings stay."""
-    tensors = [tensor for tensor in (*config.input, *config.output) if tensor.name in _TENSORS_OF_CLASSES]
+def with_class_count(text: str, count: int) -> str:
+    """Return the config of postprocess for another number of classes; its other settings stay."""
+    before, config = parse_config(text), parse_config(text)
+    tensors = [tensor for tensor in (*config.input, *config.output) if tensor.name in TENSORS_OF_CLASSES]
     tensors += [warmup.inputs["LOGITS"] for warmup in config.model_warmup]
     for tensor in tensors:
         tensor.dims[0] = count
+    return text if config == before else config_text(config, _POSTPROCESS_ORIGIN)
 
 
 def config_text(config: Message, origin: str = "Written by build_models.py: change it there.") -> str:

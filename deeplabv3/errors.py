@@ -23,3 +23,7 @@ class WeightsUnavailableError(DeepLabV3Error, OSError):
 
 class BuildError(DeepLabV3Error, RuntimeError):
     """A model cannot be built into a repository, or not as asked."""
+
+
+class RetryableBuildError(BuildError):
+    """The same build may succeed later: another one is running, or the storage is full."""

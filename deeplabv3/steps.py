@@ -6,11 +6,12 @@ and all other settings stay; what no longer stands as a build wrote it was set b
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deeplabv3.configs import parse_config, pb, read_config
+from deeplabv3.configs import parse_config, pb
 from deeplabv3.errors import BuildError
 
 _FORCE_CPU = "FORCE_CPU_ONLY_INPUT_TENSORS"
@@ -55,26 +56,31 @@ PLACEMENTS: dict[str, dict[str, Placement]] = {
 """What a build writes for each step, by the device of the core models and the options."""
 
 
-def place_steps(repository: Path, *, device: str, preprocess_device: str = "cpu") -> dict[Path, str]:
+def place_steps(configs: Mapping[Path, str], *, device: str, preprocess_device: str = "cpu") -> dict[Path, str]:
     """Return the config.pbtxt files to write so that the steps of a repository run where its core models do.
 
-    What was set by hand is not among them.
+    What was set by hand is not among them. configs: the steps' files and what they hold.
     """
     chosen = {step: placements[device] for step, placements in PLACEMENTS.items()}
     if preprocess_device == "cuda":
         chosen["preprocess"] = PLACEMENTS["preprocess"][_GPU_PREPROCESS]
     texts: dict[Path, str] = {}
-    for step, wanted in chosen.items():
-        path = repository / step / "config.pbtxt"
-        found = placement(read_config(path))
-        if found == wanted:
+    for path, text in configs.items():
+        step = path.parent.name
+        if step not in chosen:
+            continue
+        found = placement(parse_config(text))
+        if found == chosen[step]:
             continue
         if found not in PLACEMENTS[step].values():
             _log.info(
                 "%s: where it runs was set by hand and stays: %s", step, found or "other than a build would write"
             )
             continue
-        texts[path] = _placed(path, wanted)
+        try:
+            texts[path] = placed(text, chosen[step])
+        except BuildError as exc:
+            raise BuildError(f"{path} {exc}") from exc
     return texts
 
 
@@ -90,13 +96,12 @@ def placement(config: Any) -> Placement | None:  # noqa: ANN401  a protobuf mess
     return Placement(kind, group.count, config.max_batch_size, inputs_on_gpu)
 
 
-def _placed(path: Path, wanted: Placement) -> str:
+def placed(text: str, wanted: Placement) -> str:
     """Return the text of a step's config.pbtxt with another placement, and all else as it was.
 
     Raises:
         BuildError: the text says it in a way of its own.
     """
-    text = path.read_text(encoding="utf-8")
     inputs = "no" if wanted.inputs_on_gpu else "yes"
     for pattern, value in (
         (r"^max_batch_size: (\d+)$", str(wanted.max_batch_size)),
@@ -107,5 +112,5 @@ def _placed(path: Path, wanted: Placement) -> str:
         if found := re.search(pattern, text, re.MULTILINE):
             text = text[: found.start(1)] + value + text[found.end(1) :]
     if placement(parse_config(text)) != wanted:
-        raise BuildError(f"{path} says where the step runs in a way that a build does not know; make it {wanted} there")
+        raise BuildError(f"says where the step runs in a way that a build does not know; make it {wanted} there")
     return text

@@ -15,7 +15,7 @@ from torch.backends import cudnn as cudnn_backend
 from torch.nn import functional
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
-from deeplabv3.errors import BuildError, InvalidOptionError
+from deeplabv3.errors import BuildError, InvalidOptionError, RetryableBuildError
 from deeplabv3.fusion import fold_batch_norm, fuse_convolutions, inline, replace_pooling
 from deeplabv3.packing import input_sizes, pack_weights
 
@@ -153,11 +153,19 @@ def _tracing(precision: Precision, *, benchmark: bool) -> Generator[None]:
 
 
 def save(module: torch.jit.ScriptModule, file: Path, extra: dict[str, str]) -> None:
-    """Save a module; torch aborts the process when the disk is full, so look before."""
+    """Save a module.
+
+    Raises:
+        RetryableBuildError: there is too little space.
+        OSError: what the storage says.
+    """
     free = shutil.disk_usage(file.parent).free
     if free < _SAVE_BYTES:
-        raise BuildError(f"{file.parent} has {free / 1e6:.0f} MB left, and a model takes up to {_SAVE_BYTES / 1e6:.0f}")
-    module.save(str(file), _extra_files=extra)
+        raise RetryableBuildError(
+            f"{file.parent} has {free / 1e6:.0f} MB left, and a model takes up to {_SAVE_BYTES / 1e6:.0f}; make room"
+        )
+    # Not to the file: where a write fails, torch aborts the process.
+    file.write_bytes(module.save_to_buffer(_extra_files=extra))
 
 
 def verify(file: Path, eager: DeepLabV3, *, aux: bool, precision: Precision = PRECISIONS["fp32"]) -> str:

@@ -4,16 +4,20 @@
 #
 #     alive.sh [--end PID]
 #
-# Exit codes: 0 all live; 1 the server says that something does not; 2 no answer in time: it starts, stops or hangs.
+# Exit codes: 0 all live; 1 the server says that something does not; 2 that cannot be told: no answer in time, for it
+# starts, stops or hangs, no model to ask for, or wrong arguments.
 # --end PID: in the case of 1 ask that process to end, for where nobody else restarts what is not alive.
 set -euo pipefail
-shopt -s nullglob # of a repository that is no folder only the server is asked
+shopt -s nullglob
 
 repository=${DEEPLAB_MODEL_REPOSITORY:-/models}
 server=http://127.0.0.1:${DEEPLAB_HTTP_PORT:-8000}
 process=
-if [[ ${1:-} == --end ]]; then
+if (($# == 2)) && [[ $1 == --end && $2 =~ ^[1-9][0-9]*$ ]]; then
     process=$2
+elif (($#)); then
+    echo "usage: alive.sh [--end PID]" >&2
+    exit 2
 fi
 
 ask() { # PATH NAME, sets answer
@@ -35,11 +39,23 @@ ask /v2/health/live server
 if [[ $answer != *' HTTP 200' ]]; then
     dead server
 fi
+models=()
 for config in "$repository"/*/config.pbtxt; do
-    if grep -Eq '^[[:space:]]*(platform[[:space:]]*:[[:space:]]*"ensemble"|ensemble_scheduling)' "$config"; then
-        continue
+    if ! grep -Eq '^[[:space:]]*(platform[[:space:]]*:[[:space:]]*"ensemble"|ensemble_scheduling)' "$config"; then
+        models+=("$(basename "$(dirname "$config")")")
     fi
-    model=$(basename "$(dirname "$config")")
+done
+if ((${#models[@]} == 0)); then
+    # A bucket, or a folder whose storage is away, which is no reason to end a server that has its models in memory.
+    # What it says that it has is asked for then, ensembles too.
+    ask /v2/models/stats "list of models"
+    mapfile -t models < <(grep -o '"name":"[^"]*"' <<<"$answer" | cut -d'"' -f4 | sort -u)
+    if ((${#models[@]} == 0)) && [[ $repository != *://* ]]; then
+        echo "alive.sh: $repository has no models, and the server lists none: $answer" >&2
+        exit 2
+    fi
+fi
+for model in "${models[@]}"; do
     ask "/v2/models/$model/ready" "model $model"
     if [[ $answer != *' HTTP 200' ]]; then
         # Triton says the same of models that it does not know: those that were built after its start.

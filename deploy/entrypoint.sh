@@ -17,8 +17,17 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-134217728}
 # OpenMP by itself counts the machine's cores, not those of a container's quota.
-if [[ -z ${OMP_NUM_THREADS:-} ]] && read -r quota period 2>/dev/null </sys/fs/cgroup/cpu.max && [[ $quota != max ]]; then
-    export OMP_NUM_THREADS=$(((quota + period - 1) / period))
+if [[ -z ${OMP_NUM_THREADS:-} ]]; then
+    quota=max period=
+    if [[ -r /sys/fs/cgroup/cpu.max ]]; then
+        read -r quota period </sys/fs/cgroup/cpu.max || true
+    elif [[ -r /sys/fs/cgroup/cpu/cpu.cfs_quota_us ]]; then # cgroup v1, where no quota is -1
+        quota=$(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us)
+        period=$(cat /sys/fs/cgroup/cpu/cpu.cfs_period_us)
+    fi
+    if [[ $quota =~ ^[1-9][0-9]*$ && $period =~ ^[1-9][0-9]*$ ]]; then
+        export OMP_NUM_THREADS=$(((quota + period - 1) / period))
+    fi
 fi
 
 # Nobody is told the key: Triton has no other way to switch these interfaces off.
@@ -38,7 +47,16 @@ flock --shared "$held"
 region=$(basename "$lock" .lock)_
 
 pools=()
-gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true)
+# It hangs where the driver does.
+listed=$(timeout -k 5 30 nvidia-smi --list-gpus 2>/dev/null) || {
+    code=$?
+    if ((code == 124 || code == 137)); then
+        echo "entrypoint.sh: warning: nvidia-smi gave no answer in 30 s, so that no GPU gets a memory pool; look after the" \
+            "driver: 'nvidia-smi' and 'dmesg' on the host" >&2
+        listed=
+    fi
+}
+gpus=$(grep -c '^GPU ' <<<"$listed" || true)
 for ((gpu = 0; gpu < gpus; gpu++)); do
     pools+=("--cuda-memory-pool-byte-size=$gpu:1073741824")
 done

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from wheel import on_path
 
 if TYPE_CHECKING:
@@ -63,11 +64,16 @@ def serving(answers: dict[str, tuple[int, str]]) -> Generator[Server]:
             thread.join()
 
 
-def alive(port: int, *arguments: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    environment = on_path(tmp_path) | {"DEEPLAB_MODEL_REPOSITORY": str(REPOSITORY), "DEEPLAB_HTTP_PORT": str(port)}
+def alive(
+    port: int, *arguments: str, tmp_path: Path, repository: Path | str = REPOSITORY, command: str | Path = ALIVE
+) -> subprocess.CompletedProcess[str]:
+    environment = on_path(tmp_path) | {"DEEPLAB_MODEL_REPOSITORY": str(repository), "DEEPLAB_HTTP_PORT": str(port)}
     # A proxy is for the world outside.
     environment |= {"http_proxy": "http://127.0.0.1:9", "all_proxy": "http://127.0.0.1:9"}
-    return subprocess.run([ALIVE, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=30)
+    shell = ["/bin/sh", "-c", command] if isinstance(command, str) else [command]
+    return subprocess.run(
+        [*shell, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=30
+    )
 
 
 def ready(model: str) -> str:
@@ -131,5 +137,77 @@ def test_a_dead_model_ends_the_server_where_that_is_asked_for(tmp_path: Path) ->
             assert process.poll() is None
             assert alive(server.server_port, "--end", str(process.pid), tmp_path=tmp_path).returncode == 1
             assert process.wait(10) == -15
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--end"], ["--end", ""], ["--end", "one"], ["--end", "1", "2"], ["--stop", "1"]]
+)
+def test_wrong_arguments_are_told_from_a_death(tmp_path: Path, arguments: list[str]) -> None:
+    with serving({ready(model): (500, DEAD) for model in STEPS}) as server:
+        ended = alive(server.server_port, *arguments, tmp_path=tmp_path)
+    assert (ended.returncode, ended.stderr) == (2, "usage: alive.sh [--end PID]\n")
+    assert server.asked == []
+
+
+STATISTICS = '{"model_stats":[{"name":"preprocess","version":"1"},{"name":"postprocess","version":"1"}]}'
+
+
+@pytest.mark.parametrize("repository", ["s3://bucket/models", "empty", "missing"])
+def test_without_files_the_servers_own_list_is_asked_for(tmp_path: Path, repository: str) -> None:
+    (tmp_path / "empty").mkdir()
+    where = repository if "://" in repository else tmp_path / repository
+    listed = {"/v2/models/stats": (200, STATISTICS)}
+    with serving(listed) as server:
+        ended = alive(server.server_port, tmp_path=tmp_path, repository=where)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert server.asked[1:] == ["/v2/models/stats", ready("postprocess"), ready("preprocess")]
+    with serving(listed | {ready("preprocess"): (500, DEAD)}) as server:
+        ended = alive(server.server_port, tmp_path=tmp_path, repository=where)
+    assert (ended.returncode, ended.stderr) == (1, f"alive.sh: model preprocess is not alive: {DEAD} HTTP 500\n")
+
+
+@pytest.mark.parametrize(("repository", "code"), [("s3://bucket/models", 0), ("missing", 2)])
+@pytest.mark.parametrize("answer", [(200, '{"model_stats":[]}'), (403, '{"error":"This API is restricted"}')])
+def test_without_any_model_to_ask_for_a_folder_is_a_mistake(
+    tmp_path: Path, repository: str, code: int, answer: tuple[int, str]
+) -> None:
+    where = repository if "://" in repository else tmp_path / repository
+    with serving({"/v2/models/stats": answer}) as server:
+        ended = alive(server.server_port, tmp_path=tmp_path, repository=where)
+    assert ended.returncode == code
+    assert ("has no models, and the server lists none" in ended.stderr) == bool(code)
+
+
+@pytest.mark.parametrize(
+    ("answers", "healthy", "ends"),
+    [
+        ({}, True, False),
+        ({"/v2/health/ready": (400, "")}, False, False),
+        ({ready("preprocess"): (500, DEAD)}, False, True),
+    ],
+    ids=["ready", "not ready", "a model is dead"],
+)
+def test_the_health_check_of_compose(
+    tmp_path: Path, answers: dict[str, tuple[int, str]], *, healthy: bool, ends: bool
+) -> None:
+    check = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["x-server"]["healthcheck"]["test"]
+    assert check[0] == "CMD-SHELL"
+    waiting = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with serving(answers) as server, subprocess.Popen(waiting) as process:
+        command = check[1]
+        for ours, here in (
+            ("/opt/deeplab/", f"{ROOT}/"),
+            ("--end 1 ", f"--end {process.pid} "),
+            ("127.0.0.1:8000/", f"127.0.0.1:{server.server_port}/"),
+        ):
+            assert ours in command
+            command = command.replace(ours, here)
+        try:
+            assert (alive(server.server_port, tmp_path=tmp_path, command=command).returncode == 0) == healthy
+            if ends:
+                assert process.wait(10) == -15
+            assert (process.poll() is not None) == ends
         finally:
             process.kill()

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dockerfile import STAGES, contents, environment, working_directory
 
 pytestmark = pytest.mark.deploy
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker-compose.yml"
 GPU, CPU = {"model-builder", "triton"}, {"model-builder-cpu", "triton-cpu"}
 SERVERS = {"gpu": ("model-builder", "triton"), "cpu": ("model-builder-cpu", "triton-cpu")}
+MONITORED = ROOT / "deploy" / "monitoring"
 MONITORING, LOAD = {"prometheus", "grafana"}, {"locust-master", "locust-worker"}
 ALL = ("gpu", "cpu", "monitoring", "load")
 
@@ -145,13 +147,171 @@ def test_a_stop_takes_longer_than_the_servers_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["triton", "triton-cpu"])
 def test_health_is_readiness_and_every_process(name: str) -> None:
-    check = services(*ALL)[name]["healthcheck"]
+    """test_alive.py runs the command."""
+    service = services(*ALL)[name]
+    check = service["healthcheck"]
     command = check["test"][1]
     assert "/v2/health/ready" in command
-    script = re.findall(r"/opt/deeplab/(\S+\.sh)", command)
-    assert script == ["deploy/alive.sh"]
-    assert (ROOT / script[0]).is_file()
+    assert re.findall(r"/opt/deeplab/\S+", command) == ["/opt/deeplab/deploy/alive.sh"]
+    assert "/opt/deeplab/deploy/alive.sh" in contents("triton")
     assert check["start_period"] == "10m0s"
+    # Process 1 is the server, which the entry point becomes; what ends comes back.
+    assert "alive.sh --end 1 &&" in command
+    assert "init" not in service
+    assert service["entrypoint"] is None
+    assert service["restart"] == "unless-stopped"
+
+
+def test_what_runs_for_good_comes_back_and_the_rest_does_not() -> None:
+    for name, service in services(*ALL).items():
+        once = name.startswith(("model-builder", "locust"))
+        assert service["restart"] == ("no" if once else "unless-stopped"), name
+
+
+def test_no_proxy_of_dockers_configuration_comes_between_the_services() -> None:
+    asked = 0
+    for name, service in services(*ALL).items():
+        for word in ("curl", "wget"):
+            for command in re.findall(
+                rf"\b{word}\b.*?(?=&&|$)", " ".join(service.get("healthcheck", {}).get("test", []))
+            ):
+                assert ("--noproxy '*'" if word == "curl" else "-Y off") in command, name
+                asked += 1
+    assert asked == 4
+    assert services("monitoring")["grafana"]["environment"]["NO_PROXY"] == "*"
+
+
+def test_the_builder_gets_the_proxies_of_the_shell_in_either_case() -> None:
+    for variable in ("HTTP_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
+        for profile in SERVERS:
+            builder = services(profile, **{variable: "given"})[SERVERS[profile][0]]
+            assert builder["environment"][variable] == "given"
+
+
+def test_every_variable_is_documented() -> None:
+    text = FILE.read_text()
+    taken = set(re.findall(r"\$\{(\w+)", text)) | set(re.findall(r"(\w+): null", text))
+    documented = (ROOT / "docs" / "deployment.md").read_text()
+    assert {"TRITON_IMAGE", "DEEPLAB_GPU", "LOCUST_PORT"} <= taken
+    assert not {name for name in taken if not re.search(rf"^\|[^|]*`{name}`", documented, re.MULTILINE)}
+
+
+def bytes_of(size: str) -> int:
+    number, unit = size[:-1], size[-1]
+    return int(number) * {"m": 2**20, "g": 2**30}[unit]
+
+
+@pytest.mark.parametrize(("name", "gibibytes"), [("triton", 4), ("triton-cpu", 1)])
+def test_a_server_has_the_shared_memory_that_its_steps_take(name: str, gibibytes: int) -> None:
+    """docs/deployment.md has the sums; Docker's default is 64 MiB."""
+    service = services(*ALL)[name]
+    assert int(service["shm_size"]) == gibibytes * 2**30
+    assert int(service["mem_limit"]) > 2 * int(service["shm_size"])
+    changed = services(*ALL, DEEPLAB_SHM="8g")[name]
+    assert int(changed["shm_size"]) == 8 * 2**30
+
+
+def writable(service: dict[str, Any]) -> list[str]:
+    """Return where a service may write: memory of its own, and volumes that are not read-only."""
+    return [mount.split(":")[0] for mount in service["tmpfs"]] + [
+        volume["target"] for volume in service.get("volumes", []) if not volume.get("read_only")
+    ]
+
+
+def lies_on(path: str, mounts: list[str]) -> bool:
+    return any(path == mount or path.startswith(f"{mount}/") for mount in mounts)
+
+
+@pytest.mark.parametrize("name", sorted(GPU | CPU | LOAD))
+def test_what_the_image_writes_to_can_be_written_to(name: str) -> None:
+    service = services(*ALL)[name]
+    variables = environment(service["build"]["target"])
+    assert lies_on(variables["HOME"], writable(service))
+    (temporary,) = [mount for mount in service["tmpfs"] if mount.startswith("/tmp:")]  # noqa: S108  the container's
+    options = dict(option.split("=") for option in temporary.split(":")[1].split(","))
+    assert bytes_of(options["size"]) == 2**30
+    assert options["mode"] == "1777"
+
+
+@pytest.mark.parametrize("name", ["model-builder", "model-builder-cpu"])
+def test_new_volumes_belong_to_the_builder_and_downloads_go_to_one(name: str) -> None:
+    service = services(*ALL)[name]
+    volumes = {volume["target"]: volume["source"] for volume in service["volumes"] if volume["type"] == "volume"}
+    assert set(volumes) == {"/models", "/weights"}
+    assert volumes["/weights"] == "weights"
+    assert lies_on(environment("triton")["TORCH_HOME"], [path for path in volumes if volumes[path] == "weights"])
+    assert service["entrypoint"][service["entrypoint"].index("--model-repository") + 1] == "/models"
+    # A new volume takes the owner of the folder that it is mounted over, and torch makes these two in it.
+    (made,) = [line for line in STAGES["triton"] if line.startswith("RUN install --directory ")]
+    user, owner = service["user"].split(":"), re.findall(r"--(?:owner|group)=(\d+)", made)
+    assert owner == user
+    assert {*volumes, "/weights/hub", "/weights/hub/checkpoints"} == {
+        word for word in made.split() if word.startswith("/")
+    }
+
+
+@pytest.mark.parametrize("name", sorted(GPU | CPU | LOAD))
+def test_the_scripts_that_are_started_are_in_the_image(name: str) -> None:
+    service = services(*ALL)[name]
+    stage = service["build"]["target"]
+    folder = service.get("working_dir", working_directory(stage))
+    words = [*(service["entrypoint"] or []), *(service["command"] or [])]
+    scripts = [word for word in words if word.endswith(".py")]
+    assert len(scripts) == (0 if name.startswith("triton") else 1)
+    assert all(f"{folder}/{script}" in contents(stage) for script in scripts)
+
+
+def test_ports_are_those_that_the_image_exposes_and_prometheus_and_locust_ask() -> None:
+    outside = {"HTTP_PORT": "10", "GRPC_PORT": "11", "METRICS_PORT": "12"}
+    (exposed,) = [line.split()[1:] for line in STAGES["triton"] if line.startswith("EXPOSE ")]
+    (scrape,) = yaml.safe_load((MONITORED / "prometheus.yml").read_text())["scrape_configs"]
+    for name in ("triton", "triton-cpu"):
+        ports = {port["published"]: str(port["target"]) for port in services(*ALL, **outside)[name]["ports"]}
+        assert sorted(ports.values()) == sorted(exposed)
+        assert [str(each["port"]) for each in scrape["dns_sd_configs"]] == [ports["12"]]
+        assert f"//127.0.0.1:{ports['10']}/" in services(*ALL)[name]["healthcheck"]["test"][1]
+        for user in LOAD:
+            assert f"grpc://triton:{ports['11']}" in services("load")[user]["command"]
+
+
+def mounts(service: dict[str, Any]) -> dict[str, str]:
+    """Return what of this folder, or which volume, is mounted where in a service."""
+    return {volume["target"]: volume["source"].removeprefix(f"{ROOT}/") for volume in service["volumes"]}
+
+
+def test_prometheus_reads_what_is_mounted_and_keeps_its_series() -> None:
+    prometheus = services("monitoring")["prometheus"]
+    options = dict(word.removeprefix("--").split("=", 1) for word in prometheus["command"])
+    found = mounts(prometheus)
+    assert found[options["config.file"]] == "deploy/monitoring/prometheus.yml"
+    folder = options["config.file"].rpartition("/")[0]
+    for name in yaml.safe_load((MONITORED / "prometheus.yml").read_text())["rule_files"]:
+        assert found[f"{folder}/{name}"] == f"deploy/monitoring/{name}"
+    assert found[options["storage.tsdb.path"]] == "prometheus"
+
+
+def test_grafana_reads_what_is_mounted_and_keeps_its_settings() -> None:
+    found = mounts(services("monitoring")["grafana"])
+    provisioning = "/etc/grafana/provisioning"
+    assert found[f"{provisioning}/datasources/deeplab.yml"] == "deploy/monitoring/grafana/datasources.yml"
+    assert found[f"{provisioning}/dashboards/deeplab.yml"] == "deploy/monitoring/grafana/dashboards.yml"
+    (provider,) = yaml.safe_load((MONITORED / "grafana" / "dashboards.yml").read_text())["providers"]
+    boards = [path for path, source in found.items() if source == "deploy/monitoring/dashboard.json"]
+    assert [path.rpartition("/")[0] for path in boards] == [provider["options"]["path"]]
+    # Where Grafana keeps its database.
+    assert [path for path, source in found.items() if source == "grafana"] == ["/var/lib/grafana"]
+
+
+def test_grafana_asks_the_prometheus_of_this_file() -> None:
+    (source,) = yaml.safe_load((MONITORED / "grafana" / "datasources.yml").read_text())["datasources"]
+    (port,) = services("monitoring")["prometheus"]["ports"]
+    assert source["url"] == f"http://prometheus:{port['target']}"
+    # The dashboard takes any source of a type. Links that somebody kept name this one.
+    variables = {
+        each["name"]: each for each in json.loads((MONITORED / "dashboard.json").read_text())["templating"]["list"]
+    }
+    assert variables["datasource"]["query"] == source["type"]
+    assert (source["uid"], source["isDefault"]) == ("prometheus", True)
 
 
 def test_both_servers_answer_to_one_name() -> None:

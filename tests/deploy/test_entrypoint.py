@@ -97,17 +97,41 @@ def test_the_variables_are_those_of_the_embedded_server(script: Path, programs: 
     assert (environment["OMP_WAIT_POLICY"], environment["OMP_NUM_THREADS"]) == ("ACTIVE", "3")
 
 
-@pytest.mark.parametrize(("quota", "threads"), [("150000 100000", "2"), ("max 100000", None)])
+@pytest.mark.parametrize(
+    ("files", "threads"),
+    [
+        ({"cpu.max": "150000 100000"}, "2"),
+        ({"cpu.max": "max 100000"}, None),
+        # cgroup v1
+        ({"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, "3"),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
 def test_openmp_gets_the_cores_of_the_quota(
-    script: Path, programs: Path, models: Path, quota: str, threads: str | None
+    script: Path, programs: Path, models: Path, files: dict[str, str], threads: str | None
 ) -> None:
-    cgroup = script.with_name("cpu.max")
-    cgroup.write_text(f"{quota}\n")
-    script.write_text(script.read_text().replace("/sys/fs/cgroup/cpu.max", str(cgroup)))
+    cgroup = script.with_name("cgroup")
+    (cgroup / "cpu").mkdir(parents=True)
+    for name, content in files.items():
+        (cgroup / name).write_text(f"{content}\n")
+    script.write_text(script.read_text().replace("/sys/fs/cgroup", str(cgroup)))
     environment, _ = start(script, programs, models)
     assert environment.get("OMP_NUM_THREADS") == threads
     environment, _ = start(script, programs, models, OMP_NUM_THREADS="7")
     assert environment["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_driver_that_hangs_does_not_hang_the_start(script: Path, programs: Path, models: Path) -> None:
+    program(programs, "nvidia-smi", "exec sleep 600")
+    assert " 30 nvidia-smi" in script.read_text()
+    script.write_text(script.read_text().replace(" 30 nvidia-smi", " 0.2 nvidia-smi"))
+    environment = on_path(programs) | {"DEEPLAB_MODEL_REPOSITORY": str(models)}
+    started = subprocess.run([script], env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert "pool-byte-size" not in started.stdout
+    assert "--model-control-mode=none" in started.stdout
+    assert re.match(r"entrypoint\.sh: warning: nvidia-smi gave no answer in 30 s", started.stderr)
 
 
 def test_what_a_killed_server_left_in_shared_memory_goes_and_what_a_running_one_uses_stays(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import itertools
+import re
 import signal
 import subprocess
 import urllib.error
@@ -82,9 +83,10 @@ class Container:
             return answer.status == 200
         return False
 
-    def alive(self) -> subprocess.CompletedProcess[str]:
+    def alive(self, repository: Path | None = None) -> subprocess.CompletedProcess[str]:
         command = [ROOT / "deploy" / "alive.sh"]
-        return subprocess.run(command, env=self.variables, capture_output=True, text=True, check=False)
+        variables = self.variables | ({} if repository is None else {"DEEPLAB_MODEL_REPOSITORY": str(repository)})
+        return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
     def stop(self) -> int:
         self.process.terminate()
@@ -169,12 +171,18 @@ def test_alive_passes_over_a_model_that_came_after_the_start(
         (later / model.name / "config.pbtxt").write_text((model / "config.pbtxt").read_text())
     (later / "unheard_of").mkdir()
     (later / "unheard_of" / "config.pbtxt").touch()
-    before, container.variables = container.variables, container.variables | {"DEEPLAB_MODEL_REPOSITORY": str(later)}
-    try:
-        ended = container.alive()
-    finally:
-        container.variables = before
+    ended = container.alive(later)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_server_lists_its_models_for_alive_where_there_are_no_files(
+    toy_repository: Path, container: Container, tmp_path: Path
+) -> None:
+    ended = container.alive(tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    with urllib.request.urlopen(f"http://127.0.0.1:{container.http}/v2/models/stats") as answer:
+        listed = re.findall(rb'"name":"([^"]*)"', answer.read())
+    assert {name.decode() for name in listed} == {path.parent.name for path in toy_repository.glob("*/config.pbtxt")}
 
 
 def test_this_triton_does_not_say_that_a_stub_is_dead(toy_repository: Path, tmp_path: Path) -> None:

@@ -6,28 +6,36 @@ No image was built: there was no container engine.
 from __future__ import annotations
 
 import ast
-import fnmatch
+import json
 import re
+import shutil
+import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tomli
+import yaml
+from chart import CHART, VARIANTS, objects
+from dockerfile import (
+    ROOT,
+    STAGES,
+    TEXT,
+    contents,
+    copied,
+    environment,
+    reaches_the_build,
+    working_directory,
+)
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 pytestmark = pytest.mark.deploy
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
-# Instructions with their continuations on one line, comments left out.
-INSTRUCTIONS = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE)).splitlines()
-STAGES = {
-    stage.split()[3]: stage.splitlines()
-    for stage in re.split(r"^(?=FROM )", "\n".join(INSTRUCTIONS), flags=re.MULTILINE)[1:]
-}
 PROJECT: dict[str, Any] = tomli.loads((ROOT / "pyproject.toml").read_text())
 EMBEDDED = ("pytriton", "nvidia-pytriton", "serve.py", "backends/", "embedded")
 
@@ -48,14 +56,6 @@ def pins() -> dict[str, Version]:
         if requirement.marker is None or requirement.marker.evaluate({**environment, "platform_machine": "x86_64"}):
             found[requirement.name] = Version(str(requirement.specifier).removeprefix("=="))
     return found
-
-
-def copied(stage: str) -> list[str]:
-    sources: list[str] = []
-    for line in STAGES[stage]:
-        if line.startswith("COPY "):
-            sources += [word for word in line.split()[1:-1] if not word.startswith("--")]
-    return sources
 
 
 def test_there_are_two_images_and_the_server_is_the_default() -> None:
@@ -109,17 +109,125 @@ def test_what_the_steps_import_is_installed() -> None:
 
 
 @pytest.mark.parametrize("stage", ["client", "triton"])
-def test_what_is_copied_exists_and_reaches_the_build(stage: str) -> None:
-    ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    kept = [line[1:] for line in ignored if line.startswith("!")]
+def test_what_is_copied_reaches_the_build_whole(stage: str) -> None:
+    made_here = {"__pycache__", "model.pt", ".model.pt.partial"}
     for source in copied(stage):
-        assert (ROOT / source).exists(), source
-        assert any(source == each or source.startswith(f"{each}/") for each in kept), source
-    assert not [each for each in kept if not any(fnmatch.fnmatch(each, f"{source}*") for source in sources())]
+        path = ROOT / source
+        wanted = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        wanted = [
+            file
+            for file in wanted
+            if not made_here & set(file.parts) and not any(part.endswith(".egg-info") for part in file.parts)
+        ]
+        assert wanted, source
+        assert {str(file) for file in wanted} == {str(file) for file in wanted if reaches_the_build(relative(file))}
 
 
-def sources() -> list[str]:
-    return [*copied("client"), *copied("triton")]
+def relative(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            ".git/config",
+            ".env",
+            ".venv/bin/python",
+            "out/report.html",
+            "serve.py",
+            "tests/conftest.py",
+            "docs/serving.md",
+        ),
+        *("deploy/checkpoints/mine.pth", "deploy/helm/deeplab-triton/values.yaml"),
+        *("model_repository/deeplabv3_resnet50/1/model.pt", "model_repository/deeplabv3_resnet50/1/.model.pt.partial"),
+        *("deeplabv3/__pycache__/plan.pyc", "client/src/deeplab_client.egg-info/PKG-INFO"),
+    ],
+)
+def test_nothing_else_reaches_the_build(path: str) -> None:
+    assert not reaches_the_build(path)
+
+
+@pytest.mark.parametrize("stage", ["client", "triton"])
+def test_pip_finds_its_cache_where_it_is_mounted_and_leaves_none_in_a_layer(stage: str) -> None:
+    installing = [line for line in STAGES[stage] if line.startswith("RUN ") and "install --constraint" in line]
+    assert installing
+    for line in installing:
+        home = environment(stage, before=line).get("HOME", "/root")
+        assert f"--mount=type=cache,target={home}/.cache/pip " in line
+    # Nobody's home that is writable comes with the base.
+    assert environment(stage)["HOME"] == "/tmp"  # noqa: S108  the container's
+
+
+@pytest.mark.parametrize("stage", ["client", "triton"])
+def test_the_environment_is_first_on_path_from_its_first_use(stage: str) -> None:
+    (made,) = [line for line in STAGES[stage] if " -m venv " in line]
+    (folder,) = re.findall(r"-m venv (?:--without-pip )?(/\S+)", made)
+    assert environment(stage, before=made)["PATH"] == f"{folder}/bin:$PATH"
+
+
+@pytest.mark.parametrize("stage", ["client", "triton"])
+def test_a_checkout_under_a_strict_umask_makes_an_image_that_works(stage: str, tmp_path: Path) -> None:
+    """COPY keeps modes: do what the stage does after its last COPY to files that only their owner may read."""
+    for name, file in contents(stage).items():
+        target = tmp_path / name.removeprefix("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+        target.chmod(target.stat().st_mode & 0o700)
+    for folder in tmp_path.rglob("*"):
+        if folder.is_dir():
+            folder.chmod(0o700)
+    last = max(number for number, line in enumerate(STAGES[stage]) if line.startswith("COPY "))
+    for line in STAGES[stage][last + 1 :]:
+        if line.startswith("RUN chmod "):
+            subprocess.run(
+                ["/bin/bash", "-c", line.removeprefix("RUN ").replace("/opt/", f"{tmp_path}/opt/")], check=True
+            )
+    for path in (tmp_path / "opt").rglob("*"):
+        needed = 0o555 if path.is_dir() or path.suffix == ".sh" else 0o444
+        assert path.stat().st_mode & needed == needed, path
+
+
+def test_every_file_that_a_deployment_names_is_in_the_image() -> None:
+    """In commands and probes of the chart and KServe: absolute paths, and scripts from the working directory."""
+    kserve = [yaml.safe_load(path.read_text()) for path in (CHART.parents[1] / "kserve").glob("*.yaml")]
+    named: set[tuple[str, str]] = set()
+    started: set[tuple[str, str]] = set()
+    for container in containers([*kserve, *map(objects, VARIANTS.values())]):
+        stage = "client" if "client" in container["image"] else "triton"
+        text = json.dumps(container)
+        named |= {(stage, path) for path in re.findall(r"/opt/deeplab/[\w./-]+\w", text)}
+        folder = container.get("workingDir", working_directory(stage))
+        started |= {(stage, f"{folder}/{script}") for script in re.findall(r"[ \"](\w[\w/]*\.py)\b", text)}
+    assert {("triton", "/opt/deeplab/deploy/alive.sh"), ("client", "/opt/deeplab/tests/assets/cat.png")} <= named
+    assert ("triton", "/opt/deeplab/build_models.py") in started
+    assert ("client", "/opt/deeplab/load_tests/locustfile.py") in started
+    missing = {(stage, path) for stage, path in named | started if path not in contents(stage)}
+    assert missing == set()
+
+
+def containers(found: Any) -> list[dict[str, Any]]:  # noqa: ANN401  YAML
+    """Return whatever has an image, anywhere in an object."""
+    if isinstance(found, list):
+        return [each for item in found for each in containers(item)]
+    if not isinstance(found, dict):
+        return []
+    return [found] * ("image" in found) + [each for item in found.values() for each in containers(item)]
+
+
+def test_the_entry_point_is_in_the_image_and_can_be_started() -> None:
+    (line,) = [line for line in STAGES["triton"] if line.startswith("ENTRYPOINT ")]
+    (entrypoint,) = yaml.safe_load(line.removeprefix("ENTRYPOINT "))
+    assert contents("triton")[entrypoint] == ROOT / "deploy" / "entrypoint.sh"
+    for name in ("entrypoint.sh", "alive.sh"):
+        assert (ROOT / "deploy" / name).stat().st_mode & 0o100
+
+
+def test_the_builder_finds_what_it_copies() -> None:
+    """build_models.py looks for model_repository and its own sources beside itself."""
+    folder = working_directory("triton")
+    for name in ("build_models.py", "deeplabv3/record.py", "model_repository/preprocess/1/model.py"):
+        assert contents("triton")[str(folder / name)] == ROOT / name
 
 
 @pytest.mark.parametrize("stage", ["client", "triton"])
@@ -132,8 +240,8 @@ def test_nobody_is_root(stage: str) -> None:
 
 
 def test_the_base_can_be_changed_and_is_pinned() -> None:
-    assert re.search(r"^ARG TRITON_IMAGE=nvcr\.io/nvidia/tritonserver:26\.08-py3$", DOCKERFILE, re.MULTILINE)
-    assert re.search(r"^ARG PYTHON_IMAGE=python:3\.12\.\d+-slim-\w+$", DOCKERFILE, re.MULTILINE)
+    assert re.search(r"^ARG TRITON_IMAGE=nvcr\.io/nvidia/tritonserver:26\.08-py3$", TEXT, re.MULTILINE)
+    assert re.search(r"^ARG PYTHON_IMAGE=python:3\.12\.\d+-slim-\w+$", TEXT, re.MULTILINE)
 
 
 def test_nothing_of_the_embedded_server_is_in_the_image() -> None:
