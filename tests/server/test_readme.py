@@ -111,7 +111,15 @@ def anchors(document: Path) -> set[str]:
     "document",
     [
         str(path.relative_to(ROOT))
-        for folder in ("", "client", "deploy/helm/deeplab-triton", "deploy/monitoring", "docs", "load_tests")
+        for folder in (
+            "",
+            "client",
+            "deploy/helm/deeplab-triton",
+            "deploy/kserve",
+            "deploy/monitoring",
+            "docs",
+            "load_tests",
+        )
         for path in sorted((ROOT / folder).glob("*.md"))
     ]
     + ["model_repository/README.md", "tests/assets/README.md"],
