@@ -10,7 +10,6 @@ A build that fails or is interrupted leaves the models that were there before as
 
 import argparse
 import contextlib
-import errno
 import fcntl
 import json
 import logging
@@ -40,6 +39,7 @@ from deeplabv3 import (
     tracing,
 )
 from deeplabv3.configs import config_text, core_config, ensemble_config, read_config, with_class_count
+from deeplabv3.errors import PASSING_ERRORS
 from deeplabv3.fusion import fuse_for_cudnn
 from deeplabv3.models import RESNET_OPTIONS, agreed_class_count, load_model
 from deeplabv3.plan import DEFAULT_PRECISIONS, NORM_LAYERS, Plan, choose_class_names, read_class_names
@@ -61,17 +61,6 @@ _EXIT_CODES = (
     "4 may succeed when tried again: another build is writing there, or the storage fails or is full; 128 + n ended by "
     "signal n"
 )
-# Of the storage, which may be on the other side of a network: what goes away by itself, or when somebody makes room.
-_PASSING_ERRORS = {
-    errno.EAGAIN,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.ENOLCK,
-    errno.ENOSPC,
-    errno.EREMOTEIO,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-}
 
 _log = logging.getLogger("build_models")
 
@@ -144,11 +133,15 @@ def _write_text(path: Path, text: str) -> None:
 def write_configs(repository: Path, plan: Plan) -> None:
     """Write what describes one variant: the config.pbtxt, the class names, the ensemble's version folder."""
     _write_text(repository / plan.core / "config.pbtxt", config_text(core_config(plan)))
-    _write_text(repository / plan.ensemble / "config.pbtxt", config_text(ensemble_config(plan)))
-    _write_text(repository / plan.ensemble / "1" / ".gitkeep", "")  # Triton wants a version of an ensemble too.
+    _write_ensemble(repository, plan)
     _write_text(repository / _LABELS, "".join(f"{name}\n" for name in plan.class_names))
     path = repository / "postprocess" / "config.pbtxt"
     _write_text(path, with_class_count(_text(path), len(plan.class_names)))
+
+
+def _write_ensemble(repository: Path, plan: Plan) -> None:
+    _write_text(repository / plan.ensemble / "config.pbtxt", config_text(ensemble_config(plan)))
+    _write_text(repository / plan.ensemble / "1" / ".gitkeep", "")  # Triton wants a version of an ensemble too.
 
 
 def write_steps(repository: Path, plans: Sequence[Plan], *, preprocess_device: str, dry_run: bool = False) -> None:
@@ -216,6 +209,17 @@ def _text(config: Path) -> str:
     return config.read_text(encoding="utf-8")
 
 
+def check_repository(repository: Path, plans: Sequence[Plan], *, preprocess_device: str) -> list[Plan]:
+    """Find what cannot be changed before anything is; return the other models as check_neighbours does.
+
+    Raises:
+        BuildError: another model serves other classes, or an edited config does not fit.
+    """
+    others = check_neighbours(repository, plans)
+    write_steps(repository, plans, preprocess_device=preprocess_device, dry_run=True)
+    return others
+
+
 def check_neighbours(repository: Path, plans: Sequence[Plan]) -> list[Plan]:
     """Return what the ensembles of the repository's other models, those that are not built now, are made of.
 
@@ -247,7 +251,7 @@ def write_all_configs(
     for plan in plans:
         write_configs(repository, plan)
     for plan in others:  # which may come from a version with other steps
-        _write_text(repository / plan.ensemble / "config.pbtxt", config_text(ensemble_config(plan)))
+        _write_ensemble(repository, plan)
     write_steps(repository, plans, preprocess_device=preprocess_device)
 
 
@@ -257,9 +261,7 @@ def build(
     """Build what is not up to date, and put it in place only when all of it is done and checked."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(repository))
-        others = check_neighbours(repository, plans)
-        # What cannot be changed is found before anything is.
-        write_steps(repository, plans, preprocess_device=preprocess_device, dry_run=True)
+        others = check_repository(repository, plans, preprocess_device=preprocess_device)
         for plan in plans:
             version = repository / plan.core / "1"
             version.mkdir(parents=True, exist_ok=True)
@@ -509,7 +511,7 @@ def _passes(error: BaseException) -> bool:
     cause = error.__cause__
     return (
         isinstance(error, RetryableBuildError)
-        or (isinstance(error, OSError) and error.errno in _PASSING_ERRORS)
+        or (isinstance(error, OSError) and error.errno in PASSING_ERRORS)
         or (cause is not None and _passes(cause))
     )
 
@@ -529,7 +531,7 @@ def _build(options: argparse.Namespace) -> None:
         return
     repository = options.model_repository
     with locked(repository):
-        others = check_neighbours(repository, plans)
+        others = check_repository(repository, plans, preprocess_device=options.preprocess_device)
         copy_static_models(repository)
         write_all_configs(repository, plans, others=others, preprocess_device=options.preprocess_device)
 

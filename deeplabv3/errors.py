@@ -1,5 +1,26 @@
 """What can go wrong between an argument and a model. Each error is also the builtin that fits."""
 
+import errno
+
+PASSING_ERRORS = frozenset(
+    {
+        errno.EAGAIN,
+        errno.ECONNABORTED,
+        errno.EDQUOT,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EIO,
+        errno.ENETUNREACH,
+        errno.ENOLCK,
+        errno.ENOSPC,
+        errno.ENOTCONN,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""Of storage, which may be on the other side of a network: what goes away by itself, or when somebody makes room."""
+
 
 class DeepLabV3Error(Exception):
     """Root of the errors of this package; the message says what to do."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torchvision
 
+from deeplabv3.errors import PASSING_ERRORS
 from deeplabv3.plan import Plan
 
 _PROJECT = Path(__file__).resolve().parents[1]
@@ -67,7 +68,11 @@ class BuildRecord:
 
     @classmethod
     def read(cls, file: Path) -> "BuildRecord | None":
-        """Return the record inside a model.pt, or None where there is none: no file, a damaged one, another build."""
+        """Return the record inside a model.pt, or None where there is none: no file, a damaged one, another build.
+
+        Raises:
+            OSError: the storage fails, one of PASSING_ERRORS.
+        """
         try:
             with zipfile.ZipFile(file) as archive:
                 if archive.testzip() is not None:
@@ -75,5 +80,9 @@ class BuildRecord:
                 name = next(name for name in archive.namelist() if name.endswith(f"/extra/{cls.FILE}"))
                 fields = json.loads(archive.read(name))
                 return cls(**(fields | {"class_names": tuple(fields["class_names"])}))
-        except (OSError, zipfile.BadZipFile, StopIteration, ValueError, TypeError, KeyError):
+        except OSError as exc:
+            if exc.errno in PASSING_ERRORS:
+                raise
+            return None
+        except (zipfile.BadZipFile, StopIteration, ValueError, TypeError, KeyError):
             return None

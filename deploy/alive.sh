@@ -8,7 +8,6 @@
 # starts, stops or hangs, no model to ask for, or wrong arguments.
 # --end PID: in the case of 1 ask that process to end, for where nobody else restarts what is not alive.
 set -euo pipefail
-shopt -s nullglob
 
 repository=${DEEPLAB_MODEL_REPOSITORY:-/models}
 server=http://127.0.0.1:${DEEPLAB_HTTP_PORT:-8000}
@@ -39,11 +38,13 @@ ask /v2/health/live server
 if [[ $answer != *' HTTP 200' ]]; then
     dead server
 fi
+# A share whose server is gone would keep whoever reads it for ever.
+ensemble='^[[:space:]]*(platform[[:space:]]*:[[:space:]]*"ensemble"|ensemble_scheduling)'
+mapfile -t configs < <(timeout -s KILL 5 find -L "$repository" -mindepth 2 -maxdepth 2 -name config.pbtxt \
+    -exec grep -LE "$ensemble" {} + 2>/dev/null)
 models=()
-for config in "$repository"/*/config.pbtxt; do
-    if ! grep -Eq '^[[:space:]]*(platform[[:space:]]*:[[:space:]]*"ensemble"|ensemble_scheduling)' "$config"; then
-        models+=("$(basename "$(dirname "$config")")")
-    fi
+for config in "${configs[@]}"; do
+    models+=("$(basename "$(dirname "$config")")")
 done
 if ((${#models[@]} == 0)); then
     # A bucket, or a folder whose storage is away, which is no reason to end a server that has its models in memory.

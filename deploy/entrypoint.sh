@@ -36,6 +36,8 @@ closed="shared-memory,model-repository,trace,logging:deeplab-key=$key"
 
 # What a killed server leaves in /dev/shm outlives its container in a pod, and so does what one with a dead model leaves.
 # Each server's files have a name of their own, and a lock that it and its models' processes hold while they live.
+exec {guard}</dev/shm/ # nobody takes a new server's lock for a dead one's before it is held
+flock "$guard"
 for lock in /dev/shm/deeplab_*.lock; do
     if [[ -e $lock ]] && flock --nonblock "$lock" true; then
         rm -f "${lock%.lock}"*
@@ -44,6 +46,7 @@ done
 lock=$(mktemp /dev/shm/deeplab_XXXXXXXX.lock)
 exec {held}<"$lock"
 flock --shared "$held"
+exec {guard}>&-
 region=$(basename "$lock" .lock)_
 
 pools=()

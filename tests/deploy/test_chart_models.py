@@ -90,15 +90,16 @@ def test_waiting_ends_with_the_build_or_with_the_pod(tmp_path: Path, end: str) -
 
 
 @pytest.fixture
-def start_build(tmp_path: Path) -> Callable[[str], subprocess.Popen[str]]:
+def start_build(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Return what starts the Job's command with a shell script for build_models.py, and tmp_path for the claim."""
     builder = job({})["spec"]["template"]["spec"]["containers"][0]
     (tmp_path / "models").mkdir()
 
-    def start(script: str) -> subprocess.Popen[str]:
+    def start(script: str = "") -> subprocess.Popen[str]:
         python = tmp_path / "python3"
-        python.write_text(f"#!/bin/sh\n{script}\n")
-        python.chmod(0o755)
+        if script:  # and else what a build that runs has open
+            python.write_text(f"#!/bin/sh\n{script}\n")
+            python.chmod(0o755)
         command = [part.replace("/models/", f"{tmp_path}/models/") for part in builder["command"]]
         return subprocess.Popen(
             [*command, *builder["args"]],
@@ -124,7 +125,7 @@ HOPELESS, WORTH_ANOTHER_TRY = (1, 2), (3, 4, 127, 137, 143)
 
 @pytest.mark.parametrize("code", [0, *HOPELESS, *WORTH_ANOTHER_TRY])
 def test_only_a_build_that_succeeded_leaves_its_mark_and_only_hopeless_ones_end_the_job(
-    tmp_path: Path, start_build: Callable[[str], subprocess.Popen[str]], code: int
+    tmp_path: Path, start_build: Callable[..., subprocess.Popen[str]], code: int
 ) -> None:
     with start_build(f'echo "$@"; exit {code}') as build:
         assert build.wait(10) == code
@@ -135,7 +136,7 @@ def test_only_a_build_that_succeeded_leaves_its_mark_and_only_hopeless_ones_end_
 
 
 def test_a_build_that_is_stopped_clears_up_and_leaves_no_mark(
-    tmp_path: Path, start_build: Callable[[str], subprocess.Popen[str]]
+    tmp_path: Path, start_build: Callable[..., subprocess.Popen[str]]
 ) -> None:
     """As the container's first process a shell would ignore SIGTERM, and the build be killed in the middle."""
     script = f"trap 'kill $!; touch {tmp_path}/cleared; exit 0' TERM; sleep 60 & echo building; wait $!"
@@ -150,15 +151,24 @@ def test_a_build_that_is_stopped_clears_up_and_leaves_no_mark(
     assert not (tmp_path / "models" / "build-1.done").exists()
 
 
-def test_two_jobs_do_not_build_at_once(tmp_path: Path, start_build: Callable[[str], subprocess.Popen[str]]) -> None:
+def test_two_jobs_do_not_build_at_once(tmp_path: Path, start_build: Callable[..., subprocess.Popen[str]]) -> None:
     """Helm makes the new Job before it deletes the old one, and two releases may share a claim."""
-    alone = f"mkdir {tmp_path}/here || exit 1; sleep 0.2; rmdir {tmp_path}/here"
-    with start_build(alone) as first, start_build(alone) as second:
-        assert [first.wait(10), second.wait(10)] == [0, 0]
+    inside, go_on = tmp_path / "inside", tmp_path / "go on"
+    script = f"mkdir {inside} || exit 9; echo in; until [ -e '{go_on}' ]; do sleep 0.02; done; rmdir {inside}"
+    with start_build(script) as first:
+        assert first.stdout is not None
+        assert "in\n" in iter(first.stdout.readline, "")
+        with start_build() as second:
+            assert second.stdout is not None
+            assert "after any other" in second.stdout.readline()
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(0.5)  # it would end with 9 if it came in
+            go_on.touch()
+            assert [first.wait(10), second.wait(10)] == [0, 0]
 
 
 def test_a_stop_after_the_build_does_not_end_the_job(
-    tmp_path: Path, start_build: Callable[[str], subprocess.Popen[str]]
+    tmp_path: Path, start_build: Callable[..., subprocess.Popen[str]]
 ) -> None:
     touch = tmp_path / "touch"
     touch.write_text('#!/bin/sh\nkill -TERM $PPID\nexec /usr/bin/touch "$@"\n')

@@ -48,6 +48,9 @@ pytestmark = pytest.mark.deploy
         ),
         ({"models": {"pvc": {"accessModes": ["ReadWriteOncePod"]}}}, "could then not mount it"),
         ({"loadTest": {"extraArgs": ["--headless"]}}, "would start the run again"),
+        ({"loadTest": {"extraArgs": ["--autoquit=3"]}}, "would start the run again"),
+        ({"loadTest": {"env": {"LOCUST_HEADLESS": "true"}}}, "would start the run again"),
+        ({"models": {"builder": {"extraEnv": [{"name": "BUILD", "value": "a"}]}}}, "use models.builder.revision"),
         ({"autoscaling": {"keda": {"authModes": "bearer"}}}, "authenticationRef must name the TriggerAuthentication"),
         ({"resources": {"requests": {"memory": "25Gi"}}}, "resources.requests.memory 25Gi is above"),
         (
@@ -82,15 +85,23 @@ def test_an_option_that_another_value_sets_is_refused() -> None:
         assert f"server.extraArgs {option}: " in message
 
 
+def builder_of(values: Object) -> Object:
+    (builder,) = job(values)["spec"]["template"]["spec"]["containers"]
+    return builder
+
+
 def test_a_variable_of_ones_own_takes_the_place_of_the_charts() -> None:
     """Server-side apply refuses a name that comes twice."""
-    mine = [{"name": "OMP_NUM_THREADS", "value": "2"}, {"name": "TORCH_HOME", "value": "/weights"}]
-    values: Object = {"extraEnv": mine[:1], "models": {"builder": {"extraEnv": mine[1:]}}}
-    (builder,) = job(values)["spec"]["template"]["spec"]["containers"]
-    for container, variable in ((server(values), mine[0]), (builder, mine[1])):
-        names = [each["name"] for each in container["env"]]
-        assert len(set(names)) == len(names)
-        assert variable in container["env"]
+    on_cpu: Object = {"gpu": {"enabled": False}}
+    names = {
+        where: [each["name"] for each in container["env"] if each["name"] != "BUILD"]
+        for where, container in (("server", server(on_cpu)), ("builder", builder_of(on_cpu)))
+    }
+    mine = {where: [{"name": name, "value": "mine"} for name in found] for where, found in names.items()}
+    assert len(mine["server"]) == len(mine["builder"]) == 2
+    values: Object = on_cpu | {"extraEnv": mine["server"], "models": {"builder": {"extraEnv": mine["builder"]}}}
+    assert server(values)["env"] == mine["server"]
+    assert [each for each in builder_of(values)["env"] if each["name"] != "BUILD"] == mine["builder"]
 
 
 def paths(values: Object, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

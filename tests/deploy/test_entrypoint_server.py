@@ -88,6 +88,11 @@ class Container:
         variables = self.variables | ({} if repository is None else {"DEEPLAB_MODEL_REPOSITORY": str(repository)})
         return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
+    def files(self) -> set[Path]:
+        """Return what it has, or has left, in shared memory."""
+        name = re.search(r'"shm-region-prefix-name":"(deeplab_\w+)_"', self.log.read_text())
+        return set(SHARED_MEMORY.glob(f"{name[1]}[._]*")) if name else set()
+
     def stop(self) -> int:
         self.process.terminate()
         return self.process.wait(60)
@@ -95,7 +100,6 @@ class Container:
 
 @contextlib.contextmanager
 def started(repository: Path, folder: Path, *options: str) -> Generator[Container]:
-    others = set(SHARED_MEMORY.iterdir())
     container = Container(repository, folder, *options)
     family: list[psutil.Process] = []
     try:
@@ -108,7 +112,7 @@ def started(repository: Path, folder: Path, *options: str) -> Generator[Containe
         container.process.wait()
         for process in filter(is_running, family):
             process.kill()
-        for file in set(SHARED_MEMORY.glob("deeplab_*")) - others:
+        for file in container.files():
             file.unlink()
 
 
@@ -197,19 +201,20 @@ def test_a_start_removes_what_a_killed_server_left_in_shared_memory(
     container: Container, toy_repository: Path, tmp_path: Path
 ) -> None:
     """In a pod /dev/shm stays when its container starts anew."""
-    others = set(SHARED_MEMORY.glob("deeplab_*"))
     (tmp_path / "killed").mkdir()
     with started(toy_repository, tmp_path / "killed") as killed:
         stubs = psutil.Process(killed.process.pid).children(recursive=True)
         for process in (killed.process, *stubs):
             process.kill()
         wait_until(lambda: not any(map(is_running, stubs)), what="all are dead")
-        left = set(SHARED_MEMORY.glob("deeplab_*")) - others
-        assert len(left) > 1
-        with started(toy_repository, tmp_path):
-            assert not left & set(SHARED_MEMORY.glob("deeplab_*"))
+        assert len(killed.files()) > 1
+        its = container.files()
+        with started(toy_repository, tmp_path) as again:
+            assert len(again.files()) > 1
+            assert killed.files() == set()
     assert container.ready()
-    assert others <= set(SHARED_MEMORY.glob("deeplab_*"))
+    assert len(its) > 1
+    assert its <= container.files()
 
 
 def test_sigterm_ends_it(toy_repository: Path, tmp_path: Path) -> None:

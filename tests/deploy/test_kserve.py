@@ -86,10 +86,8 @@ def test_the_job_builds_what_the_chart_builds_into_the_folder_that_is_served() -
     for field in ("image", "workingDir", "resources", "securityContext", "volumeMounts"):
         assert container[field] == chart_container[field], field
     assert container["env"] == [variable for variable in chart_container["env"] if variable["name"] != "BUILD"]
-    assert (JOB["spec"]["backoffLimit"], JOB["spec"]["activeDeadlineSeconds"]) == (
-        charts["backoffLimit"],
-        charts["activeDeadlineSeconds"],
-    )
+    for field in ("backoffLimit", "activeDeadlineSeconds", "podFailurePolicy"):
+        assert JOB["spec"][field] == charts[field], field
     pod, chart_pod = JOB["spec"]["template"]["spec"], charts["template"]["spec"]
     assert pod["securityContext"] == chart_pod["securityContext"]
     models, *others = pod["volumes"]

@@ -223,7 +223,7 @@ class Probes:
         try:
             return Deadline(min(self._deadline.remaining(), _LONGEST_PROBE))
         except TimeoutError as error:
-            message = f"{self._calls.endpoint} is not ready within {self._deadline.seconds:.3g} s: {self._last}"
+            message = f"{self._calls.endpoint} is not ready within {round(self._deadline.seconds, 1):g} s: {self._last}"
             raise DeadlineExceededError(message, model=self.model) from error
 
     def pause_after(self, reason: str | None) -> float:

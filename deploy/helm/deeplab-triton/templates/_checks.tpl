@@ -58,8 +58,19 @@
 {{- if and $values.autoscaling.keda.authModes (not $values.autoscaling.keda.authenticationRef) -}}
 {{- fail (printf "autoscaling.keda.authModes %s: autoscaling.keda.authenticationRef must name the TriggerAuthentication with what it takes" $values.autoscaling.keda.authModes) -}}
 {{- end -}}
-{{- if has "--headless" $values.loadTest.extraArgs -}}
-{{- fail "loadTest.extraArgs --headless: a Deployment would start the run again whenever it ends; use the page, or one pod of the client image (README.md)" -}}
+{{- $again := "a Deployment would start the run again whenever it ends; use the page, or one pod of the client image (README.md)" -}}
+{{- range $values.loadTest.extraArgs -}}
+{{- if has (splitList "=" . | first) (list "--headless" "--autostart" "--autoquit") -}}
+{{- fail (printf "loadTest.extraArgs %s: %s" . $again) -}}
+{{- end -}}
+{{- end -}}
+{{- range $variable, $value := $values.loadTest.env -}}
+{{- if has $variable (list "LOCUST_HEADLESS" "LOCUST_AUTOSTART" "LOCUST_AUTOQUIT") -}}
+{{- fail (printf "loadTest.env %s: %s" $variable $again) -}}
+{{- end -}}
+{{- end -}}
+{{- if include "deeplab-triton.setsVariable" (dict "env" $values.models.builder.extraEnv "name" "BUILD") -}}
+{{- fail "models.builder.extraEnv BUILD: it names the folder that the server waits for; use models.builder.revision" -}}
 {{- end -}}
 {{- $gateway := $values.gateway -}}
 {{- if and (or $gateway.grpc.enabled $gateway.http.enabled) (not $gateway.parentRefs) -}}
