@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import build_models
-from deeplabv3 import BuildError, CheckpointError, RetryableBuildError, WeightsUnavailableError, tracing
+from deeplabv3 import BuildError, CheckpointError, RetryableBuildError, WeightsUnavailableError, record, tracing
 from deeplabv3.record import BuildRecord
 
 if TYPE_CHECKING:
@@ -235,3 +235,24 @@ def test_a_write_that_fails_is_an_error_and_not_the_end_of_the_process(monkeypat
     module = torch.jit.script(torch.nn.Identity())
     with pytest.raises(OSError, match="No space left on device"):
         tracing.save(module, Path("/dev/full"), {})
+
+
+def test_configs_only_finds_what_it_cannot_change_before_it_changes_anything(repository: Path) -> None:
+    assert build(repository) == 0
+    one_way, another = (f"{begin}\n  kind: KIND_CPU\n  count: 2\n{end}\n" for begin, end in (("{", "}"), ("[{", "}]")))
+    change(repository, {"preprocess": (f"instance_group {one_way}", f"instance_group {another}")})
+    before = files(repository)
+    assert build(repository, "--device", "cuda") == 1
+    assert files(repository) == before
+
+
+def test_the_record_of_a_model_on_storage_that_fails_is_not_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    assert BuildRecord.read(tmp_path / "model.pt") is None
+    monkeypatch.setattr(record.zipfile, "ZipFile", stale)
+    with pytest.raises(OSError, match="Stale"):
+        BuildRecord.read(tmp_path / "model.pt")
