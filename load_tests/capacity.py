@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 EXIT_TOO_FEW = 1
 _FEW_BATCHES = 50  # whose mean a slow moment of the machine would move
-_OVERLOADED = 0.98  # share of the rate that is answered while requests arrive
 _MORE_ROWS = 2  # after the first that is enough, to see what another replica would bring
 _COLUMNS = 110
 
@@ -55,43 +54,60 @@ class Target:
     most: int
     seed: int
 
-    def is_met_by(self, outcome: Outcome) -> bool:
-        """Tell whether all were answered, and 99 % of them in time."""
-        return outcome.refused == 0 and outcome.percentile(0.99) <= self.p99
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What some replicas make of a target.
+
+    Attributes:
+        replicas: How many.
+        outcome: Of the simulation.
+        overloaded: More comes than they can do at all: the queues grow for as long as it lasts.
+        is_enough: All are answered, and 99 % of them in time.
+    """
+
+    replicas: int
+    outcome: Outcome
+    overloaded: bool
+    is_enough: bool
 
 
-def search(times: ServiceTimes, replica: Replica, target: Target) -> list[tuple[int, Outcome]]:
+def search(times: ServiceTimes, replica: Replica, target: Target) -> list[Row]:
     """Simulate from the fewest replicas that could do the work on, until a few more than are enough."""
-    fewest = max(1, math.floor(target.rate / times.most_per_second(replica.max_batch, replica.instances)))
-    rows: list[tuple[int, Outcome]] = []
+    most = times.most_per_second(replica.max_batch, replica.instances)
+    fewest = max(1, math.floor(target.rate / most))
+    rows: list[Row] = []
     enough = 0
     for replicas in range(fewest, target.most + 1):
         source = random.Random(target.seed)  # noqa: S311 draws arrivals, keeps no secret
         arrivals = poisson(target.rate, number=target.number, source=source)
         outcome = simulate(arrivals, replica, replicas=replicas, balancing=target.balancing, source=source)
-        rows.append((replicas, outcome))
-        enough += target.is_met_by(outcome)
+        overloaded = target.rate >= replicas * most
+        in_time = outcome.refused == 0 and outcome.percentile(0.99) <= target.p99
+        rows.append(Row(replicas, outcome, overloaded, is_enough=in_time and not overloaded))
+        enough += rows[-1].is_enough
         if enough > _MORE_ROWS:
             break
     return rows
 
 
-def table(rows: list[tuple[int, Outcome]], target: Target) -> Table:
+def table(rows: list[Row], target: Target) -> Table:
     """Return what each number of replicas gives."""
     shown = Table(title=f"{target.rate:g} requests per second, p99 at most {target.p99:g} s, {target.balancing}")
     for column in ("replicas", "busy", "pictures a batch", "p50, s", "p99, s", "refused", ""):
         shown.add_column(column, justify="right")
-    for replicas, outcome in rows:
-        # What a queue comes to that grows to the end depends on nothing but the number of requests simulated.
-        overloaded = outcome.throughput < _OVERLOADED * target.rate and not outcome.refused
-        seconds = ["grows"] * 2 if overloaded else [f"{outcome.percentile(share):.3f}" for share in (0.5, 0.99)]
+    for row in rows:
+        outcome = row.outcome
+        seconds = [f"{outcome.percentile(share):.3f}" for share in (0.5, 0.99)]
+        if row.overloaded and not outcome.refused:
+            seconds = ["grows"] * 2  # to what depends on nothing but the number of requests simulated
         shown.add_row(
-            str(replicas),
+            str(row.replicas),
             f"{outcome.utilisation:.0%}",
             f"{outcome.batch:.2f}",
             *seconds,
             str(outcome.refused),
-            "[green]enough[/]" if target.is_met_by(outcome) else "[red]too few[/]",
+            "[green]enough[/]" if row.is_enough else "[red]too few[/]",
         )
     return shown
 
@@ -102,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="SUMMARY", help="JSON that a run on one server wrote (--summary)")
     parser.add_argument("--rate", type=_positive, required=True, help="requests per second that all replicas get")
     parser.add_argument("--p99", type=_positive, required=True, metavar="SECONDS", help="what 99 of 100 may take")
-    parser.add_argument("--model", help="core model (default: the one that computed most)")
+    parser.add_argument("--model", help="core model (default: the only one that was asked)")
     parser.add_argument("--balancing", choices=BALANCING, default="round-robin", help="(default: %(default)s)")
     parser.add_argument("--max-batch", type=_whole, help="of the core (default: the largest that was measured)")
     parser.add_argument("--queue-delay", type=_positive, default=0.0, metavar="SECONDS", help="of the core's batches")
@@ -138,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return EXIT_TOO_FEW
     console.print(table(rows, target))
-    return 0 if any(target.is_met_by(outcome) for _, outcome in rows) else EXIT_TOO_FEW
+    return 0 if any(row.is_enough for row in rows) else EXIT_TOO_FEW
 
 
 def _explain(console: Console, times: ServiceTimes, replica: Replica) -> None:

@@ -53,28 +53,39 @@ class Crew:
         """Have each worker prepare its run; return what is wrong with whom."""
         self._prepared.clear()
         self._finished.clear()
-        self._began = self._present()
+        self._began = self.present
         deadline = time.monotonic() + _PREPARE_SECONDS
         asked = 0.0
-        while (missing := self._began - self._prepared.keys()) and time.monotonic() < deadline:
+        while (missing := (self._began & self.present) - self._prepared.keys()) and time.monotonic() < deadline:
             if time.monotonic() > asked + _ASK_AGAIN_SECONDS:  # a worker reports as ready before it listens to us
                 asked = time.monotonic()
                 for worker in missing:
                     self._runner.send_message(_PREPARE, dict(arguments), client_id=worker)
             gevent.sleep(_POLL_SECONDS)
-        silent = f"not prepared within {_PREPARE_SECONDS:g} s"
+        silent = "left, or was not prepared in time"
         wrong = {worker: self._prepared.get(worker, silent) for worker in sorted(self._began)}
         return [f"worker {worker}: {said}" for worker, said in wrong.items() if said]
 
-    def finish(self, seconds: float) -> list[str]:
-        """Have each worker end its requests and report, which takes some seconds at most; return who did not."""
-        self._runner.send_message(_FINISH)
-        deadline = time.monotonic() + seconds
-        while self._present() - self._finished and time.monotonic() < deadline:
-            gevent.sleep(_POLL_SECONDS)
-        return [f"worker {worker}: did not finish" for worker in sorted(self._began - self._finished)]
+    def finish(self, seconds: float, *, patience: float) -> list[str]:
+        """Have each worker end its requests and report; return who did not.
 
-    def _present(self) -> set[str]:
+        Args:
+            seconds: That the last requests may take.
+            patience: Seconds beyond that.
+        """
+        self._runner.send_message(_FINISH, {"seconds": seconds})
+        expected = self._began | self.present
+        began = time.monotonic()
+        while (missing := expected - self._finished) and time.monotonic() < began + seconds + patience:
+            # One without a heartbeat may be busy, and report a moment later.
+            if not missing & self.present and time.monotonic() > began + patience:
+                break
+            gevent.sleep(_POLL_SECONDS)
+        return [f"worker {worker}: did not finish" for worker in sorted(expected - self._finished)]
+
+    @property
+    def present(self) -> set[str]:
+        """The workers that are connected and have a heartbeat."""
         clients = self._runner.clients
         return {client.id for client in clients.ready + clients.spawning + clients.running}
 
@@ -86,21 +97,21 @@ class Crew:
 
 
 def serve(
-    runner: WorkerRunner, *, prepare: Callable[[Mapping[str, Any]], str], finish: Callable[[], Mapping[str, Any]]
+    runner: WorkerRunner, *, prepare: Callable[[Mapping[str, Any]], str], finish: Callable[[float], Mapping[str, Any]]
 ) -> None:
     """Have a worker do what its master asks.
 
     Args:
         runner: Locust's.
         prepare: Takes the master's arguments; returns what is wrong, empty for nothing.
-        finish: Ends the requests; returns the last report.
+        finish: Ends the requests, which may take some seconds; returns the last report.
     """
 
     def prepared(msg: Message, **_: object) -> None:
         runner.send_message(_PREPARED, {"wrong": prepare(cast("dict[str, Any]", msg.data))})
 
-    def finished(**_: object) -> None:
-        runner.send_message("stats", dict(finish()))
+    def finished(msg: Message, **_: object) -> None:
+        runner.send_message("stats", dict(finish(cast("dict[str, float]", msg.data)["seconds"])))
         runner.send_message(_FINISHED)
 
     runner.register_message(_PREPARE, prepared, concurrent=True)

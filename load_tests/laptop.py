@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
     try:
         with serving(repository, output / "serve.log") as servers:
+            (output / "closed.json").unlink(missing_ok=True)  # of an earlier run
             closed = locust("closed", servers, output, seconds=options.seconds)
             if not (output / "closed.json").is_file():
                 return closed

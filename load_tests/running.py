@@ -81,6 +81,9 @@ class Run:
         # For each stage that has begun: its users, when, and what had been counted by then.
         self._begun: list[tuple[int, float, summary.Kind]] = []
         self._began = self._ended = 0.0
+        self._counted = summary.all_of([])  # by the end, before the last replies are waited for
+        self._is_preparing = self._is_ending = False
+        self._takes_stop_timeout = not environment.stop_timeout
 
     @classmethod
     def begin(cls, environment: Environment, **_: object) -> None:
@@ -121,9 +124,6 @@ class Run:
                 self._make_pictures()
         except (objectives.ObjectivesError, PicturesError, OSError, ValueError) as error:
             _stop(str(error), EXIT_USAGE)
-        if not environment.stop_timeout:
-            # Requests under way are waited for, or the slowest would be missing from the percentiles.
-            environment.stop_timeout = options.timeout + 1
         environment.user_classes = [HostUser, SecondHostUser]  # a worker is told how many of each
         if self._judges:
             self._take_users(options, users=parsed.num_users or 1)
@@ -141,9 +141,15 @@ class Run:
         Raises:
             ValueError: It cannot be made.
         """
-        if self._environment.runner is not None and self._environment.runner.state in {"running", "spawning"}:
-            return  # the page changes the number of users
         options = options_from({**vars(self._parsed), **form})
+        runner = self._environment.runner
+        state = runner.state if runner is not None else ""
+        if state in {"running", "spawning"}:
+            return  # the page changes the number of users
+        if state in {"cleanup", "stopping"} or self._is_preparing:
+            raise ValueError("another run is beginning or ending: wait a moment")
+        if self._crew and not self._crew.present:
+            raise ValueError("there are no workers")
         for url in filter(None, (form.get("host", self._environment.host), options.second_host)):
             client_for(url, options).close()
         if not form.get("host", self._environment.host):
@@ -152,7 +158,10 @@ class Run:
         self._take_users(options, users=int(users) if users.isascii() and users.isdigit() else 1)
 
     def _take_users(self, options: Options, *, users: int) -> None:
-        """Set how many users there are of each kind, and how their number changes."""
+        """Set how many users there are of each kind, how their number changes, and how long their last replies take."""
+        if self._takes_stop_timeout:
+            # Requests under way are waited for, or the slowest would be missing from the percentiles.
+            self._environment.stop_timeout = options.timeout + 1
         HostUser.weight = 1 - options.second_share if options.second_host else 1
         SecondHostUser.weight = options.second_share if options.second_host else 0
         self._environment.user_classes = [kind for kind in (HostUser, SecondHostUser) if kind.weight > 0]
@@ -193,6 +202,7 @@ class Run:
 
     def _start(self, **_: object) -> None:
         self._is_prepared.wait()
+        self._is_preparing = True
         options = options_from(vars(self._parsed))
         self._strains.clear()
         self._problems = self._crew.prepare(self._of_pictures()) if self._crew else []
@@ -204,8 +214,6 @@ class Run:
         }
         if self._judges:
             self._server, self._server_before = {}, self._server_statistics()
-            self._began = self._ended = time.perf_counter()
-            self._begun = [(stage.users, self._began, summary.all_of([])) for stage in self._stages[:1]]
         if self._sends:
             self._make_pictures()
             if self._sending is not None:
@@ -218,6 +226,9 @@ class Run:
                 first_reply=self._tell_first_reply,
             )
             self._ticker = gevent.spawn(self._tick, self._sending)
+        self._began = self._ended = time.perf_counter()
+        self._begun = [(stage.users, self._began, summary.all_of([])) for stage in self._stages[:1]]
+        self._is_ending = self._is_preparing = False
 
     def _of_pictures(self) -> dict[str, Any]:
         return {name: getattr(self._parsed, name) for name in _OF_PICTURES}
@@ -234,8 +245,10 @@ class Run:
         return ""
 
     def _stage_begins(self, stage: shapes.Stage) -> None:
-        counted = summary.all_of(summary.kinds_of(self._environment.stats.entries.values()))
-        self._begun.append((stage.users, time.perf_counter(), counted))
+        self._begun.append((stage.users, time.perf_counter(), self._count()))
+
+    def _count(self) -> summary.Kind:
+        return summary.all_of(summary.kinds_of(self._environment.stats.entries.values()))
 
     def _tick(self, sending: Sending) -> NoReturn:
         """Measure how late this process does what it means to do at a certain moment."""
@@ -251,18 +264,23 @@ class Run:
 
     def _stopping(self, **_: object) -> None:
         """Have the workers end their requests and report, before Locust stops listening to them."""
-        self._ended = time.perf_counter()
+        if self._is_ending:
+            return  # Ctrl-C while the last replies are waited for
+        self._is_ending = True
+        self._ended, self._counted = time.perf_counter(), self._count()
         if self._sending is not None:
             self._sending.end()
         if self._crew:
-            self._problems += self._crew.finish(self._environment.stop_timeout + _LAST_REPORTS_SECONDS)
+            seconds = self._environment.stop_timeout
+            self._problems += self._crew.finish(seconds, patience=_LAST_REPORTS_SECONDS)
 
-    def _finish(self) -> dict[str, Any]:
-        """End a worker's requests, and return its last report."""
+    def _finish(self, seconds: float) -> dict[str, Any]:
+        """End a worker's requests, which takes some seconds at most, and return its last report."""
         runner = self._environment.runner
         assert isinstance(runner, WorkerRunner)  # noqa: S101 who else is asked
         if self._sending is not None:
             self._sending.end()
+        self._environment.stop_timeout = seconds
         runner.stop()
         self._environment.stop_timeout = 0  # Locust sleeps that long afterwards; the master sends it with each run
         data: dict[str, Any] = {}
@@ -288,11 +306,11 @@ class Run:
         if runner.state != STATE_STOPPED and self._setting:  # Ctrl-C or SIGTERM
             environment.stop_timeout = _INTERRUPTED_SECONDS
             runner.stop()
-            if self._parsed.html_file:  # which Locust writes after Ctrl-C and not after SIGTERM
-                file = Path(self._parsed.html_file)
-                file.write_text(get_html_report(environment, show_download_link=False), encoding="utf-8")
         if not self._setting and not self._parsed.headless:
             return  # a page where nobody started anything
+        if self._parsed.html_file:  # which Locust writes after Ctrl-C and not after SIGTERM
+            file = Path(self._parsed.html_file)
+            file.write_text(get_html_report(environment, show_download_link=False), encoding="utf-8")
         measured = self._summary()
         verdicts = objectives.judge(measured, objectives.read(Path(self._parsed.objectives)))
         console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _COLUMNS)
@@ -329,7 +347,7 @@ class Run:
         if self._sending is not None:
             self._strains["here"] = self._sending.strain.report()
         total = summary.all_of(kinds)
-        ends = [(moment, counted) for _, moment, counted in self._begun[1:]] + [(self._ended, total)]
+        ends = [(moment, counted) for _, moment, counted in self._begun[1:]] + [(self._ended, self._counted)]
         return summary.Summary(
             setting=self._setting,
             seconds=self._ended - self._began,

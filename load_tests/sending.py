@@ -158,6 +158,7 @@ class Sending:
     def end(self) -> None:
         """Take note that no more requests are sent: replies from now on were waited for."""
         self._ending = True
+        self.strain.end()
 
     def drain(self, seconds: float) -> None:
         """Wait for the replies that an open loop has not waited for; those that are still missing then are failures."""

@@ -71,7 +71,7 @@ def from_run(run: Summary, *, model: str | None = None, variation: float = 0.0) 
 
     Args:
         run: Measured where one server answered, for Triton's numbers are one server's.
-        model: The core model; the one that computed most where it is left out.
+        model: The core model; the only one that was asked, where it is left out.
         variation: Of the batches' times, which Triton does not tell.
 
     Raises:
@@ -82,7 +82,12 @@ def from_run(run: Summary, *, model: str | None = None, variation: float = 0.0) 
         raise ServiceTimesError(
             "the run has no statistics of a core model: measure with --host at Triton itself, not at a proxy"
         )
-    name = model or max(cores, key=lambda core: cores[core]["requests"])
+    if model is None and len(cores) > 1:
+        raise ServiceTimesError(
+            f"the run asked {' and '.join(sorted(cores))}, which share what computes: measure with --variants of one, "
+            "or name one with --model and leave the other's share out of account"
+        )
+    name = model or next(iter(cores))
     if name not in cores:
         raise ServiceTimesError(f"the run has no statistics of {name}: it has {', '.join(cores)}")
     core = cores[name]

@@ -27,6 +27,7 @@ class ProcessStrain:
         self._cpu_before = self._cpu()
         self._late: Counter[int] = Counter()
         self.most_unfinished = 0
+        self._share: float | None = None  # of a core, once the run has ended
         self.answered = 0  # right replies that came while requests were sent
 
     def late(self, seconds: float) -> None:
@@ -38,14 +39,20 @@ class ProcessStrain:
         self.most_unfinished = max(self.most_unfinished, number)
 
     def report(self) -> dict[str, Any]:
-        """Return what to tell the master; numbers since the start of the run."""
-        seconds = max(time.perf_counter() - self._began, 1e-9)
+        """Return what to tell the master; numbers since the start of the run, up to its end."""
         return {
-            "cpu": (self._cpu() - self._cpu_before) / seconds,
+            "cpu": self._share_of_a_core() if self._share is None else self._share,
             "late": {str(value): count for value, count in self._late.items()},
             "most_unfinished": self.most_unfinished,
             "answered": self.answered,
         }
+
+    def end(self) -> None:
+        """Take note that the run has ended: what the process does from now on is none of it."""
+        self._share = self._share_of_a_core()
+
+    def _share_of_a_core(self) -> float:
+        return (self._cpu() - self._cpu_before) / max(time.perf_counter() - self._began, 1e-9)
 
     def _cpu(self) -> float:
         times = self._process.cpu_times()

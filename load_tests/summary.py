@@ -72,7 +72,7 @@ class StageResult:
     Attributes:
         users: Its constant number.
         seconds: How long it took.
-        total: All requests that ended meanwhile.
+        total: All requests that ended meanwhile; of the last stage, those before its end was waited for.
     """
 
     users: int

@@ -140,7 +140,7 @@ class Load:
         """Send until told to end, or until so many are sent by all threads."""
         while not self._enough.is_set():
             number = next(self._numbers)
-            if number == at_most:
+            if at_most is not None and number >= at_most:
                 self._enough.set()
                 return
             picture = photograph(number) if self._photographs else toy.picture(number)

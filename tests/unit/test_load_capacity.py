@@ -220,6 +220,24 @@ def test_the_command_tells_how_many_replicas_are_enough(tmp_path: Path, capsys: 
     assert capacity.main([*options, "--most", "2"]) == capacity.EXIT_TOO_FEW
 
 
+def test_what_is_overloaded_is_never_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """However few requests are simulated, and however long they may wait."""
+    file = tmp_path / "run.json"
+    run_of({1: (50, 0.1)}, latency_ms=100).save(file)
+    options = [str(file), "--rate", "10.1", "--p99", "100", "--requests", "2000"]
+    assert capacity.main([*options, "--most", "1"]) == capacity.EXIT_TOO_FEW
+    assert "grows" in capsys.readouterr().out
+    assert capacity.main([*options, "--most", "2"]) == 0
+
+
+def test_a_run_of_both_models_is_refused_unless_one_is_named() -> None:
+    run = run_of({1: (50, 0.02)})
+    run.server["deeplabv3_resnet101"] = run.server["deeplabv3_resnet50"]
+    with pytest.raises(ServiceTimesError, match="deeplabv3_resnet101 and deeplabv3_resnet50, which share"):
+        from_run(run)
+    assert from_run(run, model="deeplabv3_resnet50").mean(1) == pytest.approx(0.02)
+
+
 def test_the_command_says_what_it_cannot_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "run.json"
     run_of({1: (7, 0.1)}, latency_ms=100).save(file)
