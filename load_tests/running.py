@@ -203,6 +203,12 @@ class Run:
     def _start(self, **_: object) -> None:
         self._is_prepared.wait()
         self._is_preparing = True
+        try:
+            self._begin_run()
+        finally:
+            self._is_preparing = False
+
+    def _begin_run(self) -> None:
         options = options_from(vars(self._parsed))
         self._strains.clear()
         self._problems = self._crew.prepare(self._of_pictures()) if self._crew else []
@@ -228,7 +234,7 @@ class Run:
             self._ticker = gevent.spawn(self._tick, self._sending)
         self._began = self._ended = time.perf_counter()
         self._begun = [(stage.users, self._began, summary.all_of([])) for stage in self._stages[:1]]
-        self._is_ending = self._is_preparing = False
+        self._is_ending = False
 
     def _of_pictures(self) -> dict[str, Any]:
         return {name: getattr(self._parsed, name) for name in _OF_PICTURES}
@@ -273,6 +279,7 @@ class Run:
         if self._crew:
             seconds = self._environment.stop_timeout
             self._problems += self._crew.finish(seconds, patience=_LAST_REPORTS_SECONDS)
+            self._counted = self._count()  # before, it was of up to 3 s ago
 
     def _finish(self, seconds: float) -> dict[str, Any]:
         """End a worker's requests, which takes some seconds at most, and return its last report."""
