@@ -102,12 +102,13 @@ def test_a_closed_loop_over_both_protocols(locust: Locust, toy_server: TritonPro
     assert summary["server"]["segment_resnet50"]["requests"] == summary["total"]["requests"] > 20
     assert [stage["users"] for stage in summary["stages"]] == [2, 4]
     by_stage = sum(stage["total"]["requests"] for stage in summary["stages"])
-    assert 0 <= summary["total"]["requests"] - by_stage <= 4  # users, each waited for at the end
+    # Two of each user: one that was under way at the end, and one that it began meanwhile.
+    assert 0 <= summary["total"]["requests"] - by_stage <= 8
     assert all(stage["total"]["requests"] > 5 and 2 <= stage["seconds"] <= 5 for stage in summary["stages"])
     assert "closed loop, by stage" in ended.stderr
     assert 0 < summary["latency_seconds"]["p50"] <= summary["latency_seconds"]["p99"]
     assert summary["answered_per_second"] == pytest.approx(summary["answered"] / summary["seconds"])
-    assert 0 <= summary["total"]["requests"] - summary["answered"] <= 4  # users, each waited for at the end
+    assert 0 <= summary["total"]["requests"] - summary["answered"] <= 8
     assert summary["seconds"] == pytest.approx(6, abs=1.5)
     report = locust.html.read_text()
     assert "resnet50 web" in report
