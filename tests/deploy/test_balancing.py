@@ -167,9 +167,10 @@ class Load:
 @contextlib.contextmanager
 def loaded(stack: Stack, *, retries: int) -> Generator[dict[str, Load]]:
     """Yield the load that goes in by all entrances at once; it ends with the block."""
-    # Not over connections that the server itself ends at so short an age: it may reset one on which a large request has
-    # just begun to arrive. The client would send that again; here nothing is to be hidden.
-    loads = {entrance: Load(photographs=entrance.startswith("envoy")) for entrance in ENTRANCES}
+    # Without retries no large pictures: a server that ends connections at so short an age may reset one, also Envoy's,
+    # on which a large request has begun to arrive or a large answer has not arrived. The client would send that again.
+    large = retries > 0
+    loads = {entrance: Load(photographs=large and entrance.startswith("envoy")) for entrance in ENTRANCES}
     with contextlib.ExitStack() as clients, ThreadPoolExecutor(2 * len(loads)) as pool:
         running = [
             pool.submit(load.run, client)
