@@ -34,6 +34,7 @@ class Crew:
         self._finished: set[str] = set()
         runner.register_message(_PREPARED, self._is_prepared)
         runner.register_message(_FINISHED, self._is_finished)
+        runner.environment.events.worker_connect.add_listener(self._connects)
 
     def wait(self, number: int, *, seconds: float) -> bool:
         """Wait for workers; return whether so many came.
@@ -88,6 +89,9 @@ class Crew:
         """The workers that are connected and have a heartbeat."""
         clients = self._runner.clients
         return {client.id for client in clients.ready + clients.spawning + clients.running}
+
+    def _connects(self, client_id: str, **_: object) -> None:
+        self._began.add(client_id)  # one that comes into a run under way is given a share of its users
 
     def _is_prepared(self, msg: Message, **_: object) -> None:
         self._prepared[msg.node_id] = cast("dict[str, str]", msg.data)["wrong"]

@@ -82,6 +82,7 @@ class Run:
         self._begun: list[tuple[int, float, summary.Kind]] = []
         self._began = self._ended = 0.0
         self._counted = summary.all_of([])  # by the end, before the last replies are waited for
+        self._forgotten = summary.all_of([])  # counted before a reset of Locust's
         self._is_preparing = self._is_ending = False
         self._takes_stop_timeout = not environment.stop_timeout
 
@@ -193,12 +194,24 @@ class Run:
         events.test_stopping.add_listener(self._stopping)
         events.test_stop.add_listener(self._stopped)
         events.quitting.add_listener(self._quitting)
+        self._outlive_resets()
         if isinstance(runner, WorkerRunner):
             events.report_to_master.add_listener(self._report)
             crew.serve(runner, prepare=self._prepare, finish=self._finish)
         elif isinstance(runner, MasterRunner):
             events.worker_report.add_listener(self._reported)
             runner.register_message(_FIRST_REPLY, self._worker_first_reply)
+
+    def _outlive_resets(self) -> None:
+        """Keep what the stages have counted when Locust's page or --reset-stats begins its counts anew."""
+        counts = self._environment.stats
+        forget = counts.reset_all
+
+        def reset_all() -> None:
+            self._forgotten = self._count()
+            forget()
+
+        counts.reset_all = reset_all
 
     def _start(self, **_: object) -> None:
         self._is_prepared.wait()
@@ -211,6 +224,7 @@ class Run:
     def _begin_run(self) -> None:
         options = options_from(vars(self._parsed))
         self._strains.clear()
+        self._forgotten = summary.all_of([])
         self._problems = self._crew.prepare(self._of_pictures()) if self._crew else []
         self._agreed = FirstReplies(tolerance=options.tolerance)
         self._setting = {
@@ -254,7 +268,7 @@ class Run:
         self._begun.append((stage.users, time.perf_counter(), self._count()))
 
     def _count(self) -> summary.Kind:
-        return summary.all_of(summary.kinds_of(self._environment.stats.entries.values()))
+        return summary.all_of([self._forgotten, *summary.kinds_of(self._environment.stats.entries.values())])
 
     def _tick(self, sending: Sending) -> NoReturn:
         """Measure how late this process does what it means to do at a certain moment."""

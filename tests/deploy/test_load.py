@@ -212,6 +212,23 @@ def test_a_worker_that_dies_is_a_failed_run(locust: Locust, toy_server: TritonPr
     assert problem in rest
 
 
+def test_a_worker_that_comes_late_and_dies_is_missed(
+    locust: Locust, toy_server: TritonProcess, unused_port: int
+) -> None:
+    options = [*master(1, unused_port), "--host", f"grpc://{toy_server.grpc_url}", "--run-time", "15s"]
+    with (
+        workers(locust, 1, unused_port),
+        locust.begun(locust.command("--summary", str(locust.json), *options)) as (process, log),
+        workers(locust, 1, unused_port) as late,
+    ):
+        assert any("2 workers connected" in line for line in log)
+        late[0].kill()
+        rest = log.read()
+        assert process.wait(60) == 1, rest
+    (problem,) = locust.summary()["problems"]
+    assert problem.endswith("did not finish")
+
+
 class ByPeer(GrpcServer):
     """Answers with masks of the right size, and each peer with another class."""
 
@@ -288,7 +305,10 @@ def test_the_page_starts_what_can_run_and_refuses_the_rest(
                 assert value in answer["message"]
             assert statistics()["state"] == "ready"
             second = {"second_host": f"http://{toy_server.http_url}"}
-            assert start(shape="step", stages="2", stage_time="2", **second)["success"] is True
+            assert start(shape="step", stages="2", stage_time="4", **second)["success"] is True
+            wait_until(lambda: statistics()["user_count"] == 4, what="the second stage")
+            with urllib.request.urlopen(f"{page}/stats/reset", b"", timeout=30) as answer:  # noqa: S310 likewise
+                assert answer.status == 200
             wait_until(lambda: statistics()["state"] == "stopped", what="the end of the last stage")
         finally:
             process.send_signal(signal.SIGINT)
@@ -296,6 +316,11 @@ def test_the_page_starts_what_can_run_and_refuses_the_rest(
     assert process.returncode == 0
     summary = locust.summary()
     assert [stage["users"] for stage in summary["stages"]] == [2, 4]
+    by_stage = sum(stage["total"]["requests"] for stage in summary["stages"])
+    # The reset is the table's of all requests alone; what was waited for at the end belongs to no stage.
+    served = summary["server"]["segment_resnet50"]["requests"]
+    assert served - 4 <= by_stage <= served
+    assert 0 < summary["total"]["requests"] < by_stage
     assert {kind["protocol"] for kind in summary["kinds"]} == {"gRPC", "HTTP"}
     assert summary["total"]["failures"] == 0
 
