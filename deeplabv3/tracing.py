@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import shutil
 import warnings
 from collections.abc import Generator
@@ -174,12 +175,14 @@ def verify(file: Path, eager: DeepLabV3, *, aux: bool, precision: Precision = PR
     That is the largest difference of a logit, and the share of the pixels that get the same class.
 
     Raises:
+        OSError: what the storage says.
         BuildError: another signature, number of outputs or shape, or a difference above the precision's tolerance.
     """
     pixels = torch.randn(VERIFY_SHAPE, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        module = torch.jit.load(str(file), map_location="cpu")
+        # Read here: torch has an error of its own for storage that fails, and says nothing of the cause.
+        module = torch.jit.load(io.BytesIO(file.read_bytes()), map_location="cpu")
         arguments = [argument.name for argument in module.forward.schema.arguments]
         if arguments != ["self", "input"]:
             raise BuildError(f"the traced forward takes {arguments}, and config.pbtxt names its tensor 'input'")

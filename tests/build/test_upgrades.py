@@ -9,7 +9,7 @@ import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -235,6 +235,12 @@ def test_a_write_that_fails_is_an_error_and_not_the_end_of_the_process(monkeypat
     module = torch.jit.script(torch.nn.Identity())
     with pytest.raises(OSError, match="No space left on device"):
         tracing.save(module, Path("/dev/full"), {})
+
+
+def test_a_read_that_fails_is_the_storages_error() -> None:
+    unused: Any = None
+    with pytest.raises(OSError, match="Input/output error"):
+        tracing.verify(Path("/proc/self/mem"), unused, aux=False)
 
 
 def test_configs_only_finds_what_it_cannot_change_before_it_changes_anything(repository: Path) -> None:
