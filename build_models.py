@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
@@ -42,7 +42,15 @@ from deeplabv3.configs import config_text, core_config, ensemble_config, read_co
 from deeplabv3.errors import PASSING_ERRORS
 from deeplabv3.fusion import fuse_for_cudnn
 from deeplabv3.models import RESNET_OPTIONS, agreed_class_count, load_model
-from deeplabv3.plan import DEFAULT_PRECISIONS, NORM_LAYERS, Plan, choose_class_names, read_class_names
+from deeplabv3.plan import (
+    DEFAULT_PRECISIONS,
+    GPU_INSTANCES,
+    GPU_MAX_BATCH_SIZE,
+    NORM_LAYERS,
+    Plan,
+    choose_class_names,
+    read_class_names,
+)
 from deeplabv3.record import BuildRecord
 from deeplabv3.steps import place_steps
 
@@ -51,6 +59,10 @@ MODEL_REPOSITORY = Path(__file__).resolve().parent / "model_repository"
 # Models that are no product of this script; a repository built elsewhere gets a copy.
 _STATIC_MODELS = ("preprocess", "postprocess", "encode_mask")
 _LABELS = Path("postprocess", "labels.txt")
+
+# Above, a typing error is likelier than a wish: each batch size is warmed up before the server is ready.
+_MOST_BATCHED = 128
+_MOST_INSTANCES = 16
 
 EXIT_FAILED = 1
 EXIT_WEIGHTS_UNAVAILABLE = 3
@@ -90,6 +102,8 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
             device=options.device,
             precision=options.precision or DEFAULT_PRECISIONS[options.device],
             cudnn=options.cudnn or tracing.CUDNN_MODES[0],
+            max_batch_size=options.max_batch_size or GPU_MAX_BATCH_SIZE,
+            instances=options.instances or GPU_INSTANCES,
             max_queue_size=options.max_queue_size or 0,
         )
         for variant in dict.fromkeys(variants)
@@ -408,8 +422,20 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="with --device cuda: where the pictures are resized; they are decoded on the CPU (default: %(default)s)",
     )
     parser.add_argument(
+        "--max-batch-size",
+        type=_at_most(_MOST_BATCHED),
+        metavar="N",
+        help=f"with --device cuda: the most pictures in a batch of a core model (default: {GPU_MAX_BATCH_SIZE})",
+    )
+    parser.add_argument(
+        "--instances",
+        type=_at_most(_MOST_INSTANCES),
+        metavar="N",
+        help=f"with --device cuda: the batches that a core model computes side by side (default: {GPU_INSTANCES})",
+    )
+    parser.add_argument(
         "--max-queue-size",
-        type=_positive,
+        type=_at_most(2**32 - 1),  # what Triton's field holds
         metavar="N",
         help="with --device cuda: the most requests that wait for a core model, above which Triton refuses; for Triton "
         "26.08 or newer, see docs/building.md (default: no limit)",
@@ -433,8 +459,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.precision == "tf32" and options.device == "cpu":
         parser.error("--precision tf32 is a mode of GPUs: add --device cuda, or take fp32")
-    if options.device == "cpu" and (options.cudnn or options.preprocess_device == "cuda" or options.max_queue_size):
-        parser.error("--cudnn, --preprocess-device cuda and --max-queue-size are settings for GPUs: add --device cuda")
+    for_gpus = ("cudnn", "max_batch_size", "instances", "max_queue_size")
+    if options.device == "cpu" and (options.preprocess_device == "cuda" or any(getattr(options, n) for n in for_gpus)):
+        parser.error(
+            "--cudnn, --preprocess-device cuda, --max-batch-size, --instances and --max-queue-size are settings for "
+            "GPUs: add --device cuda"
+        )
     if options.cudnn == "fused" and options.precision in {"fp32", "bf16"}:
         parser.error("--cudnn fused takes --precision fp16 or tf32")
     if options.json and not options.describe:
@@ -465,11 +495,14 @@ def _add_resnet_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if not 0 < number < 2**32:  # what Triton's field holds
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0 and below {2**32}")
-    return number
+def _at_most(most: int) -> Callable[[str], int]:
+    def number_of(text: str) -> int:
+        number = int(text) if text.isascii() and text.isdigit() else 0
+        if not 0 < number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {most}")
+        return number
+
+    return number_of
 
 
 def _boolean(text: str) -> bool:

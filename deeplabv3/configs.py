@@ -13,12 +13,9 @@ from deeplabv3.tracing import TRAINED_SIZE
 
 pb: Any = model_config_pb2  # generated at import, without types
 
-MAX_BATCH_SIZES = {"cpu": 8, "cuda": 32}
-"""The largest batch of a core model, by device. An ensemble takes no request above the smaller: see steps.py."""
-
-# While one instance computes, the other gathers its batch and copies it to the GPU: Triton's PyTorch backend copies in,
-# computes and copies out one after the other, waiting for each.
-_GPU_INSTANCES = 2
+# The most pictures of one request, for the steps around a core model take no more: see steps.py. Nor does a core model
+# on a CPU, where nothing batches.
+_LARGEST_REQUEST = 8
 # A batch uses a GPU better than a picture alone, so that a wait for others is worth it, where it is shorter than the
 # time that a batch of one would take. A full batch leaves at once.
 _GPU_QUEUE_DELAY_MICROSECONDS = 2_000
@@ -33,7 +30,8 @@ _POSTPROCESS_ORIGIN = "build_models.py sets the number of classes and where this
 
 def core_config(plan: Plan) -> Message:
     """Return the config of deeplabv3_<variant>."""
-    config = pb.ModelConfig(name=plan.core, platform="pytorch_libtorch", max_batch_size=MAX_BATCH_SIZES[plan.device])
+    largest = plan.max_batch_size if plan.device == "cuda" else _LARGEST_REQUEST
+    config = pb.ModelConfig(name=plan.core, platform="pytorch_libtorch", max_batch_size=largest)
     config.input.add(name="input", data_type=pb.TYPE_FP32, dims=[3, -1, -1])
     for name in ("out", "logits_os8", "aux") if plan.aux else ("out", "logits_os8"):
         config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[len(plan.class_names), -1, -1])
@@ -47,7 +45,7 @@ def core_config(plan: Plan) -> Message:
         # The first run of the executor finds a wrong output dtype or number, so that a broken file fails at load.
         _add_warm_up(config, 1)
         return config
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=_GPU_INSTANCES)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=plan.instances)
     config.dynamic_batching.max_queue_delay_microseconds = _GPU_QUEUE_DELAY_MICROSECONDS
     if plan.max_queue_size:
         config.dynamic_batching.default_queue_policy.max_queue_size = plan.max_queue_size
@@ -72,7 +70,9 @@ def _add_warm_up(config: Any, batch: int, *, runs: int = 0) -> None:  # noqa: AN
 
 def ensemble_config(plan: Plan) -> Message:
     """Return the config of segment_<variant>: image bytes in, mask at the image's own size out."""
-    config = pb.ModelConfig(name=plan.ensemble, platform="ensemble", max_batch_size=min(MAX_BATCH_SIZES.values()))
+    # A GPU's core model may be told to take less.
+    largest = min(_LARGEST_REQUEST, plan.max_batch_size)
+    config = pb.ModelConfig(name=plan.ensemble, platform="ensemble", max_batch_size=largest)
     config.input.add(name="IMAGE", data_type=pb.TYPE_STRING, dims=[1])
     config.output.add(name="MASK", data_type=pb.TYPE_UINT8, dims=[-1, -1])
     config.output.add(name="CLASS_PIXELS", data_type=pb.TYPE_INT64, dims=[len(plan.class_names)])

@@ -25,6 +25,16 @@ MAX_CLASSES = 256
 DEFAULT_PRECISIONS = {"cpu": "fp32", "cuda": "fp16"}
 """What --device may name, and the precision for each."""
 
+GPU_MAX_BATCH_SIZE = 32
+"""The largest batch of a core model on a GPU, unless another is asked for."""
+
+GPU_INSTANCES = 2
+"""The instances of a core model on a GPU, unless others are asked for.
+
+While one computes, the other gathers its batch and copies it to the GPU: Triton's PyTorch backend copies in, computes
+and copies out one after the other, waiting for each.
+"""
+
 _log = logging.getLogger("build_models")
 
 
@@ -42,6 +52,8 @@ class Plan:
         device: where Triton runs it, "cpu" or "cuda".
         precision: in what it computes, one of tracing.PRECISIONS.
         cudnn: how a GPU computes its convolutions, one of tracing.CUDNN_MODES; without effect on a CPU.
+        max_batch_size: the largest batch of a core model on a GPU.
+        instances: of a core model on a GPU.
         max_queue_size: the most requests that wait for a core model on a GPU, 0 for any number.
     """
 
@@ -54,6 +66,8 @@ class Plan:
     device: str = "cpu"
     precision: str = "fp32"
     cudnn: str = "heuristic"
+    max_batch_size: int = GPU_MAX_BATCH_SIZE
+    instances: int = GPU_INSTANCES
     max_queue_size: int = 0
 
     @property

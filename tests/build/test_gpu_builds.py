@@ -62,7 +62,32 @@ def test_a_core_refuses_what_its_queue_has_no_place_for(tmp_path: Path, variant:
     assert configure(tmp_path, "--device", "cuda") == unbounded
 
 
-@pytest.mark.parametrize("options", [[], ["--device", "cuda"], ["--device", "cuda", "--preprocess-device", "cuda"]])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_core_takes_as_much_of_a_gpu_as_it_is_told_to(tmp_path: Path, variant: str) -> None:
+    name = f"deeplabv3_{variant}"
+    default = configure(tmp_path, "--device", "cuda")
+    small = configure(tmp_path, "--device", "cuda", "--max-batch-size", "4", "--instances", "1")
+    assert where(small[name]) == [(GPU, 1)]
+    assert small[name].max_batch_size == 4
+    assert [sample.batch_size for sample in small[name].model_warmup] == [4, 3, 2, 1]
+    assert small[f"segment_{variant}"].max_batch_size == 4
+    assert all(small[step] == default[step] for step in ("preprocess", "postprocess", "encode_mask"))
+    large = configure(tmp_path, "--device", "cuda", "--max-batch-size", "64", "--instances", "3")
+    assert where(large[name]) == [(GPU, 3)]
+    assert [sample.batch_size for sample in large[name].model_warmup] == list(range(64, 0, -1))
+    assert large[f"segment_{variant}"] == default[f"segment_{variant}"]
+    assert configure(tmp_path, "--device", "cuda") == default
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--device", "cuda"],
+        ["--device", "cuda", "--preprocess-device", "cuda"],
+        ["--device", "cuda", "--max-batch-size", "2"],
+    ],
+)
 def test_an_ensemble_takes_no_batch_that_a_step_does_not(tmp_path: Path, options: list[str]) -> None:
     configs = configure(tmp_path, *options)
     for variant in VARIANTS:
@@ -136,8 +161,13 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
         (["--cudnn", "fused"], "add --device cuda"),
         (["--preprocess-device", "cuda"], "add --device cuda"),
         (["--max-queue-size", "128"], "add --device cuda"),
-        (["--device", "cuda", "--max-queue-size", "0"], "'0' is no whole number above 0"),
-        (["--device", "cuda", "--max-queue-size", "4294967296"], "no whole number above 0 and below 4294967296"),
+        (["--max-batch-size", "16"], "add --device cuda"),
+        (["--instances", "1"], "add --device cuda"),
+        (["--device", "cuda", "--max-batch-size", "129"], "'129' is no whole number from 1 to 128"),
+        (["--device", "cuda", "--instances", "17"], "'17' is no whole number from 1 to 16"),
+        (["--device", "cuda", "--instances", "0"], "'0' is no whole number from 1 to 16"),
+        (["--device", "cuda", "--max-queue-size", "0"], "'0' is no whole number from 1"),
+        (["--device", "cuda", "--max-queue-size", "4294967296"], "no whole number from 1 to 4294967295"),
         (["--device", "cuda", "--max-queue-size", "many"], "'many' is no whole number"),
         (["--device", "cuda", "--cudnn", "fused", "--precision", "fp32"], "takes --precision fp16 or tf32"),
     ],

@@ -468,24 +468,25 @@ def test_a_release_whose_name_no_service_can_have_is_refused(release: str) -> No
 
 
 @pytest.mark.parametrize("fails", ["", "http", "grpc"])
-def test_helm_test_asks_over_every_way_in(tmp_path: Path, fails: str) -> None:
-    pod = one("Pod", name=f"{NAME}-test")
+@pytest.mark.parametrize("model", ["segment_resnet50", "segment_resnet101"])
+def test_helm_test_asks_over_every_way_in(tmp_path: Path, fails: str, model: str) -> None:
+    pod = one("Pod", {"test": {"model": model}} if model != "segment_resnet50" else {}, name=f"{NAME}-test")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     (container,) = pod["spec"]["containers"]  # of several, `helm test --logs` could not choose
     command = tmp_path / "deeplab"
     command.write_text(
-        f'#!/bin/sh\necho "$@" at "$DEEPLAB_URL"\n[ -z "{fails}" ] || ! expr "$DEEPLAB_URL" : "{fails}:"\n'
+        f'#!/bin/sh\necho "$@" with "$DEEPLAB_MODEL" at "$DEEPLAB_URL"\n[ -z "{fails}" ] || ! expr "$DEEPLAB_URL" : "{fails}:"\n'
     )
     command.chmod(0o755)
     run = subprocess.run(
         [*container["command"], *container["args"]],
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        env={each["name"]: each["value"] for each in container["env"]} | {"PATH": f"{tmp_path}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert (run.returncode == 0) == (not fails)
-    asked = re.findall("^segment /opt/deeplab/tests/assets/cat.png at (.+)$", run.stdout, re.MULTILINE)
+    asked = re.findall(f"^segment /opt/deeplab/tests/assets/cat.png with {model} at (.+)$", run.stdout, re.MULTILINE)
     if not fails:
         assert asked == [f"grpc://{NAME}:8001", f"grpc://{NAME}-headless:8001", f"http://{NAME}:8000"]
         services = {each["metadata"]["name"] for each in objects() if each["kind"] == "Service"}
