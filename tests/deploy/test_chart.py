@@ -475,7 +475,8 @@ def test_helm_test_asks_over_every_way_in(tmp_path: Path, fails: str, model: str
     (container,) = pod["spec"]["containers"]  # of several, `helm test --logs` could not choose
     command = tmp_path / "deeplab"
     command.write_text(
-        f'#!/bin/sh\necho "$@" with "$DEEPLAB_MODEL" at "$DEEPLAB_URL"\n[ -z "{fails}" ] || ! expr "$DEEPLAB_URL" : "{fails}:"\n'
+        '#!/bin/sh\necho "$@" with "$DEEPLAB_MODEL" at "$DEEPLAB_URL"\n'
+        f'[ -z "{fails}" ] || ! expr "$DEEPLAB_URL" : "{fails}:"\n'
     )
     command.chmod(0o755)
     run = subprocess.run(
