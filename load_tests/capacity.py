@@ -24,7 +24,7 @@ from load_tests.service_times import ServiceTimesError, from_run
 from load_tests.summary import SummaryError, load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from load_tests.service_times import ServiceTimes
 
@@ -32,6 +32,8 @@ EXIT_TOO_FEW = 1
 _FEW_BATCHES = 50  # whose mean a slow moment of the machine would move
 _MORE_ROWS = 2  # after the first that is enough, to see what another replica would bring
 _COLUMNS = 110
+# Above, a simulation does not end while somebody waits for it.
+_MOST_BATCHED, _MOST_INSTANCES, _MOST = 1024, 256, 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +122,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--p99", type=_positive, required=True, metavar="SECONDS", help="what 99 of 100 may take")
     parser.add_argument("--model", help="core model (default: the only one that was asked)")
     parser.add_argument("--balancing", choices=BALANCING, default="round-robin", help="(default: %(default)s)")
-    parser.add_argument("--max-batch", type=_whole, help="of the core (default: the largest that was measured)")
+    parser.add_argument(
+        "--max-batch", type=_up_to(_MOST_BATCHED), help="of the core (default: the largest that was measured)"
+    )
     parser.add_argument("--queue-delay", type=_positive, default=0.0, metavar="SECONDS", help="of the core's batches")
-    parser.add_argument("--instances", type=_whole, default=1, help="of the core in a replica (default: 1)")
-    parser.add_argument("--max-queue", type=_whole, help="requests that wait in a replica at most (default: any)")
+    parser.add_argument(
+        "--instances", type=_up_to(_MOST_INSTANCES), default=1, help="of the core in a replica (default: 1)"
+    )
+    parser.add_argument(
+        "--max-queue", type=_up_to(_MOST), help="requests that wait in a replica at most (default: any)"
+    )
     parser.add_argument(
         "--variation", type=_positive, default=0.0, help="standard deviation of a batch's time / its mean"
     )
-    parser.add_argument("--requests", type=_whole, default=20_000, help="to simulate (default: %(default)s)")
-    parser.add_argument("--most", type=_whole, default=64, help="replicas to try (default: %(default)s)")
+    parser.add_argument("--requests", type=_up_to(_MOST), default=20_000, help="to simulate (default: %(default)s)")
+    parser.add_argument("--most", type=_up_to(_MOST), default=64, help="replicas to try (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _COLUMNS)
     try:
-        times = from_run(load(options.run), model=options.model, variation=options.variation)
+        run = load(options.run)
+        times = from_run(run, model=options.model, variation=options.variation)
     except (SummaryError, ServiceTimesError) as error:
         parser.error(str(error))
     replica = Replica(
@@ -145,6 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         constant=times.constant,
     )
     target = Target(options.rate, options.p99, options.balancing, options.requests, options.most, options.seed)
+    for problem in run.problems:
+        console.print(f"[yellow]the run was not as it was meant to be: {problem}[/]")
     _explain(console, times, replica)
     rows = search(times, replica, target)
     if not rows:
@@ -181,10 +192,13 @@ def _positive(text: str) -> float:
     return value
 
 
-def _whole(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
+def _up_to(most: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {most}")
+        return int(text)
+
+    return whole
 
 
 if __name__ == "__main__":

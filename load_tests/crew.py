@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from locust.runners import MasterRunner, WorkerRunner
 
 _PREPARE, _PREPARED = "deeplab-prepare", "deeplab-prepared"
-_FINISH, _FINISHED = "deeplab-finish", "deeplab-finished"
+_FINISH, _FINISHED, _LEFT = "deeplab-finish", "deeplab-finished", "deeplab-left"
 _PREPARE_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _ASK_AGAIN_SECONDS = 1.0
+_TOGETHER_SECONDS = 3.0  # Ctrl-C in a terminal ends the master and the workers of --processes
 
 
 class Crew:
@@ -31,9 +32,11 @@ class Crew:
         self._runner = runner
         self._began: set[str] = set()  # the workers of this run
         self._prepared: dict[str, str] = {}  # what is wrong with each, empty for nothing
-        self._finished: set[str] = set()
+        self._finished: dict[str, str] = {}  # likewise
+        self._left: dict[str, float] = {}  # when each ended by itself
         runner.register_message(_PREPARED, self._is_prepared)
         runner.register_message(_FINISHED, self._is_finished)
+        runner.register_message(_LEFT, self._leaves)
         runner.environment.events.worker_connect.add_listener(self._connects)
 
     def wait(self, number: int, *, seconds: float) -> bool:
@@ -54,6 +57,7 @@ class Crew:
         """Have each worker prepare its run; return what is wrong with whom."""
         self._prepared.clear()
         self._finished.clear()
+        self._left.clear()
         self._began = self.present
         deadline = time.monotonic() + _PREPARE_SECONDS
         asked = 0.0
@@ -68,7 +72,7 @@ class Crew:
         return [f"worker {worker}: {said}" for worker, said in wrong.items() if said]
 
     def finish(self, seconds: float, *, patience: float) -> list[str]:
-        """Have each worker end its requests and report; return who did not.
+        """Have each worker end its requests and report; return what is wrong with whom.
 
         Args:
             seconds: That the last requests may take.
@@ -77,12 +81,21 @@ class Crew:
         self._runner.send_message(_FINISH, {"seconds": seconds})
         expected = self._began | self.present
         began = time.monotonic()
-        while (missing := expected - self._finished) and time.monotonic() < began + seconds + patience:
+        while (missing := expected - self._finished.keys() - self._left.keys()) and (
+            time.monotonic() < began + seconds + patience
+        ):
             # One without a heartbeat may be busy, and report a moment later.
             if not missing & self.present and time.monotonic() > began + patience:
                 break
             gevent.sleep(_POLL_SECONDS)
-        return [f"worker {worker}: did not finish" for worker in sorted(expected - self._finished)]
+        problems: list[str] = []
+        for worker in sorted(expected):
+            wrong = self._finished.get(worker, "did not finish")
+            if worker in self._left:
+                wrong = "left before the end" if self._left[worker] < began - _TOGETHER_SECONDS else ""
+            if wrong:
+                problems.append(f"worker {worker}: {wrong}")
+        return problems
 
     @property
     def present(self) -> set[str]:
@@ -97,26 +110,39 @@ class Crew:
         self._prepared[msg.node_id] = cast("dict[str, str]", msg.data)["wrong"]
 
     def _is_finished(self, msg: Message, **_: object) -> None:
-        self._finished.add(msg.node_id)
+        self._finished[msg.node_id] = cast("dict[str, str]", msg.data)["wrong"]
+
+    def _leaves(self, msg: Message, **_: object) -> None:
+        self._left[msg.node_id] = time.monotonic()
 
 
 def serve(
-    runner: WorkerRunner, *, prepare: Callable[[Mapping[str, Any]], str], finish: Callable[[float], Mapping[str, Any]]
+    runner: WorkerRunner,
+    *,
+    prepare: Callable[[Mapping[str, Any]], str],
+    finish: Callable[[float], tuple[Mapping[str, Any], str]],
 ) -> None:
     """Have a worker do what its master asks.
 
     Args:
         runner: Locust's.
         prepare: Takes the master's arguments; returns what is wrong, empty for nothing.
-        finish: Ends the requests, which may take some seconds; returns the last report.
+        finish: Ends the requests, which may take some seconds; returns the last report, and what was wrong.
     """
 
     def prepared(msg: Message, **_: object) -> None:
         runner.send_message(_PREPARED, {"wrong": prepare(cast("dict[str, Any]", msg.data))})
 
     def finished(msg: Message, **_: object) -> None:
-        runner.send_message("stats", dict(finish(cast("dict[str, float]", msg.data)["seconds"])))
-        runner.send_message(_FINISHED)
+        report, wrong = finish(cast("dict[str, float]", msg.data)["seconds"])
+        runner.send_message("stats", dict(report))
+        runner.send_message(_FINISHED, {"wrong": wrong})
 
     runner.register_message(_PREPARE, prepared, concurrent=True)
     runner.register_message(_FINISH, finished, concurrent=True)
+
+
+def leave(runner: WorkerRunner, report: Mapping[str, Any]) -> None:
+    """Tell the master that a worker ends by itself, after its last report."""
+    runner.send_message("stats", dict(report))
+    runner.send_message(_LEFT)

@@ -83,6 +83,8 @@ def read(file: Path) -> Objectives:
                 raise ObjectivesError(
                     f"{file}: [{name}] bounds nothing; name a kind of request, and a percentile above 0"
                 )
+            if float(found[1]) / 100 in latency:
+                raise ObjectivesError(f"{file}: [{name}] is a percentile that another table names; put both into one")
             latency[float(found[1]) / 100] = {
                 pattern: _number(file, f"{name}.{pattern!r}", seconds) for pattern, seconds in value.items()
             }

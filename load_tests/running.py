@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import gevent.event
 import gevent.lock
 from locust import stats
 from locust.html import get_html_report
-from locust.runners import STATE_STOPPED, MasterRunner, WorkerRunner
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, STATE_STOPPED, MasterRunner, WorkerRunner
 from rich.console import Console
 
 from load_tests import crew, histogram, objectives, page, server_statistics, shapes, summary
@@ -68,6 +69,11 @@ class Run:
         self._made_of: dict[str, Any] = {}
         self._is_prepared = gevent.event.Event()
         self._preparing = gevent.lock.BoundedSemaphore()
+        self._finishing = gevent.lock.BoundedSemaphore()
+        self._signal = signal.SIGINT
+        self._main = gevent.getcurrent()  # which waits for the end of the run
+        self._wrong = ""  # with this worker, in this run
+        self._measured: summary.Summary | None = None  # of the last run, when it has ended
         self._sending: Sending | None = None
         self._ticker: gevent.Greenlet[[Sending], NoReturn] | None = None
         self._strains: dict[str, dict[str, Any]] = {}  # the master's, by worker
@@ -102,10 +108,22 @@ class Run:
             logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
         run = cls(environment)
         run.listen()
+        if run._judges:
+            # Locust listens to SIGTERM only when the stages of a shape are over.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, run._interrupt)
         try:
             run.prepare()
-        except KeyboardInterrupt:
-            sys.exit(130)
+        except (KeyboardInterrupt, SystemExit) as end:
+            if isinstance(environment.runner, MasterRunner):
+                environment.runner.quit()  # or the workers would wait for a minute
+            sys.exit(128 + run._signal if isinstance(end, KeyboardInterrupt) else end.code)
+
+    def _interrupt(self, number: int, *_: object) -> None:
+        self._signal = signal.Signals(number)
+        self._environment.stop_timeout = _INTERRUPTED_SECONDS
+        # What is raised here would be printed with its traceback before it gets there.
+        gevent.get_hub().loop.run_callback(self._main.throw, KeyboardInterrupt)
 
     def prepare(self) -> None:
         """Check what can be checked, make the pictures, and wait for the server.
@@ -116,6 +134,7 @@ class Run:
         parsed, environment = self._parsed, self._environment
         try:
             options = options_from(vars(parsed))
+            self._check_shape(options)
             objectives.read(Path(parsed.objectives))
             if self._judges:
                 for file in filter(None, (parsed.summary, parsed.html_file)):
@@ -143,6 +162,7 @@ class Run:
             ValueError: It cannot be made.
         """
         options = options_from({**vars(self._parsed), **form})
+        self._check_shape(options)
         runner = self._environment.runner
         state = runner.state if runner is not None else ""
         if state in {"running", "spawning"}:
@@ -157,6 +177,12 @@ class Run:
             raise ValueError("there is no server to ask: fill in the host, grpc://HOST:PORT or http://HOST:PORT")
         users = form.get("user_count", "1")
         self._take_users(options, users=int(users) if users.isascii() and users.isdigit() else 1)
+
+    def _check_shape(self, options: Options) -> None:
+        if options.shape != "none" and self._parsed.reset_stats:
+            raise ValueError(
+                f"--reset-stats forgets each stage when the next begins: leave it out of --shape {options.shape}"
+            )
 
     def _take_users(self, options: Options, *, users: int) -> None:
         """Set how many users there are of each kind, how their number changes, and how long their last replies take."""
@@ -193,7 +219,7 @@ class Run:
         events.test_start.add_listener(self._start)
         events.test_stopping.add_listener(self._stopping)
         events.test_stop.add_listener(self._stopped)
-        events.quitting.add_listener(self._quitting)
+        events.quitting.add_listener(self._quitting if self._judges else self._leave)
         self._outlive_resets()
         if isinstance(runner, WorkerRunner):
             events.report_to_master.add_listener(self._report)
@@ -203,11 +229,13 @@ class Run:
             runner.register_message(_FIRST_REPLY, self._worker_first_reply)
 
     def _outlive_resets(self) -> None:
-        """Keep what the stages have counted when Locust's page or --reset-stats begins its counts anew."""
+        """Keep what the stages have counted when Locust's page begins its counts anew."""
         counts = self._environment.stats
         forget = counts.reset_all
 
         def reset_all() -> None:
+            if isinstance(self._environment.runner, WorkerRunner):
+                return  # --reset-stats would have it forget what it has not reported yet
             self._forgotten = self._count()
             forget()
 
@@ -233,9 +261,14 @@ class Run:
             "users": self._parsed.num_users or 1,
         }
         if self._judges:
+            self._measured = None
             self._server, self._server_before = {}, self._server_statistics()
         if self._sends:
-            self._make_pictures()
+            self._wrong = ""
+            try:
+                self._make_pictures()
+            except (PicturesError, OSError) as error:  # in a worker that came when the others had been asked
+                self._wrong, self._pictures = str(error), []
             if self._sending is not None:
                 self._sending.close()
             self._sending = SegmentationUser.sending = Sending(
@@ -292,21 +325,23 @@ class Run:
             self._sending.end()
         if self._crew:
             seconds = self._environment.stop_timeout
-            self._problems += self._crew.finish(seconds, patience=_LAST_REPORTS_SECONDS)
+            wrong = self._crew.finish(seconds, patience=_LAST_REPORTS_SECONDS)
+            self._problems += [problem for problem in wrong if problem not in self._problems]
             self._counted = self._count()  # before, it was of up to 3 s ago
 
-    def _finish(self, seconds: float) -> dict[str, Any]:
-        """End a worker's requests, which takes some seconds at most, and return its last report."""
+    def _finish(self, seconds: float) -> tuple[dict[str, Any], str]:
+        """End a worker's requests, which takes some seconds at most, and return its last report and what was wrong."""
         runner = self._environment.runner
         assert isinstance(runner, WorkerRunner)  # noqa: S101 who else is asked
-        if self._sending is not None:
-            self._sending.end()
-        self._environment.stop_timeout = seconds
-        runner.stop()
-        self._environment.stop_timeout = 0  # Locust sleeps that long afterwards; the master sends it with each run
-        data: dict[str, Any] = {}
-        self._environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
-        return data
+        with self._finishing:  # Ctrl-C reaches master and worker
+            if self._sending is not None:
+                self._sending.end()
+            self._environment.stop_timeout = seconds
+            runner.stop()
+            self._environment.stop_timeout = 0  # Locust sleeps that long afterwards; the master sends it with each run
+            data: dict[str, Any] = {}
+            self._environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
+        return data, self._wrong
 
     def _stopped(self, **_: object) -> None:
         if self._sending is not None:
@@ -318,11 +353,19 @@ class Run:
             self._server = {} if after is None else server_statistics.between(self._server_before, after)
             if after and not self._server:
                 _logger.warning("the server's statistics are left out: it restarted, or several share the address")
+        if self._judges:
+            self._measured = self._summary()  # the page's Reset may come afterwards
+
+    def _leave(self, **_: object) -> None:
+        """Report, where a worker was told to end and its master was not."""
+        runner = self._environment.runner
+        if isinstance(runner, WorkerRunner) and runner.state in {STATE_SPAWNING, STATE_RUNNING}:
+            crew.leave(runner, self._finish(_INTERRUPTED_SECONDS)[0])
 
     def _quitting(self, **_: object) -> None:
         """Judge the run, and write down what there is."""
         environment, runner = self._environment, self._environment.runner
-        if not self._judges or runner is None:
+        if runner is None:
             return
         if runner.state != STATE_STOPPED and self._setting:  # Ctrl-C or SIGTERM
             environment.stop_timeout = _INTERRUPTED_SECONDS
@@ -332,7 +375,7 @@ class Run:
         if self._parsed.html_file:  # which Locust writes after Ctrl-C and not after SIGTERM
             file = Path(self._parsed.html_file)
             file.write_text(get_html_report(environment, show_download_link=False), encoding="utf-8")
-        measured = self._summary()
+        measured = self._measured or self._summary()
         verdicts = objectives.judge(measured, objectives.read(Path(self._parsed.objectives)))
         console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _COLUMNS)
         if measured.stages:

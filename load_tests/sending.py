@@ -98,6 +98,11 @@ class Sending:
         self._numbers = itertools.count()
         self._ending = False
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there is something to send; not in a worker that came into a run and could not make any."""
+        return bool(self._pictures)
+
     def random(self) -> random.Random:
         """Return what the next user of this process draws from, the same in each run of one seed."""
         index = getattr(self._environment.runner, "worker_index", 0)

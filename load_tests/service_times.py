@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from load_tests.summary import Kind, Summary
 
 _CORE, _ENSEMBLE = "deeplabv3_", "segment_"
+_NEEDED = {
+    *("requests", "batches", "queue_seconds"),
+    *("compute_input_seconds", "compute_infer_seconds", "compute_output_seconds"),
+}
 # Of the pictures, that the server may not have counted as the client did: those in flight at either end.
 _SHARE_MISSING = 0.1
 
@@ -91,6 +95,8 @@ def from_run(run: Summary, *, model: str | None = None, variation: float = 0.0) 
     if name not in cores:
         raise ServiceTimesError(f"the run has no statistics of {name}: it has {', '.join(cores)}")
     core = cores[name]
+    if lacking := _NEEDED - core.keys():
+        raise ServiceTimesError(f"the statistics of {name} lack {', '.join(sorted(lacking))}: measure again")
     ensemble = run.server.get(f"{_ENSEMBLE}{name.removeprefix(_CORE)}", {}).get("requests", 0)
     answers = _answers(run, name)
     if abs(ensemble - answers) > _SHARE_MISSING * answers:

@@ -179,13 +179,13 @@ def load(file: Path) -> Summary:
             total=_kind(content["total"]),
             failures=content["failures"],
             strain=Strain(**content["strain"]),
-            server=content["server"],
+            server={model: dict(counts) for model, counts in content["server"].items()},
             stages=[
                 StageResult(stage["users"], stage["seconds"], _kind(stage["total"])) for stage in content["stages"]
             ],
             problems=content["problems"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SummaryError(f"{file} is no summary of a run ({error!r}): write one with --summary") from error
 
 
@@ -224,7 +224,9 @@ def all_of(kinds: Iterable[Kind]) -> Kind:
 
 def _kind(content: Mapping[str, Any]) -> Kind:
     # JSON has no numbers as keys.
-    milliseconds = {int(value): count for value, count in content["milliseconds"].items()}
+    milliseconds = {int(value): int(count) for value, count in content["milliseconds"].items()}
+    if not content["name"].split():
+        raise ValueError("a kind of request without a name")
     return Kind(content["protocol"], content["name"], content["requests"], content["failures"], milliseconds)
 
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from locust import LoadTestShape, User, task
+from locust.exception import StopUser
 
 from load_tests.arrivals import Timetable
 from load_tests.shapes import Stage, stage_at
@@ -33,6 +34,7 @@ class SegmentationUser(User):
         options = self.sending.options
         self._random = self.sending.random()
         self._pause = 0.0
+        self._leaves = False
         self._timetable: Timetable | None = None
         if options.loop == "open":
             self._timetable = Timetable(
@@ -49,9 +51,17 @@ class SegmentationUser(User):
             self._pause = self._timetable.wait(time.perf_counter())
             self.wait()
 
+    def stop(self, force: bool = False) -> bool:  # noqa: FBT001, FBT002 Locust's own
+        """End after the request that is under way."""
+        # Locust kills one that it finds waiting, whose pause may be over before the kill arrives.
+        self._leaves = True
+        return super().stop(force)
+
     @task
     def segment(self) -> None:
         """Send one picture."""
+        if self._leaves or not self.sending.has_pictures:
+            raise StopUser
         picture, variant = self.sending.draw(self._random)
         if self._timetable is None:
             right = self.sending.ask(self.url(), picture, variant, since=time.perf_counter())

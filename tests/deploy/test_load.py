@@ -62,7 +62,9 @@ class Locust:
     @contextlib.contextmanager
     def begun(self, command: list[str]) -> Generator[tuple[subprocess.Popen[str], IO[str]]]:
         """Yield a run whose users all send, and its log from there on."""
-        with subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, cwd=self.folder, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
             assert process.stderr is not None
             for line in process.stderr:
                 # A master that was not told of all users in time says the second.
@@ -160,11 +162,13 @@ def test_an_open_loop_keeps_its_rate_whatever_the_server_does(locust: Locust, to
 
 
 @contextlib.contextmanager
-def workers(locust: Locust, number: int, port: int) -> Generator[list[subprocess.Popen[bytes]]]:
+def workers(
+    locust: Locust, number: int, port: int, *, folder: Path | None = None
+) -> Generator[list[subprocess.Popen[bytes]]]:
     """Yield workers that were told nothing but who their master is."""
     file = str(ROOT / "load_tests" / "locustfile.py")
     command = [sys.executable, "-m", "locust", "--locustfile", file, "--worker", "--master-port", str(port)]
-    started = [subprocess.Popen(command, cwd=locust.folder, stderr=subprocess.DEVNULL) for _ in range(number)]
+    started = [subprocess.Popen(command, cwd=folder or locust.folder, stderr=subprocess.DEVNULL) for _ in range(number)]
     try:
         yield started
     finally:
@@ -198,35 +202,49 @@ def test_a_master_and_its_workers(locust: Locust, toy_server: TritonProcess, unu
             assert worker.wait(30) == 0
 
 
-def test_a_worker_that_dies_is_a_failed_run(locust: Locust, toy_server: TritonProcess, unused_port: int) -> None:
+@pytest.mark.parametrize(("how", "said"), [(signal.SIGKILL, "did not finish"), (signal.SIGTERM, "left before the end")])
+def test_a_worker_that_goes_is_a_failed_run(
+    locust: Locust, toy_server: TritonProcess, unused_port: int, how: signal.Signals, said: str
+) -> None:
     options = [*master(2, unused_port), "--host", f"grpc://{toy_server.grpc_url}", "--run-time", "8s"]
     with (
         workers(locust, 2, unused_port) as started,
         locust.begun(locust.command("--summary", str(locust.json), *options)) as (process, log),
     ):
-        started[0].kill()
+        before = answered_by(toy_server)
+        wait_until(lambda: answered_by(toy_server) > before, what="a request")
+        started[0].send_signal(how)
         rest = log.read()
         assert process.wait(60) == 1, rest
     (problem,) = locust.summary()["problems"]
-    assert problem.endswith("did not finish")
+    assert problem.endswith(said)
     assert problem in rest
+    if how == signal.SIGTERM:  # what it had sent is not lost
+        assert locust.summary()["total"]["requests"] == locust.summary()["server"]["segment_resnet50"]["requests"]
 
 
-def test_a_worker_that_comes_late_and_dies_is_missed(
+def test_workers_that_come_late_and_send_nothing_are_missed(
     locust: Locust, toy_server: TritonProcess, unused_port: int
 ) -> None:
-    options = [*master(1, unused_port), "--host", f"grpc://{toy_server.grpc_url}", "--run-time", "15s"]
+    """One dies, the other has no pictures: Locust gives both a share of the users, and says nothing."""
+    shown, elsewhere = locust.folder / "pictures", locust.folder / "elsewhere"
+    shown.mkdir()
+    elsewhere.mkdir()
+    Image.new("RGB", (40, 30)).save(shown / "one.png")
+    command = [word for word in locust.command() if word not in {"--kinds", "thumbnail=2,web=1"}]
+    command += ["--pictures", shown.name, "--summary", str(locust.json), "--run-time", "15s"]
     with (
         workers(locust, 1, unused_port),
-        locust.begun(locust.command("--summary", str(locust.json), *options)) as (process, log),
-        workers(locust, 1, unused_port) as late,
+        locust.begun([*command, *master(1, unused_port), "--host", f"grpc://{toy_server.grpc_url}"]) as (process, log),
+        workers(locust, 1, unused_port) as doomed,
+        workers(locust, 1, unused_port, folder=elsewhere),
     ):
-        assert any("2 workers connected" in line for line in log)
-        late[0].kill()
+        assert any("3 workers connected" in line for line in log)
+        doomed[0].kill()
         rest = log.read()
         assert process.wait(60) == 1, rest
-    (problem,) = locust.summary()["problems"]
-    assert problem.endswith("did not finish")
+    problems = sorted(problem.partition(": ")[2] for problem in locust.summary()["problems"])
+    assert problems == ["did not finish", "pictures is no folder"]
 
 
 class ByPeer(GrpcServer):
@@ -339,6 +357,7 @@ def test_a_server_that_is_not_there_is_named(locust: Locust, unused_port: int) -
         (["--objectives", "wrong.toml"], "30", "'latency' is no objective"),
         (["--summary", "."], "30", "Is a directory"),
         (["--pictures", "missing"], "30", "missing is no folder"),
+        (["--shape", "spike", "--reset-stats"], "30", "leave it out of --shape spike"),
         ([], "soon", "DEEPLAB_TIMEOUT"),
     ],
 )
@@ -361,23 +380,46 @@ def test_what_cannot_be_used_is_refused_at_once(
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_the_report(locust: Locust, toy_server: TritonProcess, how: signal.Signals) -> None:
+def test_users_that_pause_when_a_run_ends_have_failed_nothing(locust: Locust, toy_server: TritonProcess) -> None:
+    options = ["--users", "60", "--spawn-rate", "60", "--run-time", "4s", "--think-time", "0.5"]
+    ended = locust.run("--host", f"grpc://{toy_server.grpc_url}", *options)
+    assert locust.summary()["failures"] == {}
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "options"),
+    [
+        (signal.SIGINT, []),
+        (signal.SIGTERM, []),
+        (signal.SIGTERM, ["--shape", "step"]),
+        (signal.SIGINT, ["--processes", "2"]),
+    ],
+)
+def test_an_interrupt_leaves_the_report(
+    locust: Locust, toy_server: TritonProcess, unused_port: int, how: signal.Signals, options: list[str]
+) -> None:
     command = locust.command(
         *("--host", f"grpc://{toy_server.grpc_url}", "--users", "2", "--spawn-rate", "2", "--run-time", "10m"),
-        *("--html", str(locust.html), "--summary", str(locust.json)),
+        *("--html", str(locust.html), "--summary", str(locust.json), *options),
     )
+    if "--processes" in options:
+        command += [f"--master{port}-port={unused_port}" for port in ("", "-bind")]
     with locust.begun(command) as (process, log):
         before = answered_by(toy_server)
         wait_until(lambda: answered_by(toy_server) > before, what="a request")
-        process.send_signal(how)
-        log.read()
+        os.killpg(process.pid, how)  # as a terminal does, workers included
+        rest = log.read()
         code = process.wait(60)
+    assert "Traceback" not in rest
     summary = locust.summary()
     # A request that takes longer than the interrupt waits for is a failed one.
     assert code == (0 if summary["met"] else 1)
+    assert summary["problems"] == []
     assert summary["failures"].keys() <= {"unfinished when the run ended"}
     assert 0 < summary["answered"] <= summary["total"]["requests"]
+    if not summary["failures"]:
+        assert summary["total"]["requests"] == summary["server"]["segment_resnet50"]["requests"]
     assert 0 < summary["seconds"] < 30
     assert locust.html.is_file()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
@@ -247,10 +248,42 @@ def test_the_command_says_what_it_cannot_promise(tmp_path: Path, capsys: pytest.
     assert "2000/s is more than 64 replicas can do (640.0/s)" in shown
 
 
-def test_the_command_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_was_not_as_it_was_meant_to_be_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, file = run_of({1: (50, 0.1)}, latency_ms=100), tmp_path / "run.json"
+    run.problems.append("worker x: did not finish")
+    run.save(file)
+    assert capacity.main([str(file), "--rate", "5", "--p99", "1", "--requests", "2000"]) == 0
+    assert "not as it was meant to be: worker x: did not finish" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("where", "changed", "said"),
+    [
+        ([], {"format": 0}, "measure again"),
+        ([], {"server": []}, "is no summary of a run"),
+        (["kinds", 0], {"name": ""}, "is no summary of a run"),
+        (["kinds", 0], {"milliseconds": {"3": "x"}}, "is no summary of a run"),
+        (["server"], {"deeplabv3_resnet50": {}}, "lack batches"),
+    ],
+)
+def test_the_command_refuses_what_is_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], where: list[Any], changed: dict[str, Any], said: str
+) -> None:
     file = tmp_path / "run.json"
-    file.write_text(json.dumps({"format": 0}))
+    run_of({1: (50, 0.1)}, latency_ms=100).save(file)
+    content = json.loads(file.read_text())
+    functools.reduce(lambda inner, key: inner[key], where, content).update(changed)
+    file.write_text(json.dumps(content))
     with pytest.raises(SystemExit) as ended:
         capacity.main([str(file), "--rate", "25", "--p99", "0.3"])
     assert ended.value.code == 2
-    assert "measure again" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--max-batch", "1025"], ["--instances", "257"], ["--most", "0"]])
+def test_the_command_refuses_what_no_simulation_ends_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        capacity.main([str(tmp_path / "run.json"), "--rate", "25", "--p99", "0.3", *option])
+    assert f"{option[1]!r} is no whole number from 1 to" in capsys.readouterr().err

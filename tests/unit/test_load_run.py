@@ -238,6 +238,7 @@ def test_a_run_that_was_not_as_it_was_meant_to_be_misses(tmp_path: Path) -> None
         ("[p99", "cannot be read"),
         ("[p99]", "bounds nothing"),
         ("[p0]\nall = 1", "bounds nothing"),
+        ('[p99]\nall = 1\n["p99.0"]\nall = 2', "another table names"),
     ],
 )
 def test_objectives_that_mean_nothing_are_refused(tmp_path: Path, text: str, said: str) -> None:
