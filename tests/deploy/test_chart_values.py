@@ -231,6 +231,32 @@ def test_the_schema_leaves_open_only_what_kubernetes_defines() -> None:
             assert "additionalProperties" not in schema, path
 
 
+DATE = "20261123"  # which YAML would take for a number
+
+
+@pytest.mark.parametrize(
+    ("values", "places"),
+    [
+        ({"models": {"builder": {"enabled": False}, "pvc": {"existingClaim": DATE, "path": DATE}}}, 2),
+        ({"models": {"source": "imageVolume", "imageVolume": {"reference": DATE, "path": DATE}}}, 2),
+        ({"models": {"source": "objectStore", "objectStore": {"path": "b", "existingSecret": DATE}}}, 1),
+        ({"models": {"source": "objectStore", "objectStore": {"path": "b", "options": {"region": DATE}}}}, 1),
+        ({"serviceAccount": {"name": DATE}}, 2),
+        ({"priorityClassName": DATE, "gpu": {"runtimeClassName": DATE}}, 2),
+        ({"autoscaling": {"type": "keda", "keda": {"serverAddress": "http://p", "authenticationRef": DATE}}}, 1),
+    ],
+)
+def test_a_text_of_digits_stays_a_text(values: Object, places: int) -> None:
+    rendered = json.dumps(objects(values))
+    assert rendered.count(f'"{DATE}"') >= places
+    assert not re.search(rf"[ \[]{DATE}", rendered)
+
+
+def test_an_option_that_rclone_would_not_read_is_refused() -> None:
+    store = {"path": "b", "options": {"env-auth": "true"}}
+    assert "env-auth" in refusal({"models": {"source": "objectStore", "objectStore": store}})
+
+
 def test_the_readme_lists_every_value_as_it_is() -> None:
     current = (CHART / "README.md").read_text()
     assert readme.readme(current, (CHART / "values.yaml").read_text()) == current, "run python deploy/helm/readme.py"

@@ -41,14 +41,14 @@ build-{{ toJson $inputs | sha256sum | trunc 10 }}
 {{- if eq $models.source "pvc" }}
 - name: models
   persistentVolumeClaim:
-    claimName: {{ include "deeplab-triton.claim" . }}
+    claimName: {{ include "deeplab-triton.claim" . | quote }}
     {{- if eq (toJson $models.pvc.accessModes) "[\"ReadOnlyMany\"]" }}
     readOnly: true
     {{- end }}
 {{- else if eq $models.source "imageVolume" }}
 - name: models
   image:
-    reference: {{ $models.imageVolume.reference }}
+    reference: {{ $models.imageVolume.reference | quote }}
     pullPolicy: {{ $models.imageVolume.pullPolicy }}
 {{- else if eq $models.source "objectStore" }}
 - name: models
@@ -67,11 +67,11 @@ build-{{ toJson $inputs | sha256sum | trunc 10 }}
   subPath: {{ include "deeplab-triton.build" . }}
   {{- else if eq $models.source "pvc" }}
   {{- with $models.pvc.path }}
-  subPath: {{ . }}
+  subPath: {{ . | quote }}
   {{- end }}
   {{- else if eq $models.source "imageVolume" }}
   {{- with $models.imageVolume.path }}
-  subPath: {{ . }}
+  subPath: {{ . | quote }}
   {{- end }}
   {{- end }}
 {{- end }}
@@ -122,7 +122,7 @@ build-{{ toJson $inputs | sha256sum | trunc 10 }}
   {{- with $store.existingSecret }}
   envFrom:
     - secretRef:
-        name: {{ . }}
+        name: {{ . | quote }}
   {{- end }}
   resources:
     {{- include "deeplab-triton.initResources" . | nindent 4 }}

@@ -1,6 +1,6 @@
 {{/* What all pods of the chart have in common. */}}
 {{- define "deeplab-triton.podDefaults" -}}
-serviceAccountName: {{ include "deeplab-triton.serviceAccountName" . }}
+serviceAccountName: {{ include "deeplab-triton.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .Values.imagePullSecrets }}
