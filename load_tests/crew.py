@@ -10,6 +10,7 @@ import gevent
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from gevent.lock import BoundedSemaphore
     from locust.rpc import Message
     from locust.runners import MasterRunner, WorkerRunner
 
@@ -18,7 +19,6 @@ _FINISH, _FINISHED, _LEFT = "deeplab-finish", "deeplab-finished", "deeplab-left"
 _PREPARE_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _ASK_AGAIN_SECONDS = 1.0
-_TOGETHER_SECONDS = 3.0  # Ctrl-C in a terminal ends the master and the workers of --processes
 
 
 class Crew:
@@ -33,7 +33,8 @@ class Crew:
         self._began: set[str] = set()  # the workers of this run
         self._prepared: dict[str, str] = {}  # what is wrong with each, empty for nothing
         self._finished: dict[str, str] = {}  # likewise
-        self._left: dict[str, float] = {}  # when each ended by itself
+        self._left: set[str] = set()  # who ended by itself
+        self._run = 0
         runner.register_message(_PREPARED, self._is_prepared)
         runner.register_message(_FINISHED, self._is_finished)
         runner.register_message(_LEFT, self._leaves)
@@ -58,6 +59,7 @@ class Crew:
         self._prepared.clear()
         self._finished.clear()
         self._left.clear()
+        self._run += 1
         self._began = self.present
         deadline = time.monotonic() + _PREPARE_SECONDS
         asked = 0.0
@@ -78,24 +80,27 @@ class Crew:
             seconds: That the last requests may take.
             patience: Seconds beyond that.
         """
-        self._runner.send_message(_FINISH, {"seconds": seconds})
         expected = self._began | self.present
         began = time.monotonic()
-        while (missing := expected - self._finished.keys() - self._left.keys()) and (
+        asked = 0.0
+        while (missing := expected - self._finished.keys() - self._left) and (
             time.monotonic() < began + seconds + patience
         ):
+            if time.monotonic() > asked + _ASK_AGAIN_SECONDS:
+                asked = time.monotonic()
+                for worker in missing & self.present:
+                    self._runner.send_message(_FINISH, {"seconds": seconds, "run": self._run}, client_id=worker)
             # One without a heartbeat may be busy, and report a moment later.
             if not missing & self.present and time.monotonic() > began + patience:
                 break
             gevent.sleep(_POLL_SECONDS)
-        problems: list[str] = []
-        for worker in sorted(expected):
-            wrong = self._finished.get(worker, "did not finish")
-            if worker in self._left:
-                wrong = "left before the end" if self._left[worker] < began - _TOGETHER_SECONDS else ""
-            if wrong:
-                problems.append(f"worker {worker}: {wrong}")
-        return problems
+        wrong = {worker: self._finished.get(worker, "did not finish") for worker in sorted(expected - self._left)}
+        return [f"worker {worker}: {said}" for worker, said in wrong.items() if said]
+
+    @property
+    def deserters(self) -> list[str]:
+        """What is wrong with the workers that left, unless the master was told to end as well."""
+        return [f"worker {worker}: left before the end" for worker in sorted(self._left)]
 
     @property
     def present(self) -> set[str]:
@@ -110,10 +115,12 @@ class Crew:
         self._prepared[msg.node_id] = cast("dict[str, str]", msg.data)["wrong"]
 
     def _is_finished(self, msg: Message, **_: object) -> None:
-        self._finished[msg.node_id] = cast("dict[str, str]", msg.data)["wrong"]
+        data = cast("dict[str, Any]", msg.data)
+        if data["run"] == self._run:
+            self._finished[msg.node_id] = data["wrong"]
 
     def _leaves(self, msg: Message, **_: object) -> None:
-        self._left[msg.node_id] = time.monotonic()
+        self._left.add(msg.node_id)
 
 
 def serve(
@@ -121,22 +128,27 @@ def serve(
     *,
     prepare: Callable[[Mapping[str, Any]], str],
     finish: Callable[[float], tuple[Mapping[str, Any], str]],
+    reporting: BoundedSemaphore,
 ) -> None:
     """Have a worker do what its master asks.
 
     Args:
         runner: Locust's.
         prepare: Takes the master's arguments; returns what is wrong, empty for nothing.
-        finish: Ends the requests, which may take some seconds; returns the last report, and what was wrong.
+        finish: Ends the requests, which may take some seconds; returns the last report, and what was wrong. May be
+            asked again.
+        reporting: Held until the last report is sent.
     """
 
     def prepared(msg: Message, **_: object) -> None:
         runner.send_message(_PREPARED, {"wrong": prepare(cast("dict[str, Any]", msg.data))})
 
     def finished(msg: Message, **_: object) -> None:
-        report, wrong = finish(cast("dict[str, float]", msg.data)["seconds"])
-        runner.send_message("stats", dict(report))
-        runner.send_message(_FINISHED, {"wrong": wrong})
+        asked = cast("dict[str, Any]", msg.data)
+        with reporting:
+            report, wrong = finish(asked["seconds"])
+            runner.send_message("stats", dict(report))
+            runner.send_message(_FINISHED, {"wrong": wrong, "run": asked["run"]})
 
     runner.register_message(_PREPARE, prepared, concurrent=True)
     runner.register_message(_FINISH, finished, concurrent=True)

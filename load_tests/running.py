@@ -69,8 +69,11 @@ class Run:
         self._made_of: dict[str, Any] = {}
         self._is_prepared = gevent.event.Event()
         self._preparing = gevent.lock.BoundedSemaphore()
-        self._finishing = gevent.lock.BoundedSemaphore()
-        self._signal = signal.SIGINT
+        self._reporting = gevent.lock.BoundedSemaphore()
+        self._signal: signal.Signals | None = None  # that ends this process
+        self._has_finished = False  # this worker, its run
+        self._judging = gevent.lock.BoundedSemaphore()
+        self._has_judged = False
         self._main = gevent.getcurrent()  # which waits for the end of the run
         self._wrong = ""  # with this worker, in this run
         self._measured: summary.Summary | None = None  # of the last run, when it has ended
@@ -108,19 +111,22 @@ class Run:
             logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
         run = cls(environment)
         run.listen()
-        if run._judges:
-            # Locust listens to SIGTERM only when the stages of a shape are over.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, run._interrupt)
+        signal.signal(signal.SIGINT, run._interrupt)
+        if run._judges:  # Locust listens to SIGTERM only when the stages of a shape are over
+            signal.signal(signal.SIGTERM, run._interrupt)
         try:
             run.prepare()
         except (KeyboardInterrupt, SystemExit) as end:
             if isinstance(environment.runner, MasterRunner):
                 environment.runner.quit()  # or the workers would wait for a minute
-            sys.exit(128 + run._signal if isinstance(end, KeyboardInterrupt) else end.code)
+            sys.exit(128 + (run._signal or 0) if isinstance(end, KeyboardInterrupt) else end.code)
 
     def _interrupt(self, number: int, *_: object) -> None:
+        if self._signal is not None or self._has_judged:
+            return  # the end takes some seconds, and writes the reports
         self._signal = signal.Signals(number)
+        if not self._parsed.headless:
+            self._parsed.autoquit = 0  # with --autostart, Locust would end the run and wait
         self._environment.stop_timeout = _INTERRUPTED_SECONDS
         # What is raised here would be printed with its traceback before it gets there.
         gevent.get_hub().loop.run_callback(self._main.throw, KeyboardInterrupt)
@@ -223,7 +229,7 @@ class Run:
         self._outlive_resets()
         if isinstance(runner, WorkerRunner):
             events.report_to_master.add_listener(self._report)
-            crew.serve(runner, prepare=self._prepare, finish=self._finish)
+            crew.serve(runner, prepare=self._prepare, finish=self._finish, reporting=self._reporting)
         elif isinstance(runner, MasterRunner):
             events.worker_report.add_listener(self._reported)
             runner.register_message(_FIRST_REPLY, self._worker_first_reply)
@@ -268,13 +274,16 @@ class Run:
             try:
                 self._make_pictures()
             except (PicturesError, OSError) as error:  # in a worker that came when the others had been asked
-                self._wrong, self._pictures = str(error), []
+                self._wrong, self._pictures, self._made_of = str(error), [], {}
+                if self._judges:
+                    self._problems.append(self._wrong)
             if self._sending is not None:
                 self._sending.close()
             self._sending = SegmentationUser.sending = Sending(
                 self._environment,
                 options=options,
-                pictures=self._pictures,
+                # Locust hands the users of a worker that leaves to others, also to those that are done.
+                pictures=[] if self._has_finished else self._pictures,
                 kinds=weights(self._parsed.kinds),
                 first_reply=self._tell_first_reply,
             )
@@ -289,6 +298,7 @@ class Run:
     def _prepare(self, arguments: Mapping[str, Any]) -> str:
         """Make a worker's pictures as the master was told; return what is wrong."""
         self._is_prepared.wait()
+        self._has_finished = False
         with self._preparing:
             vars(self._parsed).update(arguments)
             try:
@@ -333,14 +343,15 @@ class Run:
         """End a worker's requests, which takes some seconds at most, and return its last report and what was wrong."""
         runner = self._environment.runner
         assert isinstance(runner, WorkerRunner)  # noqa: S101 who else is asked
-        with self._finishing:  # Ctrl-C reaches master and worker
-            if self._sending is not None:
-                self._sending.end()
+        self._has_finished = True
+        if self._sending is not None:
+            self._sending.end()
+        if runner.state in {STATE_SPAWNING, STATE_RUNNING}:
             self._environment.stop_timeout = seconds
             runner.stop()
             self._environment.stop_timeout = 0  # Locust sleeps that long afterwards; the master sends it with each run
-            data: dict[str, Any] = {}
-            self._environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
+        data: dict[str, Any] = {}
+        self._environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
         return data, self._wrong
 
     def _stopped(self, **_: object) -> None:
@@ -354,20 +365,31 @@ class Run:
             if after and not self._server:
                 _logger.warning("the server's statistics are left out: it restarted, or several share the address")
         if self._judges:
+            if self._crew and self._signal is None:  # Ctrl-C in a terminal ends the workers of --processes as well
+                self._problems += self._crew.deserters
             self._measured = self._summary()  # the page's Reset may come afterwards
 
     def _leave(self, **_: object) -> None:
         """Report, where a worker was told to end and its master was not."""
         runner = self._environment.runner
-        if isinstance(runner, WorkerRunner) and runner.state in {STATE_SPAWNING, STATE_RUNNING}:
-            crew.leave(runner, self._finish(_INTERRUPTED_SECONDS)[0])
+        assert isinstance(runner, WorkerRunner)  # noqa: S101 who else listens
+        with self._reporting:
+            if runner.state in {STATE_SPAWNING, STATE_RUNNING}:
+                crew.leave(runner, self._finish(_INTERRUPTED_SECONDS)[0])
 
     def _quitting(self, **_: object) -> None:
+        with self._judging:  # a second SIGTERM has Locust end a second time, and must not end the first
+            if not self._has_judged:
+                self._has_judged = True
+                self._judge()
+
+    def _judge(self) -> None:
         """Judge the run, and write down what there is."""
         environment, runner = self._environment, self._environment.runner
         if runner is None:
             return
         if runner.state != STATE_STOPPED and self._setting:  # Ctrl-C or SIGTERM
+            self._signal = self._signal or signal.SIGTERM
             environment.stop_timeout = _INTERRUPTED_SECONDS
             runner.stop()
         if not self._setting and not self._parsed.headless:

@@ -99,9 +99,9 @@ class Sending:
         self._ending = False
 
     @property
-    def has_pictures(self) -> bool:
-        """Whether there is something to send; not in a worker that came into a run and could not make any."""
-        return bool(self._pictures)
+    def sends(self) -> bool:
+        """Whether there is something to send: not at the end, nor in a worker that could not make pictures."""
+        return bool(self._pictures) and not self._ending
 
     def random(self) -> random.Random:
         """Return what the next user of this process draws from, the same in each run of one seed."""

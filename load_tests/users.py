@@ -53,6 +53,8 @@ class SegmentationUser(User):
 
     def stop(self, force: bool = False) -> bool:  # noqa: FBT001, FBT002 Locust's own
         """End after the request that is under way."""
+        if self._leaves and not force:
+            return False  # two signals may stop a run twice, at which Locust raises
         # Locust kills one that it finds waiting, whose pause may be over before the kill arrives.
         self._leaves = True
         return super().stop(force)
@@ -60,7 +62,7 @@ class SegmentationUser(User):
     @task
     def segment(self) -> None:
         """Send one picture."""
-        if self._leaves or not self.sending.has_pictures:
+        if self._leaves or not self.sending.sends:
             raise StopUser
         picture, variant = self.sending.draw(self._random)
         if self._timetable is None:
