@@ -254,7 +254,9 @@ def check_neighbours(repository: Path, plans: Sequence[Plan]) -> list[Plan]:
                 f"{file} serves {found}, and a repository has one list of them: build both variants, remove that file, "
                 "or give another --model-repository"
             )
-        others.append(Plan(variant, WeightsSource(record.weights), record.class_names))
+        core = repository / f"deeplabv3_{variant}" / "config.pbtxt"
+        largest = read_config(core).max_batch_size if core.exists() else GPU_MAX_BATCH_SIZE
+        others.append(Plan(variant, WeightsSource(record.weights), record.class_names, max_batch_size=largest))
     return others
 
 

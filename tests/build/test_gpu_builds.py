@@ -146,8 +146,10 @@ def test_a_config_that_says_it_in_another_way_is_not_garbled(tmp_path: Path) -> 
 
 def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> None:
     small = ["--weights", "none", "--width-per-group", "4", "--groups", "2", "--model-repository", str(tmp_path)]
-    assert build_models.main(["--variant", "resnet50", "--device", "cuda", "--precision", "fp32", *small]) == 0
+    gpu = ["--device", "cuda", "--precision", "fp32", "--max-batch-size", "4"]
+    assert build_models.main(["--variant", "resnet50", *gpu, *small]) == 0
     configs = configure(tmp_path, "--variant", "resnet101")
+    assert configs["deeplabv3_resnet50"].max_batch_size == configs["segment_resnet50"].max_batch_size == 4
     assert where(configs["deeplabv3_resnet101"]) == [(CPU, 1)]
     assert where(configs["deeplabv3_resnet50"]) == where(configs["postprocess"]) == [(GPU, 2)]
     configure(tmp_path, "--variant", "resnet50", "--device", "cuda", "--preprocess-device", "cuda")
