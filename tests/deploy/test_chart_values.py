@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import readme
 import yaml
-from chart import CHART, NAME, VARIANTS, job, objects, one, refusal, server
+from chart import CHART, NAME, VARIANTS, chart, job, objects, one, refusal, server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -250,6 +250,14 @@ def test_a_text_of_digits_stays_a_text(values: Object, places: int) -> None:
     rendered = json.dumps(objects(values))
     assert rendered.count(f'"{DATE}"') >= places
     assert not re.search(rf"[ \[]{DATE}", rendered)
+
+
+def test_a_release_and_a_namespace_may_have_any_name() -> None:
+    rendered = chart().render(VARIANTS["everything"], name="on", namespace=DATE)
+    texts = [text for path, text in rendered.items() if path.endswith(".yaml")]
+    for each in (document for text in texts for document in yaml.safe_load_all(text) if document):
+        assert each["metadata"]["namespace"] == DATE
+        assert each["metadata"]["labels"]["app.kubernetes.io/instance"] == "on"
 
 
 def test_an_option_that_rclone_would_not_read_is_refused() -> None:
