@@ -120,6 +120,9 @@ class Run:
             if isinstance(environment.runner, MasterRunner):
                 environment.runner.quit()  # or the workers would wait for a minute
             sys.exit(128 + (run._signal or 0) if isinstance(end, KeyboardInterrupt) else end.code)
+        runner = environment.runner
+        if isinstance(runner, WorkerRunner) and runner.worker_state in {STATE_SPAWNING, STATE_RUNNING}:
+            run._start()  # the run had begun before this process listened
 
     def _interrupt(self, number: int, *_: object) -> None:
         if self._signal is not None or self._has_judged:
@@ -275,6 +278,7 @@ class Run:
                 self._make_pictures()
             except (PicturesError, OSError) as error:  # in a worker that came when the others had been asked
                 self._wrong, self._pictures, self._made_of = str(error), [], {}
+                _logger.error("nothing is sent from here: %s", error)  # noqa: TRY400 it says what to do
                 if self._judges:
                     self._problems.append(self._wrong)
             if self._sending is not None:
@@ -287,6 +291,7 @@ class Run:
                 kinds=weights(self._parsed.kinds),
                 first_reply=self._tell_first_reply,
             )
+            SegmentationUser.has_begun.set()
             self._ticker = gevent.spawn(self._tick, self._sending)
         self._began = self._ended = time.perf_counter()
         self._begun = [(stage.users, self._began, summary.all_of([])) for stage in self._stages[:1]]

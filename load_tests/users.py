@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, ClassVar
 
+from gevent.event import Event
 from locust import LoadTestShape, User, task
 from locust.exception import StopUser
 
@@ -28,9 +29,11 @@ class SegmentationUser(User):
 
     abstract = True
     sending: ClassVar[Sending]  # of this process; made anew at the start of each run
+    has_begun: ClassVar[Event] = Event()  # the first run of this process
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
+        self.has_begun.wait()  # where a worker comes into a run, users are its first message
         options = self.sending.options
         self._random = self.sending.random()
         self._pause = 0.0

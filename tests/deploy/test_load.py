@@ -166,10 +166,12 @@ def test_an_open_loop_keeps_its_rate_whatever_the_server_does(locust: Locust, to
 def workers(
     locust: Locust, number: int, port: int, *, folder: Path | None = None
 ) -> Generator[list[subprocess.Popen[bytes]]]:
-    """Yield workers that were told nothing but who their master is."""
+    """Yield workers that were told nothing but who their master is; their log is in their folder."""
+    folder = folder or locust.folder
     file = str(ROOT / "load_tests" / "locustfile.py")
     command = [sys.executable, "-m", "locust", "--locustfile", file, "--worker", "--master-port", str(port)]
-    started = [subprocess.Popen(command, cwd=folder or locust.folder, stderr=subprocess.DEVNULL) for _ in range(number)]
+    with (folder / "workers.log").open("ab") as log:
+        started = [subprocess.Popen(command, cwd=folder, stderr=log) for _ in range(number)]
     try:
         yield started
     finally:
@@ -243,11 +245,13 @@ def test_workers_that_come_late_and_send_nothing_are_missed(
     with (
         workers(locust, 1, unused_port),
         locust.begun([*command, *master(1, unused_port), "--host", f"grpc://{toy_server.grpc_url}"]) as (process, log),
-        workers(locust, 1, unused_port) as doomed,
         workers(locust, 1, unused_port, folder=elsewhere),
     ):
-        assert any("3 workers connected" in line for line in log)
-        doomed[0].kill()
+        theirs = elsewhere / "workers.log"
+        wait_until(lambda: "pictures is no folder" in theirs.read_text(), what="the worker without pictures")
+        with workers(locust, 1, unused_port) as doomed:
+            assert any("3 workers connected" in line for line in log)
+            doomed[0].kill()
         process.terminate()
         rest = log.read()
         assert process.wait(60) == 1, rest
