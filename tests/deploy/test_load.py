@@ -80,6 +80,15 @@ class Locust:
         return json.loads(self.json.read_text())
 
 
+def wait_for_a_reply(server: TritonProcess, *, users: int) -> None:
+    """Return when a user of a closed loop has had one.
+
+    A user asks again when it has its reply: of more answers than there are users, one has come.
+    """
+    before = answered_by(server)
+    wait_until(lambda: answered_by(server) > before + users, what="a reply")
+
+
 @pytest.fixture
 def locust(tmp_path: Path) -> Locust:
     return Locust(tmp_path)
@@ -219,8 +228,7 @@ def test_workers_that_go_are_a_failed_run(
         workers(locust, 2, unused_port) as started,
         locust.begun(locust.command("--summary", str(locust.json), *options)) as (process, log),
     ):
-        before = answered_by(toy_server)
-        wait_until(lambda: answered_by(toy_server) > before, what="a request")
+        wait_for_a_reply(toy_server, users=4)
         for worker in started[:number]:
             worker.send_signal(how)
         rest = log.read()
@@ -418,8 +426,7 @@ def test_an_interrupt_leaves_the_report(
     if "--processes" in options:
         command += [f"--master{port}-port={unused_port}" for port in ("", "-bind")]
     with locust.begun(command) as (process, log):
-        before = answered_by(toy_server)
-        wait_until(lambda: answered_by(toy_server) > before, what="a request")
+        wait_for_a_reply(toy_server, users=2)
         os.killpg(process.pid, how)  # as a terminal does, workers included
         rest = log.read()
         code = process.wait(60)
@@ -443,8 +450,7 @@ def test_a_server_that_dies_in_the_run_is_a_failed_run(locust: Locust, toy_repos
         *("--timeout", "3", "--summary", str(locust.json)),
     )
     with locust.begun(command) as (process, log):
-        before = answered_by(doomed)
-        wait_until(lambda: answered_by(doomed) > before, what="a request")
+        wait_for_a_reply(doomed, users=2)
         doomed.triton.kill()
         doomed.wait()
         rest = log.read()
