@@ -94,8 +94,8 @@ def test_the_clients_commands_run(server: TritonProcess, tmp_path: Path) -> None
         if arguments[0] == "classes":
             assert "15\tperson\n" in done.stdout
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert written == {"a.overlay.png", "deeper/b.overlay.png", "annotations.json"}
-    with pictures.opened(tmp_path / "out" / "a.overlay.png") as picture:
+    assert written == {"a.jpg.overlay.png", "deeper/b.jpg.overlay.png", "annotations.json"}
+    with pictures.opened(tmp_path / "out" / "a.jpg.overlay.png") as picture:
         assert picture.getpixel((2, 2)) == (200, 0, 0), "the banner"
 
 

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: typer reads the annotations when it runs.
 
+import functools
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from deeplab_client._cli import batch, report
 from deeplab_client._cli.batch import ServerUnusableError
 from deeplab_client._cli.client import Client
 from deeplab_client._cli.outputs import ANNOTATIONS, Annotations, Format, Nothing, Output, Pictures
-from deeplab_client._cli.sources import find
+from deeplab_client._cli.sources import Selection, find, is_url
 from deeplab_client._segmentation import UNTRAINED
 
 SOME_FAILED, UNREACHABLE, REFUSED, INTERRUPTED = 1, 3, 4, 130
@@ -57,8 +58,12 @@ _VARIABLES = {
 # Not in a docstring: typer keeps its line breaks after the first paragraph.
 _SEGMENT_HELP = (
     "Segment pictures.\n\n"
-    "A terminal gets a table, a pipe a line for each picture; files are written with --output only. A run that was "
-    "interrupted goes on when it is started again, for pictures whose output exists are skipped; coco starts anew.\n\n"
+    "A terminal gets a table, a pipe a line for each picture; files are written with --output only.\n\n"
+    "The output of X.jpg is X.jpg.overlay.png, in the folders that X.jpg has below the folder that was named. If that "
+    "belongs to another picture, the name gets one more folder of the picture's path: Y/X.jpg.overlay.png.\n\n"
+    "A picture is skipped if it is done: if its output was made from a file of the same path, size and modification "
+    "time, with the same model, weights and options. So an interrupted run continues when it is started again; coco "
+    "always starts from the beginning.\n\n"
     "Where the model's weights are untrained, overlay and mask carry a banner, which adds to their height."
 )
 
@@ -110,7 +115,7 @@ def segment(
     url: Url,
     model: Model = "segment_resnet50",
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--output", "-o", metavar="DIR", help="Where files go. Without it none is written."),
     ] = None,
     kind: Annotated[
@@ -119,9 +124,9 @@ def segment(
             "--format",
             "-f",
             metavar="FORMAT",
-            help="overlay, the default: colours over the picture (X.overlay.png); mask: colours alone, RGB "
-            "(X.mask.png); png: class ids as pixel values (X.classes.png); coco: one annotations.json for all, which "
-            "always starts from the beginning.",
+            help="overlay, the default: colours over the picture (X.jpg.overlay.png); mask: colours alone, RGB "
+            "(X.jpg.mask.png); png: class ids as pixel values (X.jpg.classes.png); coco: one annotations.json for all, "
+            "with file names relative to the folder that was named, or to the one that holds all that was named.",
         ),
     ] = None,
     alpha: Annotated[
@@ -131,9 +136,11 @@ def segment(
     legend: Annotated[
         bool, typer.Option("--legend", help="Put a panel of names and shares beside an overlay.")
     ] = False,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Look into folders of folders, except hidden and linked ones.")
+    ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite outputs; without it, pictures that have one are skipped.")
+        bool, typer.Option("--force", help="Do pictures again that are done, and overwrite annotations.json.")
     ] = False,
     concurrency: Annotated[
         int, typer.Option("--concurrency", metavar="COUNT", min=1, max=256, help="Requests in flight.")
@@ -144,13 +151,14 @@ def segment(
     """Segment pictures."""
     client = connect(url, model=model, timeout=timeout)
     try:
-        sources = find(images, recursive=recursive)
+        selection = find(images, recursive=recursive)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="IMAGE") from error
-    target = _target(output, kind, force=force, alpha=alpha, legend=legend)
+    target = _target(output, kind, selection, client, model=model, force=force, alpha=alpha, legend=legend)
+    sources = selection.sources
     tally, started, code, unheard = report.Tally(len(sources)), time.monotonic(), 0, False
-    reporter = _reporter(len(sources), as_json=as_json)
-    problem = None
+    reporter = _reporter(len(sources), output, as_json=as_json)
+    problems: list[str] = []
     with client, reporter:
         try:
             for outcome in batch.run(client, sources, target, concurrency=concurrency):
@@ -161,20 +169,20 @@ def segment(
                 except report.UnwritableError as error:  # a full disk, say: the pictures are segmented all the same
                     report.notice(str(error))
                     unheard = True
-            code = SOME_FAILED if tally.failed or unheard else 0
+            code = SOME_FAILED if tally.failed or selection.unreadable or unheard else 0
         except ServerUnusableError as error:
-            problem, code = str(error), UNREACHABLE if error.unreachable else REFUSED
+            problems, code = [str(error)], UNREACHABLE if error.unreachable else REFUSED
         except KeyboardInterrupt:
-            problem, code = "interrupted", INTERRUPTED
+            problems, code = ["interrupted"], INTERRUPTED
         except BrokenPipeError:  # `| head -1`: what is done by now is kept, as after an interrupt
-            problem, code = "ended, for nobody reads the standard output any more", SOME_FAILED
+            problems, code = ["ended, because nobody reads the standard output any more"], SOME_FAILED
         try:
-            written = target.finish() or output
+            written = target.finish()
         except OSError as error:
-            problem, code, written = str(error), SOME_FAILED, None
+            problems, code, written = [str(error)], SOME_FAILED, None
     reporter.finish(tally.summary(time.monotonic() - started, written if tally.done else None))
-    if problem is not None:
-        report.notice(problem)
+    for notice in [*(target.remarks() if tally.done else []), *selection.notices(), *problems]:
+        report.notice(notice)
     raise typer.Exit(code)
 
 
@@ -285,7 +293,17 @@ def _end_after(error: SegmentationError) -> typer.Exit:
     return typer.Exit(SOME_FAILED)
 
 
-def _target(output: Path | None, kind: Format | None, *, force: bool, alpha: float | None, legend: bool) -> Output:
+def _target(
+    output: str | None,
+    kind: Format | None,
+    selection: Selection,
+    client: Client,
+    *,
+    model: str,
+    force: bool,
+    alpha: float | None,
+    legend: bool,
+) -> Output:
     given = {"--format": kind is not None, "--alpha": alpha is not None, "--legend": legend}
     for option in (option for option, is_given in given.items() if is_given):
         if output is None:
@@ -294,25 +312,51 @@ def _target(output: Path | None, kind: Format | None, *, force: bool, alpha: flo
             raise typer.BadParameter(f"it is for overlays, not for --format {kind.value}", param_hint=option)
     if output is None:
         return Nothing()
+    folder = _folder(output)
+    if kind is not Format.COCO:
+        return Pictures(
+            folder,
+            kind=kind or Format.OVERLAY,
+            force=force,
+            alpha=_ALPHA if alpha is None else alpha,
+            legend=legend,
+            model=model,
+            weights=functools.cache(lambda: _weights(client)),
+        )
+    path = folder / ANNOTATIONS
+    if os.path.lexists(path) and not force:
+        raise typer.BadParameter(f"{report.clean(path)} exists: --force overwrites it", param_hint="--output")
+    return Annotations(folder, selection.root)
+
+
+def _folder(output: str) -> Path:
+    """Return the output folder, which exists then."""
+    if is_url(output):
+        raise typer.BadParameter(f"{output} is a URL, and only folders are written to", param_hint="--output")
+    folder = Path(output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        annotated = (output / ANNOTATIONS).exists()
+        folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        message = f"{report.clean(output)} is a file, or lies below one; a folder is wanted"
+        message = f"{report.clean(folder)} is a file, or lies below one; a folder is wanted"
         raise typer.BadParameter(message, param_hint="--output") from error
     except OSError as error:
-        message = f"cannot make the folder {report.clean(output)}: {error.strerror}"
+        message = f"cannot make the folder {report.clean(folder)}: {error.strerror}"
         raise typer.BadParameter(message, param_hint="--output") from error
-    if kind is not Format.COCO:
-        opacity = _ALPHA if alpha is None else alpha
-        return Pictures(output, kind=kind or Format.OVERLAY, force=force, alpha=opacity, legend=legend)
-    if annotated and not force:
-        message = f"{report.clean(output / ANNOTATIONS)} exists: --force overwrites it"
-        raise typer.BadParameter(message, param_hint="--output")
-    return Annotations(output)
+    return folder
 
 
-def _reporter(total: int, *, as_json: bool) -> report.Report:
+def _weights(client: Client) -> str | None:
+    """Return the model's weights; None if the server does not say, or not now."""
+    try:
+        return client.weights()
+    except SegmentationError as error:
+        batch.give_up_on(error, answered=False)
+        return None
+
+
+def _reporter(total: int, output: str | None, *, as_json: bool) -> report.Report:
     if as_json:
         return report.JsonLines()
-    return report.Screen(total) if sys.stdout.isatty() else report.Lines()
+    if not sys.stdout.isatty():
+        return report.Lines()
+    return report.Screen(total, None if output is None else Path(output))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from functools import partial
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from deeplab_client import SegmentationError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from deeplab_client import Segmentation, SegmentationClient
     from deeplab_client._cli.outputs import Output
     from deeplab_client._cli.sources import Source
+
+_T = TypeVar("_T")
+
+_LONGEST_WAIT, _PAUSE = 60.0, 0.05  # seconds to wait for a file to be closed, and between two tries
 
 
 class ServerUnusableError(Exception):
@@ -45,14 +52,14 @@ class Outcome:
     """What became of one picture; the mask itself is let go.
 
     Attributes:
-        path: The picture.
+        source: The picture.
         output: The file that its result is in.
         error: Why it failed.
-        skipped: Whether it was not sent, for its output exists.
+        skipped: Whether it was not sent, because it was done before.
         found: What the result says, where there is one.
     """
 
-    path: Path
+    source: Source
     output: Path | None = None
     error: str | None = None
     skipped: bool = False
@@ -68,31 +75,36 @@ def run(
         ServerUnusableError: The server cannot be used; nothing more was sent.
     """
     wanted: list[Source] = []
-    for source in sources:
+    for named in sources:
         try:
-            existing = output.existing(source)
+            source = named.examined()
+        except OSError as error:
+            yield Outcome(named, error=f"cannot be read: {error.strerror}")
+            continue
+        try:
+            existing = _patiently(partial(output.existing, source))
         except OSError as error:  # its name is too long, say: it could not be written either
-            yield Outcome(source.path, error=str(error))
+            yield Outcome(source, error=str(error))
             continue
         if existing is None:
             wanted.append(source)
         else:
-            yield Outcome(source.path, output=existing, skipped=True)
+            yield Outcome(source, output=existing, skipped=True)
     answered = False
     paths = [source.path for source in wanted]
     with closing(client.segment_many(paths, concurrency=concurrency)) as results:
         for source, result in zip(wanted, results, strict=True):
             if isinstance(result, SegmentationError):
                 give_up_on(result, answered=answered)
-                yield Outcome(source.path, error=str(result))
+                yield Outcome(source, error=str(result))
                 continue
             answered = True
             try:
-                path = output.write(source, result)
+                path = _patiently(partial(output.write, source, result))
             except (OSError, SegmentationError) as error:
-                yield Outcome(source.path, error=str(error), found=describe(result))
+                yield Outcome(source, error=str(error), found=describe(result))
             else:
-                yield Outcome(source.path, output=path, found=describe(result))
+                yield Outcome(source, output=path, found=describe(result))
 
 
 def give_up_on(error: SegmentationError, *, answered: bool) -> None:
@@ -105,6 +117,24 @@ def give_up_on(error: SegmentationError, *, answered: bool) -> None:
     unreachable = isinstance(error, ConnectionError) or (isinstance(error, TimeoutError) and not answered)
     if unreachable or isinstance(error, (LookupError, PermissionError, NotImplementedError)):
         raise ServerUnusableError(error, unreachable=unreachable) from error
+
+
+def _patiently(step: Callable[[], _T]) -> _T:
+    """Return what a step returns; where too many files are open, wait until requests under way have closed some.
+
+    Raises:
+        OSError: It failed, or none were closed for long.
+    """
+    end = time.monotonic() + _LONGEST_WAIT
+    while True:
+        try:
+            return step()
+        except (OSError, SegmentationError) as error:
+            # An error of the client's has the system's as its cause.
+            numbers = {cause.errno for cause in (error, error.__cause__) if isinstance(cause, OSError)}
+            if numbers.isdisjoint({errno.EMFILE, errno.ENFILE}) or time.monotonic() > end:
+                raise
+        time.sleep(_PAUSE)
 
 
 def describe(result: Segmentation) -> Found:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deeplab_client import SegmentationClient
-from deeplab_client._calls import NO_WEIGHTS_TOLD
+from deeplab_client import SegmentationClient, SegmentationError
+from deeplab_client._calls import NO_WEIGHTS_TOLD, Call
 from deeplab_client._wire import WEIGHTS_PARAMETER
 
 
@@ -16,9 +16,18 @@ class Client(SegmentationClient):
         Raises:
             SegmentationError: There is no telling for now.
         """
-        calls = self._calls
-        try:
-            parameters = self._open().model_parameters(calls.model, deadline=calls.deadline(None))
-        except NO_WEIGHTS_TOLD:
-            return None
-        return parameters.get(WEIGHTS_PARAMETER)
+        deadline = self._calls.deadline(None)
+        call = Call(self._calls, None, deadline)
+        while True:
+            transport = self._open()
+            try:
+                parameters = transport.model_parameters(call.model, deadline=deadline)
+            except NO_WEIGHTS_TOLD:
+                return None
+            except SegmentationError as error:
+                delay = self._delay_after(error, call)
+                if delay is None:
+                    raise
+                deadline.pause(delay)
+            else:
+                return parameters.get(WEIGHTS_PARAMETER)

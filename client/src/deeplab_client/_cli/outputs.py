@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from enum import Enum
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from deeplab_client import _banner
+from deeplab_client._cli import record
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
     from deeplab_client import Segmentation
     from deeplab_client._cli.sources import Source
@@ -34,10 +37,10 @@ class Output(Protocol):
     """Where results go."""
 
     def existing(self, source: Source) -> Path | None:
-        """Return the output that a picture has already and that is to be kept.
+        """Return the output that a picture has already, if it need not be made again.
 
         Raises:
-            OSError: There is no telling.
+            OSError: An output cannot be read.
         """
         ...
 
@@ -51,7 +54,11 @@ class Output(Protocol):
         ...
 
     def finish(self) -> Path | None:
-        """Write what stands for all of them; return the file."""
+        """Write what is written at the end; return the file or folder that holds the results."""
+        ...
+
+    def remarks(self) -> list[str]:
+        """Return what a reader of the results must know."""
         ...
 
 
@@ -69,44 +76,108 @@ class Nothing:
     def finish(self) -> None:
         """Do nothing."""
 
+    def remarks(self) -> list[str]:
+        """Return nothing."""
+        return []
+
 
 class Pictures:
-    """One PNG for each picture.
+    """One PNG for each picture, which carries a record of how it was made.
+
+    An output is named after its picture. A name that belongs to another picture, or to a file without a record, stays
+    theirs: then folders of the picture's path are put before the name.
 
     Args:
         folder: Where they go; it exists.
         kind: Which PNG.
-        force: Overwrite what exists.
+        force: Make those again that are done.
         alpha: Of an overlay.
         legend: Of an overlay.
+        model: Name of the model.
+        weights: Returns what the model's weights are now; called only if an output exists.
     """
 
-    def __init__(self, folder: Path, *, kind: Format, force: bool, alpha: float, legend: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        kind: Format,
+        force: bool,
+        alpha: float,
+        legend: bool,
+        model: str,
+        weights: Callable[[], str | None],
+    ) -> None:
         self._folder = folder
         self._kind = kind
         self._force = force
         self._alpha = alpha
         self._legend = legend
+        self._model = model
+        self._weights = weights
 
     def existing(self, source: Source) -> Path | None:
-        """Return the PNG of an earlier run."""
-        path = self._path(source)
-        return path if not self._force and path.exists() else None
+        """Return the PNG of an earlier run that was made of the same picture in the same way."""
+        if self._force:
+            return None
+        path, made = self._place(source)
+        return path if made and made == self._record(source, self._weights()) else None
 
     def write(self, source: Source, result: Segmentation) -> Path:
         """Draw and write one PNG."""
-        path = self._path(source)
-        data = self._draw(source, result)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data)
-        return path
+        data = record.add(self._draw(source, result), self._record(source, result.weights))
+        while True:
+            path, made = self._place(source)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                write_whole(path, data, replace=made is not None)
+            except FileExistsError:  # another run was faster
+                continue
+            return path
 
-    def finish(self) -> None:
-        """Do nothing: each PNG stands for itself."""
+    def finish(self) -> Path:
+        """Return the folder: each PNG is complete."""
+        return self._folder
 
-    def _path(self, source: Source) -> Path:
+    def remarks(self) -> list[str]:
+        """Return nothing."""
+        return []
+
+    def _place(self, source: Source) -> tuple[Path, Mapping[str, Any] | None]:
+        """Return a picture's output and its record; if it has none yet, where it is to be written."""
         suffix = "classes" if self._kind is Format.PNG else self._kind.value
-        return self._folder / source.name.with_name(f"{source.name.name}.{suffix}.png")
+        identity, parts = record.identity(source.place), source.place.parts[1:]
+        free, count = None, 0
+        while True:
+            count += 1
+            name = Path(*parts[-count:])
+            if count > len(parts):
+                name = name.with_name(f"{name.name}-{count - len(parts) + 1}")
+            path = self._folder / name.with_name(f"{name.name}.{suffix}.png")
+            try:
+                made = record.read(path)
+            except FileNotFoundError:
+                # Shorter than the usual name: that of a file that was named by itself, before its folder was.
+                if free is None and count >= len(source.name.parts):
+                    free = path
+            except NotADirectoryError:
+                pass
+            else:
+                if made and made[record.SOURCE] == identity:
+                    return path, made
+            if free is not None and count >= len(parts):
+                return free, None
+
+    def _record(self, source: Source, weights: str | None) -> dict[str, Any]:
+        options = {"alpha": self._alpha, "legend": self._legend} if self._kind is Format.OVERLAY else {}
+        return {
+            record.SOURCE: record.identity(source.place),
+            "size": source.size,
+            "modified": source.modified,
+            "model": self._model,
+            "weights": weights,
+            **options,
+        }
 
     def _draw(self, source: Source, result: Segmentation) -> bytes:
         if self._kind is Format.PNG:
@@ -125,14 +196,17 @@ class Annotations:
 
     Args:
         folder: Where it goes; it exists.
+        root: The folder that the names of the pictures are relative to.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path) -> None:
         self._path = folder / ANNOTATIONS
+        self._root = root
         self._images: list[dict[str, Any]] = []
         self._annotations: list[Any] = []
         self._categories: list[Any] = []
         self._about = ""
+        self._escaped = 0
 
     def existing(self, source: Source) -> None:
         """Return None: the file is made anew."""
@@ -142,7 +216,7 @@ class Annotations:
         """Keep one picture's annotations until the end."""
         height, width = result.mask.shape
         number = len(self._images) + 1
-        self._images.append({"id": number, "file_name": str(source.path), "width": width, "height": height})
+        self._images.append({"id": number, "file_name": self._name(source), "width": width, "height": height})
         self._annotations += result.to_coco(image_id=number, first_id=len(self._annotations) + 1)
         self._categories = result.coco_categories()
         warning = f"{_banner.TEXT}; " if result.untrained else ""
@@ -162,18 +236,56 @@ class Annotations:
         write_whole(self._path, json.dumps(data).encode())
         return self._path
 
+    def remarks(self) -> list[str]:
+        """Return where the pictures' names begin, and how many no loader will find."""
+        remarks = [f"file names in {ANNOTATIONS} are relative to {self._root}"]
+        if self._escaped:
+            remarks.append(
+                f"file names that are not UTF-8, which JSON cannot hold: {self._escaped}, written with \\x..; "
+                "rename these pictures, or loaders will not find them"
+            )
+        return remarks
 
-def write_whole(path: Path, data: bytes) -> None:
+    def _name(self, source: Source) -> str:
+        name = source.place.relative_to(self._root).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            # json.dumps would write half characters, for which many readers refuse the whole file.
+            self._escaped += 1
+            return os.fsencode(name).decode(errors="backslashreplace")
+        return name
+
+
+def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
     """Write a file so that there is never half of it under its name.
 
     Raises:
+        FileExistsError: There is one already, and it is not to be replaced.
         OSError: It cannot be written; what was there before is left.
     """
     part = path.with_name(f".{uuid4().hex}.part")
     try:
         part.write_bytes(data)
-        os.replace(part, path)  # noqa: PTH105 the same, and it says what it does
+        if replace:
+            os.replace(part, path)  # noqa: PTH105 the same, and it says what it does
+        else:
+            _move(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+
+
+def _move(part: Path, path: Path) -> None:
+    """Give a file a name that nothing has yet, whoever else tries the same at the same time."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # FAT and some network file systems have no links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(part, path)  # noqa: PTH105 see above
+    else:
+        part.unlink()

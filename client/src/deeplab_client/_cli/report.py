@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deeplab_client._cli.outputs import ANNOTATIONS
+from deeplab_client._cli.sources import OWN_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,7 @@ class Tally:
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.skipped:
-            parts.append(f"{self.skipped} skipped, for the output exists (--force overwrites)")
+            parts.append(f"{self.skipped} skipped, because they were done before (--force does them again)")
         if written is not None:
             parts.append(f"output in {clean(written)}")
         return "; ".join(parts)
@@ -92,7 +93,8 @@ class Report(Protocol):
 class Screen:
     """A progress bar on stderr while it runs, a table on stdout at the end."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, folder: Path | None) -> None:
+        self._folder = folder
         self._notices = Console(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("segmenting"),
@@ -147,15 +149,15 @@ class Screen:
         table.add_column("size", justify="right", no_wrap=True)
         table.add_column("classes", overflow="fold")
         # Where each name is the picture's own, the sentence below names the folder: the paths get the width.
-        named = not all(_is_plain(outcome) for outcome in outcomes)
+        named = not all(_is_plain(outcome, self._folder) for outcome in outcomes)
         if named:
             table.add_column("output", overflow="fold")
         for outcome in outcomes[:_MOST_ROWS]:
-            size, classes = ("", "skipped: its output exists")
+            size, classes = ("", "skipped: done before")
             if outcome.found is not None:
                 size, classes = _size(outcome.found), _classes(outcome.found)
             output = "" if outcome.output is None else clean(outcome.output)
-            table.add_row(Text(clean(outcome.path)), size, Text(classes), *([Text(output)] if named else []))
+            table.add_row(Text(clean(outcome.source.path)), size, Text(classes), *([Text(output)] if named else []))
         if len(outcomes) > _MOST_ROWS:
             table.add_row(f"and {len(outcomes) - _MOST_ROWS} more", style="dim")
         return table
@@ -177,12 +179,12 @@ class Lines:
             notice(_failure(outcome))
         elif outcome.skipped:
             output = "" if outcome.output is None else clean(outcome.output)
-            notice(f"{clean(outcome.path)}: skipped: {output} exists")
+            notice(f"{clean(outcome.source.path)}: skipped: done before, in {output}")
         elif found is not None:
             top = found["top_class"]
             share = "" if top is None else f"{found['fractions'][top]:.4f}"
             output = "" if outcome.output is None else clean(outcome.output)
-            say("\t".join((clean(outcome.path), _size(found), one_line(top or ""), share, output)))
+            say("\t".join((clean(outcome.source.path), _size(found), one_line(top or ""), share, output)))
 
     def warn(self, models: str) -> None:
         """Write to stderr at once."""
@@ -206,7 +208,7 @@ class JsonLines:
         """Write an object at once."""
         state = "failed" if outcome.error is not None else "skipped" if outcome.skipped else "done"
         told: dict[str, Any] = {
-            "path": str(outcome.path),
+            "path": str(outcome.source.path),
             "state": state,
             "output": None if outcome.output is None else str(outcome.output),
             "error": outcome.error,
@@ -295,12 +297,12 @@ def _classes(found: Found) -> str:
 
 
 def _failure(outcome: Outcome) -> str:
-    return f"{clean(outcome.path)}: {one_line(outcome.error or '')}"
+    return f"{clean(outcome.source.path)}: {one_line(outcome.error or '')}"
 
 
-def _is_plain(outcome: Outcome) -> bool:
-    """Return whether an output's name follows from the picture's, X.jpg and X.overlay.png, or is one for all."""
-    if outcome.output is None or outcome.output.name == ANNOTATIONS:
+def _is_plain(outcome: Outcome, folder: Path | None) -> bool:
+    """Return whether an output's name follows from the picture's, or is one for all."""
+    if outcome.output is None or folder is None or outcome.output.name == ANNOTATIONS:
         return True
-    name, _, _ = outcome.output.name.removesuffix(".png").rpartition(".")
-    return name == outcome.path.stem
+    name = outcome.source.name
+    return outcome.output in {folder / name.with_name(name.name + suffix) for suffix in OWN_SUFFIXES}

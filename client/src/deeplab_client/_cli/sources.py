@@ -1,22 +1,37 @@
-"""Which pictures are meant, and what each one's output is called."""
+"""Which pictures are meant, and what the folders that were named hold besides."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
-from dataclasses import dataclass
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".avif", ".heic", ".heif"),
+)
 """Of the pictures that are looked for in folders; a file that is named is taken whatever its suffix."""
 
 OWN_SUFFIXES = (".overlay.png", ".mask.png", ".classes.png")
 """Of the pictures that the command line writes: a second run over the same folder leaves them out."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # not C://
+
+# What is left out. A linked folder may lead anywhere, also back to the one that holds it.
+_LINKED = "linked folders, searched only if named"
+_DEEPER = "folders, searched with --recursive"
+_MATCHED = "folders that match a pattern"
+_HIDDEN = "hidden"
+_OTHER = "files of other types"
+_OWN = "named like outputs"
+_MOST_NAMES = 3  # of each kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,92 +39,162 @@ class Source:
     """One picture.
 
     Attributes:
-        path: Where it lies, as it was given.
-        name: Path of its output below the output folder, without the suffix that the format adds.
+        path: Where it is, as it was given.
+        place: The same, absolute and with the links of its folder resolved; two sources are one if it is equal.
+        name: Its path below the folder that was given, or the name of the file that was given.
+        size: Bytes, once it was examined.
+        modified: Time of its last change in nanoseconds, once it was examined.
     """
 
     path: Path
+    place: Path
     name: Path
+    size: int = 0
+    modified: int = 0
+
+    def examined(self) -> Source:
+        """Return the source with its present size and time of change.
+
+        Raises:
+            OSError: It is missing or cannot be reached.
+        """
+        about = self.path.stat()
+        return replace(self, size=about.st_size, modified=about.st_mtime_ns)
 
 
-def find(arguments: Iterable[str], *, recursive: bool) -> list[Source]:
-    """Return the pictures that files, folders and patterns stand for, each once, in the order given.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the arguments stand for.
+
+    Attributes:
+        sources: The pictures, each once, in the order given.
+        root: The folder that was given; of several folders and files the deepest that holds them all.
+        left_out: What was not taken for a picture, in a few words.
+        unreadable: Why folders in folders could not be searched.
+    """
+
+    sources: list[Source]
+    root: Path
+    left_out: str
+    unreadable: list[OSError]
+
+    def notices(self) -> list[str]:
+        """Return what a user may miss among the pictures."""
+        notices = [f"{error.filename}: the folder cannot be read: {error.strerror}" for error in self.unreadable]
+        return [*notices, f"left out: {self.left_out}"] if self.left_out else notices
+
+
+def find(arguments: Iterable[str], *, recursive: bool) -> Selection:
+    """Return the pictures that files, folders and patterns stand for.
 
     Raises:
-        ValueError: A folder holds no pictures, a pattern matches none, or an argument is empty or -.
+        ValueError: A folder holds no pictures or cannot be read, a pattern matches none, or an argument is empty, a URL
+            or -.
     """
-    found: dict[str, Source] = {}
+    search = _Search(recursive=recursive)
+    sources: dict[Path, Source] = {}
     for argument in arguments:
-        for source in _expand(argument, recursive=recursive):
-            found.setdefault(os.path.realpath(source.path), source)  # does not mind a loop of links
-    return _told_apart(list(found.values()))
+        for source in search.expand(argument):
+            sources.setdefault(source.place, source)
+    root = Path(os.path.commonpath(search.roots)) if search.roots else Path()
+    return Selection(list(sources.values()), root, search.told(), search.unreadable)
 
 
-def _expand(argument: str, *, recursive: bool) -> list[Source]:
-    if not argument:
-        raise ValueError("an empty argument names no picture; for the current folder say .")
-    if argument == "-":
-        raise ValueError("the standard input is not read: name a file (one that is called - is ./-)")
-    path = Path(argument)
-    # Not the methods of Path: they raise for names that are too long and folders that are closed.
-    if os.path.isdir(path):  # noqa: PTH112
-        files = _in_folder(path, recursive=recursive)
+def is_url(text: str) -> bool:
+    """Return whether a text begins with a scheme, as https://host/a.jpg and s3://bucket/a.jpg do."""
+    return _URL.match(text) is not None
+
+
+class _Search:
+    def __init__(self, *, recursive: bool) -> None:
+        self.roots: set[str] = set()
+        self.unreadable: list[OSError] = []
+        self._recursive = recursive
+        self._left_out: defaultdict[str, list[str]] = defaultdict(list)
+
+    def expand(self, argument: str) -> list[Source]:
+        if not argument:
+            raise ValueError("an empty argument names no picture; for the current folder say .")
+        if argument == "-":
+            raise ValueError("the standard input is not read: name a file (one that is called - is ./-)")
+        if is_url(argument):
+            remedy = "leave out file://" if argument.lower().startswith("file:") else "download it and name the file"
+            raise ValueError(f"{argument} is a URL, and only files are read: {remedy}")
+        path = Path(argument)
+        # Not the methods of Path: they raise for names that are too long and folders that are closed.
+        if os.path.isdir(path):  # noqa: PTH112
+            return self._in_folder(path)
+        if os.path.exists(path) or not glob.has_magic(argument):  # noqa: PTH110
+            return [self._named(path)]  # one that is missing fails by itself, later
+        matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207 takes ** and ..
+        files = [match for match in matches if self._is_matched(match, every_depth="**" in argument)]
         if not files:
-            kinds = ", ".join(SUFFIXES)
-            deeper = "" if recursive else "; --recursive looks into its folders too"
-            raise ValueError(f"{argument} holds no pictures ({kinds}){deeper}")
-        return [Source(file, file.relative_to(path).with_suffix("")) for file in files]
-    if os.path.exists(path) or not glob.has_magic(argument):  # noqa: PTH110
-        return [Source(path, _bare(path))]  # one that is missing fails by itself, later
-    matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207 takes ** and ..
-    files = [match for match in matches if os.path.isfile(match) and not match.name.endswith(OWN_SUFFIXES)]  # noqa: PTH113
-    if not files:
-        raise ValueError(f"{argument} matches no file")
-    return [Source(file, _bare(file)) for file in files]
+            raise ValueError(f"{argument} matches no file")
+        return [self._named(file) for file in files]
+
+    def told(self) -> str:
+        return "; ".join(f"{kind}: {len(names)} ({_shortened(names)})" for kind, names in self._left_out.items())
+
+    def _named(self, path: Path) -> Source:
+        folder = os.path.realpath(path.parent)
+        self.roots.add(folder)
+        return Source(path, Path(folder, path.name), Path(path.name))
+
+    def _in_folder(self, folder: Path) -> list[Source]:
+        sources: list[Source] = []
+        errors: list[OSError] = []
+        place = os.path.realpath(folder)
+        self.roots.add(place)
+        for parent, folders, names in os.walk(folder, onerror=errors.append):
+            folders[:] = [name for name in sorted(folders) if self._is_searched(Path(parent, name))]
+            for path in (Path(parent, name) for name in sorted(names)):
+                if self._is_picture(path):
+                    below = path.relative_to(folder)
+                    sources.append(Source(path, Path(place, below), below))
+        if not sources and errors:
+            raise ValueError(f"the folder {errors[0].filename} cannot be read: {errors[0].strerror}")
+        if not sources:
+            deeper = "" if self._recursive else "; --recursive looks into its folders too"
+            left_out = f"; left out: {self.told()}" if self._left_out else ""
+            raise ValueError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}){deeper}{left_out}")
+        self.unreadable += errors
+        return sources
+
+    def _is_searched(self, folder: Path) -> bool:
+        if folder.name.startswith("."):
+            kind = _HIDDEN
+        elif os.path.islink(folder):  # noqa: PTH114 see above
+            kind = _LINKED
+        elif not self._recursive:
+            kind = _DEEPER
+        else:
+            return True
+        self._left_out[kind].append(str(folder))
+        return False
+
+    def _is_picture(self, file: Path) -> bool:
+        name = file.name.lower()
+        if not name.endswith(SUFFIXES):
+            if not name.startswith("."):  # .DS_Store and the like are everywhere
+                self._left_out[_OTHER].append(os.path.splitext(name)[1] or file.name)  # noqa: PTH122 suffix drops "x."
+            return False
+        kind = _HIDDEN if name.startswith(".") else _OWN if name.endswith(OWN_SUFFIXES) else None
+        if kind is not None:
+            self._left_out[kind].append(str(file))
+        return kind is None
+
+    def _is_matched(self, match: Path, *, every_depth: bool) -> bool:
+        if os.path.isdir(match):  # noqa: PTH112 see above
+            kind = _LINKED if os.path.islink(match) else _MATCHED  # noqa: PTH114 see above
+            if not every_depth:  # where what it holds matches too
+                self._left_out[kind].append(str(match))
+            return False
+        if match.name.lower().endswith(OWN_SUFFIXES):
+            self._left_out[_OWN].append(str(match))
+            return False
+        return True  # also a link that leads nowhere, which fails by itself, later
 
 
-def _bare(path: Path) -> Path:
-    """Return a file's name without its suffix; not `stem`, by which `..jpg` would be called `.`, the folder itself."""
-    return Path(os.path.splitext(path.name)[0])  # noqa: PTH122 see above
-
-
-def _in_folder(folder: Path, *, recursive: bool) -> list[Path]:
-    files: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        files += [Path(parent, name) for name in sorted(names) if _is_picture(name)]
-    return files
-
-
-def _is_picture(name: str) -> bool:
-    name = name.lower()
-    return name.endswith(SUFFIXES) and not name.endswith(OWN_SUFFIXES) and not name.startswith(".")
-
-
-def _told_apart(sources: Sequence[Source]) -> list[Source]:
-    """Rename those whose outputs would have one name: first their suffix is kept, then their folders, too."""
-    # Without "..", by which an output would leave its folder; it does not matter here where links lead.
-    paths = [Path(os.path.abspath(source.path)) for source in sources]  # noqa: PTH100 absolute() keeps ".."
-    root = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
-    choices = [
-        (source.name, source.name.with_name(path.name), path.relative_to(root))
-        for source, path in zip(sources, paths, strict=True)
-    ]
-    chosen = [names[0] for names in choices]
-    for longer in (1, 2):
-        uses = Counter(_key(name) for name in chosen)
-        chosen = [names[longer] if uses[_key(name)] > 1 else name for name, names in zip(chosen, choices, strict=True)]
-    taken: set[str] = set()
-    apart: list[Source] = []
-    for source, wish in zip(sources, chosen, strict=True):
-        name, number = wish, 1
-        while _key(name) in taken:
-            number += 1
-            name = wish.with_name(f"{wish.name}-{number}")
-        taken.add(_key(name))
-        apart.append(Source(source.path, name))
-    return apart
-
-
-def _key(name: Path) -> str:
-    return str(name).casefold()  # some file systems take X and x for one
+def _shortened(names: list[str]) -> str:
+    shown = list(dict.fromkeys(names))
+    return ", ".join(shown[:_MOST_NAMES]) + (", ..." if len(shown) > _MOST_NAMES else "")

@@ -1,0 +1,496 @@
+"""What the command line writes, where, and when it does so again; with a fake in place of the server."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from command_line import HEIGHT, WIDTH, cats, files, picture, reach, run, start
+from PIL import Image
+from pycocotools.coco import COCO
+
+from deeplab_client import InvalidImageError, Segmentation, ServerUnavailableError, voc
+from deeplab_client._cli import app, outputs, record
+from deeplab_client.testing import FakeTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deeplab_client._deadline import Deadline
+
+pytestmark = pytest.mark.unit
+
+
+def states(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, str]:
+    """Segment into the folder `out`; return what became of each picture."""
+    capsys.readouterr()
+    assert run("segment", *arguments, "-o", "out", "--json") == code
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return {one["path"]: one["state"] for one in told}
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_each_format_holds_what_it_says() -> None:
+    picture("a.png")
+    for kind in ("overlay", "mask", "png", "coco"):
+        assert run("segment", "a.png", "--output", "out", "--format", kind) == 0
+    assert files("out") == {"a.png.overlay.png", "a.png.mask.png", "a.png.classes.png", "annotations.json"}
+    cat = np.zeros((HEIGHT, WIDTH), np.bool_)
+    cat[:, WIDTH // 2 :] = True
+    with Image.open("out/a.png.classes.png") as ids:
+        assert ids.mode == "P"
+        assert (np.asarray(ids) == cat * 8).all()
+    with Image.open("out/a.png.mask.png") as mask:
+        assert (np.asarray(mask) == cat[:, :, np.newaxis] * voc.PALETTE[8]).all()
+    with Image.open("out/a.png.overlay.png") as overlay:
+        expected = cat[:, :, np.newaxis] * (200 * 0.5 + voc.PALETTE[8] * 0.5)
+        assert (np.asarray(overlay) == expected).all()
+    loaded: Any = COCO("out/annotations.json")
+    (annotation,) = loaded.loadAnns(loaded.getAnnIds(catIds=loaded.getCatIds(catNms=["cat"])))
+    assert (loaded.annToMask(annotation) == cat).all()
+    assert loaded.loadImgs([1])[0]["file_name"] == "a.png"
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_options_of_an_overlay_reach_it() -> None:
+    picture("a.png")
+    assert run("segment", "a.png", "-o", "out", "--alpha", "1", "--legend") == 0
+    with Image.open("out/a.png.overlay.png") as overlay:
+        assert overlay.width > WIDTH
+        assert overlay.getpixel((WIDTH - 1, 0)) == (64, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("runs", "names"),
+    [
+        (["x.jpg", "x.png", "y.2.jpg"], ["x.jpg", "x.png", "y.2.jpg"]),
+        (["p -r"], ["a/x.jpg", "a/x.png", "b/x.jpg"]),
+        (["day1/x.jpg", "day2/x.jpg"], ["x.jpg", "day2/x.jpg"]),
+        (["day1/x.jpg day2/x.jpg"], ["x.jpg", "day2/x.jpg"]),
+        (["day1/x.jpg", "q/day1/x.jpg", "day2/x.jpg"], ["x.jpg", "day1/x.jpg", "day2/x.jpg"]),
+        (["day1/x.jpg", "q/day1/x.jpg", "r/day1/x.jpg"], ["x.jpg", "day1/x.jpg", "r/day1/x.jpg"]),
+        (["day1", "day2"], ["x.jpg", "day2/x.jpg"]),
+        (["p/a/x.jpg", "p -r"], ["x.jpg", "a/x.png", "b/x.jpg"]),
+        (["day1/x.jpg", "../b/x.jpg", "day1/../day2/x.jpg"], ["x.jpg", "b/x.jpg", "day2/x.jpg"]),
+        (["*/x.jpg"], ["x.jpg", "day2/x.jpg"]),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_every_picture_keeps_an_output_of_its_own(fake: FakeTransport, runs: list[str], names: list[str]) -> None:
+    for path in ("day1/x.jpg", "day2/x.jpg", "p/a/x.jpg", "p/a/x.png", "p/b/x.jpg", "q/day1/x.jpg", "r/day1/x.jpg"):
+        picture(path)
+    for path in ("x.jpg", "x.png", "y.2.jpg", "../b/x.jpg"):
+        picture(path)
+    written: dict[str, bytes] = {}
+    for arguments in runs * 2:
+        assert run("segment", *arguments.split(), "-o", "out") == 0
+        assert {name: Path("out", name).read_bytes() for name in written} == written
+        written = {name: Path("out", name).read_bytes() for name in files("out")}
+    assert set(written) == {f"{name}.overlay.png" for name in names}
+    assert len(fake.requests) == len(names)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_picture_that_joins_a_folder_renames_no_output(
+    fake: FakeTransport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture("in/x.png")
+    assert states(capsys, "in", "-r") == {"in/x.png": "done"}
+    (name,) = files("out")
+    before = Path("out", name).read_bytes()
+    for other in ("in/x.jpg", "in/X.png", "in/a/x.png", "in/x.png.png"):
+        picture(other)
+    assert states(capsys, "in", "-r")["in/x.png"] == "skipped"
+    assert Path("out", name).read_bytes() == before
+    assert len(files("out")) == len(fake.requests) == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"mine", b"\x89PNG\r\n\x1a\n", None])
+@pytest.mark.usefixtures("folder")
+def test_a_file_that_no_run_wrote_is_left(
+    fake: FakeTransport, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    picture("in/x.png")
+    mine = Path("out/x.png.overlay.png")
+    picture(mine)
+    if content is not None:
+        mine.write_bytes(content)
+    content = mine.read_bytes()
+    assert states(capsys, "in/x.png") == {"in/x.png": "done"}
+    assert states(capsys, "in/x.png") == {"in/x.png": "skipped"}
+    assert states(capsys, "in/x.png", "--force") == {"in/x.png": "done"}
+    assert mine.read_bytes() == content
+    assert files("out") == {"x.png.overlay.png", "in/x.png.overlay.png"}
+    assert len(fake.requests) == 2
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_names_that_are_taken_in_other_ways_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a folder, a link that leads nowhere, a file where a folder would have to be."""
+    for name in ("a/x.png", "a/y.png", "b/x.png"):
+        picture(name)
+    Path("out/x.png.overlay.png").mkdir(parents=True)
+    Path("out/y.png.overlay.png").symlink_to("nowhere")
+    Path("out/a").touch()
+    assert states(capsys, "a/x.png", "a/y.png", "b/x.png") == dict.fromkeys(("a/x.png", "a/y.png", "b/x.png"), "done")
+    found = {"here/a/x.png.overlay.png", "here/a/y.png.overlay.png", "b/x.png.overlay.png"}
+    assert files("out") == {"a", *found}
+    # Where every folder of the path is taken: numbers.
+    parts = Path("out", *(tmp_path / "here").parts[1:])
+    for folder in (Path("out"), *(Path("out", *parts.parts[-count:]) for count in range(1, len(parts.parts)))):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "z.png.overlay.png").touch()
+    picture("z.png")
+    assert states(capsys, "z.png") == {"z.png": "done"}
+    assert states(capsys, "z.png") == {"z.png": "skipped"}
+    assert (parts / "z.png-2.overlay.png").exists()
+
+
+def touched(path: Path) -> None:
+    about = path.stat()
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + 1))
+
+
+def grown(path: Path) -> None:
+    about = path.stat()
+    with path.open("ab") as file:
+        file.write(b"0")
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+def cut_off(path: Path) -> None:
+    output = Path("out", f"{path.name}.overlay.png")
+    output.write_bytes(output.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("change", [touched, grown, cut_off, ["--model", "other"], ["--alpha", "0.4"], ["--legend"]])
+@pytest.mark.usefixtures("folder")
+def test_a_picture_is_done_only_as_it_is_and_in_the_same_way(
+    fake: FakeTransport, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None] | list[str]
+) -> None:
+    picture("a.png")
+    assert states(capsys, "a.png") == {"a.png": "done"}
+    assert states(capsys, "a.png") == {"a.png": "skipped"}
+    options = change if isinstance(change, list) else []
+    if not isinstance(change, list):
+        change(Path("a.png"))
+    assert states(capsys, "a.png", *options) == {"a.png": "done"}
+    assert states(capsys, "a.png", *options) == {"a.png": "skipped"}
+    assert files("out") == {"a.png.overlay.png"}, "the new output has replaced the old one"
+    with Image.open("out/a.png.overlay.png") as overlay:
+        overlay.load()
+    assert len(fake.requests) == 2
+
+
+def test_other_weights_segment_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(folder / "a.png")
+    for weights, state in (("none", "done"), ("best.pth", "done"), ("best.pth", "skipped"), (None, "done")):
+        reach(FakeTransport(cats, weights=weights), monkeypatch)
+        assert states(capsys, "a.png") == {"a.png": state}, weights
+    assert states(capsys, "a.png") == {"a.png": "skipped"}, "a server that does not tell, as before"
+
+
+@pytest.mark.usefixtures("folder")
+def test_whether_pictures_are_done_is_known_only_with_the_server(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Leaving(FakeTransport):
+        left = 0
+
+        def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
+            if self.left:
+                self.left -= 1
+                raise ServerUnavailableError("nobody there")
+            return super().model_parameters(model, deadline=deadline)
+
+    transport = Leaving(cats)
+    reach(transport, monkeypatch)
+    picture("a.png")
+    assert states(capsys, "a.png") == {"a.png": "done"}
+    transport.left = 1  # a retry finds it
+    assert states(capsys, "a.png") == {"a.png": "skipped"}
+    transport.left = 9
+    assert states(capsys, "a.png", code=3) == {}
+    assert len(transport.requests) == 1
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_the_same_picture_is_known_by_every_path_to_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    picture("in/deep/a.png")
+    Path("link").symlink_to("in")
+    assert states(capsys, "in", "-r") == {"in/deep/a.png": "done"}
+    for path in ("in/deep/a.png", "link/deep/a.png", "in/../in/deep/a.png", str(tmp_path / "here/in/deep/a.png")):
+        assert states(capsys, path) == {path: "skipped"}
+    assert states(capsys, "link", "-r") == {"link/deep/a.png": "skipped"}
+    Path("out").rename("elsewhere")
+    Path("out").symlink_to("elsewhere")
+    monkeypatch.chdir("in")
+    Path("out").symlink_to("../elsewhere")
+    assert states(capsys, ".", "-r") == {"deep/a.png": "skipped"}
+    assert app.run(["segment", "deep", "-o", "out", "--url", "http://other:8000"]) == 0
+    assert "1 skipped" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_link_that_leads_elsewhere_now_is_a_changed_picture(
+    fake: FakeTransport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture("day1/a.png")
+    picture("day2/a.png")
+    touched(Path("day2/a.png"))
+    for day in ("day1", "day2"):
+        for link, target in (("latest.png", f"{day}/a.png"), ("current", day)):
+            Path(link).unlink(missing_ok=True)
+            Path(link).symlink_to(target)
+        assert set(states(capsys, "latest.png", "current/a.png").values()) == {"done"}
+    assert len(fake.requests) == 4
+    assert files("out") == {"latest.png.overlay.png", "a.png.overlay.png", "day2/a.png.overlay.png"}
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_missing_picture_is_an_error_whatever_exists(fake: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
+    picture("day1/a.png")
+    assert run("segment", "day1/a.png", "-o", "out") == 0
+    Path("day1/a.png").unlink()
+    for path in ("day1/a.png", "day2/a.png", "a.png"):
+        assert run("segment", path, "-o", "out") == 1
+        assert f"deeplab: {path}: cannot be read: No such file or directory\n" in capsys.readouterr().err
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_outputs_do_not_give_away_where_their_pictures_are(tmp_path: Path) -> None:
+    picture("secret/a.png")
+    for kind in ("overlay", "mask", "png"):
+        assert run("segment", "secret", "-o", "out", "-f", kind) == 0
+    for name in files("out"):
+        assert not {b"secret", os.fsencode(tmp_path.name)} & set(Path("out", name).read_bytes().split(b"/"))
+        with Image.open(Path("out", name)) as output:
+            assert set(json.loads(output.info["deeplab segment"])) >= {"source", "size", "modified", "model", "weights"}
+
+
+@pytest.mark.parametrize("limit", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.usefixtures("fake", "folder")
+def test_a_picture_waits_where_too_many_files_are_open(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    read, write, draw = record.read, outputs.write_whole, Segmentation.overlay
+    refusals = dict.fromkeys((read, write, draw), 2)
+
+    def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 of any function
+            refusals[function] -= 1
+            if refusals[function] < 0:
+                return function(*arguments, **options)
+            refusal = OSError(limit, os.strerror(limit))
+            if function is draw:  # as the client has it
+                raise InvalidImageError("cannot read the image") from refusal
+            raise refusal
+
+        return call
+
+    monkeypatch.setattr(record, "read", guarded(read))
+    monkeypatch.setattr(outputs, "write_whole", guarded(write))
+    monkeypatch.setattr(Segmentation, "overlay", guarded(draw))
+    picture("a.png")
+    assert run("segment", "a.png", "-o", "out") == 0
+    assert files("out") == {"a.png.overlay.png"}
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+@pytest.mark.usefixtures("folder")
+def test_two_runs_at_once_do_not_take_each_others_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, links: bool
+) -> None:
+    """The other run writes its output in the last moment before the first does."""
+    picture("day1/a.png")
+    picture("day2/a.png")
+    reach(FakeTransport(cats), monkeypatch)
+    write, runs = outputs.write_whole, iter(["day2/a.png"])
+
+    def interrupted(path: Path, data: bytes, *, replace: bool = True) -> None:
+        for other in runs:
+            assert run("segment", other, "-o", "out") == 0
+        write(path, data, replace=replace)
+
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as FAT has it
+
+    monkeypatch.setattr(outputs, "write_whole", interrupted)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    assert run("segment", "day1/a.png", "-o", "out") == 0
+    assert files("out") == {"a.png.overlay.png", "day1/a.png.overlay.png"}
+    assert states(capsys, "day1/a.png", "day2/a.png") == {"day1/a.png": "skipped", "day2/a.png": "skipped"}
+
+
+@pytest.mark.usefixtures("folder")
+def test_outputs_are_made_again_when_forced(fake: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
+    picture("a.png")
+    picture("b.png")
+    assert run("segment", "a.png", "-o", "out") == 0
+    assert run("segment", "a.png", "b.png", "-o", "out") == 0
+    told = capsys.readouterr().err
+    assert "deeplab: a.png: skipped: done before, in out/a.png.overlay.png\n" in told
+    assert "1 of 2 pictures segmented" in told
+    assert "1 skipped" in told
+    assert run("segment", "a.png", "b.png", "-o", "out", "--force") == 0
+    assert len(fake.requests) == 4
+    assert files("out") == {"a.png.overlay.png", "b.png.overlay.png"}
+    assert run("segment", "a.png", "-o", "out", "-f", "coco") == 0
+    assert run("segment", "a.png", "-o", "out", "-f", "coco") == 2
+    assert "--force" in capsys.readouterr().err
+    assert run("segment", "a.png", "-o", "out", "-f", "coco", "--force") == 0
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_a_name_may_be_nothing_but_a_suffix() -> None:
+    picture("x.jpg").rename("..jpg")
+    assert run("segment", "..jpg", "-o", "out") == 0
+    assert files("out") == {"..jpg.overlay.png"}
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
+def test_a_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    path = tmp_path / "a.png"
+    outputs.write_whole(path, b"first")
+    assert path.read_bytes() == b"first"
+    write = Path.write_bytes
+
+    def half(self: Path, data: bytes) -> int:
+        write(self, data[: len(data) // 2])
+        raise failure
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(type(failure) if isinstance(failure, OSError) else KeyboardInterrupt):
+        outputs.write_whole(path, b"second")
+    assert files(tmp_path) == {"a.png"}
+    assert path.read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.usefixtures("folder")
+def test_an_interrupted_run_leaves_whole_files_and_can_go_on(end: signal.Signals) -> None:
+    for i in range(3):
+        picture(f"{i}.png")
+    Path("3.png").write_bytes(b"hold")
+    picture("4.png")
+    with start("segment", ".", "-o", "out", "-f", "png", "--concurrency", "1") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]  # the fourth never comes
+        process.send_signal(end)
+        Path("go").touch()  # what waits for an answer cannot be interrupted in a fake
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == -end, "a shell's loop ends too"
+    assert [line.split(b"\t")[0] for line in lines] == [b"0.png", b"1.png", b"2.png"]
+    if end is signal.SIGINT:
+        assert b"3 of 5 pictures segmented" in errors
+        assert errors.endswith(b"deeplab: interrupted\n")
+        assert b"Traceback" not in errors
+    assert files("out") == {f"{i}.png.classes.png" for i in range(3)}
+    for name in files("out"):
+        with Image.open(Path("out", name)) as whole:
+            whole.load()
+    picture("3.png")
+    with start("segment", ".", "-o", "out", "-f", "png") as process:
+        out, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert [line.split(b"\t")[0] for line in out.splitlines()] == [b"3.png", b"4.png"]
+    assert b"3 skipped" in errors
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_interrupt_writes_the_annotations_of_what_is_done() -> None:
+    for i in range(3):
+        picture(f"{i}.png")
+    Path("2.png").write_bytes(b"hold")
+    with start("segment", ".", "-o", "out", "-f", "coco", "--concurrency", "1") as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        Path("go").touch()
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT
+    assert b"2 of 3 pictures segmented" in errors
+    annotated = json.loads(Path("out/annotations.json").read_text())
+    assert [image["file_name"] for image in annotated["images"]] == ["0.png", "1.png"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_annotations_are_kept_when_the_pipe_breaks() -> None:
+    for i in range(5):
+        picture(f"{i}.png")
+    Path("2.png").write_bytes(b"hold")
+    with start("segment", ".", "-o", "out", "-f", "coco", "--concurrency", "1") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.readline()
+        process.stdout.close()
+        Path("go").touch()
+        errors = process.stderr.read()
+    assert process.returncode == 1
+    annotated = json.loads(Path("out/annotations.json").read_text())
+    assert [image["file_name"] for image in annotated["images"]][:2] == ["0.png", "1.png"]
+    assert b"segmented" in errors
+    assert b"nobody reads" in errors
+    assert b"Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "root"),
+    [
+        (["photos", "-r"], "photos"),
+        (["photos/"], "photos"),
+        (["photos/sub/b.jpg"], "photos/sub"),
+        (["photos/*.jpg"], "photos"),
+        (["photos/**/*.jpg"], "photos"),
+        (["photos", "other", "-r"], "."),
+        (["photos/a.jpg", "photos/sub/b.jpg"], "photos"),
+        (["link", "-r"], "link"),
+        (["../here/photos", "-r"], "photos"),
+        (["."], "."),
+    ],
+)
+@pytest.mark.usefixtures("fake", "folder")
+def test_loaders_find_annotated_pictures_from_the_folder_that_was_named(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], root: str
+) -> None:
+    for name in ("photos/a.jpg", "photos/sub/b.jpg", "other/c.jpg", "d.jpg"):
+        picture(name)
+    Path("link").symlink_to("photos")
+    assert run("segment", *arguments, "-o", "out", "-f", "coco") == 0
+    told = capsys.readouterr()
+    pictures = [line.split("\t")[0] for line in told.out.splitlines()]
+    names = [image["file_name"] for image in json.loads(Path("out/annotations.json").read_text())["images"]]
+    assert len(pictures) == len(names) > 0
+    for path, name in zip(pictures, names, strict=True):
+        assert not Path(name).is_absolute()
+        assert Path(root, name).samefile(path)
+    assert f"file names in annotations.json are relative to {Path(root).resolve()}\n" in told.err
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_annotations_are_json_whatever_the_names(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [b"\xff.png", b"\xfe.png", "k\u00fche \U0001f404.png".encode(), b'"\\.png']
+    for name in names:
+        picture("in/plain.png").rename(Path("in", os.fsdecode(name)))
+    assert run("segment", "in", "-o", "out", "-f", "coco") == 0
+    told = capsys.readouterr().err
+    assert re.search(r"not UTF-8, which JSON cannot hold: 2, .*rename", told)
+    annotated = json.loads(Path("out/annotations.json").read_bytes())
+    found = {image["file_name"] for image in annotated["images"]}
+    assert found == {"\\xff.png", "\\xfe.png", "k\u00fche \U0001f404.png", '"\\.png'}
+    json.dumps(annotated, ensure_ascii=False).encode()  # half characters have no UTF-8

@@ -1,0 +1,192 @@
+"""Which pictures the command line takes, and what it says of the rest; with a fake in place of the server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from command_line import HEIGHT, WIDTH, picture, reach, run
+
+from deeplab_client.testing import FakeTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.unit
+
+
+def segmented(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.usefixtures("folder")
+def test_folders_patterns_and_files_each_picture_once(fake: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("p/b.jpg", "p/a.PNG", "p/deep/c.bmp", "p/.hidden.png", "p/a.overlay.png", "q/d.webp"):
+        picture(name)
+    Path("p/notes.txt").write_text("no picture")
+    Path("q/odd").write_bytes(picture("q/odd.png").read_bytes())
+    assert run("segment", "p", "p/a.PNG", "q/*.webp", "q/odd") == 0
+    assert segmented(capsys) == ["p/a.PNG", "p/b.jpg", "q/d.webp", "q/odd"]
+    assert len(fake.requests) == 4
+    assert run("segment", "p", "--recursive") == 0
+    assert "p/deep/c.bmp" in segmented(capsys)
+    assert run("segment", "**/*.bmp") == 0
+    assert "p/deep/c.bmp" in segmented(capsys)
+
+
+@pytest.mark.usefixtures("folder")
+def test_folders_give_pictures_of_every_usual_suffix(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reach(FakeTransport(np.zeros((HEIGHT, WIDTH), np.uint8)), monkeypatch)
+    jpeg = "jpg jpeg jfif jpe mpo"
+    others = "png apng webp bmp dib ppm pgm pbm pnm gif tif tiff avif heic heif"
+    names = [f"x.{suffix}" for suffix in f"{jpeg} {others} JPG HEIC".split()]
+    for name in names:
+        Path(name).write_bytes(b"whatever the server takes")
+    assert run("segment", ".") == 0
+    assert segmented(capsys) == sorted(names)
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_what_is_left_out_of_a_folder_is_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("in/a.png", "in/deep/b.png", "in/.c.png", "in/.d/e.png", "in/x.mask.png", "elsewhere/f.png"):
+        picture(name)
+    for name in ("in/1.txt", "in/2.txt", "in/README", "in/movie.mp4", "in/.DS_Store"):
+        Path(name).touch()
+    Path("in/linked").symlink_to("../elsewhere")
+    Path("in/deep/loop").symlink_to("..")
+    assert run("segment", "in", "--recursive", "--json") == 0
+    told = capsys.readouterr()
+    assert [json.loads(line)["path"] for line in told.out.splitlines()] == ["in/a.png", "in/deep/b.png"]
+    (line,) = told.err.splitlines()
+    assert "linked folders, searched only if named: 2 (in/linked, in/deep/loop)" in line
+    assert "files of other types: 4 (.txt, README, .mp4)" in line
+    assert "hidden: 2 (in/.d, in/.c.png)" in line
+    assert "named like outputs: 1 (in/x.mask.png)" in line
+    assert ".DS_Store" not in line
+    assert run("segment", "in", "in/linked", "in/.c.png") == 0
+    told = capsys.readouterr()
+    assert [line.split("\t")[0] for line in told.out.splitlines()] == ["in/a.png", "in/linked/f.png", "in/.c.png"]
+    assert "folders, searched with --recursive: 1 (in/deep)" in told.err
+    assert run("segment", "elsewhere") == 0
+    assert "left out" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_of_many_names_a_few_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("in/a.png")
+    for name in "vwxyz":
+        picture(f"in/{name}/b.png")
+    assert run("segment", "in") == 0
+    assert "5 (in/v, in/w, in/x, ...)\n" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_what_a_pattern_matches_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("in/a.png")
+    picture("in/a.png.overlay.png")
+    picture("in/deep/b.png")
+    Path("in/linked").symlink_to("deep")
+    Path("in/gone.png").symlink_to("nowhere")
+    assert run("segment", "in/*") == 1
+    told = capsys.readouterr()
+    assert [line.split("\t")[0] for line in told.out.splitlines()] == ["in/a.png"]
+    assert re.search(r"deeplab: in/gone\.png: .*No such file", told.err)
+    assert "linked folders, searched only if named: 1 (in/linked)" in told.err
+    assert "folders that match a pattern: 1 (in/deep)" in told.err
+    assert "named like outputs: 1 (in/a.png.overlay.png)" in told.err
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_links_to_pictures_are_pictures_and_those_that_lead_nowhere_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("all/a.png")
+    Path("in").mkdir()
+    Path("in/a.png").symlink_to("../all/a.png")
+    Path("in/again.png").symlink_to("../all/a.png")
+    Path("in/gone.png").symlink_to("nowhere")
+    assert run("segment", "in") == 1
+    told = capsys.readouterr()
+    assert [line.split("\t")[0] for line in told.out.splitlines()] == ["in/a.png", "in/again.png"]
+    assert re.search(r"deeplab: in/gone\.png: .*No such file", told.err)
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_a_folder_that_cannot_be_read_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the exit code too; refused by a fake, because nothing is closed to root."""
+    picture("in/a.png")
+    picture("in/closed/b.png")
+    scandir = os.scandir
+
+    def guarded(path: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert run("segment", "in", "--recursive") == 1
+    told = capsys.readouterr()
+    assert [line.split("\t")[0] for line in told.out.splitlines()] == ["in/a.png"]
+    assert "deeplab: in/closed: the folder cannot be read: Permission denied\n" in told.err
+    assert run("segment", "in/closed") == 2
+    assert "the folder in/closed cannot be read: Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_a_folder_without_pictures_says_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("elsewhere/a.png")
+    Path("in").mkdir()
+    Path("in/linked").symlink_to("../elsewhere")
+    assert run("segment", "in") == 2
+    assert re.search(r"in holds no pictures .*linked folders.*\(in/linked\)", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://host/photos/a.png", "download it"),
+        ("HTTP://host/a.png?size=1", "download it"),
+        ("s3://bucket/a.png", "download it"),
+        ("gs+x.y-z://bucket/*.png", "download it"),
+        ("file:///photos/a.png", "leave out file://"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_url_is_no_file(fake: FakeTransport, capsys: pytest.CaptureFixture[str], url: str, words: str) -> None:
+    picture("a.png")
+    assert run("segment", "a.png", "-o", "out") == 0
+    assert run("segment", url, "-o", "out") == 2
+    assert re.search(rf"{re.escape(url)} is a URL.*{words}", capsys.readouterr().err)
+    assert run("segment", "a.png", "-o", "s3://bucket/out") == 2
+    assert "s3://bucket/out is a URL" in capsys.readouterr().err
+    assert not Path("s3:").exists()
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("[1].png")
+    assert run("segment", "[1].png") == 0
+    assert capsys.readouterr().out.startswith("[1].png\t")
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_names_that_cannot_be_files_are_told_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("good.png")
+    long = f"{'x' * 247}.png"  # a file, but its output would have too long a name
+    picture("a.png").rename(long)
+    Path("loop").symlink_to("loop")
+    assert run("segment", "good.png", long, "loop", "y" * 5000, "-o", "out") == 1
+    told = capsys.readouterr()
+    assert [line.split("\t")[0] for line in told.out.splitlines()] == ["good.png"]
+    assert re.search(r"deeplab: x+\.png: .*File name too long", told.err)
+    assert re.search(r"deeplab: loop: .*symbolic links", told.err)
+    assert re.search(r"deeplab: y+: .*File name too long", told.err)
+    assert "1 of 4 pictures segmented" in told.err
