@@ -13,10 +13,11 @@ import grpc
 import numpy as np
 import pytest
 from drivers import Kind, connected
-from script_servers import RawServer, Script, Server, elements, http_answer, url
+from script_servers import RawServer, Script, Server, elements, http_answer, image_id, url
 
 from deeplab_client import (
     InvalidImageError,
+    MismatchedReplyError,
     ModelError,
     ModelNotFoundError,
     SegmentationError,
@@ -138,7 +139,7 @@ def test_an_answer_to_another_request_is_refused_and_its_connection_dropped(kind
     with connected(kind, server.url, retries=0) as client:
         assert client.segment(b"\x05").mask.shape == (3, 5)
         assert server.connections == 1
-        with pytest.raises(ModelError, match="another request"):
+        with pytest.raises(MismatchedReplyError, match=f"its id is '{ids[0]}', not "):
             client.segment(b"\x05")
         ids.clear()
         client.segment(b"\x05")
@@ -192,10 +193,10 @@ def test_tensors_that_do_not_fit_are_a_model_error(server: Server, kind: Kind) -
         "a mask as text": [("MASK", "BYTES", [1, 1, 1], elements(b"a")), COUNTS, NAMES],
     }
     with connected(kind, url(server), mask_format="raw", retries=0) as client:
-        server.script.fixed = [MASK, COUNTS, NAMES]
+        server.script.fixed = [MASK, COUNTS, NAMES, image_id(b"\x05")]
         assert client.segment(b"\x05").pixels == {"a": 4}
         for case, tensors in cases.items():
-            server.script.fixed = tensors
+            server.script.fixed = [*tensors, image_id(b"\x05")]
             try:
                 told: object = client.segment(b"\x05")
             except Exception as error:  # noqa: BLE001 any would do, were it not for the assertion
