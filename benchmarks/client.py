@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Scheme = Literal["grpc", "http"]
 SCHEMES: tuple[Scheme, ...] = ("grpc", "http")
 LIBRARIES: dict[Scheme, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
-OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES")
+OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")
 WARM_UP, CALLS = 20, 600
 SIZES = ((500, 375), (1280, 853), (4000, 3000))
 RATES = {"localhost": None, "1 Gbit/s": 125e6, "100 Mbit/s": 12.5e6, "10 Mbit/s": 1.25e6}

@@ -78,12 +78,15 @@ def ensemble_config(plan: Plan) -> Message:
     config.output.add(name="CLASS_PIXELS", data_type=pb.TYPE_INT64, dims=[len(plan.class_names)])
     config.output.add(name="CLASS_NAMES", data_type=pb.TYPE_STRING, dims=[len(plan.class_names)])
     config.output.add(name="MASK_PNG", data_type=pb.TYPE_STRING, dims=[1])
+    config.output.add(name="IMAGE_ID", data_type=pb.TYPE_INT64, dims=[1])
     steps = {
-        "preprocess": ({"IMAGE": "IMAGE"}, {"PIXELS": "PIXELS", "SIZE": "SIZE"}),
+        "preprocess": ({"IMAGE": "IMAGE"}, {"PIXELS": "PIXELS", "SIZE": "SIZE", "IMAGE_ID": "PIXELS_ID"}),
         plan.core: ({"input": "PIXELS"}, {"logits_os8": "LOGITS"}),
         "postprocess": (
-            {"LOGITS": "LOGITS", "SIZE": "SIZE"},
-            {name: name for name in ("MASK", "MASK_FOR_PNG", "CLASS_PIXELS", "CLASS_NAMES")},
+            # Out of postprocess and not straight out of preprocess, so that it shows a mix-up in either. It has another
+            # name on its way, because Triton counts an output of the ensemble that a step reads twice (MASK_FOR_PNG).
+            {"LOGITS": "LOGITS", "SIZE": "SIZE", "IMAGE_ID": "PIXELS_ID"},
+            {name: name for name in ("MASK", "MASK_FOR_PNG", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")},
         ),
         "encode_mask": ({"MASK": "MASK_FOR_PNG"}, {"MASK_PNG": "MASK_PNG"}),
     }

@@ -77,9 +77,13 @@ class CorePredictor:
 
     def _check_labels(self, model: str) -> None:
         """Check the names of the classes where the server tells: a core model has none, `postprocess` has them."""
-        logits, size = np.zeros((1, CLASSES, 1, 1), np.float32), np.ones((1, 2), np.int32)
+        inputs = {
+            "LOGITS": np.zeros((1, CLASSES, 1, 1), np.float32),
+            "SIZE": np.ones((1, 2), np.int32),
+            "IMAGE_ID": np.zeros((1, 1), np.int64),
+        }
         try:
-            names = self._infer("postprocess", {"LOGITS": logits, "SIZE": size}, "CLASS_NAMES")[0]
+            names = self._infer("postprocess", inputs, "CLASS_NAMES")[0]
         except InferenceServerException:
             return  # a server of other steps
         check_class_names(f"core {model}", [name.decode("utf-8", "replace") for name in names])

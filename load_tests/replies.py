@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 WRONG = "wrong mask"  # how every label of a wrong reply begins
+WRONG_REQUEST = f"{WRONG}: the client refused it, because it belongs to another request"
 WRONG_SIZE = f"{WRONG}: not of the picture's size"
 WRONG_PIXELS = f"{WRONG}: not the pixels of the first reply for this picture"
 BETWEEN_WORKERS = "compared between workers"  # how the name of what no request was ends

@@ -16,6 +16,7 @@ from deeplab_client import (
     AccessDeniedError,
     DeadlineExceededError,
     InvalidImageError,
+    MismatchedReplyError,
     ModelError,
     ModelNotFoundError,
     SegmentationClient,
@@ -24,7 +25,7 @@ from deeplab_client import (
     ServerUnavailableError,
     TLSError,
 )
-from load_tests.replies import FirstReplies, FirstReply
+from load_tests.replies import WRONG_REQUEST, FirstReplies, FirstReply
 from load_tests.strain import ProcessStrain
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ LABELS: dict[type[SegmentationError], str] = {
     ModelNotFoundError: "the server has no such model",
     InvalidImageError: "the server refused the picture",
     ModelError: "the model failed",
+    MismatchedReplyError: WRONG_REQUEST,
 }
 
 _logger = logging.getLogger("load_tests")

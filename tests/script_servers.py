@@ -30,7 +30,10 @@ NAMES = [b"__background__", b"cat"]
 
 @dataclass
 class Script:
-    """What a server answers: a mask as wide as the image's first byte says, or failures."""
+    """What a server answers, or how it fails.
+
+    The mask of an image of plain pixels is of its size, and any other as wide as the image's first byte says.
+    """
 
     weights: str | None = "COCO_WITH_VOC_LABELS_V1"
     failures: dict[str, tuple[Any, str]] = field(default_factory=dict[str, tuple[Any, str]])  # call: status, message
@@ -42,6 +45,8 @@ class Script:
     failing: int = 1_000_000  # times that a failure still happens
     fixed: list[tuple[str, str, list[int], bytes]] | None = None  # tensors in place of those that were asked for
     wait: str | None = None  # what a failure says about when to try again
+    others: list[bytes] = field(default_factory=list[bytes])  # images whose replies the first requests get
+    other_ids: list[str] = field(default_factory=list[str])  # ids that the first replies have
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def failure(self, call: str) -> tuple[Any, str] | None:
@@ -59,7 +64,13 @@ class Script:
             self.hold.wait(30)
         if self.fixed is not None:
             return self.fixed
-        mask = np.zeros((self.height, image[0]), np.uint8)
+        if self.others:
+            image = self.others.pop(0)
+        size = (self.height, image[0])
+        if image.startswith((b"P5", b"P6")):
+            width, height = image.split(maxsplit=3)[1:3]
+            size = (int(height), int(width))
+        mask = np.zeros(size, np.uint8)
         mask[0] = 1
         counts = np.array([mask.size - mask[0].size, mask[0].size], "<i8")
         buffer = BytesIO()
@@ -69,14 +80,24 @@ class Script:
             "MASK_PNG": ("BYTES", [1, 1], elements(buffer.getvalue())),
             "CLASS_PIXELS": ("INT64", [1, 2], counts.tobytes()),
             "CLASS_NAMES": ("BYTES", [1, 2], elements(*NAMES)),
+            "IMAGE_ID": image_id(image)[1:],
         }
-        assert set(names) in ({"MASK", "CLASS_PIXELS", "CLASS_NAMES"}, {"MASK_PNG", "CLASS_PIXELS", "CLASS_NAMES"})
+        assert set(names) in ({*known} - {"MASK_PNG"}, {*known} - {"MASK"})
         return [(name, *known[name]) for name in names]
+
+    def reply_id(self, request_id: str) -> str:
+        """Return the id of the reply to a request."""
+        return self.other_ids.pop(0) if self.other_ids else request_id
 
 
 def elements(*values: bytes) -> bytes:
     """Return a BYTES tensor's data."""
     return b"".join(struct.pack("<I", len(value)) + value for value in values)
+
+
+def image_id(image: bytes) -> tuple[str, str, list[int], bytes]:
+    """Return the tensor that tells which image was segmented."""
+    return "IMAGE_ID", "INT64", [1, 1], struct.pack("<q", zlib.crc32(image))
 
 
 class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -107,6 +128,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         assert (image.name, image.datatype, list(image.shape)) == ("IMAGE", "BYTES", [1, 1])
         assert not request.parameters
         response = messages.ModelInferResponse(model_name=request.model_name, model_version="1")
+        response.id = self.script.reply_id(request.id)
         names = [output.name for output in request.outputs]
         for name, datatype, shape, data in self.script.tensors(request.id, request.raw_input_contents[0][4:], names):
             response.outputs.add(name=name, datatype=datatype, shape=shape)
@@ -229,6 +251,7 @@ class HttpHandler(BaseHTTPRequestHandler):
             for name, datatype, shape, data in tensors
         ]
         answer = {"model_name": "segment_resnet50", "model_version": "1", "outputs": heads}
+        answer["id"] = self.triton.script.reply_id(request["id"])
         head = json.dumps(answer).encode()
         self.answer(200, head + b"".join(data for *_, data in tensors), len(head))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import importlib.util
 import json
 import sys
@@ -81,7 +82,7 @@ class Request:
         self.inputs = {name: Tensor(name, array) for name, array in inputs.items()}
 
     def requested_output_names(self) -> list[str]:
-        return ["MASK", "MASK_FOR_PNG", "CLASS_PIXELS", "CLASS_NAMES"]
+        return ["MASK", "MASK_FOR_PNG", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID"]
 
 
 def get_input(request: Request, name: str) -> Tensor:
@@ -144,7 +145,7 @@ def test_postprocess_answers_as_on_a_cpu_and_waits_once(
     logits = np.random.default_rng(0).standard_normal((3, 1, 21, 9, 9)).astype(np.float32)
     heights = (40, 0, 42)
     requests = [
-        Request(LOGITS=planes, SIZE=np.array([[height, 30]], np.int32))
+        Request(LOGITS=planes, SIZE=np.array([[height, 30]], np.int32), IMAGE_ID=np.array([[2**32 - height]]))
         for planes, height in zip(logits, heights, strict=True)
     ]
     first, refused, last = model.execute(requests)
@@ -159,6 +160,7 @@ def test_postprocess_answers_as_on_a_cpu_and_waits_once(
         np.testing.assert_array_equal(found["MASK_FOR_PNG"], expected.masks)
         np.testing.assert_array_equal(found["CLASS_PIXELS"], expected.class_pixels)
         assert found["CLASS_NAMES"][0][15] == "person"
+        assert (found["IMAGE_ID"].dtype, found["IMAGE_ID"].tolist()) == (np.int64, [[2**32 - height]])
 
 
 def test_a_gpu_that_fails_fails_all_but_what_was_refused(
@@ -178,7 +180,9 @@ def test_a_gpu_that_fails_fails_all_but_what_was_refused(
     monkeypatch.setattr(mask_ops_cuda, "Masker", Broken)
     model = on_gpu_1("postprocess")
     logits = np.zeros((1, 21, 2, 2), np.float32)
-    requests = [Request(LOGITS=logits, SIZE=np.array([[side, 3]], np.int32)) for side in (3, 0)]
+    requests = [
+        Request(LOGITS=logits, SIZE=np.array([[side, 3]], np.int32), IMAGE_ID=np.ones((1, 1))) for side in (3, 0)
+    ]
     failed, refused = model.execute(requests)
     assert (failed.error.code, refused.error.code) == (TritonError.INTERNAL, TritonError.INVALID_ARG)
     assert "CUDA error" in failed.error.message
@@ -197,4 +201,5 @@ def test_preprocess_hands_on_a_tensor_of_torch(monkeypatch: pytest.MonkeyPatch, 
     found = good.arrays()
     assert found["PIXELS"].shape == (1, 3, 520, 520)
     assert found["SIZE"].tolist() == [[60, 90]]
+    assert (found["IMAGE_ID"].dtype, found["IMAGE_ID"].tolist()) == (np.int64, [[binascii.crc32(data)]])
     assert bad.error.code == TritonError.INVALID_ARG

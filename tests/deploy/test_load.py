@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from pods import answered_by
-from script_servers import NAMES, GrpcServer, Script, elements
+from script_servers import NAMES, GrpcServer, Script, elements, image_id
 from triton_process import wait_until
 
 from embedded.checks import free_ports
@@ -276,7 +276,8 @@ class ByPeer(GrpcServer):
         super().__init__(Script())
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
-        shown = ImageOps.exif_transpose(Image.open(io.BytesIO(request.raw_input_contents[0][4:])))
+        image = request.raw_input_contents[0][4:]
+        shown = ImageOps.exif_transpose(Image.open(io.BytesIO(image)))
         with self._one:
             if context.peer() not in self._peers:
                 self._peers.append(context.peer())
@@ -286,6 +287,7 @@ class ByPeer(GrpcServer):
                 ("MASK", "UINT8", [1, *mask.shape], mask.tobytes()),
                 ("CLASS_PIXELS", "INT64", [1, 2], counts.tobytes()),
                 ("CLASS_NAMES", "BYTES", [1, 2], elements(*NAMES)),
+                image_id(image),
             ]
             return super().ModelInfer(request, context)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pictures
 import pytest
 import torch
+import toy
 import wire
 from drivers import Kind, connected
 
@@ -102,6 +104,30 @@ def test_the_format_in_which_a_mask_travels_does_not_change_it(server: TritonPro
     ):
         with connected(kind, f"{scheme}://{address}", timeout=TIMEOUT, **options) as client:
             np.testing.assert_array_equal(client.segment(picture).mask, expected)
+
+
+@pytest.mark.parametrize("output", ["MASK", "MASK_PNG"])
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_reply_tells_which_picture_it_belongs_to(toy_server: TritonProcess, protocol: Any, output: str) -> None:  # noqa: ANN401 a literal
+    encoded = [toy.picture(number).ppm() for number in range(8)]
+    checksums = [zlib.crc32(data) for data in encoded]
+    assert max(checksums) > 2**31, "the tensor is signed, and a checksum is not"
+    for data, checksum in zip(encoded, checksums, strict=True):
+        inputs = {"IMAGE": wire.images(data)}
+        reply = wire.infer(toy_server, protocol, "segment_resnet50", inputs, [output, "IMAGE_ID"])
+        assert reply["IMAGE_ID"].tolist() == [[checksum]]
+
+
+@pytest.mark.parametrize("mask_format", ["raw", "png"])
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_every_picture_gets_its_own_mask(toy_server: TritonProcess, kind: Kind, scheme: str, mask_format: str) -> None:
+    address = toy_server.grpc_url if scheme == "grpc" else toy_server.http_url
+    sent = [toy.picture(number) for number in range(60)]
+    with connected(kind, f"{scheme}://{address}", timeout=TIMEOUT, mask_format=mask_format, retries=0) as client:
+        results = client.segment_many([picture.pixels() for picture in sent], concurrency=8)
+        for picture, result in zip(sent, results, strict=True):
+            assert isinstance(result, deeplab_client.Segmentation), result
+            assert picture.is_mask(result.mask)
 
 
 def test_an_exif_rotated_picture_and_its_overlay_stand_upright(client: Driver) -> None:

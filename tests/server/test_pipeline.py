@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "exif-rotated": pictures.exif_rotated,
     "small": pictures.small,
 }
-OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES", "MASK_PNG")
+OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES", "MASK_PNG", "IMAGE_ID")
 
 
 @functools.cache
@@ -92,6 +93,7 @@ def test_masks_are_those_of_eager_torchvision(
     names = [name.decode() for name in reply["CLASS_NAMES"][0]]
     assert names[0] == "__background__"
     assert (names[8], names[15], len(names)) == ("cat", "person", 21)
+    assert reply["IMAGE_ID"].tolist() == [[zlib.crc32(data)]]
 
 
 def test_a_picture_of_520_x_520_gives_the_models_own_argmax(server: TritonProcess) -> None:
@@ -177,7 +179,7 @@ def test_two_images_of_different_size_are_refused(server: TritonProcess, protoco
     assert caught.value.status() == {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}[protocol]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_any_choice_of_outputs_is_answered(server: TritonProcess, count: int) -> None:
     """Triton leaves out the steps that a choice does not need; the rest must still run, and errors keep their words."""
     whole = segment(server, "grpc", "resnet50", pictures.small())
@@ -205,6 +207,7 @@ def test_masks_are_encoded_only_for_those_who_ask(server: TritonProcess) -> None
 def test_two_images_of_one_size_share_a_request(server: TritonProcess) -> None:
     flipped = pictures.encoded(ImageOps.mirror(pictures.cat()), "PNG")
     reply = wire.infer(server, "grpc", "segment_resnet50", {"IMAGE": wire.images(pictures.small(), flipped)}, OUTPUTS)
+    assert reply["IMAGE_ID"].tolist() == [[zlib.crc32(pictures.small())], [zlib.crc32(flipped)]]
     for index, data in enumerate((pictures.small(), flipped)):
         expected = reference_mask("resnet50", data, "torchvision")
         assert (reply["MASK"][index] == expected).mean() >= 0.9999

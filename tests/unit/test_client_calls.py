@@ -24,6 +24,7 @@ from deeplab_client import (
     ClientClosedError,
     DeadlineExceededError,
     InvalidImageError,
+    MismatchedReplyError,
     ModelError,
     ModelNotFoundError,
     SegmentationClient,
@@ -54,7 +55,12 @@ def outputs() -> dict[str, Any]:
     mask = np.array([[[0, 2, 2], [0, 0, 0]]], np.uint8)
     mask.setflags(write=False)
     names = np.array([[b"__background__", b"cat", "Küken".encode()]], np.object_)
-    return {"MASK": mask, "CLASS_PIXELS": np.array([[4, 0, 2]], np.int64), "CLASS_NAMES": names}
+    return {
+        "MASK": mask,
+        "CLASS_PIXELS": np.array([[4, 0, 2]], np.int64),
+        "CLASS_NAMES": names,
+        "IMAGE_ID": np.array([[zlib.crc32(b"P6 3 2 255\n" + bytes(18))]]),  # of IMAGE as it travels
+    }
 
 
 class Fake:
@@ -148,6 +154,9 @@ def test_the_mask_is_the_callers_own(client: Driver, fake: Fake) -> None:
     [
         ("MASK", None),
         ("CLASS_NAMES", None),
+        ("IMAGE_ID", None),
+        ("IMAGE_ID", np.zeros((1, 2), np.int64)),
+        ("IMAGE_ID", np.zeros((1, 1), np.float32)),
         ("MASK", np.zeros((1, 2, 3), np.int64)),
         ("MASK", np.zeros((2, 3), np.uint8)),
         ("CLASS_PIXELS", np.array([[4, 2]])),
@@ -382,6 +391,7 @@ def test_is_ready_is_false_where_nobody_answers(client: Driver, fake: Fake) -> N
         (AccessDeniedError, PermissionError),
         (ModelNotFoundError, LookupError),
         (ModelError, RuntimeError),
+        (MismatchedReplyError, RuntimeError),
         (UnsupportedError, NotImplementedError),
         (ClientClosedError, RuntimeError),
         (UnknownClassError, KeyError),

@@ -20,6 +20,7 @@ from deeplab_client import (
     AccessDeniedError,
     DeadlineExceededError,
     InvalidImageError,
+    MismatchedReplyError,
     ModelError,
     SegmentationError,
     ServerOverloadedError,
@@ -64,13 +65,15 @@ def test_a_picture_that_fails_is_told_and_the_rest_goes_on(capsys: pytest.Captur
     broken("bad.png", InvalidImageError)
     broken("busy.png", ServerOverloadedError)
     broken("bug.png", ModelError)
-    assert run("segment", "bad.png", "busy.png", "bug.png", "missing.png", "good.png", "-o", "out") == 1
+    broken("swapped.png", MismatchedReplyError)
+    names = ["bad.png", "busy.png", "bug.png", "swapped.png", "missing.png", "good.png"]
+    assert run("segment", *names, "-o", "out") == 1
     told = capsys.readouterr()
     assert [line.split("\t")[0] for line in told.out.splitlines()] == ["good.png"]
     assert "deeplab: bad.png: as the picture says" in told.err
     assert re.search(r"missing\.png: .*No such file", told.err)
-    assert "1 of 5 pictures segmented" in told.err
-    assert "4 failed" in told.err
+    assert "1 of 6 pictures segmented" in told.err
+    assert "5 failed" in told.err
     assert files("out") == {"good.png.overlay.png"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from deeplab_client import (
     SegmentationClient,
     ServerUnavailableError,
     _v2,
+    _wire,
 )
 from deeplab_client._deadline import Deadline
 from deeplab_client._endpoint import parse_url
@@ -137,6 +139,27 @@ def test_pixels_are_packed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch
     server.stop()
     assert packed[0] is not threading.current_thread()
     assert packed[1] is threading.current_thread()
+
+
+def test_checksums_of_large_pictures_are_made_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[threading.Thread] = []
+
+    def noting(image: bytes) -> int:
+        made.append(threading.current_thread())
+        return zlib.crc32(image)
+
+    monkeypatch.setattr(_wire, "image_id", noting)
+    server = HttpServer(Script())
+
+    async def use() -> None:
+        async with AsyncSegmentationClient(url(server)) as client:
+            await client.segment(b"\x05" * 2_000_000)
+            await client.segment(b"\x05")
+
+    asyncio.run(use())
+    server.stop()
+    assert made[0] is not threading.current_thread()
+    assert made[1] is threading.current_thread()
 
 
 def test_a_hook_may_be_awaited() -> None:

@@ -13,10 +13,12 @@ import grpc
 import numpy as np
 import pytest
 from drivers import Kind, connected
-from script_servers import RawServer, Script, Server, elements, http_answer, url
+from PIL import Image
+from script_servers import RawServer, Script, Server, elements, http_answer, image_id, url
 
 from deeplab_client import (
     InvalidImageError,
+    MismatchedReplyError,
     ModelError,
     ModelNotFoundError,
     SegmentationError,
@@ -24,6 +26,8 @@ from deeplab_client import (
 )
 
 pytestmark = pytest.mark.unit
+
+PIXELS = np.zeros((2, 3, 3), np.uint8)
 
 
 def failure(kind: Kind, answer: bytes, **options: Any) -> SegmentationError:  # noqa: ANN401 the client's
@@ -138,12 +142,61 @@ def test_an_answer_to_another_request_is_refused_and_its_connection_dropped(kind
     with connected(kind, server.url, retries=0) as client:
         assert client.segment(b"\x05").mask.shape == (3, 5)
         assert server.connections == 1
-        with pytest.raises(ModelError, match="another request"):
+        with pytest.raises(MismatchedReplyError, match=f"its id is '{ids[0]}', not "):
             client.segment(b"\x05")
         ids.clear()
         client.segment(b"\x05")
     assert server.connections == 2
     server.stop()
+
+
+@pytest.mark.parametrize("mask_format", ["raw", "png"])
+def test_a_mask_of_another_picture_is_refused(server: Server, kind: Kind, mask_format: str) -> None:
+    server.script.others = [b"\x09"]
+    found, sent = zlib.crc32(b"\x09"), zlib.crc32(b"\x05")
+    with connected(kind, url(server), mask_format=mask_format, retries=0) as client:
+        with pytest.raises(MismatchedReplyError, match=rf"IMAGE_ID is {found}, not {sent}; restart the server") as told:
+            client.segment(b"\x05")
+        assert client.segment(b"\x05").mask.shape == (3, 5)
+    assert told.value.model == "segment_resnet50"
+    assert told.value.request_id == server.script.requests[0]["id"]
+
+
+@pytest.mark.parametrize("mask_format", ["raw", "png"])
+@pytest.mark.parametrize("image", [PIXELS, PIXELS[:, :, 0], Image.fromarray(PIXELS)], ids=["RGB", "grey", "PIL"])
+def test_a_mask_of_another_size_is_refused(server: Server, kind: Kind, mask_format: str, image: Any) -> None:  # noqa: ANN401 what segment takes
+    turned = b"P5 2 3 255\n" + bytes(6)
+    with connected(kind, url(server), mask_format=mask_format, retries=0) as client:
+        assert client.segment(image).mask.shape == (2, 3)
+        (sent,) = (request["image"] for request in server.script.requests)
+        names = server.script.requests[0]["outputs"]
+        server.script.fixed = [*server.script.tensors("", turned, names)[:-1], image_id(sent)]
+        with pytest.raises(MismatchedReplyError, match="its mask is 2 x 3 pixels, and the image is 3 x 2"):
+            client.segment(image)
+
+
+def test_a_reply_with_another_id_is_refused(server: Server, kind: Kind) -> None:
+    server.script.other_ids = ["theirs"]
+    with connected(kind, url(server), retries=0) as client:
+        with pytest.raises(MismatchedReplyError, match="its id is 'theirs', not ") as told:
+            client.segment(b"\x05")
+        assert client.segment(b"\x05").mask.shape == (3, 5)
+    assert server.script.requests[0]["id"] in str(told.value)
+
+
+def test_a_reply_without_an_id_is_taken(server: Server, kind: Kind) -> None:
+    server.script.other_ids = [""]
+    with connected(kind, url(server), retries=0) as client:
+        assert client.segment(b"\x05").mask.shape == (3, 5)
+
+
+def test_a_reply_that_tells_no_image_is_a_model_error(server: Server, kind: Kind) -> None:
+    server.script.fixed = [MASK, COUNTS, NAMES]
+    with (
+        connected(kind, url(server), mask_format="raw", retries=0) as client,
+        pytest.raises(ModelError, match="does not answer like a segmentation ensemble: no output IMAGE_ID"),
+    ):
+        client.segment(b"\x05")
 
 
 def test_a_refusal_before_the_end_of_a_picture_does_not_hold_up_the_next_call(kind: Kind) -> None:
@@ -189,13 +242,15 @@ def test_tensors_that_do_not_fit_are_a_model_error(server: Server, kind: Kind) -
         "a huge shape": [("MASK", "UINT8", [1, 2**62, 2**62], bytes(4)), COUNTS, NAMES],
         "a negative shape": [("MASK", "UINT8", [1, 2, -1], bytes(4)), COUNTS, NAMES],
         "another type": [("MASK", "UINT64", [1, 2, 2], bytes(32)), COUNTS, NAMES],
+        "an image as text": [MASK, COUNTS, NAMES, ("IMAGE_ID", "BYTES", [1, 1], elements(b"a"))],
+        "two images": [MASK, COUNTS, NAMES, ("IMAGE_ID", "INT64", [1, 2], bytes(16))],
         "a mask as text": [("MASK", "BYTES", [1, 1, 1], elements(b"a")), COUNTS, NAMES],
     }
     with connected(kind, url(server), mask_format="raw", retries=0) as client:
-        server.script.fixed = [MASK, COUNTS, NAMES]
+        server.script.fixed = [MASK, COUNTS, NAMES, image_id(b"\x05")]
         assert client.segment(b"\x05").pixels == {"a": 4}
         for case, tensors in cases.items():
-            server.script.fixed = tensors
+            server.script.fixed = [image_id(b"\x05"), *tensors]
             try:
                 told: object = client.segment(b"\x05")
             except Exception as error:  # noqa: BLE001 any would do, were it not for the assertion

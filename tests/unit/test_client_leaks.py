@@ -30,15 +30,16 @@ def _no_collector() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.fixture(params=["refusing", "garbling"])
+@pytest.fixture(params=["refusing", "garbling", "mixing up"])
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Yield a port where nobody listens, or where what answers makes no sense."""
+    """Yield a port where nobody listens, or where what answers makes no sense, or is not for this request."""
     if request.param == "refusing":
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))
             yield bound.getsockname()[1]
     else:
-        server = GrpcServer(Script(fixed=[("MASK", "UINT8", [1, 2], b"1")]))
+        garbled = [("MASK", "UINT8", [1, 2], b"1")] if request.param == "garbling" else None
+        server = GrpcServer(Script(fixed=garbled, others=[b"\x09"] * 1000))
         yield server.port
         server.stop()
 

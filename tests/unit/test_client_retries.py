@@ -16,6 +16,7 @@ from script_servers import GrpcServer, HttpServer, Script, Server, url
 
 from deeplab_client import (
     DeadlineExceededError,
+    MismatchedReplyError,
     ModelError,
     RetryAttempt,
     RetryPolicy,
@@ -55,6 +56,21 @@ def test_what_may_pass_is_tried_again(server: Server, kind: Kind, code: grpc.Sta
     assert {attempt.error.model for attempt in seen} == {"segment_resnet50"}
     # One call has one id in the server's log.
     assert {attempt.error.request_id for attempt in seen} == {server.script.requests[0]["id"]}
+
+
+def test_a_reply_to_another_request_is_tried_again(server: Server, kind: Kind) -> None:
+    seen: list[RetryAttempt] = []
+    with connected(kind, url(server), retries=AT_ONCE, on_retry=seen.append) as client:
+        server.script.others, server.script.other_ids = [b"\x09", b"\x05"], ["", "theirs"]
+        result = client.segment(b"\x05")
+        server.script.others = [b"\x09"] * 9
+        with pytest.raises(MismatchedReplyError):
+            client.segment(b"\x05")
+    assert result.mask.shape == (3, 5)
+    assert result.timings is not None
+    assert min(result.timings.encode, result.timings.wait, result.timings.decode) > 0
+    assert [type(attempt.error) for attempt in seen] == [MismatchedReplyError] * 4
+    assert len(server.script.requests) == 6
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,10 @@ import pytest
 from deeplab_client import (
     DeadlineExceededError,
     InvalidImageError,
+    MismatchedReplyError,
     ModelNotFoundError,
+    RetryAttempt,
+    RetryPolicy,
     SegmentationClient,
     SegmentationError,
     ServerOverloadedError,
@@ -86,6 +90,17 @@ def test_answers_come_in_turn_before_the_mask() -> None:
     assert caught.value is not error
     assert error.__traceback__ is None, "the test's own error is left alone"
     assert [fake.segment(IMAGE).top_class for _ in range(2)] == ["cat", "cat"]
+
+
+def test_a_reply_to_another_request_is_an_answer_like_any_error() -> None:
+    swapped = MismatchedReplyError("the reply to another request")
+    seen: list[RetryAttempt] = []
+    fake = FakeTransport(MASK, answers=[swapped, swapped])
+    at_once = RetryPolicy(first_delay=0)
+    assert (client(fake, retries=at_once, on_retry=seen.append).segment(IMAGE).mask == MASK).all()
+    assert [type(attempt.error) for attempt in seen] == [MismatchedReplyError] * 2
+    with pytest.raises(MismatchedReplyError, match="its mask is 2 x 4 pixels, and the image is 4 x 2"):
+        client(FakeTransport(MASK.T.copy()), retries=0).segment(IMAGE)
 
 
 @pytest.mark.parametrize("error", [ServerOverloadedError, DeadlineExceededError])
@@ -177,6 +192,7 @@ def test_the_asynchronous_twin_says_the_same() -> None:
         with pytest.raises(ServerOverloadedError, match="busy"):
             await fake.infer(request, deadline=deadline)
         reply = await fake.infer(request, deadline=deadline)
+        assert reply.outputs["IMAGE_ID"].tolist() == [[zlib.crc32(b"image")]]
         assert (reply.outputs["MASK"][0] == MASK).all()
         assert (reply.model_name, reply.model_version) == ("m", "1")
         assert await fake.model_parameters("m", deadline=deadline) == {"weights": "none"}

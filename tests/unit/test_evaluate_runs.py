@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -15,16 +16,17 @@ import pictures
 import pytest
 from coco_data import HALF, PERFECT, Scene
 
-from deeplab_client import voc
-from evaluate import arguments, measuring
+from deeplab_client import MismatchedReplyError, RetryPolicy, SegmentationClient, voc
+from deeplab_client.testing import FakeTransport
+from evaluate import arguments, measuring, served
 from evaluate.coco import CocoWithVocLabels
 from evaluate.errors import EvaluationError
 from evaluate.metrics import Figures
 from evaluate.picture import draw
 from evaluate.predictors import Answer, PredictorFacts
 from evaluate.report import report, table
-from evaluate.served import check_class_names
-from evaluate.server import Address
+from evaluate.served import EnsemblePredictor, check_class_names
+from evaluate.server import Address, ServedModel
 from evaluate.state import StateFile, output_folder
 
 if TYPE_CHECKING:
@@ -355,3 +357,21 @@ def test_a_wrong_command_line_is_explained(
     with pytest.raises(SystemExit, match="2"):
         arguments.parse(command)
     assert message in capsys.readouterr().err
+
+
+def test_a_reply_to_another_request_is_never_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client tries again, as it does for everybody; where that does not help, the image has failed."""
+    folder = coco_data.write(tmp_path, HALF)
+    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    sample = dataset.read(dataset.ids[0])
+    probe, mask = np.zeros((8, 8), np.uint8), np.full(sample.target.shape, 3, np.uint8)
+    swapped = MismatchedReplyError("the reply to another request")
+    fake = FakeTransport(mask, answers=[probe, swapped, swapped, mask, *[swapped] * 3])
+    monkeypatch.setattr(served, "SegmentationClient", functools.partial(SegmentationClient, transport=fake))
+    monkeypatch.setattr(Address, "model", lambda _, name: ServedModel("1", {"name": name}, {}))
+    monkeypatch.setattr(RetryPolicy, "delay", lambda *_: 0.0)
+    predictor = EnsemblePredictor(Address.of("grpc://fake:1"), "segment_resnet50", timeout=60)
+    assert (predictor.predict(sample).mask == mask).all()
+    with pytest.raises(EvaluationError, match="the reply to another request"):
+        predictor.predict(sample)
+    assert len(fake.requests) == 7

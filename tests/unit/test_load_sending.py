@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from load_arguments import parse
 
-from deeplab_client import DeadlineExceededError
+from deeplab_client import DeadlineExceededError, MismatchedReplyError
 from load_tests import sending
 from load_tests.pictures import Picture
 from load_tests.sending import LABELS, Sending
@@ -91,6 +91,7 @@ def test_pictures_and_variants_are_drawn_by_weight(begin: Begin) -> None:
     ("error", "label"),
     [
         (DeadlineExceededError("late"), LABELS[DeadlineExceededError]),
+        (MismatchedReplyError("theirs"), "wrong mask: the client refused it, because it belongs to another request"),
         (ZeroDivisionError("ours"), "error of the load test itself: ZeroDivisionError"),
     ],
 )

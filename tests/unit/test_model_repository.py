@@ -31,18 +31,22 @@ def dims(tensors: Any) -> dict[str, tuple[str, list[int]]]:  # noqa: ANN401
 
 C = 21
 TENSORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "preprocess": ({"IMAGE": ("STRING", [1])}, {"PIXELS": ("FP32", [3, -1, -1]), "SIZE": ("INT32", [2])}),
+    "preprocess": (
+        {"IMAGE": ("STRING", [1])},
+        {"PIXELS": ("FP32", [3, -1, -1]), "SIZE": ("INT32", [2]), "IMAGE_ID": ("INT64", [1])},
+    ),
     "deeplabv3_resnet50": (
         {"input": ("FP32", [3, -1, -1])},
         {"out": ("FP32", [C, -1, -1]), "logits_os8": ("FP32", [C, -1, -1])},
     ),
     "postprocess": (
-        {"LOGITS": ("FP32", [C, -1, -1]), "SIZE": ("INT32", [2])},
+        {"LOGITS": ("FP32", [C, -1, -1]), "SIZE": ("INT32", [2]), "IMAGE_ID": ("INT64", [1])},
         {
             "MASK": ("UINT8", [-1, -1]),
             "MASK_FOR_PNG": ("UINT8", [-1, -1]),
             "CLASS_PIXELS": ("INT64", [C]),
             "CLASS_NAMES": ("STRING", [C]),
+            "IMAGE_ID": ("INT64", [1]),
         },
     ),
     "encode_mask": ({"MASK": ("UINT8", [-1, -1])}, {"MASK_PNG": ("STRING", [1])}),
@@ -53,6 +57,7 @@ TENSORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "CLASS_PIXELS": ("INT64", [C]),
             "CLASS_NAMES": ("STRING", [C]),
             "MASK_PNG": ("STRING", [1]),
+            "IMAGE_ID": ("INT64", [1]),
         },
     ),
 }

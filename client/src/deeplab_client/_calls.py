@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from deeplab_client._errors import SegmentationError
+    from deeplab_client._image import Upload
     from deeplab_client._options import TLS, Compression
     from deeplab_client._retry import RetryAttempt, RetryHook, RetryPolicy
     from deeplab_client._segmentation import Segmentation
@@ -138,7 +139,7 @@ class Call:
         model: The model that is asked.
     """
 
-    __slots__ = ("_attempts", "_calls", "_known", "_learnt", "_marks", "_request_id", "model")
+    __slots__ = ("_attempts", "_calls", "_known", "_learnt", "_marks", "_request_id", "_sent", "model")
 
     def __init__(self, calls: Calls, model: str | None, deadline: Deadline) -> None:
         self.model = calls.model_or_own(model)
@@ -149,10 +150,11 @@ class Call:
         self._request_id = uuid4().hex
         self._marks = [time.perf_counter()]
 
-    def request(self, image: bytes) -> Request:
-        """Return the request for an encoded image; encoding ends here."""
+    def request(self, upload: Upload) -> Request:
+        """Return the request for an image; encoding ends here."""
+        self._sent = _wire.Sent(_wire.image_id(upload.data), upload.size)
         self._mark()
-        return Request(self.model, image, self._request_id, self._calls.outputs)
+        return Request(self.model, upload.data, self._request_id, self._calls.outputs)
 
     def knows_weights(self) -> bool:
         """Return whether an attempt that begins now knows what the model's weights are."""
@@ -180,16 +182,18 @@ class Call:
         return attempt
 
     def answered(self) -> None:
-        """Take note that the reply is here; waiting ends here."""
+        """Take note that a reply is here; waiting ends with the last."""
+        del self._marks[2:]
         self._mark()
 
     def result(self, reply: Reply) -> Segmentation:
         """Make the result.
 
         Raises:
+            MismatchedReplyError: The reply belongs to another request.
             ModelError: The reply does not keep the contract.
         """
-        result = _wire.read_reply(reply, weights=self._learnt, request_id=self._request_id)
+        result = _wire.read_reply(reply, self._sent, weights=self._learnt, request_id=self._request_id)
         if result.untrained and self.model not in self._known:
             _logger.warning("%s serves %s with untrained weights", self._calls.endpoint, self.model)
         self._known[self.model] = self._learnt

@@ -43,8 +43,8 @@ class SegmentationClient:
         url: `grpc://host:port`, `http://host:port`, with TLS `grpcs://` or `https://`, or `host:port` for gRPC.
         model: The ensemble to ask.
         timeout: Seconds that a whole call may take, connecting and retries included.
-        retries: How often a request is sent again that found no server, or one with too much to do; or a policy with
-            the pauses too.
+        retries: How often a request is sent again that found no server, or one with too much to do, or got the reply to
+            another request; or a policy with the pauses too.
         on_retry: Called before each pause, by the thread that makes the call.
         mask_format: How masks travel: `raw`, `png`, or what is faster for the URL. The result is the same.
         tls: Trusted certificates and the client's own, for `grpcs://` and `https://`.
@@ -249,14 +249,15 @@ class SegmentationClient:
                 if not call.knows_weights():
                     self._learn_weights(call, transport, deadline)
                 reply = transport.infer(request, deadline=deadline)
+                call.answered()
+                result = call.result(reply)
             except SegmentationError as error:
                 delay = self._delay_after(error, call)
                 if delay is None:
                     raise
                 deadline.pause(delay)
             else:
-                call.answered()
-                return call.result(reply)
+                return result
 
     def _why_not(self, transport: Transport, model: str, deadline: Deadline) -> str | None:
         """Return what the server says of a model that is not ready; None where that is nothing."""

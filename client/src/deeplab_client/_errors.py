@@ -10,6 +10,7 @@ SegmentationError
 ├── AccessDeniedError        PermissionError      the server restricts this API
 ├── ModelNotFoundError       LookupError          no such model, or not loaded
 ├── ModelError               RuntimeError         the model failed, or does not keep the contract
+├── MismatchedReplyError     RuntimeError         the reply belongs to another request; try again
 ├── UnsupportedError         NotImplementedError  the server does not have this API
 ├── ClientClosedError        RuntimeError         the client is used after close()
 └── UnknownClassError        KeyError             the model has no class of that name
@@ -84,6 +85,10 @@ class ModelNotFoundError(SegmentationError, LookupError):
 
 class ModelError(SegmentationError, RuntimeError):
     """The model failed on the server, or its tensors are not those of a segmentation ensemble."""
+
+
+class MismatchedReplyError(SegmentationError, RuntimeError):
+    """The reply belongs to another request: its id, its IMAGE_ID or the size of its mask is not the one expected."""
 
 
 class UnsupportedError(SegmentationError, NotImplementedError):

@@ -13,6 +13,7 @@ from deeplab_client._errors import (
     AccessDeniedError,
     DeadlineExceededError,
     InvalidImageError,
+    MismatchedReplyError,
     ModelError,
     ModelNotFoundError,
     SegmentationError,
@@ -180,6 +181,13 @@ def unreadable(reason: Exception, where: Circumstances) -> SegmentationError:
     flaw = f"it has no {reason}" if isinstance(reason, KeyError) else str(reason)
     message = f"{where.url} sent an answer that cannot be read: {_clean(flaw, where)}"
     return caused(ModelError(message, model=where.model, request_id=where.request_id), reason, where)
+
+
+def of_another_request(found: str, where: Circumstances) -> MismatchedReplyError:
+    """Return the error for an answer under another request's id."""
+    difference = f"its id is {_clean(found, where)!r}, not {where.request_id!r}"
+    message = f"{where.url} answered with the reply to another request: {difference}; restart it if this goes on"
+    return MismatchedReplyError(message, model=where.model, request_id=where.request_id)
 
 
 def _error(

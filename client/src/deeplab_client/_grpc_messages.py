@@ -13,7 +13,7 @@ import grpc
 from tritonclient.grpc import service_pb2
 
 from deeplab_client import _wire
-from deeplab_client._faults import from_grpc, unreadable
+from deeplab_client._faults import from_grpc, of_another_request, unreadable
 from deeplab_client._tls import pem_of
 from deeplab_client._transport import Reply
 
@@ -96,8 +96,11 @@ def read_infer(response: Any, where: Circumstances) -> Reply:  # noqa: ANN401 pr
     """Read the answer to an inference request.
 
     Raises:
+        MismatchedReplyError: It is the answer to another request.
         ModelError: It cannot be read.
     """
+    if response.id not in {"", where.request_id}:
+        raise of_another_request(str(response.id), where)
     try:
         tensors = {
             str(output.name): _wire.read_tensor(output.datatype, list(output.shape), data, size=len(data))

@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -50,15 +51,28 @@ _LONGEST_NAME = 200  # characters of a path that a message repeats
 _LONGEST_IMAGE = (1 << 31) - (1 << 20)
 
 
-def encode(image: ImageLike) -> bytes:
-    """Return the bytes that travel: encoded images as they are, pixels losslessly as PPM or PGM.
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What travels.
+
+    Attributes:
+        data: An encoded image.
+        size: Its height and width as shown, where it came as pixels; None where it came encoded.
+    """
+
+    data: bytes
+    size: tuple[int, int] | None = None
+
+
+def encode(image: ImageLike) -> Upload:
+    """Return what travels: encoded images as they are, pixels losslessly as PPM or PGM.
 
     Raises:
         InvalidImageError: The image is of another kind, empty, or cannot be read.
     """
     encoded = _encoded(image)
     if encoded is not None:
-        return encoded
+        return Upload(encoded)
     if _is_pillow(image):
         from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
 
@@ -195,9 +209,10 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-def _netpbm(array: NDArray[np.uint8]) -> bytes:
+def _netpbm(array: NDArray[np.uint8]) -> Upload:
     # https://netpbm.sourceforge.net/doc/ppm.html: a line of text, then the pixels as they lie in memory.
     magic = "P5" if array.ndim == 2 else "P6"  # noqa: PLR2004 height, width
-    _check_size(array.size, f"the picture of {array.shape[1]} x {array.shape[0]} pixels")
-    header = f"{magic} {array.shape[1]} {array.shape[0]} 255\n".encode()
-    return b"".join((header, np.ascontiguousarray(array).data))
+    height, width = array.shape[:2]
+    _check_size(array.size, f"the picture of {width} x {height} pixels")
+    header = f"{magic} {width} {height} 255\n".encode()
+    return Upload(b"".join((header, np.ascontiguousarray(array).data)), (height, width))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from deeplab_client._errors import (
     DeadlineExceededError,
+    MismatchedReplyError,
     SegmentationError,
     ServerOverloadedError,
     ServerUnavailableError,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 # The request has not been worked on, or has no effect but its answer: asking again is safe. Everything else fails
 # the same way again, or would do a second time what has just cost the whole timeout.
-_WORTH_A_RETRY = (ServerUnavailableError, ServerOverloadedError)
+_WORTH_A_RETRY = (ServerUnavailableError, ServerOverloadedError, MismatchedReplyError)
 NEVER = -1.0  # as `retry_after`: the server asks not to try again
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from deeplab_client import _wire
-from deeplab_client._faults import from_http, unreadable
+from deeplab_client._faults import from_http, of_another_request, unreadable
 from deeplab_client._transport import Reply
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def read_infer(answer: Answer, request: Request, where: Circumstances) -> Reply:
         length = int(answer.header(_HEADER_LENGTH) or len(body))
         response = _json(body[:length])
         if response.get("id") not in {None, "", request.request_id}:
-            raise ValueError("it is the answer to another request")
+            raise of_another_request(str(response["id"]), where)
         body = body[length:]
         tensors: dict[str, NDArray[Any]] = {}
         for output in response["outputs"]:

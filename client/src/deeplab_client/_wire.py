@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import struct
+import zlib
+from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from deeplab_client._errors import ModelError
+from deeplab_client._errors import MismatchedReplyError, ModelError
 from deeplab_client._segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ MaskFormat: TypeAlias = Literal["raw", "png"]
 
 IMAGE = "IMAGE"
 IMAGE_SHAPE = (1, 1)
-RAW_OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES")
-PNG_OUTPUTS = ("MASK_PNG", "CLASS_PIXELS", "CLASS_NAMES")
+RAW_OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")
+PNG_OUTPUTS = ("MASK_PNG", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")
 WEIGHTS_PARAMETER = "weights"
 
 _PIXELS = (b"P5", b"P6")  # Netpbm's magic numbers: how images begin that hold plain pixels
@@ -33,6 +35,24 @@ _DTYPES = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
 _MOST_CLASSES = 256
 _LONGEST_NAME = 200  # characters of a model's name that go into a message
 _LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What is known of an image that was sent, and has to be true of its mask.
+
+    Attributes:
+        image_id: What IMAGE_ID must be.
+        size: Height and width as shown; None for an image that came encoded.
+    """
+
+    image_id: int
+    size: tuple[int, int] | None = None
+
+
+def image_id(image: bytes) -> int:
+    """Return what a server answers as IMAGE_ID: the CRC-32 of an encoded image."""
+    return zlib.crc32(image)
 
 
 def choose_mask_format(endpoint: Endpoint) -> MaskFormat:
@@ -80,19 +100,28 @@ def read_tensor(datatype: str, shape: Sequence[int], data: bytes | memoryview, *
     return np.frombuffer(data, _DTYPES[datatype]).reshape(shape)
 
 
-def read_reply(reply: Reply, *, weights: str | None, request_id: str) -> Segmentation:
+def read_reply(reply: Reply, sent: Sent, *, weights: str | None, request_id: str) -> Segmentation:
     """Check a reply against the contract and make a result that owns its memory.
 
     Raises:
+        MismatchedReplyError: It belongs to another image than the one sent.
         ModelError: Tensors are missing, or do not fit each other.
     """
     try:
+        found = _read_image_id(reply.outputs.get("IMAGE_ID"))
+        # Before all else: tensors of another request may not fit each other either.
+        if found != sent.image_id:
+            raise _mismatched(f"its IMAGE_ID is {found}, not {sent.image_id}", reply, request_id)
         counts, names = _read_classes(reply.outputs.get("CLASS_PIXELS"), reply.outputs.get("CLASS_NAMES"))
         mask = _read_mask(reply.outputs.get("MASK"), reply.outputs.get("MASK_PNG"), size=sum(counts.tolist()))
         _check_ids(mask, len(names))
     except ValueError as flaw:
         message = f"{reply.model_name[:_LONGEST_NAME]!r} does not answer like a segmentation ensemble: {flaw}"
         raise ModelError(message, model=reply.model_name, request_id=request_id) from flaw
+    if sent.size is not None and sent.size != mask.shape:
+        (height, width), (rows, columns) = sent.size, mask.shape
+        difference = f"its mask is {columns} x {rows} pixels, and the image is {width} x {height}"
+        raise _mismatched(difference, reply, request_id)
     class_names = tuple(_text(name) for name in names)
     return Segmentation(
         mask=mask,
@@ -119,6 +148,20 @@ def _read_elements(data: bytes | memoryview, count: int) -> list[bytes]:
     if len(elements) != count:
         raise ValueError(f"a BYTES tensor holds {len(elements)} elements, not {count}")
     return elements
+
+
+def _read_image_id(tensor: NDArray[Any] | None) -> int:
+    if tensor is None:
+        raise ValueError("no output IMAGE_ID")
+    if tensor.shape != IMAGE_SHAPE or tensor.dtype.kind not in "iu":
+        raise ValueError(f"IMAGE_ID is {tensor.dtype} {tensor.shape}, not an integer {IMAGE_SHAPE}")
+    return int(tensor[0, 0])
+
+
+def _mismatched(difference: str, reply: Reply, request_id: str) -> MismatchedReplyError:
+    name = repr(reply.model_name[:_LONGEST_NAME])
+    message = f"{name} answered with the reply to another request: {difference}; restart the server if this goes on"
+    return MismatchedReplyError(message, model=reply.model_name, request_id=request_id)
 
 
 def _read_classes(counts: NDArray[Any] | None, names: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[Any]]:

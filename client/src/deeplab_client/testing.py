@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from deeplab_client import voc
+from deeplab_client import _wire, voc
 from deeplab_client._errors import DeadlineExceededError, ModelNotFoundError, SegmentationError
 from deeplab_client._transport import Reply
 
@@ -111,7 +111,8 @@ class _FakeServer:
             mask = self._check(answer(received) if callable(answer) else answer)
         except SegmentationError as error:
             raise _about(error, request) from error
-        return Reply(self._outputs(mask), request.model, self._model_version)
+        outputs = self._outputs(mask) | {"IMAGE_ID": np.array([[_wire.image_id(request.image)]], np.int64)}
+        return Reply(outputs, request.model, self._model_version)
 
     def _parameters(self, model: str) -> dict[str, str]:
         self._refuse(model, None)

@@ -1,11 +1,11 @@
-"""Triton adapter of `mask_ops`: LOGITS and SIZE in, masks and what is in them out."""
+"""Triton adapter of `mask_ops`: LOGITS and SIZE in, masks and what is in them out; IMAGE_ID as it came."""
 
 from __future__ import annotations
 
 import json
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mask_ops
 import numpy as np
@@ -13,6 +13,7 @@ import triton_python_backend_utils as pb_utils
 
 if TYPE_CHECKING:
     import mask_ops_cuda
+    import numpy.typing as npt
 
 
 class TritonPythonModel:
@@ -50,9 +51,12 @@ class TritonPythonModel:
                 results = [result if isinstance(result, pb_utils.TritonError) else failed for result in results]
         return [self._response(request, result) for request, result in zip(requests, results, strict=True)]
 
-    def _attempt(self, request: pb_utils.InferenceRequest) -> mask_ops.Masks | pb_utils.TritonError:
+    def _attempt(
+        self, request: pb_utils.InferenceRequest
+    ) -> tuple[npt.NDArray[np.int64], mask_ops.Masks] | pb_utils.TritonError:
         try:
-            return self._masks(request)
+            # Before the work: the memory that it lies in is another request's once Triton has given this one up.
+            return self._read(request, "IMAGE_ID"), self._masks(request)
         except mask_ops.InvalidLogitsError as exc:
             return pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG)
         except Exception as exc:  # noqa: BLE001  our fault: logged with its traceback, and INTERNAL for this request
@@ -60,31 +64,43 @@ class TritonPythonModel:
 
     def _masks(self, request: pb_utils.InferenceRequest) -> mask_ops.Masks:
         logits = pb_utils.get_input_tensor_by_name(request, "LOGITS")
-        sizes = pb_utils.get_input_tensor_by_name(request, "SIZE")
+        sizes = self._read(request, "SIZE")
         if self._masker is None:
             return mask_ops.postprocess(
-                logits.as_numpy(), sizes.as_numpy(), class_count=len(self._class_names), max_pixels=self._max_pixels
+                logits.as_numpy(), sizes, class_count=len(self._class_names), max_pixels=self._max_pixels
             )
         import torch  # noqa: PLC0415  see _gpu_masker
 
+        return self._masker.start(torch.from_dlpack(logits.to_dlpack()), sizes)
+
+    def _read(self, request: pb_utils.InferenceRequest, name: str) -> npt.NDArray[Any]:
+        """Return a copy of a small input."""
+        tensor = pb_utils.get_input_tensor_by_name(request, name)
+        if self._masker is None:
+            return tensor.as_numpy().copy()
+        import torch  # noqa: PLC0415  see _gpu_masker
+
         # Wherever Triton has it. What is in a tensor is complete when its request comes: no stream to wait for.
-        size = torch.from_dlpack(sizes.to_dlpack()).cpu().numpy()
-        return self._masker.start(torch.from_dlpack(logits.to_dlpack()), size)
+        return torch.from_dlpack(tensor.to_dlpack()).cpu().numpy().copy()
 
     def _response(
-        self, request: pb_utils.InferenceRequest, result: mask_ops.Masks | pb_utils.TritonError
+        self,
+        request: pb_utils.InferenceRequest,
+        result: tuple[npt.NDArray[np.int64], mask_ops.Masks] | pb_utils.TritonError,
     ) -> pb_utils.InferenceResponse:
         if isinstance(result, pb_utils.TritonError):
             return pb_utils.InferenceResponse(error=result)
-        found = {
-            "MASK": result.masks,
-            "MASK_FOR_PNG": result.masks,
-            "CLASS_PIXELS": result.class_pixels,
-            "CLASS_NAMES": np.tile(self._class_names, (len(result.masks), 1)),
+        image_id, found = result
+        outputs = {
+            "MASK": found.masks,
+            "MASK_FOR_PNG": found.masks,
+            "CLASS_PIXELS": found.class_pixels,
+            "CLASS_NAMES": np.tile(self._class_names, (len(found.masks), 1)),
+            "IMAGE_ID": image_id,
         }
         # What nobody asked for would be copied to the server all the same.
         return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(name, found[name]) for name in request.requested_output_names()]
+            [pb_utils.Tensor(name, outputs[name]) for name in request.requested_output_names()]
         )
 
 

@@ -1,18 +1,19 @@
-"""Triton adapter of `image_ops`: IMAGE bytes in, PIXELS and SIZE out."""
+"""Triton adapter of `image_ops`: IMAGE bytes in; PIXELS, SIZE and IMAGE_ID out."""
 
 from __future__ import annotations
 
 import json
 import traceback
+import zlib
 from typing import TYPE_CHECKING
 
 import image_ops
+import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
 if TYPE_CHECKING:
     import image_ops_cuda
-    import numpy as np
     import numpy.typing as npt
 
 
@@ -42,15 +43,18 @@ class TritonPythonModel:
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
-        encoded = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy()
+        encoded = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy().reshape(-1).tolist()
         try:
-            pixels, size = self._preprocess(encoded.reshape(-1).tolist())
+            pixels, size = self._preprocess(encoded)
         except image_ops.InvalidImageError as exc:
             return _error(str(exc), pb_utils.TritonError.INVALID_ARG)
         except Exception as exc:  # noqa: BLE001  our fault, whatever it is
             pb_utils.Logger.log_error(traceback.format_exc())
             return _error(f"preprocess failed: {exc!r}", pb_utils.TritonError.INTERNAL)
-        return pb_utils.InferenceResponse([pixels, pb_utils.Tensor("SIZE", size)])
+        image_id = np.array([[zlib.crc32(data)] for data in encoded], np.int64)
+        return pb_utils.InferenceResponse(
+            [pixels, pb_utils.Tensor("SIZE", size), pb_utils.Tensor("IMAGE_ID", image_id)]
+        )
 
     def _preprocess(self, encoded: list[bytes]) -> tuple[pb_utils.Tensor, npt.NDArray[np.int32]]:
         if self._on_gpu is None:
