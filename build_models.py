@@ -8,6 +8,15 @@
 A build that fails or is interrupted leaves the models that were there before as they were.
 """
 
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # under `python -P` it is not there
+    from deeplabv3.environment import guard
+
+    guard()
+
 import argparse
 import contextlib
 import fcntl
@@ -15,12 +24,10 @@ import json
 import logging
 import os
 import signal
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import NoReturn
 
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3

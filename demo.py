@@ -9,6 +9,15 @@ the same mask for both variants.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # under `python -P` it is not there
+    from deeplabv3.environment import guard
+
+    guard()
+
 import argparse
 import contextlib
 import logging
@@ -16,9 +25,7 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -77,13 +84,12 @@ def serving(repository: Path, log: Path) -> Generator[Endpoints]:
     """Run serve.py on free ports, its log in a file; stop it at the end, whatever happens in between."""
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     command = [sys.executable, str(ROOT / "serve.py"), "--model-repository", str(repository), *ports]
-    with (
-        log.open("w", encoding="utf-8") as stderr,
+    with log.open("w", encoding="utf-8") as stderr:
         # A session of its own: Ctrl-C reaches this script alone, which then stops the server in order.
-        subprocess.Popen(  # noqa: S603
+        server = subprocess.Popen(  # noqa: S603
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
-        ) as server,
-    ):
+        )
+    with server:
         try:
             assert server.stdout is not None  # noqa: S101  for the type checker: it is a pipe
             ready = re.match(r"READY (grpc://\S+) (http://\S+) ", server.stdout.readline())
