@@ -1,12 +1,10 @@
 """Which Python runs this project, and one line instead of a traceback where its packages are not installed.
 
-Needs no package, and runs on any Python from 3.7 on, to say what is wrong with it. The Makefile checks an interpreter
-with `PYTHON deeplabv3/environment.py`, which prints one line: "usable", or what is wrong.
+Needs no package, and runs on any Python from 3.7 on, to say what is wrong with it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import sys
@@ -22,8 +20,6 @@ VENV = ROOT / ".venv"
 OLDEST, NEWEST = (3, 10), (3, 12)
 """The versions for which nvidia-pytriton and numpy 1.26 have builds; they are those of pyproject.toml."""
 
-_VERSIONS = f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]}"
-
 EXIT_MISSING = 2
 EXIT_INTERRUPTED = 130
 
@@ -34,8 +30,16 @@ def guard() -> None:
     A module that runs as `__main__` calls it before it imports anything that may be missing.
     """
     if sys.version_info < OLDEST:
-        _end(f"this is Python {_version()}, and {_VERSIONS} is needed; {_remedy()}")
+        _end(f"{version_fault()}; {_remedy()}")
     sys.excepthook = _explain
+
+
+def version_fault() -> str:
+    """Return what is wrong with the version of the running Python, or nothing."""
+    if OLDEST <= sys.version_info[:2] <= NEWEST:
+        return ""
+    versions = f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]}"
+    return f"this is Python {sys.version_info[0]}.{sys.version_info[1]}, and {versions} is needed"
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -78,29 +82,3 @@ def _remedy(*, with_tests: bool = False) -> str:
 def _shown(path: Path) -> str:
     """Return a path as a shell takes it, from here where that is shorter."""
     return shlex.quote(os.path.relpath(path) if Path.cwd() == ROOT else str(path))
-
-
-def _version() -> str:
-    return ".".join(map(str, sys.version_info[:2]))
-
-
-def fault() -> str:
-    """Return what keeps the running Python from making the environment, or nothing."""
-    if not OLDEST <= sys.version_info[:2] <= NEWEST:
-        return f"this is Python {_version()}, and {_VERSIONS} is needed"
-    for module in ("venv", "ensurepip"):
-        if importlib.util.find_spec(module) is None:
-            return f"it has no module {module}; on Debian and Ubuntu, apt-get install python{_version()}-venv"
-    sys.path.insert(0, str(ROOT))
-    from embedded.checks import libpython_folder  # noqa: PLC0415 - its syntax is newer than some Python that runs this
-    from embedded.errors import StartError  # noqa: PLC0415 - likewise
-
-    try:
-        libpython_folder()
-    except StartError as error:
-        return str(error)
-    return ""
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{fault() or 'usable'}\n")
