@@ -14,6 +14,8 @@ import pytest
 import tomli
 
 from deeplabv3 import environment
+from embedded import checks, interpreter
+from embedded.errors import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,3 +160,22 @@ def test_the_versions_are_those_of_the_project() -> None:
     (major, oldest), (_, newest) = environment.OLDEST, environment.NEWEST
     project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == f">={major}.{oldest},<{major}.{newest + 1}"
+
+
+def test_a_python_that_can_make_the_environment_is_usable() -> None:
+    """Without any package, as `make` asks it."""
+    assert run(["embedded/interpreter.py"], ROOT).stdout == "usable\n"
+
+
+def test_what_a_python_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_library() -> None:
+        raise StartError("libpython3.11.so.1.0 was not found")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "libpython_folder", no_library)
+        assert interpreter.fault() == "libpython3.11.so.1.0 was not found"
+    with monkeypatch.context() as patch:  # as Debian's python3 without python3-venv
+        patch.setitem(sys.modules, "ensurepip", None)
+        assert "no module ensurepip; on Debian and Ubuntu, run apt-get install python3." in interpreter.fault()
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0, "final", 0))
+    assert interpreter.fault() == "this is Python 3.13, and Python 3.10 to 3.12 is needed"
