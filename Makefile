@@ -8,9 +8,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The other model servers that are measured beside Triton: what they need must not choose the product's versions.
 PEERS := .venv-peers
-# The first of these that runs and is a version that Triton's wheel and numpy 1.26 have builds for.
-PYTHON := $(shell for python in python3.11 python3.12 python3.10 python3; do \
-	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$python && break; done)
+# The first of these that will do, else the first that there is: `make` then says what is wrong with that one.
+PYTHON = $(shell for python in python3.11 python3.12 python3.10 python3; do \
+	test "$$($$python embedded/interpreter.py 2>/dev/null)" = usable && exec echo $$python; done; \
+	command -v python3.11 || command -v python3.12 || command -v python3.10 || echo python3)
+
+# `python -m` is to find the checkout's own packages.
+unexport PYTHONSAFEPATH
 
 # prometheus and promtool: those on PATH, or Debian's package, unpacked here and not installed.
 PROMETHEUS := out/tools/prometheus
@@ -60,24 +64,63 @@ lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
 		--group peers --output-file benchmarks/peers/constraints.txt
 
-clean: ## Remove the environment, the built models, what they changed in the configs, and all output
-	test ! -x $(BIN)/python || $(BIN)/python build_models.py --configs-only
-	rm -rf $(VENV) $(PEERS) out model_repository/*/1/model.pt
+# The rest of out/ and models that were built with options stay: they are somebody's work. Every model.pt holds a record of
+# its build, which for a default one has six lines like this. Untrained ones have changed two configs, too.
+DEFAULT := "(weights": "(COCO_WITH_VOC_LABELS_V1|none)|device": "cpu|precision": "fp32)"|"(aux|pretrained_backbone)": false
+DEFAULT := ^  ($(DEFAULT)|"resnet_options": [{][}]),$$
+
+clean: ## Remove the environments, and what the other targets have built and written
+	rm -rf $(VENV) $(PEERS) out/bench out/demo out/load out/test out/tools
+	rm -f model_repository/*/1/.model.pt.*
+	@for variant in resnet50 resnet101; do \
+		model=model_repository/deeplabv3_$$variant/1/model.pt; \
+		if test -e $$model && test "$$(LC_ALL=C grep -acE '$(DEFAULT)' $$model)" != 6; then \
+			echo "make: $$model stays, because it was not built with the default options"; \
+		else \
+			rm -f $$model; \
+			sed -i '/key: "weights"/,/}/s/"none"/"COCO_WITH_VOC_LABELS_V1"/' model_repository/*_$$variant/config.pbtxt; \
+		fi; \
+	done
+
+# An environment's stamp is written when all is installed, and away while pip works. It holds the path of the checkout, as
+# many files of the environment do. Without the right one, or for another PYTHON, the environment is begun again.
+unfinished = test ! -x $(1)/bin/python || test "$$(cat $(1)/installed 2>/dev/null)" != "$$(pwd -P)"
+ifeq ($(origin PYTHON),command line)
+unfinished += || test "$$("$(PYTHON)" -V 2>&1)" != "$$($(1)/bin/python -V 2>&1)"
+endif
+.PHONY: $(foreach environment,$(VENV) $(PEERS),$(shell $(call unfinished,$(environment)) && echo $(environment)/installed))
+
+# $(call environment,FOLDER)
+define environment
+	@python="$(PYTHON)"; fault=$$("$$python" embedded/interpreter.py 2>/dev/null); \
+	if test "$$fault" != usable; then \
+		test -n "$$fault" || fault="Python 3.10 to 3.12 is needed, and -V says '$$("$$python" -V 2>&1 | head -n 1)'"; \
+		echo "make: $$python: $$fault; give another one, make PYTHON=/path/to/python" >&2; exit 1; \
+	fi; \
+	if $(call unfinished,$(1)); then echo "$$python -m venv --clear $(1)"; "$$python" -m venv --clear $(1); fi
+endef
+
+# $(call pip,FOLDER,ARGUMENTS): where pip fails, it leaves what was there as it was; where a signal ends it, it does not.
+define pip
+	@echo "pip install $(2)"; trap 'exit 1' HUP INT TERM; mv -f $(1)/installed $(1)/was-installed 2>/dev/null; \
+	$(1)/bin/python -m pip install --disable-pip-version-check $(2); code=$$?; \
+	test $$code -gt 128 || mv -f $(1)/was-installed $(1)/installed 2>/dev/null; exit $$code
+endef
+
+DEVELOPMENT := --constraint constraints.txt --group dev --editable 'client[cli,polygons,supervision]'
 
 $(VENV)/installed: pyproject.toml constraints.txt client/pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.10, 3.11 or 3.12 found; install one, or make PYTHON=/path/to/python" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --group dev \
-		--editable 'client[cli,polygons,supervision]'
-	@touch $@
+	$(call environment,$(VENV))
+	$(call pip,$(VENV),--quiet --constraint constraints.txt pip)
+	$(call pip,$(VENV),$(DEVELOPMENT))
+	@pwd -P > $@
 
 $(VENV)/bench: $(VENV)/installed
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --group bench
+	$(call pip,$(VENV),--constraint constraints.txt --group bench)
 	@touch $@
 
 $(VENV)/deploy: $(VENV)/installed
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --group deploy
+	$(call pip,$(VENV),--constraint constraints.txt --group deploy)
 	@touch $@
 
 $(PROMETHEUS)/promtool:
@@ -92,8 +135,7 @@ $(PROMETHEUS)/promtool:
 	fi
 
 $(PEERS)/installed: pyproject.toml benchmarks/peers/constraints.txt
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.10, 3.11 or 3.12 found; install one, or make PYTHON=/path/to/python" >&2; exit 1; }
-	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
-	$(PEERS)/bin/python -m pip install --disable-pip-version-check --constraint benchmarks/peers/constraints.txt --group peers
-	@touch $@
+	$(call environment,$(PEERS))
+	$(call pip,$(PEERS),--quiet --constraint constraints.txt pip)
+	$(call pip,$(PEERS),--constraint benchmarks/peers/constraints.txt --group peers)
+	@pwd -P > $@

@@ -8,6 +8,15 @@
 A build that fails or is interrupted leaves the models that were there before as they were.
 """
 
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # under `python -P` it is not there
+    from deeplabv3.environment import guard
+
+    guard()
+
 import argparse
 import contextlib
 import fcntl
@@ -15,12 +24,10 @@ import json
 import logging
 import os
 import signal
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import NoReturn
 
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
@@ -116,7 +123,8 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
 @contextlib.contextmanager
 def locked(directory: Path) -> Generator[None]:
     """Keep a second build away from a repository; the lock goes with the process, however it ends."""
-    directory.mkdir(parents=True, exist_ok=True)
+    with _writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,6 +133,32 @@ def locked(directory: Path) -> Generator[None]:
         raise RetryableBuildError(f"another build is writing to {directory}; wait for it or stop it") from exc
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise BuildError(
+            f"{folder} cannot be written to: {exc.strerror}; change that or give another folder with --model-repository"
+        ) from exc
+
+
+def try_writing(repository: Path, plans: Sequence[Plan]) -> None:
+    """Write into every folder that a build will write to, and take it away again: tracing takes minutes.
+
+    Raises:
+        BuildError: a folder cannot be written to, or there is too little space.
+    """
+    models = [*_STATIC_MODELS, *(name for plan in plans for name in (plan.core, plan.ensemble))]
+    folders = [repository, *(repository / name for name in models), *(repository / name / "1" for name in models)]
+    for folder in folders:
+        with _writing(folder):
+            if folder.exists():
+                with tempfile.TemporaryFile(dir=folder) as trial:
+                    trial.write(b"\0")
+    tracing.check_room(repository, len(plans))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -278,24 +312,31 @@ def build(
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(repository))
         others = check_repository(repository, plans, preprocess_device=preprocess_device)
-        for plan in plans:
-            version = repository / plan.core / "1"
-            version.mkdir(parents=True, exist_ok=True)
-            stack.callback(_remove_empty, version, version.parent)  # of a build that fails
-        staged: list[Path] = []
-        for plan in plans:
-            partial = repository / plan.core / "1" / ".model.pt.partial"
-            partial.unlink(missing_ok=True)  # of a build that was killed
+        partials = {plan.core: repository / plan.core / "1" / ".model.pt.partial" for plan in plans}
+        for partial in partials.values():
+            with _writing(partial.parent):
+                partial.parent.mkdir(parents=True, exist_ok=True)
+                partial.unlink(missing_ok=True)  # of a build that was killed
+            stack.callback(_remove_empty, partial.parent, partial.parent.parent)  # of a build that fails
             stack.callback(partial.unlink, missing_ok=True)
-            if not force and BuildRecord.read(partial.with_name("model.pt")) == BuildRecord.of(plan):
-                _log.info("%s: up to date (weights %s)", plan.core, plan.source.label)
-            else:
-                stage(partial, plan, progress=progress)
-                staged.append(partial)
+        staged = [
+            plan for plan in plans if force or not _is_up_to_date(partials[plan.core].with_name("model.pt"), plan)
+        ]
+        if staged:
+            try_writing(repository, staged)
+        for plan in staged:
+            stage(partials[plan.core], plan, progress=progress)
         copy_static_models(repository)
-        for partial in staged:
-            partial.replace(partial.with_name("model.pt"))
+        for plan in staged:
+            partials[plan.core].replace(partials[plan.core].with_name("model.pt"))
         write_all_configs(repository, plans, others=others, preprocess_device=preprocess_device)
+
+
+def _is_up_to_date(file: Path, plan: Plan) -> bool:
+    if BuildRecord.read(file) != BuildRecord.of(plan):
+        return False
+    _log.info("%s: up to date (weights %s)", plan.core, plan.source.label)
+    return True
 
 
 def _remove_empty(*folders: Path) -> None:

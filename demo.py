@@ -9,6 +9,15 @@ the same mask for both variants.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # under `python -P` it is not there
+    from deeplabv3.environment import guard
+
+    guard()
+
 import argparse
 import contextlib
 import logging
@@ -16,9 +25,7 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -54,22 +61,27 @@ class Endpoints(NamedTuple):
     http: str
 
 
-def build(repository: Path, console: Console) -> int:
-    """Build both variants, with untrained weights where the pretrained ones cannot be had; return an exit code."""
-    target = ["--model-repository", str(repository)]
-    code = build_models.main(target)
+def build(wanted: Path | None, output: Path, console: Console) -> tuple[int, Path]:
+    """Build both variants, with untrained weights where the pretrained ones cannot be had.
+
+    Returns:
+        An exit code, and the model repository: the wanted one, or else model_repository. Untrained models would change
+        its config.pbtxt files, and so go to the output.
+    """
+    repository = (wanted or build_models.MODEL_REPOSITORY).resolve()
+    code = build_models.main(["--model-repository", str(repository)])
     if code != build_models.EXIT_WEIGHTS_UNAVAILABLE:
-        return code
+        return code, repository
     console.print(
         Panel(
             "The pretrained weights could not be downloaded (see above). The demo goes on with UNTRAINED weights: "
-            "every part runs as it would, but the masks are noise and segment nothing.\n"
-            "model_repository/*/config.pbtxt say so too; `build_models.py --configs-only` undoes that.",
+            "every part runs as it would, but the masks are noise and segment nothing.",
             title="UNTRAINED WEIGHTS",
             border_style="bold red",
         )
     )
-    return build_models.main([*target, "--weights", build_models.UNTRAINED])
+    repository = (wanted or output / "model_repository").resolve()
+    return build_models.main(["--model-repository", str(repository), "--weights", build_models.UNTRAINED]), repository
 
 
 @contextlib.contextmanager
@@ -77,13 +89,12 @@ def serving(repository: Path, log: Path) -> Generator[Endpoints]:
     """Run serve.py on free ports, its log in a file; stop it at the end, whatever happens in between."""
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     command = [sys.executable, str(ROOT / "serve.py"), "--model-repository", str(repository), *ports]
-    with (
-        log.open("w", encoding="utf-8") as stderr,
+    with log.open("w", encoding="utf-8") as stderr:
         # A session of its own: Ctrl-C reaches this script alone, which then stops the server in order.
-        subprocess.Popen(  # noqa: S603
+        server = subprocess.Popen(  # noqa: S603
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
-        ) as server,
-    ):
+        )
+    with server:
         try:
             assert server.stdout is not None  # noqa: S101  for the type checker: it is a pipe
             ready = re.match(r"READY (grpc://\S+) (http://\S+) ", server.stdout.readline())
@@ -141,12 +152,13 @@ def shares(results: dict[str, Segmentation], image: Path) -> Table:
     return table
 
 
-def run(image: Path, repository: Path, output: Path) -> int:
-    """Run the demonstration; return an exit code."""
+def run(image: Path, wanted: Path | None, output: Path) -> int:
+    """Run the demonstration in the wanted model repository, or the one that `build` chooses; return an exit code."""
     console = Console(highlight=False)
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
-    if code := build(repository, console):
+    code, repository = build(wanted, output, console)
+    if code:
         return code
     log = output / "server.log"
     console.print(f"starting Triton on {_shown(repository)}; its log is {_shown(log)}", soft_wrap=True)
@@ -183,9 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--model-repository",
         type=Path,
-        default=build_models.MODEL_REPOSITORY,
         metavar="DIR",
-        help="where to build, and what to serve (default: model_repository)",
+        help="where to build, and what to serve (default: model_repository, for untrained models one in the output)",
     )
     parser.add_argument(
         "--output", type=Path, default=ROOT / "out" / "demo", metavar="DIR", help="for the pictures (default: out/demo)"
@@ -199,8 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         parser.error(f"--image {options.image} cannot be read as a picture: {exc}")
     try:
-        return run(options.image, options.model_repository.resolve(), options.output)
-    except (DemoError, SegmentationError) as exc:
+        return run(options.image, options.model_repository, options.output)
+    except (DemoError, SegmentationError, OSError) as exc:
         sys.stderr.write(f"demo.py: {exc}\n")
         return 1
     except KeyboardInterrupt:

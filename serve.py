@@ -31,6 +31,15 @@ comes later over an open connection may be answered or refused. A stop with noth
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # under `python -P` it is not there
+    from deeplabv3.environment import guard
+
+    guard()
+
 import argparse
 import contextlib
 import ctypes
@@ -45,10 +54,8 @@ import selectors
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import joblib

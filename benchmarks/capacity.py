@@ -9,6 +9,11 @@ users sends to one of the servers, which the simulation calls `random`.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from deeplabv3.environment import guard
+
+    guard()
+
 import argparse
 import contextlib
 import random

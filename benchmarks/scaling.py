@@ -9,6 +9,11 @@ take the same time. Printed, and written as scaling.json and scaling.png.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from deeplabv3.environment import guard
+
+    guard()
+
 import argparse
 import json
 import statistics

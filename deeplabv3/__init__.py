@@ -6,17 +6,21 @@ model = model_deeplabv3_resnet50(pretrained=True).eval()
 out = model(batch)["out"]  # (N, 3, H, W) float32, normalised -> (N, 21, H, W) logits
 """
 
-from deeplabv3.errors import (
-    BuildError,
-    CheckpointError,
-    DeepLabV3Error,
-    InvalidOptionError,
-    RetryableBuildError,
-    UnknownOptionError,
-    WeightsUnavailableError,
-)
-from deeplabv3.models import VARIANTS, VOC_CLASS_NAMES, model_deeplabv3_resnet50, model_deeplabv3_resnet101
-from deeplabv3.weights import PRETRAINED, UNTRAINED, WeightsSource
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deeplabv3.errors import (
+        BuildError,
+        CheckpointError,
+        DeepLabV3Error,
+        InvalidOptionError,
+        RetryableBuildError,
+        UnknownOptionError,
+        WeightsUnavailableError,
+    )
+    from deeplabv3.models import VARIANTS, VOC_CLASS_NAMES, model_deeplabv3_resnet50, model_deeplabv3_resnet101
+    from deeplabv3.weights import PRETRAINED, UNTRAINED, WeightsSource
 
 __all__ = [
     "PRETRAINED",
@@ -34,3 +38,14 @@ __all__ = [
     "model_deeplabv3_resnet50",
     "model_deeplabv3_resnet101",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load torch when a name is first asked for: `deeplabv3.environment` runs where it is not installed."""
+    if name in __all__:
+        for module in ("errors", "weights", "models"):
+            found = vars(import_module(f"{__name__}.{module}"))
+            if name in found:
+                globals()[name] = found[name]
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -232,7 +232,9 @@ def load_model(
         )
         return model.eval()
     if source.variant not in {None, variant}:
-        raise InvalidOptionError(f"the weights {source.label} are of a {source.variant}, not of a {variant}")
+        raise InvalidOptionError(
+            f"the weights {source.label} are of a {source.variant}, not of a {variant}; build the {source.variant}"
+        )
     if source.state is not None and pretrained_backbone:
         warnings.warn(_BACKBONE_IGNORED, UserWarning, stacklevel=2)
     with torch.random.fork_rng(devices=[]):

@@ -17,6 +17,7 @@ _PROJECT = Path(__file__).resolve().parents[1]
 # What a model.pt is made by: a change of one makes it out of date.
 _SOURCES = (
     "build_models.py",
+    "deeplabv3/checkpoints.py",
     "deeplabv3/fusion.py",
     "deeplabv3/models.py",
     "deeplabv3/packing.py",

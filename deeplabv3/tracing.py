@@ -80,7 +80,7 @@ class ServedDeepLabV3(nn.Module):
     def __init__(self, model: DeepLabV3, *, aux: bool, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         if aux and model.aux_classifier is None:
-            raise InvalidOptionError("aux_loss asks for the auxiliary head, and the checkpoint has none")
+            raise InvalidOptionError("aux_loss asks for the auxiliary head, and the checkpoint has none; leave it out")
         self.backbone = model.backbone
         self.classifier = model.classifier
         self.aux_classifier = model.aux_classifier if aux else None
@@ -153,6 +153,21 @@ def _tracing(precision: Precision, *, benchmark: bool) -> Generator[None]:
         yield
 
 
+def check_room(folder: Path, models: int = 1) -> None:
+    """Check that a number of models can be saved.
+
+    Raises:
+        RetryableBuildError: there is too little space.
+        OSError: what the storage says.
+    """
+    free, needed = shutil.disk_usage(folder).free, models * _SAVE_BYTES
+    if free < needed:
+        what = "a model takes" if models == 1 else f"{models} models take"
+        raise RetryableBuildError(
+            f"{folder} has {free / 1e6:.0f} MB left, and {what} up to {needed / 1e6:.0f}; make room"
+        )
+
+
 def save(module: torch.jit.ScriptModule, file: Path, extra: dict[str, str]) -> None:
     """Save a module.
 
@@ -160,11 +175,7 @@ def save(module: torch.jit.ScriptModule, file: Path, extra: dict[str, str]) -> N
         RetryableBuildError: there is too little space.
         OSError: what the storage says.
     """
-    free = shutil.disk_usage(file.parent).free
-    if free < _SAVE_BYTES:
-        raise RetryableBuildError(
-            f"{file.parent} has {free / 1e6:.0f} MB left, and a model takes up to {_SAVE_BYTES / 1e6:.0f}; make room"
-        )
+    check_room(file.parent)
     # Not to the file: where a write fails, torch aborts the process.
     file.write_bytes(module.save_to_buffer(_extra_files=extra))
 

@@ -1,16 +1,13 @@
 """Published weights and checkpoint files, down to a state dict that fits a module or one error that says why not."""
 
-import argparse
 import contextlib
 import hashlib
 import pickle
-import re
 import socket
 import sys
 import urllib.error
 import urllib.parse
-import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,19 +15,16 @@ import torch
 from torch import nn
 from torchvision.models import WeightsEnum
 
+from deeplabv3.checkpoints import COUNTER, read_checkpoint, shortened, variant_of
 from deeplabv3.errors import CheckpointError, WeightsUnavailableError
 
 PRETRAINED = "COCO_WITH_VOC_LABELS_V1"
 UNTRAINED = "none"
 
 _DOWNLOAD_TIMEOUT_SECONDS = 30.0
-# Only training reads this counter of batch normalisation; old checkpoints and frozen layers lack it.
-_COUNTER = "num_batches_tracked"
 # The bias of the classifier's last convolution: one value a class.
 _CLASSES_KEY = "classifier.4.bias"
 _HEAD_PREFIX = "aux_classifier."
-# Blocks of ResNet's third stage, by which the variants differ.
-_VARIANT_BY_BLOCKS = {6: "resnet50", 23: "resnet101"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +43,10 @@ class WeightsSource:
     def of(cls, weights: str) -> "WeightsSource":
         """Read PRETRAINED, UNTRAINED, or the path of a checkpoint in torchvision's format.
 
-        A checkpoint is a state dict, or has one under "model", as torchvision's reference training writes it. Code in
-        it is never run.
+        A checkpoint is a state dict, or holds one as training scripts write it: see `read_checkpoint`.
 
         Raises:
-            CheckpointError: a ValueError. No such file, or no checkpoint.
+            CheckpointError: a ValueError. No such file, something other than a checkpoint, or one of another model.
         """
         if weights in {PRETRAINED, UNTRAINED}:
             return cls(weights)
@@ -72,7 +65,7 @@ class WeightsSource:
             ) from exc
         # The label goes into a protobuf, which takes UTF-8 only.
         name = path.name.encode("utf-8", "replace").decode("utf-8")
-        return cls(f"{name}@sha256:{hasher.hexdigest()[:16]}", _read_checkpoint(path))
+        return cls(f"{name}@sha256:{hasher.hexdigest()[:16]}", read_checkpoint(path))
 
     @property
     def class_count(self) -> int | None:
@@ -88,8 +81,7 @@ class WeightsSource:
     @property
     def variant(self) -> str | None:
         """The variant that a checkpoint was trained as; None where its keys do not tell, or it is no checkpoint."""
-        found = (re.match(r"backbone\.layer3\.(\d+)\.", key) for key in self.state or ())
-        return _VARIANT_BY_BLOCKS.get(len({match[1] for match in found if match}))
+        return variant_of(self.state or ())
 
 
 def download(weights: WeightsEnum, *, progress: bool) -> dict[str, torch.Tensor]:
@@ -132,35 +124,6 @@ def _socket_timeout(seconds: float) -> Generator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        # The reference training also keeps its command line, which is no code.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sparse tensors, which are refused below
-            checkpoint: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # torch's unpickler raises what it trips over; its advice, to trust the file, is not ours
-        raise CheckpointError(
-            f"{path} is no checkpoint of torch.save, or holds objects of classes that are never loaded, for that could "
-            "run code; save the model's state_dict() alone"
-        ) from exc
-    if isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict):
-        checkpoint = checkpoint["model"]
-    if (
-        not isinstance(checkpoint, dict)
-        or not checkpoint
-        or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in checkpoint.items())
-    ):
-        raise CheckpointError(f'{path} holds no state dict, neither at its top level nor under "model"')
-    for key, value in checkpoint.items():
-        dense = value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
-        if not dense or not (value.is_floating_point() or key.endswith(_COUNTER)):
-            raise CheckpointError(
-                f"{path}: {key} is {value.dtype}, {value.layout} on {value.device.type}; only dense floating-point "
-                "numbers can be loaded"
-            )
-    return checkpoint
-
-
 def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Load a state dict into a module.
 
@@ -168,8 +131,8 @@ def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], source: str
         CheckpointError: a ValueError. It names every key that is missing, unexpected or of another shape.
     """
     expected = module.state_dict()
-    given = {key: value for key, value in state.items() if not key.endswith(_COUNTER)}
-    wanted = {key for key in expected if not key.endswith(_COUNTER)}
+    given = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
+    wanted = {key for key in expected if not key.endswith(COUNTER)}
     misshapen = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
         for key in sorted(wanted & given.keys())
@@ -180,13 +143,11 @@ def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], source: str
         "unexpected": sorted(given.keys() - wanted),
         "of another shape": misshapen,
     }
-    found = [f"{len(keys)} {kind} ({_shortened(keys)})" for kind, keys in problems.items() if keys]
+    found = [f"{len(keys)} {kind} ({shortened(keys)})" for kind, keys in problems.items() if keys]
     if found:
-        raise CheckpointError(f"the weights {source} do not fit the model: keys {'; '.join(found)}")
+        raise CheckpointError(
+            f"the weights {source} do not fit the model: keys {'; '.join(found)}; give the ResNet's options of the "
+            "training, such as width_per_group, or the checkpoint of another one"
+        )
     counters = {key: state[key] for key in state.keys() & expected.keys() if state[key].shape == expected[key].shape}
     module.load_state_dict(given | counters, strict=False)
-
-
-def _shortened(keys: Sequence[str], limit: int = 5) -> str:
-    more = f", and {len(keys) - limit} more" if len(keys) > limit else ""
-    return ", ".join(keys[:limit]) + more

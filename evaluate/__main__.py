@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from deeplabv3.environment import guard
+
+    guard()
+
 import contextlib
 import json
 import logging

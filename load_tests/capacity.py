@@ -8,6 +8,11 @@ requests that arrive at 1, 2, ... replicas.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from deeplabv3.environment import guard
+
+    guard()
+
 import argparse
 import math
 import random

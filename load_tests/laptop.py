@@ -8,6 +8,11 @@ their summaries as JSON. Exit code 0 only if both runs kept objectives-laptop.to
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from deeplabv3.environment import guard
+
+    guard()
+
 import argparse
 import json
 import subprocess

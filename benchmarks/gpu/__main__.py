@@ -14,6 +14,11 @@ Results are printed as they come, and are in gpu.json after each step. What does
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from deeplabv3.environment import guard
+
+    guard()
+
 import argparse
 import contextlib
 import importlib.util

@@ -13,6 +13,11 @@ peers.png.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from deeplabv3.environment import guard
+
+    guard()
+
 import argparse
 import json
 import os

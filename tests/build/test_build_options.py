@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -275,3 +278,85 @@ def test_the_figures_are_a_table_too(capsys: pytest.CaptureFixture[str]) -> None
     assert "resnet101" not in printed
     assert "42,004,074" in printed
     assert max(map(len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "deeplabv3_resnet101",
+        "deeplabv3_resnet101/1",
+        "segment_resnet50",
+        "segment_resnet101/1",
+        "postprocess",
+        "preprocess/1",
+    ],
+)
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_traced(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As root, who may write everywhere, a file in the place of a folder stands for a read-only one."""
+    monkeypatch.setattr(build_models, "stage", traced_nothing)
+    models = tmp_path / "models"
+    (models / place).parent.mkdir(parents=True)
+    (models / place).touch()
+    assert build_models.main(["--weights", "none", "--model-repository", str(models)]) == 1
+    (error,) = caplog.messages
+    assert re.search(rf"{place}\S* cannot be written to: .*; change that or give another folder", error)
+    assert [path for path in models.rglob("*") if path.is_file()] == [models / place]
+
+
+def traced_nothing(*_: object, **__: object) -> None:
+    raise AssertionError("a model is traced")
+
+
+def leave(free: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let disks have no more room than that, in bytes."""
+    usage = shutil.disk_usage(folder)._replace(free=free)
+
+    def disk_usage(_: Path) -> object:
+        return usage
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+
+
+def test_a_read_only_file_system_is_told_before_anything_is_traced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(build_models, "stage", traced_nothing)
+    build_models.copy_static_models(tmp_path)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(build_models, "locked", contextlib.nullcontext)
+    assert build_models.main(["--weights", "none", "--model-repository", str(tmp_path)]) == 1
+    assert "cannot be written to: Read-only file system; change that" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variants", "needed"), [(["resnet50"], "a model takes up to 260"), ([], "2 models take up to 520")]
+)
+def test_a_full_disk_is_told_before_anything_is_traced(
+    variants: list[str],
+    needed: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(build_models, "stage", traced_nothing)
+    leave(250_000_000, tmp_path, monkeypatch)
+    options = [f"--variant={variant}" for variant in variants]
+    code = build_models.main(["--weights", "none", "--model-repository", str(tmp_path / "models"), *options])
+    assert code == build_models.EXIT_TRY_AGAIN
+    assert f"has 250 MB left, and {needed}; make room" in caplog.text
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_what_is_up_to_date_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan("resnet50", WeightsSource("none"))
+    build_models.copy_static_models(tmp_path)
+    fake_model(tmp_path, plan)
+    leave(0, tmp_path, monkeypatch)
+    monkeypatch.setattr(build_models, "stage", traced_nothing)
+    assert build_models.main(["--weights", "none", "--variant", "resnet50", "--model-repository", str(tmp_path)]) == 0

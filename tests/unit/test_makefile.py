@@ -1,0 +1,313 @@
+"""What `make` does with environments that were not finished, or moved, or are to have another Python; what it cleans.
+
+A shell script stands for Python, its venv and its pip: it notes what it is asked for, and fails or dies on request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PYTHON = r"""#!/bin/sh
+echo "$*" >>"$ASKED"
+fail() {
+    case "$FAULT" in
+    "$1 fails") exit 1 ;;
+    "$1 is killed") kill -9 $$ ;;
+    "$1 is interrupted") trap 'exit 1' INT; touch "$ASKED.waits"; while :; do sleep 0.02; done ;;
+    esac
+}
+case "$*" in
+-V) echo "${VERSION:-Python 3.11.7}" ;;
+embedded/interpreter.py) echo usable ;;
+"-m venv --clear "*)
+    rm -rf "$4"
+    mkdir -p "$4/bin"
+    fail venv
+    cp "$0" "$4/bin/python"
+    ;;
+"-m pip install "*)
+    touch "$(dirname "$0")/half"
+    fail pip
+    ;;
+*) exit 9 ;;
+esac
+"""
+
+
+@dataclass
+class Checkout:
+    """A checkout in which only make runs."""
+
+    folder: Path
+    python: Path
+
+    def start(
+        self, *arguments: str, fault: str = "", version: str = "", python: str | None = None
+    ) -> subprocess.Popen[str]:
+        asked = self.python.with_name("asked")
+        asked.write_text("")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        return subprocess.Popen(
+            ["/usr/bin/env", "make", f"PYTHON={self.python if python is None else python}", *arguments],
+            cwd=self.folder,
+            env=inherited | {"ASKED": str(asked), "FAULT": fault, "VERSION": version},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def make(self, *arguments: str, **options: str) -> tuple[int, list[str], str]:
+        """Return the exit code, what was asked of Python that changes anything, and stderr."""
+        process = self.start(*arguments, **options)
+        _, error = process.communicate(timeout=60)
+        return process.returncode, self.asked(), error
+
+    def asked(self) -> list[str]:
+        lines = self.python.with_name("asked").read_text().splitlines()
+        return [line.removeprefix("-m ") for line in lines if line.startswith("-m ")]
+
+    def age(self) -> None:
+        """Let what pyproject.toml says be newer than what is installed."""
+        now = time.time()
+        for stamp in self.folder.glob(".venv*/installed"):
+            os.utime(stamp, (now - 60, now - 60))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    folder = tmp_path / "my dir ü"
+    shutil.copytree(
+        ROOT / "model_repository", folder / "model_repository", ignore=shutil.ignore_patterns("*.pt", "*.pyc")
+    )
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+        "client/pyproject.toml",
+        "benchmarks/peers/constraints.txt",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    python = tmp_path / "python of mine" / "python"
+    python.parent.mkdir()
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    return Checkout(folder, python)
+
+
+def begun_anew(asked: list[str]) -> bool:
+    return [line.split()[0] for line in asked][:3] == ["venv", "pip", "pip"] and asked[0] == "venv --clear .venv"
+
+
+def test_a_finished_environment_is_left_alone(checkout: Checkout) -> None:
+    code, asked, error = checkout.make(".venv/installed")
+    assert (code, error) == (0, "")
+    assert begun_anew(asked)
+    assert checkout.make(".venv/installed")[:2] == (0, [])
+    checkout.age()
+    code, asked, _ = checkout.make(".venv/installed")
+    assert code == 0
+    assert [line.split()[0] for line in asked] == ["pip", "pip"], (
+        "another version of pyproject.toml: what differs is installed"
+    )
+
+
+@pytest.mark.parametrize("fault", ["venv fails", "venv is killed", "pip fails", "pip is killed"])
+def test_what_was_not_finished_is_begun_anew(checkout: Checkout, fault: str) -> None:
+    assert checkout.make(".venv/installed", fault=fault)[0] != 0
+    code, asked, _ = checkout.make(".venv/installed")
+    assert code == 0
+    assert begun_anew(asked)
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+@pytest.mark.parametrize("target", [".venv/installed", ".venv/deploy", ".venv-peers/installed"])
+def test_what_was_interrupted_is_begun_anew(checkout: Checkout, target: str, shell: str) -> None:
+    """Ctrl-C reaches make and pip; pip ends in order and says that it failed."""
+    if target == ".venv/deploy":
+        checkout.make(".venv/installed")
+    process = checkout.start(target, f"SHELL={shell}", fault="pip is interrupted")
+    deadline = time.monotonic() + 30
+    while not checkout.python.with_name("asked.waits").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    environment = target.partition("/")[0]
+    code, asked, _ = checkout.make(f"{environment}/installed")
+    assert code == 0
+    assert asked[0] == f"venv --clear {environment}"
+
+
+@pytest.mark.parametrize("target", [".venv/bench", ".venv/deploy", ".venv/installed"])
+def test_an_environment_survives_a_pip_that_fails_but_not_one_that_is_killed(checkout: Checkout, target: str) -> None:
+    checkout.make(".venv/installed")
+    if target == ".venv/installed":
+        checkout.age()
+    assert checkout.make(target, fault="pip fails")[0] != 0
+    code, asked, _ = checkout.make(target)
+    assert code == 0
+    assert {line.split()[0] for line in asked} == {"pip"}
+    (checkout.folder / ".venv" / target.partition("/")[2]).touch()
+    if target == ".venv/installed":
+        checkout.age()
+    else:
+        (checkout.folder / target).unlink()
+    assert checkout.make(target, fault="pip is killed")[0] != 0
+    assert begun_anew(checkout.make(target)[1])
+
+
+def test_a_moved_checkout_gets_an_environment_of_its_own(checkout: Checkout, tmp_path: Path) -> None:
+    """The client is installed by its path: a copy would run the other checkout's code."""
+    for target in (".venv/deploy", ".venv-peers/installed"):
+        assert checkout.make(target)[0] == 0
+    shutil.copytree(checkout.folder, tmp_path / "copy")
+    assert checkout.make(".venv/deploy", ".venv-peers/installed")[1] == []
+    copy = Checkout(tmp_path / "copy", checkout.python)
+    code, asked, _ = copy.make(".venv/deploy", ".venv-peers/installed")
+    assert code == 0
+    assert [line for line in asked if line.startswith("venv")] == ["venv --clear .venv", "venv --clear .venv-peers"]
+    assert any("--group deploy" in line for line in asked)
+    assert copy.make(".venv/deploy", ".venv-peers/installed")[1] == []
+
+
+def test_an_environment_whose_python_is_gone_is_begun_anew(checkout: Checkout) -> None:
+    checkout.make(".venv/installed")
+    (checkout.folder / ".venv" / "bin" / "python").unlink()
+    (checkout.folder / ".venv" / "bin" / "python").symlink_to("/usr/bin/python3.5")
+    assert begun_anew(checkout.make(".venv/installed")[1])
+
+
+def test_another_python_makes_another_environment(checkout: Checkout) -> None:
+    checkout.make(".venv/installed")
+    python = checkout.folder / ".venv" / "bin" / "python"
+    python.write_text(PYTHON.replace("3.11.7", "3.12.1"))
+    code, asked, _ = checkout.make(".venv/installed")
+    assert code == 0
+    assert begun_anew(asked)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "not found"),
+        ("#!/bin/sh\n", "-V says ''"),
+        (
+            '#!/bin/sh\nif [ "$1" = -V ]; then echo Python 2.7.18 >&2; else echo SyntaxError >&2; exit 1; fi',
+            "'Python 2.7.18'",
+        ),
+        ("#!/bin/sh\necho this is Python 3.13, and Python 3.10 to 3.12 is needed", ": this is Python 3.13, and "),
+    ],
+    ids=["absent", "no Python", "2.7", "3.13"],
+)
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_python_that_will_not_do_is_one_line(
+    checkout: Checkout,
+    text: str | None,
+    words: str,
+    finished: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    if finished:
+        checkout.make(".venv/installed")
+    before = sorted(checkout.folder.rglob("*"))
+    python = checkout.folder.parent / "bad python"
+    if text is not None:
+        python.write_text(text)
+        python.chmod(0o755)
+    code, _, error = checkout.make("demo", python=str(python))
+    assert code == 2
+    line, of_make = error.splitlines()
+    assert line.startswith(f"make: {python}: ")
+    assert words in line
+    assert "3.10 to 3.12" in line
+    assert line.endswith("; give another one, make PYTHON=/path/to/python")
+    assert of_make.startswith("make: *** ")
+    assert sorted(checkout.folder.rglob("*")) == before
+
+
+def record(**changes: Any) -> str:  # noqa: ANN401  JSON
+    """Return the record of a build as it lies in a model.pt."""
+    fields: dict[str, Any] = {"variant": "resnet50", "weights": "COCO_WITH_VOC_LABELS_V1", "class_names": ["a", "b"]}
+    fields |= {"aux": False, "pretrained_backbone": False, "resnet_options": {}, "device": "cpu", "precision": "fp32"}
+    return json.dumps(fields | {"cudnn": "heuristic", "sources_sha256": "ab"} | changes, indent=2)
+
+
+def write_model(checkout: Checkout, variant: str, text: str) -> Path:
+    model = checkout.folder / "model_repository" / f"deeplabv3_{variant}" / "1" / "model.pt"
+    model.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(model, "w") as archive:
+        archive.writestr("model/data.pkl", bytes(range(256)))
+        archive.writestr("model/extra/build.json", text)
+    return model
+
+
+def test_clean_removes_what_make_has_made_and_nothing_else(checkout: Checkout) -> None:
+    folder = checkout.folder
+    for place in ("bench", "demo", "load", "test", "tools", "mine", "evaluate"):
+        (folder / "out" / place).mkdir(parents=True)
+        (folder / "out" / place / "model.pt").touch()
+    for environment in (".venv", ".venv-peers"):
+        (folder / environment / "bin").mkdir(parents=True)
+    write_model(checkout, "resnet50", record())
+    kept = write_model(checkout, "resnet101", record(weights="mine.pth@sha256:0123456789abcdef"))
+    (kept.parent / ".model.pt.partial").touch()
+    committed = {path: path.read_bytes() for path in folder.rglob("*.pbtxt")}
+    code, asked, error = checkout.make("clean", python="")
+    assert (code, asked, error) == (0, [], "")
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*.pt*") if path.suffix != ".pbtxt"}
+    assert left == {"out/mine/model.pt", "out/evaluate/model.pt", "model_repository/deeplabv3_resnet101/1/model.pt"}
+    assert not list(folder.glob(".venv*"))
+    assert {path: path.read_bytes() for path in folder.rglob("*.pbtxt")} == committed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"device": "cuda"},
+        {"aux": True},
+        {"resnet_options": {"groups": 2}},
+        {"pretrained_backbone": True},
+    ],
+    ids=str,
+)
+def test_a_model_that_was_built_with_options_stays(checkout: Checkout, changes: dict[str, Any]) -> None:
+    model = write_model(checkout, "resnet50", record(**changes))
+    process = checkout.start("clean")
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "deeplabv3_resnet50/1/model.pt stays, because it was not built with the default options" in said
+    assert model.exists()
+
+
+def test_clean_gives_untrained_models_configs_their_label_back(checkout: Checkout) -> None:
+    """Without torch and without git: a tarball has neither."""
+    folder = checkout.folder
+    configs = list((folder / "model_repository").glob("*_resnet*/config.pbtxt"))
+    trained = {path: path.read_text().replace('"none"', '"COCO_WITH_VOC_LABELS_V1"') for path in configs}
+    for path, text in trained.items():
+        assert "COCO_WITH_VOC_LABELS_V1" in text
+        path.write_text(text.replace("COCO_WITH_VOC_LABELS_V1", "none"))
+    for variant in ("resnet50", "resnet101"):
+        write_model(checkout, variant, record(weights="none"))
+    assert checkout.make("clean")[0] == 0
+    assert {path: path.read_text() for path in configs} == trained
+    assert not list(folder.rglob("*.pt"))
