@@ -1,4 +1,5 @@
-# `make demo` and `make test` need Python 3.10 to 3.12, make and a package index. Everything goes into .venv and out/.
+# `make demo` and `make test` need Python 3.10 to 3.12, make and a package index. Everything goes into .venv and out/, and
+# trained models into model_repository/.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
