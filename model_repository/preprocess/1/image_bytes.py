@@ -56,14 +56,15 @@ _TIFF = {
     b"II*\0": ("<", "I", "H", "HHI4s"),
     b"MM\0*": (">", "I", "H", "HHI4s"),
     b"II+\0": ("<", "Q", "Q", "HHQ8s"),
-    b"MM\0+": (">", "Q", "Q", "HHQ8s"),
 }
 _TIFF_PIXELS = frozenset(
     # Size, samples, compression, colors; strips; fax options; predictor, color map; tiles; extra samples; JPEG; YCbCr.
     {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 338, 339, 347}
     | {529, 530, 531, 532}
 )
-_TIFF_SUBFILE_TYPE, _TIFF_PHOTOMETRIC, _TIFF_MAKER, _TIFF_DNG_VERSION = 254, 262, 271, 50706
+_TIFF_SUBFILE_TYPE, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_MAKER, _TIFF_DNG_VERSION = 254, 259, 262, 271, 50706
+# None, three of fax machines, LZW, JPEG, Deflate, PackBits, the old number of Deflate, LZMA, Zstandard, WebP.
+_TIFF_METHODS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001})
 _TIFF_SENSOR_DATA = frozenset({32803, 34892})  # photometric interpretations of RAW photos
 
 
@@ -74,7 +75,7 @@ _STARTS = {
     "BMP": re.compile(rb"BM"),
     "PPM": _NETPBM,
     "GIF": re.compile(rb"GIF8[79]a.{7}", re.DOTALL),
-    "TIFF": re.compile(rb"II[*+]\0|MM\0[*+]"),
+    "TIFF": re.compile(rb"II[*+]\0|MM\0\*"),
     "HEIF": re.compile(rb".{4}ftyp(?:avi[fs]|he[iv][cx]|hei[ms]|mif[12]|msf1)", re.DOTALL),
 }
 
@@ -251,6 +252,11 @@ def _tiff(data: bytes) -> tuple[bytes, int]:
         or _value(order, directory, _TIFF_PHOTOMETRIC) in _TIFF_SENSOR_DATA
     ):
         raise ValueError("the image is a RAW photo (DNG, NEF or alike); develop it and save it as JPEG or TIFF")
+    method = _value(order, directory, _TIFF_COMPRESSION)
+    if method is not None and method not in _TIFF_METHODS:
+        raise ValueError(
+            f"the TIFF image is compressed by method {method}, which is not taken; save it with LZW or Deflate"
+        )
     kept = [(tag, *directory[tag]) for tag in sorted(_TIFF_PIXELS & directory.keys())]
     for tag, _, values, _ in kept:
         if values > _MAX_PARTS:

@@ -39,7 +39,7 @@ _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 _STRIP = 1 << 20  # samples that are scaled at once
 
 # Tags of TIFF 6.0.
-_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 259, 262, 339
+_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _SAMPLE_FORMAT = 258, 259, 262, 320, 339
 _STRIP_BYTES, _TILE_WIDTH, _TILE_LENGTH, _TILE_BYTES = 279, 322, 323, 325
 _UNCOMPRESSED, _WHITE_IS_ZERO, _UNSIGNED = 1, 0, 1
 _SAMPLE_BITS = frozenset({1, 2, 4, 8, 16})
@@ -177,6 +177,8 @@ def _load(image: Image.Image, data: bytes) -> Image.Image:
         if decoder == "ppm":  # which is written in Python
             return _scaled(image, data, maximum=arguments[1]).convert("RGB")
         image.load()
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _correct_tiff(image)
         return _to_rgb(image)
     except (InvalidImageError, MemoryError):
         raise
@@ -202,12 +204,21 @@ def _scaled(image: Image.Image, data: bytes, *, maximum: int) -> Image.Image:
     return Image.fromarray(shown.reshape(image.height, image.width, *((3,) if image.mode == "RGB" else ())))
 
 
+def _correct_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Correct what Pillow takes otherwise than libtiff's own conversion to RGB."""
+    if image.mode == "I;16" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        image.frombytes((~np.asarray(image)).tobytes())
+    colors = _numbers(image.tag_v2.get(_COLOR_MAP, ()))
+    if image.mode == "P" and max(colors, default=_SIXTEEN_BIT_MAXIMUM) <= _MAXIMUM:
+        # Samples of 8 bits where there should be 16; they lie one channel behind the other.
+        count = len(colors) // 3
+        image.putpalette(bytes(colors[index % 3 * count + index // 3] for index in range(3 * count)))
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT_MODES:
-        samples = np.asarray(image).clip(0, _SIXTEEN_BIT_MAXIMUM) >> 8
-        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-            samples = _MAXIMUM - samples
-        image = Image.fromarray(samples.astype(np.uint8))
+        samples = np.asarray(image)
+        image = Image.fromarray((samples.clip(0, _SIXTEEN_BIT_MAXIMUM) >> 8).astype(np.uint8))
     elif image.mode in {"F", "LAB"}:
         kind = "floating-point samples" if image.mode == "F" else "CIE L*a*b* colors"
         raise InvalidImageError(f"the image has {kind}; send grey or RGB samples of 8 or 16 bits")

@@ -53,7 +53,7 @@ _SIGNATURES = (
     (0, b"II*\0", "a TIFF picture that is broken or truncated", _AGAIN),
     (0, b"MM\0*", "a TIFF picture that is broken or truncated", _AGAIN),
     (0, b"II+\0", "a BigTIFF picture that is broken or truncated", _AGAIN),
-    (0, b"MM\0+", "a BigTIFF picture that is broken or truncated", _AGAIN),
+    (0, b"MM\0+", "a BigTIFF picture in big-endian order", _CONVERT),
     # Pictures in formats that are not taken.
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture", _CONVERT),
     (0, b"\xff\x0a", "a JPEG XL picture", _CONVERT),
