@@ -65,10 +65,11 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         image = _open(name, plain, data)
         _check_size(image.width, image.height, max_pixels)
         _refuse_slow(image, plain, max_pixels)
-        rgb = _load(image, plain)
         if name == "AVIF":  # as its boxes declare, which Pillow translates
             orientation = image.getexif().get(image_bytes.ORIENTATION_TAG, 1)
         method = image_bytes.TRANSPOSE_BY_ORIENTATION.get(orientation)
+        rgb = _load(image, plain)
+        del image  # and what its decoder holds
         return rgb if method is None else rgb.transpose(Image.Transpose[method])
 
 
