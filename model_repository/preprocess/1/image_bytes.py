@@ -284,7 +284,7 @@ def _directory(tiff: bytes) -> dict[int, tuple[int, int, bytes]]:
         for position in range(min(count, _MAX_PARTS)):
             tag, *values = struct.unpack_from(order + entry, tiff, start + position * struct.calcsize("=" + entry))
             entries.setdefault(tag, tuple(values))
-    except struct.error:  # it ends too early
+    except (struct.error, OverflowError):  # it ends too early
         pass
     return entries
 

@@ -108,7 +108,9 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 def _not_decodable(data: bytes) -> InvalidImageError:
     what, remedy = image_kinds.found(data)
-    return InvalidImageError(f"the {len(data)} bytes are {what}; {remedy}")
+    if not data:
+        return InvalidImageError(f"the image is {what} (0 bytes); {remedy}")
+    return InvalidImageError(f"the {len(data)} bytes cannot be opened as an image: they are {what}; {remedy}")
 
 
 def _open(name: str, plain: bytes, data: bytes) -> Image.Image:
