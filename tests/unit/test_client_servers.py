@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 NO_ENSEMBLE = "unexpected inference input 'IMAGE' for model 'x'"
+DEAD_STUB = "Failed to process the request(s) for model instance 'm_0_0', message: Stub process 'm_0_0' is not healthy."
 REFUSED = "in ensemble 'segment_resnet50', the bytes are no image"
 
 
@@ -106,7 +107,13 @@ S = grpc.StatusCode
         ((S.RESOURCE_EXHAUSTED, 429, "slow down"), ServerOverloadedError, "slow down"),
         ((S.UNAVAILABLE, 503, "Exceeds maximum queue size"), ServerOverloadedError, "queue size"),
         ((S.UNAVAILABLE, 503, "going away"), ServerUnavailableError, "not available: going away"),
-        ((S.INTERNAL, 500, "in ensemble 'a', Stub is not healthy"), ModelError, "Stub is not healthy"),
+        ((S.INTERNAL, 500, "in ensemble 'a', CUDA error"), ModelError, "CUDA error"),
+        (
+            (S.INTERNAL, 500, f"in ensemble 'a', {DEAD_STUB}"),
+            ServerUnavailableError,
+            "not available: Failed to process",
+        ),
+        ((S.INTERNAL, 500, "Stub process is not healthy."), ServerUnavailableError, "not healthy"),
         ((S.UNKNOWN, 418, "what"), ModelError, "what"),
         ((S.INTERNAL, 502, "Received RST_STREAM with error code 2"), ServerUnavailableError, "not available"),
         ((S.UNKNOWN, 507, "exceeded request buffer limit while retrying upstream"), ServerUnavailableError, "limit"),

@@ -50,6 +50,14 @@ def outputs_of(mask_format: MaskFormat) -> tuple[str, ...]:
     return PNG_OUTPUTS if mask_format == "png" else RAW_OUTPUTS
 
 
+def load_decoder(outputs: Sequence[str]) -> None:
+    """Load what reads the outputs, so that reading them opens no file and holds up no event loop."""
+    if "MASK_PNG" in outputs:
+        from PIL import Image  # noqa: PLC0415  takes longer to load than all the rest, and raw masks do without
+
+        Image.preinit()
+
+
 def gains_from_compression(image: bytes) -> bool:
     """Return whether an encoded image holds plain pixels; all other formats are compressed already."""
     return image.startswith(_PIXELS)
@@ -146,7 +154,7 @@ def _read_mask(raw: NDArray[Any] | None, png: NDArray[Any] | None, *, size: int)
         raise ValueError("no output MASK")
     if png.shape != IMAGE_SHAPE:
         raise ValueError(f"MASK_PNG is {png.shape}, not {IMAGE_SHAPE}")
-    from PIL import Image  # noqa: PLC0415  takes longer to load than all the rest, and raw masks do without
+    from PIL import Image  # noqa: PLC0415  loaded already, except for a transport of the caller's
 
     try:
         image: Image.Image = Image.open(BytesIO(png[0, 0]), formats=["PNG"])
