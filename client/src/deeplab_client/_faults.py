@@ -22,6 +22,7 @@ from deeplab_client._errors import (
     ServerUnavailableError,
     TLSError,
     UnsupportedError,
+    reason_of,
 )
 from deeplab_client._limits import descriptors_left, limit_met, limit_named, limit_of
 from deeplab_client._retry import seconds_of_pushback, seconds_of_retry_after
@@ -158,7 +159,7 @@ def from_grpc(
         if limit is not None:
             return _about(limit, where)
     kind = _BY_GRPC_STATUS.get(status, ModelError)
-    return _error(kind, message or status, where, retry_after=seconds_of_pushback(pushback))
+    return _error(kind, (message or "").strip() or status, where, retry_after=seconds_of_pushback(pushback))
 
 
 def from_http(
@@ -186,7 +187,7 @@ def from_connection(error: Exception, where: Circumstances) -> SegmentationError
         return _error(TLSError, str(error), where)
     if isinstance(error, BadStatusLine) and not isinstance(error, RemoteDisconnected):
         return not_http(where)
-    return _error(ServerUnavailableError, str(error) or type(error).__name__, where)
+    return _error(ServerUnavailableError, str(error).strip() or type(error).__name__, where)
 
 
 def _about(limit: ClientLimitError, where: Circumstances) -> ClientLimitError:
@@ -202,7 +203,7 @@ def not_http(where: Circumstances) -> SegmentationError:
 
 def unreadable(reason: Exception, where: Circumstances) -> SegmentationError:
     """Return the error for an answer that does not keep to the protocol, with its cause."""
-    flaw = f"it has no {reason}" if isinstance(reason, KeyError) else str(reason)
+    flaw = f"it has no {reason}" if isinstance(reason, KeyError) else reason_of(reason)
     message = f"{where.url} sent an answer that cannot be read: {_clean(flaw, where)}"
     return caused(ModelError(message, model=where.model, request_id=where.request_id), reason, where)
 
@@ -210,7 +211,8 @@ def unreadable(reason: Exception, where: Circumstances) -> SegmentationError:
 def _error(
     kind: type[SegmentationError], message: str, where: Circumstances, *, retry_after: float | None = None
 ) -> SegmentationError:
-    message = _PREFIX.sub("", message[:_LONGEST_SEARCHED])
+    # Some errors of a server's end where the reason should come.
+    message = _PREFIX.sub("", message[:_LONGEST_SEARCHED]).strip().rstrip(":").strip() or "it gives no reason"
     # Before anything is masked: a header's value may be one of the words.
     told, kind = kind, next((other for words, other in _BY_WORDS.get(kind, ()) if words.search(message)), kind)
     tls_remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "TLS failed")

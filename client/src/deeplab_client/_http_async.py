@@ -6,6 +6,7 @@ Not through tritonclient.http.aio: its one timeout belongs to the client, and to
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401 - a handshake would load it within the event loop
 import functools
 import ssl
 from typing import TYPE_CHECKING, TypeVar

@@ -55,8 +55,8 @@ _LONGEST_NAME = 200  # characters of a path that a message repeats
 # Bytes: protobuf ends a message before 2 GiB, and the lengths in Triton's tensors have 32 bits. The rest of the request
 # is far smaller than what is left here.
 _LONGEST_IMAGE = (1 << 31) - (1 << 20)
-# What is passed for a path by mistake: the beginning of a URL, of which pathlib leaves one slash, and text in base64.
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?[^/]")
+# What is passed for a path by mistake: a URL, of whose slashes pathlib leaves one, and text in base64.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_=\s-]{64,}")
 
@@ -152,8 +152,9 @@ def _alone_with(image: Image.Image) -> Generator[None]:
 
 
 def _is_pillow(image: object) -> TypeIs[Image.Image]:
-    pillow = sys.modules.get("PIL.Image")  # nobody has one of its images before it is loaded
-    return pillow is not None and isinstance(image, pillow.Image)
+    # Nobody has one of its images before it is loaded; another thread may be about to.
+    kind = getattr(sys.modules.get("PIL.Image"), "Image", None)
+    return kind is not None and isinstance(image, kind)
 
 
 def _encoded(image: ImageLike) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from io import BytesIO
@@ -12,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from deeplab_client._errors import InvalidImageError, SegmentationError, reason_of
 from deeplab_client._extras import missing
-from deeplab_client._image_bytes import TRANSPOSE_BY_ORIENTATION, without_metadata
+from deeplab_client._image_bytes import ORIENTATION_TAG, TRANSPOSE_BY_ORIENTATION, format_of, without_metadata
 from deeplab_client._limits import limit_met
 
 if TYPE_CHECKING:
@@ -20,12 +21,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# What the server takes, in Pillow's names; pi-heif adds HEIC. Pillow knows more formats, some by running programs.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "GIF", "TIFF", "AVIF")
-_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
-_ORIENTATION_TAG = 0x0112  # Exif 2.32, table 4
 # Where Pillow looks for an orientation when EXIF has none; no viewer does.
 _NOT_EXIF = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+_AVIF_BRANDS = re.compile(rb"avi[fs]")
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, page 37
 
 _warnings_lock = threading.Lock()
 
@@ -40,8 +39,7 @@ def opened(encoded: bytes) -> Image.Image:
     try:
         return _despite_warnings(lambda: _opened(encoded))
     except UnidentifiedImageError as error:  # its message names our buffer by its address
-        message = f"the image cannot be decoded: it is in none of the formats {', '.join(_FORMATS)} and HEIC"
-        raise InvalidImageError(message) from error
+        raise InvalidImageError("the image cannot be decoded: it is broken or truncated") from error
     except Exception as error:  # Pillow's decoders raise what they like
         raise _refusal(error, "the image cannot be decoded") from error
 
@@ -84,16 +82,29 @@ def _despite_warnings(work: Callable[[], _T]) -> _T:
 
 
 def _opened(encoded: bytes) -> Image.Image:
+    """Open what the server takes, and nothing else: Pillow knows more formats, and runs programs for some."""
+    name = format_of(encoded)
+    if name is None:
+        raise InvalidImageError(
+            "the image cannot be decoded: it is no JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF or HEIC"
+        )
     data, orientation = without_metadata(encoded)
-    picture = _heic(data) if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS else _open(data)
-    for name in _NOT_EXIF:
-        picture.info.pop(name, None)
+    if name != "HEIF":
+        picture: Image.Image = Image.open(BytesIO(data), formats=[name])
+    elif _AVIF_BRANDS.search(data, 8, min(64, int.from_bytes(data[:4], "big"))):
+        picture = _avif(data)
+    else:
+        picture = _heic(data)
+    for key in _NOT_EXIF:
+        picture.info.pop(key, None)
     return _turned(_as_shown(picture), orientation).convert("RGB")
 
 
-def _open(data: bytes) -> Image.Image:
+def _avif(data: bytes) -> Image.Image:
     Image.init()
-    return Image.open(BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
+    if "AVIF" not in Image.OPEN:
+        raise InvalidImageError("decoding an AVIF picture needs Pillow 11.3 or newer: pip install --upgrade pillow")
+    return Image.open(BytesIO(data), formats=["AVIF"])
 
 
 def _heic(data: bytes) -> Image.Image:
@@ -102,7 +113,7 @@ def _heic(data: bytes) -> Image.Image:
     except ModuleNotFoundError as error:
         if error.name != "pi_heif":
             raise
-        raise InvalidImageError(str(missing("drawing over a HEIC picture", "pi-heif", "heic"))) from error
+        raise InvalidImageError(str(missing("decoding a HEIC picture", "pi-heif", "heic"))) from error
     return HeifImageFile(BytesIO(data))
 
 
@@ -115,6 +126,8 @@ def _as_shown(image: Image.Image) -> Image.Image:
     if upright.mode == "I" or upright.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255: a 16-bit picture would come out white.
         wide = np.clip(np.asarray(upright), 0, 65535).astype(np.uint16)
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            wide = ~wide
         return Image.fromarray((wide >> 8).astype(np.uint8))
     if upright.mode == "F":
         raise ValueError("float pixels have no known range")
@@ -135,7 +148,7 @@ def _orientation(image: Image.Image) -> object:
         if any(name in image.info for name in _NOT_EXIF):
             exif = Image.Exif()
             exif.load(image.info.get("exif", b""))
-        return exif.get(_ORIENTATION_TAG)
+        return exif.get(ORIENTATION_TAG)
     except Warning:
         raise
     except Exception:  # noqa: BLE001 Pillow's EXIF parser raises what it likes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from deeplab_client._errors import ModelError
+from deeplab_client._errors import ModelError, reason_of
 from deeplab_client._segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _read_mask(raw: NDArray[Any] | None, png: NDArray[Any] | None, *, size: int)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise what they like
-        raise ValueError(f"MASK_PNG cannot be decoded: {error}") from error
+        raise ValueError(f"MASK_PNG cannot be decoded: {reason_of(error)}") from error
     if mask is None:
         raise ValueError(f"MASK_PNG is {image.mode} {image.size}, CLASS_PIXELS count {size} pixels")
     return mask
