@@ -223,7 +223,7 @@ def note(event, arguments):
         held_up.append((event, arguments[0]))
 
 async def use():
-    images = [b"\\x05", io.BytesIO(b"\\x05"), np.zeros((20, 20, 3), np.uint8)]
+    images = [b"\\x05", io.BytesIO(b"\\x05"), np.zeros((3, 80, 3), np.uint8)]
     encrypted = url.replace("://", "s://")  # where nothing answers that speaks TLS
     async with AsyncSegmentationClient(url, mask_format=mask_format) as client:
         async with AsyncSegmentationClient(encrypted, timeout=5) as other:

@@ -46,8 +46,8 @@ class AsyncSegmentationClient:
     """Segments images on a Triton server that serves DeepLabV3, from coroutines.
 
     The twin of `SegmentationClient`: the same names, most of them to be awaited. Share one between the tasks of an
-    event loop; make it anywhere, before there is a loop or before a fork. Nothing is sent before the first call, and
-    the protocol's library is loaded by it. Cancel a task to cancel its request.
+    event loop; make it anywhere, before there is a loop or before a fork. Nothing is sent before the first call, which
+    loads the protocol's library in a thread. Cancel a task to cancel its request.
 
     Args:
         url: `grpc://host:port`, `http://host:port`, with TLS `grpcs://` or `https://`, or `host:port` for gRPC.
@@ -115,9 +115,9 @@ class AsyncSegmentationClient:
         """Segment one image.
 
         Args:
-            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM) or a binary file of them, a PIL
-                image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W), (H, W, 1), (H, W, 3) in RGB
-                order, or (H, W, 4), whose alpha is dropped.
+            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF, HEIC) or a binary
+                file of them, a PIL image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W),
+                (H, W, 1), (H, W, 3) in RGB order, or (H, W, 4), whose alpha is dropped.
             model: Asked in place of the client's own.
             timeout: Seconds, in place of the client's own.
 
@@ -166,7 +166,7 @@ class AsyncSegmentationClient:
         Args:
             images: Read when there is room; a plain iterable must not block the event loop.
             raise_errors: Raise the first error, in place of yielding each where its result would be.
-            concurrency: Requests at a time.
+            concurrency: Requests at a time; fewer where this process may not open enough files.
             model: Asked in place of the client's own.
             timeout: Seconds for each image, in place of the client's own.
 

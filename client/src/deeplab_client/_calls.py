@@ -143,7 +143,7 @@ class Call:
 
     __slots__ = ("_attempts", "_calls", "_known", "_learnt", "_marks", "_request_id", "model")
 
-    def __init__(self, calls: Calls, model: str | None, deadline: Deadline, *, in_batch: bool) -> None:
+    def __init__(self, calls: Calls, model: str | None, deadline: Deadline, *, in_batch: bool = False) -> None:
         self.model = calls.model_or_own(model)
         self._calls = calls
         self._attempts = Attempts(calls.policy, deadline, in_batch=in_batch)

@@ -111,9 +111,9 @@ class SegmentationClient:
         """Segment one image.
 
         Args:
-            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM) or a binary file of them, a PIL
-                image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W), (H, W, 1), (H, W, 3) in RGB
-                order, or (H, W, 4), whose alpha is dropped.
+            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF, HEIC) or a binary
+                file of them, a PIL image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W),
+                (H, W, 1), (H, W, 3) in RGB order, or (H, W, 4), whose alpha is dropped.
             model: Asked in place of the client's own.
             timeout: Seconds, in place of the client's own.
 
@@ -164,7 +164,7 @@ class SegmentationClient:
                 results that are done wait too. From a slow source, such as a camera or a queue, take images one by one,
                 or use the asynchronous client.
             raise_errors: Raise the first error, in place of yielding each where its result would be.
-            concurrency: Requests at a time, each in a thread.
+            concurrency: Requests at a time, each in a thread; fewer where this process may not open enough files.
             model: Asked in place of the client's own.
             timeout: Seconds for each image, in place of the client's own.
 

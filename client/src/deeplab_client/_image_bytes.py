@@ -56,14 +56,15 @@ _TIFF = {
     b"II*\0": ("<", "I", "H", "HHI4s"),
     b"MM\0*": (">", "I", "H", "HHI4s"),
     b"II+\0": ("<", "Q", "Q", "HHQ8s"),
-    b"MM\0+": (">", "Q", "Q", "HHQ8s"),
 }
 _TIFF_PIXELS = frozenset(
     # Size, samples, compression, colors; strips; fax options; predictor, color map; tiles; extra samples; JPEG; YCbCr.
     {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 338, 339, 347}
     | {529, 530, 531, 532}
 )
-_TIFF_SUBFILE_TYPE, _TIFF_PHOTOMETRIC, _TIFF_MAKER, _TIFF_DNG_VERSION = 254, 262, 271, 50706
+_TIFF_SUBFILE_TYPE, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_MAKER, _TIFF_DNG_VERSION = 254, 259, 262, 271, 50706
+# None, three of fax machines, LZW, JPEG, Deflate, PackBits, the old number of Deflate, LZMA, Zstandard, WebP.
+_TIFF_METHODS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001})
 _TIFF_SENSOR_DATA = frozenset({32803, 34892})  # photometric interpretations of RAW photos
 
 
@@ -74,7 +75,7 @@ _STARTS = {
     "BMP": re.compile(rb"BM"),
     "PPM": _NETPBM,
     "GIF": re.compile(rb"GIF8[79]a.{7}", re.DOTALL),
-    "TIFF": re.compile(rb"II[*+]\0|MM\0[*+]"),
+    "TIFF": re.compile(rb"II[*+]\0|MM\0\*"),
     "HEIF": re.compile(rb".{4}ftyp(?:avi[fs]|he[iv][cx]|hei[ms]|mif[12]|msf1)", re.DOTALL),
 }
 
@@ -242,36 +243,34 @@ def _netpbm(data: bytes) -> tuple[bytes, int]:
 
 
 def _tiff(data: bytes) -> tuple[bytes, int]:
-    """Give the first page a directory of its own, at the end, with the tags that its pixels need."""
+    """Leave in the directory of the first page the tags that its pixels need, and no next page."""
     order, offset, number, entry = _TIFF[data[:4]]
     directory = _directory(data)
+    if not directory:
+        return data, 1
     if (
         _TIFF_DNG_VERSION in directory
         or (_TIFF_MAKER in directory and (_value(order, directory, _TIFF_SUBFILE_TYPE) or 0) & 1)
         or _value(order, directory, _TIFF_PHOTOMETRIC) in _TIFF_SENSOR_DATA
     ):
         raise ValueError("the image is a RAW photo (DNG, NEF or alike); develop it and save it as JPEG or TIFF")
+    method = _value(order, directory, _TIFF_COMPRESSION)
+    if method is not None and method not in _TIFF_METHODS:
+        raise ValueError(
+            f"the TIFF image is compressed by method {method}, which is not taken; save it with LZW or Deflate"
+        )
     kept = [(tag, *directory[tag]) for tag in sorted(_TIFF_PIXELS & directory.keys())]
     for tag, _, values, _ in kept:
         if values > _MAX_PARTS:
             raise ValueError(
                 f"the TIFF image has {values} values in its tag {tag}, more than {_MAX_PARTS}; save it anew"
             )
-    at = len(data) + len(data) % 2
-    header = 8 if offset == "I" else 16
-    start = header - struct.calcsize(offset)
-    written = b"".join(struct.pack(order + entry, *values) for values in kept)
-    return b"".join(
-        [
-            data[:start],
-            struct.pack(order + offset, at),
-            memoryview(data)[header:],
-            bytes(len(data) % 2),
-            struct.pack(order + number, len(kept)),
-            written,
-            struct.pack(order + offset, 0),
-        ]
-    ), _upright(_value(order, directory, ORIENTATION_TAG))
+    (start,) = struct.unpack_from(order + offset, data, struct.calcsize(offset))
+    written = struct.pack(order + number, len(kept)) + b"".join(struct.pack(order + entry, *values) for values in kept)
+    written += bytes(struct.calcsize(offset))  # no other page
+    # In the place of the old one, which is no smaller: behind the end it would stand in for pixels that are not there.
+    parts = [memoryview(data)[:start], written, memoryview(data)[start + len(written) :]]
+    return b"".join(parts), _upright(_value(order, directory, ORIENTATION_TAG))
 
 
 def _directory(tiff: bytes) -> dict[int, tuple[int, int, bytes]]:
@@ -279,13 +278,13 @@ def _directory(tiff: bytes) -> dict[int, tuple[int, int, bytes]]:
     order, offset, number, entry = _TIFF[tiff[:4]]
     entries: dict[int, tuple[int, int, bytes]] = {}
     try:
-        (start,) = struct.unpack_from(order + offset, tiff, 4 if offset == "I" else 8)
+        (start,) = struct.unpack_from(order + offset, tiff, struct.calcsize(offset))
         (count,) = struct.unpack_from(order + number, tiff, start)
         start += struct.calcsize(number)
         for position in range(min(count, _MAX_PARTS)):
             tag, *values = struct.unpack_from(order + entry, tiff, start + position * struct.calcsize("=" + entry))
             entries.setdefault(tag, tuple(values))
-    except struct.error:  # it ends too early
+    except (struct.error, OverflowError):  # it ends too early
         pass
     return entries
 
