@@ -14,6 +14,7 @@ from gevent.pool import Group
 
 from deeplab_client import (
     AccessDeniedError,
+    ClientLimitError,
     DeadlineExceededError,
     InvalidImageError,
     MismatchedReplyError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 NOT_SENT = "not sent: the process has as many unfinished requests as --max-unfinished allows"
 UNFINISHED = "unfinished when the run ended"
 LABELS: dict[type[SegmentationError], str] = {
+    ClientLimitError: "not sent: a limit of the load generator's own process or machine",
     DeadlineExceededError: "no reply within --timeout",
     ServerOverloadedError: "refused: the server has too much to do",
     ServerUnavailableError: "server unavailable: not reached, or the connection was lost",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -10,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from script_servers import HttpServer, Script, url
+from script_servers import HttpServer, Script, Server, url
 
 from deeplab_client import (
     AsyncSegmentationClient,
+    ClientClosedError,
     DeadlineExceededError,
     RetryAttempt,
     RetryPolicy,
@@ -227,3 +230,48 @@ def test_what_a_thread_does_is_never_spelled_out() -> None:
 
     asyncio.run(use())
     assert not spelled
+
+
+# What the first calls of a process load and open within the event loop's thread.
+FIRST_CALLS = """
+import asyncio, io, sys, threading
+import numpy as np
+from deeplab_client import AsyncSegmentationClient
+
+url, mask_format = sys.argv[1:]
+loops, held_up = threading.get_ident(), []
+
+def note(event, arguments):
+    if event in ("import", "open") and threading.get_ident() == loops:
+        held_up.append((event, arguments[0]))
+
+async def use():
+    images = [b"\\x05", io.BytesIO(b"\\x05"), np.zeros((3, 80, 3), np.uint8)]
+    encrypted = url.replace("://", "s://")  # where nothing answers that speaks TLS
+    async with AsyncSegmentationClient(url, mask_format=mask_format) as client:
+        async with AsyncSegmentationClient(encrypted, timeout=5) as other:
+            sys.addaudithook(note)
+            results = await asyncio.gather(*map(client.segment, images), other.is_ready(), return_exceptions=True)
+    print(*(result.mask.shape[1] for result in results[:3]), type(results[3]).__name__, held_up)
+
+asyncio.run(use())
+"""
+
+
+@pytest.mark.parametrize("mask_format", ["raw", "png"])
+def test_the_first_call_loads_and_opens_nothing_in_the_event_loop(server: Server, mask_format: str) -> None:
+    command = [sys.executable, "-c", FIRST_CALLS, url(server), mask_format]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "5 5 80 TLSError []\n"
+
+
+def test_a_client_that_is_closed_while_it_loads_stays_closed() -> None:
+    async def use() -> None:
+        client = AsyncSegmentationClient("host")
+        call = asyncio.create_task(client.segment(b"picture"))
+        await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(ClientClosedError):
+            await call
+
+    asyncio.run(use())

@@ -9,13 +9,16 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+import warnings
 import zlib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from deeplab_client import InvalidImageError, SegmentationClient
 from deeplab_client._transport import Reply
@@ -205,13 +208,11 @@ def test_a_garbled_exif_block_turns_the_picture_as_the_server_does(send: Callabl
 
 
 def test_what_a_decoder_of_pillow_raises_is_an_error_of_the_image() -> None:
-    file = io.BytesIO()
-    Image.fromarray(noise(16, 16, 3)).save(file, "DDS")
-    data = bytearray(file.getvalue())
-    data[80:88] = struct.pack("<I4s", 4, b"ABCD")  # a pixel format that nobody knows
-    client = SegmentationClient("fake", transport=FakeTransport(np.zeros((16, 16), np.uint8)))
-    with pytest.raises(InvalidImageError, match="cannot be decoded"):
-        client.segment(bytes(data)).overlay(bytes(data))
+    data = stored("PNG").getvalue()
+    broken = data[: data.index(b"IDAT") + 4] + bytes(20)
+    for half in (data[:40], broken, stored("TIFF").getvalue()[:60], b"BM" + bytes(60), HEIC[:300]):
+        with pytest.raises(InvalidImageError, match=r"cannot be decoded: \w"):
+            drawn_on(half, 9, 6)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,9 @@ def test_what_a_decoder_of_pillow_raises_is_an_error_of_the_image() -> None:
         (np.zeros((4, 4, 3), np.complex64), "complex64"),
         (np.zeros((4, 4), np.bool_), r"bool array.*astype\(np\.uint8\) \* 255"),
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\): accepted"),
-        (np.zeros((4,), np.uint8), r"\(4,\)"),
+        (np.zeros((4,), np.uint8), r"\(4,\): if these are .* cv2\.imencode .*array\.tobytes\(\)"),
+        (np.frombuffer(b"\xff\xd8\xff\xe0 and more", np.uint8).reshape(-1, 1), r"cv2\.imencode .*array\.tobytes\(\)"),
+        (np.zeros((4,), np.float32), r"float32 array of shape \(4,\): accepted"),
         (np.zeros((3, 4, 5), np.uint8), r"\(3, 4, 5\).*transpose\(1, 2, 0\).*permute"),
         (np.zeros((2, 4, 4, 3), np.uint8), r"\(2, 4, 4, 3\).*one image"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
@@ -242,11 +245,23 @@ def test_what_a_decoder_of_pillow_raises_is_an_error_of_the_image() -> None:
         ("", "an empty path names no image"),
         ([[1, 2], [3, 4]], "list"),
         ("/no/such/file.jpg", "/no/such/file\\.jpg.*No such file"),
-        ("https://host/cat.jpg", "No such file"),
-        ("nul\x00.jpg", "null"),
+        (
+            "https://host/cat.jpg",
+            r"'https://host/cat\.jpg': No such file.*; it is a URL: download it and pass the bytes",
+        ),
+        (Path("s3://bucket/cat.jpg"), "it is a URL: download it"),
+        ("file:///tmp/cat.jpg", "it is a URL: pass the path of the file"),
+        ("data:image/png;base64,iVBORw0KGgo=", r"it is a data URL: .*base64\.b64decode"),
+        ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ\n" * 3, r"picture in base64, pass what base64\.b64decode makes"),
+        ("photos/cat.jpg", r"No such file or directory; the current folder is '/.*'$"),
+        ("/photos/cat.jpg", "No such file or directory$"),
+        ("nul\x00.jpg", "null.*; the bytes of a picture are passed as bytes, not as text"),
         (Path("/"), "directory"),
         ("/dev/zero", r"'/dev/zero': it is a device.*file object"),
-        ("A" * 10_000_000, r"cannot read the image 'AAA.*\.\.\. \(10000000 characters\): File name too long"),
+        (
+            "A" * 10_000_000,
+            r"cannot read the image 'AAA.*\.\.\. \(10000000 characters\): File name too long; .*b64decode",
+        ),
         (np.ma.masked_equal(np.zeros((4, 4, 3), np.uint8), 0), r"masked array.*array\.filled\(0\)"),
         (np.full((4, 4), 1.01), "from 1.01 to 1.01; divide by 255"),
     ],
@@ -433,6 +448,34 @@ class DLPackOnly:
         return self.array.__dlpack_device__()
 
 
+class Half:
+    """A tensor of a type that numpy does not have, as PyTorch has it on the CPU."""
+
+    device = "cpu"
+
+    def __array__(self, *_: object, **__: object) -> NDArray[Any]:
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+
+class Speechless:
+    """Something that fails and does not say why."""
+
+    device = "cpu"
+
+    def __array__(self, *_: object, **__: object) -> NDArray[Any]:
+        raise ValueError
+
+    def __fspath__(self) -> str:
+        raise ValueError
+
+
+class SpeechlessFile:
+    """A file that fails and does not say why."""
+
+    def read(self) -> bytes:
+        raise ValueError
+
+
 class OnGpu:
     """A tensor as PyTorch has it on a GPU."""
 
@@ -455,6 +498,201 @@ def test_a_tensor_on_a_gpu_is_refused_with_its_device(send: Callable[[Any], byte
     with pytest.raises(InvalidImageError, match=r"OnGpu on device cuda:0 .*\.detach\(\)\.cpu\(\)"):
         send(OnGpu())
     assert not recorder.sent
+
+
+def test_a_tensor_of_a_type_that_numpy_lacks_is_to_be_converted(send: Callable[[Any], bytes]) -> None:
+    with pytest.raises(
+        InvalidImageError, match=r"BFloat16; convert it first, for a torch tensor with \.float\(\); acc"
+    ) as e:
+        send(Half())
+    assert "GPU" not in str(e.value)
+    assert ".cpu()" not in str(e.value)
+
+
+def test_no_message_ends_where_a_reason_should_come(send: Callable[[Any], bytes]) -> None:
+    class SpeechlessArray:
+        __array__ = Speechless.__array__
+
+    for image in (Speechless(), SpeechlessArray(), SpeechlessFile()):
+        with pytest.raises(InvalidImageError, match=": ValueError"):
+            send(image)
+
+
+def stored(kind: str, **options: Any) -> io.BytesIO:  # noqa: ANN401 those of Pillow
+    file = io.BytesIO()
+    Image.fromarray(noise(6, 9, 3)).save(file, kind, **options)
+    return file
+
+
+def closed(kind: str) -> Image.Image:
+    image = Image.open(stored(kind))
+    image.close()
+    return image
+
+
+def left(kind: str, folder: Path) -> Image.Image:
+    path = folder / "image"
+    path.write_bytes(stored(kind).getvalue())
+    with Image.open(path) as image:
+        return image
+
+
+def without_file(kind: str) -> Image.Image:
+    file = stored(kind)
+    image = Image.open(file)
+    file.close()
+    return image
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF"])
+def test_a_closed_picture_is_refused_with_what_to_do(send: Callable[[Any], bytes], kind: str, tmp_path: Path) -> None:
+    for image in (closed(kind), left(kind, tmp_path), without_file(kind)):
+        with pytest.raises(InvalidImageError, match=r"closed before it was read: call its load\(\) first"):
+            send(image)
+    with Image.open(stored(kind)) as image:
+        image.load()
+    assert send(image)
+    file = stored(kind)
+    file.close()
+    with pytest.raises(InvalidImageError, match=r"BytesIO object: .*closed file.*; keep it open until the result"):
+        send(file)
+
+
+def test_a_picture_class_that_is_about_to_be_loaded_is_nobodys(
+    send: Callable[[Any], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", ModuleType("PIL.Image"))
+    assert send(np.zeros((2, 2), np.uint8))
+
+
+XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description tiff:Orientation=\"6\"/></x:xmpmeta>"
+
+
+def drawn_on(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
+    """Return a picture as it is drawn on, where nothing is found in it."""
+    client = SegmentationClient("fake", transport=FakeTransport(np.zeros((height, width), np.uint8)))
+    return np.asarray(client.segment(b"asked for a mask").overlay(data))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_the_orientation_is_that_of_exif_alone(send: Callable[[Any], bytes], kind: str) -> None:
+    about = PngInfo()
+    about.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    options: dict[str, Any] = {"PNG": {"pnginfo": about}, "TIFF": {"tiffinfo": {700: XMP}}}.get(kind, {"xmp": XMP})
+    data = stored(kind, **options).getvalue()
+    right = np.asarray(Image.open(stored(kind)).convert("RGB"))
+    assert (drawn_on(data, 9, 6) == right).all()
+    if kind != "TIFF":  # which Pillow itself turns as it loads it
+        assert (seen_by_server(send(Image.open(io.BytesIO(data)))) == right).all()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    options = {**options, "exif": exif} if kind != "TIFF" else {"tiffinfo": {**options["tiffinfo"], ORIENTATION: 3}}
+    turned = stored(kind, **options).getvalue()
+    assert (drawn_on(turned, 9, 6) == np.rot90(right, 2)).all()
+    assert (seen_by_server(send(Image.open(io.BytesIO(turned)))) == np.rot90(right, 2)).all()
+
+
+def png_chunk(kind: bytes, content: bytes, *, sound: bool = True) -> bytes:
+    checksum = zlib.crc32(kind + content) ^ (not sound)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+FLAWED = {
+    "text": png_chunk(b"tEXt", b"Title\0cat", sound=False),
+    "profile": png_chunk(b"iCCP", b"name\0\0" + zlib.compress(b"x"), sound=False),
+    "private": png_chunk(b"prVt", b"?", sound=False),
+    "short gamma": png_chunk(b"gAMA", b"\0"),
+    "short size": png_chunk(b"pHYs", b"\0\0"),
+    "short colors": png_chunk(b"cHRM", b"\0"),
+    "large text": png_chunk(b"zTXt", b"Title\0\0" + zlib.compress(bytes(2 << 20))),
+    "large profile": png_chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(2 << 20))),
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWED)
+def test_a_picture_is_drawn_on_whatever_is_wrong_with_its_metadata(flaw: str) -> None:
+    data = stored("PNG").getvalue()
+    assert (drawn_on(data[:33] + FLAWED[flaw] + data[33:], 9, 6) == noise(6, 9, 3)).all()
+
+
+def test_a_picture_with_a_video_behind_it_is_drawn_on() -> None:
+    data = stored("JPEG").getvalue()
+    video = b"\0\0\0\x18ftypmp42" + b"\xff\xda" * 200
+    assert (drawn_on(data + video, 9, 6) == np.asarray(Image.open(io.BytesIO(data)))).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("GIF", {"save_all": True, "append_images": [Image.new("RGB", (9, 6))]}),
+        ("TIFF", {"compression": "tiff_lzw", "save_all": True, "append_images": [Image.new("RGB", (9, 6))]}),
+        ("TIFF", {}),
+        ("AVIF", {}),
+        ("PPM", {}),
+        ("MPO", {"save_all": True, "append_images": [Image.new("RGB", (9, 6))]}),
+    ],
+)
+def test_every_format_of_the_server_is_drawn_on_by_its_first_frame(kind: str, options: dict[str, Any]) -> None:
+    data = stored(kind, **options).getvalue()
+    assert (drawn_on(data, 9, 6) == np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).all()
+
+
+def test_sixteen_bits_of_a_file_are_scaled_not_clipped() -> None:
+    wide = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
+    file = io.BytesIO()
+    Image.fromarray(wide).save(file, "TIFF")
+    assert (drawn_on(file.getvalue(), 8, 8) == (wide >> 8)[:, :, np.newaxis]).all()
+
+
+HEIC = (Path(__file__).parents[1] / "assets" / "quadrants.heic").read_bytes()
+
+
+def test_heic_is_drawn_on_where_its_extra_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = drawn_on(HEIC, 64, 64).astype(int)
+    colors = [(220, 40, 40), (40, 200, 60), (50, 60, 220), (240, 230, 60)]
+    for (row, column), color in zip(((8, 8), (8, 56), (56, 8), (56, 56)), colors, strict=True):
+        assert abs(picture[row, column] - color).max() < 8  # it is lossy
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(InvalidImageError, match=r"HEIC picture needs pi-heif: pip install 'deeplab-client\[heic\]'"):
+        drawn_on(HEIC, 64, 64)
+
+
+def with_index(*, garbled: bool) -> bytes:
+    """Return a JPEG that claims to have more pictures behind it."""
+    data = stored("MPO", save_all=True, append_images=[Image.new("RGB", (9, 6))]).getvalue()
+    at = data.index(b"MPF\0") + 4
+    return data[:at] + b"\xff" * 8 + data[at + 8 :] if garbled else data
+
+
+def test_what_pillow_warns_about_is_no_error(send: Callable[[Any], bytes]) -> None:
+    """Warnings are errors in these tests."""
+    right = np.asarray(Image.open(stored("JPEG", quality=75)))
+    assert (drawn_on(with_index(garbled=True), 9, 6) == right).all()
+    data = garbled_exif(noise(6, 9, 3))
+    truncated = data[: data.index(b"Exif")] + b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + data[data.index(b"Exif") + 16 :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        images = [Image.open(io.BytesIO(data)) for data in (with_index(garbled=True), truncated)]
+    for image in images:
+        assert send(image)
+    palette = Image.fromarray(noise(6, 9, 3)).quantize(16)
+    palette.info["transparency"] = bytes(range(16))
+    assert send(palette)
+
+
+def test_other_formats_of_pillow_are_not_opened() -> None:
+    """As on the server; for some of them Pillow runs programs."""
+    file = io.BytesIO()
+    Image.new("RGB", (9, 6)).save(file, "EPS")
+    for data in (file.getvalue(), b"no picture"):
+        with pytest.raises(InvalidImageError, match="it is no JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF or HEIC"):
+            drawn_on(data, 9, 6)
+
+
+def test_the_client_reads_bytes_as_the_server_does() -> None:
+    root = Path(__file__).resolve().parents[2]
+    server = root / "model_repository" / "preprocess" / "1" / "image_bytes.py"
+    assert (root / "client/src/deeplab_client/_image_bytes.py").read_bytes() == server.read_bytes()
 
 
 def test_pillow_is_loaded_only_for_its_own_images_and_for_drawing() -> None:

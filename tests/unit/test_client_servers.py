@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import copy
+import pickle
 import re
 import socket
 import subprocess
@@ -11,25 +14,30 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from inspect import isawaitable
 from typing import TYPE_CHECKING
 
 import grpc
+import numpy as np
 import pytest
 from drivers import Kind, connected
 from script_servers import GrpcServer, HttpServer, Script, Server, url
 
 from deeplab_client import (
     AccessDeniedError,
+    AsyncSegmentationClient,
     ClientClosedError,
     DeadlineExceededError,
     InvalidImageError,
     ModelError,
     ModelNotFoundError,
+    SegmentationClient,
     SegmentationError,
     ServerOverloadedError,
     ServerUnavailableError,
     UnsupportedError,
 )
+from deeplab_client.testing import AsyncFakeTransport, FakeTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 NO_ENSEMBLE = "unexpected inference input 'IMAGE' for model 'x'"
+DEAD_STUB = "Failed to process the request(s) for model instance 'm_0_0', message: Stub process 'm_0_0' is not healthy."
 REFUSED = "in ensemble 'segment_resnet50', the bytes are no image"
 
 
@@ -106,7 +115,13 @@ S = grpc.StatusCode
         ((S.RESOURCE_EXHAUSTED, 429, "slow down"), ServerOverloadedError, "slow down"),
         ((S.UNAVAILABLE, 503, "Exceeds maximum queue size"), ServerOverloadedError, "queue size"),
         ((S.UNAVAILABLE, 503, "going away"), ServerUnavailableError, "not available: going away"),
-        ((S.INTERNAL, 500, "in ensemble 'a', Stub is not healthy"), ModelError, "Stub is not healthy"),
+        ((S.INTERNAL, 500, "in ensemble 'a', CUDA error"), ModelError, "CUDA error"),
+        (
+            (S.INTERNAL, 500, f"in ensemble 'a', {DEAD_STUB}"),
+            ServerUnavailableError,
+            "not available: Failed to process",
+        ),
+        ((S.INTERNAL, 500, "Stub process is not healthy."), ServerUnavailableError, "not healthy"),
         ((S.UNKNOWN, 418, "what"), ModelError, "what"),
         ((S.INTERNAL, 502, "Received RST_STREAM with error code 2"), ServerUnavailableError, "not available"),
         ((S.UNKNOWN, 507, "exceeded request buffer limit while retrying upstream"), ServerUnavailableError, "limit"),
@@ -384,3 +399,35 @@ def test_an_async_client_made_before_a_fork_and_before_a_loop_works_on_both_side
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(FORK_ASYNC), url(server)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.stdout == "done\n", run.stderr
+
+
+def test_a_client_is_copied_and_pickled_without_its_connections(server: Server, kind: Kind) -> None:
+    async def width(client: SegmentationClient | AsyncSegmentationClient) -> int:
+        result = client.segment(b"\x05")
+        return (await result if isawaitable(result) else result).mask.shape[1]
+
+    async def use() -> None:
+        made = SegmentationClient if kind == "sync" else AsyncSegmentationClient
+        client = made(url(server), timeout=20, headers={"key": "value"}, token="token")  # noqa: S106 made up
+        assert await width(client) == 5
+        for clone in (pickle.loads(pickle.dumps(client)), copy.copy(client), copy.deepcopy(client)):  # noqa: S301 made here
+            assert repr(clone) == repr(client)
+            assert await width(clone) == 5
+            assert server.script.headers[-1].items() >= {"key": "value", "authorization": "Bearer token"}.items()
+            await closed(clone)
+        assert await width(client) == 5
+        await closed(client)
+
+    async def closed(client: SegmentationClient | AsyncSegmentationClient) -> None:
+        end = client.close()
+        if end is not None:
+            await end
+
+    asyncio.run(use())
+
+
+def test_a_copy_keeps_the_transport_that_its_original_was_given() -> None:
+    fake, other = FakeTransport(), AsyncFakeTransport()
+    copy.copy(SegmentationClient("host", transport=fake)).segment(np.zeros((2, 2), np.uint8))
+    asyncio.run(copy.copy(AsyncSegmentationClient("host", transport=other)).segment(np.zeros((2, 2), np.uint8)))
+    assert len(fake.requests) == len(other.requests) == 1

@@ -7,6 +7,7 @@ from deeplab_client._client import SegmentationClient
 from deeplab_client._errors import (
     AccessDeniedError,
     ClientClosedError,
+    ClientLimitError,
     DeadlineExceededError,
     InvalidImageError,
     MismatchedReplyError,
@@ -35,6 +36,7 @@ __all__ = [
     "AccessDeniedError",
     "AsyncSegmentationClient",
     "ClientClosedError",
+    "ClientLimitError",
     "DeadlineExceededError",
     "InvalidImageError",
     "MismatchedReplyError",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from deeplab_client._errors import InvalidImageError
+from deeplab_client._errors import InvalidImageError, reason_of
+from deeplab_client._limits import limit_met
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +21,9 @@ ACCEPTED = (
 _CHANNELS = {1, 3, 4}
 # Resampling and rounding overshoot 0 and 1 a little: what is nearest to the first or the last step is taken for it.
 _HALF_STEP = 1 / 510
+
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_NOT_IN_NUMPY = re.compile(r"bfloat16|float8", re.IGNORECASE)
 
 
 class SupportsArray(Protocol):
@@ -68,9 +73,13 @@ def _array(image: object) -> tuple[NDArray[Any], str]:
     except Exception as error:
         device = getattr(image, "device", None)
         where = "" if device is None else f" on device {device}"
-        message = f"the {kind}{where} does not turn into a numpy array: {error}"
-        remedy = "bring it to the CPU first, for a torch tensor with .detach().cpu()"
-        raise InvalidImageError(f"{message}; {remedy}; {ACCEPTED}") from error
+        message = f"the {kind}{where} does not turn into a numpy array: {reason_of(error)}"
+        remedy = ""  # for everything else PyTorch's message has one
+        if _NOT_IN_NUMPY.search(str(error)):
+            remedy = "; convert it first, for a torch tensor with .float()"
+        elif str(device) != "cpu":
+            remedy = "; bring it to the CPU first, for a torch tensor with .detach().cpu()"
+        raise limit_met(error) or InvalidImageError(f"{message}{remedy}; {ACCEPTED}") from error
     raise InvalidImageError(f"found {kind}: {ACCEPTED}")
 
 
@@ -84,6 +93,8 @@ def _kind(image: object) -> str:
 def _remedy(dtype: np.dtype[Any]) -> str:
     if dtype == np.bool_:
         return "a picture of two values is array.astype(np.uint8) * 255"
+    if "float" in dtype.name:  # one that numpy itself does not have
+        return "convert it with array.astype(np.float32)"
     return "scale it to 0..255 and cast it to uint8"
 
 
@@ -94,6 +105,9 @@ def _without_alpha(array: NDArray[Any], found: str) -> NDArray[Any]:
         raise InvalidImageError(f"{found}: {order}; {ACCEPTED}")
     if array.ndim == 4:  # noqa: PLR2004 N, H, W, C
         raise InvalidImageError(f"{found}: a call takes one image, not a batch; {ACCEPTED}")
+    if array.dtype == np.uint8 and array.size == max(array.shape, default=0) and _is_encoded(array):
+        remedy = "if these are the bytes of an encoded image, as cv2.imencode gives them, pass array.tobytes()"
+        raise InvalidImageError(f"{found}: {remedy}; {ACCEPTED}")
     if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in _CHANNELS):  # noqa: PLR2004 H, W, C
         raise InvalidImageError(f"{found}: {ACCEPTED}")
     if array.size == 0:
@@ -101,6 +115,11 @@ def _without_alpha(array: NDArray[Any], found: str) -> NDArray[Any]:
     if array.ndim == 2:  # noqa: PLR2004 height, width
         return array
     return array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
+
+
+def _is_encoded(array: NDArray[np.uint8]) -> bool:
+    """Return whether a row or column of bytes begins as image files do: cv2.imencode has made both."""
+    return array.ndim == 1 or array.ravel()[:4].tobytes().startswith(_SIGNATURES)
 
 
 def _from_floats(array: NDArray[Any], found: str) -> NDArray[np.uint8]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from copy import copy
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from deeplab_client import _environment, _many_async
 from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
-from deeplab_client._errors import ModelNotFoundError, SegmentationError
+from deeplab_client._errors import ClientLimitError, ModelNotFoundError, SegmentationError
 from deeplab_client._faults import Circumstances, from_connection
 from deeplab_client._image import encode
+from deeplab_client._limits import told_apart
 from deeplab_client._many import check_concurrency, check_images
 from deeplab_client._transport import check_transport, open_async_transport
 from deeplab_client._workers import Passed, in_thread, in_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
     from types import TracebackType
 
     from typing_extensions import Self
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._transport import AsyncTransport, Reply, Request
 
+_T = TypeVar("_T")
+
 # Bytes of an image or a mask from which on it is worth a thread to keep the event loop free: to copy 1 MB takes 0.1 ms,
 # its checksum 0.2 ms, to decode a PNG of it 5 ms.
 _LARGE = 1_000_000
@@ -42,8 +46,8 @@ class AsyncSegmentationClient:
     """Segments images on a Triton server that serves DeepLabV3, from coroutines.
 
     The twin of `SegmentationClient`: the same names, most of them to be awaited. Share one between the tasks of an
-    event loop; make it anywhere, before there is a loop or before a fork. Nothing is sent before the first call, and
-    the protocol's library is loaded by it. Cancel a task to cancel its request.
+    event loop; make it anywhere, before there is a loop or before a fork. Nothing is sent before the first call, which
+    loads the protocol's library in a thread. Cancel a task to cancel its request.
 
     Args:
         url: `grpc://host:port`, `http://host:port`, with TLS `grpcs://` or `https://`, or `host:port` for gRPC.
@@ -90,7 +94,7 @@ class AsyncSegmentationClient:
             token=token,
             compression=compression,
         )
-        self._transport = transport
+        self._transport = self._given = transport
 
     @classmethod
     def from_env(cls, **arguments: Any) -> Self:  # noqa: ANN401 those of the constructor
@@ -111,9 +115,9 @@ class AsyncSegmentationClient:
         """Segment one image.
 
         Args:
-            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM) or a binary file of them, a PIL
-                image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W), (H, W, 1), (H, W, 3) in RGB
-                order, or (H, W, 4), whose alpha is dropped.
+            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF, HEIC) or a binary
+                file of them, a PIL image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W),
+                (H, W, 1), (H, W, 3) in RGB order, or (H, W, 4), whose alpha is dropped.
             model: Asked in place of the client's own.
             timeout: Seconds, in place of the client's own.
 
@@ -162,7 +166,7 @@ class AsyncSegmentationClient:
         Args:
             images: Read when there is room; a plain iterable must not block the event loop.
             raise_errors: Raise the first error, in place of yielding each where its result would be.
-            concurrency: Requests at a time.
+            concurrency: Requests at a time; fewer where this process may not open enough files.
             model: Asked in place of the client's own.
             timeout: Seconds for each image, in place of the client's own.
 
@@ -176,7 +180,7 @@ class AsyncSegmentationClient:
         model = self._calls.model_or_own(model)
         seconds = self._calls.seconds(timeout)
         results = _many_async.in_order(
-            lambda image: self._segment(image, model, self._calls.deadline(seconds)),
+            lambda image: self._segment(image, model, self._calls.deadline(seconds), in_batch=True),
             images,
             concurrency=check_concurrency(concurrency),
         )
@@ -188,13 +192,15 @@ class AsyncSegmentationClient:
         Raises:
             AccessDeniedError, TLSError: There is no telling, and waiting will not help.
             ClientClosedError: The client was closed.
+            ClientLimitError: There is no telling, since this process has met a limit of its own.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        transport = self._open()
+        self._calls.check_open()
         model, deadline = self._calls.model_or_own(model), self._calls.deadline(timeout)
         try:
-            return await transport.is_ready(model, deadline=deadline)
-        except FINAL_REFUSALS:
+            with told_apart():
+                return await (await self._open(model, deadline)).is_ready(model, deadline=deadline)
+        except (*FINAL_REFUSALS, ClientLimitError):
             raise
         except SegmentationError as error:
             _logger.debug("not ready: %s", error)
@@ -211,11 +217,13 @@ class AsyncSegmentationClient:
         """
         probes = Probes(self._calls, model, timeout)
         while True:
-            transport, deadline = self._open(), probes.deadline()
+            deadline = probes.deadline()
             try:
-                if await transport.is_ready(probes.model, deadline=deadline):
-                    return
-                reason = await self._why_not(transport, probes.model, deadline)
+                with told_apart():
+                    transport = await self._open(probes.model, deadline)
+                    if await transport.is_ready(probes.model, deadline=deadline):
+                        return
+                    reason = await self._why_not(transport, probes.model, deadline)
             except FINAL_REFUSALS:
                 raise
             except SegmentationError as error:
@@ -236,22 +244,31 @@ class AsyncSegmentationClient:
     ) -> None:
         await self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # See SegmentationClient.
+        return {**vars(self), "_calls": copy(self._calls), "_transport": self._given}
+
     def __repr__(self) -> str:
         return self._calls.describe("AsyncSegmentationClient")
 
-    async def _segment(self, image: ImageLike, model: str | None, deadline: Deadline) -> Segmentation:
+    async def _segment(
+        self, image: ImageLike, model: str | None, deadline: Deadline, *, in_batch: bool = False
+    ) -> Segmentation:
         self._calls.check_open()
-        call = Call(self._calls, model, deadline)
-        request = await self._request(image, call, deadline)
+        call = Call(self._calls, model, deadline, in_batch=in_batch)
+        request = None
         while True:
-            transport = self._open()
             try:
-                if not call.knows_weights():
-                    await self._learn_weights(call, transport, deadline)
-                reply = await transport.infer(request, deadline=deadline)
-                call.answered()
-                result = await self._result(call, reply, deadline)
-            except SegmentationError as error:
+                with told_apart():
+                    if request is None:
+                        request = await self._request(image, call, deadline)
+                    transport = await self._open(call.model, deadline)
+                    if not call.knows_weights():
+                        await self._learn_weights(call, transport, deadline)
+                    reply = await transport.infer(request, deadline=deadline)
+                    call.answered()
+                    result = await self._result(call, reply, deadline)
+            except SegmentationError as error:  # noqa: PERF203 - each attempt fails by itself
                 delay = await self._delay_after(error, call, deadline)
                 if delay is None:
                     raise
@@ -262,10 +279,7 @@ class AsyncSegmentationClient:
     async def _request(self, image: ImageLike, call: Call, deadline: Deadline) -> Request:
         if isinstance(image, bytes) and len(image) < _LARGE:
             return call.request(encode(image))
-        try:
-            return await in_thread(lambda: call.request(encode(image)), deadline=deadline)
-        except Passed:
-            raise self._too_late(call, deadline) from None
+        return await self._in_thread(lambda: call.request(encode(image)), call.model, deadline)
 
     # By itself, for the attempt holds the error, whose traceback holds the frame that made it.
     async def _delay_after(self, error: SegmentationError, call: Call, deadline: Deadline) -> float | None:
@@ -283,15 +297,12 @@ class AsyncSegmentationClient:
             if isawaitable(told):
                 await in_time(told, deadline=deadline)
         except Passed:
-            raise self._too_late(call, deadline) from None
+            raise self._too_late(call.model, deadline) from None
 
     async def _result(self, call: Call, reply: Reply, deadline: Deadline) -> Segmentation:
         if not _is_large(reply):
             return call.result(reply)
-        try:
-            return await in_thread(lambda: call.result(reply), deadline=deadline)
-        except Passed:
-            raise self._too_late(call, deadline) from None
+        return await self._in_thread(lambda: call.result(reply), call.model, deadline)
 
     async def _why_not(self, transport: AsyncTransport, model: str, deadline: Deadline) -> str | None:
         """Return what the server says of a model that is not ready; None where that is nothing."""
@@ -309,14 +320,27 @@ class AsyncSegmentationClient:
         except NO_WEIGHTS_TOLD as refusal:
             call.no_weights(refusal)
 
-    def _too_late(self, call: Call, deadline: Deadline) -> SegmentationError:
-        return from_connection(TimeoutError(), Circumstances(str(self._calls.endpoint), call.model, deadline.seconds))
-
-    def _open(self) -> AsyncTransport:
+    async def _open(self, model: str, deadline: Deadline) -> AsyncTransport:
         self._calls.check_open()
         if self._transport is None:
-            self._transport = open_async_transport(self._calls.endpoint, self._calls.options)
+            calls = self._calls
+            # In a thread: loading takes tenths of a second.
+            transport = await self._in_thread(
+                lambda: open_async_transport(calls.endpoint, calls.options, calls.outputs), model, deadline
+            )
+            self._calls.check_open()
+            if self._transport is None:  # no other task was faster
+                self._transport = transport
         return self._transport
+
+    async def _in_thread(self, work: Callable[[], _T], model: str, deadline: Deadline) -> _T:
+        try:
+            return await in_thread(work, deadline=deadline)
+        except Passed:
+            raise self._too_late(model, deadline) from None
+
+    def _too_late(self, model: str, deadline: Deadline) -> SegmentationError:
+        return from_connection(TimeoutError(), Circumstances(str(self._calls.endpoint), model, deadline.seconds))
 
 
 def _is_large(reply: Reply) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from uuid import uuid4
 
 from deeplab_client import _wire
@@ -83,6 +83,9 @@ class Calls:
         # A failure swaps the dict: what a thread learnt before it must not outlive it.
         self.weights: dict[str, str | None] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "weights": {}}  # a copy learns them anew
+
     def deadline(self, timeout: float | None) -> Deadline:
         """Return the moment by which a call must end that begins now."""
         return Deadline(self.seconds(timeout))
@@ -141,10 +144,10 @@ class Call:
 
     __slots__ = ("_attempts", "_calls", "_known", "_learnt", "_marks", "_request_id", "_sent", "model")
 
-    def __init__(self, calls: Calls, model: str | None, deadline: Deadline) -> None:
+    def __init__(self, calls: Calls, model: str | None, deadline: Deadline, *, in_batch: bool = False) -> None:
         self.model = calls.model_or_own(model)
         self._calls = calls
-        self._attempts = Attempts(calls.policy, deadline)
+        self._attempts = Attempts(calls.policy, deadline, in_batch=in_batch)
         self._known = calls.weights
         self._learnt: str | None = None
         self._request_id = uuid4().hex

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from deeplab_client import _environment, _many
 from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
-from deeplab_client._errors import ModelNotFoundError, SegmentationError
+from deeplab_client._errors import ClientLimitError, ModelNotFoundError, SegmentationError
 from deeplab_client._image import encode
+from deeplab_client._limits import told_apart
 from deeplab_client._options import is_coroutine_function
 from deeplab_client._transport import check_transport, open_transport
 
@@ -90,6 +92,7 @@ class SegmentationClient:
         )
         # A dict for its atomic setdefault: a lock held by another thread during a fork would stay locked in the child.
         self._transports: dict[str, Transport] = {} if transport is None else {_KEY: transport}
+        self._given = transport
 
     @classmethod
     def from_env(cls, **arguments: Any) -> Self:  # noqa: ANN401 those of the constructor
@@ -108,9 +111,9 @@ class SegmentationClient:
         """Segment one image.
 
         Args:
-            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM) or a binary file of them, a PIL
-                image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W), (H, W, 1), (H, W, 3) in RGB
-                order, or (H, W, 4), whose alpha is dropped.
+            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF, HEIC) or a binary
+                file of them, a PIL image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W),
+                (H, W, 1), (H, W, 3) in RGB order, or (H, W, 4), whose alpha is dropped.
             model: Asked in place of the client's own.
             timeout: Seconds, in place of the client's own.
 
@@ -161,7 +164,7 @@ class SegmentationClient:
                 results that are done wait too. From a slow source, such as a camera or a queue, take images one by one,
                 or use the asynchronous client.
             raise_errors: Raise the first error, in place of yielding each where its result would be.
-            concurrency: Requests at a time, each in a thread.
+            concurrency: Requests at a time, each in a thread; fewer where this process may not open enough files.
             model: Asked in place of the client's own.
             timeout: Seconds for each image, in place of the client's own.
 
@@ -174,7 +177,7 @@ class SegmentationClient:
         _many.check_images(images)
         model = self._calls.model_or_own(model)
         results = _many.in_order(
-            lambda image, deadline: self._segment(image, model, deadline),
+            lambda image, deadline: self._segment(image, model, deadline, in_batch=True),
             images,
             concurrency=_many.check_concurrency(concurrency),
             seconds=self._calls.seconds(timeout),
@@ -187,13 +190,15 @@ class SegmentationClient:
         Raises:
             AccessDeniedError, TLSError: There is no telling, and waiting will not help.
             ClientClosedError: The client was closed.
+            ClientLimitError: There is no telling, since this process has met a limit of its own.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        transport = self._open()
+        self._calls.check_open()
         model, deadline = self._calls.model_or_own(model), self._calls.deadline(timeout)
         try:
-            return transport.is_ready(model, deadline=deadline)
-        except FINAL_REFUSALS:
+            with told_apart():
+                return self._open().is_ready(model, deadline=deadline)
+        except (*FINAL_REFUSALS, ClientLimitError):
             raise
         except SegmentationError as error:
             _logger.debug("not ready: %s", error)
@@ -210,11 +215,13 @@ class SegmentationClient:
         """
         probes = Probes(self._calls, model, timeout)
         while True:
-            transport, deadline = self._open(), probes.deadline()
+            deadline = probes.deadline()
             try:
-                if transport.is_ready(probes.model, deadline=deadline):
-                    return
-                reason = self._why_not(transport, probes.model, deadline)
+                with told_apart():
+                    transport = self._open()
+                    if transport.is_ready(probes.model, deadline=deadline):
+                        return
+                    reason = self._why_not(transport, probes.model, deadline)
             except FINAL_REFUSALS:
                 raise
             except SegmentationError as error:
@@ -235,23 +242,33 @@ class SegmentationClient:
     ) -> None:
         self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What a copy or a pickle is made of: no connections, and nothing that one copy would change for the other.
+        transports = {} if self._given is None else {_KEY: self._given}
+        return {**vars(self), "_calls": copy(self._calls), "_transports": transports}
+
     def __repr__(self) -> str:
         return self._calls.describe("SegmentationClient")
 
-    def _segment(self, image: ImageLike, model: str | None, deadline: Deadline) -> Segmentation:
+    def _segment(
+        self, image: ImageLike, model: str | None, deadline: Deadline, *, in_batch: bool = False
+    ) -> Segmentation:
         self._calls.check_open()
-        call = Call(self._calls, model, deadline)
-        request = call.request(encode(image))
-        deadline.image_read()
+        call = Call(self._calls, model, deadline, in_batch=in_batch)
+        request = None
         while True:
-            transport = self._open()
             try:
-                if not call.knows_weights():
-                    self._learn_weights(call, transport, deadline)
-                reply = transport.infer(request, deadline=deadline)
-                call.answered()
-                result = call.result(reply)
-            except SegmentationError as error:
+                with told_apart():
+                    if request is None:
+                        request = call.request(encode(image))
+                        deadline.image_read()
+                    transport = self._open()
+                    if not call.knows_weights():
+                        self._learn_weights(call, transport, deadline)
+                    reply = transport.infer(request, deadline=deadline)
+                    call.answered()
+                    result = call.result(reply)
+            except SegmentationError as error:  # noqa: PERF203 - each attempt fails by itself
                 delay = self._delay_after(error, call)
                 if delay is None:
                     raise
@@ -287,5 +304,7 @@ class SegmentationClient:
     def _open(self) -> Transport:
         self._calls.check_open()
         if _KEY not in self._transports:
-            self._transports.setdefault(_KEY, open_transport(self._calls.endpoint, self._calls.options))
+            self._transports.setdefault(
+                _KEY, open_transport(self._calls.endpoint, self._calls.options, self._calls.outputs)
+            )
         return self._transports[_KEY]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import ssl
 from http.client import HTTPConnection, HTTPException, IncompleteRead
@@ -114,7 +115,7 @@ class Connection(HTTPConnection):
 
     def connect(self) -> None:
         """Try each address of the host in turn; the first that accepts is taken."""
-        failure: OSError = OSError(f"{self.host} has no address")
+        failure: OSError = OSError(f"{self.host} has no address that this machine can connect to")
         for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
             sock = _DeadlineSocket(family, kind, protocol)
             sock.deadline = self._deadline
@@ -126,7 +127,8 @@ class Connection(HTTPConnection):
                 self.sock = sock if self._context is None else self._encrypt(sock, self._context)
             except OSError as error:
                 sock.close()
-                failure = error
+                if error.errno != errno.EADDRNOTAVAIL or family != socket.AF_INET6:
+                    failure = error
             else:
                 return
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from deeplab_client._deadline import AbortableDeadline
 from deeplab_client._errors import ClientClosedError, DeadlineExceededError, SegmentationError
+from deeplab_client._limits import limit_met
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +93,11 @@ class Crew(Generic[_R]):
         return job
 
     def result_of(self, job: Job[_R]) -> _R | SegmentationError:
+        if not self._threads:
+            self._add()
+        # Where none can be started, the caller's does the work.
+        while not self._threads and not job.is_done() and (first := self._jobs.get_nowait()) is not None:
+            self._run(first)
         result = job.result()
         if not job.is_done():
             with self._lock:
@@ -126,21 +132,33 @@ class Crew(Generic[_R]):
             self._threads.clear()  # with the errors of their jobs, whose tracebacks hold the crew
 
     def _add(self) -> None:
+        """Start another thread, where the system lets this process have one."""
         thread = threading.Thread(target=self._work, name="deeplab-client", daemon=True)
         with self._lock:
             self._threads[thread] = None
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            with self._lock:
+                del self._threads[thread]
+            if limit_met(error) is None:
+                raise
 
     def _work(self) -> None:
         thread = threading.current_thread()
         while (job := self._jobs.get()) is not None and not self._ended:
             with self._lock:
                 self._threads[thread] = job
-            deadline = job.run(self._begin)
+            self._run(job)
             with self._lock:
-                self._deadlines.discard(deadline)
                 if self._threads.get(thread) is not job:  # replaced
                     return
+
+    def _run(self, job: Job[_R]) -> None:
+        deadline = job.run(self._begin)
+        del job  # which holds an error, whose traceback holds this frame: see `_faults.caused`
+        with self._lock:
+            self._deadlines.discard(deadline)
 
     def _begin(self, deadline: AbortableDeadline) -> None:
         with self._lock:

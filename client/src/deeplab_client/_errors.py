@@ -7,6 +7,7 @@ SegmentationError
 ├── TLSError                 ConnectionError      no trusted connection: certificates, keys, or no TLS at all
 ├── ServerOverloadedError    RuntimeError         the server has more requests than it takes; try later
 ├── DeadlineExceededError    TimeoutError         no answer in time
+├── ClientLimitError         OSError              a limit of this process or machine: open files, threads, memory, ports
 ├── AccessDeniedError        PermissionError      the server restricts this API
 ├── ModelNotFoundError       LookupError          no such model, or not loaded
 ├── ModelError               RuntimeError         the model failed, or does not keep the contract
@@ -55,6 +56,11 @@ class SegmentationError(Exception):
         return type(self), (self.message,), dict(self.__dict__)
 
 
+def reason_of(error: BaseException) -> str:
+    """Return what an error says; it always says something."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error).strip() or type(error).__name__
+
+
 class InvalidImageError(SegmentationError, ValueError):
     """The picture cannot be segmented: wrong type, unreadable, not an image, too large."""
 
@@ -73,6 +79,10 @@ class ServerOverloadedError(SegmentationError, RuntimeError):
 
 class DeadlineExceededError(SegmentationError, TimeoutError):
     """The whole call, connecting included, took longer than its timeout."""
+
+
+class ClientLimitError(SegmentationError, OSError):
+    """This process or machine has no more open files, threads, memory or local ports to give; nothing else failed."""
 
 
 class AccessDeniedError(SegmentationError, PermissionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import ssl
@@ -11,6 +12,7 @@ from http.client import BadStatusLine, RemoteDisconnected
 
 from deeplab_client._errors import (
     AccessDeniedError,
+    ClientLimitError,
     DeadlineExceededError,
     InvalidImageError,
     MismatchedReplyError,
@@ -21,7 +23,9 @@ from deeplab_client._errors import (
     ServerUnavailableError,
     TLSError,
     UnsupportedError,
+    reason_of,
 )
+from deeplab_client._limits import descriptors_left, limit_met, limit_named, limit_of
 from deeplab_client._retry import seconds_of_pushback, seconds_of_retry_after
 
 _BY_GRPC_STATUS: dict[str, type[SegmentationError]] = {
@@ -75,8 +79,13 @@ _BY_WORDS: dict[type[SegmentationError], tuple[tuple[re.Pattern[str], type[Segme
         (re.compile(r"^Payload Too Large$|http2 header with status: 413"), InvalidImageError),
         # Envoy lost the server: in the middle of its answer, INTERNAL, or too late to send all of it again, 507.
         (re.compile(r"Received RST_STREAM|exceeded request buffer limit while retrying"), ServerUnavailableError),
+        # A step of the pipeline died, or does not answer for now: another replica has it, or this one soon again.
+        (re.compile(r"\bstub\b.*\b(not healthy|unhealthy)", re.IGNORECASE), ServerUnavailableError),
     ),
 }
+# gRPC's words for what happened on this side; in a message of the server's they would be about the server.
+_OWN_SIDE = re.compile(r"\blast error: |\bresolving\b|\bresolution failed\b")
+_UNRESOLVED = re.compile(r"\bresolving\b|\bresolution failed\b")
 _PREFIX = re.compile(r"^(\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 # A server that wants a client's certificate, or knows no TLS, may just hang up, as one that goes away does.
 _HUNG_UP = re.compile(r"EOF|closed|disconnected|reset|Cannot connect", re.IGNORECASE)
@@ -144,8 +153,14 @@ def from_grpc(
     status: str, message: str | None, where: Circumstances, *, pushback: str | bytes | None = None
 ) -> SegmentationError:
     """Map a gRPC status, such as `UNAVAILABLE`, to an error; `pushback` is the metadata on when to retry."""
+    if status == "UNAVAILABLE" and message is not None and _OWN_SIDE.search(message):
+        limit = limit_named(message)
+        if limit is None and _UNRESOLVED.search(message) and descriptors_left() == 0:
+            limit = limit_of(errno.EMFILE)
+        if limit is not None:
+            return _about(limit, where)
     kind = _BY_GRPC_STATUS.get(status, ModelError)
-    return _error(kind, message or status, where, retry_after=seconds_of_pushback(pushback))
+    return _error(kind, (message or "").strip() or status, where, retry_after=seconds_of_pushback(pushback))
 
 
 def from_http(
@@ -160,6 +175,12 @@ def from_http(
 
 def from_connection(error: Exception, where: Circumstances) -> SegmentationError:
     """Map what sockets, name resolution and HTTP parsing raise to an error."""
+    limit = limit_met(error)
+    # An IPv6 address has no local port either where IPv6 is off.
+    if limit is not None and not (
+        isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and "[" in where.url
+    ):
+        return _about(limit, where)
     # The kernel's own ETIMEDOUT has a number: it gave up connecting before our deadline.
     if isinstance(error, TimeoutError) and error.errno is None:
         return _error(DeadlineExceededError, "", where)
@@ -167,7 +188,12 @@ def from_connection(error: Exception, where: Circumstances) -> SegmentationError
         return _error(TLSError, str(error), where)
     if isinstance(error, BadStatusLine) and not isinstance(error, RemoteDisconnected):
         return not_http(where)
-    return _error(ServerUnavailableError, str(error) or type(error).__name__, where)
+    return _error(ServerUnavailableError, str(error).strip() or type(error).__name__, where)
+
+
+def _about(limit: ClientLimitError, where: Circumstances) -> ClientLimitError:
+    limit.model = where.model
+    return limit
 
 
 def not_http(where: Circumstances) -> SegmentationError:
@@ -178,7 +204,7 @@ def not_http(where: Circumstances) -> SegmentationError:
 
 def unreadable(reason: Exception, where: Circumstances) -> SegmentationError:
     """Return the error for an answer that does not keep to the protocol, with its cause."""
-    flaw = f"it has no {reason}" if isinstance(reason, KeyError) else str(reason)
+    flaw = f"it has no {reason}" if isinstance(reason, KeyError) else reason_of(reason)
     message = f"{where.url} sent an answer that cannot be read: {_clean(flaw, where)}"
     return caused(ModelError(message, model=where.model, request_id=where.request_id), reason, where)
 
@@ -193,7 +219,8 @@ def of_another_request(found: str, where: Circumstances) -> MismatchedReplyError
 def _error(
     kind: type[SegmentationError], message: str, where: Circumstances, *, retry_after: float | None = None
 ) -> SegmentationError:
-    message = _PREFIX.sub("", message[:_LONGEST_SEARCHED])
+    # Some errors of a server's end where the reason should come.
+    message = _PREFIX.sub("", message[:_LONGEST_SEARCHED]).strip().rstrip(":").strip() or "it gives no reason"
     # Before anything is masked: a header's value may be one of the words.
     told, kind = kind, next((other for words, other in _BY_WORDS.get(kind, ()) if words.search(message)), kind)
     tls_remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "TLS failed")

@@ -14,7 +14,9 @@ from deeplab_client._deadline import AbortableDeadline
 from deeplab_client._errors import ClientClosedError
 from deeplab_client._faults import caused, from_connection
 from deeplab_client._grpc_messages import messages
+from deeplab_client._limits import check_descriptors
 from deeplab_client._prepare import prepare
+from deeplab_client._tls import pem_of
 
 if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
@@ -85,11 +87,12 @@ class GrpcTransport:
         return connected.stub
 
     def _connect(self, where: Circumstances) -> _Connected:
+        check_descriptors(_grpc_messages.DESCRIPTORS)
         target = _grpc_messages.target_of(self._endpoint)
-        credentials = _grpc_messages.credentials_of(self._endpoint, self._options, where)
-        if credentials is None:
+        if not self._endpoint.is_encrypted:
             channel = grpc.insecure_channel(target, _grpc_messages.CHANNEL_ARGS)
         else:
+            credentials = grpc.ssl_channel_credentials(*pem_of(self._options.tls, where))
             channel = grpc.secure_channel(target, credentials, _grpc_messages.CHANNEL_ARGS)
         return _Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
 

@@ -14,13 +14,17 @@ from deeplab_client import _grpc_messages
 from deeplab_client._errors import ClientClosedError
 from deeplab_client._faults import caused, from_connection, unreadable
 from deeplab_client._grpc_messages import messages
+from deeplab_client._limits import check_descriptors
 from deeplab_client._loop import Owner, is_cancelled, prepare
+from deeplab_client._tls import pem_of
+from deeplab_client._workers import Passed, in_thread
 
 if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
     from deeplab_client._faults import Circumstances
     from deeplab_client._options import Options
+    from deeplab_client._tls import Pem
     from deeplab_client._transport import Reply, Request
 
 
@@ -36,6 +40,7 @@ class AsyncGrpcTransport:
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
         self._options = options
+        self._pem: Pem | None = None
         self._owned: Owner[_Connected] = Owner()
         self._closed = False
 
@@ -79,9 +84,7 @@ class AsyncGrpcTransport:
         deadline: Deadline,
         **options: Any,  # noqa: ANN401 grpc's own
     ) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
-        if self._closed:
-            raise _closed(where)
-        connected = self._owned.get(lambda: self._connect(where))
+        connected = await self._open(where, deadline)
         try:
             method = getattr(connected.stub, name)
             response = await method(message, timeout=deadline.remaining(), metadata=tuple(headers.items()), **options)
@@ -106,12 +109,24 @@ class AsyncGrpcTransport:
         finally:
             del failure  # see `_faults.caused`
 
-    def _connect(self, where: Circumstances) -> _Connected:
+    async def _open(self, where: Circumstances, deadline: Deadline) -> _Connected:
+        if self._endpoint.is_encrypted and self._pem is None and not self._closed:
+            try:
+                # In a thread: reading the system's authorities takes longer than an event loop may be held up.
+                self._pem = await in_thread(lambda: pem_of(self._options.tls, where), deadline=deadline)
+            except Passed:
+                raise from_connection(TimeoutError(), where) from None
+        if self._closed:
+            raise _closed(where)
+        return self._owned.get(self._connect)
+
+    def _connect(self) -> _Connected:
+        check_descriptors(_grpc_messages.DESCRIPTORS)
         target = _grpc_messages.target_of(self._endpoint)
-        credentials = _grpc_messages.credentials_of(self._endpoint, self._options, where)
-        if credentials is None:
+        if self._pem is None:
             channel = grpc.aio.insecure_channel(target, _grpc_messages.CHANNEL_ARGS)
         else:
+            credentials = grpc.ssl_channel_credentials(*self._pem)
             channel = grpc.aio.secure_channel(target, credentials, _grpc_messages.CHANNEL_ARGS)
         return _Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
 

@@ -14,7 +14,6 @@ from tritonclient.grpc import service_pb2
 
 from deeplab_client import _wire
 from deeplab_client._faults import from_grpc, of_another_request, unreadable
-from deeplab_client._tls import pem_of
 from deeplab_client._transport import Reply
 
 if TYPE_CHECKING:
@@ -58,21 +57,13 @@ CHANNEL_ARGS: list[tuple[str, int | str]] = [
 ]
 
 
+# Twice the files and sockets that gRPC opens with its first channel. Where it cannot open one, it ends the process.
+DESCRIPTORS = 16
+
+
 def target_of(endpoint: Endpoint) -> str:
     """Return gRPC's name for a server: one whose addresses are all used."""
     return f"dns:///{endpoint.authority}"
-
-
-def credentials_of(endpoint: Endpoint, options: Options, where: Circumstances) -> grpc.ChannelCredentials | None:
-    """Return what a channel needs for TLS; None for one without.
-
-    Raises:
-        TLSError: A file cannot be read, or is not what it should be.
-    """
-    if not endpoint.is_encrypted:
-        return None
-    trusted, key, certificates = pem_of(options.tls, where)
-    return grpc.ssl_channel_credentials(trusted, key, certificates)
 
 
 def infer_message(request: Request) -> Any:  # noqa: ANN401 protobuf makes its classes at run time

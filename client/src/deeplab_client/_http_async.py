@@ -6,6 +6,7 @@ Not through tritonclient.http.aio: its one timeout belongs to the client, and to
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401 - a handshake would load it within the event loop
 import functools
 import ssl
 from typing import TYPE_CHECKING, TypeVar
@@ -44,6 +45,7 @@ class AsyncHttpTransport:
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
         self._options = options
+        self._context: ssl.SSLContext | None = None
         self._owned: Owner[aiohttp.ClientSession] = Owner()
         self._closed = False
 
@@ -102,9 +104,7 @@ class AsyncHttpTransport:
         deadline: Deadline,
         body: bytes | None = None,
     ) -> _T:
-        if self._closed:
-            raise _closed(where)
-        session = self._owned.get(lambda: self._connect(where))
+        session = await self._open(where, deadline)
         try:
             timeout = aiohttp.ClientTimeout(total=deadline.remaining(), ceil_threshold=_NEVER_ROUND)
             async with session.request(
@@ -137,9 +137,17 @@ class AsyncHttpTransport:
         finally:
             del failure  # see `_faults.caused`
 
-    def _connect(self, where: Circumstances) -> aiohttp.ClientSession:
-        context = context_of(self._options.tls, where) if self._endpoint.is_encrypted else None
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=True if context is None else context)
+    async def _open(self, where: Circumstances, deadline: Deadline) -> aiohttp.ClientSession:
+        if self._endpoint.is_encrypted and self._context is None and not self._closed:
+            # In a thread: reading the system's authorities takes longer than an event loop may be held up.
+            read_files = functools.partial(context_of, self._options.tls, where)
+            self._context = await _unless_too_late(in_thread(read_files, deadline=deadline), where)
+        if self._closed:
+            raise _closed(where)
+        return self._owned.get(self._connect)
+
+    def _connect(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=True if self._context is None else self._context)
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),

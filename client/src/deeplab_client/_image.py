@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import os
+import re
 import stat
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -14,9 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 from deeplab_client._arrays import ACCEPTED, pixels
-from deeplab_client._errors import InvalidImageError
+from deeplab_client._errors import InvalidImageError, SegmentationError, reason_of
+from deeplab_client._limits import limit_met
+from deeplab_client._retry import NEVER
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from numpy.typing import NDArray
     from PIL import Image
     from typing_extensions import TypeIs
@@ -49,6 +56,10 @@ _LONGEST_NAME = 200  # characters of a path that a message repeats
 # Bytes: protobuf ends a message before 2 GiB, and the lengths in Triton's tensors have 32 bits. The rest of the request
 # is far smaller than what is left here.
 _LONGEST_IMAGE = (1 << 31) - (1 << 20)
+# What is passed for a path by mistake: a URL, of whose slashes pathlib leaves one, and text in base64.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_=\s-]{64,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,40 +79,96 @@ def encode(image: ImageLike) -> Upload:
     """Return what travels: encoded images as they are, pixels losslessly as PPM or PGM.
 
     Raises:
+        ClientLimitError: A file cannot be opened, or memory not be had, for a limit of this process.
         InvalidImageError: The image is of another kind, empty, or cannot be read.
     """
-    encoded = _encoded(image)
-    if encoded is not None:
-        return Upload(encoded)
     if _is_pillow(image):
         from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
 
-        return _netpbm(np.asarray(_picture.flattened(image)))
-    return _netpbm(pixels(image))
+        with _alone_with(image):
+            return _netpbm(np.asarray(_picture.flattened(image)))
+    encoded = _encoded(image)
+    return _netpbm(pixels(image)) if encoded is None else Upload(encoded)
 
 
 def decode(image: ImageLike) -> Image.Image:
     """Return an image as an RGB picture of its own, the way it is shown.
 
     Raises:
+        ClientLimitError: A file cannot be opened, or memory not be had, for a limit of this process.
         InvalidImageError: The image is of another kind, empty, or cannot be read.
     """
     from PIL import Image  # noqa: PLC0415 Pillow is loaded only where it is used
 
     from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
 
-    encoded = _encoded(image)
-    if encoded is not None:
-        return _picture.opened(encoded)
     if _is_pillow(image):
-        flat = _picture.flattened(image)
-        return flat.copy() if flat.mode == "RGB" else flat.convert("RGB")
-    return Image.fromarray(pixels(image)).convert("RGB")
+        with _alone_with(image):
+            flat = _picture.flattened(image)
+            return flat.copy() if flat.mode == "RGB" else flat.convert("RGB")
+    encoded = _encoded(image)
+    return Image.fromarray(pixels(image)).convert("RGB") if encoded is None else _picture.opened(encoded)
+
+
+def held(image: ImageLike) -> ImageLike:
+    """Return an image that stays as it is when the iterable that gave it goes on.
+
+    `PIL.ImageSequence` gives one object for all frames of a picture. A frame that cannot be read is for `encode` to
+    refuse.
+    """
+    if _is_pillow(image):
+        with contextlib.suppress(Exception):
+            with _alone_with(image):
+                moves = getattr(image, "is_animated", False)
+            return encode(image).data if moves else image
+    return image
+
+
+class _Turns:
+    """Whose turn it is to read an object that changes while it is read."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as a forked process must: whoever was reading is not in it."""
+        self._guard = threading.Lock()
+        # By the object's id, which is no other object's while somebody has it: its lock, and how many have it.
+        self._locks: dict[int, tuple[threading.Lock, int]] = {}
+
+    @contextlib.contextmanager
+    def alone_with(self, thing: object) -> Generator[None]:
+        """Wait until nobody else reads an object."""
+        with self._guard:
+            lock, readers = self._locks.get(id(thing), (threading.Lock(), 0))
+            self._locks[id(thing)] = lock, readers + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                _, readers = self._locks.pop(id(thing), (lock, 1))
+                if readers > 1:
+                    self._locks[id(thing)] = lock, readers - 1
+
+
+_turns = _Turns()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_turns.forget)
+
+
+@contextlib.contextmanager
+def _alone_with(image: Image.Image) -> Generator[None]:
+    """Wait until no other call reads a PIL image, nor the file that it is still to be loaded from."""
+    file = getattr(image, "fp", None)
+    with _turns.alone_with(image), contextlib.nullcontext() if file is None else _turns.alone_with(file):
+        yield
 
 
 def _is_pillow(image: object) -> TypeIs[Image.Image]:
-    pillow = sys.modules.get("PIL.Image")  # nobody has one of its images before it is loaded
-    return pillow is not None and isinstance(image, pillow.Image)
+    # Nobody has one of its images before it is loaded; another thread may be about to.
+    kind = getattr(sys.modules.get("PIL.Image"), "Image", None)
+    return kind is not None and isinstance(image, kind)
 
 
 def _encoded(image: ImageLike) -> bytes | None:
@@ -116,7 +183,8 @@ def _encoded(image: ImageLike) -> bytes | None:
         _check_size(len(image), name)
         data = bytes(image)
     elif _can_be_read(image):
-        return _read_file(image)
+        with _turns.alone_with(image):
+            return _read_file(image)
     else:
         return None
     if not data:
@@ -129,7 +197,7 @@ def _path(image: str | os.PathLike[Any]) -> str | bytes:
         path = os.fspath(image)
     except Exception as error:  # a method of the caller's
         kind = f"{type(image).__module__}.{type(image).__qualname__}"
-        raise InvalidImageError(f"the {kind} object gives no path: {_reason(error)}") from error
+        raise InvalidImageError(f"the {kind} object gives no path: {reason_of(error)}") from error
     if not path:
         raise InvalidImageError("an empty path names no image")
     return path
@@ -150,7 +218,8 @@ def _read_path(path: str | bytes) -> bytes:
     except InvalidImageError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a null character
-        raise InvalidImageError(f"cannot read the image {_named(path)}: {_reason(error)}") from error
+        message = f"cannot read the image {_named(path)}: {reason_of(error)}{_remedy(path, error)}"
+        raise limit_met(error) or InvalidImageError(message) from error
     if data is None:
         # Reading could wait for ever for a writer, or never come to an end.
         remedy = "" if kind == "a directory" else "; open it and pass the file object, if it has an end"
@@ -158,11 +227,35 @@ def _read_path(path: str | bytes) -> bytes:
     return data
 
 
+def _remedy(path: str | bytes, error: Exception) -> str:
+    """Return what to do about a path that is none; nothing where it may be one."""
+    text = os.fsdecode(path[: 2 * _LONGEST_NAME])
+    if url := _URL.match(text):
+        is_local = url[1].lower() == "file"
+        return "; it is a URL: " + ("pass the path of the file" if is_local else "download it and pass the bytes")
+    if _DATA_URL.match(text):
+        return "; it is a data URL: pass what base64.b64decode makes of the text behind the comma"
+    if _BASE64.fullmatch(text):
+        return "; if it is a picture in base64, pass what base64.b64decode makes of it"
+    if isinstance(error, ValueError):
+        return "; the bytes of a picture are passed as bytes, not as text"
+    if isinstance(error, FileNotFoundError) and not os.path.isabs(text):  # noqa: PTH117 text of any kind
+        return f"; the current folder is {_current_folder()}"
+    return ""
+
+
+def _current_folder() -> str:
+    try:
+        return repr(os.getcwd())  # noqa: PTH109 the same
+    except OSError:
+        return "gone"
+
+
 def _check_view(view: memoryview) -> None:
     try:
         fits = view.ndim == 1 and view.itemsize == 1
     except ValueError as error:
-        raise InvalidImageError(f"the memoryview cannot be read: {error}") from error
+        raise InvalidImageError(f"the memoryview cannot be read: {reason_of(error)}") from error
     if not fits:
         raise InvalidImageError(f"found a memoryview of {view.format!r} elements, shape {view.shape}: {ACCEPTED}")
 
@@ -172,7 +265,7 @@ def _can_be_read(image: object) -> TypeIs[SupportsRead]:
         return callable(getattr(image, "read", None))
     except Exception as error:  # a property of the caller's
         kind = f"{type(image).__module__}.{type(image).__qualname__}"
-        raise InvalidImageError(f"the {kind} object has no `read` to call: {_reason(error)}") from error
+        raise InvalidImageError(f"the {kind} object has no `read` to call: {reason_of(error)}") from error
 
 
 def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
@@ -189,7 +282,7 @@ def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
     try:
         data = file.read()
     except Exception as error:  # closed, opened for writing, or a method of the caller's
-        raise InvalidImageError(f"cannot read {called}: {_reason(error)}") from error
+        raise _unreadable(file, called, error) from error
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise InvalidImageError(f"{called} gives {type(data).__name__}, not bytes: open it in binary mode")
     if not data:
@@ -198,15 +291,22 @@ def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
     return bytes(data)
 
 
+def _unreadable(file: Any, called: str, error: Exception) -> SegmentationError:  # noqa: ANN401 anything with a read()
+    limit = limit_met(error)
+    if limit is not None:
+        limit.retry_after = NEVER  # what was read of it would be missing the second time
+        return limit
+    remedy = ""
+    with contextlib.suppress(Exception):  # a property of the caller's
+        remedy = "; keep it open until the result is there" if file.closed is True else ""
+    return InvalidImageError(f"cannot read {called}: {reason_of(error)}{remedy}")
+
+
 def _check_size(size: int, name: str) -> None:
     if size > _LONGEST_IMAGE:
         raise InvalidImageError(
             f"{name} has {size} bytes, and a request holds {_LONGEST_IMAGE} at most: make it smaller"
         )
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _netpbm(array: NDArray[np.uint8]) -> Upload:

@@ -7,18 +7,20 @@ import functools
 import os
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from deeplab_client._crew import Crew
 from deeplab_client._errors import SegmentationError
+from deeplab_client._image import held
+from deeplab_client._limits import calls_at_a_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from deeplab_client._crew import Job
     from deeplab_client._deadline import AbortableDeadline
+    from deeplab_client._image import ImageLike
 
-_I = TypeVar("_I")
 _R = TypeVar("_R")
 
 # Images read, segmented or waiting to be taken, per request under way: room for those that overtake a slow one.
@@ -61,7 +63,11 @@ def _kind(images: object) -> str:
 
 
 def in_order(
-    segment: Callable[[_I, AbortableDeadline], _R], images: Iterable[_I], *, concurrency: int, seconds: float
+    segment: Callable[[ImageLike, AbortableDeadline], _R],
+    images: Iterable[ImageLike],
+    *,
+    concurrency: int,
+    seconds: float,
 ) -> Generator[_R | SegmentationError]:
     """Yield what `segment` makes of each image, or its error, in the order of the images.
 
@@ -69,19 +75,20 @@ def in_order(
         segment: Called in threads of the generator's own.
         images: Read by the iterating thread, when there is room; what it raises comes after the results of what it had
             given before.
-        concurrency: Calls at a time.
+        concurrency: Calls at a time; fewer where this process may not open enough files.
         seconds: The timeout of each.
 
     Raises:
         ClientClosedError: The client was closed.
     """
     source = _Source(images)
+    concurrency = calls_at_a_time(concurrency)
     pending: deque[Job[_R]] = deque()
     crew: Crew[_R] = Crew(concurrency)
     try:
         while True:
             while len(pending) < AHEAD * concurrency and not source.exhausted:
-                pending.extend(crew.submit(functools.partial(segment, image), seconds) for image in source.take())
+                pending.extend(crew.submit(functools.partial(segment, held(image)), seconds) for image in source.take())
                 if pending and pending[0].is_done():  # a source that gives slowly must not hold back what is there
                     break
             if not pending:
@@ -92,15 +99,15 @@ def in_order(
         crew.end()
 
 
-class _Source(Generic[_I]):
+class _Source:
     """An iterable whose own failure waits until asked for."""
 
-    def __init__(self, images: Iterable[_I]) -> None:
+    def __init__(self, images: Iterable[ImageLike]) -> None:
         self._iterator = iter(images)
         self._failure: Exception | None = None
         self.exhausted = False
 
-    def take(self) -> list[_I]:
+    def take(self) -> list[ImageLike]:
         """Return the next image, or nothing at the end."""
         try:
             return [next(self._iterator)]

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeplab_client._errors import ClientClosedError, SegmentationError
+from deeplab_client._image import held
+from deeplab_client._limits import calls_at_a_time
 from deeplab_client._many import AHEAD
 
 if TYPE_CHECKING:
@@ -16,26 +18,31 @@ if TYPE_CHECKING:
 
     from _typeshed import SupportsAnext
 
-_I = TypeVar("_I")
+    from deeplab_client._image import ImageLike
+
 _R = TypeVar("_R")
 
 
 async def in_order(
-    segment: Callable[[_I], Awaitable[_R]], images: Iterable[_I] | AsyncIterable[_I], *, concurrency: int
+    segment: Callable[[ImageLike], Awaitable[_R]],
+    images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+    *,
+    concurrency: int,
 ) -> AsyncGenerator[_R | SegmentationError]:
     """Yield what `segment` makes of each image, or its error, in the order of the images.
 
     Args:
         segment: Called in tasks of the generator's own.
         images: Read when there is room; what it raises comes after the results of what it had given before.
-        concurrency: Calls at a time.
+        concurrency: Calls at a time; fewer where this process may not open enough files.
 
     Raises:
         ClientClosedError: The client was closed.
     """
+    concurrency = calls_at_a_time(concurrency)
     slots = asyncio.Semaphore(concurrency)
 
-    async def call(image: _I) -> _R | SegmentationError:
+    async def call(image: ImageLike) -> _R | SegmentationError:
         async with slots:
             try:
                 return await segment(image)
@@ -53,7 +60,7 @@ async def in_order(
             if not awaited:
                 break
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-            pending.extend(asyncio.create_task(call(image)) for image in source.take())
+            pending.extend(asyncio.create_task(call(held(image))) for image in source.take())
             if pending and pending[0].done():
                 yield pending.popleft().result()
         source.raise_failure()
@@ -61,22 +68,24 @@ async def in_order(
         await _cancel([*pending, *source.tasks()])
 
 
-class _Source(Generic[_I]):
+class _Source:
     """An iterable, read by one task, whose own failure waits until asked for.
 
     One for all images: what an asynchronous generator holds open from one to the next, such as a timeout or a context
     variable that it sets, belongs to the task that entered it.
     """
 
-    def __init__(self, images: Iterable[_I] | AsyncIterable[_I]) -> None:
-        self._iterator: SupportsAnext[_I] = aiter(images) if isinstance(images, AsyncIterable) else _AsAsync(images)
+    def __init__(self, images: Iterable[ImageLike] | AsyncIterable[ImageLike]) -> None:
+        self._iterator: SupportsAnext[ImageLike] = (
+            aiter(images) if isinstance(images, AsyncIterable) else _AsAsync(images)
+        )
         self._reader: asyncio.Task[None] | None = None
-        self._asked: asyncio.Queue[asyncio.Future[list[_I]]] = asyncio.Queue()
-        self._reading: asyncio.Future[list[_I]] | None = None
+        self._asked: asyncio.Queue[asyncio.Future[list[ImageLike]]] = asyncio.Queue()
+        self._reading: asyncio.Future[list[ImageLike]] | None = None
         self._failure: Exception | None = None
         self._exhausted = False
 
-    def read(self) -> asyncio.Future[list[_I]] | None:
+    def read(self) -> asyncio.Future[list[ImageLike]] | None:
         """Return what is done when the next image is there to be taken, None at the end."""
         if self._reading is None and not self._exhausted:
             self._reading = asyncio.get_running_loop().create_future()
@@ -87,7 +96,7 @@ class _Source(Generic[_I]):
                 self._reading.cancel()
         return self._reading
 
-    def take(self) -> list[_I]:
+    def take(self) -> list[ImageLike]:
         """Return the image that was read, or nothing."""
         if self._reading is None or not self._reading.done():
             return []
@@ -105,7 +114,7 @@ class _Source(Generic[_I]):
     async def _read(self) -> None:
         while not self._exhausted:
             reading = await self._asked.get()
-            images: list[_I] = []
+            images: list[ImageLike] = []
             try:
                 images.append(await self._iterator.__anext__())
             except StopAsyncIteration:
@@ -124,13 +133,13 @@ async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class _AsAsync(Generic[_I]):
+class _AsAsync:
     """A plain iterable as an asynchronous one; not a generator, which would have to be closed."""
 
-    def __init__(self, images: Iterable[_I]) -> None:
+    def __init__(self, images: Iterable[ImageLike]) -> None:
         self._iterator = iter(images)
 
-    async def __anext__(self) -> _I:
+    async def __anext__(self) -> ImageLike:
         try:
             return next(self._iterator)
         except StopIteration:

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeAlias
 
 from deeplab_client._errors import (
+    ClientLimitError,
     DeadlineExceededError,
     MismatchedReplyError,
     SegmentationError,
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 # The request has not been worked on, or has no effect but its answer: asking again is safe. Everything else fails
 # the same way again, or would do a second time what has just cost the whole timeout.
-_WORTH_A_RETRY = (ServerUnavailableError, ServerOverloadedError, MismatchedReplyError)
+_WORTH_A_RETRY = (ServerUnavailableError, ServerOverloadedError, MismatchedReplyError, ClientLimitError)
+_LIMIT_PAUSE = (0.02, 0.2)  # seconds, shortest and longest
 NEVER = -1.0  # as `retry_after`: the server asks not to try again
 
 
@@ -83,14 +85,22 @@ RetryHook: TypeAlias = "Callable[[RetryAttempt], object]"
 
 
 class Attempts:
-    """The attempts of one call."""
+    """The attempts of one call.
 
-    __slots__ = ("_deadline", "_failed", "_last", "_policy")
+    Args:
+        policy: How many there may be.
+        deadline: The call's.
+        in_batch: Whether the call is one of many, whose ends give back what a limit of this process lacks: it waits for
+            that until its deadline, however many retries there may be.
+    """
 
-    def __init__(self, policy: RetryPolicy, deadline: Deadline) -> None:
+    __slots__ = ("_deadline", "_failed", "_in_batch", "_last", "_policy", "_retried")
+
+    def __init__(self, policy: RetryPolicy, deadline: Deadline, *, in_batch: bool = False) -> None:
         self._policy = policy
         self._deadline = deadline
-        self._failed = 0
+        self._in_batch = in_batch
+        self._failed = self._retried = 0
         self._last: str | None = None  # not the error: its traceback holds whoever holds this
 
     def after(self, error: SegmentationError) -> RetryAttempt | None:
@@ -99,9 +109,15 @@ class Attempts:
         if isinstance(error, DeadlineExceededError) and self._last is not None:
             error.message += f"; attempt {self._failed - 1} had failed: {self._last}"
         self._last = str(error)
-        if not isinstance(error, _WORTH_A_RETRY) or self._failed > self._policy.retries or error.retry_after == NEVER:
+        if not isinstance(error, _WORTH_A_RETRY) or error.retry_after == NEVER:
             return None
-        delay = max(self._policy.delay(self._failed), error.retry_after or 0.0)
+        if self._in_batch and isinstance(error, ClientLimitError):
+            delay = random.uniform(*_LIMIT_PAUSE)  # noqa: S311 spreads load, keeps no secret
+        elif self._retried < self._policy.retries:
+            self._retried += 1
+            delay = max(self._policy.delay(self._retried), error.retry_after or 0.0)
+        else:
+            return None
         return RetryAttempt(self._failed, delay, error) if self._deadline.leaves(delay) else None
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from deeplab_client._errors import TLSError
+from deeplab_client._limits import check_descriptors, limit_met
 
 if TYPE_CHECKING:
     import os
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
     from deeplab_client._options import TLS
 
 
+Pem: TypeAlias = "tuple[bytes | None, bytes | None, bytes | None]"
+"""Trusted certificates, the client's key, its certificates."""
+
+
 def context_of(tls: TLS, where: Circumstances) -> ssl.SSLContext:
     """Return a context that checks the server's certificate and name.
 
     Raises:
+        ClientLimitError: No more files may be opened.
         TLSError: A file cannot be read, or is not what it should be.
     """
     try:
@@ -27,22 +33,25 @@ def context_of(tls: TLS, where: Circumstances) -> ssl.SSLContext:
             # An empty password: the default would ask for one on the terminal.
             context.load_cert_chain(tls.certificate_file, tls.key_file, password="")
     except (OSError, ValueError) as error:  # an SSLError is an OSError
-        raise _unreadable(tls, error, where) from error
+        raise limit_met(error) or _unreadable(tls, error, where) from error
+    if not context.cert_store_stats()["x509_ca"]:
+        check_descriptors(1)  # OpenSSL says nothing of authorities whose file it could not open
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
-def pem_of(tls: TLS, where: Circumstances) -> tuple[bytes | None, bytes | None, bytes | None]:
+def pem_of(tls: TLS, where: Circumstances) -> Pem:
     """Return the trusted certificates, the key and the client's certificates, None where there are none.
 
     Raises:
+        ClientLimitError: No more files may be opened.
         TLSError: A file cannot be read, or is not what it should be.
     """
     context_of(tls, where)  # gRPC itself tells of a bad file in its log only, and then of each connection's failure
     try:
         return _read(tls.ca_file), _read(tls.key_file), _read(tls.certificate_file)
     except OSError as error:
-        raise _unreadable(tls, error, where) from error
+        raise limit_met(error) or _unreadable(tls, error, where) from error
 
 
 def _read(path: str | os.PathLike[str] | None) -> bytes | None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deeplab_client._options import is_coroutine_function
-from deeplab_client._wire import RAW_OUTPUTS
+from deeplab_client._wire import RAW_OUTPUTS, load_decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -111,9 +111,10 @@ def check_transport(transport: object, *, asynchronous: bool) -> None:
         raise TypeError(f"{client} takes a transport with {wanted}; found {found}")
 
 
-# Only the protocol in use is loaded, and by the first call.
-def open_transport(endpoint: Endpoint, options: Options) -> Transport:
-    """Load the protocol's library and make a transport; no I/O."""
+# Only what is used is loaded, and by the first call.
+def open_transport(endpoint: Endpoint, options: Options, outputs: Sequence[str]) -> Transport:
+    """Load the protocol's library and what reads its outputs, and make a transport; no other I/O."""
+    load_decoder(outputs)
     if endpoint.is_grpc:
         from deeplab_client._grpc import GrpcTransport  # noqa: PLC0415
 
@@ -123,8 +124,9 @@ def open_transport(endpoint: Endpoint, options: Options) -> Transport:
     return HttpTransport(endpoint, options)
 
 
-def open_async_transport(endpoint: Endpoint, options: Options) -> AsyncTransport:
-    """Load the protocol's library and make a transport; no I/O."""
+def open_async_transport(endpoint: Endpoint, options: Options, outputs: Sequence[str]) -> AsyncTransport:
+    """Load the protocol's library and what reads its outputs, and make a transport; no other I/O."""
+    load_decoder(outputs)
     if endpoint.is_grpc:
         from deeplab_client._grpc_async import AsyncGrpcTransport  # noqa: PLC0415
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from deeplab_client._errors import MismatchedReplyError, ModelError
+from deeplab_client._errors import MismatchedReplyError, ModelError, reason_of
 from deeplab_client._segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -68,6 +68,14 @@ def choose_mask_format(endpoint: Endpoint) -> MaskFormat:
 def outputs_of(mask_format: MaskFormat) -> tuple[str, ...]:
     """Return the tensors to ask for."""
     return PNG_OUTPUTS if mask_format == "png" else RAW_OUTPUTS
+
+
+def load_decoder(outputs: Sequence[str]) -> None:
+    """Load what reads the outputs, so that reading them opens no file and holds up no event loop."""
+    if "MASK_PNG" in outputs:
+        from PIL import Image  # noqa: PLC0415  takes longer to load than all the rest, and raw masks do without
+
+        Image.preinit()
 
 
 def gains_from_compression(image: bytes) -> bool:
@@ -189,7 +197,7 @@ def _read_mask(raw: NDArray[Any] | None, png: NDArray[Any] | None, *, size: int)
         raise ValueError("no output MASK")
     if png.shape != IMAGE_SHAPE:
         raise ValueError(f"MASK_PNG is {png.shape}, not {IMAGE_SHAPE}")
-    from PIL import Image  # noqa: PLC0415  takes longer to load than all the rest, and raw masks do without
+    from PIL import Image  # noqa: PLC0415  loaded already, except for a transport of the caller's
 
     try:
         image: Image.Image = Image.open(BytesIO(png[0, 0]), formats=["PNG"])
@@ -199,7 +207,7 @@ def _read_mask(raw: NDArray[Any] | None, png: NDArray[Any] | None, *, size: int)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise what they like
-        raise ValueError(f"MASK_PNG cannot be decoded: {error}") from error
+        raise ValueError(f"MASK_PNG cannot be decoded: {reason_of(error)}") from error
     if mask is None:
         raise ValueError(f"MASK_PNG is {image.mode} {image.size}, CLASS_PIXELS count {size} pixels")
     return mask

@@ -69,6 +69,9 @@ class _Job:
     def start(self, then: Callable[[_Job], object]) -> None:
         threading.Thread(target=self._run, args=(then,), name="deeplab-client-work", daemon=True).start()
 
+    def fail(self, error: Exception) -> None:
+        self.outcome.set_result((None, error))
+
     def _run(self, then: Callable[[_Job], object]) -> None:
         try:
             outcome = self.context.run(self.work), None
@@ -110,8 +113,15 @@ class _Crew:
     def _start(self) -> None:
         while self._waiting and len(self._running) < _LIMIT:
             job = self._waiting.popleft()
-            self._running.add(job)
-            job.start(self._forget)
+            try:
+                job.start(self._forget)
+            except RuntimeError as error:  # no more threads
+                if self._running:  # the next that ends comes by here
+                    self._waiting.appendleft(job)
+                    break
+                job.fail(error)
+            else:
+                self._running.add(job)
 
     def _forget(self, job: _Job) -> None:
         self._running.discard(job)

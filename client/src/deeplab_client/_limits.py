@@ -1,0 +1,119 @@
+"""Limits of the process and the machine that the client runs on, told apart from faults of servers and pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from deeplab_client._errors import ClientLimitError, SegmentationError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+if sys.platform != "win32":
+    import resource
+
+_REASONS = {
+    errno.EMFILE: "this process has as many files and sockets open as it may{value}: raise the limit (`ulimit -n`)",
+    errno.ENFILE: "this machine has as many files and sockets open as it can: raise its limit (`fs.file-max` on Linux)",
+    errno.ENOMEM: "the system has no more memory for this process: give it more",
+    errno.ENOBUFS: "the system has no more memory for sockets: close some",
+    errno.EADDRNOTAVAIL: "this machine has no local port left for a connection: share one client, which keeps its own",
+}
+_NO_THREAD = "this process cannot start another thread: raise its limit (`ulimit -u`)"
+_ELSE = ", or make fewer calls at a time"
+_NUMBERS = {os.strerror(number): number for number in _REASONS}
+_WORDS = re.compile("|".join(map(re.escape, _NUMBERS)))
+# A call holds one file or one socket at a time, and its connection is kept while the next call reads its file: two
+# thirds of what is left are for calls, the last one is for whatever else the process opens meanwhile.
+_SHARES = 3
+
+
+def limit_met(error: BaseException) -> ClientLimitError | None:
+    """Return the error for a limit of this process or machine; None where something else failed."""
+    if isinstance(error, SegmentationError):
+        return None
+    if isinstance(error, MemoryError):
+        return limit_of(errno.ENOMEM)
+    if isinstance(error, OSError):
+        return limit_of(error.errno) if error.errno in _REASONS else None
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return ClientLimitError(_NO_THREAD + _ELSE)
+    # The loader of libraries has words for it only.
+    return limit_named(str(error)) if isinstance(error, ImportError) else None
+
+
+def limit_named(message: str) -> ClientLimitError | None:
+    """Return the error for a limit that is named in the system's words; None where none is."""
+    named = _WORDS.search(message)
+    if named is None or (_NUMBERS[named[0]] == errno.EADDRNOTAVAIL and "ipv6:" in message):  # where IPv6 is off
+        return None
+    return limit_of(_NUMBERS[named[0]])
+
+
+def limit_of(number: int) -> ClientLimitError:
+    """Return the error for a limit that the system has this number for."""
+    limit = _most_descriptors()
+    return ClientLimitError(_REASONS[number].format(value="" if limit is None else f", {limit}") + _ELSE)
+
+
+@contextlib.contextmanager
+def told_apart() -> Generator[None]:
+    """Raise what meets a limit as what it is, whatever it was met in: an import, a thread, a file.
+
+    Raises:
+        ClientLimitError: A limit was met.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ImportError, MemoryError) as error:
+        failure = limit_met(error)
+        if failure is None:
+            raise
+        failure.__cause__ = error
+    else:
+        return
+    try:
+        raise failure
+    finally:
+        del failure  # see `_faults.caused`
+
+
+def calls_at_a_time(wanted: int) -> int:
+    """Return how many calls may be under way at a time, of those wanted, without meeting the limit of open files."""
+    left = descriptors_left()
+    return wanted if left is None else max(1, min(wanted, left // _SHARES))
+
+
+def descriptors_left() -> int | None:
+    """Return how many files and sockets this process may still open; None where that is unknown or unlimited."""
+    limit = _most_descriptors()
+    if limit is None:
+        return None
+    try:
+        # The list itself has one open.
+        return max(0, limit - len(os.listdir("/dev/fd")) + 1)  # noqa: PTH208 names are enough
+    except OSError as error:
+        return 0 if error.errno in {errno.EMFILE, errno.ENFILE} else None
+
+
+def check_descriptors(count: int) -> None:
+    """Refuse what could not open `count` files or sockets.
+
+    Raises:
+        ClientLimitError: There are fewer left.
+    """
+    left = descriptors_left()
+    if left is not None and left < count:
+        raise limit_of(errno.EMFILE)
+
+
+def _most_descriptors() -> int | None:
+    if sys.platform == "win32":
+        return None
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if most == resource.RLIM_INFINITY else most
