@@ -236,6 +236,18 @@ def test_the_builder_finds_what_it_copies() -> None:
         assert contents("triton")[str(folder / name)] == ROOT / name
 
 
+def test_the_clients_image_has_what_its_commands_import_of_the_checkout(tmp_path: Path) -> None:
+    """They end for want of a package, not of a module that was not copied."""
+    for name, file in contents("client").items():
+        target = tmp_path / name.removeprefix("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    command = [sys.executable, "-S", "-m", "load_tests.capacity"]
+    folder = tmp_path / str(working_directory("client")).removeprefix("/")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("load_tests.capacity: rich is not installed; ")
+
+
 @pytest.mark.parametrize("stage", ["client", "triton"])
 def test_nobody_is_root(stage: str) -> None:
     users = [line.split()[1] for line in STAGES[stage] if line.startswith("USER ")]

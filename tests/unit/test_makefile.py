@@ -245,7 +245,8 @@ def test_a_python_that_will_not_do_is_one_line(
 
 def record(**changes: Any) -> str:  # noqa: ANN401  JSON
     """Return the record of a build as it lies in a model.pt."""
-    fields: dict[str, Any] = {"variant": "resnet50", "weights": "COCO_WITH_VOC_LABELS_V1", "class_names": ["a", "b"]}
+    fields: dict[str, Any] = {"variant": "resnet50", "weights": "COCO_WITH_VOC_LABELS_V1"}
+    fields["class_names"] = ["__background__", *map(str, range(19)), "tvmonitor"]
     fields |= {"aux": False, "pretrained_backbone": False, "resnet_options": {}, "device": "cpu", "precision": "fp32"}
     return json.dumps(fields | {"cudnn": "heuristic", "sources_sha256": "ab"} | changes, indent=2)
 
@@ -286,6 +287,7 @@ def test_clean_removes_what_make_has_made_and_nothing_else(checkout: Checkout) -
         {"aux": True},
         {"resnet_options": {"groups": 2}},
         {"pretrained_backbone": True},
+        {"class_names": ["__background__", "road"]},
     ],
     ids=str,
 )
