@@ -359,6 +359,11 @@ def test_a_wrong_command_line_is_explained(
     assert message in capsys.readouterr().err
 
 
+def at_once(_policy: RetryPolicy, _attempt: int) -> float:
+    """Leave out the pause before a retry."""
+    return 0.0
+
+
 def test_a_reply_to_another_request_is_never_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client tries again, as it does for everybody; where that does not help, the image has failed."""
     folder = coco_data.write(tmp_path, HALF)
@@ -368,8 +373,8 @@ def test_a_reply_to_another_request_is_never_counted(tmp_path: Path, monkeypatch
     swapped = MismatchedReplyError("the reply to another request")
     fake = FakeTransport(mask, answers=[probe, swapped, swapped, mask, *[swapped] * 3])
     monkeypatch.setattr(served, "SegmentationClient", functools.partial(SegmentationClient, transport=fake))
-    monkeypatch.setattr(Address, "model", lambda _, name: ServedModel("1", {"name": name}, {}))
-    monkeypatch.setattr(RetryPolicy, "delay", lambda *_: 0.0)
+    monkeypatch.setattr(Address, "model", functools.partial(ServedModel, parameters={}, outputs={}))
+    monkeypatch.setattr(RetryPolicy, "delay", at_once)
     predictor = EnsemblePredictor(Address.of("grpc://fake:1"), "segment_resnet50", timeout=60)
     assert (predictor.predict(sample).mask == mask).all()
     with pytest.raises(EvaluationError, match="the reply to another request"):
