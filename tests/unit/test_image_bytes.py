@@ -11,6 +11,7 @@ from pathlib import Path
 import image_boxes
 import image_bytes
 import image_kinds
+import numpy as np
 import picture_files as files
 import pytest
 from PIL import Image
@@ -97,7 +98,7 @@ SEEDS = [
     files.png(RGB, before=files.png_chunk(b"eXIf", files.exif(6)), after=files.png_chunk(b"tEXt", b"a\0b")),
     files.with_segments(BASELINE, files.jpeg_segment(0xE1, b"Exif\0\0" + files.exif(6))),
     files.webp(encoded("WEBP")[12:], size=(64, 64), flags=8, metadata=files.riff_chunk(b"EXIF", files.exif(6))),
-    files.gif(RGB[..., 0] // 2, bytes(384), before=b"!\xfe\x03abc\0!\xf9\x04\x01\0\0\1\0"),
+    files.gif(RGB[..., 0] >> np.uint8(1), bytes(384), before=b"!\xfe\x03abc\0!\xf9\x04\x01\0\0\1\0"),
     files.rgb_tiff(RGB[:8, :8], extra={274: ("H", [6])}),
     files.rgb_tiff(RGB[:8, :8], big=True),
     b"P6 # comment\n8 8 255\n" + bytes(192),

@@ -235,11 +235,14 @@ def _gif(data: bytes) -> tuple[bytes, int]:
 
 
 def _netpbm(data: bytes) -> tuple[bytes, int]:
+    """Leave out comments."""
     header = _NETPBM.match(data)
     if header is None:
         return data, 1
-    numbers = (group for group in header.groups() if group is not None)
-    return b"".join([b" ".join(numbers), b"\n", memoryview(data)[header.end() :]]), 1
+    plain = b" ".join(group for group in header.groups() if group is not None) + b"\n"
+    if data.startswith(plain):
+        return data, 1  # as arrays are sent, which are large
+    return plain + memoryview(data)[header.end() :], 1
 
 
 def _tiff(data: bytes) -> tuple[bytes, int]:
