@@ -30,11 +30,13 @@ class Taken:
         pixels: (H, W, 3), as shown.
         tolerance: The largest difference of a sample.
         where: (H, W) of the pixels that are defined; all where it is left out.
+        or_refused: The file is rare enough to be refused with a message that this expression finds.
     """
 
     pixels: Pixels
     tolerance: int = 0
     where: npt.NDArray[np.bool_] | None = None
+    or_refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

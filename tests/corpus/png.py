@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from corpus.case import Case, Refused, Taken, Verdict, exif, noise, to_rgb, truncated, upright, xmp
+from corpus.codes import packed_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,8 +55,7 @@ def _filtered(row: bytes, above: bytes, distance: int, method: int) -> bytes:
 def _packed(samples: Samples, depth: int) -> list[bytes]:
     if depth == 16:
         return [row.astype(">u2").tobytes() for row in samples]
-    bits = (samples.reshape(len(samples), -1, 1) >> np.arange(depth)[::-1]) & 1
-    return [np.packbits(row.reshape(-1).astype(np.uint8)).tobytes() for row in bits]
+    return packed_rows(samples, depth)
 
 
 def scanlines(samples: Samples, depth: int, filters: Sequence[int] = range(5)) -> bytes:
