@@ -54,3 +54,8 @@ def decode(kind: str, data: bytes) -> Pixels:
     if kind == "jpeg8" and samples.ndim == 3 and samples.shape[2] == 4:
         return _cmyk(samples)
     return _rgb(samples)
+
+
+def encoded(kind: str, samples: Samples) -> bytes:
+    """Return 8-bit samples in a format that the product does not take: "jpeg2k", "jpegxl", "jpegls"."""
+    return bytes(getattr(_codecs, f"{kind}_encode")(samples.astype(np.uint8)))
