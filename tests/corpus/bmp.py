@@ -57,7 +57,7 @@ def write(
     return struct.pack("<2sIHHI", b"BM", offset + len(pixels), 0, 0, offset) + info + palette + bytes(gap) + pixels
 
 
-def _bgr(samples: Samples) -> list[bytes]:
+def bgr(samples: Samples) -> list[bytes]:
     return [row[:, ::-1].astype(np.uint8).tobytes() for row in samples]
 
 
@@ -85,12 +85,12 @@ def _modes() -> Iterator[Case]:
     pixels = Taken(to_rgb(samples))
     for width in (33, 34, 35, 36):  # every padding of a row
         narrow = samples[:, :width]
-        yield Case(f"bmp-24-{width}-wide", write(_bgr(narrow), width, 24), Taken(to_rgb(narrow)))
-    yield Case("bmp-24-top-down", write(_bgr(samples), 37, 24, top_down=True), pixels)
-    yield Case("bmp-24-os2", write(_bgr(samples), 37, 24, header=_CORE), pixels)
-    yield Case("bmp-24-gap", write(_bgr(samples), 37, 24, gap=57), pixels)
+        yield Case(f"bmp-24-{width}-wide", write(bgr(narrow), width, 24), Taken(to_rgb(narrow)))
+    yield Case("bmp-24-top-down", write(bgr(samples), 37, 24, top_down=True), pixels)
+    yield Case("bmp-24-os2", write(bgr(samples), 37, 24, header=_CORE), pixels)
+    yield Case("bmp-24-gap", write(bgr(samples), 37, 24, gap=57), pixels)
     for header in (_V4, _V5):
-        yield Case(f"bmp-24-header-{header}", write(_bgr(samples), 37, 24, header=header), pixels)
+        yield Case(f"bmp-24-header-{header}", write(bgr(samples), 37, 24, header=header), pixels)
     with_fourth = np.concatenate([samples[..., ::-1], noise(channels=1, depth=8)], axis=2).astype(np.uint8)
     rows = [row.tobytes() for row in with_fourth]
     for top_down in (False, True):
@@ -115,11 +115,11 @@ def _modes() -> Iterator[Case]:
     rows = [(row @ np.array([1 << 11, 1 << 5, 1])).astype("<u2").tobytes() for row in six]
     data = write(rows, 37, 16, masks=(0xF800, 0x7E0, 0x1F))
     yield Case("bmp-16-bitfields-565", data, Taken(_scaled(six, (5, 6, 5)), tolerance=1))
-    yield Case("bmp-trailing-bytes", write(_bgr(samples), 37, 24) + bytes(100), pixels)
+    yield Case("bmp-trailing-bytes", write(bgr(samples), 37, 24) + bytes(100), pixels)
 
 
 def _refused() -> Iterator[Case]:
-    data = write(_bgr(noise()), 37, 24)
+    data = write(bgr(noise()), 37, 24)
 
     def at(place: int, value: int, form: str = "<i") -> bytes:
         packed = struct.pack(form, value)

@@ -48,19 +48,17 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The reference decides; where it does not, the file is refused, or taken at a size that its header states.
+    """A damaged file: it must be refused, or taken with the pixels that the reference finds.
 
     Attributes:
-        reference: The decoder of reference.py to ask.
-        strict: What the reference refuses must be refused.
-        lenient: What the reference takes may be refused.
-        tolerance: The largest difference of a sample where both take it.
+        reference: The decoder of reference.py to ask; "" where there is none.
+        tolerance: The largest difference of a sample.
+        undamaged: (H, W, 3), the pixels of a file with checksums: what the reference refuses has these or none.
     """
 
     reference: str
-    strict: bool = False
-    lenient: bool = True
     tolerance: int = 0
+    undamaged: Pixels | None = None
 
 
 Verdict = Taken | Refused | Judged

@@ -171,7 +171,7 @@ def hevc(pixels: Pixels, *, bits: int = 8) -> tuple[bytes, bytes]:
     return pictures, box(b"hvcC", config)
 
 
-def _avif(pixels: Pixels, **options: Any) -> bytes:
+def avif_file(pixels: Pixels, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "AVIF", **({"quality": 90, "speed": 8, "max_threads": 1} | options))
     return buffer.getvalue()
@@ -179,7 +179,7 @@ def _avif(pixels: Pixels, **options: Any) -> bytes:
 
 def av1(pixels: Pixels, **options: Any) -> tuple[bytes, bytes]:
     """Return a picture as AV1: the bitstream, and the av1C property."""
-    data = _avif(pixels, **options)
+    data = avif_file(pixels, **options)
     place = data.index(b"av1C") - 4
     return data[data.rindex(b"mdat") + 4 :], data[place : place + int.from_bytes(data[place : place + 4], "big")]
 
@@ -290,18 +290,18 @@ def avif() -> Iterator[Case]:
     yield from _common(_AVIF)
     pixels = smooth()
     for subsampling in ("4:2:0", "4:2:2", "4:4:4"):
-        data = _avif(pixels, subsampling=subsampling)
+        data = avif_file(pixels, subsampling=subsampling)
         shown = Taken(reference.decode("avif", data), tolerance=2)  # two versions of dav1d and libyuv
         yield Case(f"avif-{subsampling.replace(':', '')}", data, shown)
     for width, height in ((1, 1), (1, 30), (30, 1)):
         small = smooth(width, height)
-        yield Case(f"avif-{width}x{height}", _avif(small), Taken(small, tolerance=_LOSSY))
+        yield Case(f"avif-{width}x{height}", avif_file(small), Taken(small, tolerance=_LOSSY))
     with_alpha = np.dstack([pixels, np.full(pixels.shape[:2], 90, np.uint8)])
-    yield Case("avif-alpha", _avif(with_alpha), Taken(pixels, tolerance=_LOSSY))
+    yield Case("avif-alpha", avif_file(with_alpha), Taken(pixels, tolerance=_LOSSY))
     for orientation in range(1, 9):
         block = Image.Exif()
         block[0x0112] = orientation
-        data = _avif(pixels, exif=block)
+        data = avif_file(pixels, exif=block)
         yield Case(f"avif-by-pillow-{orientation}", data, Taken(upright(pixels, orientation), tolerance=_LOSSY))
     buffer = io.BytesIO()
     frames = [Image.fromarray(picture) for picture in (pixels, 255 - pixels)]
