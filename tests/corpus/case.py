@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy.typing as npt
 
-    Samples = npt.NDArray[np.integer]
+    Samples = npt.NDArray[np.integer[Any]]
     Pixels = npt.NDArray[np.uint8]
 
 SIZE = (37, 23)  # width, height: odd and prime, so that no row, block or byte boundary meets the edge
@@ -71,7 +69,6 @@ class Case:
     name: str
     data: bytes = field(repr=False)
     verdict: Verdict = field(repr=False)
-
 
 
 def noise(width: int = SIZE[0], height: int = SIZE[1], *, channels: int = 3, depth: int = 8) -> Samples:

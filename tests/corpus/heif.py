@@ -1,4 +1,4 @@
-"""AVIF and HEIC files: the bitstreams come from libaom and x265, the container is written here after ISO/IEC 23008-12."""
+"""AVIF and HEIC files: the bitstreams are libaom's and x265's, the container is written after ISO/IEC 23008-12."""
 
 from __future__ import annotations
 
@@ -171,13 +171,13 @@ def hevc(pixels: Pixels, *, bits: int = 8) -> tuple[bytes, bytes]:
     return pictures, box(b"hvcC", config)
 
 
-def avif_file(pixels: Pixels, **options: Any) -> bytes:
+def avif_file(pixels: Pixels, **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "AVIF", **({"quality": 90, "speed": 8, "max_threads": 1} | options))
     return buffer.getvalue()
 
 
-def av1(pixels: Pixels, **options: Any) -> tuple[bytes, bytes]:
+def av1(pixels: Pixels, **options: object) -> tuple[bytes, bytes]:
     """Return a picture as AV1: the bitstream, and the av1C property."""
     data = avif_file(pixels, **options)
     place = data.index(b"av1C") - 4
@@ -234,7 +234,7 @@ def _common(flavor: Flavor) -> Iterator[Case]:
     unknown = box(b"what", bytes(8))
     yield Case(f"{name}-unknown-property", file(unknown), shown())
     yield Case(f"{name}-unknown-box", file() + box(b"free", bytes(50)), shown())
-    other = flavor.encode(np.ascontiguousarray(255 - pixels))
+    other = flavor.encode(np.invert(pixels))
     second = Item(flavor.kind, other[0], (basic[0], other[1], _COLORS))
     yield Case(f"{name}-2-pictures", file(more=(second,)), shown())
     data = write(second, Item(flavor.kind, stream, basic), brand=flavor.brand, primary=2)
@@ -249,7 +249,9 @@ def _common(flavor: Flavor) -> Iterator[Case]:
     ]
     items = [Item(flavor.kind, tile, (size(_TILE, _TILE), made, _COLORS), hidden=True) for tile, made in tiles]
 
-    def grid(width: int, height: int, *properties: bytes, across: int = 2, tiles: tuple[int, ...] = (2, 3, 4, 5)) -> bytes:
+    def grid(
+        width: int, height: int, *properties: bytes, across: int = 2, tiles: tuple[int, ...] = (2, 3, 4, 5)
+    ) -> bytes:
         layout = struct.pack(">BBBBII", 0, 1, len(tiles) // across - 1, across - 1, width, height)
         first = Item(b"grid", layout, (size(width, height), _COLORS, *properties), {b"dimg": tiles})
         return write(first, *items, brand=flavor.brand)

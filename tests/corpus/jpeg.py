@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import struct
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,11 @@ from corpus.case import ASCII, LONG, Case, Refused, Taken, exif, noise, smooth, 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
-    from corpus.case import Pixels, Samples
+    from corpus.case import Samples
 
 START, END = b"\xff\xd8", b"\xff\xd9"
-_APP1, _APP2, _APP3, _APP14, _COMMENT, _FRAME, _SCAN = 0xE1, 0xE2, 0xE3, 0xEE, 0xFE, 0xC0, 0xDA
+_APP0, _APP1, _APP2, _APP3, _APP14, _COMMENT, _FRAME, _SCAN = 0xE0, 0xE1, 0xE2, 0xE3, 0xEE, 0xFE, 0xC0, 0xDA
 
 # smooth() with arithmetic coding, which no encoder of the tests has: `jpegtran -arithmetic` of libjpeg-turbo wrote it.
 _ARITHMETIC = base64.b64decode(
@@ -32,7 +32,7 @@ _ARITHMETIC = base64.b64decode(
 )
 
 
-def encode(samples: Samples, mode: str | None = None, **options: Any) -> bytes:
+def encode(samples: Samples, **options: object) -> bytes:
     """Return a JPEG of (H, W), (H, W, 3) or (H, W, 4) samples: grey, RGB or CMYK."""
     buffer = io.BytesIO()
     image = Image.fromarray(samples.astype(np.uint8))
@@ -74,12 +74,11 @@ def _shown(data: bytes, *, orientation: int = 1, tolerance: int = 0) -> Taken:
 
 
 def _modes() -> Iterator[Case]:
-    for quality in (95, 40):
-        for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
-            for progressive in (False, True):
-                data = encode(noise(), quality=quality, subsampling=subsampling, progressive=progressive)
-                name = f"jpeg-{subsampling.replace(':', '')}-{quality}" + ("-progressive" if progressive else "")
-                yield Case(name, data, _shown(data))
+    """Subsampling, progressive scans, restarts, sizes."""
+    for quality, subsampling, progressive in itertools.product((95, 40), ("4:4:4", "4:2:2", "4:2:0"), (False, True)):
+        data = encode(noise(), quality=quality, subsampling=subsampling, progressive=progressive)
+        name = f"jpeg-{subsampling.replace(':', '')}-{quality}" + ("-progressive" if progressive else "")
+        yield Case(name, data, _shown(data))
     for subsampling in ("440", "411"):
         data = reference.jpeg(noise(), subsampling=subsampling)
         yield Case(f"jpeg-{subsampling}", data, _shown(data))
@@ -101,6 +100,10 @@ def _modes() -> Iterator[Case]:
         for subsampling in ("4:4:4", "4:2:0"):
             data = encode(noise(width, height), subsampling=subsampling)
             yield Case(f"jpeg-{width}x{height}-{subsampling.replace(':', '')}", data, _shown(data))
+
+
+def _colors() -> Iterator[Case]:
+    """Grey, inks, and who says which colors the components are."""
     for progressive in (False, True):
         name = "-progressive" if progressive else ""
         data = encode(noise(channels=1)[..., 0], progressive=progressive)
@@ -114,7 +117,7 @@ def _modes() -> Iterator[Case]:
         ):
             # Decoders round the product of two inks apart by 1.
             yield Case(f"jpeg-{kind}{name}", data, _shown(data, tolerance=1))
-    bare = _without(encode(noise()), 0xE0)
+    bare = _without(encode(noise()), _APP0)
     for name, data in (
         ("no-jfif", bare),
         ("adobe-ycc", with_segments(bare, _adobe(1))),
@@ -126,8 +129,8 @@ def _modes() -> Iterator[Case]:
     yield Case("jpeg-lossless", data, Taken(reference.decode("jpeg8", data), or_refused="JPEG.*lossless"))
 
 
-def _exif(orientation: int, **options: Any) -> bytes:
-    return segment(_APP1, b"Exif\0\0" + exif(orientation, **options))
+def _exif(block: bytes) -> bytes:
+    return segment(_APP1, b"Exif\0\0" + block)
 
 
 def _xmp(orientation: int) -> bytes:
@@ -138,27 +141,26 @@ def _orientations() -> Iterator[Case]:
     data = encode(noise())
     for orientation in range(1, 9):
         shown = _shown(data, orientation=orientation)
-        for name, options in (("", {}), ("-big-endian", {"order": ">"})):
-            turned = with_segments(data, _exif(orientation, **options))
-            yield Case(f"jpeg-exif-{orientation}{name}", turned, shown)
+        for name, block in (("", exif(orientation)), ("-big-endian", exif(orientation, order=">"))):
+            yield Case(f"jpeg-exif-{orientation}{name}", with_segments(data, _exif(block)), shown)
     progressive = encode(noise(), progressive=True, subsampling="4:2:0")
-    turned = with_segments(progressive, _exif(6))
+    turned = with_segments(progressive, _exif(exif(6)))
     yield Case("jpeg-progressive-exif-6", turned, _shown(progressive, orientation=6))
     grey = encode(noise(channels=1)[..., 0])
-    yield Case("jpeg-grey-exif-5", with_segments(grey, _exif(5)), _shown(grey, orientation=5))
+    yield Case("jpeg-grey-exif-5", with_segments(grey, _exif(exif(5))), _shown(grey, orientation=5))
     for name, block, orientation in (
         ("xmp-6", _xmp(6), 1),
-        ("xmp-6-exif-3", _xmp(6) + _exif(3), 3),
-        ("exif-3-xmp-6", _exif(3) + _xmp(6), 3),
-        ("exif-1-xmp-6", _exif(1) + _xmp(6), 1),
-        ("exif-0", _exif(0), 1),
-        ("exif-9", _exif(9), 1),
-        ("exif-65535", _exif(65535), 1),
-        ("exif-6-as-long", _exif(6, kind=LONG), 6),
-        ("exif-6-as-text", _exif(6, kind=ASCII), 1),
-        ("exif-of-the-thumbnail-only", _exif(1, thumbnail_orientation=6), 1),
-        ("exif-6-thumbnail-1", _exif(6, thumbnail_orientation=1), 6),
-        ("exif-behind-comment", segment(_COMMENT, b"hello") + _exif(8), 8),
+        ("xmp-6-exif-3", _xmp(6) + _exif(exif(3)), 3),
+        ("exif-3-xmp-6", _exif(exif(3)) + _xmp(6), 3),
+        ("exif-1-xmp-6", _exif(exif(1)) + _xmp(6), 1),
+        ("exif-0", _exif(exif(0)), 1),
+        ("exif-9", _exif(exif(9)), 1),
+        ("exif-65535", _exif(exif(65535)), 1),
+        ("exif-6-as-long", _exif(exif(6, kind=LONG)), 6),
+        ("exif-6-as-text", _exif(exif(6, kind=ASCII)), 1),
+        ("exif-of-the-thumbnail-only", _exif(exif(1, thumbnail_orientation=6)), 1),
+        ("exif-6-thumbnail-1", _exif(exif(6, thumbnail_orientation=1)), 6),
+        ("exif-behind-comment", segment(_COMMENT, b"hello") + _exif(exif(8)), 8),
     ):
         yield Case(f"jpeg-{name}", with_segments(data, block), _shown(data, orientation=orientation))
 
@@ -177,11 +179,13 @@ def _metadata() -> Iterator[Case]:
     scans = b"\xff\xda" * 300
     film = b"\0\0\0\x18ftypmp42\0\0\0\0isommp42\0\0\x08\0mdat" + (scans + bytes(50)) * 4
     size = len(film)
-    motion = _xmp(1).replace(b"tiff:Orientation", b'GCamera:MicroVideo="1" GCamera:MicroVideoOffset="%d" tiff:Orientation' % size)
+    motion = _xmp(1).replace(
+        b"tiff:Orientation", b'GCamera:MicroVideo="1" GCamera:MicroVideoOffset="%d" tiff:Orientation' % size
+    )
     motion = segment(_APP1, motion[4:])
     index = b"MPF\0II*\0\x08\0\0\0\x03\0" + b"\xff" * 40
     for name, made in (
-        ("motion-photo", with_segments(data, _exif(1), motion) + film),
+        ("motion-photo", with_segments(data, _exif(exif(1)), motion) + film),
         ("film-behind", data + film),
         ("200-scan-markers-behind", data + b"\xff\xda" * 200),
         ("scan-markers-in-comment", with_segments(data, segment(_COMMENT, scans * 50))),
@@ -192,7 +196,7 @@ def _metadata() -> Iterator[Case]:
         ("mpf-empty", with_segments(data, segment(_APP2, b"MPF\0"))),
         ("exif-garbled", with_segments(data, segment(_APP1, b"Exif\0\0II*\0\xff\xff\xff\xff\x12\x01"))),
         ("exif-empty", with_segments(data, segment(_APP1, b"Exif\0\0"))),
-        ("jfif-short", with_segments(_without(data, 0xE0), segment(0xE0, b"JFIF\0"))),
+        ("jfif-short", with_segments(_without(data, _APP0), segment(_APP0, b"JFIF\0"))),
         ("adobe-short", with_segments(data, segment(_APP14, b"Adobe"))),
         ("photoshop-garbled", with_segments(data, segment(0xED, b"Photoshop 3.0\0" + b"\xff" * 30))),
         ("all-app-segments", with_segments(data, *(segment(0xE1 + n, bytes(10)) for n in range(13)))),
@@ -205,7 +209,7 @@ def _metadata() -> Iterator[Case]:
         yield Case(f"jpeg-{name}", made, shown)
     several = _mpo()
     yield Case("jpeg-mpo", several, _shown(several))
-    turned = with_segments(several, _exif(6))
+    turned = with_segments(several, _exif(exif(6)))
     yield Case("jpeg-mpo-exif-6", turned, _shown(several, orientation=6))
 
 
@@ -238,6 +242,7 @@ def _refused() -> Iterator[Case]:
 def cases() -> Iterator[Case]:
     """Return all JPEG files."""
     yield from _modes()
+    yield from _colors()
     yield from _orientations()
     yield from _metadata()
     yield from _refused()

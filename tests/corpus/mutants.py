@@ -1,4 +1,4 @@
-"""Valid files with seeded damage: flipped bits, bytes that are lost, doubled or overwritten, the tail of another file."""
+"""Valid files with seeded damage: flipped bits, lost, doubled or overwritten bytes, the tail of another file."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ def _flip(data: bytes, generator: np.random.Generator, _: bytes) -> bytes:
     for place in generator.integers(0, len(data), generator.integers(1, 5)):
         changed[place] ^= 1 << int(generator.integers(0, 8))
     return bytes(changed)
+
+
+def _flip_in_header(data: bytes, generator: np.random.Generator, other: bytes) -> bytes:
+    return _flip(data[:64], generator, other) + data[64:]
 
 
 def _lose(data: bytes, generator: np.random.Generator, _: bytes) -> bytes:
@@ -50,7 +54,7 @@ def _splice(data: bytes, generator: np.random.Generator, other: bytes) -> bytes:
 
 _DAMAGES = {
     "flip": _flip,
-    "flip-in-header": lambda data, generator, other: _flip(data[:64], generator, other) + data[64:],
+    "flip-in-header": _flip_in_header,
     "lose": _lose,
     "insert": _insert,
     "overwrite": _overwrite,
@@ -94,9 +98,23 @@ _FINISH: dict[str, Callable[[bytes], bytes]] = {
     "png-rows": lambda data: png.with_scanlines(SIZE, data),
 }
 FAMILIES = (
-    "png png-palette png-repaired png-rows jpeg jpeg-progressive webp-lossless webp-lossy bmp gif tiff tiff-lzw tiff-deflate "
-    "ppm heic avif"
-).split()
+    "png",
+    "png-palette",
+    "png-repaired",
+    "png-rows",
+    "jpeg",
+    "jpeg-progressive",
+    "webp-lossless",
+    "webp-lossy",
+    "bmp",
+    "gif",
+    "tiff",
+    "tiff-lzw",
+    "tiff-deflate",
+    "ppm",
+    "heic",
+    "avif",
+)
 
 
 def cases(family: str) -> Iterator[Case]:

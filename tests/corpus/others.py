@@ -85,7 +85,10 @@ def cases() -> Iterator[Case]:
         "mp4": (film + bytes(200), "MP4|video"),
         "mp4-mp42": (film.replace(b"isom", b"mp42") + bytes(200), "MP4|video"),
         "quicktime": (b"\0\0\0\x14ftypqt  \0\0\2\0qt  " + bytes(200), "MOV|QuickTime|video"),
-        "webm": (b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\x82\x84webm" + bytes(50), "video|WebM|Matroska"),
+        "webm": (
+            b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\x82\x84webm" + bytes(50),
+            "video|WebM|Matroska",
+        ),
         "avi": (b"RIFF\0\1\0\0AVI LIST" + bytes(200), "AVI|video"),
         "wav": (b"RIFF\0\1\0\0WAVEfmt " + bytes(200), ""),
         "zip": (_zip(), "ZIP"),

@@ -173,7 +173,7 @@ def _modes() -> Iterator[Case]:
 
 
 def _metadata() -> Iterator[Case]:
-    """What viewers apply (the EXIF orientation), and what they pass over: XMP, flawed ancillary chunks, a second frame."""
+    """What viewers apply, the EXIF orientation, and what they pass over: XMP, flawed chunks, a second frame."""
     for orientation in range(1, 9):
         shown = Taken(upright(PIXELS, orientation))
         block = chunk(b"eXIf", exif(orientation, order="<" if orientation % 2 else ">"))

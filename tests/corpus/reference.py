@@ -1,4 +1,4 @@
-"""Decoders that share no code with Pillow's: imagecodecs wraps libjpeg-turbo, libpng, libtiff, libwebp and the others anew.
+"""Decoders that share no code with Pillow's: imagecodecs wraps libjpeg-turbo, libpng, libtiff and the others anew.
 
 A file that states a huge size must not come here: imagecodecs has no limit.
 """
@@ -13,6 +13,8 @@ import numpy as np
 from corpus.case import to_rgb
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from corpus.case import Pixels, Samples
 
 _codecs: Any = imagecodecs
@@ -22,20 +24,19 @@ class RefusedByReferenceError(Exception):
     """The reference does not take the file."""
 
 
-def _rgb(samples: Any) -> Pixels:
-    samples = np.asarray(samples)
+def _rgb(samples: npt.NDArray[np.unsignedinteger[Any]]) -> Pixels:
     if samples.ndim == 2:
         samples = samples[..., np.newaxis]
     return to_rgb(samples.astype(np.int64), depth=8 * samples.dtype.itemsize)
 
 
-def _cmyk(inks: Any) -> Pixels:
+def _cmyk(inks: Pixels) -> Pixels:
     """Return inks as Adobe stores them, inverted, as RGB."""
-    light = np.asarray(inks).astype(np.int64)
+    light = inks.astype(np.int64)
     return (light[..., :3] * light[..., 3:] / 255).round().astype(np.uint8)
 
 
-def jpeg(samples: Samples, **options: Any) -> bytes:
+def jpeg(samples: Samples, **options: object) -> bytes:
     """Encode what Pillow does not write: `subsampling` "440" and "411", `lossless`, 12 `bitspersample`."""
     depth = np.uint16 if "bitspersample" in options else np.uint8
     return bytes(_codecs.jpeg8_encode(samples.astype(depth), **options))
@@ -48,7 +49,9 @@ def decode(kind: str, data: bytes) -> Pixels:
         RefusedByReferenceError: With the decoder's own words.
     """
     try:
-        samples = getattr(_codecs, f"{kind}_decode")(data, **({"index": 0} if kind in {"gif", "webp", "tiff", "avif"} else {}))
+        samples = getattr(_codecs, f"{kind}_decode")(
+            data, **({"index": 0} if kind in {"gif", "webp", "tiff", "avif"} else {})
+        )
     except Exception as exc:
         raise RefusedByReferenceError(str(exc)) from exc
     if kind == "jpeg8" and samples.ndim == 3 and samples.shape[2] == 4:

@@ -24,8 +24,6 @@ _BYTE, _UNDEFINED, _LONG8 = 1, 7, 16
 _LETTERS = {_BYTE: "B", _UNDEFINED: "B", SHORT: "H", LONG: "I", _LONG8: "Q"}
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How the samples of a page are stored.
@@ -102,9 +100,7 @@ def write(
     pages = [(samples, depth, photometric), *further]
     offset, count, entry = ("Q", "Q", "HHQ") if layout.big else ("I", "H", "HHI")
     room = struct.calcsize("=" + offset)
-    data = (b"II" if layout.order == "<" else b"MM") + struct.pack(
-        layout.order + "H", 43 if layout.big else 42
-    )
+    data = (b"II" if layout.order == "<" else b"MM") + struct.pack(layout.order + "H", 43 if layout.big else 42)
     data += struct.pack(layout.order + "HH", 8, 0) if layout.big else b""
     link = len(data)
     data += bytes(room)
@@ -232,7 +228,11 @@ def _metadata() -> Iterator[Case]:
     samples, pixels = noise(), to_rgb(noise())
     for orientation in range(1, 9):
         shown = Taken(upright(pixels, orientation))
-        for layout, name in ((Layout(), ""), (Layout(LZW, rows=5, order=">"), "-lzw"), (Layout(tile=(16, 16)), "-tiles")):
+        for layout, name in (
+            (Layout(), ""),
+            (Layout(LZW, rows=5, order=">"), "-lzw"),
+            (Layout(tile=(16, 16)), "-tiles"),
+        ):
             data = write(samples, 8, RGB, layout, orientation=orientation)
             yield Case(f"tiff-orientation-{orientation}{name}", data, shown)
     for orientation in (0, 9):

@@ -14,14 +14,13 @@ from corpus.case import SIZE, Case, Refused, Taken, exif, noise, smooth, to_rgb,
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from corpus.case import Samples
 
 _ANIMATION, _XMP, _EXIF, _ALPHA, _PROFILE = 0x02, 0x04, 0x08, 0x10, 0x20
 
 
-def encode(samples: Samples, **options: Any) -> bytes:
+def encode(samples: Samples, **options: object) -> bytes:
     """Return a WebP of (H, W, 3 or 4) samples."""
     buffer = io.BytesIO()
     Image.fromarray(samples.astype(np.uint8)).save(buffer, "WEBP", **options)
@@ -142,7 +141,11 @@ def _refused() -> Iterator[Case]:
     for name, data, message in (
         ("header-only", lossless[:12], broken),
         ("no-pixels", file(extended(0)), broken),
-        ("canvas-bomb", file(extended(_ANIMATION, (16_384, 16_384)), _LOOP, frame(b"", SIZE)), "WebP|16384 x 16384 .* limit"),
+        (
+            "canvas-bomb",
+            file(extended(_ANIMATION, (16_384, 16_384)), _LOOP, frame(b"", SIZE)),
+            "WebP|16384 x 16384 .* limit",
+        ),
         ("lossless-bomb", file(chunk(b"VP8L", b"\x2f\xff\xff\xff\x0f" + bytes(20))), "16384 x 16384 .* limit"),
         ("no-bitstream", file(chunk(b"VP8 ", b"")), broken),
         ("lossy-signature", lossy[:23] + b"\0\0\0" + lossy[26:], broken),
