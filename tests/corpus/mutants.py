@@ -86,7 +86,7 @@ def _files() -> dict[str, tuple[bytes, Judged]]:
         "tiff": (tiff.write(samples, 8, tiff.RGB, tiff.Layout(rows=7)), Judged("tiff")),
         "tiff-lzw": (tiff.write(samples, 8, tiff.RGB, tiff.Layout(tiff.LZW)), Judged("tiff")),
         "tiff-deflate": (tiff.write(samples, 8, tiff.RGB, tiff.Layout(tiff.DEFLATE)), Judged("tiff")),
-        "ppm": (netpbm.write(samples, 255), Judged("")),
+        "ppm": (netpbm.write(samples, 255), Judged("netpbm")),
         "heic": (heif.write(heif.Item(b"hvc1", heic, (layout, config)), brand=b"heic"), Judged("")),
         "avif": (heif.avif_file(other), Judged("avif", tolerance=2)),
     }

@@ -38,9 +38,9 @@ def bitmap(bits: Samples) -> bytes:
 
 
 def _shown(samples: Samples, maximum: int) -> Taken:
-    """Say what samples of a maximum look like: 65535 keeps the high byte, others round apart by 1."""
-    if maximum in {_BYTE, 65535}:
-        return Taken(to_rgb(samples, depth=8 if maximum == _BYTE else 16))
+    """Say what samples of a maximum look like; decoders round those of another maximum than 255 apart by 1."""
+    if maximum == _BYTE:
+        return Taken(to_rgb(samples))
     scaled = (samples * _BYTE / maximum).round().astype(np.int64)
     return Taken(to_rgb(scaled), tolerance=1, or_refused=f"maximum.*{maximum}")
 

@@ -5,6 +5,7 @@ A file that states a huge size must not come here: imagecodecs has no limit.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
@@ -36,6 +37,18 @@ def _cmyk(inks: Pixels) -> Pixels:
     return (light[..., :3] * light[..., 3:] / 255).round().astype(np.uint8)
 
 
+def _netpbm(data: bytes) -> Pixels:
+    """Read a PPM of 8 bits."""
+    start = re.match(rb"P6(?:\s|#[^\n]*\n)+(\d+)\s+(\d+)\s+255\s", data)
+    if start is None:
+        raise RefusedByReferenceError("it is no plain PPM")
+    width, height = int(start[1]), int(start[2])
+    samples = np.frombuffer(data, np.uint8, offset=start.end())[: 3 * width * height]
+    if len(samples) < 3 * width * height:
+        raise RefusedByReferenceError("it is too short")
+    return samples.reshape(height, width, 3)
+
+
 def jpeg(samples: Samples, **options: object) -> bytes:
     """Encode what Pillow does not write: `subsampling` "440" and "411", `lossless`, 12 `bitspersample`."""
     depth = np.uint16 if "bitspersample" in options else np.uint8
@@ -48,6 +61,8 @@ def decode(kind: str, data: bytes) -> Pixels:
     Raises:
         RefusedByReferenceError: With the decoder's own words.
     """
+    if kind == "netpbm":
+        return _netpbm(data)
     try:
         samples = getattr(_codecs, f"{kind}_decode")(
             data, **({"index": 0} if kind in {"gif", "webp", "tiff", "avif"} else {})

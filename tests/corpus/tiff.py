@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+from PIL import Image
 
-from corpus.case import LONG, SHORT, SIZE, Case, Refused, Taken, noise, to_rgb, truncated, upright, xmp
+from corpus.case import ASCII, LONG, SHORT, SIZE, Case, Refused, Taken, noise, smooth, to_rgb, truncated, upright, xmp
 from corpus.codes import lzw, pack_bits, packed_rows
 
 if TYPE_CHECKING:
@@ -21,7 +23,11 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
 NONE, LZW, DEFLATE, ADOBE_DEFLATE, PACK_BITS = 1, 5, 32946, 8, 32773
 _NAMES = {NONE: "none", LZW: "lzw", DEFLATE: "deflate", ADOBE_DEFLATE: "adobe-deflate", PACK_BITS: "packbits"}
 _BYTE, _UNDEFINED, _LONG8 = 1, 7, 16
-_LETTERS = {_BYTE: "B", _UNDEFINED: "B", SHORT: "H", LONG: "I", _LONG8: "Q"}
+
+Entries: TypeAlias = dict[int, tuple[int, list[int]]]
+"""Of a directory, by tag: the type and the values."""
+
+_LETTERS = {_BYTE: "B", ASCII: "B", _UNDEFINED: "B", SHORT: "H", LONG: "I", _LONG8: "Q"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Layout:
     predictor: int = 1
     big: bool = False
     fill_order: int = 1
-    entries: dict[int, tuple[int, list[int]]] = field(default_factory=dict)
+    entries: Entries = field(default_factory=dict)
 
 
 def _compressed(samples: Samples, depth: int, layout: Layout) -> bytes:
@@ -110,7 +116,7 @@ def write(
         data += b"".join(parts)
         data += bytes(len(data) % 2)
         height, width, channels = page.shape
-        tags: dict[int, tuple[int, list[int]]] = {
+        tags: Entries = {
             256: (LONG, [width]),
             257: (LONG, [height]),
             258: (SHORT, [bits] * channels),
@@ -146,13 +152,13 @@ def write(
     return data
 
 
-def _map(colors: Samples) -> dict[int, tuple[int, list[int]]]:
+def _map(colors: Samples) -> Entries:
     """Return the palette entry: 16 bits a sample, all reds first."""
     return {320: (SHORT, [int(value) * 257 for value in colors.T.reshape(-1)])}
 
 
-_ALPHA: dict[int, tuple[int, list[int]]] = {338: (SHORT, [2])}
-_ASSOCIATED: dict[int, tuple[int, list[int]]] = {338: (SHORT, [0])}
+_ALPHA: Entries = {338: (SHORT, [2])}
+_ASSOCIATED: Entries = {338: (SHORT, [0])}
 
 
 def _modes() -> Iterator[Case]:
@@ -214,7 +220,8 @@ def _layouts() -> Iterator[Case]:
     yield Case("tiff-planes-16", data, Taken(high_bytes.pixels, or_refused="TIFF"))
     for order in ("<", ">"):
         data = write(samples, 8, RGB, Layout(big=True, order=order, rows=8))
-        yield Case("tiff-big" + ("-big-endian" if order == ">" else ""), data, pixels)
+        shown = Taken(pixels.pixels, or_refused="BigTIFF" if order == ">" else "")
+        yield Case("tiff-big" + ("-big-endian" if order == ">" else ""), data, shown)
     grey = noise(channels=1)
     for layout, name in ((Layout(LZW), "lzw"), (Layout(PACK_BITS), "packbits"), (Layout(tile=(16, 16)), "tiles")):
         yield Case(f"tiff-grey-8-{name}", write(grey, 8, BLACK_IS_ZERO, layout), Taken(to_rgb(grey)))
@@ -222,6 +229,25 @@ def _layouts() -> Iterator[Case]:
     yield Case("tiff-10x10", small, Taken(to_rgb(noise(10, 10))))
     pages = ((noise(50, 60), 8, RGB), (grey, 8, BLACK_IS_ZERO))
     yield Case("tiff-3-pages", write(samples, 8, RGB, further=pages), pixels)
+
+
+def _by_libtiff() -> Iterator[Case]:
+    """Compressions that have no encoder here: scanners' faxes and JPEG, and those of scientists."""
+
+    def encode(picture: Image.Image, compression: str) -> bytes:
+        buffer = io.BytesIO()
+        picture.save(buffer, "TIFF", compression=compression)
+        return buffer.getvalue()
+
+    bits = noise(channels=1, depth=1)
+    page = Image.fromarray(to_rgb(bits, depth=1)).convert("1")
+    for compression in ("tiff_ccitt", "group3", "group4"):
+        yield Case(f"tiff-{compression.replace('_', '-')}", encode(page, compression), Taken(to_rgb(bits, depth=1)))
+    picture = Image.fromarray(smooth())
+    yield Case("tiff-jpeg", encode(picture, "jpeg"), Taken(smooth(), tolerance=12))
+    for compression in ("lzma", "zstd"):
+        data = encode(picture, compression)
+        yield Case(f"tiff-{compression}", data, Taken(smooth(), or_refused="TIFF.*compress"))
 
 
 def _metadata() -> Iterator[Case]:
@@ -256,11 +282,11 @@ def _metadata() -> Iterator[Case]:
 def _refused() -> Iterator[Case]:
     samples = noise()
     floats = noise(channels=1, depth=32)
-    sample_format: dict[int, tuple[int, list[int]]] = {339: (SHORT, [3])}
+    sample_format: Entries = {339: (SHORT, [3])}
     loop = bytearray(write(samples, 8, RGB))
     loop[-4:] = loop[4:8]  # the directory comes after itself
     yield Case("tiff-looped-directories", bytes(loop), Taken(to_rgb(samples)))
-    size: dict[int, tuple[int, list[int]]] = {256: (LONG, [60_000]), 257: (LONG, [60_000])}
+    size: Entries = {256: (LONG, [60_000]), 257: (LONG, [60_000])}
     for name, data, message in (
         ("float", write(floats, 32, BLACK_IS_ZERO, Layout(entries=sample_format)), "float"),
         ("32-bit", write(floats, 32, BLACK_IS_ZERO), "32|bit"),
@@ -290,5 +316,6 @@ def cases() -> Iterator[Case]:
     """Return all TIFF files."""
     yield from _modes()
     yield from _layouts()
+    yield from _by_libtiff()
     yield from _metadata()
     yield from _refused()
