@@ -100,31 +100,39 @@ def _indices(colors: int, width: int = SIZE[0], height: int = SIZE[1]) -> Sample
     return indices
 
 
-def cases() -> Iterator[Case]:
-    """Return all of them."""
+_PALETTE, _INDICES = _palette(16), _indices(16)
+_PIXELS = to_rgb(_PALETTE[_INDICES])
+_GREY = np.repeat(np.arange(256)[:, np.newaxis], 3, axis=1)
+
+
+def _palettes() -> Iterator[Case]:
+    """Return pictures of one frame."""
     for colors in (2, 3, 4, 16, 100, 256):
         palette, indices = _palette(colors), _indices(colors)
         shown = Taken(to_rgb(palette[indices]))
         yield Case(f"gif-{colors}-colors", write(Frame(indices), palette=palette), shown)
         data = write(Frame(indices, interlaced=True), palette=palette)
         yield Case(f"gif-{colors}-colors-interlaced", data, shown)
-    palette, indices = _palette(16), _indices(16)
-    frame, pixels = Frame(indices), to_rgb(palette[indices])
-    shown = Taken(pixels)
+    palette, indices = _PALETTE, _INDICES
+    frame, shown = Frame(indices), Taken(_PIXELS)
     yield Case("gif-87a", write(frame, palette=palette, version=b"GIF87a"), shown)
     yield Case("gif-local-palette", write(Frame(indices, palette=palette)), shown)
     both = write(Frame(indices, palette=palette), palette=palette[::-1])
     yield Case("gif-local-and-global-palette", both, shown)
-    grey = np.repeat(np.arange(256)[:, np.newaxis], 3, axis=1)
     many = _indices(256)
-    yield Case("gif-grey", write(Frame(many), palette=grey), Taken(to_rgb(grey[many])))
+    yield Case("gif-grey", write(Frame(many), palette=_GREY), Taken(to_rgb(_GREY[many])))
     for index in (0, 7, 15):  # alpha is dropped: what is not drawn has the color of its index
         data = write(Frame(indices, transparent=index), palette=palette)
         yield Case(f"gif-transparent-{index}", data, shown)
     long = _indices(256, 200, 100)  # more than a full table of codes
     screen = (200, 100)
-    yield Case("gif-full-table", write(Frame(long), palette=grey, screen=screen), Taken(to_rgb(grey[long])))
+    yield Case("gif-full-table", write(Frame(long), palette=_GREY, screen=screen), Taken(to_rgb(_GREY[long])))
 
+
+def _extensions() -> Iterator[Case]:
+    """Return animations, comments, and frames that do not fill the screen."""
+    palette, indices = _PALETTE, _INDICES
+    frame, shown = Frame(indices), Taken(_PIXELS)
     second = Frame(15 - indices, transparent=3, disposal=2)
     animated = write(frame, second, frame, palette=palette)
     yield Case("gif-animated", animated, shown)
@@ -136,6 +144,9 @@ def cases() -> Iterator[Case]:
     comment = b"!\xfe" + _blocks(b"made by hand" * 100)
     yield Case("gif-comment", write(frame, palette=palette, extensions=comment), shown)
     unknown = b"!\x42" + _blocks(b"who knows")
+    many_comments = write(frame, palette=palette, extensions=comment * 10_000)
+    yield Case("gif-10000-comments", many_comments, shown)
+    yield Case("gif-5000-frames", write(frame, *[Frame(indices[:1, :1])] * 5000, palette=palette), shown)
     yield Case("gif-unknown-extension", write(frame, palette=palette, extensions=unknown), shown)
     claim = b"!\xff\x0bXMP DataXMP" + _blocks(b'<tiff:Orientation="6"/>')
     yield Case("gif-xmp-6", write(frame, palette=palette, extensions=claim), shown)
@@ -143,7 +154,7 @@ def cases() -> Iterator[Case]:
     yield Case("gif-without-trailer", write(frame, palette=palette)[:-1], shown)
 
     on_screen, drawn = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.bool_)
-    on_screen[9 : 9 + SIZE[1], 6 : 6 + SIZE[0]] = pixels
+    on_screen[9 : 9 + SIZE[1], 6 : 6 + SIZE[0]] = _PIXELS
     drawn[9 : 9 + SIZE[1], 6 : 6 + SIZE[0]] = True
     inside = Frame(indices, left=6, top=9)
     data = write(inside, palette=palette, screen=(60, 40))
@@ -151,6 +162,10 @@ def cases() -> Iterator[Case]:
     data = write(inside, Frame(15 - indices), palette=palette, screen=(60, 40))
     yield Case("gif-animated-frame-inside-of-screen", data, Taken(on_screen, where=drawn))
 
+
+def _refused() -> Iterator[Case]:
+    palette, indices = _PALETTE, _INDICES
+    frame = Frame(indices)
     bomb = write(Frame(indices[:2, :2]), palette=palette, screen=(65535, 65535))
     wide = write(frame, palette=palette)
     place = wide.index(b",") + 5
@@ -163,5 +178,14 @@ def cases() -> Iterator[Case]:
         ("code-size-13", wide.replace(b"\x25\0\x17\0\0\x04", b"\x25\0\x17\0\0\x0d"), "GIF"),
     ):
         yield Case(f"gif-{name}", data, Refused(message))
-    yield from truncated("gif", write(Frame(many), palette=grey), "GIF", fractions=(0.7, 0.9))
-    yield from truncated("gif-interlaced", write(Frame(many, interlaced=True), palette=grey), "GIF", fractions=(0.8,))
+    yield from truncated("gif", write(Frame(_indices(256)), palette=_GREY), "GIF", fractions=(0.7, 0.9))
+    yield from truncated(
+        "gif-interlaced", write(Frame(_indices(256), interlaced=True), palette=_GREY), "GIF", fractions=(0.8,)
+    )
+
+
+def cases() -> Iterator[Case]:
+    """Return all of them."""
+    yield from _palettes()
+    yield from _extensions()
+    yield from _refused()

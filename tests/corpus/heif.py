@@ -1,10 +1,12 @@
-"""AVIF and HEIC files: the bitstreams are libaom's and x265's, the container is written after ISO/IEC 23008-12."""
+"""AVIF and HEIC files, with bitstreams by libaom and x265."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import io
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from corpus import reference
-from corpus.case import Case, Refused, Taken, exif, smooth, truncated, upright, xmp
+from corpus.case import Case, Judged, Refused, Taken, exif, smooth, truncated, upright, xmp
+from corpus.heif_boxes import COLORS, Item, box, mirror, size, turn, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,106 +25,12 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 72, 40  # 4:2:0 and x265's blocks of 8
 _TILE = 64
+_CANVAS = smooth(2 * _TILE - 18, 2 * _TILE - 10)
+_START = 28  # bytes of the first box
+_ABOUT: dict[bytes, tuple[int, ...]] = {b"cdsc": (1,)}
 # Of a smooth picture: chroma is halved, and a matrix to and fro rounds.
 _LOSS = 6
 _LOSSY = 12
-
-
-def box(kind: bytes, *parts: bytes) -> bytes:
-    """Return a box."""
-    body = b"".join(parts)
-    return struct.pack(">I4s", 8 + len(body), kind) + body
-
-
-def full(kind: bytes, version: int, flags: int, *parts: bytes) -> bytes:
-    """Return a box with a version and flags."""
-    return box(kind, struct.pack(">I", version << 24 | flags), *parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """An item of the file: number N is the N-th, from 1.
-
-    Attributes:
-        kind: "hvc1", "av01", "grid", "Exif", "mime".
-        data: Its bytes.
-        properties: Boxes; those of irot, imir, hvcC and av1C are essential.
-        references: {kind: numbers of other items}.
-        hidden: Not to be shown by itself, as tiles are.
-    """
-
-    kind: bytes
-    data: bytes
-    properties: tuple[bytes, ...] = ()
-    references: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
-    hidden: bool = False
-
-
-def write(*items: Item, brand: bytes, primary: int = 1) -> bytes:
-    """Return a file of items."""
-    start = box(b"ftyp", brand, bytes(4), brand, b"mif1miaf")
-    boxes = list(dict.fromkeys(one for item in items for one in item.properties))
-    entries = [
-        full(b"infe", 2, item.hidden, struct.pack(">HH4s", number, 0, item.kind), b"\0", *_mime(item.kind))
-        for number, item in enumerate(items, 1)
-    ]
-    essential = {b"irot", b"imir", b"hvcC", b"av1C", b"clap"}
-    associations = b"".join(
-        struct.pack(">HB", number, len(item.properties))
-        + bytes(boxes.index(one) + 1 | 0x80 * (one[4:8] in essential) for one in item.properties)
-        for number, item in enumerate(items, 1)
-    )
-    references = b"".join(
-        box(kind, struct.pack(f">HH{len(targets)}H", number, len(targets), *targets))
-        for number, item in enumerate(items, 1)
-        for kind, targets in item.references.items()
-    )
-
-    def meta(first: int) -> bytes:
-        offsets = [first + sum(len(item.data) for item in items[:number]) for number in range(len(items))]
-        locations = b"".join(
-            struct.pack(">HHHII", number, 0, 1, offset, len(item.data))
-            for number, (item, offset) in enumerate(zip(items, offsets, strict=True), 1)
-        )
-        return full(
-            b"meta",
-            0,
-            0,
-            full(b"hdlr", 0, 0, struct.pack(">I4s12x", 0, b"pict"), b"\0"),
-            full(b"pitm", 0, 0, struct.pack(">H", primary)),
-            full(b"iloc", 0, 0, b"\x44\0", struct.pack(">H", len(items)), locations),
-            full(b"iinf", 0, 0, struct.pack(">H", len(items)), *entries),
-            full(b"iref", 0, 0, references) if references else b"",
-            box(
-                b"iprp",
-                box(b"ipco", *boxes),
-                full(b"ipma", 0, 0, struct.pack(">I", len(items)), associations),
-            ),
-        )
-
-    return start + meta(len(start) + len(meta(0)) + 8) + box(b"mdat", *(item.data for item in items))
-
-
-def _mime(kind: bytes) -> tuple[bytes, ...]:
-    return (b"application/rdf+xml\0",) if kind == b"mime" else ()
-
-
-def size(width: int, height: int) -> bytes:
-    """Return the property of an item's size."""
-    return full(b"ispe", 0, 0, struct.pack(">II", width, height))
-
-
-_COLORS = box(b"colr", b"nclx", struct.pack(">HHHB", 1, 13, 6, 0x80))  # BT.601's matrix, full range
-
-
-def turn(quarters: int) -> bytes:
-    """Return the property that turns an item against the clock."""
-    return box(b"irot", bytes([quarters]))
-
-
-def mirror(axis: int) -> bytes:
-    """Return the property that exchanges top and bottom (0), or left and right (1)."""
-    return box(b"imir", bytes([axis]))
 
 
 def transformed(pixels: Pixels, quarters: int, axis: int | None) -> Pixels:
@@ -171,6 +80,12 @@ def hevc(pixels: Pixels, *, bits: int = 8) -> tuple[bytes, bytes]:
     return pictures, box(b"hvcC", config)
 
 
+def heic_file(pixels: Pixels, *, bits: int = 8) -> bytes:
+    """Return a picture of even sides as HEIC."""
+    stream, config = hevc(pixels, bits=bits)
+    return write(Item(b"hvc1", stream, (size(pixels.shape[1], len(pixels)), config, COLORS)), brand=b"heic")
+
+
 def avif_file(pixels: Pixels, **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "AVIF", **({"quality": 90, "speed": 8, "max_threads": 1} | options))
@@ -194,102 +109,130 @@ class Flavor:
     encode: Callable[[Pixels], tuple[bytes, bytes]]
 
 
-_HEIC = Flavor("heic", b"heic", b"hvc1", hevc)
-_AVIF = Flavor("avif", b"avif", b"av01", av1)
+HEIC = Flavor("heic", b"heic", b"hvc1", hevc)
+AVIF = Flavor("avif", b"avif", b"av01", av1)
 
 
-def _common(flavor: Flavor) -> Iterator[Case]:
-    """What both formats have: the container."""
-    pixels = smooth(WIDTH, HEIGHT)
-    stream, config = flavor.encode(pixels)
-    basic = (size(WIDTH, HEIGHT), config, _COLORS)
+@functools.cache
+def _basic(flavor: Flavor) -> Item:
+    """Return the item of smooth(WIDTH, HEIGHT)."""
+    stream, config = flavor.encode(smooth(WIDTH, HEIGHT))
+    return Item(flavor.kind, stream, (size(WIDTH, HEIGHT), config, COLORS))
 
-    def file(*properties: bytes, more: tuple[Item, ...] = (), **references: tuple[int, ...]) -> bytes:
-        named = {kind.encode(): targets for kind, targets in references.items()}
-        return write(Item(flavor.kind, stream, (*basic, *properties), named), *more, brand=flavor.brand)
 
-    def shown(quarters: int = 0, axis: int | None = None) -> Taken:
-        return Taken(transformed(pixels, quarters, axis), tolerance=_LOSS)
+def _file(flavor: Flavor, *properties: bytes, more: tuple[Item, ...] = ()) -> bytes:
+    item = _basic(flavor)
+    return write(dataclasses.replace(item, properties=(*item.properties, *properties)), *more, brand=flavor.brand)
 
+
+def _shown(quarters: int = 0, axis: int | None = None) -> Taken:
+    return Taken(transformed(smooth(WIDTH, HEIGHT), quarters, axis), tolerance=_LOSS)
+
+
+def _orientations(flavor: Flavor) -> Iterator[Case]:
+    """Return turns and mirrors, which are properties of the item: EXIF's orientation is not applied."""
     name = flavor.name
-    yield Case(name, file(), shown())
+    yield Case(name, _file(flavor), _shown())
     for quarters in range(4):
         for axis in (None, 0, 1):
             properties = () if axis is None else (mirror(axis),)
             case = f"{name}-turn-{quarters}" + ("" if axis is None else f"-mirror-{axis}")
-            yield Case(case, file(turn(quarters), *properties), shown(quarters, axis))
-    # ISO/IEC 23008-12: turns and mirrors are properties of the item, and EXIF's orientation is not applied.
-    about: dict[bytes, tuple[int, ...]] = {b"cdsc": (1,)}
-    for orientation in (1, 6):
-        block = Item(b"Exif", bytes(4) + exif(orientation), references=about)
-        yield Case(f"{name}-exif-{orientation}", file(more=(block,)), shown())
-        yield Case(f"{name}-turn-3-exif-{orientation}", file(turn(3), more=(block,)), shown(3))
-    claim = Item(b"mime", xmp(6), references=about)
-    yield Case(f"{name}-xmp-6", file(more=(claim,)), shown())
-    garbled = Item(b"Exif", b"\xff" * 20, references=about)
-    yield Case(f"{name}-exif-garbled", file(more=(garbled,)), shown())
-    thumbnail = Item(flavor.kind, stream, basic, {b"thmb": (1,)})
-    yield Case(f"{name}-thumbnail", file(more=(thumbnail,)), shown())
-    yield Case(f"{name}-trailing-bytes", file() + bytes(100), shown())
-    unknown = box(b"what", bytes(8))
-    yield Case(f"{name}-unknown-property", file(unknown), shown())
-    yield Case(f"{name}-unknown-box", file() + box(b"free", bytes(50)), shown())
-    other = flavor.encode(np.invert(pixels))
-    second = Item(flavor.kind, other[0], (basic[0], other[1], _COLORS))
-    yield Case(f"{name}-2-pictures", file(more=(second,)), shown())
-    data = write(second, Item(flavor.kind, stream, basic), brand=flavor.brand, primary=2)
-    yield Case(f"{name}-second-is-primary", data, shown())
+            yield Case(case, _file(flavor, turn(quarters), *properties), _shown(quarters, axis))
+    for case, block in (
+        ("exif-1", Item(b"Exif", bytes(4) + exif(1), references=_ABOUT)),
+        ("exif-6", Item(b"Exif", bytes(4) + exif(6), references=_ABOUT)),
+        ("xmp-6", Item(b"mime", xmp(6), references=_ABOUT)),
+        ("exif-garbled", Item(b"Exif", b"\xff" * 20, references=_ABOUT)),
+    ):
+        yield Case(f"{name}-{case}", _file(flavor, more=(block,)), _shown())
+        yield Case(f"{name}-turn-3-{case}", _file(flavor, turn(3), more=(block,)), _shown(3))
 
-    canvas = smooth(2 * _TILE - 18, 2 * _TILE - 10)
-    whole = np.pad(canvas, ((0, 10), (0, 18), (0, 0)), mode="edge")
-    tiles = [
+
+def _containers(flavor: Flavor) -> Iterator[Case]:
+    """Return files with more than the picture in them."""
+    name, basic = flavor.name, _basic(flavor)
+    stream, config = flavor.encode(np.invert(smooth(WIDTH, HEIGHT)))
+    second = Item(flavor.kind, stream, (size(WIDTH, HEIGHT), config, COLORS))
+    for case, data in (
+        ("thumbnail", _file(flavor, more=(dataclasses.replace(second, references={b"thmb": (1,)}),))),
+        ("trailing-bytes", _file(flavor) + bytes(100)),
+        ("unknown-property", _file(flavor, box(b"what", bytes(8)))),
+        ("unknown-box", _file(flavor) + box(b"free", bytes(50))),
+        ("2-pictures", _file(flavor, more=(second,))),
+        ("second-is-primary", write(second, basic, brand=flavor.brand, primary=2)),
+    ):
+        yield Case(f"{name}-{case}", data, _shown())
+    overlay = bytes(10) + struct.pack(">HH", WIDTH, HEIGHT) + bytes(8) * 1000
+    first = Item(b"iovl", overlay, basic.properties[:1], {b"dimg": (2,) * 1000})
+    data = write(first, dataclasses.replace(basic, hidden=True), brand=flavor.brand)
+    yield Case(f"{name}-overlay-of-1000", data, Judged(""))
+
+
+@functools.cache
+def _tiles(flavor: Flavor) -> tuple[Item, ...]:
+    """Return the four tiles of _CANVAS, which ends within them."""
+    height, width = _CANVAS.shape[:2]
+    whole = np.pad(_CANVAS, ((0, 2 * _TILE - height), (0, 2 * _TILE - width), (0, 0)), mode="edge")
+    parts = [
         flavor.encode(np.ascontiguousarray(whole[top : top + _TILE, left : left + _TILE]))
         for top in (0, _TILE)
         for left in (0, _TILE)
     ]
-    items = [Item(flavor.kind, tile, (size(_TILE, _TILE), made, _COLORS), hidden=True) for tile, made in tiles]
+    return tuple(Item(flavor.kind, part, (size(_TILE, _TILE), made, COLORS), hidden=True) for part, made in parts)
 
-    def grid(
-        width: int, height: int, *properties: bytes, across: int = 2, tiles: tuple[int, ...] = (2, 3, 4, 5)
-    ) -> bytes:
-        layout = struct.pack(">BBBBII", 0, 1, len(tiles) // across - 1, across - 1, width, height)
-        first = Item(b"grid", layout, (size(width, height), _COLORS, *properties), {b"dimg": tiles})
-        return write(first, *items, brand=flavor.brand)
 
-    width, height = canvas.shape[1], canvas.shape[0]
-    yield Case(f"{name}-grid", grid(width, height), Taken(canvas, tolerance=_LOSS))
-    turned = Taken(transformed(canvas, 1, None), tolerance=_LOSS)
-    yield Case(f"{name}-grid-turn-1", grid(width, height, turn(1)), turned)
+def _grid(
+    flavor: Flavor, width: int, height: int, *properties: bytes, tiles: tuple[int, ...] = (2, 3, 4, 5), across: int = 2
+) -> bytes:
+    layout = struct.pack(">BBBBII", 0, 1, len(tiles) // across - 1, across - 1, width, height)
+    first = Item(b"grid", layout, (size(width, height), COLORS, *properties), {b"dimg": tiles})
+    return write(first, *_tiles(flavor), brand=flavor.brand)
 
-    label = name.upper()
+
+def _grids(flavor: Flavor) -> Iterator[Case]:
+    """Return pictures of tiles, as phones write them."""
+    height, width = _CANVAS.shape[:2]
+    yield Case(f"{flavor.name}-grid", _grid(flavor, width, height), Taken(_CANVAS, tolerance=_LOSS))
+    turned = Taken(transformed(_CANVAS, 1, None), tolerance=_LOSS)
+    yield Case(f"{flavor.name}-grid-turn-1", _grid(flavor, width, height, turn(1)), turned)
+
+
+def _refused(flavor: Flavor) -> Iterator[Case]:
+    label, basic, file = flavor.name.upper(), _basic(flavor), _file(flavor)
     broken = f"{label}.*(broken|truncated)"
     pair = struct.pack(">II", WIDTH, HEIGHT)
+    bare = dataclasses.replace(basic, properties=basic.properties[:1])
     for case, made, message in (
-        ("bomb", file().replace(pair, struct.pack(">II", 60_000, 60_000)), f"60000 x 60000 .* limit|{broken}"),
-        ("grid-bomb", grid(16_000, 16_000, across=2, tiles=(2, 3, 4, 5)), f"16000 x 16000 .* limit|{broken}"),
-        ("garbage-for-pixels", file().replace(stream[:100], bytes(100)), broken),
-        ("no-config", write(Item(flavor.kind, stream, (basic[0],)), brand=flavor.brand), label),
-        ("no-meta", file()[:28] + box(b"mdat", stream), label),
-        ("brand-only", file()[:28], label),
-        ("grid-of-itself", grid(64, 64, across=1, tiles=(1,)), label),
-        ("primary-nowhere", write(Item(flavor.kind, stream, basic), brand=flavor.brand, primary=9), label),
+        ("bomb", file.replace(pair, struct.pack(">II", 60_000, 60_000)), f"60000 x 60000 .* limit|{broken}"),
+        ("grid-bomb", _grid(flavor, 16_000, 16_000), f"16000 x 16000 .* limit|{broken}"),
+        ("garbage-for-pixels", file.replace(basic.data[:100], bytes(100)), broken),
+        ("no-config", write(bare, brand=flavor.brand), label),
+        ("no-meta", file[:_START] + box(b"mdat", basic.data), label),
+        ("brand-only", file[:_START], label),
+        ("grid-of-itself", _grid(flavor, 64, 64, across=1, tiles=(1,)), label),
+        ("primary-nowhere", write(basic, brand=flavor.brand, primary=9), label),
     ):
-        yield Case(f"{name}-{case}", made, Refused(message))
-    yield from truncated(name, file(), label, fractions=(0.1, 0.5, 0.9))
+        yield Case(f"{flavor.name}-{case}", made, Refused(message))
+    yield from truncated(flavor.name, file, label, fractions=(0.1, 0.5, 0.9))
+
+
+def _common(flavor: Flavor) -> Iterator[Case]:
+    yield from _orientations(flavor)
+    yield from _containers(flavor)
+    yield from _grids(flavor)
+    yield from _refused(flavor)
 
 
 def heic() -> Iterator[Case]:
     """Return HEIC files."""
-    yield from _common(_HEIC)
+    yield from _common(HEIC)
     pixels = smooth(WIDTH, HEIGHT)
-    stream, config = hevc(pixels, bits=10)
-    data = write(Item(b"hvc1", stream, (size(WIDTH, HEIGHT), config, _COLORS)), brand=b"heic")
-    yield Case("heic-10-bit", data, Taken(pixels, tolerance=_LOSS))
+    yield Case("heic-10-bit", heic_file(pixels, bits=10), Taken(pixels, tolerance=_LOSS))
 
 
 def avif() -> Iterator[Case]:
     """Return AVIF files."""
-    yield from _common(_AVIF)
+    yield from _common(AVIF)
     pixels = smooth()
     for subsampling in ("4:2:0", "4:2:2", "4:4:4"):
         data = avif_file(pixels, subsampling=subsampling)

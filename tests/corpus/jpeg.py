@@ -201,6 +201,7 @@ def _metadata() -> Iterator[Case]:
         ("photoshop-garbled", with_segments(data, segment(0xED, b"Photoshop 3.0\0" + b"\xff" * 30))),
         ("all-app-segments", with_segments(data, *(segment(0xE1 + n, bytes(10)) for n in range(13)))),
         ("comment-of-64k", with_segments(data, segment(_COMMENT, bytes(65_533)))),
+        ("50000-comments", with_segments(data, segment(_COMMENT) * 50_000)),
         ("300-comments", with_segments(data, segment(_COMMENT, b"line") * 300)),
         ("fill-bytes", START + b"\xff" * 7 + data[2:]),
         ("icc-piece-missing", with_segments(data, segment(_APP2, b"ICC_PROFILE\0\x02\x03" + bytes(50)))),

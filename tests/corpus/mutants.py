@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corpus import bmp, gif, heif, jpeg, netpbm, png, tiff, webp
+from corpus import bmp, gif, heif, jpeg, netpbm, png, tiff_layout, webp
 from corpus.case import SIZE, Case, Judged, noise, smooth, to_rgb
+from corpus.tiff_layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,8 +69,10 @@ def _files() -> dict[str, tuple[bytes, Judged]]:
     samples, other = noise(), smooth()
     palette, indices = noise(16, 1)[0], noise(channels=1, depth=4)
     colors = png.chunk(b"PLTE", palette.astype(np.uint8).tobytes())
-    layout = heif.size(heif.WIDTH, heif.HEIGHT)
-    heic, config = heif.hevc(smooth(heif.WIDTH, heif.HEIGHT))
+
+    def rgb_tiff(layout: Layout) -> bytes:
+        return tiff_layout.write(samples, 8, tiff_layout.RGB, layout)
+
     of_png = Judged("png", undamaged=to_rgb(samples))
     of_palette = Judged("png", undamaged=to_rgb(palette[indices[..., 0]]))
     return {
@@ -83,11 +86,17 @@ def _files() -> dict[str, tuple[bytes, Judged]]:
         "webp-lossy": (webp.encode(other, quality=80), Judged("webp")),
         "bmp": (bmp.write(bmp.bgr(samples), samples.shape[1], 24), Judged("bmp")),
         "gif": (gif.write(gif.Frame(indices[..., 0]), palette=palette), Judged("gif")),
-        "tiff": (tiff.write(samples, 8, tiff.RGB, tiff.Layout(rows=7)), Judged("tiff")),
-        "tiff-lzw": (tiff.write(samples, 8, tiff.RGB, tiff.Layout(tiff.LZW)), Judged("tiff")),
-        "tiff-deflate": (tiff.write(samples, 8, tiff.RGB, tiff.Layout(tiff.DEFLATE)), Judged("tiff")),
+        "tiff": (tiff_layout.write(samples, 8, tiff_layout.RGB, tiff_layout.Layout(rows=7)), Judged("tiff")),
+        "tiff-lzw": (
+            tiff_layout.write(samples, 8, tiff_layout.RGB, tiff_layout.Layout(tiff_layout.LZW)),
+            Judged("tiff"),
+        ),
+        "tiff-deflate": (
+            tiff_layout.write(samples, 8, tiff_layout.RGB, tiff_layout.Layout(tiff_layout.DEFLATE)),
+            Judged("tiff"),
+        ),
         "ppm": (netpbm.write(samples, 255), Judged("netpbm")),
-        "heic": (heif.write(heif.Item(b"hvc1", heic, (layout, config)), brand=b"heic"), Judged("")),
+        "heic": (heif.heic_file(smooth(heif.WIDTH, heif.HEIGHT)), Judged("")),
         "avif": (heif.avif_file(other), Judged("avif", tolerance=2)),
     }
 

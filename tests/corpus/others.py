@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corpus import jpeg, png, reference, tiff
+from corpus import jpeg, png, reference, tiff_layout
+from corpus.tiff_layout import Layout
 from corpus.case import ASCII, LONG, Case, Refused, noise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from corpus.tiff_layout import Entries
 
 
 def _zip() -> bytes:
@@ -35,10 +38,10 @@ def _tar() -> bytes:
 
 
 _MOSAIC = 32_803
-_DNG: tiff.Entries = {50_706: (1, [1, 4, 0, 0])}
+_DNG: Entries = {50_706: (1, [1, 4, 0, 0])}
 # Most raw photos show a small preview first and keep the mosaic in a directory below it.
-_PREVIEW: tiff.Entries = {254: (LONG, [1]), 330: (LONG, [8])}
-_NIKON: tiff.Entries = {271: (ASCII, list(b"NIKON CORPORATION\0"))}
+_PREVIEW: Entries = {254: (LONG, [1]), 330: (LONG, [8])}
+_NIKON: Entries = {271: (ASCII, list(b"NIKON CORPORATION\0"))}
 
 
 def cases() -> Iterator[Case]:
@@ -73,7 +76,10 @@ def cases() -> Iterator[Case]:
         "text": (b"Dear Sir or Madam,\n", "text"),
         "text-utf-16": ("cat.png".encode("utf-16"), "text|path|UTF-16"),
     }
-    mosaic = noise(channels=1, depth=16)
+    mosaic = tiff_layout.write(noise(channels=1, depth=16), 16, _MOSAIC, Layout(entries=_DNG))
+    dng, nef = (
+        tiff_layout.write(noise(), 8, tiff_layout.RGB, Layout(entries=maker | _PREVIEW)) for maker in (_DNG, _NIKON)
+    )
     numpy_file = io.BytesIO()
     np.save(numpy_file, noise().astype(np.uint8))
     film = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2\0\0\0\x08free"
@@ -98,9 +104,15 @@ def cases() -> Iterator[Case]:
         "gzip": (gzip.compress(picture, mtime=0), "gzip"),
         "tar": (_tar(), ""),
         "numpy": (numpy_file.getvalue(), "NumPy|npy"),
-        "dng": (tiff.write(mosaic, 16, _MOSAIC, tiff.Layout(entries=_DNG)), "RAW|DNG"),
-        "dng-preview-first": (tiff.write(noise(), 8, tiff.RGB, tiff.Layout(entries=_DNG | _PREVIEW)), "RAW|DNG"),
-        "nef-preview-first": (tiff.write(noise(), 8, tiff.RGB, tiff.Layout(entries=_NIKON | _PREVIEW)), "RAW|NEF"),
+        "dng": (mosaic, "RAW|DNG"),
+        "dng-preview-first": (dng, "RAW|DNG"),
+            tiff_layout.write(noise(), 8, tiff_layout.RGB, tiff_layout.Layout(entries=_DNG | _PREVIEW)),
+            "RAW|DNG",
+        ),
+        "nef-preview-first": (nef, "RAW|NEF"),
+            tiff_layout.write(noise(), 8, tiff_layout.RGB, tiff_layout.Layout(entries=_NIKON | _PREVIEW)),
+            "RAW|NEF",
+        ),
         "cr2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(100), "RAW|CR2"),
         "cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(100), "RAW|CR3"),
         "raf": (b"FUJIFILMCCD-RAW 0201" + bytes(100), "RAW|RAF"),

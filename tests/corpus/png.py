@@ -221,6 +221,8 @@ def _metadata() -> Iterator[Case]:
         yield Case(f"png-{name}", plain(before=block), stored)
     for name in ("text-crc", "exif-crc", "ztxt-bomb", "phys-short", "private-crc", "time-short"):
         yield Case(f"png-{name}-behind-idat", plain(after=flawed[name]), stored)
+    yield Case("png-500-ztxt-bombs", plain(before=flawed["ztxt-bomb"] * 500), stored)
+    yield Case("png-50000-chunks", plain(before=chunk(b"prIv") * 50_000), stored)
     yield Case("png-100-flawed", plain(before=flawed["text-crc"] * 100), stored)
     yield Case("png-trailing-bytes", plain() + b"PK\x03\x04" + bytes(100), stored)
     animated = chunk(b"acTL", struct.pack(">II", 2, 0)) + chunk(

@@ -1,155 +1,39 @@
-"""TIFF files, after Adobe's TIFF 6.0, its supplements and the design of BigTIFF."""
+"""TIFF files."""
 
 from __future__ import annotations
 
 import io
 import struct
-import zlib
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from corpus.case import ASCII, LONG, SHORT, SIZE, Case, Refused, Taken, noise, smooth, to_rgb, truncated, upright, xmp
-from corpus.codes import lzw, pack_bits, packed_rows
+from corpus.case import LONG, SHORT, Case, Refused, Taken, noise, smooth, to_rgb, truncated, upright, xmp
+from corpus.tiff_layout import (
+    ADOBE_DEFLATE,
+    BLACK_IS_ZERO,
+    BYTE,
+    CMYK,
+    DEFLATE,
+    LZW,
+    NONE,
+    PACK_BITS,
+    PALETTE,
+    RGB,
+    UNDEFINED,
+    WHITE_IS_ZERO,
+    Entries,
+    Layout,
+    write,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from corpus.case import Samples
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
-NONE, LZW, DEFLATE, ADOBE_DEFLATE, PACK_BITS = 1, 5, 32946, 8, 32773
 _NAMES = {NONE: "none", LZW: "lzw", DEFLATE: "deflate", ADOBE_DEFLATE: "adobe-deflate", PACK_BITS: "packbits"}
-_BYTE, _UNDEFINED, _LONG8 = 1, 7, 16
-
-Entries: TypeAlias = dict[int, tuple[int, list[int]]]
-"""Of a directory, by tag: the type and the values."""
-
-_LETTERS = {_BYTE: "B", ASCII: "B", _UNDEFINED: "B", SHORT: "H", LONG: "I", _LONG8: "Q"}
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How the samples of a page are stored.
-
-    Attributes:
-        compression: Its number.
-        rows: Of a strip; 0 for all.
-        tile: Width and height of a tile; no tiles where it is left out.
-        planar: Each channel by itself.
-        order: "<" for II, ">" for MM.
-        predictor: 2 for differences along the row.
-        big: BigTIFF.
-        fill_order: 2 for the first sample in the lowest bits.
-        entries: More entries of the directory: {tag: (type, values)}.
-    """
-
-    compression: int = NONE
-    rows: int = 0
-    tile: tuple[int, int] | None = None
-    planar: bool = False
-    order: Literal["<", ">"] = "<"
-    predictor: int = 1
-    big: bool = False
-    fill_order: int = 1
-    entries: Entries = field(default_factory=dict)
-
-
-def _compressed(samples: Samples, depth: int, layout: Layout) -> bytes:
-    """Return the samples (H, W, channels) of one strip or tile."""
-    if layout.predictor == 2:
-        first = np.zeros_like(samples[:, :1])
-        samples = np.diff(samples, axis=1, prepend=first) % 2**depth
-    if depth > 8:
-        rows = [row.astype(f"{layout.order}u{depth // 8}").tobytes() for row in samples]
-    else:
-        rows = packed_rows(samples, depth)
-    if layout.fill_order == 2:
-        rows = [bytes(int(f"{byte:08b}"[::-1], 2) for byte in row) for row in rows]
-    if layout.compression == PACK_BITS:
-        return b"".join(pack_bits(row) for row in rows)
-    data = b"".join(rows)
-    if layout.compression == LZW:
-        return lzw(data, order="msb", early=1)
-    return zlib.compress(data) if layout.compression in {DEFLATE, ADOBE_DEFLATE} else data
-
-
-def _parts(samples: Samples, layout: Layout) -> list[Samples]:
-    planes = [samples[..., [channel]] for channel in range(samples.shape[2])] if layout.planar else [samples]
-    height, width = samples.shape[:2]
-    if layout.tile is None:
-        rows = layout.rows or height
-        return [plane[top : top + rows] for plane in planes for top in range(0, height, rows)]
-    across, down = layout.tile
-    padding = ((0, -height % down), (0, -width % across), (0, 0))
-    return [
-        plane[top : top + down, left : left + across]
-        for plane in (np.pad(plane, padding) for plane in planes)
-        for top in range(0, height, down)
-        for left in range(0, width, across)
-    ]
-
-
-def write(
-    samples: Samples,
-    depth: int,
-    photometric: int,
-    layout: Layout | None = None,
-    *,
-    further: tuple[tuple[Samples, int, int], ...] = (),
-    orientation: int | None = None,
-) -> bytes:
-    """Return a TIFF of (H, W, channels) samples; further pages are (samples, depth, photometric)."""
-    layout = layout or Layout()
-    pages = [(samples, depth, photometric), *further]
-    offset, count, entry = ("Q", "Q", "HHQ") if layout.big else ("I", "H", "HHI")
-    room = struct.calcsize("=" + offset)
-    data = (b"II" if layout.order == "<" else b"MM") + struct.pack(layout.order + "H", 43 if layout.big else 42)
-    data += struct.pack(layout.order + "HH", 8, 0) if layout.big else b""
-    link = len(data)
-    data += bytes(room)
-    for page, bits, kind in pages:
-        parts = [_compressed(part, bits, layout) for part in _parts(page, layout)]
-        starts = [len(data) + sum(map(len, parts[:number])) for number in range(len(parts))]
-        data += b"".join(parts)
-        data += bytes(len(data) % 2)
-        height, width, channels = page.shape
-        tags: Entries = {
-            256: (LONG, [width]),
-            257: (LONG, [height]),
-            258: (SHORT, [bits] * channels),
-            259: (SHORT, [layout.compression]),
-            262: (SHORT, [kind]),
-            266: (SHORT, [layout.fill_order]),
-            277: (SHORT, [channels]),
-            284: (SHORT, [1 + layout.planar]),
-            317: (SHORT, [layout.predictor]),
-        }
-        where = _LONG8 if layout.big else LONG
-        sizes = [len(part) for part in parts]
-        if layout.tile is None:
-            tags |= {273: (where, starts), 278: (LONG, [layout.rows or height]), 279: (where, sizes)}
-        else:
-            tags |= {322: (LONG, [layout.tile[0]]), 323: (LONG, [layout.tile[1]])}
-            tags |= {324: (where, starts), 325: (where, sizes)}
-        if orientation is not None:
-            tags[274] = (SHORT, [orientation])
-        tags |= layout.entries
-        directory = b""
-        for tag, (form, values) in sorted(tags.items()):
-            packed = struct.pack(f"{layout.order}{len(values)}{_LETTERS[form]}", *values)
-            if len(packed) > room:
-                place = struct.pack(layout.order + offset, len(data))
-                data += packed + bytes(len(packed) % 2)
-                packed = place
-            directory += struct.pack(layout.order + entry, tag, form, len(values)) + packed.ljust(room, b"\0")
-        data = data[:link] + struct.pack(layout.order + offset, len(data)) + data[link + room :]
-        data += struct.pack(layout.order + count, len(tags)) + directory
-        link = len(data)
-        data += bytes(room)
-    return data
 
 
 def _map(colors: Samples) -> Entries:
@@ -267,13 +151,15 @@ def _metadata() -> Iterator[Case]:
     further = ((noise(50, 60), 8, RGB),)
     data = write(samples, 8, RGB, orientation=6, further=further)
     yield Case("tiff-orientation-6-two-pages", data, Taken(upright(pixels, 6)))
-    claim = {700: (_BYTE, list(xmp(6)))}
+    claim = {700: (BYTE, list(xmp(6)))}
     yield Case("tiff-xmp-6", write(samples, 8, RGB, Layout(entries=claim)), Taken(pixels))
     for name, entries in (
-        ("private-tag", {50_000: (_UNDEFINED, [1, 2, 3])}),
+        ("private-tag", {50_000: (UNDEFINED, [1, 2, 3])}),
+        ("2000-private-tags", {40_000 + tag: (SHORT, [1]) for tag in range(2000)}),
+        ("private-tag-of-100-kilobytes", {50_000: (UNDEFINED, [7] * 100_000)}),
         ("bad-resolution", {282: (SHORT, [72]), 296: (SHORT, [77])}),
-        ("bad-icc", {34_675: (_UNDEFINED, list(b"garbage"))}),
-        ("bad-photoshop", {34_377: (_BYTE, list(b"garbage"))}),
+        ("bad-icc", {34_675: (UNDEFINED, list(b"garbage"))}),
+        ("bad-photoshop", {34_377: (BYTE, list(b"garbage"))}),
         ("exif-nowhere", {34_665: (LONG, [10**6])}),
     ):
         yield Case(f"tiff-{name}", write(samples, 8, RGB, Layout(entries=entries)), Taken(pixels))
@@ -286,6 +172,10 @@ def _refused() -> Iterator[Case]:
     loop = bytearray(write(samples, 8, RGB))
     loop[-4:] = loop[4:8]  # the directory comes after itself
     yield Case("tiff-looped-directories", bytes(loop), Taken(to_rgb(samples)))
+    endless = bytearray(write(samples, 8, RGB, Layout(entries={50_000: (LONG, [1, 2])})))
+    place = endless.index(struct.pack("<HH", 50_000, LONG)) + 4
+    endless[place : place + 4] = b"\xff" * 4
+    yield Case("tiff-private-tag-of-16-gigabytes", bytes(endless), Taken(to_rgb(samples)))
     size: Entries = {256: (LONG, [60_000]), 257: (LONG, [60_000])}
     for name, data, message in (
         ("float", write(floats, 32, BLACK_IS_ZERO, Layout(entries=sample_format)), "float"),
@@ -303,7 +193,6 @@ def _refused() -> Iterator[Case]:
         yield Case(f"tiff-{name}", data, Refused(message))
     # The directory stands behind the pixels: what is cut off is all of it, or strips of what follows it.
     yield from truncated("tiff", write(samples, 8, RGB), "TIFF", fractions=(0.5, 0.9, 0.97))
-    data = write(noise(*SIZE), 8, RGB, Layout(entries={279: (LONG, [37 * 23 * 3])}))
     for name, layout in (("", Layout()), ("-lzw", Layout(LZW)), ("-deflate", Layout(ADOBE_DEFLATE))):
         short = bytearray(write(samples, 8, RGB, layout))
         moved = struct.pack("<I", len(short) - 400)

@@ -112,6 +112,7 @@ def _metadata() -> Iterator[Case]:
         ("exif-empty", file(extended(_EXIF), lossless, chunk(b"EXIF", b""))),
         ("icc-garbled", file(extended(_PROFILE), chunk(b"ICCP", b"garbage"), lossless)),
         ("unknown-chunk", file(extended(0), lossless, chunk(b"WHAT", bytes(33)))),
+        ("20000-chunks", file(extended(0), lossless, chunk(b"WHAT", b"") * 20_000)),
         ("extended", file(extended(0), lossless)),
         ("trailing-bytes", file(lossless) + bytes(100)),
     ):

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import pytest
 import toy
-from corpus import bmp, gif, heif, jpeg, netpbm, others, png, tiff, webp
+from corpus import bmp, gif, heif, jpeg, netpbm, others, png, tiff, tiff_layout, webp
 from corpus.case import Refused, Taken
 from triton_process import FOLDERS, files_of
 
@@ -67,8 +67,7 @@ def _heic(pixels: Pixels) -> bytes:
     height, width = pixels.shape[:2]
     if height % 2 or width % 2:
         return png.write(pixels.astype(np.int64), 8, png.RGB, filters=[1])
-    stream, config = heif.hevc(pixels)
-    return heif.write(heif.Item(b"hvc1", stream, (heif.size(width, height), config)), brand=b"heic")
+    return heif.heic_file(pixels)
 
 
 ENCODERS: tuple[Callable[[Pixels], bytes], ...] = (
@@ -81,8 +80,8 @@ ENCODERS: tuple[Callable[[Pixels], bytes], ...] = (
     lambda pixels: bmp.write(bmp.bgr(pixels), pixels.shape[1], 24),
     lambda pixels: netpbm.write(pixels, 255),
     _gif,
-    lambda pixels: tiff.write(pixels, 8, tiff.RGB, tiff.Layout(tiff.LZW, rows=8)),
-    lambda pixels: tiff.write(pixels, 8, tiff.RGB, tiff.Layout(tile=(16, 16))),
+    lambda pixels: tiff_layout.write(pixels, 8, tiff_layout.RGB, tiff_layout.Layout(tiff_layout.LZW, rows=8)),
+    lambda pixels: tiff_layout.write(pixels, 8, tiff_layout.RGB, tiff_layout.Layout(tile=(16, 16))),
     _heic,
     heif.avif_file,
 )
