@@ -8,7 +8,7 @@ import numpy as np
 
 from corpus import bmp, gif, heif, jpeg, netpbm, png, tiff_layout, webp
 from corpus.case import SIZE, Case, Judged, noise, smooth, to_rgb
-from corpus.tiff_layout import Layout
+from corpus.tiff_layout import DEFLATE, LZW, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,15 +86,9 @@ def _files() -> dict[str, tuple[bytes, Judged]]:
         "webp-lossy": (webp.encode(other, quality=80), Judged("webp")),
         "bmp": (bmp.write(bmp.bgr(samples), samples.shape[1], 24), Judged("bmp")),
         "gif": (gif.write(gif.Frame(indices[..., 0]), palette=palette), Judged("gif")),
-        "tiff": (tiff_layout.write(samples, 8, tiff_layout.RGB, tiff_layout.Layout(rows=7)), Judged("tiff")),
-        "tiff-lzw": (
-            tiff_layout.write(samples, 8, tiff_layout.RGB, tiff_layout.Layout(tiff_layout.LZW)),
-            Judged("tiff"),
-        ),
-        "tiff-deflate": (
-            tiff_layout.write(samples, 8, tiff_layout.RGB, tiff_layout.Layout(tiff_layout.DEFLATE)),
-            Judged("tiff"),
-        ),
+        "tiff": (rgb_tiff(Layout(rows=7)), Judged("tiff")),
+        "tiff-lzw": (rgb_tiff(Layout(LZW)), Judged("tiff")),
+        "tiff-deflate": (rgb_tiff(Layout(DEFLATE)), Judged("tiff")),
         "ppm": (netpbm.write(samples, 255), Judged("netpbm")),
         "heic": (heif.heic_file(smooth(heif.WIDTH, heif.HEIGHT)), Judged("")),
         "avif": (heif.avif_file(other), Judged("avif", tolerance=2)),

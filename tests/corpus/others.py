@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from corpus import jpeg, png, reference, tiff_layout
-from corpus.tiff_layout import Layout
 from corpus.case import ASCII, LONG, Case, Refused, noise
+from corpus.tiff_layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,13 +106,7 @@ def cases() -> Iterator[Case]:
         "numpy": (numpy_file.getvalue(), "NumPy|npy"),
         "dng": (mosaic, "RAW|DNG"),
         "dng-preview-first": (dng, "RAW|DNG"),
-            tiff_layout.write(noise(), 8, tiff_layout.RGB, tiff_layout.Layout(entries=_DNG | _PREVIEW)),
-            "RAW|DNG",
-        ),
         "nef-preview-first": (nef, "RAW|NEF"),
-            tiff_layout.write(noise(), 8, tiff_layout.RGB, tiff_layout.Layout(entries=_NIKON | _PREVIEW)),
-            "RAW|NEF",
-        ),
         "cr2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(100), "RAW|CR2"),
         "cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(100), "RAW|CR3"),
         "raf": (b"FUJIFILMCCD-RAW 0201" + bytes(100), "RAW|RAF"),
