@@ -93,7 +93,13 @@ def test_the_server_gets_what_its_steps_import_at_the_projects_versions() -> Non
 
 def test_what_the_steps_import_is_installed() -> None:
     """A package that only the embedded server's environment has would be missed in the container at the first start."""
-    names = {"torch": "torch", "PIL": "pillow", "numpy": "numpy", "triton_python_backend_utils": ""}
+    names = {
+        "torch": "torch",
+        "PIL": "pillow",
+        "pi_heif": "pi-heif",
+        "numpy": "numpy",
+        "triton_python_backend_utils": "",
+    }
     files = list((ROOT / "model_repository").glob("*/1/*.py"))
     own = {path.stem for path in files}
     imported: set[str] = set()

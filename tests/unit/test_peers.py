@@ -220,7 +220,7 @@ def test_a_peer_that_is_absent_is_reported() -> None:
 @pytest.mark.unit
 def test_the_peers_compute_with_the_same_versions() -> None:
     ours, theirs = (
-        dict(re.findall(r"^(torch|numpy|pillow)==(.*)$", (ROOT / file).read_text(), re.MULTILINE))
+        dict(re.findall(r"^(torch|numpy|pillow|pi-heif)==(.*)$", (ROOT / file).read_text(), re.MULTILINE))
         for file in ("constraints.txt", "benchmarks/peers/constraints.txt")
     )
     assert ours == theirs

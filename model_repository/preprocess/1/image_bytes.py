@@ -21,7 +21,7 @@ TRANSPOSE_BY_ORIENTATION = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112
 _UNSIGNED = {1: "B", 3: "H", 4: "I"}  # TIFF 6.0, page 15: BYTE, SHORT, LONG
 
 # Chunks, segments, blocks or values of one file: walking through more takes longer than decoding.
@@ -56,14 +56,15 @@ _TIFF = {
     b"II*\0": ("<", "I", "H", "HHI4s"),
     b"MM\0*": (">", "I", "H", "HHI4s"),
     b"II+\0": ("<", "Q", "Q", "HHQ8s"),
-    b"MM\0+": (">", "Q", "Q", "HHQ8s"),
 }
 _TIFF_PIXELS = frozenset(
     # Size, samples, compression, colors; strips; fax options; predictor, color map; tiles; extra samples; JPEG; YCbCr.
     {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 338, 339, 347}
     | {529, 530, 531, 532}
 )
-_TIFF_SUBFILE_TYPE, _TIFF_PHOTOMETRIC, _TIFF_MAKER, _TIFF_DNG_VERSION = 254, 262, 271, 50706
+_TIFF_SUBFILE_TYPE, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_MAKER, _TIFF_DNG_VERSION = 254, 259, 262, 271, 50706
+# None, three of fax machines, LZW, JPEG, Deflate, PackBits, the old number of Deflate, LZMA, Zstandard, WebP.
+_TIFF_METHODS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001})
 _TIFF_SENSOR_DATA = frozenset({32803, 34892})  # photometric interpretations of RAW photos
 
 
@@ -74,7 +75,7 @@ _STARTS = {
     "BMP": re.compile(rb"BM"),
     "PPM": _NETPBM,
     "GIF": re.compile(rb"GIF8[79]a.{7}", re.DOTALL),
-    "TIFF": re.compile(rb"II[*+]\0|MM\0[*+]"),
+    "TIFF": re.compile(rb"II[*+]\0|MM\0\*"),
     "HEIF": re.compile(rb".{4}ftyp(?:avi[fs]|he[iv][cx]|hei[ms]|mif[12]|msf1)", re.DOTALL),
 }
 
@@ -110,9 +111,13 @@ def _png(data: bytes) -> tuple[bytes, int]:
         sound = zlib.crc32(view[position + 4 : end - 4]).to_bytes(4, "big") == data[end - 4 : end]
         if kind[:1].isupper():
             if kind not in _PNG_CRITICAL:
-                raise ValueError(f"the PNG image has a critical chunk {kind.decode()}, which is not in the standard")
+                raise ValueError(
+                    f"the PNG image has a critical chunk {kind.decode()}, which no standard has; save it anew"
+                )
             if not sound:
-                raise ValueError(f"the PNG image is broken: a checksum is wrong, that of its chunk {kind.decode()}")
+                raise ValueError(
+                    f"the PNG image is broken: its chunk {kind.decode()} has a wrong checksum; copy it again"
+                )
             kept.append(view[position:end])
         elif kind == b"eXIf" and sound and not exif:
             exif = data[position + 8 : end - 4]
@@ -120,7 +125,7 @@ def _png(data: bytes) -> tuple[bytes, int]:
             break
         position = end
     else:
-        raise ValueError(f"the PNG image has more than {_MAX_PARTS} chunks")
+        raise ValueError(f"the PNG image has more than {_MAX_PARTS} chunks; save it anew")
     return b"".join(kept), _orientation(exif)
 
 
@@ -142,7 +147,7 @@ def _jpeg(data: bytes) -> tuple[bytes, int]:
         elif marker not in _JPEG_METADATA or _JPEG_COLORS.match(data, start + 1, position):
             kept.append(view[start:position])
     else:
-        raise ValueError(f"the JPEG image has more than {_MAX_PARTS} segments")
+        raise ValueError(f"the JPEG image has more than {_MAX_PARTS} segments; save it anew")
     return b"".join(kept), _orientation(exif)
 
 
@@ -172,7 +177,7 @@ def jpeg_scans(data: bytes) -> int:
         if marker == _JPEG_END_OF_IMAGE:
             return scans
         scans += marker == _JPEG_START_OF_SCAN
-    raise ValueError(f"the JPEG image has more than {_MAX_PARTS} segments")
+    raise ValueError(f"the JPEG image has more than {_MAX_PARTS} segments; save it anew")
 
 
 def _webp(data: bytes) -> tuple[bytes, int]:
@@ -195,7 +200,7 @@ def _webp(data: bytes) -> tuple[bytes, int]:
             has_pixels = kind not in {b"ALPH", b"ANIM"}
             kept.append(view[start:position])
     else:
-        raise ValueError(f"the WebP image has more than {_MAX_PARTS} chunks")
+        raise ValueError(f"the WebP image has more than {_MAX_PARTS} chunks; save it anew")
     size = 4 + sum(len(part) for part in kept)
     return b"".join([b"RIFF", size.to_bytes(4, "little"), b"WEBP", *kept]), _orientation(exif)
 
@@ -225,7 +230,7 @@ def _gif(data: bytes) -> tuple[bytes, int]:
         position += 2
         in_extension = True
     else:
-        raise ValueError(f"the GIF image has more than {_MAX_PARTS} blocks before its first frame")
+        raise ValueError(f"the GIF image has more than {_MAX_PARTS} blocks before its first frame; save it anew")
     return b"".join(kept), 1
 
 
@@ -246,11 +251,18 @@ def _tiff(data: bytes) -> tuple[bytes, int]:
         or (_TIFF_MAKER in directory and (_value(order, directory, _TIFF_SUBFILE_TYPE) or 0) & 1)
         or _value(order, directory, _TIFF_PHOTOMETRIC) in _TIFF_SENSOR_DATA
     ):
-        raise ValueError("the image is a RAW photo (DNG, NEF or alike)")
+        raise ValueError("the image is a RAW photo (DNG, NEF or alike); develop it and save it as JPEG or TIFF")
+    method = _value(order, directory, _TIFF_COMPRESSION)
+    if method is not None and method not in _TIFF_METHODS:
+        raise ValueError(
+            f"the TIFF image is compressed by method {method}, which is not taken; save it with LZW or Deflate"
+        )
     kept = [(tag, *directory[tag]) for tag in sorted(_TIFF_PIXELS & directory.keys())]
     for tag, _, values, _ in kept:
         if values > _MAX_PARTS:
-            raise ValueError(f"the TIFF image has {values} values in its tag {tag}, and the limit is {_MAX_PARTS}")
+            raise ValueError(
+                f"the TIFF image has {values} values in its tag {tag}, more than {_MAX_PARTS}; save it anew"
+            )
     at = len(data) + len(data) % 2
     header = 8 if offset == "I" else 16
     start = header - struct.calcsize(offset)
@@ -265,7 +277,7 @@ def _tiff(data: bytes) -> tuple[bytes, int]:
             written,
             struct.pack(order + offset, 0),
         ]
-    ), _upright(_value(order, directory, _ORIENTATION_TAG))
+    ), _upright(_value(order, directory, ORIENTATION_TAG))
 
 
 def _directory(tiff: bytes) -> dict[int, tuple[int, int, bytes]]:
@@ -295,7 +307,7 @@ def _orientation(exif: bytes) -> int:
     tiff = exif[6:] if exif.startswith(b"Exif\0") else exif
     if tiff[:4] not in _TIFF:
         return 1
-    return _upright(_value(_TIFF[tiff[:4]][0], _directory(tiff), _ORIENTATION_TAG))
+    return _upright(_value(_TIFF[tiff[:4]][0], _directory(tiff), ORIENTATION_TAG))
 
 
 def _upright(orientation: int | None) -> int:

@@ -17,14 +17,15 @@ _EXTRACT = "unpack it and send the pictures one by one"
 _VIDEO = "extract a frame and send that, as JPEG for example"
 _RENDER = "render the page and send that, as PNG for example"
 _DEVELOP = f"develop it and save it as {ACCEPTED}"
+_ANEW = "save it as a baseline or progressive JPEG of 8 bits a sample"
 _AGAIN = "send the whole file, or save it anew"
 _BINARY = "open files with mode 'rb', and keep the bytes out of text"
 
+_PFM = "a picture with floating-point samples (PFM)"
 _NETPBM = "a PPM picture, or one of its family, that is broken or truncated"
 
 # Where it stands, the bytes, what they are, and what to do. The first that fits is taken.
 _SIGNATURES = (
-    (0, b"\xff\xd8\xff\xf7", "a JPEG-LS picture", _CONVERT),
     (0, b"\xff\xd8", "a JPEG picture that is broken or truncated", _AGAIN),
     (0, b"\x89PNG\r\n\x1a\n", "a PNG picture that is broken or truncated", _AGAIN),
     (0, b"\x89PNG\n\x1a\n", "a PNG picture whose line ends were changed", _BINARY),
@@ -52,7 +53,7 @@ _SIGNATURES = (
     (0, b"II*\0", "a TIFF picture that is broken or truncated", _AGAIN),
     (0, b"MM\0*", "a TIFF picture that is broken or truncated", _AGAIN),
     (0, b"II+\0", "a BigTIFF picture that is broken or truncated", _AGAIN),
-    (0, b"MM\0+", "a BigTIFF picture that is broken or truncated", _AGAIN),
+    (0, b"MM\0+", "a BigTIFF picture in big-endian order", _CONVERT),
     # Pictures in formats that are not taken.
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture", _CONVERT),
     (0, b"\xff\x0a", "a JPEG XL picture", _CONVERT),
@@ -116,6 +117,28 @@ _STILL_BRANDS = {
 }
 _MEDIA_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 _PATTERNS = (
+    # The start of frame of a JPEG, which follows what is left of its metadata: kind, bits a sample, channels.
+    (
+        re.compile(rb"\xff\xd8.*?\xff[\xc3\xc7\xcb\xcf]\0[\x08-\x20][\2-\x10]", re.DOTALL),
+        "a lossless JPEG picture",
+        _ANEW,
+    ),
+    (
+        re.compile(rb"\xff\xd8.*?\xff[\xc5-\xc7\xcd-\xcf]\0[\x08-\x20]\x08", re.DOTALL),
+        "a hierarchical JPEG picture",
+        _ANEW,
+    ),
+    (
+        re.compile(rb"\xff\xd8.*?\xff[\xc0-\xc2\xc9\xca]\0[\x08-\x20]\x0c", re.DOTALL),
+        "a JPEG picture with 12 bits a sample",
+        _ANEW,
+    ),
+    (
+        re.compile(rb"\xff\xd8.*?\xff[\xc0-\xc2\xc9\xca]\0[\x08-\x20]\x08.{4}[^\1\3\4]", re.DOTALL),
+        "a JPEG picture with a number of channels other than 1, 3 and 4",
+        _ANEW,
+    ),
+    (re.compile(rb"\xff\xd8.*?\xff\xf7\0", re.DOTALL), "a JPEG-LS picture", _CONVERT),
     (
         re.compile(rb"PK\x03\x04.*(?:\[Content_Types\]\.xml|word/|xl/|ppt/|mimetypeapplication/vnd\.oasis)", re.DOTALL),
         "an Office document",
@@ -124,7 +147,9 @@ _PATTERNS = (
     (re.compile(rb"PK\x03\x04"), "a ZIP archive", _EXTRACT),
     (re.compile(rb".{0,1019}%PDF-", re.DOTALL), "a PDF document", _RENDER),
     (re.compile(rb"\x80[\x02-\x05]"), "a pickled object of Python", "send the bytes of the encoded picture"),
-    (re.compile(rb"P[1-7fF][\s#]"), _NETPBM, _AGAIN),
+    (re.compile(rb"P[fF]\s"), _PFM, "send 8 or 16 bits a sample"),
+    (re.compile(rb"P7\s"), "a PAM picture", _CONVERT),
+    (re.compile(rb"P[1-6][\s#]"), _NETPBM, _AGAIN),
 )
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 
@@ -140,7 +165,9 @@ _TEXTS = (
     (re.compile(r"-----BEGIN "), "a certificate or key (PEM)", _SEND),
     (re.compile(r"%!PS"), "a PostScript document", _RENDER),
     (re.compile(r"%PDF-"), "a PDF document", _RENDER),
-    (re.compile(r"P[1-7fF][\s#]"), _NETPBM, _AGAIN),
+    (re.compile(r"P[fF]\s"), _PFM, "send 8 or 16 bits a sample"),
+    (re.compile(r"P7\s"), "a PAM picture", _CONVERT),
+    (re.compile(r"P[1-6][\s#]"), _NETPBM, _AGAIN),
     (_JSON, "JSON text", "read it: it may be the error message of a server, or hold the picture in base64"),
     (re.compile(r"data:[^,\s]*,"), "a data: URL", "decode what follows its comma, by base64.b64decode"),
     (re.compile(r"b['\"]"), "a bytes object of Python that became text", "send the bytes, not str() of them"),
@@ -176,11 +203,11 @@ def found(data: bytes) -> tuple[str, str]:
 
 
 def _by_signature(head: bytes, length: int) -> tuple[str, str] | None:
-    for offset, signature, what, remedy in _SIGNATURES:
-        if head.startswith(signature, offset):
-            return what, remedy
     for pattern, what, remedy in _PATTERNS:
         if pattern.match(head):
+            return what, remedy
+    for offset, signature, what, remedy in _SIGNATURES:
+        if head.startswith(signature, offset):
             return what, remedy
     # As Triton's own encoding of strings has it.
     if int.from_bytes(head[:4], "little") == length - 4 and head[4:].startswith(_PICTURES):

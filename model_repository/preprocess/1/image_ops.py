@@ -1,53 +1,20 @@
 """From the bytes of an encoded image to the normalised pixels that DeepLabV3 takes.
 
-Pillow decodes, torch resizes: its uint8 kernel with antialiasing is what torchvision's transforms use on tensors.
+`image_decoding` decodes, torch resizes: its uint8 kernel with antialiasing is what torchvision's transforms use on
+tensors.
 """
 
-import io
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from image_decoding import InvalidImageError, decode
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
-
-# The limit on pixels is ours, from the model's config, and holds before anything is decoded.
-Image.MAX_IMAGE_PIXELS = None
-
-# EXIF tag 0x0112 (Exif 2.32, table 4): how the stored rows and columns become the picture as shown; 1 is "as stored".
-_ORIENTATION_TAG = 0x0112
-_TRANSPOSE_BY_ORIENTATION = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-# Decoders that Pillow has in Python: a file of a few kilobytes can hold them up for many seconds.
-_SLOW_DECODERS = {
-    "ppm": "send samples of 8 bits (a maximum of 255)",
-    "ppm_plain": "send the binary form (P4, P5, P6)",
-    "bmp_rle": "send it uncompressed",
-}
-# A progressive JPEG has about ten scans, and each may cost as much as the whole picture.
-_MAX_JPEG_SCANS = 100
-_JPEG_START_OF_SCAN = b"\xff\xda"
-
-# Pillow's modes of 16-bit greyscale; its own conversion to RGB clips them at 255.
-_SIXTEEN_BIT_MAXIMUM = 65_535
-_SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
-
-
-class InvalidImageError(ValueError):
-    """The caller's image cannot be segmented; the message says why."""
+__all__ = ["InvalidImageError", "Settings", "decode", "decode_alike", "normalise", "preprocess"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,87 +95,6 @@ def _three_floats(parameters: Mapping[str, str], name: str) -> tuple[float, floa
     if not all(math.isfinite(value) for value in (first, second, third)):
         raise ValueError(f"parameter {name} is {text!r}; every number must be finite")
     return first, second, third
-
-
-def decode(data: bytes, *, max_pixels: int) -> Image.Image:
-    """Return the image as shown: RGB, EXIF orientation applied, the first frame of an animation.
-
-    Alpha is dropped, 16-bit samples keep their high byte, ICC profiles are not applied.
-
-    Raises:
-        InvalidImageError: empty, not of FORMATS, broken or truncated, or more than max_pixels. The size is checked
-            from the header, before any pixel is decoded.
-    """
-    if not data:
-        raise InvalidImageError("the image is empty (0 bytes); send the bytes of one encoded image")
-    with warnings.catch_warnings():
-        # Pillow's remarks on odd metadata are of no use in a server's log.
-        warnings.simplefilter("ignore")
-        image = _open(data)
-        width, height = image.size
-        if width * height > max_pixels:
-            raise InvalidImageError(
-                f"the image is {width} x {height} = {width * height} pixels, and the limit is {max_pixels}; "
-                "scale it down"
-            )
-        _refuse_slow(image, data)
-        return _load(image)
-
-
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except MemoryError:
-        raise
-    except Exception as exc:
-        raise InvalidImageError(
-            f"the {len(data)} bytes cannot be opened as an image: broken, truncated or of another format; send one of "
-            f"{', '.join(FORMATS)}"
-        ) from exc
-
-
-def _refuse_slow(image: Image.Image, data: bytes) -> None:
-    """Refuse what takes its time out of proportion to its size."""
-    for tile in getattr(image, "tile", []):
-        if tile[0] in _SLOW_DECODERS:
-            raise InvalidImageError(
-                f"this kind of {image.format} image is not taken, for it decodes too slowly; {_SLOW_DECODERS[tile[0]]}"
-            )
-    scans = data.count(_JPEG_START_OF_SCAN) if image.format in {"JPEG", "MPO"} else 0
-    if scans > _MAX_JPEG_SCANS:
-        raise InvalidImageError(f"the JPEG image has {scans} scans, and the limit is {_MAX_JPEG_SCANS}; encode it anew")
-
-
-def _load(image: Image.Image) -> Image.Image:
-    try:
-        image.load()
-        return _upright(_to_rgb(image), _orientation(image))
-    except (InvalidImageError, MemoryError):
-        raise
-    except Exception as exc:  # Pillow's decoders raise what they like, and all of it comes from these bytes.
-        raise InvalidImageError(f"the {image.format} image is broken or truncated: {exc}") from exc
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # noqa: BLE001  Pixels whose EXIF block is garbled are shown as stored, as image viewers do.
-        return 1
-    return orientation if isinstance(orientation, int) else 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    method = _TRANSPOSE_BY_ORIENTATION.get(orientation)
-    return image if method is None else image.transpose(method)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT_MODES:
-        samples = np.asarray(image)
-        image = Image.fromarray((samples.clip(0, _SIXTEEN_BIT_MAXIMUM) >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise InvalidImageError("the image has floating-point samples; send 8 or 16 bits a sample")
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
 
 
 def _resize(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

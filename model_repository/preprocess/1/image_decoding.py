@@ -1,0 +1,228 @@
+"""From the bytes of an encoded image to the RGB picture that viewers show.
+
+Pillow decodes, and pi-heif in it. What they would take out of proportion to its size is refused before they do.
+"""
+
+import io
+import warnings
+from typing import Any
+
+import image_boxes
+import image_bytes
+import image_kinds
+import numpy as np
+import pi_heif
+from PIL import AvifImagePlugin, Image, ImageFile, TiffImagePlugin
+
+# The limit on pixels is ours, from the model's config, and holds before anything is decoded.
+Image.MAX_IMAGE_PIXELS = None
+# An instance is a process with one thread; decoders that start threads of their own would slow the others down.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+# Pillow's own reader of uncompressed TIFF files knows no subsampled colors.
+TiffImagePlugin.READ_LIBTIFF = True
+
+# Decoders that Pillow has in Python: a file of a few kilobytes can hold them up for many seconds.
+_SLOW_DECODERS = {"ppm_plain": "send the binary form (P4, P5, P6)", "bmp_rle": "send it uncompressed"}
+# A progressive JPEG has about ten scans, and each may cost as much as the whole picture.
+_MAX_JPEG_SCANS = 100
+_JPEG_START_OF_SCAN = b"\xff\xda"
+# All tiles and the alpha plane of an AVIF or HEIC picture, to the pixels that it may have.
+_MAX_CODED = 2
+# All strips of a compressed TIFF page, to the bytes of the file: more lie on top of each other.
+_MAX_OVERLAP = 2
+
+# Pillow's modes of 16-bit greyscale; its own conversion to RGB clips them at 255.
+_SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+_MAXIMUM, _SIXTEEN_BIT_MAXIMUM = 255, 65_535
+_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+_STRIP = 1 << 20  # samples that are scaled at once
+
+# Tags of TIFF 6.0.
+_BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _SAMPLE_FORMAT = 258, 259, 262, 320, 339
+_STRIP_BYTES, _TILE_WIDTH, _TILE_LENGTH, _TILE_BYTES = 279, 322, 323, 325
+_UNCOMPRESSED, _WHITE_IS_ZERO, _UNSIGNED = 1, 0, 1
+_SAMPLE_BITS = frozenset({1, 2, 4, 8, 16})
+
+
+class InvalidImageError(ValueError):
+    """The caller's image cannot be segmented; the message says why."""
+
+
+def decode(data: bytes, *, max_pixels: int) -> Image.Image:
+    """Return the image as shown: RGB, EXIF orientation applied, the first frame or page.
+
+    Alpha is dropped, 16-bit samples keep their high byte, ICC profiles are not applied. Flaws in metadata cost nothing.
+
+    Raises:
+        InvalidImageError: empty, of another format, broken or truncated, or more than max_pixels. The size is checked
+            from the header, before any pixel is decoded.
+    """
+    with warnings.catch_warnings():
+        # Pillow's remarks on odd metadata are of no use in a server's log, and must not become errors.
+        warnings.simplefilter("ignore")
+        name, plain, orientation = _prepare(data, max_pixels)
+        image = _open(name, plain, data)
+        _check_size(image.width, image.height, max_pixels)
+        _refuse_slow(image, plain, max_pixels)
+        if name == "AVIF":  # as its boxes declare, which Pillow translates
+            orientation = image.getexif().get(image_bytes.ORIENTATION_TAG, 1)
+        method = image_bytes.TRANSPOSE_BY_ORIENTATION.get(orientation)
+        rgb = _load(image, plain)
+        del image  # and what its decoder holds
+        return rgb if method is None else rgb.transpose(Image.Transpose[method])
+
+
+def _prepare(data: bytes, max_pixels: int) -> tuple[str, bytes, int]:
+    """Return the name of the format, the bytes to decode, and the orientation of their pixels."""
+    name = image_bytes.format_of(data)
+    if name is None:
+        raise _not_decodable(data)
+    coded_pixels = 0
+    try:
+        plain, orientation = image_bytes.without_metadata(data)
+        if name == "HEIF":
+            still = image_boxes.still(data)
+            name, plain, coded_pixels = still.codec, still.data, still.coded_pixels
+    except ValueError as exc:
+        raise InvalidImageError(str(exc)) from exc
+    if coded_pixels > _MAX_CODED * max_pixels:
+        raise InvalidImageError(
+            f"the {name} image has {coded_pixels} pixels in all its tiles and planes, and the limit is "
+            f"{_MAX_CODED * max_pixels}; scale it down"
+        )
+    if name == "WEBP":  # whose canvas is made when it is opened
+        _check_size(*_webp_size(plain), max_pixels)
+    return name, plain, orientation
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Return the width and height of the canvas, by the first chunk (RFC 9649)."""
+    kind, numbers = data[12:16], int.from_bytes(data[:32], "little")
+    if kind == b"VP8X":  # from byte 24 on
+        return (numbers >> 192 & 0xFFFFFF) + 1, (numbers >> 216 & 0xFFFFFF) + 1
+    if kind == b"VP8L":  # from byte 21 on
+        return (numbers >> 168 & 0x3FFF) + 1, (numbers >> 182 & 0x3FFF) + 1
+    return numbers >> 208 & 0x3FFF, numbers >> 224 & 0x3FFF
+
+
+def _not_decodable(data: bytes) -> InvalidImageError:
+    what, remedy = image_kinds.found(data)
+    return InvalidImageError(f"the {len(data)} bytes are {what}; {remedy}")
+
+
+def _open(name: str, plain: bytes, data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(plain), formats=(name,))
+    except MemoryError:
+        raise
+    except Exception as exc:
+        raise _not_decodable(data) from exc
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise InvalidImageError(
+            f"the image is {width} x {height} = {width * height} pixels, and the limit is {max_pixels}; scale it down"
+        )
+
+
+def _refuse_slow(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Refuse what takes its time or memory out of proportion to its size."""
+    decoder, _ = _decoder(image)
+    if decoder in _SLOW_DECODERS:
+        raise InvalidImageError(
+            f"this kind of {image.format} image is not taken, because it decodes too slowly; {_SLOW_DECODERS[decoder]}"
+        )
+    if image.format == "JPEG" and data.count(_JPEG_START_OF_SCAN) > _MAX_JPEG_SCANS:
+        scans = image_bytes.jpeg_scans(data)
+        if scans > _MAX_JPEG_SCANS:
+            raise InvalidImageError(
+                f"the JPEG image has {scans} scans, and the limit is {_MAX_JPEG_SCANS}; encode it anew"
+            )
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _refuse_tiff(image, data, max_pixels)
+
+
+def _decoder(image: Image.Image) -> tuple[str, Any]:
+    """Return the name and the arguments of Pillow's decoder of an image that is not loaded."""
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return (tiles[0].codec_name, tiles[0].args) if tiles else ("", None)
+
+
+def _refuse_tiff(image: TiffImagePlugin.TiffImageFile, data: bytes, max_pixels: int) -> None:
+    tags = image.tag_v2
+    bits, sample_formats = _numbers(tags.get(_BITS_PER_SAMPLE, 1)), _numbers(tags.get(_SAMPLE_FORMAT, _UNSIGNED))
+    if not _SAMPLE_BITS.issuperset(bits) or set(sample_formats) != {_UNSIGNED}:
+        raise InvalidImageError(
+            f"the TIFF image has samples of {max(bits)} bits or with a sign or a fraction, which are not taken; "
+            "save it with unsigned integers of 8 or 16 bits"
+        )
+    tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0)
+    if tile > max_pixels:
+        raise InvalidImageError(
+            f"the TIFF image has tiles of {tile} pixels, and the limit is {max_pixels}; save it anew"
+        )
+    stored = sum(_numbers(tags.get(_STRIP_BYTES, tags.get(_TILE_BYTES, 0))))
+    if tags.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED and stored > _MAX_OVERLAP * len(data):
+        raise InvalidImageError(f"the {len(data)} bytes of the TIFF image should hold {stored}; save it anew")
+
+
+def _numbers(value: Any) -> tuple[int, ...]:  # noqa: ANN401 - what a tag holds
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _load(image: Image.Image, data: bytes) -> Image.Image:
+    try:
+        decoder, arguments = _decoder(image)
+        if decoder == "ppm":  # which is written in Python
+            return _scaled(image, data, maximum=arguments[1]).convert("RGB")
+        image.load()
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _correct_tiff(image)
+        return _to_rgb(image)
+    except (InvalidImageError, MemoryError):
+        raise
+    except Exception as exc:  # Pillow's decoders raise what they like, and all of it comes from these bytes.
+        reason = " ".join(str(exc).split()) or type(exc).__name__
+        what, remedy = image_kinds.found(data)
+        if "broken or truncated" in what:
+            what = f"the {image.format} image is broken or truncated: {reason}"
+        raise InvalidImageError(f"{what}; {remedy}") from exc
+
+
+def _scaled(image: Image.Image, data: bytes, *, maximum: int) -> Image.Image:
+    """Return a PGM or PPM image of any maximum; above 255 it is scaled to 16 bits, whose high byte is kept."""
+    count = image.width * image.height * (3 if image.mode == "RGB" else 1)
+    samples = np.frombuffer(data, np.uint8 if maximum <= _MAXIMUM else ">u2", count, data.index(b"\n") + 1)
+    shown = np.empty(count, np.uint8)
+    for start in range(0, count, _STRIP):
+        part = np.minimum(samples[start : start + _STRIP], maximum).astype(np.uint32)
+        if maximum <= _MAXIMUM:
+            shown[start : start + _STRIP] = (part * _MAXIMUM + maximum // 2) // maximum
+        else:
+            shown[start : start + _STRIP] = (part * _SIXTEEN_BIT_MAXIMUM + maximum // 2) // maximum >> 8
+    return Image.fromarray(shown.reshape(image.height, image.width, *((3,) if image.mode == "RGB" else ())))
+
+
+def _correct_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Correct what Pillow takes otherwise than libtiff's own conversion to RGB."""
+    if image.mode == "I;16" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        image.frombytes((~np.asarray(image)).tobytes())
+    colors = _numbers(image.tag_v2.get(_COLOR_MAP, ()))
+    if image.mode == "P" and max(colors, default=_SIXTEEN_BIT_MAXIMUM) <= _MAXIMUM:
+        # Samples of 8 bits where there should be 16; they lie one channel behind the other.
+        count = len(colors) // 3
+        image.putpalette(bytes(colors[index % 3 * count + index // 3] for index in range(3 * count)))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT_MODES:
+        samples = np.asarray(image)
+        image = Image.fromarray((samples.clip(0, _SIXTEEN_BIT_MAXIMUM) >> 8).astype(np.uint8))
+    elif image.mode in {"F", "LAB"}:
+        kind = "floating-point samples" if image.mode == "F" else "CIE L*a*b* colors"
+        raise InvalidImageError(f"the image has {kind}; send grey or RGB samples of 8 or 16 bits")
+    elif image.mode in _PREMULTIPLIED:
+        image = image.convert(_PREMULTIPLIED[image.mode])
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy

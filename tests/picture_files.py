@@ -1,0 +1,305 @@
+"""Picture files written byte by byte, so that tests know their pixels and can break any part of them."""
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+# Upper left, upper right, lower left, lower right.
+COLORS = ((220, 40, 40), (40, 200, 60), (50, 60, 220), (240, 230, 60))
+
+
+def quadrants(width: int = 64, height: int = 64) -> Pixels:
+    """Return a picture of four colors, (height, width, 3): no two of its eight orientations are the same."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    for index, color in enumerate(COLORS):
+        top, left = index // 2 * (height // 2), index % 2 * (width // 2)
+        pixels[top : height // 2 if top == 0 else height, left : width // 2 if left == 0 else width] = color
+    return pixels
+
+
+def shown(pixels: Pixels, orientation: int) -> Pixels:
+    """Return how stored rows and columns are shown (Exif 2.32, table 4): where the stored row 0 and column 0 come."""
+    if orientation >= 5:  # rows become columns
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in {2, 3, 6, 7}:  # the first is shown on the right
+        pixels = pixels[:, ::-1]
+    if orientation in {3, 4, 7, 8}:  # the first is shown at the bottom
+        pixels = pixels[::-1]
+    return pixels
+
+
+def exif(orientation: int) -> bytes:
+    """Return an EXIF block with an orientation and nothing else: a TIFF header and its directory."""
+    return b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+
+
+XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description tiff:Orientation=\"6\"/></x:xmpmeta>"
+
+
+def png_chunk(kind: bytes, content: bytes, *, sound: bool = True) -> bytes:
+    """Return a chunk, whose checksum is wrong unless it is sound."""
+    checksum = zlib.crc32(kind + content) ^ (0 if sound else 1)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png(pixels: npt.NDArray[np.generic], *, before: bytes = b"", after: bytes = b"", palette: bytes = b"") -> bytes:
+    """Return a PNG of (height, width) or (height, width, channels) samples of 8 or 16 bits, unfiltered.
+
+    Args:
+        pixels: grey, grey and alpha, RGB or RGBA; indices where there is a palette.
+        before: chunks before the pixels.
+        after: chunks behind them.
+        palette: three bytes a color.
+    """
+    height, width, channels = (*pixels.shape, 1)[:3]
+    kind = 3 if palette else {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, kind, 0, 0, 0)
+    rows = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(height, -1)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = [png_chunk(b"IHDR", header), png_chunk(b"PLTE", palette) if palette else b"", before]
+    chunks += [png_chunk(b"IDAT", data), after, png_chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def jpeg_segment(marker: int, content: bytes) -> bytes:
+    """Return a segment with its length."""
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def with_segments(jpeg: bytes, *segments: bytes) -> bytes:
+    """Return a JPEG with segments behind its start."""
+    return jpeg[:2] + b"".join(segments) + jpeg[2:]
+
+
+def lossless_jpeg(pixels: Pixels) -> bytes:
+    """Return a lossless JPEG (T.81, annex H) of (height, width) grey samples: every difference is coded in 8 bits."""
+    height, width = pixels.shape
+    frame = jpeg_segment(0xC3, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0")
+    # Nine codes of four bits, one for each category of differences from 0 to 8.
+    table = jpeg_segment(0xC4, b"\0" + bytes([0, 0, 0, 9, *[0] * 12]) + bytes(range(9)))
+    scan = jpeg_segment(0xDA, b"\1\1\0\1\0\0")  # predictor 1: the sample to the left
+    bits = ""
+    for row in range(height):
+        for column in range(width):
+            left = pixels[row, column - 1] if column else pixels[row - 1, 0] if row else 128
+            difference = int(pixels[row, column]) - int(left)
+            size = abs(difference).bit_length()
+            value = difference if difference >= 0 else difference + (1 << size) - 1
+            bits += f"{size:04b}" + (f"{value:0{size}b}" if size else "")
+    bits += "1" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    return b"\xff\xd8" + frame + table + scan + data + b"\xff\xd9"
+
+
+def riff_chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk of a WebP file."""
+    return kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+
+def webp(
+    pixels_chunk: bytes, *, size: tuple[int, int], flags: int = 0, metadata: bytes = b"", before: bytes = b""
+) -> bytes:
+    """Return an extended WebP around the chunk of a simple one (VP8 or VP8L)."""
+    canvas = struct.pack("<I", flags) + b"".join(struct.pack("<I", side - 1)[:3] for side in size)
+    chunks = riff_chunk(b"VP8X", canvas) + before + pixels_chunk + metadata
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+
+
+def gif(
+    indices: Pixels, palette: bytes, *, before: bytes = b"", after: bytes = b";", screen: tuple[int, int] | None = None
+) -> bytes:
+    """Return a GIF of (height, width) indices below 128, uncompressed: codes of 8 bits, a clear code every 100.
+
+    Args:
+        indices: of the colors.
+        palette: three bytes a color, 128 colors at most.
+        before: blocks before the frame.
+        after: what stands behind it.
+        screen: width and height of the logical screen, of which the frame takes the upper left corner.
+    """
+    height, width = indices.shape
+    codes = (
+        b"".join(b"\x80" + indices.tobytes()[start : start + 100] for start in range(0, indices.size, 100)) + b"\x81"
+    )
+    blocks = b"".join(bytes([len(part)]) + part for part in (codes[at : at + 255] for at in range(0, len(codes), 255)))
+    header = b"GIF89a" + struct.pack("<HHBBB", *(screen or (width, height)), 0xF6, 0, 0)
+    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x07" + blocks + b"\0"
+    return header + palette.ljust(3 * 128, b"\0") + before + frame + after
+
+
+TIFF_TYPES = {"B": 1, "s": 2, "H": 3, "I": 4, "Q": 16}
+
+
+def tiff(
+    data: Sequence[bytes],
+    tags: Mapping[int, tuple[str, Sequence[int] | bytes]],
+    *,
+    order: str = "<",
+    big: bool = False,
+    offsets: int = 273,
+    after: bytes = b"",
+) -> bytes:
+    """Return a TIFF with one directory.
+
+    Args:
+        data: the strips or tiles.
+        tags: by number: the type, as a letter of `struct` ("s" for text), and the values.
+        order: "<" or ">".
+        big: whether it is a BigTIFF.
+        offsets: the tag of the offsets: 273 of strips, 324 of tiles; their lengths follow from it.
+        after: what follows the directory.
+    """
+    word, count, head = ("Q", "Q", 16) if big else ("I", "H", 8)
+    places = [head + sum(len(part) + len(part) % 2 for part in data[:index]) for index in range(len(data))]
+    lengths = 279 if offsets == 273 else 325
+    entries = {offsets: ("I", places), lengths: ("I", [len(part) for part in data])} | dict(tags)
+    body = b"".join(part + bytes(len(part) % 2) for part in data)
+    start = head + len(body)
+    room = struct.calcsize(word)
+    behind = start + struct.calcsize(order + count) + len(entries) * (4 + 2 * room) + room
+    directory, values = struct.pack(order + count, len(entries)), b""
+    for tag, (kind, content) in sorted(entries.items()):
+        packed = content if isinstance(content, bytes) else struct.pack(f"{order}{len(content)}{kind}", *content)
+        directory += struct.pack(order + "HH" + word, tag, TIFF_TYPES[kind], len(content))
+        if len(packed) > room:
+            directory += struct.pack(order + word, behind + len(values))
+            values += packed + bytes(len(packed) % 2)
+        else:
+            directory += packed.ljust(room, b"\0")
+    directory += struct.pack(order + word, 0)
+    magic = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
+    head_end = struct.pack(order + "HHQ", 8, 0, start) if big else struct.pack(order + "I", start)
+    return magic + head_end + body + directory + values + after
+
+
+def rgb_tiff(
+    pixels: npt.NDArray[np.generic],
+    *,
+    order: str = "<",
+    big: bool = False,
+    extra: Mapping[int, tuple[str, Sequence[int] | bytes]] = {},
+) -> bytes:
+    """Return a TIFF of (height, width, 3) or (height, width) samples, uncompressed, in strips of eight rows."""
+    height, width, channels = (*pixels.shape, 1)[:3]
+    samples = pixels.astype(pixels.dtype.newbyteorder(order))
+    strips = [samples[row : row + 8].tobytes() for row in range(0, height, 8)]
+    tags: dict[int, tuple[str, Sequence[int] | bytes]] = {
+        256: ("I", [width]),
+        257: ("I", [height]),
+        258: ("H", [8 * pixels.itemsize] * channels),
+        259: ("H", [1]),
+        262: ("H", [2 if channels == 3 else 1]),
+        277: ("H", [channels]),
+        278: ("I", [8]),
+    }
+    return tiff(strips, tags | dict(extra), order=order, big=big)
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    """Return a box of ISO/IEC 14496-12."""
+    return struct.pack(">I", 8 + sum(map(len, content))) + kind + b"".join(content)
+
+
+def full_box(kind: bytes, version: int, flags: int, *content: bytes) -> bytes:
+    """Return a box with a version and flags."""
+    return box(kind, struct.pack(">I", version << 24 | flags), *content)
+
+
+def ispe(width: int, height: int) -> bytes:
+    """Return the property that declares the size of an item."""
+    return full_box(b"ispe", 0, 0, struct.pack(">II", width, height))
+
+
+def heif(
+    items: Mapping[int, tuple[bytes, bytes, Sequence[bytes]]],
+    *,
+    brands: Sequence[bytes] = (b"heic", b"mif1"),
+    references: Sequence[tuple[bytes, int, Sequence[int]]] = (),
+    between: bytes = b"",
+) -> bytes:
+    """Return a HEIF file, whose primary item is the first (ISO/IEC 23008-12).
+
+    Args:
+        items: by number: the type, the data, and the properties as boxes.
+        brands: the major brand, and those that it is compatible with.
+        references: the kind, from which item, to which items.
+        between: boxes before the data.
+    """
+    properties = list(dict.fromkeys(each for _, _, boxes in items.values() for each in boxes))
+    associations = b"".join(
+        struct.pack(">HB", item, len(boxes)) + bytes((properties.index(each) + 1) | 0x80 for each in boxes)
+        for item, (_, _, boxes) in items.items()
+    )
+    entries = [
+        full_box(
+            b"infe", 2, 0, struct.pack(">HH", item, 0), kind, b"\0application/rdf+xml\0" if kind == b"mime" else b"\0"
+        )
+        for item, (kind, _, _) in items.items()
+    ]
+    links = [box(kind, struct.pack(f">HH{len(to)}H", source, len(to), *to)) for kind, source, to in references]
+    start = box(b"ftyp", brands[0], bytes(4), *brands)
+    data = b"".join(content for _, content, _ in items.values())
+
+    def meta(offset: int) -> bytes:
+        places = b""
+        for item, (_, content, _) in items.items():
+            places += struct.pack(">HHHII", item, 0, 1, offset, len(content))
+            offset += len(content)
+        return full_box(
+            b"meta", 0, 0,
+            full_box(b"hdlr", 0, 0, bytes(4), b"pict", bytes(13)),
+            full_box(b"pitm", 0, 0, struct.pack(">H", next(iter(items)))),
+            full_box(b"iloc", 0, 0, b"\x44\0", struct.pack(">H", len(items)), places),
+            full_box(b"iinf", 0, 0, struct.pack(">H", len(items)), *entries),
+            full_box(b"iref", 0, 0, *links) if links else b"",
+            box(
+                b"iprp",
+                box(b"ipco", *properties),
+                full_box(b"ipma", 0, 0, struct.pack(">I", len(items)), associations),
+            ),
+        )  # fmt: skip
+
+    return start + meta(len(start) + len(meta(0)) + len(between) + 8) + between + box(b"mdat", data)
+
+
+# `quadrants()`, encoded once with x265, lossy: the parameter sets (VPS, SPS, PPS) and the slice.
+_HEVC_SETS = {
+    32: "40010c01ffff0408000003009fa800000300001eba0240",
+    33: "4201010408000003009fa800000300001ea020810596ea4930b9b81010302000000300200000030321",
+    34: "4401c1718112",
+}
+_HEVC_SLICE = bytes.fromhex(
+    "2801ac13e05904bfe7efffffa4c866f98ffdedd413f37c3ea26cac4b5afe6b1dcadbfabe2ad68fefbe3e40993ae0ddbe2fb1f1b1fbaa3386eb"
+    "2dd588fa429a96dde8df5fa84c8feddf1d525fc57df1b058b472f084b5e75b4fd9e4ee4fcd9a4f2452178c2202f53bdb583f1b5c3be033f6a2"
+    "e7e481c3132f37f2614553eed419aa665987e94fe2258134cde793d3e0"
+)
+
+
+def hevc_item(*properties: bytes, size: tuple[int, int] = (64, 64)) -> tuple[bytes, bytes, Sequence[bytes]]:
+    """Return an item of `heif` whose pixels are about those of `quadrants()`; `size` is what it declares."""
+    sets = b"".join(
+        bytes([0x80 | kind]) + struct.pack(">HH", 1, len(text) // 2) + bytes.fromhex(text)
+        for kind, text in _HEVC_SETS.items()
+    )
+    profile = bytes.fromhex(_HEVC_SETS[33])[3:15]
+    head = b"\x01" + profile + struct.pack(">HBBBBHB", 0xF000, 0xFC, 0xFD, 0xF8, 0xF8, 0, 0x0F)
+    config = box(b"hvcC", head, bytes([len(_HEVC_SETS)]), sets)
+    return b"hvc1", struct.pack(">I", len(_HEVC_SLICE)) + _HEVC_SLICE, [config, ispe(*size), *properties]
+
+
+def av1_item(avif: bytes, *properties: bytes, size: tuple[int, int]) -> tuple[bytes, bytes, Sequence[bytes]]:
+    """Return the picture of a simple AVIF file as an item of `heif`; `size` is what it declares."""
+    config, data = avif.index(b"av1C") - 4, avif.index(b"mdat") + 4
+    length = int.from_bytes(avif[config : config + 4], "big")
+    depth = full_box(b"pixi", 0, 0, b"\x03\x08\x08\x08")
+    return b"av01", avif[data:], [avif[config : config + length], ispe(*size), depth, *properties]
+
+
+def grid(rows: int, columns: int, width: int, height: int) -> tuple[bytes, bytes, Sequence[bytes]]:
+    """Return an item of `heif` that puts others together, row by row."""
+    return b"grid", struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, width, height), [ispe(width, height)]
