@@ -178,7 +178,7 @@ def _refused() -> Iterator[Case]:
     yield Case("tiff-private-tag-of-16-gigabytes", bytes(endless), Taken(to_rgb(samples)))
     size: Entries = {256: (LONG, [60_000]), 257: (LONG, [60_000])}
     for name, data, message in (
-        ("float", write(floats, 32, BLACK_IS_ZERO, Layout(entries=sample_format)), "float"),
+        ("float", write(floats, 32, BLACK_IS_ZERO, Layout(entries=sample_format)), "float|fraction"),
         ("32-bit", write(floats, 32, BLACK_IS_ZERO), "32|bit"),
         ("compression-999", write(samples, 8, RGB, Layout(999)), "TIFF.*compress"),
         ("bomb", write(samples, 8, RGB, Layout(entries=size)), "60000 x 60000 .* limit"),
