@@ -151,6 +151,8 @@ def _extensions() -> Iterator[Case]:
     claim = b"!\xff\x0bXMP DataXMP" + _blocks(b'<tiff:Orientation="6"/>')
     yield Case("gif-xmp-6", write(frame, palette=palette, extensions=claim), shown)
     yield Case("gif-trailing-bytes", write(frame, palette=palette) + bytes(500), shown)
+    no_screen = write(frame, palette=palette, screen=(0, 0))  # browsers take the size of the frame
+    yield Case("gif-without-screen-size", no_screen, Taken(_PIXELS, or_refused="GIF"))
     yield Case("gif-without-trailer", write(frame, palette=palette)[:-1], shown)
 
     on_screen, drawn = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.bool_)
@@ -172,7 +174,6 @@ def _refused() -> Iterator[Case]:
     for name, data, message in (
         ("bomb", bomb, "65535 x 65535 .* limit"),
         ("frame-bomb", wide[:place] + b"\xff\xff\xff\xff" + wide[place + 4 :], "GIF|limit"),
-        ("0-wide", write(frame, palette=palette, screen=(0, 23)), "GIF"),
         ("no-frame", write(palette=palette), "GIF"),
         ("header-only", b"GIF89a", "GIF"),
         ("code-size-13", wide.replace(b"\x25\0\x17\0\0\x04", b"\x25\0\x17\0\0\x0d"), "GIF"),

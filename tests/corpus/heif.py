@@ -203,8 +203,8 @@ def _refused(flavor: Flavor) -> Iterator[Case]:
     pair = struct.pack(">II", WIDTH, HEIGHT)
     bare = dataclasses.replace(basic, properties=basic.properties[:1])
     for case, made, message in (
-        ("bomb", file.replace(pair, struct.pack(">II", 60_000, 60_000)), f"{label}.* limit|{broken}"),
-        ("grid-bomb", _grid(flavor, 16_000, 16_000), f"{label}.* limit|{broken}"),
+        ("bomb", file.replace(pair, struct.pack(">II", 60_000, 60_000)), f"limit|{broken}"),
+        ("grid-bomb", _grid(flavor, 16_000, 16_000), f"limit|{broken}"),
         ("garbage-for-pixels", file.replace(basic.data[:100], bytes(100)), broken),
         ("no-config", write(bare, brand=flavor.brand), label),
         ("no-meta", file[:_START] + box(b"mdat", basic.data), f"{label}|still picture"),
