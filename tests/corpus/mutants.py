@@ -78,8 +78,8 @@ def _files() -> dict[str, tuple[bytes, Judged]]:
     return {
         "png": (png.plain(), of_png),
         "png-palette": (png.write(indices, 4, png.PALETTE, before=colors), of_palette),
-        "png-repaired": (png.plain(), of_png),
-        "png-rows": (png.scanlines(samples, 8), of_png),
+        "png-repaired": (png.plain(), Judged("png")),
+        "png-rows": (png.scanlines(samples, 8), Judged("png")),
         "jpeg": (jpeg.encode(other, quality=90), Judged("jpeg8")),
         "jpeg-progressive": (jpeg.encode(other, quality=90, progressive=True), Judged("jpeg8")),
         "webp-lossless": (webp.encode(samples, lossless=True), Judged("webp")),
