@@ -28,6 +28,7 @@ _UNSIGNED = {1: "B", 3: "H", 4: "I"}  # TIFF 6.0, page 15: BYTE, SHORT, LONG
 _MAX_PARTS = 100_000
 
 _PNG_KIND = re.compile(rb"[A-Za-z]{4}")
+_PNG_COLOR_TYPE, _PNG_PALETTE = 25, b"\3"  # where IHDR, the first chunk, has it
 _PNG_CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 
 # FF 00 is a stuffed byte, FF before FF fills, and restart markers stand within a scan.
@@ -102,6 +103,7 @@ def _png(data: bytes) -> tuple[bytes, int]:
     """Keep the critical chunks, which libpng is strict about as well; frames after the first are none of them."""
     view = memoryview(data)
     kept, exif, position = [view[:8]], b"", 8
+    has_colors = data[_PNG_COLOR_TYPE : _PNG_COLOR_TYPE + 1] != _PNG_PALETTE
     for _ in range(_MAX_PARTS):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         end = position + 12 + length
@@ -118,6 +120,9 @@ def _png(data: bytes) -> tuple[bytes, int]:
                 raise ValueError(
                     f"the PNG image is broken: its chunk {kind.decode()} has a wrong checksum; copy it again"
                 )
+            if kind == b"IDAT" and not has_colors:
+                raise ValueError("the PNG image is broken: it has a palette without colors; save it anew")
+            has_colors = has_colors or kind == b"PLTE"
             kept.append(view[position:end])
         elif kind == b"eXIf" and sound and not exif:
             exif = data[position + 8 : end - 4]
@@ -235,11 +240,14 @@ def _gif(data: bytes) -> tuple[bytes, int]:
 
 
 def _netpbm(data: bytes) -> tuple[bytes, int]:
+    """Leave out comments."""
     header = _NETPBM.match(data)
     if header is None:
         return data, 1
-    numbers = (group for group in header.groups() if group is not None)
-    return b"".join([b" ".join(numbers), b"\n", memoryview(data)[header.end() :]]), 1
+    plain = b" ".join(group for group in header.groups() if group is not None) + b"\n"
+    if data.startswith(plain):
+        return data, 1  # as arrays are sent, which are large
+    return plain + memoryview(data)[header.end() :], 1
 
 
 def _tiff(data: bytes) -> tuple[bytes, int]:

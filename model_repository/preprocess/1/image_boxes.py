@@ -3,8 +3,6 @@
 Such a file declares sizes in several places, and a decoder may believe the largest: a few kilobytes can take gigabytes.
 ISO/IEC 14496-12 describes the boxes, ISO/IEC 23008-12 (HEIF) the items, section 5.5 of the AV1 specification the header
 of a sequence.
-
-Only the standard library is used: the client has a copy of this file, and a test compares the two.
 """
 
 import math
@@ -97,8 +95,12 @@ def _codec_and_pixels(data: bytes, meta: _Meta) -> tuple[str, int]:
     # Derived pictures can be made of derived ones, which a few bytes let grow without bounds.
     kinds += [kind for kind in (meta.kinds.get(item, b"") for item in planes) if kind in _DERIVED]
     unknown = next((kind for kind in kinds if kind not in _CODECS), None)
-    if not kinds or unknown is not None:
-        name = (unknown or b"grid").decode("ascii", "backslashreplace")
+    if not kinds or unknown == b"":
+        raise ValueError(
+            "the AVIF or HEIC image is broken or truncated: it does not say where its picture is; send the whole file"
+        )
+    if unknown is not None:
+        name = unknown.decode("ascii", "backslashreplace")
         raise ValueError(
             f"the picture in the AVIF or HEIC file is of the kind {name!r}; save it without layers, or as JPEG"
         )

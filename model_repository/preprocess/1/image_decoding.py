@@ -5,6 +5,7 @@ Pillow decodes, and pi-heif in it. What they would take out of proportion to its
 
 import io
 import warnings
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +41,17 @@ _MAXIMUM, _SIXTEEN_BIT_MAXIMUM = 255, 65_535
 _KEEPING = frozenset({"WEBP", "AVIF", "HEIF", "TIFF"})
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 _PIECE = 1 << 18  # samples or pixels that are converted at once
+
+# PNG (https://www.w3.org/TR/png-3/): where the header has the bits of a sample, with the color type behind them, and
+# whether it is interlaced; the channels of each color type; first column and row, and their steps, of each pass.
+_PNG_DEPTH, _PNG_INTERLACE = 24, 28
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+
+_PIECE = 1 << 20  # bytes that are unpacked at once
 
 # Tags of TIFF 6.0.
 _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _SAMPLE_FORMAT = 258, 259, 262, 320, 339
@@ -202,7 +214,9 @@ def _load(image: Image.Image, data: bytes) -> Image.Image:
         if decoder == "ppm":  # which is written in Python
             return _scaled(image, data, maximum=arguments[1]).convert("RGB")
         image.load()
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if image.format == "PNG":
+            _check_rows(image, data)
+        elif isinstance(image, TiffImagePlugin.TiffImageFile):
             _correct_tiff(image)
         return _to_rgb(image)
     except (InvalidImageError, MemoryError):
@@ -213,6 +227,29 @@ def _load(image: Image.Image, data: bytes) -> Image.Image:
         if "broken or truncated" in what:
             what = f"the {image.format} image is broken or truncated: {reason}"
         raise InvalidImageError(f"{what}; {remedy}") from exc
+
+
+def _check_rows(image: Image.Image, data: bytes) -> None:
+    """Raise ValueError if a PNG has fewer rows than it declares: Pillow leaves them at zero and does not say so."""
+    interlaced = data[_PNG_INTERLACE] == 1
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if np.asarray(last).any() and not interlaced:
+        return  # rows come in their order
+    bits = data[_PNG_DEPTH] * _PNG_CHANNELS[data[_PNG_DEPTH + 1]]
+    missing = 0
+    for x, y, step_x, step_y in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((x - image.width) // step_x), -((y - image.height) // step_y)
+        missing += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
+    inflate, position = zlib.decompressobj(), 8
+    while missing > 0 and position < len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        packed = data[position + 8 : end - 4] if data[position + 4 : position + 8] == b"IDAT" else b""
+        while packed and missing > 0:
+            missing -= len(inflate.decompress(packed, _PIECE))
+            packed = inflate.unconsumed_tail
+        position = end
+    if missing > 0:
+        raise ValueError(f"the last {missing} bytes of its rows are missing")
 
 
 def _scaled(image: Image.Image, data: bytes, *, maximum: int) -> Image.Image:

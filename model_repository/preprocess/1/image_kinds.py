@@ -1,7 +1,4 @@
-"""What bytes are when they are no picture that can be decoded, and what to send instead.
-
-Only the standard library is used: the client has a copy of this file, and a test compares the two.
-"""
+"""What bytes are when they are no picture that can be decoded, and what to send instead."""
 
 import codecs
 import re
