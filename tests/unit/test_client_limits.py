@@ -149,15 +149,17 @@ def test_a_call_that_cannot_open_a_socket_says_so_and_the_next_one_works(
 WHERE = Circumstances("grpc://seg:8001", "segment_resnet50", 5.0)
 
 
+def bare(error: OSError) -> Exception:
+    return error
+
+
+def of_aiohttp(error: OSError) -> Exception:
+    key: Any = None
+    return aiohttp.ClientConnectorError(key, error)
+
+
 @pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda error: error,
-        lambda error: aiohttp.ClientConnectorError(Any, error),
-    ],
-    ids=["socket", "aiohttp"],
-)
+@pytest.mark.parametrize("wrap", [bare, of_aiohttp])
 def test_what_a_socket_lacks_is_no_fault_of_the_server(number: int, wrap: Callable[[OSError], Exception]) -> None:
     error = from_connection(wrap(OSError(number, os.strerror(number))), WHERE)
     assert type(error) is ClientLimitError

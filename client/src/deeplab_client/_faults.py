@@ -86,6 +86,7 @@ _BY_WORDS: dict[type[SegmentationError], tuple[tuple[re.Pattern[str], type[Segme
 # gRPC's words for what happened on this side; in a message of the server's they would be about the server.
 _OWN_SIDE = re.compile(r"\blast error: |\bresolving\b|\bresolution failed\b")
 _UNRESOLVED = re.compile(r"\bresolving\b|\bresolution failed\b")
+_BINARY_TAIL = re.compile(r"\n[^\n]*[\0-\x08].*", re.DOTALL)  # of an address; gRPC 1.85 has it behind its words
 _PREFIX = re.compile(r"^(\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 # A server that wants a client's certificate, or knows no TLS, may just hang up, as one that goes away does.
 _HUNG_UP = re.compile(r"EOF|closed|disconnected|reset|Cannot connect", re.IGNORECASE)
@@ -154,6 +155,7 @@ def from_grpc(
 ) -> SegmentationError:
     """Map a gRPC status, such as `UNAVAILABLE`, to an error; `pushback` is the metadata on when to retry."""
     if status == "UNAVAILABLE" and message is not None and _OWN_SIDE.search(message):
+        message = _BINARY_TAIL.sub("", message)
         limit = limit_named(message)
         if limit is None and _UNRESOLVED.search(message) and descriptors_left() == 0:
             limit = limit_of(errno.EMFILE)

@@ -6,7 +6,6 @@ Not through tritonclient.http.aio: its one timeout belongs to the client, and to
 from __future__ import annotations
 
 import asyncio
-import encodings.idna  # noqa: F401 - a handshake would load it within the event loop
 import functools
 import ssl
 from typing import TYPE_CHECKING, TypeVar
@@ -35,6 +34,7 @@ _T = TypeVar("_T")
 
 _CONNECTIONS = 100  # more calls than that wait for a free connection, within their deadlines
 _CHUNK = 256 * 1024  # bytes that are handed to a socket at once
+"".encode("idna")  # loads the codec here, not within the event loop by the first handshake
 # By default aiohttp rounds timeouts of more than 5 s up to full seconds.
 _NEVER_ROUND = 1e12
 
