@@ -1,5 +1,6 @@
 """Picture files written byte by byte, so that tests know their pixels and can break any part of them."""
 
+import base64
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -186,7 +187,7 @@ def rgb_tiff(
 ) -> bytes:
     """Return a TIFF of (height, width, 3) or (height, width) samples, uncompressed, in strips of eight rows."""
     height, width, channels = (*pixels.shape, 1)[:3]
-    samples = pixels.astype(pixels.dtype.newbyteorder(order))
+    samples = pixels.astype(pixels.dtype.newbyteorder("<" if order == "<" else ">"))
     strips = [samples[row : row + 8].tobytes() for row in range(0, height, 8)]
     tags: dict[int, tuple[str, Sequence[int] | bytes]] = {
         256: ("I", [width]),
@@ -267,29 +268,42 @@ def heif(
     return start + meta(len(start) + len(meta(0)) + len(between) + 8) + between + box(b"mdat", data)
 
 
-# `quadrants()`, encoded once with x265, lossy: the parameter sets (VPS, SPS, PPS) and the slice.
-_HEVC_SETS = {
-    32: "40010c01ffff0408000003009fa800000300001eba0240",
-    33: "4201010408000003009fa800000300001ea020810596ea4930b9b81010302000000300200000030321",
-    34: "4401c1718112",
+# Encoded once with x265: the parameter sets and the slice, each behind its length, by zlib and base 85.
+_HEVC = {
+    # `quadrants()`, lossy.
+    "quadrants": (
+        b"c-muNU=Vj;<YD~(pM`^gftg|c3J}R4w~NVvfq_BOiIEXie1SqE>$F#%20M2M2pA}U#6SeIB2Y1#3**7UMj;@pUxRUt@PkN}{m<Y3"
+        b"|G(r!+Ry&KZ?6b{uCZH`v&K8>U$*S2+rRc{UF(0p&(2|{)q}hH^f!Lo_<NOc+iTsc9lxArO}qQze*6lb{<rsKgW`|Ye%uhTrRYP;"
+        b"*5}dwH=n%oKRe4`B}lwSiRr8L?Ff7680!bd-xfW8(s)={-~3aeYw)`(lB?1p+h6)WQf)Lj`+V}{2LM`cV6p"
+    ),
+    # Grey pictures of 3072 x 2048 pixels, by their chroma subsampling and the bits of a sample.
+    "4:2:0, 8 bits": (
+        b"c-muNU=Vj;<YD~(pM`^gftg|c3J}RKZ5NXR0|SGm6C)$4_yWcT1tx~byd{&lXET9>z=V+iP%*m;<H5q_B@GM=tkX0Y*XVHY&J(+t"
+        b"T6#4U9XQN?_{(^90@y$z(d!0MR0ENm04b_jc}P&r97Td+HwWSsGxig&miZUaYT2$3t(4;g(Mma25UrGJ2hmEoGl*8oqd~M%UgF)#"
+        b"=RvemehcE2ejr+@paJnpClIYvsDNmt!U04p6(QcOBE*M)=mnyciV^QtaT1gg?*NGaS}2t)poLPY008puG?)"
+    ),
+    "4:4:4, 10 bits": (
+        b"c-muNU=Vj;<YD~(pM`^gftg{B28d*swu{Mufq_BGiIEXid;)_33xfmarn{bM;$|!$F))#$094KH!g#Q-c}W8U1M4&m#x*(|yz|6v"
+        b"rj}j}MF$S^AO13)od7nGNc6ga6xBc^CqRm7Rvr>mGe?o2*v)}>#f<&Lt7ZO0v|6?+L@VVuL9|lN6+|oL+Cj8Z?hK-p@@NpPl$Ut7"
+        b"@_7)gl;47Qr5}h^Dri8w(g{Q>6)GTFsc-<%N=1lws|fKSAbNplrDDXpRh$H+#5+JDfEG$63uvKKDgXd!J2Of"
+    ),
 }
-_HEVC_SLICE = bytes.fromhex(
-    "2801ac13e05904bfe7efffffa4c866f98ffdedd413f37c3ea26cac4b5afe6b1dcadbfabe2ad68fefbe3e40993ae0ddbe2fb1f1b1fbaa3386eb"
-    "2dd588fa429a96dde8df5fa84c8feddf1d525fc57df1b058b472f084b5e75b4fd9e4ee4fcd9a4f2452178c2202f53bdb583f1b5c3be033f6a2"
-    "e7e481c3132f37f2614553eed419aa665987e94fe2258134cde793d3e0"
-)
+HEVC_SIZE = (3072, 2048)
 
 
-def hevc_item(*properties: bytes, size: tuple[int, int] = (64, 64)) -> tuple[bytes, bytes, Sequence[bytes]]:
-    """Return an item of `heif` whose pixels are about those of `quadrants()`; `size` is what it declares."""
-    sets = b"".join(
-        bytes([0x80 | kind]) + struct.pack(">HH", 1, len(text) // 2) + bytes.fromhex(text)
-        for kind, text in _HEVC_SETS.items()
-    )
-    profile = bytes.fromhex(_HEVC_SETS[33])[3:15]
-    head = b"\x01" + profile + struct.pack(">HBBBBHB", 0xF000, 0xFC, 0xFD, 0xF8, 0xF8, 0, 0x0F)
-    config = box(b"hvcC", head, bytes([len(_HEVC_SETS)]), sets)
-    return b"hvc1", struct.pack(">I", len(_HEVC_SLICE)) + _HEVC_SLICE, [config, ispe(*size), *properties]
+def hevc_item(
+    *properties: bytes, size: tuple[int, int] = (64, 64), content: str = "quadrants"
+) -> tuple[bytes, bytes, Sequence[bytes]]:
+    """Return an item of `heif`, by default with about the pixels of `quadrants()`; `size` is what it declares."""
+    units, start = zlib.decompress(base64.b85decode(_HEVC[content])), 0
+    arrays = sets = b""
+    for kind in (32, 33, 34):
+        end = start + 4 + int.from_bytes(units[start : start + 4], "big")
+        unit, start = units[start + 4 : end], end
+        arrays += bytes([0x80 | kind]) + struct.pack(">HH", 1, len(unit)) + unit
+        sets = unit if kind == 33 else sets
+    head = b"\x01" + sets[3:15] + struct.pack(">HBBBBHB", 0xF000, 0xFC, 0xFD, 0xF8, 0xF8, 0, 0x0F)
+    return b"hvc1", units[start:], [box(b"hvcC", head, b"\x03", arrays), ispe(*size), *properties]
 
 
 def av1_item(avif: bytes, *properties: bytes, size: tuple[int, int]) -> tuple[bytes, bytes, Sequence[bytes]]:

@@ -126,11 +126,14 @@ def test_mask_png_holds_the_mask_in_voc_colours(server: TritonProcess, protocol:
         (pictures.cmyk_jpeg, (451, 300)),
         (pictures.bmp, (451, 300)),
         (pictures.ppm, (451, 300)),
+        (lambda: pictures.encoded(pictures.cat().quantize(64), "GIF"), (451, 300)),
+        (lambda: pictures.encoded(pictures.cat(), "TIFF", compression="tiff_lzw"), (451, 300)),
+        (lambda: pictures.encoded(pictures.cat(), "AVIF"), (451, 300)),
         (lambda: pictures.encoded(pictures.cat((1, 1)), "PNG"), (1, 1)),
         (lambda: pictures.encoded(pictures.cat((1, 4000)), "PNG"), (1, 4000)),
         (lambda: pictures.encoded(pictures.cat((4000, 1)), "PNG"), (4000, 1)),
     ],
-    ids=["grey", "palette", "rgba", "cmyk", "bmp", "ppm", "1x1", "1x4000", "4000x1"],
+    ids=["grey", "palette", "rgba", "cmyk", "bmp", "ppm", "gif", "tiff", "avif", "1x1", "1x4000", "4000x1"],
 )
 def test_unusual_pictures_are_segmented_right(
     server: TritonProcess, make: Callable[[], bytes], size: tuple[int, int]
@@ -156,7 +159,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "truncated": (pictures.landscape()[:40_000], "JPEG image is broken or truncated"),
     "gif-bomb": (pictures.gif_bomb(), "cannot be opened as an image"),
     "png-bomb": (pictures.png_header(60_000, 60_000), "60000 x 60000 = 3600000000 pixels, and the limit is 50000000"),
-    "unsupported": (pictures.encoded(pictures.cat(), "TIFF"), "send one of JPEG, PNG, WEBP, BMP, PPM"),
+    "unsupported": (pictures.encoded(pictures.cat(), "JPEG2000"), "a JPEG 2000 picture; convert it to JPEG, PNG, WebP"),
 }
 
 

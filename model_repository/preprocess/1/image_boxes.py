@@ -73,10 +73,10 @@ def still(data: bytes) -> Still:
             patches.append((start - 4, b"free"))
         elif kind == b"meta":
             if meta is not None:
-                raise ValueError("the file has two boxes of the kind 'meta'")
+                raise ValueError("the AVIF or HEIC file has two boxes of the kind 'meta'; save it anew")
             meta = _read_meta(data, start + 4, end)
     if meta is None:
-        raise ValueError("the file holds no still picture; save its first frame as JPEG, for example")
+        raise ValueError("the AVIF or HEIC file has no still picture; send the whole file, or a frame of it as JPEG")
     patches += [(at, b"skip") for at in meta.metadata_at]
     codec, coded_pixels = _codec_and_pixels(data, meta)
     if not patches and end == len(data):
@@ -100,7 +100,7 @@ def _codec_and_pixels(data: bytes, meta: _Meta) -> tuple[str, int]:
     if not kinds or unknown is not None:
         name = (unknown or b"grid").decode("ascii", "backslashreplace")
         raise ValueError(
-            f"the picture in the file is of the kind {name!r}; save it as AVIF, HEIC or JPEG without layers"
+            f"the picture in the AVIF or HEIC file is of the kind {name!r}; save it without layers, or as JPEG"
         )
     pixels = examined = 0
     for item in pictures + planes:
@@ -118,7 +118,7 @@ def _codec_and_pixels(data: bytes, meta: _Meta) -> tuple[str, int]:
 
 def _number(data: bytes, start: int, size: int) -> int:
     if start + size > len(data):
-        raise ValueError("the file is truncated")
+        raise ValueError("the AVIF or HEIC file ends too early; send the whole file")
     return int.from_bytes(data[start : start + size], "big")
 
 
@@ -136,7 +136,7 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
             return
         yield data[start + 4 : start + 8], content, start + size
         start += size
-    raise ValueError(f"the file has more than {_MAX_PARTS} boxes")
+    raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} boxes; save it anew")
 
 
 def _distinct(data: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]:
@@ -144,7 +144,8 @@ def _distinct(data: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]
     found: dict[bytes, tuple[int, int]] = {}
     for kind, content, stop in _boxes(data, start, end):
         if kind in found:
-            raise ValueError(f"the file has two boxes of the kind {kind.decode('ascii', 'backslashreplace')!r}")
+            name = kind.decode("ascii", "backslashreplace")
+            raise ValueError(f"the AVIF or HEIC file has two boxes of the kind {name!r}; save it anew")
         found[kind] = content, min(stop, end)
     return found
 
@@ -173,7 +174,7 @@ def _read_kinds(data: bytes, start: int, end: int, meta: _Meta) -> None:
             kind_at = at + 4 + id_size + 2
             item, item_kind = _number(data, at + 4, id_size), data[kind_at : kind_at + 4]
             if item in meta.kinds:
-                raise ValueError(f"the file describes its item {item} twice")
+                raise ValueError(f"the AVIF or HEIC file describes its item {item} twice; save it anew")
             meta.kinds[item] = item_kind
             if item_kind in _METADATA:
                 meta.metadata_at.append(kind_at)
@@ -186,7 +187,7 @@ def _read_references(data: bytes, start: int, end: int, meta: _Meta) -> None:
         source, count = _number(data, at, id_size), _number(data, at + id_size, 2)
         total += count
         if total > _MAX_PARTS:
-            raise ValueError(f"the file has more than {_MAX_PARTS} references")
+            raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} references; save it anew")
         first = at + id_size + 2
         targets = [_number(data, first + index * id_size, id_size) for index in range(count)]
         if kind == b"dimg":
@@ -235,7 +236,7 @@ def _read_extents(data: bytes, at: int, idat: int, meta: _Meta) -> None:
         position += base_size + 2
         total += count
         if total > _MAX_PARTS:
-            raise ValueError(f"the items of the file lie in more than {_MAX_PARTS} places")
+            raise ValueError(f"the AVIF or HEIC file lies in more than {_MAX_PARTS} pieces; save it anew")
         for _ in range(count):
             position += index_size if version else 0
             start = base + _number(data, position, offset_size)
@@ -264,7 +265,7 @@ def _av1_pixels(units: bytes) -> int:
         if header >> 3 & 0xF == _AV1_SEQUENCE_HEADER:
             pixels = max(pixels, _frame_pixels(_Bits(units[position : position + size])))
         position += size
-    raise ValueError(f"the AV1 picture has more than {_MAX_PARTS} units")
+    raise ValueError(f"the AVIF file has more than {_MAX_PARTS} units; save it anew")
 
 
 class _Bits:

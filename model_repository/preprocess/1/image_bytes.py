@@ -235,17 +235,22 @@ def _gif(data: bytes) -> tuple[bytes, int]:
 
 
 def _netpbm(data: bytes) -> tuple[bytes, int]:
+    """Leave out comments."""
     header = _NETPBM.match(data)
     if header is None:
         return data, 1
-    numbers = (group for group in header.groups() if group is not None)
-    return b"".join([b" ".join(numbers), b"\n", memoryview(data)[header.end() :]]), 1
+    plain = b" ".join(group for group in header.groups() if group is not None) + b"\n"
+    if data.startswith(plain):
+        return data, 1  # as arrays are sent, which are large
+    return plain + memoryview(data)[header.end() :], 1
 
 
 def _tiff(data: bytes) -> tuple[bytes, int]:
-    """Give the first page a directory of its own, at the end, with the tags that its pixels need."""
+    """Leave in the directory of the first page the tags that its pixels need, and no next page."""
     order, offset, number, entry = _TIFF[data[:4]]
     directory = _directory(data)
+    if not directory:
+        return data, 1
     if (
         _TIFF_DNG_VERSION in directory
         or (_TIFF_MAKER in directory and (_value(order, directory, _TIFF_SUBFILE_TYPE) or 0) & 1)
@@ -263,21 +268,12 @@ def _tiff(data: bytes) -> tuple[bytes, int]:
             raise ValueError(
                 f"the TIFF image has {values} values in its tag {tag}, more than {_MAX_PARTS}; save it anew"
             )
-    at = len(data) + len(data) % 2
-    header = 8 if offset == "I" else 16
-    start = header - struct.calcsize(offset)
-    written = b"".join(struct.pack(order + entry, *values) for values in kept)
-    return b"".join(
-        [
-            data[:start],
-            struct.pack(order + offset, at),
-            memoryview(data)[header:],
-            bytes(len(data) % 2),
-            struct.pack(order + number, len(kept)),
-            written,
-            struct.pack(order + offset, 0),
-        ]
-    ), _upright(_value(order, directory, ORIENTATION_TAG))
+    (start,) = struct.unpack_from(order + offset, data, struct.calcsize(offset))
+    written = struct.pack(order + number, len(kept)) + b"".join(struct.pack(order + entry, *values) for values in kept)
+    written += bytes(struct.calcsize(offset))  # no other page
+    # In the place of the old one, which is no smaller: behind the end it would stand in for pixels that are not there.
+    parts = [memoryview(data)[:start], written, memoryview(data)[start + len(written) :]]
+    return b"".join(parts), _upright(_value(order, directory, ORIENTATION_TAG))
 
 
 def _directory(tiff: bytes) -> dict[int, tuple[int, int, bytes]]:
@@ -285,13 +281,13 @@ def _directory(tiff: bytes) -> dict[int, tuple[int, int, bytes]]:
     order, offset, number, entry = _TIFF[tiff[:4]]
     entries: dict[int, tuple[int, int, bytes]] = {}
     try:
-        (start,) = struct.unpack_from(order + offset, tiff, 4 if offset == "I" else 8)
+        (start,) = struct.unpack_from(order + offset, tiff, struct.calcsize(offset))
         (count,) = struct.unpack_from(order + number, tiff, start)
         start += struct.calcsize(number)
         for position in range(min(count, _MAX_PARTS)):
             tag, *values = struct.unpack_from(order + entry, tiff, start + position * struct.calcsize("=" + entry))
             entries.setdefault(tag, tuple(values))
-    except struct.error:  # it ends too early
+    except (struct.error, OverflowError):  # it ends too early
         pass
     return entries
 

@@ -5,12 +5,14 @@ Pillow decodes, and pi-heif in it. What they would take out of proportion to its
 
 import io
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import image_boxes
 import image_bytes
 import image_kinds
 import numpy as np
+import numpy.typing as npt
 import pi_heif
 from PIL import AvifImagePlugin, Image, ImageFile, TiffImagePlugin
 
@@ -35,8 +37,9 @@ _MAX_OVERLAP = 2
 # Pillow's modes of 16-bit greyscale; its own conversion to RGB clips them at 255.
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _MAXIMUM, _SIXTEEN_BIT_MAXIMUM = 255, 65_535
+_KEEPING = frozenset({"WEBP", "AVIF", "HEIF", "TIFF"})
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
-_STRIP = 1 << 20  # samples that are scaled at once
+_PIECE = 1 << 18  # samples or pixels that are converted at once
 
 # Tags of TIFF 6.0.
 _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _SAMPLE_FORMAT = 258, 259, 262, 320, 339
@@ -71,6 +74,25 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         rgb = _load(image, plain)
         del image  # and what its decoder holds
         return rgb if method is None else rgb.transpose(Image.Transpose[method])
+
+
+def samples_of(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return the samples of an RGB image, (height, width, 3), as memory that may be written to.
+
+    They are copied piece by piece, because Pillow's own way holds three copies for a time.
+    """
+    copy = np.empty((image.height, image.width, 3), np.uint8)
+    for rows, piece in _pieces(image):
+        copy[rows] = piece
+    return copy
+
+
+def _pieces(image: Image.Image) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+    """Yield the samples of some rows after another, and which rows they are."""
+    height = max(1, _PIECE // image.width)
+    for top in range(0, image.height, height):
+        rows = slice(top, min(top + height, image.height))
+        yield rows, np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
 
 
 def _prepare(data: bytes, max_pixels: int) -> tuple[str, bytes, int]:
@@ -108,7 +130,9 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 def _not_decodable(data: bytes) -> InvalidImageError:
     what, remedy = image_kinds.found(data)
-    return InvalidImageError(f"the {len(data)} bytes are {what}; {remedy}")
+    if not data:
+        return InvalidImageError(f"the image is {what} (0 bytes); {remedy}")
+    return InvalidImageError(f"the {len(data)} bytes cannot be opened as an image: they are {what}; {remedy}")
 
 
 def _open(name: str, plain: bytes, data: bytes) -> Image.Image:
@@ -196,19 +220,20 @@ def _scaled(image: Image.Image, data: bytes, *, maximum: int) -> Image.Image:
     count = image.width * image.height * (3 if image.mode == "RGB" else 1)
     samples = np.frombuffer(data, np.uint8 if maximum <= _MAXIMUM else ">u2", count, data.index(b"\n") + 1)
     shown = np.empty(count, np.uint8)
-    for start in range(0, count, _STRIP):
-        part = np.minimum(samples[start : start + _STRIP], maximum).astype(np.uint32)
+    for start in range(0, count, _PIECE):
+        part = np.minimum(samples[start : start + _PIECE], maximum).astype(np.uint32)
         if maximum <= _MAXIMUM:
-            shown[start : start + _STRIP] = (part * _MAXIMUM + maximum // 2) // maximum
+            shown[start : start + _PIECE] = (part * _MAXIMUM + maximum // 2) // maximum
         else:
-            shown[start : start + _STRIP] = (part * _SIXTEEN_BIT_MAXIMUM + maximum // 2) // maximum >> 8
+            shown[start : start + _PIECE] = (part * _SIXTEEN_BIT_MAXIMUM + maximum // 2) // maximum >> 8
     return Image.fromarray(shown.reshape(image.height, image.width, *((3,) if image.mode == "RGB" else ())))
 
 
 def _correct_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     """Correct what Pillow takes otherwise than libtiff's own conversion to RGB."""
     if image.mode == "I;16" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        image.frombytes((~np.asarray(image)).tobytes())
+        for rows, piece in _pieces(image):
+            image.paste(Image.fromarray(~piece), (0, rows.start))
     colors = _numbers(image.tag_v2.get(_COLOR_MAP, ()))
     if image.mode == "P" and max(colors, default=_SIXTEEN_BIT_MAXIMUM) <= _MAXIMUM:
         # Samples of 8 bits where there should be 16; they lie one channel behind the other.
@@ -218,11 +243,16 @@ def _correct_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT_MODES:
-        samples = np.asarray(image)
-        image = Image.fromarray((samples.clip(0, _SIXTEEN_BIT_MAXIMUM) >> 8).astype(np.uint8))
+        high = np.empty((image.height, image.width), np.uint8)
+        for rows, piece in _pieces(image):
+            high[rows] = piece.clip(0, _SIXTEEN_BIT_MAXIMUM) >> 8
+        image = Image.fromarray(high)
     elif image.mode in {"F", "LAB"}:
         kind = "floating-point samples" if image.mode == "F" else "CIE L*a*b* colors"
         raise InvalidImageError(f"the image has {kind}; send grey or RGB samples of 8 or 16 bits")
     elif image.mode in _PREMULTIPLIED:
         image = image.convert(_PREMULTIPLIED[image.mode])
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
+    if image.mode == "RGB":
+        # A copy lets go of the canvases and planes that these decoders keep.
+        return image.copy() if image.format in _KEEPING else image
+    return image.convert("RGB")

@@ -189,7 +189,7 @@ _PATH = re.compile(r"(?:[a-z]:|~|\.{1,2})?(?:[\\/][^\\/\n]+)+$|[^\n]+\.[a-z0-9]{
 def found(data: bytes) -> tuple[str, str]:
     """Return what bytes are that cannot be decoded as a picture, and what to do.
 
-    The first completes "the bytes are ...", the second is an instruction: "a PDF document", "render the page ...". Only
+    The first completes "they are ...", the second is an instruction: "a PDF document", "render the page ...". Only
     the beginning is examined, at most 4096 bytes.
     """
     if not data:

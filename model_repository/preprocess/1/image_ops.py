@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from image_decoding import InvalidImageError, decode
+from image_decoding import InvalidImageError, decode, samples_of
 from PIL import Image
 
-__all__ = ["InvalidImageError", "Settings", "decode", "decode_alike", "normalise", "preprocess"]
+__all__ = ["InvalidImageError", "Settings", "decode", "decode_alike", "normalise", "preprocess", "samples_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,9 @@ def _resize(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def normalise(image: Image.Image, settings: Settings, pixels: npt.NDArray[np.float32]) -> None:
     """Resize an RGB image to pixels' size, and write (value / 255 - mean) / std into them: (3, H, W), contiguous."""
-    # A copy of the samples: torch does not take read-only memory. The batch dimension comes before the channels
-    # move, or torch would not see that this is channels-last, for which it has a quick kernel.
-    samples = torch.from_numpy(np.array(image)).unsqueeze(0).permute(0, 3, 1, 2)
+    # The batch dimension comes before the channels move, or torch would not see that this is channels-last, for which
+    # it has a quick kernel.
+    samples = torch.from_numpy(samples_of(image)).unsqueeze(0).permute(0, 3, 1, 2)
     height, width = pixels.shape[-2:]
     if image.height * width > settings.max_pixels:
         # torch resizes rows first: of a picture that is very high and narrow it would make one that is wide as well.

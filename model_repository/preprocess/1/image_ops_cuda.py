@@ -45,8 +45,7 @@ class Preprocessor:
             planes = np.empty((3, *target), np.float32)
             image_ops.normalise(image, self._settings, planes)
             return torch.from_numpy(planes).to(self._device)
-        # A copy of the pixels: torch does not take read-only memory.
-        pixels = torch.from_numpy(np.array(image)).to(self._device).permute(2, 0, 1)
+        pixels = torch.from_numpy(image_ops.samples_of(image)).to(self._device).permute(2, 0, 1)
         return (resize(pixels, target) / 255).sub_(self._mean).div_(self._std)
 
 
