@@ -69,6 +69,8 @@ def decode(kind: str, data: bytes) -> Pixels:
         )
     except Exception as exc:
         raise RefusedByReferenceError(str(exc)) from exc
+    if kind == "avif" and samples.dtype != np.uint8:
+        raise RefusedByReferenceError("its samples have the range of 10 or 12 bits")
     if kind == "jpeg8" and samples.ndim == 3 and samples.shape[2] == 4:
         return _cmyk(samples)
     return _rgb(samples)

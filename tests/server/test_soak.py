@@ -40,7 +40,8 @@ REQUESTS = int(os.environ.get("SOAK_REQUESTS", "600"))
 WARM_UP = 300
 AT_ONCE = 16
 PICTURES = 420  # 21 classes, 25 heights and 17 widths
-# A picture kept from each request would be 5 kB and its mask 2 kB, 200 MB in 30,000; allocators breathe.
+# A picture, its pixels or its mask kept from each request would be 2 to 12 kB, 60 to 360 MB in 30,000. Allocators
+# breathe, and shared memory grows by 1 MiB an instance until it has met the largest batch.
 MEGABYTES = 12.0
 # Connections and gRPC's own pools breathe.
 DESCRIPTORS = 8
@@ -209,4 +210,4 @@ def test_mixed_pictures_get_their_answers_and_leave_nothing_behind(toy_server: T
     for name, held in before.megabytes.items():
         assert after.megabytes[name] < held + MEGABYTES, name
         assert after.descriptors[name] <= before.descriptors[name] + DESCRIPTORS, name
-    assert after.shared <= before.shared
+    assert after.shared < before.shared + MEGABYTES
