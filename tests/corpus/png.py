@@ -156,6 +156,10 @@ def _modes() -> Iterator[Case]:
                 yield Case(f"{name}-trns", write(samples, depth, color, before=before + alphas), Taken(shown))
     for number, name in enumerate(("none", "sub", "up", "average", "paeth")):
         yield Case(f"png-filter-{name}", write(noise(), 8, RGB, filters=[number]), Taken(PIXELS))
+    for interlaced in (False, True):  # as rows that are missing look
+        black = np.zeros_like(noise())
+        name = "png-black" + ("-interlaced" if interlaced else "")
+        yield Case(name, write(black, 8, RGB, interlaced=interlaced), Taken(to_rgb(black)))
     for width, height in ((1, 1), (1, 40), (40, 1), (3, 2), (8, 8), (9, 5)):
         samples = noise(width, height)
         for interlaced in (False, True):
@@ -249,6 +253,10 @@ def _refused() -> Iterator[Case]:
         "no-ihdr": (SIGNATURE + chunk(b"IDAT", packed) + END, broken),
         "signature-only": (SIGNATURE, broken),
         "half-idat": (head + chunk(b"IDAT", half) + END, broken),
+        "too-few-passes": (
+            header(*SIZE, interlaced=True) + chunk(b"IDAT", zlib.compress(scanlines(noise()[::8, ::8], 8))) + END,
+            broken,
+        ),
         "too-few-rows": (with_scanlines(SIZE, scanlines(noise()[:-3], 8)), broken),
         "too-few-bytes-in-a-row": (with_scanlines(SIZE, scanlines(noise(), 8)[:-1]), broken),
         "garbage-idat": (head + chunk(b"IDAT", bytes(range(256))) + END, broken),
