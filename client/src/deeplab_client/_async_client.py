@@ -14,7 +14,7 @@ from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, 
 from deeplab_client._errors import ClientLimitError, ModelNotFoundError, SegmentationError
 from deeplab_client._faults import Circumstances, from_connection
 from deeplab_client._image import encode
-from deeplab_client._limits import told_apart
+from deeplab_client._limits import naming_limits
 from deeplab_client._many import check_concurrency, check_images
 from deeplab_client._transport import check_transport, open_async_transport
 from deeplab_client._workers import Passed, in_thread, in_time
@@ -183,6 +183,7 @@ class AsyncSegmentationClient:
             lambda image: self._segment(image, model, self._calls.deadline(seconds), in_batch=True),
             images,
             concurrency=check_concurrency(concurrency),
+            seconds=seconds,
         )
         return _many_async.raising(results) if raise_errors else results
 
@@ -198,7 +199,7 @@ class AsyncSegmentationClient:
         self._calls.check_open()
         model, deadline = self._calls.model_or_own(model), self._calls.deadline(timeout)
         try:
-            with told_apart():
+            with naming_limits():
                 return await (await self._open(model, deadline)).is_ready(model, deadline=deadline)
         except (*FINAL_REFUSALS, ClientLimitError):
             raise
@@ -219,7 +220,7 @@ class AsyncSegmentationClient:
         while True:
             deadline = probes.deadline()
             try:
-                with told_apart():
+                with naming_limits():
                     transport = await self._open(probes.model, deadline)
                     if await transport.is_ready(probes.model, deadline=deadline):
                         return
@@ -259,7 +260,7 @@ class AsyncSegmentationClient:
         request = None
         while True:
             try:
-                with told_apart():
+                with naming_limits():
                     if request is None:
                         request = await self._request(image, call, deadline)
                     transport = await self._open(call.model, deadline)

@@ -12,7 +12,7 @@ from deeplab_client import _environment, _many
 from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
 from deeplab_client._errors import ClientLimitError, ModelNotFoundError, SegmentationError
 from deeplab_client._image import encode
-from deeplab_client._limits import told_apart
+from deeplab_client._limits import naming_limits
 from deeplab_client._options import is_coroutine_function
 from deeplab_client._transport import check_transport, open_transport
 
@@ -196,7 +196,7 @@ class SegmentationClient:
         self._calls.check_open()
         model, deadline = self._calls.model_or_own(model), self._calls.deadline(timeout)
         try:
-            with told_apart():
+            with naming_limits():
                 return self._open().is_ready(model, deadline=deadline)
         except (*FINAL_REFUSALS, ClientLimitError):
             raise
@@ -217,7 +217,7 @@ class SegmentationClient:
         while True:
             deadline = probes.deadline()
             try:
-                with told_apart():
+                with naming_limits():
                     transport = self._open()
                     if transport.is_ready(probes.model, deadline=deadline):
                         return
@@ -258,7 +258,7 @@ class SegmentationClient:
         request = None
         while True:
             try:
-                with told_apart():
+                with naming_limits():
                     if request is None:
                         request = call.request(encode(image))
                         deadline.image_read()

@@ -79,7 +79,7 @@ def encode(image: ImageLike) -> Upload:
     """Return what travels: encoded images as they are, pixels losslessly as PPM or PGM.
 
     Raises:
-        ClientLimitError: A file cannot be opened, or memory not be had, for a limit of this process.
+        ClientLimitError: A file cannot be opened, or memory not be had, because of a limit of this process.
         InvalidImageError: The image is of another kind, empty, or cannot be read.
     """
     if _is_pillow(image):
@@ -95,7 +95,7 @@ def decode(image: ImageLike) -> Image.Image:
     """Return an image as an RGB picture of its own, the way it is shown.
 
     Raises:
-        ClientLimitError: A file cannot be opened, or memory not be had, for a limit of this process.
+        ClientLimitError: A file cannot be opened, or memory not be had, because of a limit of this process.
         InvalidImageError: The image is of another kind, empty, or cannot be read.
     """
     from PIL import Image  # noqa: PLC0415 Pillow is loaded only where it is used
@@ -110,13 +110,17 @@ def decode(image: ImageLike) -> Image.Image:
     return Image.fromarray(pixels(image)).convert("RGB") if encoded is None else _picture.opened(encoded)
 
 
+def may_move(image: ImageLike) -> bool:
+    """Return whether an image may be a frame of several in one object, as `PIL.ImageSequence` gives them."""
+    return _is_pillow(image) and type(image).seek is not sys.modules["PIL.Image"].Image.seek
+
+
 def held(image: ImageLike) -> ImageLike:
     """Return an image that stays as it is when the iterable that gave it goes on.
 
-    `PIL.ImageSequence` gives one object for all frames of a picture. A frame that cannot be read is for `encode` to
-    refuse.
+    A frame that cannot be read is returned as it is, to be refused by `encode`.
     """
-    if _is_pillow(image):
+    if _is_pillow(image) and may_move(image):
         with contextlib.suppress(Exception):
             with _alone_with(image):
                 moves = getattr(image, "is_animated", False)

@@ -1,4 +1,4 @@
-"""Limits of the process and the machine that the client runs on, told apart from faults of servers and pictures."""
+"""Limits of the process and the machine that the client runs on, as opposed to faults of servers and pictures."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def limit_of(number: int) -> ClientLimitError:
 
 
 @contextlib.contextmanager
-def told_apart() -> Generator[None]:
-    """Raise what meets a limit as what it is, whatever it was met in: an import, a thread, a file.
+def naming_limits() -> Generator[None]:
+    """Raise a ClientLimitError for what meets a limit in the block: an import, a thread, a file.
 
     Raises:
         ClientLimitError: A limit was met.

@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from deeplab_client._deadline import Deadline
 from deeplab_client._errors import ClientClosedError, SegmentationError
-from deeplab_client._image import held
+from deeplab_client._image import held, may_move
 from deeplab_client._limits import calls_at_a_time
 from deeplab_client._many import AHEAD
+from deeplab_client._workers import Passed, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -28,6 +30,7 @@ async def in_order(
     images: Iterable[ImageLike] | AsyncIterable[ImageLike],
     *,
     concurrency: int,
+    seconds: float,
 ) -> AsyncGenerator[_R | SegmentationError]:
     """Yield what `segment` makes of each image, or its error, in the order of the images.
 
@@ -35,6 +38,7 @@ async def in_order(
         segment: Called in tasks of the generator's own.
         images: Read when there is room; what it raises comes after the results of what it had given before.
         concurrency: Calls at a time; fewer where this process may not open enough files.
+        seconds: The timeout of each.
 
     Raises:
         ClientClosedError: The client was closed.
@@ -60,7 +64,8 @@ async def in_order(
             if not awaited:
                 break
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-            pending.extend(asyncio.create_task(call(held(image))) for image in source.take())
+            for image in source.take():
+                pending.append(asyncio.create_task(call(await _held(image, seconds))))
             if pending and pending[0].done():
                 yield pending.popleft().result()
         source.raise_failure()
@@ -125,6 +130,15 @@ class _Source:
                 reading.cancel()
                 raise
             reading.set_result(images)
+
+
+async def _held(image: ImageLike, seconds: float) -> ImageLike:
+    if not may_move(image):
+        return image
+    try:
+        return await in_thread(lambda: held(image), deadline=Deadline(seconds))
+    except Passed:  # it fails by itself
+        return image
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
