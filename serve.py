@@ -107,6 +107,7 @@ class Server:
         self._signals: list[tuple[float, int]] = []
         self._loading = True
         self._looked = 0.0
+        self._awake = Instant.now()
         self._dead_stub = ""
         self._exited = False
         self._ending = False
@@ -153,6 +154,7 @@ class Server:
 
     def _serve(self) -> int:
         while not is_ready(self._address):
+            self._awake = Instant.now()
             self._wait(time.monotonic() + 0.1)
             if self._exited:
                 return self._exit_code()
@@ -183,6 +185,7 @@ class Server:
             hold.request("GET", "/v2/health/live")
             hold.getresponse().read()
         self._process.terminate()
+        self._awake = Instant.now()
         before, calm = None, 0
         while not self._exited:
             self._wait(time.monotonic() + CALM_SECONDS)
@@ -229,10 +232,12 @@ class Server:
 
     def _handle(self, seconds: float) -> None:
         """Handle what happens next, or return after some seconds when nothing did."""
-        asleep, wait = Instant.now(), min(max(0.0, seconds), SAMPLE_SECONDS)
-        events = self._selector.select(wait)
-        if (lost := asleep.lost_in(wait)) > LOST_SECONDS:
+        asleep = min(max(0.0, seconds), SAMPLE_SECONDS)
+        events = self._selector.select(asleep)
+        now = Instant.now()
+        if (lost := now.lost_since(self._awake, asleep=asleep)) > LOST_SECONDS:
             raise PausedError(f"serve.py did not run for {lost:.1f} s")
+        self._awake = now
         for key, _ in events:
             key.data(key.fd)
         self._look()
@@ -275,6 +280,7 @@ class Server:
             with contextlib.suppress(OSError):  # a closed terminal must not end the drain
                 sys.stderr.buffer.write(chunk)
                 sys.stderr.buffer.flush()
+            self._awake = Instant.now()  # a slow disk is no pause
             *lines, self._last_line = (self._last_line + chunk).split(b"\n")
             for line in lines:
                 self._ending = self._ending or line.startswith(b"Signal (")  # somebody else stops tritonserver
@@ -408,8 +414,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     sweep()
-    for warning in (*raise_limits(), *check_shared_memory(configs)):
-        say(f"warning: {warning}")
     prefix = own_prefix()
     signals = catch_signals()
     try:
@@ -417,6 +421,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         models = work / "models"
         models.symlink_to(repository)
         backends, variables = backend_directory(work, server), environment(server, work)
+        for warning in (*raise_limits(), *check_shared_memory(configs)):
+            say(f"warning: {warning}")
         command = [*command_line(server, models, backends, prefix, address), *for_gpus, *options.triton_options]
         return Server(command, variables=variables, signals=signals, prefix=prefix, address=address).run()
     except (StartError, OSError) as error:

@@ -1,7 +1,7 @@
 """The folder that a server starts from: its backends, and links with plain names to what may have any.
 
-tritonserver starts its stubs by `bash -c` with unquoted paths, the loader takes a colon for the end of one, and the Python
-in a stub reads `*.pth` files as ASCII, whatever the locale is, and dies of others.
+tritonserver starts its stubs by `bash -c` with unquoted paths, the loader takes a colon for the end of one, and the
+Python in a stub reads `*.pth` files as ASCII, whatever the locale is, and dies of others.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def raise_stack() -> Iterator[str]:
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         cause = "because `ulimit -v` limits the address space; lift that limit"
-    elif Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2":
+    elif strict_overcommit():
         cause = "because vm.overcommit_memory is 2, under which unused stacks count as memory; set it to 0"
     else:
         cause = f"by `ulimit -Hs`; raise that to {STACK_BYTES >> 10}"
@@ -53,9 +53,17 @@ def raise_stack() -> Iterator[str]:
     stack = 2 << 20 if soft == resource.RLIM_INFINITY else soft
     if stack < STACK_BYTES:
         yield (
-            f"a thread's stack is limited to {stack / 1e6:.0f} MB, so that one form-encoded request of {stack / 2e6:.0f} "
-            f"MB ends the server: {cause}"
+            f"a thread's stack is limited to {stack / 1e6:.0f} MB, so that one form-encoded request of "
+            f"{stack / 2e6:.0f} MB ends the server: {cause}"
         )
+
+
+def strict_overcommit() -> bool:
+    """Return whether the kernel counts address space as memory before it is used."""
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2"
+    except OSError:
+        return False
 
 
 def raise_open_files() -> Iterator[str]:
@@ -92,6 +100,6 @@ def check_shared_memory(configs: Mapping[str, Any]) -> Iterator[str]:
         consequence = f"pictures above {fits:.1f} megapixels fail" if a_pixel else "requests fail"
         yield (
             f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, and the models need {needed / 1e6:.0f} MB for pictures of "
-            f"{pixels / 1e6:g} megapixels, their max_pixels: {consequence}; enlarge it (docker run --shm-size, shm_size of "
-            "compose, an emptyDir of Kubernetes) or lower max_pixels"
+            f"{pixels / 1e6:g} megapixels, their max_pixels: {consequence}; enlarge it (docker run --shm-size, "
+            "shm_size of compose, an emptyDir of Kubernetes) or lower max_pixels"
         )

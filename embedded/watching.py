@@ -17,11 +17,11 @@ from embedded.processes import Stat, as_stub, children, read_stat
 
 # Seen twice, a stop is noticed after half of the time that the backend waits.
 SAMPLE_SECONDS = 0.25
-# How much longer than asked for our own waits may take. A pause of 1 s exceeds it, wherever in a wait it begins. Time in
-# which we wait for a CPU is not counted, so that a busy machine does not exceed it.
+# How much longer than asked for we may sleep. A pause of 1 s exceeds it, wherever in a sleep it begins. Time in which
+# we wait for a CPU is not counted, so that a busy machine does not exceed it.
 LOST_SECONDS = 0.7
 # Triton reaps within milliseconds the stubs that it has done with, such as those that complete a model's config.
-UNREAPED_SECONDS = 5.0
+UNREAPED_SECONDS = 3.0
 
 
 class PausedError(Exception):
@@ -36,24 +36,24 @@ class PausedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """A point in time, for us: when it was, and how long we had been ready to run without a CPU until then."""
+    """A point in time, for us: when it was, and how long we had run, or been ready to run without a CPU, until then."""
 
     seconds: float
-    waited: float
+    ready: float
 
     @classmethod
     def now(cls) -> Instant:
         """Return the present one, on the clock that a suspended machine does not stop."""
         seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
-            return cls(seconds, int(Path("/proc/self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9)
+            ran, waited, _ = Path("/proc/self/schedstat").read_text(encoding="ascii").split()
         except OSError:  # a kernel that does not count: nothing is ever lost there
             return cls(seconds, seconds)
+        return cls(seconds, (int(ran) + int(waited)) / 1e9)
 
-    def lost_in(self, wait: float) -> float:
-        """Return by how much a wait that began here took longer than asked for."""
-        now = Instant.now()
-        return now.seconds - self.seconds - (now.waited - self.waited) - wait
+    def lost_since(self, earlier: Instant, *, asleep: float) -> float:
+        """Return how much longer than we wanted to sleep we did not run, although nobody had our CPU."""
+        return self.seconds - earlier.seconds - (self.ready - earlier.ready) - asleep
 
 
 class Watch:
@@ -101,7 +101,8 @@ class Watch:
         paused = [names[pid] for pid, runs in stopped.items() if self._stopped.get(pid) == runs]
         self._stopped = stopped
         if paused:
-            raise PausedError(f"{', '.join(paused)} {'was' if len(paused) == 1 else 'were'} stopped")
+            others = f" and {len(paused) - 1} more of its processes" if paused[1:] else ""
+            raise PausedError(f"{paused[0]}{others} was stopped by a signal or a debugger")
 
 
 @dataclass(frozen=True, slots=True)
