@@ -43,7 +43,6 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import ctypes
-import functools
 import http
 import http.client
 import os
@@ -61,18 +60,19 @@ from typing import TYPE_CHECKING
 import joblib
 
 from embedded.checks import (
-    STUB,
     Address,
     check_environment,
     check_repository,
     check_temporary_folder,
     choose_address,
     libpython_folder,
-    stub_of,
 )
 from embedded.errors import StartError
 from embedded.gpus import gpu_options
-from embedded.processes import close_idle_connections, own_prefix, resting_stubs, stubs, sweep
+from embedded.layout import backend_directory, plain, python_folder
+from embedded.limits import check_shared_memory, raise_limits
+from embedded.processes import close_idle_connections, own_prefix, resting_stubs, sweep
+from embedded.watching import LOST_SECONDS, SAMPLE_SECONDS, Instant, PausedError, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,7 +85,7 @@ BROKEN_DRAIN_SECONDS = 3.0
 LOAD_FAILURE = re.compile(r'E\d{4} .*\] "((?:failed to load|Poll failed for) .*)"$')
 # The stubs count as at rest after this many samples between which none had run. A stub wakes up now and then with
 # nothing to do, so with seven of them about every second sample counts.
-SAMPLE_SECONDS = 0.1
+CALM_SECONDS = 0.1
 CALM_SAMPLES = 3
 PR_SET_PDEATHSIG = 1
 # For the server and its stubs. Beside these OMP_NUM_THREADS: OpenMP by itself counts the cores that we may run on, but
@@ -112,13 +112,16 @@ class Server:
         self._prefix = prefix
         self._address = address
         self._signals: list[tuple[float, int]] = []
+        self._loading = True
+        self._looked = 0.0
+        self._awake = Instant.now()
         self._dead_stub = ""
         self._exited = False
         self._ending = False
         self._last_line = b""
         self._load_failures: list[str] = []
         self._selector = selectors.DefaultSelector()
-        self._watch(signals, self._note_signals)
+        self._listen(signals, self._note_signals)
         self._log, writer = os.pipe()
         os.set_blocking(self._log, False)
         parent = os.getpid()
@@ -139,13 +142,18 @@ class Server:
             preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has no threads
         )
         os.close(writer)
-        self._watch(self._log, self._pass_log_on)
-        self._watch(os.pidfd_open(self._process.pid), self._note_exit)
+        self._listen(self._log, self._pass_log_on)
+        self._listen(os.pidfd_open(self._process.pid), self._note_exit)
+        self._watch = Watch(self._process.pid)
 
     def run(self) -> int:
-        """Serve until a signal, the server's own end or a dead stub; return the exit code."""
+        """Serve until a signal, the server's own end, a dead stub or a pause; return the exit code."""
         try:
             return self._serve()
+        except (PausedError, StartError) as error:
+            self._process.kill()  # before all else: nobody may continue it
+            say(f"error: {error}")
+            return 1
         finally:
             self._process.kill()
             self._process.wait()
@@ -153,18 +161,18 @@ class Server:
 
     def _serve(self) -> int:
         while not is_ready(self._address):
+            self._awake = Instant.now()
             self._wait(time.monotonic() + 0.1)
             if self._exited:
                 return self._exit_code()
             if self._signals:
                 return 128 + self._signals[0][1]
-        for pid, (region, instance) in stubs().items():
-            if region.startswith(self._prefix):
-                self._watch(os.pidfd_open(pid), functools.partial(self._note_dead_stub, instance))
+        self._watch.find_stubs()
+        self._loading = False
         with contextlib.suppress(OSError):  # nobody reads it: no reason not to serve
             os.write(1, f"{self._address.ready_line()}\n".encode())
         while not (self._exited or self._signals or self._dead_stub):
-            self._wait(None)
+            self._handle(SAMPLE_SECONDS)
         if self._exited:
             return self._exit_code()
         if self._signals:
@@ -177,15 +185,17 @@ class Server:
 
     def _drain(self, cause: str, *, seconds: float, limit: float) -> int:
         say(f"{cause}: stopping when the requests in flight are answered; another signal stops at once")
+        self._ending = True
         began = time.monotonic()
         hold = http.client.HTTPConnection(self._address.local, self._address.http, timeout=5)
         with contextlib.suppress(OSError, http.client.HTTPException):
             hold.request("GET", "/v2/health/live")
             hold.getresponse().read()
         self._process.terminate()
+        self._awake = Instant.now()
         before, calm = None, 0
         while not self._exited:
-            self._wait(time.monotonic() + SAMPLE_SECONDS)
+            self._wait(time.monotonic() + CALM_SECONDS)
             elapsed = time.monotonic() - began
             # One Ctrl-C may arrive twice, from the terminal and from a parent that passes it on.
             another = next((number for at, number in self._signals if at > began + REPEAT_SECONDS), None)
@@ -217,28 +227,51 @@ class Server:
             say(f"error: tritonserver ended with {cause}; see its log above")
         return 128 - code if code < 0 else code
 
-    def _watch(self, fd: int, action: Callable[[int], None]) -> None:
+    def _listen(self, fd: int, action: Callable[[int], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, action)
 
-    def _wait(self, until: float | None) -> None:
-        """Handle events until a time, or the next one for None; return early when the server ends."""
+    def _wait(self, until: float) -> None:
+        """Handle what happens until a time; return early when the server ends."""
         while not self._exited:
-            for key, _ in self._selector.select(None if until is None else max(0.0, until - time.monotonic())):
-                key.data(key.fd)
-            if until is None or time.monotonic() >= until:
+            self._handle(until - time.monotonic())
+            if time.monotonic() >= until:
                 return
 
+    def _handle(self, seconds: float) -> None:
+        """Handle what happens next, or return after some seconds when nothing did."""
+        asleep = min(max(0.0, seconds), SAMPLE_SECONDS)
+        events = self._selector.select(asleep)
+        now = Instant.now()
+        if (lost := now.lost_since(self._awake, asleep=asleep)) > LOST_SECONDS:
+            raise PausedError(f"serve.py did not run for {lost:.1f} s")
+        self._awake = now
+        for key, _ in events:
+            key.data(key.fd)
+        self._look()
+
+    def _look(self) -> None:
+        """Look at the server and its stubs where that was not done a moment ago."""
+        if time.monotonic() < self._looked + SAMPLE_SECONDS:
+            return
+        self._looked = time.monotonic()
+        self._watch.raise_if_stopped()
+        if self._loading:
+            self._watch.find_stubs()
+        elif dead := self._watch.dead_stub():
+            self._pass_log_on(self._log)  # which says whether it ends with its server
+            if not self._ending:
+                self._dead_stub = self._dead_stub or dead
+
     def _note_signals(self, fd: int) -> None:
-        self._signals += [(time.monotonic(), number) for number in os.read(fd, 64)]
+        for number in os.read(fd, 64):
+            if number == signal.SIGTSTP:
+                say("Ctrl-Z is ignored, since a server must not be paused; Ctrl-C stops it")
+            else:
+                self._signals.append((time.monotonic(), number))
 
     def _note_exit(self, fd: int) -> None:
         self._selector.unregister(fd)
         self._exited = True
-
-    def _note_dead_stub(self, stub: str, fd: int) -> None:
-        self._selector.unregister(fd)
-        if not self._ending:
-            self._dead_stub = self._dead_stub or stub
 
     def _pass_log_on(self, fd: int) -> None:
         """Copy the log to stderr, and remember what it says about models that do not load."""
@@ -254,6 +287,7 @@ class Server:
             with contextlib.suppress(OSError):  # a closed terminal must not end the drain
                 sys.stderr.buffer.write(chunk)
                 sys.stderr.buffer.flush()
+            self._awake = Instant.now()  # a slow disk is no pause
             *lines, self._last_line = (self._last_line + chunk).split(b"\n")
             for line in lines:
                 self._ending = self._ending or line.startswith(b"Signal (")  # somebody else stops tritonserver
@@ -277,44 +311,16 @@ def is_ready(address: Address) -> bool:
 
 
 def catch_signals() -> int:
-    """Return a file descriptor from which the numbers of the signals that ask us to stop can be read."""
+    """Return a file descriptor from which the numbers of the signals that ask us to stop, or to pause, can be read."""
 
     def ignore(_number: int, _frame: object) -> None:
         """Leave it to the wakeup descriptor: SIG_IGN would not write to it."""
 
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer)
-    for number in STOP_SIGNALS:
+    for number in (*STOP_SIGNALS, signal.SIGTSTP):
         signal.signal(number, ignore)
     return reader
-
-
-def backend_directory(work: Path, server: Path) -> Path:
-    """Lay out the backends as tritonserver wants them: python from the wheel, pytorch from this repository."""
-    python = work / "backends" / "python"
-    # Copies: for a Python-based backend tritonserver refuses a library that resolves to another folder. pip leaves a
-    # __pycache__ beside it.
-    shutil.copytree(server / "backends" / "python", python, ignore=shutil.ignore_patterns("__pycache__"))
-    stub = stub_of(server)
-    if stub.stat().st_mode & 0o555 != 0o555:  # noqa: PLR2004 - all may read and execute
-        # The wheel's may not be read, and the kernel shows of what runs an unreadable file nothing, but to root: then
-        # no stub is ever seen at rest, and a stop takes DRAIN_SECONDS.
-        with contextlib.suppress(OSError):
-            stub.chmod(0o755)
-    if os.access(stub, os.X_OK):
-        (python / STUB).symlink_to(stub)
-    else:
-        shutil.copy(stub, python / STUB)
-        (python / STUB).chmod(0o755)
-    shutil.copytree(ROOT / "backends" / "pytorch", work / "backends" / "pytorch")
-    return work / "backends"
-
-
-def model_link(work: Path, repository: Path) -> Path:
-    """Return a path of the repository that a shell takes as it stands: tritonserver starts stubs by `bash -c`."""
-    link = work / "models"
-    link.symlink_to(repository)
-    return link
 
 
 def command_line(server: Path, repository: Path, backends: Path, prefix: str, address: Address) -> list[str]:
@@ -339,19 +345,31 @@ def command_line(server: Path, repository: Path, backends: Path, prefix: str, ad
     ]
 
 
-def environment(server: Path) -> dict[str, str]:
+def environment(server: Path, work: Path) -> dict[str, str]:
     """Return our environment with the wheel's libraries, libpython and the running interpreter first.
 
     What TUNING sets is set here unless the caller has set it.
+
+    Args:
+        server: the wheel's tritonserver folder.
+        work: a folder for links to those whose names are not plain.
+
+    Raises:
+        StartError: there is no bash, by which tritonserver starts Python models.
     """
-    libraries = [str(server.parents[1] / "nvidia_pytriton.libs"), str(libpython_folder())]
-    paths = {"LD_LIBRARY_PATH": libraries, "PATH": [str(Path(sys.executable).parent)]}
-    return (
-        {"OMP_NUM_THREADS": str(joblib.cpu_count())}
-        | TUNING
-        | dict(os.environ)
-        | {name: os.pathsep.join([*first, *filter(None, [os.environ.get(name)])]) for name, first in paths.items()}
-    )
+    libraries = [plain(server.parents[1] / "nvidia_pytriton.libs", work / "libraries")]
+    libraries += [plain(libpython_folder(), work / "libpython")]
+    paths = {
+        "LD_LIBRARY_PATH": [*libraries, os.environ.get("LD_LIBRARY_PATH")],
+        "PATH": [python_folder(work), os.environ.get("PATH"), os.defpath],
+    }
+    joined = {name: os.pathsep.join(map(str, filter(None, parts))) for name, parts in paths.items()}
+    if shutil.which("bash", path=joined["PATH"]) is None:
+        raise StartError(f"there is no bash on PATH ({joined['PATH']}) to start the Python models by; install it")
+    ours = {
+        name: value for name, value in os.environ.items() if name != "BASH_ENV"
+    }  # each start of a stub would run it
+    return {"OMP_NUM_THREADS": str(joblib.cpu_count())} | TUNING | ours | joined
 
 
 def stderr_takes_more() -> bool:
@@ -392,11 +410,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         server = check_environment()
         check_temporary_folder()
         repository = options.model_repository.resolve()
-        for_gpus = gpu_options(check_repository(repository))
+        configs = check_repository(repository)
+        for_gpus = gpu_options(configs)
         address = choose_address(
             options.host, http=options.http_port, grpc=options.grpc_port, metrics=options.metrics_port
         )
-        variables = environment(server)
     except StartError as error:
         say(f"error: {error}")
         return 2
@@ -407,9 +425,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals = catch_signals()
     try:
         work = Path(tempfile.mkdtemp(prefix=prefix))
-        models, backends = model_link(work, repository), backend_directory(work, server)
+        models = work / "models"
+        models.symlink_to(repository)
+        backends, variables = backend_directory(work, server), environment(server, work)
+        for warning in (*raise_limits(), *check_shared_memory(configs)):
+            say(f"warning: {warning}")
         command = [*command_line(server, models, backends, prefix, address), *for_gpus, *options.triton_options]
         return Server(command, variables=variables, signals=signals, prefix=prefix, address=address).run()
+    except (StartError, OSError) as error:
+        say(f"error: {error}")
+        return 2
     finally:
         for number in STOP_SIGNALS:  # the end is near: no signal may interrupt the clean-up, nor change the exit code
             signal.signal(number, signal.SIG_IGN)

@@ -30,6 +30,25 @@ if [[ -z ${OMP_NUM_THREADS:-} ]]; then
     fi
 fi
 
+# embedded/limits.py says why, and a test compares the value, which is in KiB.
+stack=1966080
+overcommit=$(cat /proc/sys/vm/overcommit_memory || true)
+if [[ $overcommit != 2 && $(ulimit -Sv) == unlimited ]]; then
+    most=$(ulimit -Hs)
+    if [[ $most == unlimited ]] || ((most > stack)); then
+        most=$stack
+    fi
+    if [[ $(ulimit -Ss) == unlimited ]] || (($(ulimit -Ss) < most)); then
+        ulimit -Ss "$most"
+    fi
+fi
+if [[ $(ulimit -Ss) == unlimited ]] || (($(ulimit -Ss) < stack)); then
+    echo "entrypoint.sh: warning: a thread's stack is limited to $(ulimit -Ss) KiB, so that one form-encoded request of half" \
+        "of it may end the server; allow $stack (docker run --ulimit stack=$((stack * 1024)), no 'ulimit -v'," \
+        "vm.overcommit_memory 0 or 1)" >&2
+fi
+ulimit -Sn "$(ulimit -Hn)"
+
 # Nobody is told the key: Triton has no other way to switch these interfaces off.
 key=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 closed="shared-memory,model-repository,trace,logging:deeplab-key=$key"

@@ -13,9 +13,14 @@ import socket
 import struct
 import tempfile
 import termios
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedded.checks import STUB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend keeps its files, not a temporary file
 OWNER = re.compile(r"deeplab-(\d+)-(\d+)-(\d+)_")
@@ -23,9 +28,27 @@ REST_SECONDS = 0.25
 SYS_PIDFD_GETFD = 438
 
 
-def start_time(pid: int | str) -> str:
-    """Return when a process started, in clock ticks since boot: with the pid, it names one process for good."""
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What the kernel says of a process.
+
+    Attributes:
+        state: one letter, such as Z for one that ended and waits for its parent.
+        parent: the process id of that.
+        start: when it started, in clock ticks since boot: with the process id, it names one process for good.
+        exit_code: of one that ended, as wait(2) gives it.
+    """
+
+    state: str
+    parent: int
+    start: str
+    exit_code: int
+
+
+def read_stat(pid: int | str) -> Stat:
+    """Return what the kernel says of a process, or raise OSError where there is none."""
+    words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    return Stat(words[0], int(words[1]), words[19], int(words[49]))
 
 
 def namespace() -> int:
@@ -35,7 +58,7 @@ def namespace() -> int:
 
 def own_prefix() -> str:
     """Return the prefix of all files of this server, which tells later servers whether it still runs."""
-    return f"deeplab-{namespace()}-{os.getpid()}-{start_time(os.getpid())}_"
+    return f"deeplab-{namespace()}-{os.getpid()}-{read_stat(os.getpid()).start}_"
 
 
 def sweep(prefix: str | None = None) -> None:
@@ -48,7 +71,7 @@ def sweep(prefix: str | None = None) -> None:
         if owner is None or int(owner[1]) != namespace():
             return False
         try:
-            return start_time(owner[2]) != owner[3]
+            return read_stat(owner[2]).start != owner[3]
         except OSError:
             return True
 
@@ -65,14 +88,26 @@ def sweep(prefix: str | None = None) -> None:
 
 def stubs() -> dict[int, tuple[str, str]]:
     """Return pid -> (shared memory region, model instance) of all running Python stubs on this machine."""
-    found: dict[int, tuple[str, str]] = {}
+    found = {int(process.name): as_stub(process.name) for process in Path("/proc").glob("[0-9]*")}
+    return {pid: stub for pid, stub in found.items() if stub is not None}
+
+
+def as_stub(pid: int | str) -> tuple[str, str] | None:
+    """Return the shared memory region and the model instance of a process that is a Python stub."""
+    with contextlib.suppress(OSError):
+        # The stub's arguments: model.py, region, two sizes, server's pid, backend folder, number, instance, ...
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        if words[0].endswith(STUB) and len(words) > 8:  # noqa: PLR2004 - see the line above
+            return words[2], words[8]
+    return None
+
+
+def children(parent: int) -> Iterator[tuple[int, Stat]]:
+    """Yield the processes that a process has started, also those that have ended until it reaps them."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            # The stub's arguments: model.py, region, two sizes, server's pid, backend folder, number, instance, ...
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if words[0].endswith(STUB) and len(words) > 8:  # noqa: PLR2004 - see the line above
-                found[int(process.name)] = words[2], words[8]
-    return found
+            if (stat := read_stat(process.name)).parent == parent:
+                yield int(process.name), stat
 
 
 def resting_stubs(prefix: str) -> set[tuple[int, str]] | None:

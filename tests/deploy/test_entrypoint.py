@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 from wheel import on_path
 
 import serve
-from embedded import gpus
+from embedded import gpus, limits
 
 pytestmark = pytest.mark.deploy
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRYPOINT = ROOT / "deploy" / "entrypoint.sh"
+UNLIMITED = resource.RLIM_INFINITY
 CLOSED = "shared-memory,model-repository,trace,logging"
 
 
@@ -95,6 +97,51 @@ def test_the_variables_are_those_of_the_embedded_server(script: Path, programs: 
     assert {name: environment[name] for name in serve.TUNING} == serve.TUNING
     environment, _ = start(script, programs, models, OMP_WAIT_POLICY="ACTIVE", OMP_NUM_THREADS="3")
     assert (environment["OMP_WAIT_POLICY"], environment["OMP_NUM_THREADS"]) == ("ACTIVE", "3")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((8 << 20, UNLIMITED), limits.STACK_BYTES),
+        ((UNLIMITED, UNLIMITED), limits.STACK_BYTES),
+        ((8 << 20, 64 << 20), 64 << 20),
+        ((2 * limits.STACK_BYTES, UNLIMITED), 2 * limits.STACK_BYTES),
+    ],
+    ids=["as usual", "unlimited", "hard limit", "larger"],
+)
+def test_stacks_are_those_of_the_embedded_server(
+    script: Path, programs: Path, models: Path, before: tuple[int, int], after: int
+) -> None:
+    program(programs, "tritonserver", "ulimit -Ss")
+    done = limited(script, programs, models, resource.RLIMIT_STACK, before)
+    assert int(done.stdout) << 10 == after
+    assert ("a thread's stack is limited to 65536 KiB" in done.stderr) == (after < limits.STACK_BYTES)
+
+
+def test_stacks_stay_where_address_space_counts(script: Path, programs: Path, models: Path) -> None:
+    program(programs, "tritonserver", "ulimit -Ss")
+    done = limited(script, programs, models, resource.RLIMIT_AS, (1 << 40, 1 << 40))
+    assert int(done.stdout) << 10 == resource.getrlimit(resource.RLIMIT_STACK)[0]
+    assert "no 'ulimit -v'" in done.stderr
+
+
+def test_the_server_may_open_as_many_files_as_it_is_allowed(script: Path, programs: Path, models: Path) -> None:
+    program(programs, "tritonserver", "ulimit -Sn")
+    assert limited(script, programs, models, resource.RLIMIT_NOFILE, (128, 2000)).stdout == "2000\n"
+
+
+def limited(
+    script: Path, programs: Path, models: Path, kind: int, limit: tuple[int, int]
+) -> subprocess.CompletedProcess[str]:
+    """Return what the entry point and what it starts say under a limit."""
+    return subprocess.run(
+        [script],
+        env=on_path(programs) | {"DEEPLAB_MODEL_REPOSITORY": str(models)},
+        preexec_fn=lambda: resource.setrlimit(kind, limit),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,13 @@ class Container:
     """The entry point with the wheel's server behind it."""
 
     def __init__(self, repository: Path, folder: Path, *options: str) -> None:
-        self.http, self.grpc, metrics = itertools.islice(free_ports("127.0.0.1", set()), 3)
+        self.http, self.grpc, self.metrics = itertools.islice(free_ports("127.0.0.1", set()), 3)
         self.variables = on_path(launcher(folder)) | {
             "DEEPLAB_MODEL_REPOSITORY": str(repository),
             "DEEPLAB_HTTP_PORT": str(self.http),
         }
         self.log = folder / "log"
-        ports = [f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={metrics}"]
+        ports = [f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [ROOT / "deploy" / "entrypoint.sh", "--http-port=1", *ports, "--exit-timeout-secs=10", *options],
@@ -127,6 +127,16 @@ def test_it_segments(container: Container) -> None:
     for url in (f"grpc://127.0.0.1:{container.grpc}", f"http://127.0.0.1:{container.http}"):
         with SegmentationClient(url, timeout=60.0) as client:
             assert expected.is_mask(client.segment(expected.pixels()).mask)
+
+
+@pytest.mark.parametrize("service", ["http", "metrics"])
+def test_a_form_does_not_end_the_server(container: Container, service: str) -> None:
+    url = f"http://127.0.0.1:{getattr(container, service)}/v2/health/ready"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url, bytes(60_000_000))
+    with refused.value:
+        assert refused.value.code == 405
+    assert container.ready()
 
 
 def test_the_models_are_fixed(container: Container) -> None:

@@ -11,6 +11,8 @@ import yaml
 from chart import VARIANTS, server
 from wheel import options
 
+from embedded import limits
+
 pytestmark = pytest.mark.deploy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,4 +89,10 @@ def test_pictures_of_the_most_pixels_fit_a_request_over_http() -> None:
     pixels = re.search(r'key: "max_pixels"\s*value[^"]*string_value: "(\d+)"', config)
     assert pixels is not None
     (limit,) = [option for option in GIVEN["compose"] if option.startswith("--http-max-input-size=")]
-    assert int(limit.partition("=")[2]) > 3 * int(pixels[1])  # as PPM, which arrays travel as
+    assert int(limit.partition("=")[2]) == limits.LARGEST_REQUEST_BYTES
+    assert limits.LARGEST_REQUEST_BYTES > 3 * int(pixels[1])  # as PPM, which arrays travel as
+
+
+def test_envoy_lets_the_largest_request_pass_and_no_larger_one() -> None:
+    text = (ROOT / "deploy" / "envoy" / "envoy.yaml").read_text()
+    assert re.findall(r"max_request_bytes: (\d+)", text) == [str(limits.LARGEST_REQUEST_BYTES)]

@@ -6,28 +6,28 @@ import os
 import re
 import shlex
 import subprocess
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import serve
-from embedded import checks
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from embedded import checks, layout
 
 
 def options() -> set[str]:
     """Return the names of the options that the wheel's tritonserver knows, without their dashes."""
     server = checks.check_environment()
     command = [str(server / "bin" / "tritonserver"), "--help"]
-    shown = subprocess.run(command, env=serve.environment(server), capture_output=True, text=True, check=False).stderr
+    with tempfile.TemporaryDirectory() as folder:
+        variables = serve.environment(server, Path(folder))
+        shown = subprocess.run(command, env=variables, capture_output=True, text=True, check=False).stderr
     return set(re.findall(r"^\s+--([a-z0-9-]+)", shown, re.MULTILINE))
 
 
 def launcher(folder: Path) -> Path:
     """Write a `tritonserver` that runs the wheel's on 127.0.0.1 with its backends; return the folder to put on PATH."""
     server = checks.check_environment()
-    backends = serve.backend_directory(folder, server)
-    variables = serve.environment(server)
+    backends = layout.backend_directory(folder, server)
+    variables = serve.environment(server, folder)
     command = [
         str(server / "bin" / "tritonserver"),
         f"--backend-directory={backends}",

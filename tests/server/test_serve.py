@@ -12,20 +12,23 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
+import venv
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc
 import tritonclient.http
 from triton_process import SERVE, TritonProcess, alive, files_of, wait_until
 
 import serve
-from embedded import builds, checks
+from embedded import builds, checks, limits
 from embedded.errors import StartError
 
 if TYPE_CHECKING:
@@ -65,6 +68,15 @@ class TritonPythonModel:
 SLOW_START_CODE = ECHO_CODE.replace(
     "def initialize(self, args):", "def initialize(self, args):\n        time.sleep(60)"
 )
+DIES_LATER_CODE = """
+import os, signal, time
+
+class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config):
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGABRT)
+"""
 TWICE_CONFIG = """
 platform: "ensemble"
 max_batch_size: 8
@@ -124,22 +136,13 @@ def connect(url: str, path: str) -> http.client.HTTPConnection:
     return connection
 
 
-def answers(url: str) -> bool:
-    """Tell whether a new connection gets an answer."""
+def answers(url: str, path: str = "/v2/health/live") -> bool:
+    """Tell whether a new connection gets the answer 200."""
     connection = http.client.HTTPConnection(url, timeout=10)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-        connection.request("GET", "/v2/health/live")
+        connection.request("GET", path)
         return connection.getresponse().status == http.HTTPStatus.OK
     return False
-
-
-def pidfds(pid: int) -> int:
-    """Return how many processes another one watches."""
-    links: list[str] = []
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed since the folder was listed
-            links.append(str(path.readlink()))
-    return links.count("anon_inode:[pidfd]")
 
 
 def started(repository: Path, model: str) -> Path:
@@ -257,6 +260,135 @@ def test_a_killed_stub_ends_the_server_and_is_named(serving: Serving, repository
     assert "serve.py: error: the Python stub second_0_0 died" in server.log_tail(1)
 
 
+@pytest.mark.parametrize("who", ["tritonserver", "second", "everything"])
+def test_a_paused_server_is_ended_and_never_goes_on(serving: Serving, repository: Path, who: str) -> None:
+    server = serving(repository)
+    targets = {"tritonserver": [server.triton], "second": [server.stub("second")]}
+    for process in targets.get(who, [server.triton, *server.stubs]):
+        process.suspend()
+    assert server.wait(10) == 1
+    assert server.left_behind() == []
+    what = {"tritonserver": "tritonserver", "second": "the stub second_0_0"}.get(who, "tritonserver and 2 more")
+    assert f"serve.py: error: {what}" in server.log_tail(1)
+    assert "stopped" in server.log_tail(1)
+
+
+def test_a_server_whose_watcher_was_paused_is_ended(serving: Serving, repository: Path) -> None:
+    """As far as serve.py can tell the whole machine was."""
+    server = serving(repository)
+    server.signal(signal.SIGSTOP)
+    time.sleep(1.0)  # what the backend waits
+    server.signal(signal.SIGCONT)
+    assert server.wait(10) == 1
+    assert server.left_behind() == []
+    assert "error: serve.py did not run for" in server.log_tail(1)
+
+
+def test_ctrl_z_does_not_pause_a_server(serving: Serving, repository: Path) -> None:
+    server = serving(repository)
+    server.signal(signal.SIGTSTP)
+    wait_until(lambda: "Ctrl-Z is ignored" in server.log_tail(1), what="a line that says so", seconds=5)
+    assert infer(server, "grpc", "twice") == 0.0
+
+
+@pytest.mark.parametrize("variables", [(), ("PATH=/nonexistent",)], ids=["none", "useless PATH"])
+def test_no_variable_of_the_environment_is_needed(repository: Path, tmp_path: Path, variables: tuple[str, ...]) -> None:
+    with TritonProcess(repository, log=tmp_path / "log", before=["env", "-i", *variables]) as server:
+        assert infer(server, "grpc", "twice") == 0.0
+
+
+def test_a_start_without_bash_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], repository: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(repository))
+    monkeypatch.setattr(os, "defpath", str(repository))
+    assert "there is no bash on PATH" in refusal(capsys, repository)
+
+
+def test_an_environment_under_any_path_serves(repository: Path, tmp_path: Path) -> None:
+    """The Python in a stub dies of a `*.pth` file that is not ASCII, such as that of an editable package."""
+    home = tmp_path / "my dir ü" / "env"
+    venv.create(home, symlinks=True)
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(home)}))
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if entry.suffix != ".pth":
+            (packages / entry.name).symlink_to(entry)
+    (packages / "editable.pth").write_text(f"{packages / 'ü'}\n", encoding="utf-8")
+    odd = repository.rename(tmp_path / "my dir ü" / "models")
+    with TritonProcess(odd, log=tmp_path / "log", python=str(home / "bin" / "python")) as server:
+        assert infer(server, "grpc", "twice") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("code", "end"),
+    [
+        ("import os; os._exit(3)", "ended with exit code 3"),
+        (DIES_LATER_CODE, "the Python stub dying ended with signal SIGABRT"),
+    ],
+    ids=["at once", "later"],
+)
+def test_a_stub_that_dies_before_its_model_is_loaded_ends_the_start(repository: Path, code: str, end: str) -> None:
+    """Triton itself waits for it without end."""
+    add_model(repository, "dying", code=code)
+    done = subprocess.run(command(repository), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("serve.py: error: ")
+    assert end in last
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize("service", ["http", "metrics"])
+@pytest.mark.parametrize("path", ["v2/models/first/infer", "v2/health/ready", "metrics", "nowhere"])
+@pytest.mark.parametrize("megabytes", [5, 60])
+def test_a_form_does_not_end_the_server(administered: TritonProcess, service: str, path: str, megabytes: int) -> None:
+    url = administered.http_url if service == "http" else administered.metrics_url.split("/")[2]
+    assert post(url, path, bytes(megabytes * 1_000_000), FORM) >= http.HTTPStatus.BAD_REQUEST
+    assert infer(administered, "http", "first") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (bytes(limits.LARGEST_REQUEST_BYTES), FORM),
+        (b"%41=%41&" * 2_000_000, FORM),
+        (bytes(16_000_000), "application/octet-stream"),
+        (bytes(16_000_000), "application/json"),
+        (bytes(16_000_000), "multipart/form-data; boundary=x"),
+        (b"[" * 16_000_000, "application/json"),
+        (b'{"a":' * 3_200_000, "application/json"),
+    ],
+    ids=["largest", "many fields", "bytes", "not JSON", "multipart", "nested lists", "nested objects"],
+)
+def test_no_body_ends_the_server(administered: TritonProcess, body: bytes, kind: str) -> None:
+    assert post(administered.http_url, "v2/models/first/infer", body, kind) >= http.HTTPStatus.BAD_REQUEST
+    assert infer(administered, "http", "first") == 0.0
+
+
+def test_a_body_of_many_small_chunks_does_not_end_the_server(administered: TritonProcess) -> None:
+    """They are counted on the stack: 1,000,000 take 16 MB of it."""
+    connection = http.client.HTTPConnection(administered.http_url, timeout=60)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", "/v2/models/first/infer")
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders()
+        for _ in range(100):
+            connection.send(b"1\r\n \r\n" * 10_000)
+        connection.send(b"0\r\n\r\n")
+        assert connection.getresponse().status >= http.HTTPStatus.BAD_REQUEST
+    assert infer(administered, "http", "first") == 0.0
+
+
+def post(url: str, path: str, body: bytes, kind: str) -> int:
+    """Return the status that a body of some content type gets."""
+    connection = http.client.HTTPConnection(url, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("POST", f"/{path}", body, {"Content-Type": kind})
+        return connection.getresponse().status
+
+
 def test_the_end_of_tritonserver_is_reported(serving: Serving, repository: Path) -> None:
     server = serving(repository)
     server.triton.kill()
@@ -354,11 +486,13 @@ def test_a_server_whose_ready_line_nobody_reads_serves(repository: Path, tmp_pat
         process = subprocess.Popen([*command(repository), *ports], stdout=writer, stderr=log)
     os.close(writer)
     try:
-        # One pidfd is tritonserver's; the stubs' come when the ready line has been written.
-        wait_until(lambda: pidfds(process.pid) > 1 or process.poll() is not None, what="the server is ready")
-        assert answers(f"127.0.0.1:{free.http}")
-        process.terminate()
-        assert process.wait(60) == 0, (tmp_path / "log").read_text()[-2000:]
+        url = f"127.0.0.1:{free.http}"
+        wait_until(lambda: answers(url, "/v2/health/ready") or process.poll() is not None, what="the server is ready")
+        # What it says of a dead stub only where it serves.
+        family = psutil.Process(process.pid).children(recursive=True)
+        next(child for child in family if "first_0_0" in child.cmdline()).kill()
+        assert process.wait(60) == 1
+        assert "first_0_0 died and nothing restarts it: the server ended" in (tmp_path / "log").read_text()
     finally:
         process.kill()
         process.wait()
@@ -571,14 +705,14 @@ def test_unusable_environments_are_refused(
     assert message in refusal(capsys, Path("models"))
 
 
-def test_models_get_as_many_threads_as_the_server_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_get_as_many_threads_as_the_server_has_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     server = checks.check_environment()
     cores = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(cores)})
-        assert serve.environment(server)["OMP_NUM_THREADS"] == "1"
+        assert serve.environment(server, tmp_path)["OMP_NUM_THREADS"] == "1"
     finally:
         os.sched_setaffinity(0, cores)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert serve.environment(server)["OMP_NUM_THREADS"] == "7"
+    assert serve.environment(server, tmp_path)["OMP_NUM_THREADS"] == "7"

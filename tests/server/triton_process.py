@@ -56,6 +56,7 @@ class TritonProcess:
         environment: variables to add to ours.
         start_seconds: how long the models may take to load.
         before: words to put before the command; what they start passes SIGTERM on and ends with the code of serve.py.
+        python: the interpreter.
     """
 
     def __init__(
@@ -67,10 +68,11 @@ class TritonProcess:
         environment: dict[str, str] | None = None,
         start_seconds: float = 300.0,
         before: Sequence[str] = (),
+        python: str = sys.executable,
     ) -> None:
         self.log = log
         ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
-        serve = [sys.executable, str(SERVE), "--model-repository", str(model_repository)]
+        serve = [python, str(SERVE), "--model-repository", str(model_repository)]
         command = [*before, *serve, *ports, *options]
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
