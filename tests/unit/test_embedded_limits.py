@@ -18,6 +18,7 @@ from embedded import limits
 from embedded.checks import read_config
 
 pytestmark = pytest.mark.unit
+pb: Any = model_config_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -102,7 +103,7 @@ def test_enough_shared_memory_passes(monkeypatch: pytest.MonkeyPatch, committed:
 
 
 def test_other_models_need_what_they_start_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    config: Any = text_format.Parse("instance_group [{ count: 11 }]", model_config_pb2.ModelConfig())
+    config: Any = text_format.Parse("instance_group [{ count: 11 }]", pb.ModelConfig())
     room(monkeypatch, 64 * MIB)
     (warning,) = limits.check_shared_memory({"other": config})
     assert "need 69 MB" in warning

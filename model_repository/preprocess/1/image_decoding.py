@@ -51,7 +51,7 @@ _ADAM7 = (
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
 
-_PIECE = 1 << 20  # bytes that are unpacked at once
+_UNPACKED_AT_ONCE = 1 << 20  # bytes
 
 # Tags of TIFF 6.0.
 _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _SAMPLE_FORMAT = 258, 259, 262, 320, 339
@@ -245,7 +245,7 @@ def _check_rows(image: Image.Image, data: bytes) -> None:
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")
         packed = data[position + 8 : end - 4] if data[position + 4 : position + 8] == b"IDAT" else b""
         while packed and missing > 0:
-            missing -= len(inflate.decompress(packed, _PIECE))
+            missing -= len(inflate.decompress(packed, _UNPACKED_AT_ONCE))
             packed = inflate.unconsumed_tail
         position = end
     if missing > 0:
