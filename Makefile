@@ -114,6 +114,8 @@ $(VENV)/installed: pyproject.toml constraints.txt client/pyproject.toml
 	$(call environment,$(VENV))
 	$(call pip,$(VENV),--quiet --constraint constraints.txt pip)
 	$(call pip,$(VENV),$(DEVELOPMENT))
+	@# Where the client is, from there: Python decodes this file as the locale says, and a path of ours may not be ASCII.
+	@find $(VENV)/lib -name '*deeplab_client*.pth' -exec sed -i 's|.*|../../../../client/src|' {} +
 	@pwd -P > $@
 
 $(VENV)/bench: $(VENV)/installed

@@ -126,7 +126,7 @@ def _archive(path: Path) -> tuple[str, str] | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile:
-        return f"truncated at {path.stat().st_size:,} bytes or damaged", _AGAIN
+        return f"a truncated or damaged archive of {path.stat().st_size:,} bytes", _AGAIN
     for pattern, name, remedy in _ARCHIVES:
         if any(re.search(pattern, each) for each in names):
             return name, remedy
@@ -162,12 +162,14 @@ def _state_dict(checkpoint: object, path: Path) -> dict[str, torch.Tensor]:
     if isinstance(found, dict) and _is_state_dict(found):
         return found
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path} holds no state dict, but a {type(checkpoint).__name__}; {_SAVE}")
+        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a state dict; {_SAVE}")
     keys, places = shortened(sorted(map(str, checkpoint))), ", ".join(_WRAPPERS)
     if inside := [str(key) for key, each in checkpoint.items() if isinstance(each, dict) and _is_state_dict(each)]:
-        raise CheckpointError(f"{path} holds state dicts under {shortened(inside)}, not under {places}; save one alone")
+        raise CheckpointError(
+            f"{path} holds a state dict under {shortened(inside)}, and none under {places}; save that one alone"
+        )
     if any("optim" in str(key) or key == "param_groups" for key in checkpoint):
-        raise CheckpointError(f"{path} holds no state dict of a model but an optimizer's ({keys}); {_SAVE}")
+        raise CheckpointError(f"{path} holds the state of an optimizer ({keys}), not of a model; {_SAVE}")
     raise CheckpointError(
         f"{path} holds no state dict, neither at its top level ({keys or 'empty'}) nor under {places}; {_SAVE}"
     )
@@ -192,7 +194,7 @@ def _unwrapped(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch
         raise CheckpointError(f"{path} holds {len(prefixes)} models, with the prefixes {names}; {_SAVE}")
     prefix = "".join(prefixes)
     if others := [key for key in plain if not key.startswith(prefix)]:
-        _log.info("%s: left out, because it is not part of the model: %s", path, shortened(others))
+        _log.info("%s: keys outside of the model are left out: %s", path, shortened(others))
     return {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
 
 
@@ -229,12 +231,12 @@ def _blocks(keys: Iterable[str]) -> int:
 
 
 def _with_fitting_head(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Leave out an auxiliary head of other classes: who trains on new ones often replaces the classifier alone."""
+    """Leave out an auxiliary head of other classes: fine-tuning on new ones often replaces the classifier alone."""
     main, auxiliary = (state.get(f"{head}.4.bias") for head in ("classifier", "aux_classifier"))
     if main is None or auxiliary is None or main.shape == auxiliary.shape:
         return state
     _log.info(
-        "%s: left out, because its %d classes are not the classifier's %d: aux_classifier",
+        "%s: aux_classifier is left out, because it has %d classes and the classifier has %d",
         path,
         auxiliary.numel(),
         main.numel(),

@@ -183,7 +183,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     for name, message in {
         "noise.pth": "is a text file, not a checkpoint of torch.save",
-        "list.pth": "holds no state dict",
+        "list.pth": "holds a list, not a state dict",
         "absent.pth": "No such file",
     }.items():
         done = run(tmp_path / "repository", "--weights", str(tmp_path / name))

@@ -41,7 +41,9 @@ embedded/interpreter.py) echo usable ;;
     cp "$0" "$4/bin/python"
     ;;
 "-m pip install "*)
-    touch "$(dirname "$0")/half"
+    packages="$(dirname "$0")/../lib/python3.11/site-packages"
+    mkdir -p "$packages"
+    echo "$PWD/client/src" >"$packages/_editable_impl_deeplab_client.pth"
     fail pip
     ;;
 *) exit 9 ;;
@@ -187,6 +189,14 @@ def test_a_moved_checkout_gets_an_environment_of_its_own(checkout: Checkout, tmp
     assert [line for line in asked if line.startswith("venv")] == ["venv --clear .venv", "venv --clear .venv-peers"]
     assert any("--group deploy" in line for line in asked)
     assert copy.make(".venv/deploy", ".venv-peers/installed")[1] == []
+
+
+def test_the_client_is_found_in_any_locale(checkout: Checkout) -> None:
+    """Python starts in no locale that cannot decode its *.pth files, and this checkout's path is not ASCII."""
+    checkout.make(".venv/installed")
+    (file,) = (checkout.folder / ".venv").rglob("*.pth")
+    line = file.read_text(encoding="ascii").strip()
+    assert (file.parent / line).resolve() == (checkout.folder / "client" / "src").resolve()
 
 
 def test_an_environment_whose_python_is_gone_is_begun_anew(checkout: Checkout) -> None:
