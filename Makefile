@@ -84,8 +84,10 @@ clean: ## Remove the environments, and what the other targets have built and wri
 	done
 
 # An environment's stamp is written when all is installed, and away while pip works. It holds the path of the checkout, as
-# many files of the environment do. Without the right one, or for another PYTHON, the environment is begun again.
-unfinished = test ! -x $(1)/bin/python || test "$$(cat $(1)/installed 2>/dev/null)" != "$$(pwd -P)"
+# many files of the environment do; one of an older version is empty. Without it, with another path, or for another
+# PYTHON, the environment is begun again.
+unfinished = test ! -x $(1)/bin/python || test ! -e $(1)/installed || \
+	{ test -s $(1)/installed && test "$$(cat $(1)/installed)" != "$$(pwd -P)"; }
 ifeq ($(origin PYTHON),command line)
 unfinished += || test "$$("$(PYTHON)" -V 2>&1)" != "$$($(1)/bin/python -V 2>&1)"
 endif
@@ -116,7 +118,7 @@ $(VENV)/installed: pyproject.toml constraints.txt client/pyproject.toml
 	$(call pip,$(VENV),$(DEVELOPMENT))
 	@# Where the client is, from there: Python decodes this file as the locale says, and a path of ours may not be ASCII.
 	@find $(VENV)/lib -name '*deeplab_client*.pth' -exec sed -i 's|.*|../../../../client/src|' {} +
-	@pwd -P > $@
+	@rm -f $@; pwd -P > $@
 
 $(VENV)/bench: $(VENV)/installed
 	$(call pip,$(VENV),--constraint constraints.txt --group bench)
@@ -141,4 +143,4 @@ $(PEERS)/installed: pyproject.toml benchmarks/peers/constraints.txt
 	$(call environment,$(PEERS))
 	$(call pip,$(PEERS),--quiet --constraint constraints.txt pip)
 	$(call pip,$(PEERS),--constraint benchmarks/peers/constraints.txt --group peers)
-	@pwd -P > $@
+	@rm -f $@; pwd -P > $@

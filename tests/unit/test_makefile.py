@@ -130,6 +130,12 @@ def test_a_finished_environment_is_left_alone(checkout: Checkout) -> None:
     )
 
 
+def test_an_environment_of_an_older_version_is_left_alone(checkout: Checkout) -> None:
+    checkout.make(".venv/installed")
+    (checkout.folder / ".venv" / "installed").write_text("")
+    assert checkout.make(".venv/installed")[:2] == (0, [])
+
+
 @pytest.mark.parametrize("fault", ["venv fails", "venv is killed", "pip fails", "pip is killed"])
 def test_what_was_not_finished_is_begun_anew(checkout: Checkout, fault: str) -> None:
     assert checkout.make(".venv/installed", fault=fault)[0] != 0
