@@ -254,7 +254,7 @@ def test_a_photograph_of_40_megapixels_takes_bounded_memory(server: TritonProces
     """docs/serving.md, "Memory": the figures are these bounds, in MB."""
     # The mask once in the process and twice in shared memory, 40 MB each, and the working set; the decoded image, its
     # copies, and what decodes it.
-    bounds = {"postprocess": 3 * 40 + 100, "preprocess": 16 * 40}
+    bounds = {"postprocess": 3 * 40 + 100, "preprocess": 11 * 40}
     data = pictures.jpeg((8000, 5000))
     stubs = {stub: step for stub in server.stubs for step in bounds if f"/{step}/" in " ".join(stub.cmdline())}
     assert len(stubs) == 4
