@@ -64,8 +64,8 @@ _TIFF_PIXELS = frozenset(
     | {529, 530, 531, 532}
 )
 _TIFF_SUBFILE_TYPE, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_MAKER, _TIFF_DNG_VERSION = 254, 259, 262, 271, 50706
-# None, three of fax machines, LZW, JPEG, Deflate, PackBits, the old number of Deflate, LZMA, Zstandard, WebP.
-_TIFF_METHODS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000, 50001})
+# None, three of fax machines, LZW, JPEG, Deflate, PackBits, the old number of Deflate, LZMA, Zstandard.
+_TIFF_METHODS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000})
 _TIFF_SENSOR_DATA = frozenset({32803, 34892})  # photometric interpretations of RAW photos
 
 
