@@ -225,9 +225,8 @@ def _load(image: Image.Image, data: bytes) -> Image.Image:
     except Exception as exc:  # Pillow's decoders raise what they like, and all of it comes from these bytes.
         reason = " ".join(str(exc).split()) or type(exc).__name__
         what, remedy = image_kinds.found(data)
-        if "broken or truncated" in what:
-            what = f"the {image.format} image is broken or truncated: {reason}"
-        raise InvalidImageError(f"{what}; {remedy}") from exc
+        known = f"the {image.format} image is broken or truncated: {reason}"
+        raise InvalidImageError(f"{known if 'broken' in what else f'the image is {what}'}; {remedy}") from exc
 
 
 def _check_rows(image: Image.Image, data: bytes) -> None:
