@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 _MAX_PARTS = 20_000  # boxes, references or units of AV1 in one place: real files have hundreds
-_METADATA = frozenset({b"Exif", b"mime", b"uri "})
 _CODECS = {b"av01": "AVIF", b"hvc1": "HEIF"}
 _SEQUENCE_BRANDS = {b"avis": b"avif", b"hevc": b"heic", b"hevx": b"heix", b"msf1": b"mif1"}
 _DERIVED = frozenset({b"grid", b"iden", b"iovl"})
@@ -29,7 +28,8 @@ class Still:
     """The still picture of a file.
 
     Attributes:
-        data: the file without EXIF and XMP, whose flaws would cost the picture, and without its sequence.
+        data: the file without the references to EXIF and XMP, whose flaws may cost the picture and end the process, and
+            without its sequence.
         codec: "AVIF" or "HEIF", which is Pillow's name of the format.
         coded_pixels: how many pixels are decoded for it at most, in all tiles and the alpha plane.
     """
@@ -45,7 +45,7 @@ class _Meta:
 
     primary: int = 0
     kinds: dict[int, bytes] = field(default_factory=dict[int, bytes])
-    metadata_at: list[int] = field(default_factory=list[int])  # where the kinds of metadata items stand
+    descriptions_at: list[int] = field(default_factory=list[int])  # where the kinds of references to metadata stand
     tiles: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
     alphas: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
@@ -77,7 +77,7 @@ def still(data: bytes) -> Still:
             meta = _read_meta(data, start + 4, end)
     if meta is None:
         raise ValueError("the AVIF or HEIC file has no still picture; send the whole file, or a frame of it as JPEG")
-    patches += [(at, b"skip") for at in meta.metadata_at]
+    patches += [(at, b"skip") for at in meta.descriptions_at]
     codec, coded_pixels = _codec_and_pixels(data, meta)
     if not patches and end == len(data):
         return Still(data, codec, coded_pixels)
@@ -176,8 +176,6 @@ def _read_kinds(data: bytes, start: int, end: int, meta: _Meta) -> None:
             if item in meta.kinds:
                 raise ValueError(f"the AVIF or HEIC file describes its item {item} twice; save it anew")
             meta.kinds[item] = item_kind
-            if item_kind in _METADATA:
-                meta.metadata_at.append(kind_at)
 
 
 def _read_references(data: bytes, start: int, end: int, meta: _Meta) -> None:
@@ -190,7 +188,9 @@ def _read_references(data: bytes, start: int, end: int, meta: _Meta) -> None:
             raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} references; save it anew")
         first = at + id_size + 2
         targets = [_number(data, first + index * id_size, id_size) for index in range(count)]
-        if kind == b"dimg":
+        if kind == b"cdsc":
+            meta.descriptions_at.append(at - 4)
+        elif kind == b"dimg":
             meta.tiles.setdefault(source, []).extend(targets)
         elif kind == b"auxl":
             for target in targets:

@@ -37,9 +37,10 @@ _MAX_OVERLAP = 2
 # Pillow's modes of 16-bit greyscale; its own conversion to RGB clips them at 255.
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _MAXIMUM, _SIXTEEN_BIT_MAXIMUM = 255, 65_535
-_KEEPING = frozenset({"WEBP", "AVIF", "HEIF", "TIFF"})
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 _PIECE = 1 << 18  # samples or pixels that are converted at once
+# Formats whose images keep the decoder's canvases and planes, or the whole file.
+_KEEPING = frozenset({"WEBP", "AVIF", "HEIF", "TIFF"})
 
 # Tags of TIFF 6.0.
 _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _SAMPLE_FORMAT = 258, 259, 262, 320, 339
@@ -65,7 +66,7 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         # Pillow's remarks on odd metadata are of no use in a server's log, and must not become errors.
         warnings.simplefilter("ignore")
         name, plain, orientation = _prepare(data, max_pixels)
-        image = _open(name, plain, data)
+        image = _open(name, plain, len(data))
         _check_size(image.width, image.height, max_pixels)
         _refuse_slow(image, plain, max_pixels)
         if name == "AVIF":  # as its boxes declare, which Pillow translates
@@ -99,7 +100,7 @@ def _prepare(data: bytes, max_pixels: int) -> tuple[str, bytes, int]:
     """Return the name of the format, the bytes to decode, and the orientation of their pixels."""
     name = image_bytes.format_of(data)
     if name is None:
-        raise _not_decodable(data)
+        raise _not_decodable(data, len(data))
     coded_pixels = 0
     try:
         plain, orientation = image_bytes.without_metadata(data)
@@ -128,20 +129,20 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return numbers >> 208 & 0x3FFF, numbers >> 224 & 0x3FFF
 
 
-def _not_decodable(data: bytes) -> InvalidImageError:
+def _not_decodable(data: bytes, length: int) -> InvalidImageError:
     what, remedy = image_kinds.found(data)
     if not data:
         return InvalidImageError(f"the image is {what} (0 bytes); {remedy}")
-    return InvalidImageError(f"the {len(data)} bytes cannot be opened as an image: they are {what}; {remedy}")
+    return InvalidImageError(f"the {length} bytes cannot be opened as an image: they are {what}; {remedy}")
 
 
-def _open(name: str, plain: bytes, data: bytes) -> Image.Image:
+def _open(name: str, plain: bytes, length: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(plain), formats=(name,))
     except MemoryError:
         raise
     except Exception as exc:
-        raise _not_decodable(data) from exc
+        raise _not_decodable(plain, length) from exc
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -253,6 +254,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode in _PREMULTIPLIED:
         image = image.convert(_PREMULTIPLIED[image.mode])
     if image.mode == "RGB":
-        # A copy lets go of the canvases and planes that these decoders keep.
         return image.copy() if image.format in _KEEPING else image
     return image.convert("RGB")
