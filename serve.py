@@ -424,17 +424,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     prefix = own_prefix()
     signals = catch_signals()
     try:
-        work = Path(tempfile.mkdtemp(prefix=prefix))
-        models = work / "models"
-        models.symlink_to(repository)
-        backends, variables = backend_directory(work, server), environment(server, work)
-        for warning in (*raise_limits(), *check_shared_memory(configs)):
-            say(f"warning: {warning}")
-        command = [*command_line(server, models, backends, prefix, address), *for_gpus, *options.triton_options]
-        return Server(command, variables=variables, signals=signals, prefix=prefix, address=address).run()
-    except (StartError, OSError) as error:
-        say(f"error: {error}")
-        return 2
+        try:
+            work = Path(tempfile.mkdtemp(prefix=prefix))
+            models = work / "models"
+            models.symlink_to(repository)
+            backends, variables = backend_directory(work, server), environment(server, work)
+            for warning in (*raise_limits(), *check_shared_memory(configs)):
+                say(f"warning: {warning}")
+            command = [*command_line(server, models, backends, prefix, address), *for_gpus, *options.triton_options]
+            running = Server(command, variables=variables, signals=signals, prefix=prefix, address=address)
+        except (StartError, OSError) as error:
+            say(f"error: {error}")
+            return 2
+        return running.run()
     finally:
         for number in STOP_SIGNALS:  # the end is near: no signal may interrupt the clean-up, nor change the exit code
             signal.signal(number, signal.SIG_IGN)
