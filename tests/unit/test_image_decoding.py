@@ -655,3 +655,79 @@ def test_the_limit_on_pixels_holds_before_anything_is_decoded(kind: str) -> None
 )
 def test_a_file_of_very_many_parts_is_refused(data: bytes, message: str) -> None:
     assert message in refusal(data)
+
+
+# What a few bytes could make cost minutes or gigabytes
+
+
+def _heif_of(meta: bytes, *, brand: bytes = b"avif", after: bytes = b"") -> bytes:
+    primary = files.full_box(b"pitm", 0, 0, b"\0\1")
+    return files.box(b"ftyp", brand, bytes(4), brand, b"mif1") + files.full_box(b"meta", 0, 0, primary, meta) + after
+
+
+def _associations_that_never_end() -> bytes:
+    box = files.full_box(b"ipma", 0, 0, struct.pack(">I", 200_000))
+    return _heif_of(files.box(b"iprp", box * 400), after=files.box(b"free", bytes(600_000)))
+
+
+def _size_that_never_ends() -> bytes:
+    return files.heif({1: (b"av01", b"\x0a" + b"\xff" * 2_000_000 + b"\0", [files.ispe(64, 48)])}, brands=[b"avif"])
+
+
+def _references_times_references() -> bytes:
+    items = [files.full_box(b"infe", 2, 0, struct.pack(">HH", i, 0), kind, b"\0") for i, kind in
+             ((1, b"hvc1"), (2, b"grid"), (3, b"hvc1"))]  # fmt: skip
+    alphas = files.box(b"auxl", struct.pack(">HH", 2, 9_990), b"\0\1" * 9_990)
+    tiles = files.box(b"dimg", struct.pack(">HH", 2, 9_990), b"\0\3" * 9_990)
+    listed = files.full_box(b"iinf", 0, 0, struct.pack(">H", 3), *items)
+    return _heif_of(listed + files.full_box(b"iref", 0, 0, alphas, tiles), brand=b"heic")
+
+
+def _tiles_much_larger_than_the_picture() -> bytes:
+    tile = zlib.compress(bytes(16 * 500_000), 9)
+    tags: dict[int, tuple[str, list[int]]] = {
+        256: ("I", [16 * 40]),
+        257: ("I", [1]),
+        258: ("H", [8]),
+        259: ("H", [8]),
+        262: ("H", [1]),
+        277: ("H", [1]),
+        322: ("I", [16]),
+        323: ("I", [500_000]),
+    }
+    return files.tiff([tile] * 40, tags, offsets=324)
+
+
+@pytest.mark.timeout(30)  # of what would take minutes
+@pytest.mark.parametrize(
+    "make",
+    [
+        _associations_that_never_end,
+        _size_that_never_ends,
+        _references_times_references,
+        _tiles_much_larger_than_the_picture,
+    ],
+)
+def test_a_small_file_does_not_take_minutes(make: Callable[[], bytes]) -> None:
+    with pytest.raises(image_decoding.InvalidImageError):
+        image_decoding.decode(make(), max_pixels=10_000_000)
+
+
+@pytest.mark.parametrize("letter", ["B", "s"])
+@pytest.mark.parametrize("tag", [279, 322])
+def test_tiff_tags_of_another_type_are_the_callers_fault(tag: int, letter: str) -> None:
+    tags: dict[int, tuple[str, list[int] | bytes]] = {
+        256: ("I", [8]),
+        257: ("I", [8]),
+        258: ("H", [8]),
+        259: ("H", [8]),
+        262: ("H", [1]),
+        277: ("H", [1]),
+        278: ("I", [8]),
+        tag: (letter, b"seven bytes" if letter == "s" else [7]),
+    }
+    refusal(files.tiff([zlib.compress(bytes(64))], tags))
+
+
+def test_too_many_scans_behind_an_end_are_the_callers_fault() -> None:
+    refusal(JPEG[:-2] + b"\xff\xda\0\2" * 100_001 + JPEG[-2:])

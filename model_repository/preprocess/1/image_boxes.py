@@ -17,6 +17,7 @@ _MAX_SHARED = 4  # how often, on average, a byte of the file may belong to a til
 _TOP_LEVEL = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"uuid"})
 _HEVC_MARGIN = 64  # libheif takes a picture that is larger than declared by this at most, in each direction
 _AV1_SEQUENCE_HEADER = 1
+_LONGEST_LEB128 = 8  # bytes, by section 4.10.5 of the AV1 specification
 _LARGEST_LEVEL_WITHOUT_TIER = 7
 _VERSION_WITH_SHORT_IDS = 2  # of an infe box
 
@@ -89,7 +90,7 @@ def _codec_and_pixels(data: bytes, meta: _Meta) -> tuple[str, int]:
     """Return which codec decodes the primary item, and the pixels of all that is decoded with it."""
     pictures = meta.tiles.get(meta.primary, []) if meta.kinds.get(meta.primary) == b"grid" else [meta.primary]
     planes: list[int] = []
-    for alpha in (alpha for item in dict.fromkeys([meta.primary, *pictures]) for alpha in meta.alphas.get(item, [])):
+    for alpha in dict.fromkeys(alpha for item in {meta.primary, *pictures} for alpha in meta.alphas.get(item, [])):
         planes += meta.tiles.get(alpha, []) if meta.kinds.get(alpha) == b"grid" else [alpha]
     kinds = [meta.kinds.get(item, b"") for item in pictures]
     # Derived pictures can be made of derived ones, which a few bytes let grow without bounds.
@@ -110,11 +111,11 @@ def _codec_and_pixels(data: bytes, meta: _Meta) -> tuple[str, int]:
         if meta.kinds.get(item) == b"hvc1":
             pixels += (width + _HEVC_MARGIN) * (height + _HEVC_MARGIN)
             continue
-        parts = [data[start:end] for start, end in meta.extents.get(item, [])]
-        examined += sum(len(part) for part in parts)
+        extents = [(start, min(end, len(data))) for start, end in meta.extents.get(item, []) if start < len(data)]
+        examined += sum(end - start for start, end in extents)
         if examined > _MAX_SHARED * len(data):
             raise ValueError("the tiles of the picture share their bytes; save it anew")
-        pixels += max(width * height, _av1_pixels(b"".join(parts)))
+        pixels += max(width * height, _av1_pixels(b"".join(data[start:end] for start, end in extents)))
     return _CODECS[kinds[0]], pixels
 
 
@@ -205,13 +206,15 @@ def _read_sizes(data: bytes, start: int, end: int, meta: _Meta) -> None:
         if kind == b"ipco":
             properties += _boxes(data, at, min(stop, end))
         elif kind == b"ipma":
-            _associate(data, at, properties, meta)
+            _associate(data, at, min(stop, end), properties, meta)
 
 
-def _associate(data: bytes, at: int, properties: list[tuple[bytes, int, int]], meta: _Meta) -> None:
+def _associate(data: bytes, at: int, end: int, properties: list[tuple[bytes, int, int]], meta: _Meta) -> None:
     id_size, index_size = (4 if _number(data, at, 1) else 2), (2 if _number(data, at + 3, 1) & 1 else 1)
     position = at + 8
     for _ in range(_number(data, at + 4, 4)):
+        if position >= end:
+            return
         item, count = _number(data, position, id_size), _number(data, position + id_size, 1)
         position += id_size + 1
         for _ in range(count):
@@ -257,11 +260,10 @@ def _av1_pixels(units: bytes) -> int:
         position += 2 if header & 4 else 1
         size = len(units) - position
         if header & 2:
-            size = shift = 0
-            while position < len(units):
-                byte, position = units[position], position + 1
-                size |= (byte & 0x7F) << shift
-                shift += 7
+            size = 0
+            for index, byte in enumerate(units[position : position + _LONGEST_LEB128]):
+                size |= (byte & 0x7F) << 7 * index
+                position += 1
                 if byte < 0x80:  # noqa: PLR2004 - LEB128: the last byte
                     break
         if header >> 3 & 0xF == _AV1_SEQUENCE_HEADER:

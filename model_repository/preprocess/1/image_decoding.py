@@ -56,6 +56,7 @@ _UNPACKED_AT_ONCE = 1 << 20  # bytes
 
 # Tags of TIFF 6.0.
 _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _COLOR_MAP, _SAMPLE_FORMAT = 258, 259, 262, 320, 339
+_SAMPLES, _PLANAR, _SEPARATE = 277, 284, 2
 _STRIP_BYTES, _TILE_WIDTH, _TILE_LENGTH, _TILE_BYTES = 279, 322, 323, 325
 _UNCOMPRESSED, _WHITE_IS_ZERO, _UNSIGNED = 1, 0, 1
 _SAMPLE_BITS = frozenset({1, 2, 4, 8, 16})
@@ -80,11 +81,10 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         name, plain, orientation = _prepare(data, max_pixels)
         image = _open(name, plain, len(data))
         _check_size(image.width, image.height, max_pixels)
-        _refuse_slow(image, plain, max_pixels)
         if name == "AVIF":  # as its boxes declare, which Pillow translates
             orientation = image.getexif().get(image_bytes.ORIENTATION_TAG, 1)
         method = image_bytes.TRANSPOSE_BY_ORIENTATION.get(orientation)
-        rgb = _load(image, plain)
+        rgb = _load(image, plain, max_pixels)
         del image  # and what its decoder holds
         return rgb if method is None else rgb.transpose(Image.Transpose[method])
 
@@ -195,10 +195,11 @@ def _refuse_tiff(image: TiffImagePlugin.TiffImageFile, data: bytes, max_pixels: 
             f"the TIFF image has samples of {max(bits)} bits or with a sign or a fraction, which are not taken; "
             "save it with unsigned integers of 8 or 16 bits"
         )
-    tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0)
-    if tile > max_pixels:
+    tile, tiles = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0), len(_numbers(tags.get(_TILE_BYTES, 0)))
+    planes = tags.get(_SAMPLES, 1) if tags.get(_PLANAR, 1) == _SEPARATE else 1
+    if tile > max_pixels or tile * tiles > _MAX_CODED * max_pixels * planes:
         raise InvalidImageError(
-            f"the TIFF image has tiles of {tile} pixels, and the limit is {max_pixels}; save it anew"
+            f"the TIFF image has {tiles} tiles of {tile} pixels, more than the limit of {max_pixels}; save it anew"
         )
     stored = sum(_numbers(tags.get(_STRIP_BYTES, tags.get(_TILE_BYTES, 0))))
     if tags.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED and stored > _MAX_OVERLAP * len(data):
@@ -209,8 +210,9 @@ def _numbers(value: Any) -> tuple[int, ...]:  # noqa: ANN401 - what a tag holds
     return value if isinstance(value, tuple) else (value,)
 
 
-def _load(image: Image.Image, data: bytes) -> Image.Image:
+def _load(image: Image.Image, data: bytes, max_pixels: int) -> Image.Image:
     try:
+        _refuse_slow(image, data, max_pixels)
         decoder, arguments = _decoder(image)
         if decoder == "ppm":  # which is written in Python
             return _scaled(image, data, maximum=arguments[1]).convert("RGB")

@@ -179,7 +179,7 @@ _TEXTS = (
         "decode it, by base64.b64decode",
     ),
 )
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://\S+$", re.IGNORECASE)
+_URL = re.compile(r"[\"']?[a-z][a-z0-9+.-]+://\S.*", re.IGNORECASE | re.DOTALL)
 _PATH = re.compile(r"(?:[a-z]:|~|\.{1,2})?(?:[\\/][^\\/\n]+)+$|[^\n]+\.[a-z0-9]{2,5}$", re.IGNORECASE)
 
 
