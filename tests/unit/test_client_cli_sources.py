@@ -190,3 +190,17 @@ def test_names_that_cannot_be_files_are_told_and_the_rest_goes_on(capsys: pytest
     assert re.search(r"deeplab: loop: .*symbolic links", told.err)
     assert re.search(r"deeplab: y+: .*File name too long", told.err)
     assert "1 of 4 pictures segmented" in told.err
+
+
+@pytest.mark.timeout(30)  # two links back have 2^40 paths
+@pytest.mark.usefixtures("fake", "folder")
+@pytest.mark.parametrize("pattern", ["t/**/*.png", "t/**", "**/*.png", "t/**/a/**/*.png"])
+def test_a_pattern_enters_no_linked_folder(pattern: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("t/a").mkdir(parents=True)
+    picture("t/a/x.png")
+    Path("t/a/up").symlink_to("..")
+    Path("t/a/again").symlink_to("..")
+    assert run("segment", pattern) == 0
+    told = capsys.readouterr()
+    assert [line.split("\t")[0] for line in told.out.splitlines()] == ["t/a/x.png"]
+    assert "linked folders, searched only if named: 2 (t/a/again, t/a/up)" in told.err

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif"),
@@ -126,11 +126,27 @@ class _Search:
             return self._in_folder(path)
         if os.path.exists(path) or not glob.has_magic(argument):  # noqa: PTH110
             return [self._named(path)]  # one that is missing fails by itself, later
-        matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207 takes ** and ..
+        matches = sorted({Path(match) for match in self._matches(argument)})
         files = [match for match in matches if self._is_matched(match, every_depth="**" in argument)]
         if not files:
             raise ValueError(f"{argument} matches no file")
         return [self._named(file) for file in files]
+
+    def _matches(self, pattern: str) -> Iterator[str]:
+        """Yield what a pattern matches; its ** enters no linked folder, of which two that lead back have no end."""
+        before, found, rest = f"/{pattern}".partition("/**/")
+        if not found and before.endswith("/**"):
+            before, found, rest = before[:-3], "**", "*"
+        if not found:
+            yield from glob.glob(pattern)  # noqa: PTH207 takes ..
+            return
+        for top in glob.glob(before[1:]) if before else [os.curdir]:  # noqa: PTH207 takes ..
+            for folder, folders, _ in os.walk(top):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                for path in (Path(folder, name) for name in folders):
+                    if path.is_symlink() and str(path) not in self._left_out.get(_LINKED, []):
+                        self._left_out[_LINKED].append(str(path))
+                yield from self._matches(os.path.join(glob.escape(folder), rest))  # noqa: PTH118 text
 
     def told(self) -> str:
         return "; ".join(f"{kind}: {len(names)} ({_shortened(names)})" for kind, names in self._left_out.items())
