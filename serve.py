@@ -7,13 +7,14 @@ Port 0 takes a free port. When every model is ready, one line goes to stdout and
 
     READY grpc://127.0.0.1:8001 http://127.0.0.1:8000 http://127.0.0.1:8002/metrics
 
-Exit codes: the server's; 2 refused to start; 1 a Python stub died; 128 + n ended by signal n.
+Exit codes: the server's; 2 refused to start; 1 a Python stub died or the server was paused; 128 + n ended by signal n.
 
 The number of OpenMP's threads (`OMP_NUM_THREADS`), how they wait, and what malloc keeps are set for the server, unless
-the environment sets them; docs/performance.md has the figures.
+the environment sets them; docs/performance.md has the figures. Limits that are too low are raised (embedded/limits.py).
 
 SIGTERM, SIGINT and SIGHUP drain and stop; another signal stops at once. A stub that dies, which Triton neither
-restarts nor reports, stops the server too, after BROKEN_DRAIN_SECONDS for the requests elsewhere.
+restarts nor reports, stops the server too, after BROKEN_DRAIN_SECONDS for the requests elsewhere. A server that was
+paused is killed (embedded/watching.py).
 
 What tritonserver 2.51 itself does on SIGTERM (measured), and what this file adds:
 
@@ -50,14 +51,11 @@ import re
 import secrets
 import select
 import selectors
-import shutil
 import signal
 import subprocess
 import tempfile
 import time
 from typing import TYPE_CHECKING
-
-import joblib
 
 from embedded.checks import (
     Address,
@@ -65,11 +63,10 @@ from embedded.checks import (
     check_repository,
     check_temporary_folder,
     choose_address,
-    libpython_folder,
 )
 from embedded.errors import StartError
 from embedded.gpus import gpu_options
-from embedded.layout import backend_directory, plain, python_folder
+from embedded.layout import backend_directory, environment
 from embedded.limits import check_shared_memory, raise_limits
 from embedded.processes import close_idle_connections, own_prefix, resting_stubs, sweep
 from embedded.watching import LOST_SECONDS, SAMPLE_SECONDS, Instant, PausedError, Watch
@@ -87,17 +84,11 @@ LOAD_FAILURE = re.compile(r'E\d{4} .*\] "((?:failed to load|Poll failed for) .*)
 # nothing to do, so with seven of them about every second sample counts.
 CALM_SECONDS = 0.1
 CALM_SAMPLES = 3
+# After a request that failed because /dev/shm was full, or whose gRPC caller gave up, 2.51 may wait for a stub that
+# waits for Triton, until the exit timeout. A stub that unloads does not rest for so long.
+STUCK_SECONDS = 5.0
+UNLOADING = b"All models are stopped, unloading models"
 PR_SET_PDEATHSIG = 1
-# For the server and its stubs. Beside these OMP_NUM_THREADS: OpenMP by itself counts the cores that we may run on, but
-# not a container's CPU quota; with a thread a core of the machine, all would mostly wait for the quota's next period.
-TUNING = {
-    # Threads that wait for each other spin otherwise, on the cores that the other steps need.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    # Tensors are some megabytes. By default malloc gives such blocks back to the kernel, which has to clear others for
-    # the next request. These keep up to 128 MiB a process; 32 MiB is the most that glibc takes for the first.
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
-}
 REPEAT_SECONDS = 0.25
 STALLED_SECONDS = 0.05
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -118,6 +109,7 @@ class Server:
         self._dead_stub = ""
         self._exited = False
         self._ending = False
+        self._unloading = False
         self._last_line = b""
         self._load_failures: list[str] = []
         self._selector = selectors.DefaultSelector()
@@ -193,7 +185,7 @@ class Server:
             hold.getresponse().read()
         self._process.terminate()
         self._awake = Instant.now()
-        before, calm = None, 0
+        before, calm, moved = None, 0, began
         while not self._exited:
             self._wait(time.monotonic() + CALM_SECONDS)
             elapsed = time.monotonic() - began
@@ -205,6 +197,11 @@ class Server:
                 say(f"error: tritonserver has not ended after {elapsed:.0f} s and is killed")
                 return 1
             now = resting_stubs(self._prefix)
+            if not (now and self._unloading):
+                moved = time.monotonic()
+            elif time.monotonic() > moved + STUCK_SECONDS:  # all requests are answered
+                say("tritonserver waits for a request that is over; it is ended")
+                return 0
             calm = 0 if now is None else calm + (now == before)
             before = now
             at_rest = calm >= CALM_SAMPLES
@@ -291,6 +288,7 @@ class Server:
             *lines, self._last_line = (self._last_line + chunk).split(b"\n")
             for line in lines:
                 self._ending = self._ending or line.startswith(b"Signal (")  # somebody else stops tritonserver
+                self._unloading = self._unloading or UNLOADING in line
                 if found := LOAD_FAILURE.match(line.decode(errors="replace")):
                     self._load_failures.append(" ".join(found[1].replace("\\n", " ").split()))
 
@@ -343,33 +341,6 @@ def command_line(server: Path, repository: Path, backends: Path, prefix: str, ad
         f"--grpc-port={address.grpc}",
         f"--metrics-port={address.metrics}",
     ]
-
-
-def environment(server: Path, work: Path) -> dict[str, str]:
-    """Return our environment with the wheel's libraries, libpython and the running interpreter first.
-
-    What TUNING sets is set here unless the caller has set it.
-
-    Args:
-        server: the wheel's tritonserver folder.
-        work: a folder for links to those whose names are not plain.
-
-    Raises:
-        StartError: there is no bash, by which tritonserver starts Python models.
-    """
-    libraries = [plain(server.parents[1] / "nvidia_pytriton.libs", work / "libraries")]
-    libraries += [plain(libpython_folder(), work / "libpython")]
-    paths = {
-        "LD_LIBRARY_PATH": [*libraries, os.environ.get("LD_LIBRARY_PATH")],
-        "PATH": [python_folder(work), os.environ.get("PATH"), os.defpath],
-    }
-    joined = {name: os.pathsep.join(map(str, filter(None, parts))) for name, parts in paths.items()}
-    if shutil.which("bash", path=joined["PATH"]) is None:
-        raise StartError(f"there is no bash on PATH ({joined['PATH']}) to start the Python models by; install it")
-    ours = {
-        name: value for name, value in os.environ.items() if name != "BASH_ENV"
-    }  # each start of a stub would run it
-    return {"OMP_NUM_THREADS": str(joblib.cpu_count())} | TUNING | ours | joined
 
 
 def stderr_takes_more() -> bool:

@@ -12,7 +12,7 @@ if [[ $repository != *://* ]] && ! compgen -G "$repository/*/config.pbtxt" >/dev
     exit 2
 fi
 
-# serve.py says why; a test compares the values.
+# embedded/layout.py says why; a test compares the values.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-134217728}

@@ -1,4 +1,4 @@
-"""The folder that a server starts from: its backends, and links with plain names to what may have any.
+"""What a server starts from: its backends, its environment, and links with plain names to what may have any.
 
 tritonserver starts its stubs by `bash -c` with unquoted paths, the loader takes a colon for the end of one, and the
 Python in a stub reads `*.pth` files as ASCII, whatever the locale is, and dies of others.
@@ -14,10 +14,23 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from embedded.checks import STUB, stub_of
+import joblib
+
+from embedded.checks import STUB, libpython_folder, stub_of
+from embedded.errors import StartError
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = re.compile(r"[A-Za-z0-9_@%+=,./-]+")
+# For the server and its stubs. Beside these OMP_NUM_THREADS: OpenMP by itself counts the cores that we may run on, but
+# not a container's CPU quota; with a thread a core of the machine, all would mostly wait for the quota's next period.
+TUNING = {
+    # Threads that wait for each other spin otherwise, on the cores that the other steps need.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Tensors are some megabytes. By default malloc gives such blocks back to the kernel, which has to clear others for
+    # the next request. These keep up to 128 MiB a process; 32 MiB is the most that glibc takes for the first.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+}
 
 
 def plain(path: Path, link: Path) -> Path:
@@ -67,3 +80,30 @@ def python_folder(work: Path) -> Path:
             if entry not in unreadable:
                 (packages / entry.name).symlink_to(entry)
     return home / "bin"
+
+
+def environment(server: Path, work: Path) -> dict[str, str]:
+    """Return our environment with the wheel's libraries, libpython and the running interpreter first.
+
+    What TUNING sets is set here unless the caller has set it.
+
+    Args:
+        server: the wheel's tritonserver folder.
+        work: a folder for links to those whose names are not plain.
+
+    Raises:
+        StartError: there is no bash, by which tritonserver starts Python models.
+    """
+    libraries = [plain(server.parents[1] / "nvidia_pytriton.libs", work / "libraries")]
+    libraries += [plain(libpython_folder(), work / "libpython")]
+    paths = {
+        "LD_LIBRARY_PATH": [*libraries, os.environ.get("LD_LIBRARY_PATH")],
+        "PATH": [python_folder(work), os.environ.get("PATH"), os.defpath],
+    }
+    joined = {name: os.pathsep.join(map(str, filter(None, parts))) for name, parts in paths.items()}
+    if shutil.which("bash", path=joined["PATH"]) is None:
+        raise StartError(f"there is no bash on PATH ({joined['PATH']}) to start the Python models by; install it")
+    ours = {
+        name: value for name, value in os.environ.items() if name != "BASH_ENV"
+    }  # each start of a stub would run it
+    return {"OMP_NUM_THREADS": str(joblib.cpu_count())} | TUNING | ours | joined

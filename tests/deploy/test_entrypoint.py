@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from wheel import on_path
 
-import serve
-from embedded import gpus, limits
+from embedded import gpus, layout, limits
 
 pytestmark = pytest.mark.deploy
 
@@ -94,7 +93,7 @@ def test_every_start_has_a_key_of_its_own(script: Path, programs: Path, models: 
 
 def test_the_variables_are_those_of_the_embedded_server(script: Path, programs: Path, models: Path) -> None:
     environment, _ = start(script, programs, models)
-    assert {name: environment[name] for name in serve.TUNING} == serve.TUNING
+    assert {name: environment[name] for name in layout.TUNING} == layout.TUNING
     environment, _ = start(script, programs, models, OMP_WAIT_POLICY="ACTIVE", OMP_NUM_THREADS="3")
     assert (environment["OMP_WAIT_POLICY"], environment["OMP_NUM_THREADS"]) == ("ACTIVE", "3")
 

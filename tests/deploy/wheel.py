@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import serve
 from embedded import checks, layout
 
 
@@ -18,7 +17,7 @@ def options() -> set[str]:
     server = checks.check_environment()
     command = [str(server / "bin" / "tritonserver"), "--help"]
     with tempfile.TemporaryDirectory() as folder:
-        variables = serve.environment(server, Path(folder))
+        variables = layout.environment(server, Path(folder))
         shown = subprocess.run(command, env=variables, capture_output=True, text=True, check=False).stderr
     return set(re.findall(r"^\s+--([a-z0-9-]+)", shown, re.MULTILINE))
 
@@ -27,7 +26,7 @@ def launcher(folder: Path) -> Path:
     """Write a `tritonserver` that runs the wheel's on 127.0.0.1 with its backends; return the folder to put on PATH."""
     server = checks.check_environment()
     backends = layout.backend_directory(folder, server)
-    variables = serve.environment(server, folder)
+    variables = layout.environment(server, folder)
     command = [
         str(server / "bin" / "tritonserver"),
         f"--backend-directory={backends}",

@@ -26,9 +26,10 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from triton_process import SERVE, TritonProcess, alive, files_of, wait_until
+from tritonclient.utils import InferenceServerException
 
 import serve
-from embedded import builds, checks, limits
+from embedded import builds, checks, layout, limits
 from embedded.errors import StartError
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ class TritonPythonModel:
         time.sleep(1)
         os.kill(os.getpid(), signal.SIGABRT)
 """
+LARGE_CONFIG = ECHO_CONFIG.replace("dims: [1] }]\ninstance", "dims: [-1] }]\ninstance")
+LARGE_CODE = ECHO_CODE.replace("import pathlib, time", "import pathlib, time, numpy").replace(
+    '"SLEPT", seconds', '"SLEPT", numpy.zeros((1, 4_000_000), numpy.float32)'
+)
 TWICE_CONFIG = """
 platform: "ensemble"
 max_batch_size: 8
@@ -226,6 +231,20 @@ def test_a_kept_connection_is_not_idle_while_its_request_runs(serving: Serving, 
         server.signal(signal.SIGTERM)
         assert answer.result() == [2.0]
         assert server.wait() == 0
+
+
+def test_a_stop_after_shared_memory_ran_out_is_not_held_up(serving: Serving, tmp_path: Path) -> None:
+    """Triton waits for the stub until the exit timeout, and ends with 1."""
+    large = add_model(tmp_path / "models", "large", config=LARGE_CONFIG, code=LARGE_CODE)
+    server = serving(large)
+    # Its shared memory cannot grow any more, as in a full /dev/shm.
+    server.stub("large").rlimit(psutil.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+    with pytest.raises(InferenceServerException, match="Failed to increase the shared memory pool size"):
+        infer(server, "grpc", "large")
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 20
+    assert server.left_behind() == []
 
 
 def test_a_second_signal_stops_at_once(serving: Serving, repository: Path) -> None:
@@ -711,8 +730,8 @@ def test_models_get_as_many_threads_as_the_server_has_cores(monkeypatch: pytest.
     cores = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(cores)})
-        assert serve.environment(server, tmp_path)["OMP_NUM_THREADS"] == "1"
+        assert layout.environment(server, tmp_path)["OMP_NUM_THREADS"] == "1"
     finally:
         os.sched_setaffinity(0, cores)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert serve.environment(server, tmp_path)["OMP_NUM_THREADS"] == "7"
+    assert layout.environment(server, tmp_path)["OMP_NUM_THREADS"] == "7"
