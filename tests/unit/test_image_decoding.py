@@ -300,6 +300,11 @@ def test_webp_metadata_costs_nothing(metadata: bytes) -> None:
     same(files.webp(simple[12:], size=(64, 64), flags=0x2C, metadata=metadata), RGB)
 
 
+def test_a_webp_without_its_padding_is_taken() -> None:
+    odd = next(data for rows in range(1, 65) if (data := encoded("WEBP", RGB[:rows], lossless=True))[16] % 2)
+    same(odd[:-1], decoded(odd))
+
+
 def test_a_webp_cut_in_its_pixels_is_refused() -> None:
     simple = encoded("WEBP", lossless=True)
     assert "a WebP picture that is broken or truncated" in refusal(simple[:-10])
