@@ -221,7 +221,7 @@ def _resnet(state: Mapping[str, torch.Tensor]) -> str:
     blocks = _blocks(state)
     if _has(state, r"layer3\.0\.conv2\.weight$") and not _has(state, r"layer3\.0\.conv3\.weight$"):  # basic blocks
         return "ResNet-34" if _RESNETS.get(blocks) == "ResNet-50" else "ResNet-18"
-    return _RESNETS.get(blocks, f"ResNet with {blocks} blocks in its third stage")
+    return _RESNETS.get(blocks, f"ResNet whose third stage has {blocks} blocks")
 
 
 def _blocks(keys: Iterable[str]) -> int:

@@ -229,7 +229,7 @@ def test_weights_that_are_no_numbers_are_told_from_a_bad_trace(tmp_path: Path) -
 
 def test_a_file_name_that_is_not_utf8_makes_a_label(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.pth")
-    torch.save({"backbone.layer3.5.conv1.weight": torch.zeros(1)}, path)
+    torch.save({f"backbone.layer3.{block}.conv1.weight": torch.zeros(1) for block in range(6)}, path)
     assert WeightsSource.of(path).label.startswith("bad?.pth@sha256:")
 
 
