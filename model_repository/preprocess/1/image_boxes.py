@@ -97,6 +97,8 @@ def _codec_and_pixels(data: bytes, meta: _Meta) -> tuple[str, int]:
     # Derived pictures can be made of derived ones, which a few bytes let grow without bounds.
     kinds += [kind for kind in (meta.kinds.get(item, b"") for item in planes) if kind in _DERIVED]
     unknown = next((kind for kind in kinds if kind not in _CODECS), None)
+    if unknown == b"":  # the file does not say what the item is
+        raise ValueError("the AVIF or HEIC file is broken or truncated; send the whole file, or save it anew")
     if not kinds or unknown is not None:
         name = (unknown or b"grid").decode("ascii", "backslashreplace")
         raise ValueError(

@@ -29,6 +29,7 @@ _MAX_PARTS = 100_000
 
 _PNG_KIND = re.compile(rb"[A-Za-z]{4}")
 _PNG_CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+_PNG_PALETTE = b"\3"  # the color type
 
 # FF 00 is a stuffed byte, FF before FF fills, and restart markers stand within a scan.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -101,7 +102,7 @@ def without_metadata(data: bytes) -> tuple[bytes, int]:
 def _png(data: bytes) -> tuple[bytes, int]:
     """Keep the critical chunks, which libpng is strict about as well; frames after the first are none of them."""
     view = memoryview(data)
-    kept, exif, position = [view[:8]], b"", 8
+    kept, exif, position, has_palette = [view[:8]], b"", 8, False
     for _ in range(_MAX_PARTS):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         end = position + 12 + length
@@ -118,6 +119,9 @@ def _png(data: bytes) -> tuple[bytes, int]:
                 raise ValueError(
                     f"the PNG image is broken: its chunk {kind.decode()} has a wrong checksum; copy it again"
                 )
+            if kind == b"IDAT" and data[25:26] == _PNG_PALETTE and not has_palette:
+                raise ValueError("the PNG image is broken: its chunk PLTE, the palette, is missing; save it anew")
+            has_palette |= kind == b"PLTE"
             kept.append(view[position:end])
         elif kind == b"eXIf" and sound and not exif:
             exif = data[position + 8 : end - 4]

@@ -212,8 +212,8 @@ def _load(image: Image.Image, data: bytes) -> Image.Image:
         reason = " ".join(str(exc).split()) or type(exc).__name__
         what, remedy = image_kinds.found(data)
         if "broken or truncated" in what:
-            what = f"the {image.format} image is broken or truncated: {reason}"
-        raise InvalidImageError(f"{what}; {remedy}") from exc
+            raise InvalidImageError(f"the {image.format} image is broken or truncated: {reason}; {remedy}") from exc
+        raise InvalidImageError(f"the image is {what}; {remedy}") from exc
 
 
 def _scaled(image: Image.Image, data: bytes, *, maximum: int) -> Image.Image:
