@@ -42,7 +42,7 @@ AT_ONCE = 16
 PICTURES = 420  # 21 classes, 25 heights and 17 widths
 # A picture, its pixels or its mask kept from each request would be 2 to 12 kB, 60 to 360 MB in 30,000. Allocators
 # breathe, and shared memory grows by 1 MiB an instance until it has met the largest batch.
-MEGABYTES = 12.0
+MEGABYTES = 8.0
 # Connections and gRPC's own pools breathe.
 DESCRIPTORS = 8
 BYTES = 20_000
