@@ -204,6 +204,8 @@ def _webp(data: bytes) -> tuple[bytes, int]:
         elif kind in _WEBP_PIXELS and not has_pixels:
             has_pixels = kind not in {b"ALPH", b"ANIM"}
             kept.append(view[start:position])
+            if position == len(data) + 1:
+                kept.append(b"\0")  # the padding, which is no pixel
     else:
         raise ValueError(f"the WebP image has more than {_MAX_PARTS} chunks; save it anew")
     size = 4 + sum(len(part) for part in kept)
