@@ -546,17 +546,34 @@ def test_what_follows_an_avif_or_heic_costs_nothing() -> None:
 def test_avif_that_declares_less_than_it_holds_is_refused() -> None:
     large = encoded("AVIF", np.zeros((2048, 2048, 3), np.uint8), speed=10, quality=1)
     item = files.av1_item(large, size=(64, 64))
-    assert "has 4194304 pixels in all its tiles and planes" in refusal(files.heif({1: item}, brands=AVIF_BRANDS))
+    assert "has 4194304 pixels in all its tiles" in refusal(files.heif({1: item}, brands=AVIF_BRANDS))
 
 
-def test_tiles_and_alpha_count_by_what_they_declare() -> None:
+def test_tiles_count_by_what_they_declare() -> None:
     """A canvas of 64 x 64 pixels does not bound the pictures that it shows a corner of."""
-    large = files.hevc_item(size=(2048, 2048))
-    canvas = {1: files.grid(1, 1, 64, 64), 2: large}
-    assert "has 4460544 pixels in all" in refusal(files.heif(canvas, references=[(b"dimg", 1, [2])]))
+    canvas = {1: files.grid(1, 1, 64, 64), 2: files.hevc_item(size=(2048, 2048))}
+    assert "has 4460544 pixels in all its tiles" in refusal(files.heif(canvas, references=[(b"dimg", 1, [2])]))
+
+
+def test_what_is_not_shown_is_not_decoded() -> None:
+    """Alpha, thumbnails and other pictures may have any size."""
     alpha = files.full_box(b"auxC", 0, 0, b"urn:mpeg:hevc:2015:auxid:1\0")
-    planes = {1: files.hevc_item(), 2: (*large[:2], [*large[2], alpha])}
-    assert "has 4476928 pixels in all" in refusal(files.heif(planes, references=[(b"auxl", 2, [1])]))
+    others = {number: files.hevc_item(alpha, size=(8192, 8192)) for number in range(2, 5)}
+    data = files.heif({1: files.hevc_item()} | others, references=[(b"auxl", 2, [1]), (b"thmb", 3, [1])])
+    same(data, RGB, within=60)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIC"])
+def test_alpha_is_dropped(kind: str) -> None:
+    transparent = np.dstack([RGB, np.zeros((64, 64), np.uint8)])
+    item = files.av1_item(encoded("AVIF", quality=100, subsampling="4:4:4"), size=(64, 64))
+    plain = files.heif({1: item}, brands=AVIF_BRANDS) if kind == "AVIF" else files.heif({1: files.hevc_item()})
+    alpha = files.full_box(b"auxC", 0, 0, b"urn:mpeg:hevc:2015:auxid:1\0")
+    if kind == "AVIF":
+        same(encoded("AVIF", transparent, quality=100, subsampling="4:4:4"), decoded(plain), within=4)
+    else:
+        data = files.heif({1: files.hevc_item(), 2: files.hevc_item(alpha)}, references=[(b"auxl", 2, [1])])
+        same(data, decoded(plain))
 
 
 def test_heic_that_declares_less_than_it_holds_is_refused() -> None:

@@ -1,25 +1,48 @@
-"""AVIF and HEIC files as boxes: the still picture in them, and how many pixels a decoder would decode for it.
+"""AVIF and HEIC files as boxes, and the still picture in them as a file of its own.
 
-Such a file declares sizes in several places, and a decoder may believe the largest: a few kilobytes can take gigabytes.
-ISO/IEC 14496-12 describes the boxes, ISO/IEC 23008-12 (HEIF) the items, section 5.5 of the AV1 specification the header
-of a sequence.
+ISO/IEC 14496-12 describes the boxes, ISO/IEC 23008-12 (HEIF) the items. What decoders find in such a file besides the
+picture costs it, or their process, where it is flawed: so the picture alone is written anew.
 """
 
-import math
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 _MAX_PARTS = 20_000  # boxes, references or units of AV1 in one place: real files have hundreds
-_CODECS = {b"av01": "AVIF", b"hvc1": "HEIF"}
-_SEQUENCE_BRANDS = {b"avis": b"avif", b"hevc": b"heic", b"hevx": b"heix", b"msf1": b"mif1"}
-_DERIVED = frozenset({b"grid", b"iden", b"iovl"})
 _MAX_SHARED = 4  # how often, on average, a byte of the file may belong to a tile
 _TOP_LEVEL = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"uuid"})
-_HEVC_MARGIN = 64  # libheif takes a picture that is larger than declared by this at most, in each direction
-_AV1_SEQUENCE_HEADER = 1
-_LONGEST_LEB128 = 8  # bytes, by section 4.10.5 of the AV1 specification
-_LARGEST_LEVEL_WITHOUT_TIER = 7
+_CODECS = {b"av01": "AVIF", b"hvc1": "HEIF"}
+_BRANDS = {"AVIF": (b"avif", b"mif1", b"miaf"), "HEIF": (b"heic", b"mif1")}
+# What the pixels need, and whether a reader must understand it. Of color profiles only `nclx`, which says how YCbCr is
+# made; of the rest nothing, in particular no EXIF and no XMP, whose flaws end a process in pi-heif 1.4.0.
+_PROPERTIES = {
+    b"av1C": 0x80,
+    b"hvcC": 0x80,
+    b"ispe": 0,
+    b"pixi": 0,
+    b"colr": 0,
+    b"clap": 0x80,
+    b"irot": 0x80,
+    b"imir": 0x80,
+}
+_LONGEST_PROPERTY = 1 << 16
+_TRUNCATED = "the AVIF or HEIC image is broken or truncated: it ends too early; send the whole file, or save it anew"
 _VERSION_WITH_SHORT_IDS = 2  # of an infe box
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A coded picture, or a grid of such.
+
+    Attributes:
+        kind: b"av01", b"hvc1" or b"grid".
+        properties: what the boxes hold that describe it, by their kind.
+        data: the coded pixels.
+    """
+
+    kind: bytes
+    properties: dict[bytes, bytes]
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +50,14 @@ class Still:
     """The still picture of a file.
 
     Attributes:
-        data: the file without the references to EXIF and XMP, whose flaws may cost the picture and end the process, and
-            without its sequence.
+        data: a file that holds it and nothing else: no alpha, no metadata, no other pictures, no sequence.
         codec: "AVIF" or "HEIF", which is Pillow's name of the format.
-        coded_pixels: how many pixels are decoded for it at most, in all tiles and the alpha plane.
+        tiles: what is decoded for it, one after another: itself, or the tiles of a grid.
     """
 
     data: bytes
     codec: str
-    coded_pixels: int
+    tiles: Sequence[Item]
 
 
 @dataclass(slots=True)
@@ -44,10 +66,8 @@ class _Meta:
 
     primary: int = 0
     kinds: dict[int, bytes] = field(default_factory=dict[int, bytes])
-    descriptions_at: list[int] = field(default_factory=list[int])  # where the kinds of references to metadata stand
     tiles: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
-    alphas: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
-    sizes: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
+    properties: dict[int, dict[bytes, bytes]] = field(default_factory=dict[int, dict[bytes, bytes]])
     extents: dict[int, list[tuple[int, int]]] = field(default_factory=dict[int, list[tuple[int, int]]])
 
 
@@ -57,71 +77,97 @@ def still(data: bytes) -> Still:
     Raises:
         ValueError: The file has none, or one of a kind that is not taken; the message says why.
     """
-    meta, end = None, 0
-    patches: list[tuple[int, bytes]] = []
     for kind, start, stop in _boxes(data, 0, len(data)):
+        if kind == b"meta":
+            return _still(data, _read_meta(data, start + 4, min(stop, len(data))))
         if stop > len(data) and kind not in _TOP_LEVEL:
-            break  # no box, but what others have appended
-        end = min(stop, len(data))
-        if kind == b"ftyp":
-            brands = (position for position in range(start, end, 4) if position != start + 4)
-            patches += [
-                (at, _SEQUENCE_BRANDS[data[at : at + 4]]) for at in brands if data[at : at + 4] in _SEQUENCE_BRANDS
-            ]
-        elif kind == b"moov":
-            patches.append((start - 4, b"free"))
-        elif kind == b"meta":
-            if meta is not None:
-                raise ValueError("the AVIF or HEIC file has two boxes of the kind 'meta'; save it anew")
-            meta = _read_meta(data, start + 4, end)
-    if meta is None:
-        raise ValueError("the AVIF or HEIC file has no still picture; send the whole file, or a frame of it as JPEG")
-    patches += [(at, b"skip") for at in meta.descriptions_at]
-    codec, coded_pixels = _codec_and_pixels(data, meta)
-    if not patches and end == len(data):
-        return Still(data, codec, coded_pixels)
-    changed = bytearray(data[:end])
-    for at, new in patches:
-        changed[at : at + 4] = new
-    return Still(bytes(changed), codec, coded_pixels)
+            break
+    raise ValueError("the AVIF or HEIC file has no still picture; send the whole file, or a frame of it as JPEG")
 
 
-def _codec_and_pixels(data: bytes, meta: _Meta) -> tuple[str, int]:
-    """Return which codec decodes the primary item, and the pixels of all that is decoded with it."""
-    pictures = meta.tiles.get(meta.primary, []) if meta.kinds.get(meta.primary) == b"grid" else [meta.primary]
-    planes: list[int] = []
-    for alpha in dict.fromkeys(alpha for item in {meta.primary, *pictures} for alpha in meta.alphas.get(item, [])):
-        planes += meta.tiles.get(alpha, []) if meta.kinds.get(alpha) == b"grid" else [alpha]
-    kinds = [meta.kinds.get(item, b"") for item in pictures]
-    # Derived pictures can be made of derived ones, which a few bytes let grow without bounds.
-    kinds += [kind for kind in (meta.kinds.get(item, b"") for item in planes) if kind in _DERIVED]
-    unknown = next((kind for kind in kinds if kind not in _CODECS), None)
-    if not kinds or unknown == b"":
+def _still(data: bytes, meta: _Meta) -> Still:
+    is_grid = meta.kinds.get(meta.primary) == b"grid"
+    tiles = meta.tiles.get(meta.primary, []) if is_grid else [meta.primary]
+    kinds = {meta.kinds.get(item, b"") for item in tiles}
+    if not tiles or b"" in kinds:
         raise ValueError(
             "the AVIF or HEIC image is broken or truncated: it does not say where its picture is; send the whole file"
         )
-    if unknown is not None:
-        name = unknown.decode("ascii", "backslashreplace")
+    # One kind of codec; what is derived could be made of what is derived, which a few bytes let grow without bounds.
+    if len(kinds) != 1 or not kinds <= _CODECS.keys():
+        names = ", ".join(sorted(kind.decode("ascii", "backslashreplace") for kind in kinds))
         raise ValueError(
-            f"the picture in the AVIF or HEIC file is of the kind {name!r}; save it without layers, or as JPEG"
+            f"the picture in the AVIF or HEIC file is of the kind {names!r}; save it without layers, or as JPEG"
         )
-    pixels = examined = 0
-    for item in pictures + planes:
-        width, height = meta.sizes.get(item, (0, 0))
-        if meta.kinds.get(item) == b"hvc1":
-            pixels += (width + _HEVC_MARGIN) * (height + _HEVC_MARGIN)
-            continue
-        extents = [(start, min(end, len(data))) for start, end in meta.extents.get(item, []) if start < len(data)]
-        examined += sum(end - start for start, end in extents)
-        if examined > _MAX_SHARED * len(data):
-            raise ValueError("the tiles of the picture share their bytes; save it anew")
-        pixels += max(width * height, _av1_pixels(b"".join(data[start:end] for start, end in extents)))
-    return _CODECS[kinds[0]], pixels
+    items: dict[int, Item] = {}
+    length = 0
+    for item in dict.fromkeys([meta.primary, *tiles]):
+        extents = meta.extents.get(item, [])
+        if any(end > len(data) for _, end in extents):
+            raise ValueError(_TRUNCATED)
+        length += sum(max(0, end - start) for start, end in extents)
+        if length > _MAX_SHARED * len(data):
+            raise ValueError("the tiles of the AVIF or HEIC picture share their bytes; save it anew")
+        content = b"".join(data[start:end] for start, end in extents)
+        items[item] = Item(meta.kinds[item], meta.properties.get(item, {}), content)
+    codec = _CODECS[kinds.pop()]
+    numbers = {item: number for number, item in enumerate(items, 1)}
+    references = [numbers[item] for item in tiles] if is_grid else []
+    return Still(_written(list(items.values()), references, _BRANDS[codec]), codec, [items[item] for item in tiles])
+
+
+def _written(items: Sequence[Item], tiles: Sequence[int], brands: Sequence[bytes]) -> bytes:
+    """Return a file of items, of which the first is the primary one, and `tiles` the numbers of what it is made of."""
+    properties = list(dict.fromkeys(each for item in items for each in item.properties.items()))
+    if len(properties) > _MAX_PARTS:
+        raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} properties; save it anew")
+    index = {each: number for number, each in enumerate(properties, 1)}
+    associations = b"".join(
+        struct.pack(">HB", number, len(item.properties))
+        + b"".join(struct.pack(">H", _PROPERTIES[each[0]] << 8 | index[each]) for each in item.properties.items())
+        for number, item in enumerate(items, 1)
+    )
+    infos = [
+        _full_box(b"infe", struct.pack(">HH", number, 0), item.kind, b"\0", version=2)
+        for number, item in enumerate(items, 1)
+    ]
+    start = _box(b"ftyp", brands[0], bytes(4), *brands)
+
+    def meta(offset: int) -> bytes:
+        places = b""
+        for number, item in enumerate(items, 1):
+            places += struct.pack(">HHHII", number, 0, 1, offset, len(item.data))
+            offset += len(item.data)
+        return _full_box(
+            b"meta",
+            _full_box(b"hdlr", bytes(4), b"pict", bytes(13)),
+            _full_box(b"pitm", b"\0\1"),
+            _full_box(b"iloc", b"\x44\0", struct.pack(">H", len(items)), places),
+            _full_box(b"iinf", struct.pack(">H", len(items)), *infos),
+            _full_box(b"iref", _box(b"dimg", struct.pack(f">HH{len(tiles)}H", 1, len(tiles), *tiles)))
+            if tiles
+            else b"",
+            _box(
+                b"iprp",
+                _box(b"ipco", *(_box(kind, content) for kind, content in properties)),
+                _full_box(b"ipma", struct.pack(">I", len(items)), associations, flags=1),
+            ),
+        )
+
+    return start + meta(len(start) + len(meta(0)) + 8) + _box(b"mdat", *(item.data for item in items))
+
+
+def _box(kind: bytes, *content: bytes) -> bytes:
+    return struct.pack(">I", 8 + sum(map(len, content))) + kind + b"".join(content)
+
+
+def _full_box(kind: bytes, *content: bytes, version: int = 0, flags: int = 0) -> bytes:
+    return _box(kind, struct.pack(">I", version << 24 | flags), *content)
 
 
 def _number(data: bytes, start: int, size: int) -> int:
     if start + size > len(data):
-        raise ValueError("the AVIF or HEIC file ends too early; send the whole file")
+        raise ValueError(_TRUNCATED)
     return int.from_bytes(data[start : start + size], "big")
 
 
@@ -164,7 +210,7 @@ def _read_meta(data: bytes, start: int, end: int) -> _Meta:
     if b"iref" in inner:
         _read_references(data, *inner[b"iref"], meta)
     if b"iprp" in inner:
-        _read_sizes(data, *inner[b"iprp"], meta)
+        _read_properties(data, *inner[b"iprp"], meta)
     if b"iloc" in inner:
         _read_extents(data, inner[b"iloc"][0], inner.get(b"idat", (0, 0))[0], meta)
     return meta
@@ -191,39 +237,40 @@ def _read_references(data: bytes, start: int, end: int, meta: _Meta) -> None:
             raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} references; save it anew")
         first = at + id_size + 2
         targets = [_number(data, first + index * id_size, id_size) for index in range(count)]
-        if kind == b"cdsc":
-            meta.descriptions_at.append(at - 4)
-        elif kind == b"dimg":
+        if kind == b"dimg":
             meta.tiles.setdefault(source, []).extend(targets)
-        elif kind == b"auxl":
-            for target in targets:
-                meta.alphas.setdefault(target, []).append(source)
 
 
-def _read_sizes(data: bytes, start: int, end: int, meta: _Meta) -> None:
-    properties: list[tuple[bytes, int, int]] = []
+def _read_properties(data: bytes, start: int, end: int, meta: _Meta) -> None:
+    properties: list[tuple[bytes, bytes]] = []
     for kind, at, stop in _boxes(data, start, end):
         if kind == b"ipco":
-            properties += _boxes(data, at, min(stop, end))
+            for name, first, last in _boxes(data, at, min(stop, end)):
+                content = (
+                    data[first : min(last, end)] if name in _PROPERTIES and last - first < _LONGEST_PROPERTY else b""
+                )
+                properties.append((name, content))
         elif kind == b"ipma":
             _associate(data, at, min(stop, end), properties, meta)
 
 
-def _associate(data: bytes, at: int, end: int, properties: list[tuple[bytes, int, int]], meta: _Meta) -> None:
+def _associate(data: bytes, at: int, end: int, properties: Sequence[tuple[bytes, bytes]], meta: _Meta) -> None:
     id_size, index_size = (4 if _number(data, at, 1) else 2), (2 if _number(data, at + 3, 1) & 1 else 1)
-    position = at + 8
+    position, left = at + 8, _MAX_PARTS
     for _ in range(_number(data, at + 4, 4)):
         if position >= end:
             return
         item, count = _number(data, position, id_size), _number(data, position + id_size, 1)
         position += id_size + 1
+        left -= 1 + count
+        if left < 0:
+            raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} properties; save it anew")
         for _ in range(count):
             index = _number(data, position, index_size) & (0x7FFF if index_size > 1 else 0x7F)
             position += index_size
-            if 0 < index <= len(properties) and properties[index - 1][0] == b"ispe":
-                size_at = properties[index - 1][1] + 4
-                size = _number(data, size_at, 4), _number(data, size_at + 4, 4)
-                meta.sizes[item] = max(size, meta.sizes.get(item, size), key=math.prod)
+            kind, content = properties[index - 1] if 0 < index <= len(properties) else (b"", b"")
+            if content and (kind != b"colr" or content.startswith(b"nclx")):
+                meta.properties.setdefault(item, {}).setdefault(kind, content)
 
 
 def _read_extents(data: bytes, at: int, idat: int, meta: _Meta) -> None:
@@ -245,79 +292,6 @@ def _read_extents(data: bytes, at: int, idat: int, meta: _Meta) -> None:
         for _ in range(count):
             position += index_size if version else 0
             start = base + _number(data, position, offset_size)
-            length = _number(data, position + offset_size, length_size) or len(data)
+            length = _number(data, position + offset_size, length_size)
             position += offset_size + length_size
-            meta.extents.setdefault(item, []).append((start, start + length))
-
-
-def _av1_pixels(units: bytes) -> int:
-    """Return how many pixels a frame has at most, by the headers of sequences among the units (OBUs) of AV1."""
-    pixels = position = 0
-    for _ in range(_MAX_PARTS):
-        if position >= len(units):
-            return pixels
-        header = units[position]
-        position += 2 if header & 4 else 1
-        size = len(units) - position
-        if header & 2:
-            size = 0
-            for index, byte in enumerate(units[position : position + _LONGEST_LEB128]):
-                size |= (byte & 0x7F) << 7 * index
-                position += 1
-                if byte < 0x80:  # noqa: PLR2004 - LEB128: the last byte
-                    break
-        if header >> 3 & 0xF == _AV1_SEQUENCE_HEADER:
-            pixels = max(pixels, _frame_pixels(_Bits(units[position : position + size])))
-        position += size
-    raise ValueError(f"the AVIF file has more than {_MAX_PARTS} units; save it anew")
-
-
-class _Bits:
-    """Unsigned numbers of so many bits, one behind the other; zeros behind the end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._left = 8 * min(len(data), 4096)
-        self._value = int.from_bytes(data[:4096], "big")
-
-    def take(self, bits: int) -> int:
-        self._left -= bits
-        shifted = self._value >> self._left if self._left >= 0 else self._value << -self._left
-        return shifted & ((1 << bits) - 1)
-
-
-def _frame_pixels(bits: _Bits) -> int:
-    """Read the header of a sequence (5.5.1) up to the size of its frames."""
-    bits.take(4)
-    reduced = bits.take(1)
-    if reduced:
-        bits.take(5)
-    else:
-        _skip_operating_points(bits)
-    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
-    width, height = bits.take(width_bits) + 1, bits.take(height_bits) + 1
-    # Frames of a sequence that is none of a still picture may have a size of their own. Of the largest that these bits
-    # hold half is counted: the honest ones are then below what is allowed.
-    return width * height if reduced else max(width * height, 1 << width_bits + height_bits - 1)
-
-
-def _skip_operating_points(bits: _Bits) -> None:
-    delay_bits = 0
-    if bits.take(1):  # timing
-        bits.take(64)
-        if bits.take(1):
-            zeros = 0
-            while zeros < 32 and not bits.take(1):  # noqa: PLR2004 - uvlc() ends there
-                zeros += 1
-            bits.take(zeros)
-        if bits.take(1):  # decoder model
-            delay_bits = bits.take(5) + 1
-            bits.take(42)
-    has_delay = bits.take(1)
-    for _ in range(bits.take(5) + 1):
-        bits.take(12)
-        if bits.take(5) > _LARGEST_LEVEL_WITHOUT_TIER:
-            bits.take(1)
-        if delay_bits and bits.take(1):
-            bits.take(2 * delay_bits + 1)
-        if has_delay and bits.take(1):
-            bits.take(4)
+            meta.extents.setdefault(item, []).append((start, start + length if length else len(data)))

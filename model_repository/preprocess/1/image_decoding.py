@@ -12,6 +12,7 @@ from typing import Any
 import image_boxes
 import image_bytes
 import image_kinds
+import image_sizes
 import numpy as np
 import numpy.typing as npt
 import pi_heif
@@ -30,7 +31,7 @@ _SLOW_DECODERS = {"ppm_plain": "send the binary form (P4, P5, P6)", "bmp_rle": "
 # A progressive JPEG has about ten scans, and each may cost as much as the whole picture.
 _MAX_JPEG_SCANS = 100
 _JPEG_START_OF_SCAN = b"\xff\xda"
-# All tiles and the alpha plane of an AVIF or HEIC picture, to the pixels that it may have.
+# All tiles of an AVIF or HEIC picture, to the pixels that it may have.
 _MAX_CODED = 2
 # All strips of a compressed TIFF page, to the bytes of the file: more lie on top of each other.
 _MAX_OVERLAP = 2
@@ -118,27 +119,17 @@ def _prepare(data: bytes, max_pixels: int) -> tuple[str, bytes, int]:
         plain, orientation = image_bytes.without_metadata(data)
         if name == "HEIF":
             still = image_boxes.still(data)
-            name, plain, coded_pixels = still.codec, still.data, still.coded_pixels
+            name, plain, coded_pixels = still.codec, still.data, image_sizes.coded_pixels(still.tiles)
     except ValueError as exc:
         raise InvalidImageError(str(exc)) from exc
     if coded_pixels > _MAX_CODED * max_pixels:
         raise InvalidImageError(
-            f"the {name} image has {coded_pixels} pixels in all its tiles and planes, and the limit is "
+            f"the {name} image has {coded_pixels} pixels in all its tiles, and the limit is "
             f"{_MAX_CODED * max_pixels}; scale it down"
         )
     if name == "WEBP":  # whose canvas is made when it is opened
-        _check_size(*_webp_size(plain), max_pixels)
+        _check_size(*image_sizes.webp_canvas(plain), max_pixels)
     return name, plain, orientation
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Return the width and height of the canvas, by the first chunk (RFC 9649)."""
-    kind, numbers = data[12:16], int.from_bytes(data[:32], "little")
-    if kind == b"VP8X":  # from byte 24 on
-        return (numbers >> 192 & 0xFFFFFF) + 1, (numbers >> 216 & 0xFFFFFF) + 1
-    if kind == b"VP8L":  # from byte 21 on
-        return (numbers >> 168 & 0x3FFF) + 1, (numbers >> 182 & 0x3FFF) + 1
-    return numbers >> 208 & 0x3FFF, numbers >> 224 & 0x3FFF
 
 
 def _not_decodable(data: bytes, length: int) -> InvalidImageError:
