@@ -10,6 +10,7 @@ import functools
 import gc
 import itertools
 import os
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -143,7 +144,8 @@ class Held:
     def by(cls, server: TritonProcess) -> Held:
         gc.collect()
         processes = {"client": psutil.Process(), "serve.py": psutil.Process(server.pid), "tritonserver": server.triton}
-        processes |= {f"stub {number}": stub for number, stub in enumerate(server.stubs)}
+        for stub in server.stubs:  # named after the instance, as "preprocess_0_1"
+            processes[next(filter(re.compile(r"\w+_\d+_\d+").fullmatch, stub.cmdline()))] = stub
         shared = [file for file in map(Path, files_of(server.pid)) if file.parent == FOLDERS[0]]
         return cls(
             {name: process.memory_info().rss / 1e6 for name, process in processes.items()},
