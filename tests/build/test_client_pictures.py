@@ -36,7 +36,7 @@ def test_overlays_have_torchvisions_colours_and_an_untouched_background(alpha: f
 
 
 def sent(image: object) -> bytes:
-    fake = FakeTransport(np.zeros((1, 1), np.uint8))
+    fake = FakeTransport()
     SegmentationClient("fake", transport=fake).segment(image)  # pyright: ignore[reportArgumentType] wrong ones too
     return fake.requests[-1].image
 

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import picture_files
 import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
@@ -680,6 +681,15 @@ def test_what_pillow_warns_about_is_no_error(send: Callable[[Any], bytes]) -> No
     assert send(palette)
 
 
+def test_metadata_that_ends_a_process_in_pi_heif_is_left_out() -> None:
+    """A kind of metadata that is not UTF-8, which the server takes."""
+    about = {1: picture_files.hevc_item(), 2: (b"\xff\xfe\xfd\xfc", b"x", [])}
+    file = picture_files.heif(about, references=[(b"cdsc", 2, [1])])
+    code = "import sys; from deeplab_client._picture import opened; print(opened(sys.stdin.buffer.read()).size)"
+    done = subprocess.run([sys.executable, "-c", code], input=file, capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "(64, 64)"
+
+
 def test_other_formats_of_pillow_are_not_opened() -> None:
     """As on the server; for some of them Pillow runs programs."""
     file = io.BytesIO()
@@ -689,10 +699,11 @@ def test_other_formats_of_pillow_are_not_opened() -> None:
             drawn_on(data, 9, 6)
 
 
-def test_the_client_reads_bytes_as_the_server_does() -> None:
+@pytest.mark.parametrize("module", ["image_bytes.py", "image_boxes.py"])
+def test_the_client_reads_bytes_as_the_server_does(module: str) -> None:
     root = Path(__file__).resolve().parents[2]
-    server = root / "model_repository" / "preprocess" / "1" / "image_bytes.py"
-    assert (root / "client/src/deeplab_client/_image_bytes.py").read_bytes() == server.read_bytes()
+    server = root / "model_repository" / "preprocess" / "1" / module
+    assert (root / "client/src/deeplab_client" / f"_{module}").read_bytes() == server.read_bytes()
 
 
 def test_pillow_is_loaded_only_for_its_own_images_and_for_drawing() -> None:

@@ -7,6 +7,7 @@ import random
 import struct
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import image_boxes
 import image_bytes
@@ -30,9 +31,10 @@ def encoded(kind: str, **options: object) -> bytes:
 BASELINE, PROGRESSIVE = encoded("JPEG", quality=95), encoded("JPEG", quality=95, progressive=True)
 
 
-def test_the_standard_library_is_enough() -> None:
-    """The client has a copy of this file."""
-    tree = ast.parse(Path(image_bytes.__file__).read_text())
+@pytest.mark.parametrize("module", [image_bytes, image_boxes])
+def test_the_standard_library_is_enough(module: ModuleType) -> None:
+    """The client has copies of these files."""
+    tree = ast.parse(Path(str(module.__file__)).read_text())
     names = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
     names += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import warnings
 from io import BytesIO
@@ -13,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from deeplab_client._errors import InvalidImageError, SegmentationError, reason_of
 from deeplab_client._extras import missing
+from deeplab_client._image_boxes import still
 from deeplab_client._image_bytes import ORIENTATION_TAG, TRANSPOSE_BY_ORIENTATION, format_of, without_metadata
 from deeplab_client._limits import limit_met
 
@@ -23,7 +23,6 @@ _T = TypeVar("_T")
 
 # Where Pillow looks for an orientation when EXIF has none; no viewer does.
 _NOT_EXIF = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-_AVIF_BRANDS = re.compile(rb"avi[fs]")
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, page 37
 
 _warnings_lock = threading.Lock()
@@ -91,10 +90,9 @@ def _opened(encoded: bytes) -> Image.Image:
     data, orientation = without_metadata(encoded)
     if name != "HEIF":
         picture: Image.Image = Image.open(BytesIO(data), formats=[name])
-    elif _AVIF_BRANDS.search(data, 8, min(64, int.from_bytes(data[:4], "big"))):
-        picture = _avif(data)
-    else:
-        picture = _heic(data)
+    else:  # the picture alone: some metadata end the process in pi-heif 1.4.0
+        alone = still(encoded)
+        picture = _avif(alone.data) if alone.codec == "AVIF" else _heic(alone.data)
     for key in _NOT_EXIF:
         picture.info.pop(key, None)
     return _turned(_as_shown(picture), orientation).convert("RGB")

@@ -2,6 +2,8 @@
 
 ISO/IEC 14496-12 describes the boxes, ISO/IEC 23008-12 (HEIF) the items. What decoders find in such a file besides the
 picture costs it, or their process, where it is flawed: so the picture alone is written anew.
+
+Only the standard library is used: the client has a copy of this file, and a test compares the two.
 """
 
 import struct
