@@ -103,8 +103,8 @@ class Watch:
         paused = [names[pid] for pid, runs in stopped.items() if self._stopped.get(pid) == runs]
         self._stopped = stopped
         if paused:
-            others = f" and {len(paused) - 1} more of its processes" if paused[1:] else ""
-            raise PausedError(f"{paused[0]}{others} was stopped by a signal or a debugger")
+            others = f" and {len(paused) - 1} more of its processes were" if paused[1:] else " was"
+            raise PausedError(f"{paused[0]}{others} stopped by a signal or a debugger")
 
 
 @dataclass(frozen=True, slots=True)
