@@ -145,10 +145,11 @@ def test_pixels_are_packed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch
 
 
 def test_checksums_of_large_pictures_are_made_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[threading.Thread] = []
+    made: dict[bytes, threading.Thread] = {}  # also by what earlier tests have left running
+    large, small = b"\x05" * 2_000_000, b"\x05"
 
     def noting(image: bytes) -> int:
-        made.append(threading.current_thread())
+        made[image] = threading.current_thread()
         return zlib.crc32(image)
 
     monkeypatch.setattr(_wire, "image_id", noting)
@@ -156,13 +157,13 @@ def test_checksums_of_large_pictures_are_made_beside_the_event_loop(monkeypatch:
 
     async def use() -> None:
         async with AsyncSegmentationClient(url(server)) as client:
-            await client.segment(b"\x05" * 2_000_000)
-            await client.segment(b"\x05")
+            await client.segment(large)
+            await client.segment(small)
 
     asyncio.run(use())
     server.stop()
-    assert made[0] is not threading.current_thread()
-    assert made[1] is threading.current_thread()
+    assert made[large] is not threading.current_thread()
+    assert made[small] is threading.current_thread()
 
 
 def test_a_hook_may_be_awaited() -> None:
