@@ -727,11 +727,14 @@ def test_unusable_environments_are_refused(
 def test_models_get_as_many_threads_as_the_server_has_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     server = checks.check_environment()
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
     cores = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(cores)})
-        assert layout.environment(server, tmp_path)["OMP_NUM_THREADS"] == "1"
+        assert layout.environment(server, first)["OMP_NUM_THREADS"] == "1"
     finally:
         os.sched_setaffinity(0, cores)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert layout.environment(server, tmp_path)["OMP_NUM_THREADS"] == "7"
+    assert layout.environment(server, second)["OMP_NUM_THREADS"] == "7"
