@@ -63,7 +63,7 @@ def cases() -> Iterator[Case]:
         "url-http": (b"http://example.com/cat.jpg?size=large\n", "URL"),
         "url-s3": (b"s3://bucket/cat.jpg", "URL"),
         "data-url": (b"data:image/png;base64," + base64.b64encode(picture), "data:|base64"),
-        "path": (b"/home/user/pictures/cat.jpg", "path"),
+        "path": (b"/photos/cow/cat.jpg", "path"),
         "path-relative": (b"pictures/cat.jpg", "path"),
         "path-of-windows": (rb"C:\Users\user\cat.jpg", "path"),
         "path-name-only": (b"cat.png", "path"),
