@@ -152,14 +152,13 @@ class Server:
             self._pass_log_on(self._log)
 
     def _serve(self) -> int:
-        while not is_ready(self._address):
+        while not (is_ready(self._address) and self._watch.find_stubs()):
             self._awake = Instant.now()
             self._wait(time.monotonic() + 0.1)
             if self._exited:
                 return self._exit_code()
             if self._signals:
                 return 128 + self._signals[0][1]
-        self._watch.find_stubs()
         self._loading = False
         with contextlib.suppress(OSError):  # nobody reads it: no reason not to serve
             os.write(1, f"{self._address.ready_line()}\n".encode())

@@ -71,8 +71,11 @@ class Watch:
         self._ended: dict[int, float] = {}
         self._stopped: dict[int, str] = {}
 
-    def find_stubs(self) -> None:
-        """Take note of the stubs that run now; raise StartError where one ended and Triton waits for it."""
+    def find_stubs(self) -> bool:
+        """Take note of the stubs that run now and return whether none has ended; raise StartError where one stays dead.
+
+        One that ended is either done with, and Triton reaps it, or it died before we knew that it was a stub.
+        """
         now = time.monotonic()
         found = dict(children(self._server))
         self._ended = {pid: self._ended.get(pid, now) for pid, stat in found.items() if stat.state == "Z"}
@@ -83,6 +86,7 @@ class Watch:
             if stub := as_stub(pid):
                 self._stubs[pid] = Stub(stub[1], found[pid].start)
         self._stubs = {pid: stub for pid, stub in self._stubs.items() if pid in found}
+        return not self._ended
 
     def _epitaph(self, pid: int, stat: Stat) -> str:
         who = f"the Python stub {self._stubs[pid].instance}" if pid in self._stubs else "a Python stub"

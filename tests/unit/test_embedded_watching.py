@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from embedded.errors import StartError
 from embedded.processes import read_stat
 from embedded.watching import Instant, PausedError, Watch
 
@@ -66,6 +67,23 @@ def test_who_ran_in_between_was_not_paused(process: subprocess.Popen[str]) -> No
         watch.raise_if_stopped()
         process.send_signal(signal.SIGCONT)
         run(process)
+
+
+def test_a_stub_that_died_before_it_was_seen_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks; nobody would restart it later, so the server must not be called ready."""
+    code = "import os, time; os.fork() or os._exit(1); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            server.stdout.readline()
+            watch = Watch(server.pid)
+            while watch.find_stubs():
+                os.sched_yield()
+            monkeypatch.setattr("embedded.watching.UNREAPED_SECONDS", 0)
+            with pytest.raises(StartError, match="a Python stub ended with exit code 1 while its model was loading"):
+                watch.find_stubs()
+        finally:
+            server.kill()
 
 
 def test_time_is_lost_in_which_we_do_not_run_although_nobody_has_our_cpu() -> None:
