@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 # The first of these that will do, else the first that there is: `make` then says what is wrong with that one.
 PYTHON = $(shell for python in python3.11 python3.12 python3.10 python3; do \
-	test "$$($$python embedded/interpreter.py 2>/dev/null)" = usable && exec echo $$python; done; \
+	test "$$($$python deeplabv3/embedded/interpreter.py 2>/dev/null)" = usable && exec echo $$python; done; \
 	command -v python3.11 || command -v python3.12 || command -v python3.10 || echo python3)
 
 # `python -m` is to find the checkout's own packages.
@@ -95,7 +95,7 @@ endif
 
 # $(call environment,FOLDER)
 define environment
-	@python="$(PYTHON)"; fault=$$("$$python" embedded/interpreter.py 2>/dev/null); \
+	@python="$(PYTHON)"; fault=$$("$$python" deeplabv3/embedded/interpreter.py 2>/dev/null); \
 	if test "$$fault" != usable; then \
 		test -n "$$fault" || fault="Python 3.10 to 3.12 is needed, and -V says '$$("$$python" -V 2>&1 | head -n 1)'"; \
 		echo "make: $$python: $$fault; give another one, make PYTHON=/path/to/python" >&2; exit 1; \

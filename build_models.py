@@ -41,15 +41,11 @@ from deeplabv3 import (
     RetryableBuildError,
     WeightsSource,
     WeightsUnavailableError,
-    figures,
-    shipped,
-    tracing,
 )
-from deeplabv3.configs import config_text, core_config, ensemble_config, read_config, with_class_count
-from deeplabv3.errors import PASSING_ERRORS
-from deeplabv3.fusion import fuse_for_cudnn
-from deeplabv3.models import RESNET_OPTIONS, agreed_class_count, load_model
-from deeplabv3.plan import (
+from deeplabv3.building import shipped, tracing
+from deeplabv3.building.configs import config_text, core_config, ensemble_config, read_config, with_class_count
+from deeplabv3.building.fusion import fuse_for_cudnn
+from deeplabv3.building.plan import (
     DEFAULT_PRECISIONS,
     GPU_INSTANCES,
     GPU_MAX_BATCH_SIZE,
@@ -58,8 +54,11 @@ from deeplabv3.plan import (
     choose_class_names,
     read_class_names,
 )
-from deeplabv3.record import BuildRecord
-from deeplabv3.steps import place_steps
+from deeplabv3.building.record import BuildRecord
+from deeplabv3.building.steps import place_steps
+from deeplabv3.errors import PASSING_ERRORS
+from deeplabv3.models import figures
+from deeplabv3.models.variants import RESNET_OPTIONS, agreed_class_count, load_model
 
 MODEL_REPOSITORY = Path(__file__).resolve().parent / "model_repository"
 

@@ -57,19 +57,19 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from embedded.checks import (
+from deeplabv3.embedded.checks import (
     Address,
     check_environment,
     check_repository,
     check_temporary_folder,
     choose_address,
 )
-from embedded.errors import StartError
-from embedded.gpus import gpu_options
-from embedded.layout import backend_directory, environment
-from embedded.limits import check_shared_memory, raise_limits
-from embedded.processes import close_idle_connections, own_prefix, resting_stubs, sweep
-from embedded.watching import LOST_SECONDS, SAMPLE_SECONDS, Instant, PausedError, Watch
+from deeplabv3.embedded.errors import StartError
+from deeplabv3.embedded.gpus import gpu_options
+from deeplabv3.embedded.layout import backend_directory, environment
+from deeplabv3.embedded.limits import check_shared_memory, raise_limits
+from deeplabv3.embedded.processes import close_idle_connections, own_prefix, resting_stubs, sweep
+from deeplabv3.embedded.watching import LOST_SECONDS, SAMPLE_SECONDS, Instant, PausedError, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

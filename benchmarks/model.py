@@ -36,8 +36,9 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.arguments import at_least_one
-from deeplabv3 import VARIANTS, WeightsSource, tracing
-from deeplabv3.models import load_model
+from deeplabv3 import VARIANTS, WeightsSource
+from deeplabv3.building import tracing
+from deeplabv3.models.variants import load_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

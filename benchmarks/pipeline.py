@@ -47,7 +47,7 @@ from benchmarks.peers.load import Load, Picture
 from benchmarks.peers.measuring import Core, wait_ready
 from benchmarks.peers.running import Running, end_in_order
 from deeplabv3 import VARIANTS
-from embedded.layout import TUNING
+from deeplabv3.embedded.layout import TUNING
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence

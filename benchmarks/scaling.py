@@ -32,8 +32,9 @@ from benchmarks import stand_in
 from benchmarks.arguments import at_least_one
 from benchmarks.model import SIZE, cores
 from benchmarks.pipeline import measure_stages
-from deeplabv3 import VARIANTS, WeightsSource, tracing
-from deeplabv3.models import load_model
+from deeplabv3 import VARIANTS, WeightsSource
+from deeplabv3.building import tracing
+from deeplabv3.models.variants import load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ if [[ $repository != *://* ]] && ! compgen -G "$repository/*/config.pbtxt" >/dev
     exit 2
 fi
 
-# embedded/layout.py says why; a test compares the values.
+# deeplabv3/embedded/layout.py says why; a test compares the values.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-134217728}
@@ -30,7 +30,7 @@ if [[ -z ${OMP_NUM_THREADS:-} ]]; then
     fi
 fi
 
-# embedded/limits.py says why, and a test compares the value, which is in KiB.
+# deeplabv3/embedded/limits.py says why, and a test compares the value, which is in KiB.
 stack=1966080
 overcommit=$(cat /proc/sys/vm/overcommit_memory || true)
 if [[ $overcommit != 2 && $(ulimit -Sv) == unlimited ]]; then

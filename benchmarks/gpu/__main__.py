@@ -40,7 +40,7 @@ from benchmarks.gpu.settings import ROOT, Deadline, Settings, quick
 from benchmarks.gpu.steps import measure_steps
 from benchmarks.gpu.targets import verdicts
 from deeplabv3 import VARIANTS
-from deeplabv3.tracing import PRECISIONS
+from deeplabv3.building.tracing import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Generator

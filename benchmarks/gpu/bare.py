@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.gpu.arithmetic import Work, count_work
 from benchmarks.gpu.card import seconds_of, tensor_float_32
-from deeplabv3 import tracing
-from deeplabv3.fusion import fuse_for_cudnn
+from deeplabv3.building import tracing
+from deeplabv3.building.fusion import fuse_for_cudnn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from deeplabv3 import WeightsSource
-from deeplabv3.models import load_model
+from deeplabv3.models.variants import load_model
 
 if TYPE_CHECKING:
     from torchvision.models.segmentation.deeplabv3 import DeepLabV3

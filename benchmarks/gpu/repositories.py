@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import build_models
-from deeplabv3 import VOC_CLASS_NAMES, WeightsSource, tracing
-from deeplabv3.configs import config_text, read_config
-from deeplabv3.fusion import fuse_for_cudnn
-from deeplabv3.plan import Plan
-from deeplabv3.record import BuildRecord
+from deeplabv3 import VOC_CLASS_NAMES, WeightsSource
+from deeplabv3.building import tracing
+from deeplabv3.building.configs import config_text, read_config
+from deeplabv3.building.fusion import fuse_for_cudnn
+from deeplabv3.building.plan import Plan
+from deeplabv3.building.record import BuildRecord
 
 if TYPE_CHECKING:
     from pathlib import Path

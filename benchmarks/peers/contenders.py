@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks.peers.wire import Wire
-from embedded.layout import TUNING
+from deeplabv3.embedded.layout import TUNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -32,11 +32,11 @@ from deeplabv3 import (
     InvalidOptionError,
     WeightsSource,
     model_deeplabv3_resnet50,
-    tracing,
 )
-from deeplabv3.models import load_model
-from deeplabv3.plan import Plan
-from deeplabv3.record import BuildRecord
+from deeplabv3.building import tracing
+from deeplabv3.building.plan import Plan
+from deeplabv3.building.record import BuildRecord
+from deeplabv3.models.variants import load_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

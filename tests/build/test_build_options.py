@@ -18,8 +18,8 @@ import torch
 import build_models
 from build_models import build, make_plans, parse_arguments
 from deeplabv3 import BuildError, InvalidOptionError, WeightsSource, model_deeplabv3_resnet50
-from deeplabv3.plan import Plan
-from deeplabv3.record import BuildRecord
+from deeplabv3.building.plan import Plan
+from deeplabv3.building.record import BuildRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,15 +15,15 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 from deeplab_client import voc
-from evaluate import metrics
-from evaluate.__main__ import main
-from evaluate.eager import EagerPredictor
-from evaluate.errors import EvaluationError
-from evaluate.metrics import Figures
-from evaluate.predictors import PredictorFacts
-from evaluate.reference import prepare
-from evaluate.report import published_figures
-from evaluate.samples import Sample
+from deeplabv3.evaluation import metrics
+from deeplabv3.evaluation.__main__ import main
+from deeplabv3.evaluation.eager import EagerPredictor
+from deeplabv3.evaluation.errors import EvaluationError
+from deeplabv3.evaluation.metrics import Figures
+from deeplabv3.evaluation.predictors import PredictorFacts
+from deeplabv3.evaluation.reference import prepare
+from deeplabv3.evaluation.report import published_figures
+from deeplabv3.evaluation.samples import Sample
 
 if TYPE_CHECKING:
     from pathlib import Path

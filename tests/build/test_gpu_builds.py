@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import build_models
-from deeplabv3 import VARIANTS, fusion, model_deeplabv3_resnet50, tracing
-from deeplabv3.configs import parse_config
+from deeplabv3 import VARIANTS, model_deeplabv3_resnet50
+from deeplabv3.building import fusion, tracing
+from deeplabv3.building.configs import parse_config
 
 if TYPE_CHECKING:
     from pathlib import Path

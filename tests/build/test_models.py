@@ -21,7 +21,7 @@ from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, DeepLabV
 
 import deeplabv3
 from deeplabv3 import model_deeplabv3_resnet50, model_deeplabv3_resnet101
-from deeplabv3.models import PUBLISHED_WEIGHTS
+from deeplabv3.models.variants import PUBLISHED_WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,8 +10,9 @@ import torch
 
 import build_models
 from build_models import make_plans, parse_arguments
-from deeplabv3 import BuildError, fusion, model_deeplabv3_resnet50, tracing
-from deeplabv3.record import BuildRecord
+from deeplabv3 import BuildError, model_deeplabv3_resnet50
+from deeplabv3.building import fusion, tracing
+from deeplabv3.building.record import BuildRecord
 
 if TYPE_CHECKING:
     from pathlib import Path

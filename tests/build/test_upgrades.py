@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import build_models
-from deeplabv3 import BuildError, CheckpointError, RetryableBuildError, WeightsUnavailableError, record, tracing
-from deeplabv3.record import BuildRecord
+from deeplabv3 import BuildError, CheckpointError, RetryableBuildError, WeightsUnavailableError
+from deeplabv3.building import record, tracing
+from deeplabv3.building.record import BuildRecord
 
 if TYPE_CHECKING:
-    from deeplabv3.plan import Plan
+    from deeplabv3.building.plan import Plan
 
 pytestmark = pytest.mark.build
 

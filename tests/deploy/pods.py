@@ -11,7 +11,7 @@ import psutil
 from name_server import NameServer
 from triton_process import TritonProcess, wait_until
 
-from embedded import checks
+from deeplabv3.embedded import checks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

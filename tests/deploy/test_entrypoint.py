@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from wheel import on_path
 
-from embedded import gpus, layout, limits
+from deeplabv3.embedded import gpus, layout, limits
 
 pytestmark = pytest.mark.deploy
 

@@ -27,8 +27,8 @@ from tritonclient.utils import InferenceServerException
 from wheel import launcher, on_path
 
 from deeplab_client import SegmentationClient, ServerOverloadedError
-from embedded.checks import free_ports
-from embedded.processes import SHARED_MEMORY
+from deeplabv3.embedded.checks import free_ports
+from deeplabv3.embedded.processes import SHARED_MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -11,7 +11,7 @@ import yaml
 from chart import VARIANTS, server
 from wheel import options
 
-from embedded import limits
+from deeplabv3.embedded import limits
 
 pytestmark = pytest.mark.deploy
 

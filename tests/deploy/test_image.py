@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.deploy
 
 PROJECT: dict[str, Any] = tomli.loads((ROOT / "pyproject.toml").read_text())
-EMBEDDED = ("pytriton", "nvidia-pytriton", "serve.py", "backends/", "embedded")
+EMBEDDED = ("pytriton", "nvidia-pytriton", "serve.py", "deeplabv3/embedded")
 
 
 def group(name: str) -> list[Requirement]:
@@ -116,14 +116,14 @@ def test_what_the_steps_import_is_installed() -> None:
 
 @pytest.mark.parametrize("stage", ["client", "triton"])
 def test_what_is_copied_reaches_the_build_whole(stage: str) -> None:
-    made_here = {"__pycache__", "model.pt", ".model.pt.partial"}
+    left_out = {"__pycache__", "model.pt", ".model.pt.partial", "embedded", "evaluation"}
     for source in copied(stage):
         path = ROOT / source
         wanted = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         wanted = [
             file
             for file in wanted
-            if not made_here & set(file.parts) and not any(part.endswith(".egg-info") for part in file.parts)
+            if not left_out & set(file.parts) and not any(part.endswith(".egg-info") for part in file.parts)
         ]
         assert wanted, source
         assert {str(file) for file in wanted} == {str(file) for file in wanted if reaches_the_build(relative(file))}
@@ -232,7 +232,7 @@ def test_the_entry_point_is_in_the_image_and_can_be_started() -> None:
 def test_the_builder_finds_what_it_copies() -> None:
     """build_models.py looks for model_repository and its own sources beside itself."""
     folder = working_directory("triton")
-    for name in ("build_models.py", "deeplabv3/record.py", "model_repository/preprocess/1/model.py"):
+    for name in ("build_models.py", "deeplabv3/building/record.py", "model_repository/preprocess/1/model.py"):
         assert contents("triton")[str(folder / name)] == ROOT / name
 
 
@@ -275,7 +275,7 @@ def test_the_model_repository_refers_to_nothing_of_the_embedded_server() -> None
     for path in (ROOT / "model_repository").rglob("*"):
         if path.suffix in {".py", ".pbtxt"}:
             text = path.read_text()
-            assert not re.search(r"pytriton|\bembedded\b|backends/|serve\.py", text), path
+            assert not re.search(r"pytriton|\bembedded\b|pytorch_backend|serve\.py", text), path
             read += 1
     assert read >= 12
     for config in (ROOT / "model_repository").glob("deeplabv3_*/config.pbtxt"):
@@ -284,7 +284,7 @@ def test_the_model_repository_refers_to_nothing_of_the_embedded_server() -> None
 
 def test_the_builder_imports_nothing_that_is_not_copied() -> None:
     packages = {"deeplabv3"}
-    for path in [ROOT / "build_models.py", *(ROOT / "deeplabv3").glob("*.py")]:
+    for path in [ROOT / "build_models.py", *(ROOT / "deeplabv3").rglob("*.py")]:
         for found in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE):
             assert found not in {"embedded", "serve", "demo", "evaluate", "benchmarks", "backends"}, path
             if (ROOT / found).is_dir() and (ROOT / found / "__init__.py").exists():

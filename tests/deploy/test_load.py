@@ -26,7 +26,7 @@ from pods import answered_by
 from script_servers import NAMES, GrpcServer, Script, elements, image_id
 from triton_process import wait_until
 
-from embedded.checks import free_ports
+from deeplabv3.embedded.checks import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from embedded import checks, layout
+from deeplabv3.embedded import checks, layout
 
 
 def options() -> set[str]:

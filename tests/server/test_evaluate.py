@@ -23,16 +23,16 @@ from triton_process import TritonProcess, wait_until
 import build_models
 from deeplab_client import voc
 from deeplabv3 import WeightsSource
-from deeplabv3.plan import Plan
-from evaluate import measuring
-from evaluate.__main__ import main
-from evaluate.coco import CocoWithVocLabels
-from evaluate.eager import EagerPredictor
-from evaluate.errors import EvaluationError
-from evaluate.metrics import Figures
-from evaluate.served import CorePredictor, EnsemblePredictor
-from evaluate.server import Address
-from evaluate.state import StateFile
+from deeplabv3.building.plan import Plan
+from deeplabv3.evaluation import measuring
+from deeplabv3.evaluation.__main__ import main
+from deeplabv3.evaluation.coco import CocoWithVocLabels
+from deeplabv3.evaluation.eager import EagerPredictor
+from deeplabv3.evaluation.errors import EvaluationError
+from deeplabv3.evaluation.metrics import Figures
+from deeplabv3.evaluation.served import CorePredictor, EnsemblePredictor
+from deeplabv3.evaluation.server import Address
+from deeplabv3.evaluation.state import StateFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,7 +211,7 @@ class HeldRun:
         for path in self._held:
             path.unlink()
             os.mkfifo(path)
-        command = [sys.executable, "-m", "evaluate", *arguments(server, folder, output)]
+        command = [sys.executable, "-m", "deeplabv3.evaluation", *arguments(server, folder, output)]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
     def wait_counting(self) -> None:

@@ -13,8 +13,8 @@ import pictures
 import pytest
 
 import build_models
+import deeplabv3.evaluation.arguments
 import demo
-import evaluate.arguments
 import serve
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def test_commands_of_shell_blocks_exist(document: str) -> None:
             continue  # run below
         else:
             assert program == ".venv/bin/python"
-            if arguments[:2] == ["-m", "evaluate"]:
-                evaluate.arguments.parse(arguments[2:])
+            if arguments[:2] == ["-m", "deeplabv3.evaluation"]:
+                deeplabv3.evaluation.arguments.parse(arguments[2:])
             elif arguments[0] != "-m":
                 parsers[arguments[0]](arguments[1:])
 
@@ -154,7 +154,7 @@ def test_every_option_of_evaluate_is_documented(capsys: pytest.CaptureFixture[st
     text = (ROOT / "docs" / "accuracy.md").read_text()
     for dataset in ("coco", "voc"):
         with pytest.raises(SystemExit, match="0"):
-            evaluate.arguments.parse([dataset, "--help"])
+            deeplabv3.evaluation.arguments.parse([dataset, "--help"])
         options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
         assert len(options) > 10
         for option in options:

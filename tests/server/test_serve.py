@@ -30,8 +30,8 @@ from triton_process import SERVE, TritonProcess, alive, files_of, wait_until
 from tritonclient.utils import InferenceServerException
 
 import serve
-from embedded import builds, checks, layout, limits
-from embedded.errors import StartError
+from deeplabv3.embedded import builds, checks, layout, limits
+from deeplabv3.embedded.errors import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

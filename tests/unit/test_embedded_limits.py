@@ -14,8 +14,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from embedded import limits
-from embedded.checks import read_config
+from deeplabv3.embedded import limits
+from deeplabv3.embedded.checks import read_config
 
 pytestmark = pytest.mark.unit
 pb: Any = model_config_pb2
@@ -25,7 +25,7 @@ MIB = 1 << 20
 UNLIMITED = resource.RLIM_INFINITY
 RAISE = """
 import json, resource
-from embedded.limits import raise_limits
+from deeplabv3.embedded.limits import raise_limits
 warnings = list(raise_limits())
 print(json.dumps([warnings, resource.getrlimit(resource.RLIMIT_STACK), resource.getrlimit(resource.RLIMIT_NOFILE)]))
 """

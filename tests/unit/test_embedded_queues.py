@@ -8,8 +8,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from embedded.checks import check_queues
-from embedded.errors import StartError
+from deeplabv3.embedded.checks import check_queues
+from deeplabv3.embedded.errors import StartError
 
 pytestmark = pytest.mark.unit
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from embedded.errors import StartError
-from embedded.processes import read_stat
-from embedded.watching import Instant, PausedError, Watch
+from deeplabv3.embedded.errors import StartError
+from deeplabv3.embedded.processes import read_stat
+from deeplabv3.embedded.watching import Instant, PausedError, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +79,7 @@ def test_a_stub_that_died_before_it_was_seen_is_missed(monkeypatch: pytest.Monke
             watch = Watch(server.pid)
             while watch.find_stubs():
                 os.sched_yield()
-            monkeypatch.setattr("embedded.watching.UNREAPED_SECONDS", 0)
+            monkeypatch.setattr("deeplabv3.embedded.watching.UNREAPED_SECONDS", 0)
             with pytest.raises(StartError, match="a Python stub ended with exit code 1 while its model was loading"):
                 watch.find_stubs()
         finally:

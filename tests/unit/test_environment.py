@@ -14,8 +14,8 @@ import pytest
 import tomli
 
 from deeplabv3 import environment
-from embedded import checks, interpreter
-from embedded.errors import StartError
+from deeplabv3.embedded import checks, interpreter
+from deeplabv3.embedded.errors import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ COMMANDS = [
     ["serve.py"],
     ["build_models.py"],
     ["demo.py"],
-    ["-m", "evaluate"],
+    ["-m", "deeplabv3.evaluation"],
     ["-m", "load_tests.laptop"],
     ["-m", "load_tests.capacity"],
     ["-m", "benchmarks.model"],
@@ -46,7 +46,7 @@ COMMANDS = [
 def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in a folder with a name that a shell would take apart, without an environment."""
     root = tmp_path_factory.mktemp("checkouts") / "my dir ü"
-    for folder in ("deeplabv3", "embedded", "evaluate", "load_tests", "benchmarks"):
+    for folder in ("deeplabv3", "load_tests", "benchmarks"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for script in ("serve.py", "build_models.py", "demo.py"):
         shutil.copy(ROOT / script, root)
@@ -136,7 +136,7 @@ def test_a_python_that_is_too_old_is_one_line(checkout: Path, script: str) -> No
     )
 
 
-@pytest.mark.parametrize("script", ["serve.py", "build_models.py", "demo.py", "evaluate/__main__.py"])
+@pytest.mark.parametrize("script", ["serve.py", "build_models.py", "demo.py", "deeplabv3/evaluation/__main__.py"])
 def test_old_pythons_can_read_what_tells_them(script: str) -> None:
     for file in (script, "deeplabv3/__init__.py", "deeplabv3/environment.py"):
         ast.parse((ROOT / file).read_text(), file, feature_version=(3, 8))
@@ -149,7 +149,7 @@ def test_ctrl_c_during_the_imports_is_one_line(checkout: Path) -> None:
 
 
 def test_other_errors_keep_their_traceback(checkout: Path) -> None:
-    for fault in ("raise ValueError('a bug')", "import embedded.nothing"):
+    for fault in ("raise ValueError('a bug')", "import deeplabv3.embedded.nothing"):
         (checkout / "joblib.py").write_text(fault)
         done = run(["serve.py"], checkout)
         assert done.returncode == 1
@@ -164,7 +164,7 @@ def test_the_versions_are_those_of_the_project() -> None:
 
 def test_a_python_that_can_make_the_environment_is_usable() -> None:
     """Without any package, as `make` asks it."""
-    assert run(["embedded/interpreter.py"], ROOT).stdout == "usable\n"
+    assert run(["deeplabv3/embedded/interpreter.py"], ROOT).stdout == "usable\n"
 
 
 def test_what_a_python_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from deeplab_client import voc
-from evaluate.coco import CocoWithVocLabels
-from evaluate.errors import EvaluationError
-from evaluate.voc_folders import VocFolders
+from deeplabv3.evaluation.coco import CocoWithVocLabels
+from deeplabv3.evaluation.errors import EvaluationError
+from deeplabv3.evaluation.voc_folders import VocFolders
 
 if TYPE_CHECKING:
     from collections.abc import Callable

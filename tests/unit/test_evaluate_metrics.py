@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluate import metrics
-from evaluate.metrics import Figures
+from deeplabv3.evaluation import metrics
+from deeplabv3.evaluation.metrics import Figures
 
 pytestmark = pytest.mark.unit
 

@@ -18,23 +18,23 @@ from coco_data import HALF, PERFECT, Scene
 
 from deeplab_client import MismatchedReplyError, RetryPolicy, SegmentationClient, voc
 from deeplab_client.testing import FakeTransport
-from evaluate import arguments, measuring, served
-from evaluate.coco import CocoWithVocLabels
-from evaluate.errors import EvaluationError
-from evaluate.metrics import Figures
-from evaluate.picture import draw
-from evaluate.predictors import Answer, PredictorFacts
-from evaluate.report import report, table
-from evaluate.served import EnsemblePredictor, check_class_names
-from evaluate.server import Address, ServedModel
-from evaluate.state import StateFile, output_folder
+from deeplabv3.evaluation import arguments, measuring, served
+from deeplabv3.evaluation.coco import CocoWithVocLabels
+from deeplabv3.evaluation.errors import EvaluationError
+from deeplabv3.evaluation.metrics import Figures
+from deeplabv3.evaluation.picture import draw
+from deeplabv3.evaluation.predictors import Answer, PredictorFacts
+from deeplabv3.evaluation.report import report, table
+from deeplabv3.evaluation.served import EnsemblePredictor, check_class_names
+from deeplabv3.evaluation.server import Address, ServedModel
+from deeplabv3.evaluation.state import StateFile, output_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from evaluate.samples import Sample
-    from evaluate.tally import Tally
+    from deeplabv3.evaluation.samples import Sample
+    from deeplabv3.evaluation.tally import Tally
 
 pytestmark = pytest.mark.unit
 

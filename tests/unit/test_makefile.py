@@ -33,7 +33,7 @@ fail() {
 }
 case "$*" in
 -V) echo "${VERSION:-Python 3.11.7}" ;;
-embedded/interpreter.py) echo usable ;;
+deeplabv3/embedded/interpreter.py) echo usable ;;
 "-m venv --clear "*)
     rm -rf "$4"
     mkdir -p "$4/bin"

@@ -1,0 +1,128 @@
+"""The config.pbtxt of the models, written through Triton's own schema."""
+
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
+from tritonclient.grpc import model_config_pb2
+
+from deeplabv3.building.plan import Plan
+from deeplabv3.building.tracing import TRAINED_SIZE
+from deeplabv3.errors import BuildError
+
+pb: Any = model_config_pb2  # generated at import, without types
+
+# The most pictures of one request, for the steps around a core model take no more: see steps.py. Nor does a core model
+# on a CPU, where nothing batches.
+_LARGEST_REQUEST = 8
+# A batch uses a GPU better than a picture alone, so that a wait for others is worth it, where it is shorter than the
+# time that a batch of one would take. A full batch leaves at once.
+_GPU_QUEUE_DELAY_MICROSECONDS = 2_000
+# The executor profiles the first run of a shape and optimises in the second.
+_GPU_WARM_UP_RUNS = 2
+
+TENSORS_OF_CLASSES = {"LOGITS", "CLASS_PIXELS", "CLASS_NAMES"}
+"""The tensors of postprocess whose first dimension is the number of classes."""
+
+_POSTPROCESS_ORIGIN = "build_models.py sets the number of classes and where this runs; see model_repository/README.md."
+
+
+def core_config(plan: Plan) -> Message:
+    """Return the config of deeplabv3_<variant>."""
+    largest = plan.max_batch_size if plan.device == "cuda" else _LARGEST_REQUEST
+    config = pb.ModelConfig(name=plan.core, platform="pytorch_libtorch", max_batch_size=largest)
+    config.input.add(name="input", data_type=pb.TYPE_FP32, dims=[3, -1, -1])
+    for name in ("out", "logits_os8", "aux") if plan.aux else ("out", "logits_os8"):
+        config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[len(plan.class_names), -1, -1])
+    config.parameters["weights"].string_value = plan.source.label
+    config.parameters["precision"].string_value = plan.precision
+    if plan.device == "cpu":
+        # What is built for one device does not run, or runs slowly, on the other. No dynamic batching: one picture
+        # keeps all cores busy, so that eight together take 4 % longer than one by one (docs/performance.md), and each
+        # of them waits for all.
+        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
+        # The first run of the executor finds a wrong output dtype or number, so that a broken file fails at load.
+        _add_warm_up(config, 1)
+        return config
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=plan.instances)
+    config.dynamic_batching.max_queue_delay_microseconds = _GPU_QUEUE_DELAY_MICROSECONDS
+    if plan.max_queue_size:
+        config.dynamic_batching.default_queue_policy.max_queue_size = plan.max_queue_size
+    # One copy of the weights for all instances; only NVIDIA's own backend has more than one in a process.
+    config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"
+    # Read where a Python-based backend stands in for NVIDIA's, which leaves tensors where they are in any case.
+    config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
+    # cuDNN plans every convolution anew for each batch size, and any from 1 on occurs. The largest first: what it
+    # allocates serves the others, and the first two shapes are those that the executor compiles kernels for.
+    for batch in range(config.max_batch_size, 0, -1):
+        _add_warm_up(config, batch, runs=_GPU_WARM_UP_RUNS)
+    return config
+
+
+def _add_warm_up(config: Any, batch: int, *, runs: int = 0) -> None:  # noqa: ANN401  a protobuf message
+    name = f"batch {batch} at {TRAINED_SIZE} x {TRAINED_SIZE}"
+    warm_up = config.model_warmup.add(name=name, batch_size=batch, count=runs)
+    warm_up.inputs["input"].data_type = pb.TYPE_FP32
+    warm_up.inputs["input"].dims.extend([3, TRAINED_SIZE, TRAINED_SIZE])
+    warm_up.inputs["input"].zero_data = True
+
+
+def ensemble_config(plan: Plan) -> Message:
+    """Return the config of segment_<variant>: image bytes in, mask at the image's own size out."""
+    # A GPU's core model may be told to take less.
+    largest = min(_LARGEST_REQUEST, plan.max_batch_size)
+    config = pb.ModelConfig(name=plan.ensemble, platform="ensemble", max_batch_size=largest)
+    config.input.add(name="IMAGE", data_type=pb.TYPE_STRING, dims=[1])
+    config.output.add(name="MASK", data_type=pb.TYPE_UINT8, dims=[-1, -1])
+    config.output.add(name="CLASS_PIXELS", data_type=pb.TYPE_INT64, dims=[len(plan.class_names)])
+    config.output.add(name="CLASS_NAMES", data_type=pb.TYPE_STRING, dims=[len(plan.class_names)])
+    config.output.add(name="MASK_PNG", data_type=pb.TYPE_STRING, dims=[1])
+    config.output.add(name="IMAGE_ID", data_type=pb.TYPE_INT64, dims=[1])
+    steps = {
+        "preprocess": ({"IMAGE": "IMAGE"}, {"PIXELS": "PIXELS", "SIZE": "SIZE", "IMAGE_ID": "PIXELS_ID"}),
+        plan.core: ({"input": "PIXELS"}, {"logits_os8": "LOGITS"}),
+        "postprocess": (
+            # Out of postprocess and not straight out of preprocess, so that it shows a mix-up in either. It has another
+            # name on its way, because Triton counts an output of the ensemble that a step reads twice (MASK_FOR_PNG).
+            {"LOGITS": "LOGITS", "SIZE": "SIZE", "IMAGE_ID": "PIXELS_ID"},
+            {name: name for name in ("MASK", "MASK_FOR_PNG", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")},
+        ),
+        "encode_mask": ({"MASK": "MASK_FOR_PNG"}, {"MASK_PNG": "MASK_PNG"}),
+    }
+    for model, (inputs, outputs) in steps.items():
+        config.ensemble_scheduling.step.add(model_name=model, model_version=-1, input_map=inputs, output_map=outputs)
+    config.parameters["weights"].string_value = plan.source.label
+    return config
+
+
+def with_class_count(text: str, count: int) -> str:
+    """Return the config of postprocess for another number of classes; its other settings stay."""
+    before, config = parse_config(text), parse_config(text)
+    tensors = [tensor for tensor in (*config.input, *config.output) if tensor.name in TENSORS_OF_CLASSES]
+    tensors += [warmup.inputs["LOGITS"] for warmup in config.model_warmup]
+    for tensor in tensors:
+        tensor.dims[0] = count
+    return text if config == before else config_text(config, _POSTPROCESS_ORIGIN)
+
+
+def config_text(config: Message, origin: str = "Written by build_models.py: change it there.") -> str:
+    """Return a config.pbtxt."""
+    return f"# {origin}\n{text_format.MessageToString(config)}"
+
+
+def read_config(path: Path) -> Any:  # noqa: ANN401  a protobuf message
+    """Return the model configuration in a config.pbtxt.
+
+    Raises:
+        BuildError: it is none.
+    """
+    try:
+        return parse_config(path.read_text(encoding="utf-8"))
+    except (text_format.ParseError, UnicodeDecodeError) as exc:
+        raise BuildError(f"{path} is not a model configuration: {exc}") from exc
+
+
+def parse_config(text: str) -> Any:  # noqa: ANN401  a protobuf message
+    """Return the model configuration that a text is."""
+    return text_format.Parse(text, pb.ModelConfig())

@@ -1,0 +1,192 @@
+"""What must hold before the embedded server starts: platform, packages, model repository, ports."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import platform
+import random
+import shlex
+import socket
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeplabv3.embedded.builds import check_builds, is_core
+from deeplabv3.embedded.errors import StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STUB = "triton_python_backend_stub"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the three services listen."""
+
+    host: str
+    http: int
+    grpc: int
+    metrics: int
+
+    @property
+    def local(self) -> str:
+        """The address that a client on this machine connects to."""
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - compared, not bound
+
+    def ready_line(self) -> str:
+        """Return the line that says where the services are."""
+        host = self.local
+        return f"READY grpc://{host}:{self.grpc} http://{host}:{self.http} http://{host}:{self.metrics}/metrics"
+
+
+def check_environment() -> Path:
+    """Return the wheel's tritonserver folder, or raise what is wrong with this machine or environment."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise StartError(
+            f"the embedded server runs on Linux x86_64 only, not on {platform.system()} {platform.machine()}; "
+            "use the Triton container there"
+        )
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise StartError(
+            "nvidia-pytriton is not installed in this environment; use .venv/bin/python, which `make demo` sets up, "
+            "or run: pip install nvidia-pytriton==0.7.0"
+        )
+    try:
+        numpy_version = importlib.metadata.version("numpy")
+    except importlib.metadata.PackageNotFoundError:
+        raise StartError("numpy is not installed in this environment; run: pip install 'numpy<2'") from None
+    if int(numpy_version.split(".")[0]) >= 2:  # noqa: PLR2004 - the major version that the stub was not built for
+        raise StartError(
+            f"numpy {numpy_version} corrupts tensors in this server's Python backend; run: pip install 'numpy<2'"
+        )
+    server = Path(spec.origin).parent / "tritonserver"
+    if not stub_of(server).is_file():
+        have = ", ".join(sorted(path.parent.name for path in server.glob(f"python_backend_stubs/*/{STUB}")))
+        raise StartError(
+            f"nvidia-pytriton has no Python stub for Python {sysconfig.get_python_version()}; use one of: {have}"
+        )
+    return server
+
+
+def check_temporary_folder() -> None:
+    """Raise where the temporary folder's name would be taken apart by the shell that starts the stubs."""
+    folder = tempfile.gettempdir()
+    if shlex.quote(folder) != folder:
+        raise StartError(f"the temporary folder {folder!r} has characters that a shell interprets; set another TMPDIR")
+
+
+def stub_of(server: Path) -> Path:
+    """Return the path of the wheel's stub for the running Python version."""
+    return server / "python_backend_stubs" / sysconfig.get_python_version() / STUB
+
+
+def libpython_folder() -> Path:
+    """Return the folder of the shared library that the stub embeds."""
+    name = f"libpython{sysconfig.get_python_version()}.so.1.0"
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"/usr/lib/{multiarch}"):
+        if folder and (Path(folder) / name).is_file():
+            return Path(folder)
+    raise StartError(
+        f"{name} was not found; use a Python that was built with --enable-shared, or install your "
+        "distribution's libpython package"
+    )
+
+
+def read_config(path: Path) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
+    """Return the model configuration in a config.pbtxt."""
+    from google.protobuf import text_format  # noqa: PLC0415 - comes with the wheel, whose absence is an error of ours
+    from tritonclient.grpc import model_config_pb2  # noqa: PLC0415 - likewise
+
+    messages: Any = model_config_pb2
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), messages.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise StartError(f"{path} is not a model configuration: {error}") from error
+
+
+def check_repository(repository: Path) -> dict[str, Any]:
+    """Return the configs of the models by name, or raise for what Triton would refuse or serve under a wrong name."""
+    if not repository.is_dir():
+        state = "is not a directory" if repository.exists() else "does not exist"
+        raise StartError(f"the model repository {repository} {state}; give one with --model-repository")
+    folders = sorted(path for path in repository.iterdir() if path.is_dir())
+    if not folders:
+        raise StartError(f"the model repository {repository} has no models; give another with --model-repository")
+    for folder in folders:
+        if not (folder / "config.pbtxt").is_file():
+            raise StartError(f"{folder} has no config.pbtxt and would make Triton exit; remove it or add the file")
+    configs = {folder.name: read_config(folder / "config.pbtxt") for folder in folders}
+    for name, config in configs.items():
+        script = config.default_model_filename or "model.py"
+        # 2.51 would neither load such a model nor exit: it had done neither after 200 s.
+        if config.backend == "python" and not any((repository / name).glob(f"[0-9]*/{script}")):
+            raise StartError(f"{repository / name / '1' / script} is missing; restore it or remove {repository / name}")
+        if is_core(config) and not (repository / name / "1" / "model.pt").is_file():
+            raise StartError(f"{repository / name / '1' / 'model.pt'} is missing; run build_models.py")
+    check_queues(configs)
+    check_builds(repository, configs)
+    return configs
+
+
+def check_queues(configs: dict[str, Any]) -> None:
+    """Raise where a model's queue has a bound, or a time limit: this server's throughput decays to nothing under it.
+
+    triton-inference-server/server#8870; before 26.03 a step that refuses also leaves its ensemble's request without an
+    answer, triton-inference-server/core#466.
+    """
+    for name, config in configs.items():
+        batching = config.dynamic_batching
+        if any(
+            policy.ByteSize() for policy in (batching.default_queue_policy, *batching.priority_queue_policy.values())
+        ):
+            raise StartError(
+                f"{name}: config.pbtxt bounds the queue, under which tritonserver 2.51 loses requests and stalls; run "
+                "build_models.py without --max-queue-size, or use the Triton container"
+            )
+
+
+def choose_address(host: str, *, http: int, grpc: int, metrics: int) -> Address:
+    """Return the address with a free port for each 0, or raise which port cannot be had."""
+    check_free(host, 0, "--host")
+    ports = {"--http-port": http, "--grpc-port": grpc, "--metrics-port": metrics}
+    for option, port in ports.items():
+        if not 0 <= port <= 65535:  # noqa: PLR2004 - the largest port number
+            raise StartError(f"{option} {port} is out of range; give 0 (a free port) to 65535")
+        same = next((other for other in ports if other != option and ports[other] == port != 0), None)
+        if same:
+            raise StartError(f"{option} and {same} are both {port}; give each its own port")
+        if port:
+            check_free(host, port, option)
+    taken = {port for port in ports.values() if port}
+    free = free_ports(host, taken)
+    return Address(host, *(port or next(free) for port in ports.values()))
+
+
+def check_free(host: str, port: int, option: str) -> None:
+    """Raise when nothing can listen on a port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as error:
+            raise StartError(f"cannot listen on {host}:{port} ({error.strerror}); give another {option}") from error
+
+
+def free_ports(host: str, taken: set[int]) -> Iterator[int]:
+    """Yield ports that are free now, below those that the kernel hands to outgoing connections meanwhile."""
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    for port in random.SystemRandom().sample(range(10_000, max(low, 20_000)), 10_000):
+        if port not in taken:
+            with contextlib.suppress(StartError):
+                check_free(host, port, "")
+                yield port
+    raise StartError(f"no free port on {host}; give the ports yourself")

@@ -1,0 +1,109 @@
+"""What a server starts from: its backends, its environment, and links with plain names to what may have any.
+
+tritonserver starts its stubs by `bash -c` with unquoted paths, the loader takes a colon for the end of one, and the
+Python in a stub reads `*.pth` files as ASCII, whatever the locale is, and dies of others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+import joblib
+
+from deeplabv3.embedded.checks import STUB, libpython_folder, stub_of
+from deeplabv3.embedded.errors import StartError
+
+PYTORCH_BACKEND = Path(__file__).resolve().with_name("pytorch_backend")
+PLAIN = re.compile(r"[A-Za-z0-9_@%+=,./-]+")
+# For the server and its stubs. Beside these OMP_NUM_THREADS: OpenMP by itself counts the cores that we may run on, but
+# not a container's CPU quota; with a thread a core of the machine, all would mostly wait for the quota's next period.
+TUNING = {
+    # Threads that wait for each other spin otherwise, on the cores that the other steps need.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Tensors are some megabytes. By default malloc gives such blocks back to the kernel, which has to clear others for
+    # the next request. These keep up to 128 MiB a process; 32 MiB is the most that glibc takes for the first.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+}
+
+
+def plain(path: Path, link: Path) -> Path:
+    """Return a path itself where its name is plain, else a link to it, which is made."""
+    if PLAIN.fullmatch(str(path)):
+        return path
+    link.symlink_to(path)
+    return link
+
+
+def backend_directory(work: Path, server: Path) -> Path:
+    """Lay out the backends as tritonserver wants them: python from the wheel, pytorch from this repository."""
+    python = work / "backends" / "python"
+    # Copies: for a Python-based backend tritonserver refuses a library that resolves to another folder. pip leaves a
+    # __pycache__ beside it.
+    shutil.copytree(server / "backends" / "python", python, ignore=shutil.ignore_patterns("__pycache__"))
+    stub = stub_of(server)
+    if stub.stat().st_mode & 0o555 != 0o555:  # noqa: PLR2004 - all may read and execute
+        # The wheel's may not be read, and the kernel shows of what runs an unreadable file nothing, but to root: then
+        # no stub is ever seen at rest, and a stop takes DRAIN_SECONDS.
+        with contextlib.suppress(OSError):
+            stub.chmod(0o755)
+    if os.access(stub, os.X_OK):
+        (python / STUB).symlink_to(stub)
+    else:
+        shutil.copy(stub, python / STUB)
+        (python / STUB).chmod(0o755)
+    shutil.copytree(PYTORCH_BACKEND, work / "backends" / "pytorch")
+    return work / "backends"
+
+
+def python_folder(work: Path) -> Path:
+    """Return the folder with the `python3` whose packages the stubs take when it comes first on PATH."""
+    folders = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
+    unreadable = {path for folder in folders for path in folder.glob("*.pth") if not path.read_bytes().isascii()}
+    if not unreadable and all(map(PLAIN.fullmatch, (sys.executable, sys.prefix, sys.base_prefix))):
+        return Path(sys.executable).parent
+    # An environment of their own, with everything in ours but those files.
+    home, base = work / "python", plain(Path(sys.base_prefix), work / "base")
+    packages = home / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+    packages.mkdir(parents=True)
+    (home / "bin").mkdir()
+    (home / "bin" / "python3").symlink_to(sys.executable)
+    (home / "pyvenv.cfg").write_text(f"home = {base / 'bin'}\n", encoding="ascii")
+    for folder in folders:
+        for entry in folder.iterdir():
+            if entry not in unreadable:
+                (packages / entry.name).symlink_to(entry)
+    return home / "bin"
+
+
+def environment(server: Path, work: Path) -> dict[str, str]:
+    """Return our environment with the wheel's libraries, libpython and the running interpreter first.
+
+    What TUNING sets is set here unless the caller has set it.
+
+    Args:
+        server: the wheel's tritonserver folder.
+        work: a folder for links to those whose names are not plain.
+
+    Raises:
+        StartError: there is no bash, by which tritonserver starts Python models.
+    """
+    libraries = [plain(server.parents[1] / "nvidia_pytriton.libs", work / "libraries")]
+    libraries += [plain(libpython_folder(), work / "libpython")]
+    paths = {
+        "LD_LIBRARY_PATH": [*libraries, os.environ.get("LD_LIBRARY_PATH")],
+        "PATH": [python_folder(work), os.environ.get("PATH"), os.defpath],
+    }
+    joined = {name: os.pathsep.join(map(str, filter(None, parts))) for name, parts in paths.items()}
+    if shutil.which("bash", path=joined["PATH"]) is None:
+        raise StartError(f"there is no bash on PATH ({joined['PATH']}) to start the Python models by; install it")
+    ours = {
+        name: value for name, value in os.environ.items() if name != "BASH_ENV"
+    }  # each start of a stub would run it
+    return {"OMP_NUM_THREADS": str(joblib.cpu_count())} | TUNING | ours | joined

@@ -1,0 +1,105 @@
+"""What a server inherits and must have enough of: stack for its threads, open files, room in /dev/shm."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeplabv3.embedded.processes import SHARED_MEMORY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# The largest body that a caller needs: 50 megapixels as PPM. deploy/envoy and the container's --http-max-input-size
+# refuse what is larger; tritonserver 2.51 has no limit of its own.
+LARGEST_REQUEST_BYTES = 160 << 20
+# tritonserver's HTTP library keeps on a thread's stack, for each byte of a body (measured on 2.51): 2 bytes where it is
+# form-encoded, 2.7 where it comes in chunks of one byte, and 80 where each byte opens a JSON array. 12 are enough for
+# the first two up to the largest request, and for any JSON up to a tenth of it. glibc takes the limit at a program's
+# start for the stacks of all its threads. They cost address space until they are used, but the kernel refuses one that
+# is larger than the machine's memory.
+STACK_BYTES = 12 * LARGEST_REQUEST_BYTES
+FEW_FILES = 1024
+
+# What an instance of a Python model takes in /dev/shm whatever the pictures: its region at the start, and the tensors
+# of one picture at the core models' size.
+INSTANCE_BYTES = 6 << 20
+# And for each pixel of the picture (measured): the picture, encoded as PPM, which arrays travel as; MASK and
+# MASK_FOR_PNG; the mask once more.
+PIXEL_BYTES = {"preprocess": 3, "postprocess": 2, "encode_mask": 1}
+
+
+def raise_limits() -> Iterator[str]:
+    """Raise the limits that tritonserver inherits from this process; yield a warning for each that stays too low."""
+    yield from raise_stack()
+    yield from raise_open_files()
+
+
+def raise_stack() -> Iterator[str]:
+    """Make the stacks of the server's threads as large as the largest request needs, or yield why they are not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        cause = "because `ulimit -v` limits the address space; lift that limit"
+    elif strict_overcommit():
+        cause = "because vm.overcommit_memory is 2, under which unused stacks count as memory; set it to 0"
+    else:
+        cause = f"by `ulimit -Hs`; raise that to {STACK_BYTES >> 10}"
+        wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+        if soft == resource.RLIM_INFINITY or soft < wanted:  # without a limit, threads get 2 MiB
+            resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
+            soft = wanted
+    stack = 2 << 20 if soft == resource.RLIM_INFINITY else soft
+    if stack < STACK_BYTES:
+        yield (
+            f"a thread's stack is limited to {stack / 1e6:.0f} MB, so that one form-encoded request of "
+            f"{stack / 2e6:.0f} MB ends the server: {cause}"
+        )
+
+
+def strict_overcommit() -> bool:
+    """Return whether the kernel counts address space as memory before it is used."""
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2"
+    except OSError:
+        return False
+
+
+def raise_open_files() -> Iterator[str]:
+    """Let the server open as many files as it may, or yield that these are few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < FEW_FILES:
+        yield (
+            f"only {hard} files may be open at once, of which each connection is one: further callers get no answer; "
+            f"raise `ulimit -Hn` to {FEW_FILES} or more"
+        )
+
+
+def check_shared_memory(configs: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a warning where /dev/shm cannot hold the largest picture that the models accept, once in each instance.
+
+    Args:
+        configs: the model configurations, by name.
+    """
+    instances = {
+        name: sum(group.count or 1 for group in config.instance_group) or 1
+        for name, config in configs.items()
+        if not config.HasField("ensemble_scheduling")
+    }
+    at_rest = INSTANCE_BYTES * sum(instances.values())
+    a_pixel = sum(PIXEL_BYTES.get(name, 0) * count for name, count in instances.items())
+    limits = [config.parameters["max_pixels"] for config in configs.values() if "max_pixels" in config.parameters]
+    pixels = min((int(limit.string_value) for limit in limits), default=0)
+    needed = at_rest + a_pixel * pixels
+    room = os.statvfs(SHARED_MEMORY)
+    free = room.f_bavail * room.f_frsize
+    if free < needed:
+        fits = max(0, free - at_rest) // max(1, a_pixel) / 1e6
+        consequence = f"pictures above {fits:.1f} megapixels fail" if a_pixel else "requests fail"
+        yield (
+            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, and the models need {needed / 1e6:.0f} MB for pictures of "
+            f"{pixels / 1e6:g} megapixels, their max_pixels: {consequence}; enlarge it (docker run --shm-size, "
+            "shm_size of compose, an emptyDir of Kubernetes) or lower max_pixels"
+        )

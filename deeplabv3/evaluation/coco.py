@@ -1,0 +1,161 @@
+"""COCO's instance annotations as masks of the 21 VOC classes, by the rules of torchvision's references/segmentation.
+
+https://github.com/pytorch/vision/tree/main/references/segmentation, coco_utils.py: the published figures of the
+weights were measured on val2017 prepared like this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pycocotools import mask as _mask
+
+from deeplabv3.evaluation.errors import EvaluationError
+from deeplabv3.evaluation.metrics import IGNORED
+from deeplabv3.evaluation.samples import Sample, check_size, decode, read_bytes, require
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+coco_mask: Any = _mask  # published types know one form of a segmentation only
+
+# COCO's category id of each VOC class, by VOC's id; the background has none.
+COCO_CATEGORIES = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
+# COCO's own names of these, to refuse annotations in which the numbers mean something else.
+_COCO_NAMES = (
+    *("", "airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog"),
+    *("horse", "motorcycle", "person", "potted plant", "sheep", "couch", "train", "tv"),
+)
+_VOC_IDS = {category: voc_id for voc_id, category in enumerate(COCO_CATEGORIES) if voc_id}
+
+# torchvision leaves images out of the *training* split whose annotations of these categories sum up to no more.
+_LEAST_AREA = 1000
+
+_VAL2017_NAME = "instances_val2017.json"
+_VAL2017_IMAGES = 5000
+_REMEDY = "COCO's are at https://cocodataset.org/#download"
+
+
+class CocoWithVocLabels:
+    """A folder of images with a COCO instance annotation file.
+
+    Args:
+        annotations: the JSON file, such as instances_val2017.json.
+        images: the folder of the images, such as val2017.
+        drop_unannotated: leave out the images without VOC objects, or with no more than 1000 pixels of them.
+    """
+
+    def __init__(self, annotations: Path, images: Path, *, drop_unannotated: bool = False) -> None:
+        require(annotations, "--annotations", directory=False, remedy=f"name an instance annotation file; {_REMEDY}")
+        require(images, "--images", directory=True, remedy=f"name the folder of the images; {_REMEDY}")
+        self._annotations, self._images, self._drop_unannotated = annotations, images, drop_unannotated
+        self._objects: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._files: dict[str, str] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        try:
+            content = json.loads(annotations.read_bytes())
+            _check_categories(content["categories"], annotations)
+            for entry in sorted(content["images"], key=lambda entry: entry["id"]):
+                self._files[str(entry["id"])] = _plain_name(entry["file_name"])
+                self._sizes[str(entry["id"])] = entry["height"], entry["width"]
+            for entry in content["annotations"]:
+                if entry["category_id"] in _VOC_IDS:
+                    self._objects[str(entry["image_id"])].append(entry)
+            self._ids = [key for key in self._files if not drop_unannotated or self._area(key) > _LEAST_AREA]
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
+            flaw = f"{type(exc).__name__}: {exc}"
+            raise EvaluationError(
+                f"--annotations {annotations} is no COCO instance annotation file ({flaw}); {_REMEDY}"
+            ) from exc
+        if not self._ids:
+            raise EvaluationError(f"--annotations {annotations} lists no image to evaluate on")
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """In the order of COCO's image ids, as torchvision reads them."""
+        return self._ids
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What identifies the data set, as JSON can hold it."""
+        return {
+            "kind": "coco",
+            "annotations": str(self._annotations.resolve()),
+            "images": str(self._images.resolve()),
+            "drop_unannotated": self._drop_unannotated,
+            "size": len(self._ids),
+        }
+
+    @property
+    def is_coco_val2017(self) -> bool:
+        """Whether this is, whole, what torchvision's published figures were measured on."""
+        return self._annotations.name == _VAL2017_NAME and len(self._ids) == _VAL2017_IMAGES
+
+    def read(self, image_id: str) -> Sample:
+        """Read one image and draw its mask.
+
+        Raises:
+            EvaluationError: the image cannot be read, or an annotation not be decoded.
+        """
+        path = self._images / self._files[image_id]
+        data = read_bytes(path, "the image")
+        image, turned = decode(data, path)
+        check_size(path, image, self._sizes[image_id])
+        return Sample(path.name, data, image, turned, self._mask(image_id, image.height, image.width))
+
+    def _area(self, image_id: str) -> float:
+        return sum(entry["area"] for entry in self._objects.get(image_id, ()))
+
+    def _mask(self, image_id: str, height: int, width: int) -> npt.NDArray[np.uint8]:
+        """Merge the instances of one image; pixels of more than one are ignored, even where the classes agree."""
+        target = np.zeros((height, width), np.uint8)
+        covered = np.zeros((height, width), np.bool_)
+        for entry in self._objects.get(image_id, ()):
+            where = _instance(entry, height, width)
+            target[where] = np.where(covered[where], IGNORED, _VOC_IDS[entry["category_id"]])
+            covered |= where
+        return target
+
+
+def _instance(entry: dict[str, Any], height: int, width: int) -> npt.NDArray[np.bool_]:
+    """Decode one annotation: polygons, or a run-length encoding, plain or compressed, crowds included."""
+    segmentation: Any = entry.get("segmentation")
+    try:
+        compressed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)
+        runs: Any = segmentation if compressed else coco_mask.frPyObjects(segmentation, height, width)
+        decoded: npt.NDArray[np.uint8] = coco_mask.decode(runs)
+    except Exception as exc:  # pycocotools raises whatever its C code trips over
+        raise EvaluationError(
+            f"annotation {entry.get('id')} of image {entry['image_id']}: its segmentation cannot be decoded: {exc}"
+        ) from exc
+    where = decoded.any(axis=2) if decoded.ndim == 3 else decoded.astype(np.bool_)  # noqa: PLR2004  several polygons
+    if where.shape != (height, width):
+        raise EvaluationError(
+            f"annotation {entry.get('id')} of image {entry['image_id']} is {where.shape[1]} x {where.shape[0]} pixels "
+            f"and the image {width} x {height}: they do not belong together"
+        )
+    return where
+
+
+def _check_categories(categories: list[dict[str, Any]], annotations: Path) -> None:
+    for category in categories:
+        voc_id = _VOC_IDS.get(category["id"])
+        if voc_id is not None and category["name"] != _COCO_NAMES[voc_id]:
+            raise EvaluationError(
+                f"--annotations {annotations}: category {category['id']} is {category['name']!r}, and COCO's is "
+                f"{_COCO_NAMES[voc_id]!r}; give a file with COCO's own category ids"
+            )
+
+
+def _plain_name(name: str) -> str:
+    """Refuse a file name that leads out of the folder of images."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"the file name {name!r} leads out of --images")
+    return name

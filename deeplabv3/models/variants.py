@@ -1,0 +1,270 @@
+"""The model functions of mlverse's torchvision, in PyTorch."""
+
+import inspect
+import operator
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, SupportsIndex, cast
+
+import torch
+from torchvision.models import (
+    ResNet,
+    ResNet50_Weights,
+    ResNet101_Weights,
+    WeightsEnum,
+    resnet50,
+    resnet101,
+)
+
+# The class that torchvision's own DeepLabV3 is built with; its home is a private module.
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
+from torchvision.models.segmentation.fcn import FCNHead
+
+from deeplabv3.errors import InvalidOptionError, UnknownOptionError
+from deeplabv3.models.weights import PRETRAINED, WeightsSource, download, load_state
+
+VARIANTS = ("resnet50", "resnet101")
+
+_BACKBONES: dict[str, Callable[..., ResNet]] = {"resnet50": resnet50, "resnet101": resnet101}
+_BACKBONE_WEIGHTS: dict[str, WeightsEnum] = {
+    "resnet50": ResNet50_Weights.IMAGENET1K_V1,
+    "resnet101": ResNet101_Weights.IMAGENET1K_V1,
+}
+PUBLISHED_WEIGHTS: dict[str, WeightsEnum] = {
+    "resnet50": DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1,
+    "resnet101": DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1,
+}
+
+VOC_CLASS_NAMES: tuple[str, ...] = tuple(PUBLISHED_WEIGHTS["resnet50"].meta["categories"])
+"""The 21 classes of the published weights, which both variants share: the background, then 20 of Pascal VOC."""
+
+BACKBONE_WEIGHTS_NAME = "IMAGENET1K_V1"
+
+# Channels of ResNet's third and fourth stage; `groups` and `width_per_group` change neither.
+_AUX_CHANNELS = 1024
+_OUT_CHANNELS = 2048
+
+_BACKBONE_IGNORED = "pretrained_backbone is ignored: the weights hold a backbone of their own"
+# Any seed would do; with this one nobody takes the masks of the demo's cat for a success.
+_UNTRAINED_SEED = 5
+
+# What `...` may hold: the arguments of torchvision's ResNet that the variant does not settle.
+_SETTLED = {"self", "block", "layers", "num_classes"}
+RESNET_OPTIONS: tuple[str, ...] = tuple(
+    name for name in inspect.signature(ResNet.__init__).parameters if name not in _SETTLED
+)
+OWN_OPTIONS = ("pretrained", "progress", "num_classes", "aux_loss", "pretrained_backbone")
+# Stride 8 in place of 32: the third and fourth stage dilate.
+_DILATION = (False, True, True)
+
+
+def model_deeplabv3_resnet50(
+    *,
+    pretrained: bool = False,
+    progress: bool = True,
+    num_classes: int | None = 21,
+    aux_loss: bool | None = None,
+    pretrained_backbone: bool = False,
+    **resnet_options: Any,  # noqa: ANN401  whatever torchvision's ResNet takes
+) -> DeepLabV3:
+    """Make a DeepLabV3 with a ResNet-50 backbone, in training mode as torchvision's functions do.
+
+    Its forward takes (N, 3, H, W) float32, normalised with ImageNet's mean and standard deviation, and returns a dict
+    of float32 logits (N, num_classes, H, W): `out`, and `aux` where there is an auxiliary head.
+
+    Args:
+        pretrained: load the COCO_WITH_VOC_LABELS_V1 weights into the whole model; its hash is checked.
+        progress: show a progress bar of a download on stderr.
+        num_classes: number of classes, the background among them; None is what the weights have, else 21.
+        aux_loss: whether to add an FCN head on the third stage. None adds it where `pretrained`, for the weights have
+            it; False with `pretrained` drops it after loading, which changes nothing in `out`.
+        pretrained_backbone: load IMAGENET1K_V1 into the backbone; ignored, with a warning, where `pretrained`.
+        resnet_options: passed to torchvision's ResNet: groups, width_per_group, replace_stride_with_dilation (default
+            False, True, True: output stride 8), norm_layer, zero_init_residual.
+
+    Raises:
+        InvalidOptionError: a ValueError. `num_classes` is below 1 or not what the weights have, or the ResNet refuses
+            an option's value.
+        UnknownOptionError: a TypeError. An option that ResNet does not have.
+        CheckpointError: a ValueError. `pretrained` weights do not fit what the options make of the ResNet.
+        WeightsUnavailableError: an OSError. A download failed, or the file in the cache is damaged.
+    """
+    return make_model(
+        "resnet50",
+        pretrained=pretrained,
+        progress=progress,
+        num_classes=num_classes,
+        aux_loss=aux_loss,
+        pretrained_backbone=pretrained_backbone,
+        resnet_options=resnet_options,
+    )
+
+
+def model_deeplabv3_resnet101(
+    *,
+    pretrained: bool = False,
+    progress: bool = True,
+    num_classes: int | None = 21,
+    aux_loss: bool | None = None,
+    pretrained_backbone: bool = False,
+    **resnet_options: Any,  # noqa: ANN401  whatever torchvision's ResNet takes
+) -> DeepLabV3:
+    """Make a DeepLabV3 with a ResNet-101 backbone; all else is as in `model_deeplabv3_resnet50`."""
+    return make_model(
+        "resnet101",
+        pretrained=pretrained,
+        progress=progress,
+        num_classes=num_classes,
+        aux_loss=aux_loss,
+        pretrained_backbone=pretrained_backbone,
+        resnet_options=resnet_options,
+    )
+
+
+def make_model(
+    variant: str,
+    *,
+    pretrained: bool,
+    progress: bool,
+    num_classes: int | None,
+    aux_loss: bool | None,
+    pretrained_backbone: bool,
+    resnet_options: Mapping[str, Any],
+) -> DeepLabV3:
+    """Make the DeepLabV3 of one of VARIANTS; see `model_deeplabv3_resnet50`."""
+    classes = _class_count(num_classes, pretrained=pretrained)
+    backbone = _resnet(variant, resnet_options)
+    if pretrained and pretrained_backbone:
+        warnings.warn(_BACKBONE_IGNORED, UserWarning, stacklevel=3)
+    elif pretrained_backbone:
+        state = download(_BACKBONE_WEIGHTS[variant], progress=progress)
+        load_state(backbone, state, f"{BACKBONE_WEIGHTS_NAME} of the backbone")
+    # In the order of torchvision's own function, for then a seed gives the same untrained weights.
+    features = IntermediateLayerGetter(backbone, return_layers={"layer4": "out", "layer3": "aux"})
+    # The published weights always have the head: it is made for loading, and dropped where it is not wanted.
+    aux_classifier = FCNHead(_AUX_CHANNELS, classes) if aux_loss or pretrained else None
+    model = DeepLabV3(features, DeepLabHead(_OUT_CHANNELS, classes), aux_classifier)
+    if pretrained:
+        load_state(model, download(PUBLISHED_WEIGHTS[variant], progress=progress), PRETRAINED)
+    if aux_classifier is None or aux_loss is False:
+        drop_auxiliary_head(model)
+    return model
+
+
+def drop_auxiliary_head(model: DeepLabV3) -> None:
+    """Make a model's forward return `out` alone, and compute nothing for `aux`."""
+    model.aux_classifier = None
+    features = cast("IntermediateLayerGetter", model.backbone)
+    features.return_layers = {"layer4": "out"}
+
+
+def _class_count(num_classes: int | None, *, pretrained: bool) -> int:
+    trained = len(VOC_CLASS_NAMES)
+    if num_classes is None:
+        return trained
+    if not _is_positive(num_classes):
+        raise InvalidOptionError(f"num_classes={num_classes!r}: give the number of classes, 1 or more, or None")
+    if pretrained and num_classes != trained:
+        raise InvalidOptionError(
+            f"num_classes={num_classes} does not fit the pretrained weights {PRETRAINED}, which have {trained} "
+            "classes; leave it out, or start from a pretrained backbone alone"
+        )
+    return num_classes
+
+
+def _is_positive(value: object) -> bool:
+    """Tell whether a value is a whole number of at least 1, numpy's among them."""
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool) and operator.index(value) > 0
+
+
+def _resnet(variant: str, options: Mapping[str, Any]) -> ResNet:
+    unknown = sorted(options.keys() - set(RESNET_OPTIONS))
+    if unknown:
+        raise UnknownOptionError(
+            f"unknown argument {', '.join(unknown)}; known are {', '.join(OWN_OPTIONS)}, and of the ResNet "
+            f"{', '.join(RESNET_OPTIONS)}"
+        )
+    for name in ("groups", "width_per_group"):  # torch takes 0, and makes convolutions without channels
+        if not _is_positive(options.get(name, 1)):
+            raise InvalidOptionError(f"{name}={options[name]!r}: give a whole number, 1 or more")
+    try:
+        return _BACKBONES[variant](**{"replace_stride_with_dilation": list(_DILATION), **options})
+    except Exception as exc:  # what torch raises differs with the option and the type of its value
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise InvalidOptionError(f"torchvision's ResNet cannot be made with {given}: {exc}") from exc
+
+
+def load_model(
+    variant: str,
+    source: WeightsSource,
+    *,
+    num_classes: int | None = None,
+    pretrained_backbone: bool = False,
+    progress: bool = True,
+    resnet_options: Mapping[str, Any] | None = None,
+) -> DeepLabV3:
+    """Return a model ready for inference, with its auxiliary head where the weights have one.
+
+    Args:
+        variant: one of VARIANTS.
+        source: its weights; UNTRAINED ones come from a fixed seed, so that two models are equal.
+        num_classes: None is what the weights have, else 21.
+        pretrained_backbone: load IMAGENET1K_V1 into the backbone of an untrained model; ignored, with a warning, for
+            weights that hold a backbone of their own.
+        progress: show a progress bar of a download on stderr.
+        resnet_options: passed to torchvision's ResNet.
+
+    Raises:
+        DeepLabV3Error: as in `model_deeplabv3_resnet50`.
+    """
+    options = resnet_options or {}
+    if source.label == PRETRAINED:
+        model = make_model(
+            variant,
+            pretrained=True,
+            progress=progress,
+            num_classes=num_classes,
+            aux_loss=True,
+            pretrained_backbone=pretrained_backbone,
+            resnet_options=options,
+        )
+        return model.eval()
+    if source.variant not in {None, variant}:
+        raise InvalidOptionError(
+            f"the weights {source.label} are of a {source.variant}, not of a {variant}; build the {source.variant}"
+        )
+    if source.state is not None and pretrained_backbone:
+        warnings.warn(_BACKBONE_IGNORED, UserWarning, stacklevel=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_UNTRAINED_SEED)
+        model = make_model(
+            variant,
+            pretrained=False,
+            progress=progress,
+            num_classes=agreed_class_count(source, num_classes),
+            aux_loss=source.has_auxiliary_head,
+            pretrained_backbone=pretrained_backbone and source.state is None,
+            resnet_options=options,
+        )
+    if source.state is not None:
+        load_state(model, source.state, source.label)
+    return model.eval()
+
+
+def agreed_class_count(source: WeightsSource, num_classes: int | None) -> int:
+    """Return the number of classes that weights and argument agree on.
+
+    Raises:
+        InvalidOptionError: a ValueError. They do not, or it is below 1.
+    """
+    if source.label == PRETRAINED:
+        return _class_count(num_classes, pretrained=True)
+    trained = source.class_count
+    if num_classes is not None and trained not in {None, num_classes}:
+        raise InvalidOptionError(
+            f"num_classes={num_classes} does not fit the weights {source.label}, which have {trained} classes; leave "
+            "num_classes out"
+        )
+    return _class_count(trained if num_classes is None else num_classes, pretrained=False)
