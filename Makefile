@@ -41,7 +41,7 @@ bench: $(VENV)/bench $(PEERS)/installed bench-model ## Measure the traced models
 	$(BIN)/python -m benchmarks.model --rounds 5
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.pipeline --model-repository out/bench/model_repository
-	PYTHONPATH=tests:tests/server $(BIN)/python benchmarks/client.py
+	$(BIN)/python -m benchmarks.client
 
 bench-peers: $(VENV)/installed $(PEERS)/installed bench-model ## Measure Triton beside five other model servers
 	$(BIN)/python -m benchmarks.peers --model-repository out/bench/model_repository

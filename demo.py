@@ -19,14 +19,10 @@ if __name__ == "__main__":
     guard()
 
 import argparse
-import contextlib
 import logging
 import os
-import re
-import signal
-import subprocess
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -36,9 +32,10 @@ from rich.table import Table
 
 import build_models
 from deeplab_client import Segmentation, SegmentationClient, SegmentationError
+from deeplabv3.embedded.launch import LaunchError, RunningServer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent
 PHOTOGRAPH = ROOT / "tests" / "assets" / "cat.png"
@@ -46,19 +43,7 @@ ENSEMBLES = tuple(f"segment_{variant}" for variant in build_models.VARIANTS)
 
 # A laptop's first request may meet cold caches; nobody waits for the deadline of a demonstration.
 _REQUEST_SECONDS = 120.0
-_STOP_SECONDS = 60.0
 _SHOWN_CLASSES = 8
-
-
-class DemoError(Exception):
-    """The demonstration cannot go on; the message says why."""
-
-
-class Endpoints(NamedTuple):
-    """Where the server listens, as URLs."""
-
-    grpc: str
-    http: str
 
 
 def build(wanted: Path | None, output: Path, console: Console) -> tuple[int, Path]:
@@ -82,43 +67,6 @@ def build(wanted: Path | None, output: Path, console: Console) -> tuple[int, Pat
     )
     repository = (wanted or output / "model_repository").resolve()
     return build_models.main(["--model-repository", str(repository), "--weights", build_models.UNTRAINED]), repository
-
-
-@contextlib.contextmanager
-def serving(repository: Path, log: Path) -> Generator[Endpoints]:
-    """Run serve.py on free ports, its log in a file; stop it at the end, whatever happens in between."""
-    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    command = [sys.executable, str(ROOT / "serve.py"), "--model-repository", str(repository), *ports]
-    with log.open("w", encoding="utf-8") as stderr:
-        # A session of its own: Ctrl-C reaches this script alone, which then stops the server in order.
-        server = subprocess.Popen(  # noqa: S603
-            command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
-        )
-    with server:
-        try:
-            assert server.stdout is not None  # noqa: S101  for the type checker: it is a pipe
-            ready = re.match(r"READY (grpc://\S+) (http://\S+) ", server.stdout.readline())
-            if ready is None:
-                server.wait()
-                tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
-                raise DemoError(f"the server did not start, exit code {server.returncode}; {log} ends with\n{tail}")
-            yield Endpoints(ready[1], ready[2])
-        finally:
-            _stop(server)
-
-
-def _stop(server: subprocess.Popen[str]) -> None:
-    """Let serve.py finish; a Ctrl-C that arrives meanwhile makes it stop at once, as a second signal does."""
-    server.terminate()
-    try:
-        server.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        server.kill()
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        server.terminate()
-        server.wait()
-        raise
 
 
 def segment(url: str, image: Path) -> dict[str, Segmentation]:
@@ -162,11 +110,11 @@ def run(image: Path, wanted: Path | None, output: Path) -> int:
         return code
     log = output / "server.log"
     console.print(f"starting Triton on {_shown(repository)}; its log is {_shown(log)}", soft_wrap=True)
-    with serving(repository, log) as endpoints:
-        console.print(f"ready: {endpoints.grpc} {endpoints.http}")
+    with RunningServer(repository, log=log) as server:
+        console.print(f"ready: grpc://{server.grpc_url} http://{server.http_url}")
         try:
-            results = segment(endpoints.grpc, image)
-            over_http = segment(endpoints.http, image)
+            results = segment(f"grpc://{server.grpc_url}", image)
+            over_http = segment(f"http://{server.http_url}", image)
         finally:
             console.print("stopping the server")
 
@@ -211,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--image {options.image} cannot be read as a picture: {exc}")
     try:
         return run(options.image, options.model_repository, options.output)
-    except (DemoError, SegmentationError, OSError) as exc:
+    except (LaunchError, SegmentationError, OSError) as exc:
         sys.stderr.write(f"demo.py: {exc}\n")
         return 1
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """Does the simulation of replicas tell what two servers do? One is measured, two are predicted, and then measured too.
 
-    PYTHONPATH=tests:tests/server .venv/bin/python -m benchmarks.capacity [--seconds 120] [--output out/bench/capacity]
+    .venv/bin/python -m benchmarks.capacity [--seconds 120] [--output out/bench/capacity]
 
 The core model sleeps for as long as a GPU would compute, so that two cores are enough for two servers and the load.
 All else is real: the ensemble, Triton's dynamic batching, Locust's open loop with Poisson arrivals. Each of Locust's
@@ -24,20 +24,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import toy
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import toy
 from benchmarks.arguments import at_least_one
-from demo import serving
+from deeplabv3.embedded.launch import RunningServer
 from load_tests import summary
 from load_tests.replicas import Outcome, Replica, poisson, simulate
 from load_tests.service_times import ServiceTimes, from_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from demo import Endpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds of a batch and of each picture in it: at most MAX_BATCH / (FIRST + MAX_BATCH * EACH) = 16 pictures a second.
@@ -89,7 +87,7 @@ def sleeping_repository(folder: Path) -> Path:
     return repository
 
 
-def measured(servers: Sequence[Endpoints], rate: float, *, seconds: int, file: Path) -> summary.Summary:
+def measured(servers: Sequence[RunningServer], rate: float, *, seconds: int, file: Path) -> summary.Summary:
     """Have Locust send to one server or to two, and return what it measured.
 
     Raises:
@@ -99,11 +97,12 @@ def measured(servers: Sequence[Endpoints], rate: float, *, seconds: int, file: P
     (objectives := file.with_suffix(".toml")).write_text("error_share = 0.0\nwrong_replies = 0\n", encoding="utf-8")
     command = [
         *(sys.executable, "-m", "locust", "--locustfile", str(ROOT / "load_tests" / "locustfile.py"), "--headless"),
-        *("--host", servers[0].grpc, "--variants", "resnet50", "--kinds", "thumbnail=1", "--objectives", objectives),
+        *("--host", f"grpc://{servers[0].grpc_url}", "--variants", "resnet50"),
+        *("--kinds", "thumbnail=1", "--objectives", objectives),
         *("--loop", "open", "--rate", f"{rate / USERS:.4f}", "--users", str(USERS), "--spawn-rate", str(USERS)),
         *("--run-time", f"{seconds}s", "--summary", str(file), "--html", str(file.with_suffix(".html"))),
         *("--only-summary", "--loglevel", "WARNING"),
-        *(("--second-host", servers[1].grpc) if len(servers) > 1 else ()),
+        *(("--second-host", f"grpc://{servers[1].grpc_url}") if len(servers) > 1 else ()),
     ]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
     return summary.load(file)
@@ -148,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         repository = sleeping_repository(Path(folder) / "models")
-        servers = [stack.enter_context(serving(repository, output / f"serve-{number}.log")) for number in (1, 2)]
+        logs = [output / f"serve-{number}.log" for number in (1, 2)]
+        servers = [stack.enter_context(RunningServer(repository, log=log)) for log in logs]
         one = measured(servers[:1], MEASURED_AT * MOST_PER_SECOND, seconds=options.seconds, file=output / "one.json")
         times = from_run(one)
         rates = {share: 2 * share * times.most_per_second(MAX_BATCH, 1) for share in SHARES}

@@ -1,8 +1,9 @@
 """What deeplab_client costs beside tritonclient alone, and how masks travel fastest.
 
-    PYTHONPATH=tests:tests/server .venv/bin/python benchmarks/client.py [overhead] [masks]
+    python -m benchmarks.client [overhead] [masks]
 
-Both serve the tests' toy model with the embedded server, so that the network and the client weigh as much as they can.
+Both serve the toy model (benchmarks/toy.py) with the embedded server, so that the network and the client weigh as much
+as they can.
 `overhead` sends the same requests through our client and through a bare loop over tritonclient's, in turns, from one
 thread, and prints medians; beside them stands the processor time that this process took, which others on the machine
 hardly change. `masks` sends pictures of several sizes through a throttled connection and prints the median time of each
@@ -11,11 +12,7 @@ format.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from deeplabv3.environment import guard
 
     guard()
@@ -26,23 +23,25 @@ import tempfile
 import time
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pictures
-import toy
 import tritonclient.grpc
 import tritonclient.http
-from proxy import Proxy
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from triton_process import TritonProcess
 
+from benchmarks import toy
+from benchmarks.proxy import Proxy
 from deeplab_client import SegmentationClient
+from deeplabv3.embedded.launch import RunningServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PHOTOGRAPH = Path(__file__).resolve().parents[1] / "tests" / "assets" / "cat.png"
 Scheme = Literal["grpc", "http"]
 SCHEMES: tuple[Scheme, ...] = ("grpc", "http")
 LIBRARIES: dict[Scheme, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
@@ -84,10 +83,10 @@ def cost_of(call: Callable[[], object]) -> Cost:
     return Cost(time.perf_counter() - start, time.process_time() - busy)
 
 
-def overhead(server: TritonProcess) -> Table:
+def overhead(server: RunningServer) -> Table:
     """Compare our client with tritonclient's."""
     table = Table("protocol", "client", "ms", "processor ms", "difference ms", "ours / theirs")
-    data = pictures.small()
+    data = PHOTOGRAPH.read_bytes()
     for scheme in SCHEMES:
         address = address_of(server, scheme)
         theirs, close = bare_call(scheme, address, data)
@@ -116,7 +115,7 @@ def overhead(server: TritonProcess) -> Table:
     return table
 
 
-def masks(server: TritonProcess) -> Table:
+def masks(server: RunningServer) -> Table:
     """Compare the formats in which a mask travels."""
     table = Table("protocol", "picture", "connection", "raw ms", "png ms", "raw / png")
     for scheme in SCHEMES:
@@ -142,11 +141,11 @@ def median_of(url: str, mask_format: Literal["raw", "png"], data: bytes) -> floa
 def photograph(size: tuple[int, int]) -> bytes:
     """Return the tests' photograph as a JPEG of (width, height)."""
     buffer = BytesIO()
-    pictures.cat(size).save(buffer, "JPEG", quality=85)
+    Image.open(PHOTOGRAPH).convert("RGB").resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
-def address_of(server: TritonProcess, scheme: Scheme) -> str:
+def address_of(server: RunningServer, scheme: Scheme) -> str:
     """Return `host:port`."""
     return server.grpc_url if scheme == "grpc" else server.http_url
 
@@ -160,7 +159,7 @@ def main() -> None:
     console = Console()
     with (
         tempfile.TemporaryDirectory() as folder,
-        TritonProcess(toy.build(Path(folder) / "models"), log=Path(folder) / "serve.log") as server,
+        RunningServer(toy.build(Path(folder) / "models"), log=Path(folder) / "serve.log") as server,
     ):
         for part in chosen:
             console.print(parts[part](server))

@@ -49,8 +49,7 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
     if not missing or (ROOT / missing).exists() or (ROOT / f"{missing}.py").exists():
         sys.__excepthook__(kind, error, trace)
         return
-    of_tests = any((ROOT / "tests").rglob(f"{missing}.py"))
-    _end(f"{missing} is not {'on PYTHONPATH' if of_tests else 'installed'}; {_remedy(with_tests=of_tests)}")
+    _end(f"{missing} is not installed; {_remedy()}")
 
 
 def _end(message: str, code: int = EXIT_MISSING) -> None:
@@ -64,15 +63,13 @@ def _module() -> str:
     return "" if spec is None else spec.name.replace(".__main__", "")
 
 
-def _remedy(*, with_tests: bool = False) -> str:
+def _remedy() -> str:
     """Return what to do about a missing package, or another Python than the environment's."""
     command = f"{_shown(VENV / 'bin' / 'python')} " + (f"-m {_module()}" if _module() else shlex.quote(sys.argv[0]))
     make = "make" if Path.cwd() == ROOT else f"make -C {shlex.quote(str(ROOT))}"
-    if with_tests:
-        command = f"PYTHONPATH=tests:tests/server {command}"
     if not (VENV / "installed").exists():
         return f"run `{make} demo` once, then {command}"
-    if with_tests or Path(sys.prefix).resolve() != VENV.resolve():
+    if Path(sys.prefix).resolve() != VENV.resolve():
         return f"run {command}"
     if "benchmarks" in command and not (VENV / "bench").exists():  # they compare with runtimes that nothing else needs
         return f"run `{make} .venv/bench` once"

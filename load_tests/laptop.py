@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import build_models
-from demo import DemoError, Endpoints, serving
+from deeplabv3.embedded.launch import LaunchError, RunningServer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,11 +36,18 @@ _USERS = 4
 _SHARE_OF_CAPACITY = 0.6
 
 
-def locust(name: str, servers: Endpoints, output: Path, *options: str, seconds: int) -> int:
+def locust(name: str, server: RunningServer, output: Path, *options: str, seconds: int) -> int:
     """Run Locust with half of its users on each protocol; return its exit code."""
     command = [
         *(sys.executable, "-m", "locust", "--locustfile", str(HERE / "locustfile.py"), "--headless"),
-        *("--host", servers.grpc, "--second-host", servers.http, "--variants", "resnet50"),
+        *(
+            "--host",
+            f"grpc://{server.grpc_url}",
+            "--second-host",
+            f"http://{server.http_url}",
+            "--variants",
+            "resnet50",
+        ),
         *("--users", str(_USERS), "--spawn-rate", str(_USERS), "--run-time", f"{seconds}s"),
         *("--timeout", "60", "--objectives", str(OBJECTIVES)),
         *("--html", str(output / f"{name}.html"), "--summary", str(output / f"{name}.json")),
@@ -66,15 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if code := build_models.main(build):
             return code
     try:
-        with serving(repository, output / "serve.log") as servers:
+        with RunningServer(repository, log=output / "serve.log") as server:
             (output / "closed.json").unlink(missing_ok=True)  # of an earlier run
-            closed = locust("closed", servers, output, seconds=options.seconds)
+            closed = locust("closed", server, output, seconds=options.seconds)
             if not (output / "closed.json").is_file():
                 return closed
             capacity = json.loads((output / "closed.json").read_text(encoding="utf-8"))["answered_per_second"]
             rate = max(_SHARE_OF_CAPACITY * capacity / _USERS, 0.01)
-            opened = locust("open", servers, output, "--loop", "open", "--rate", f"{rate:.4f}", seconds=options.seconds)
-    except DemoError as error:
+            opened = locust("open", server, output, "--loop", "open", "--rate", f"{rate:.4f}", seconds=options.seconds)
+    except LaunchError as error:
         print(f"load_tests.laptop: {error}", file=sys.stderr)  # noqa: T201 a command's own words
         return 1
     print(f"reports: {output / 'closed.html'} and {output / 'open.html'}")  # noqa: T201 likewise

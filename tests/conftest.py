@@ -58,7 +58,7 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
 @pytest.fixture(scope="session")
 def toy_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository whose core model answers at once and whose masks are known."""
-    import toy  # noqa: PLC0415 - torch, which the unit tests do without
+    from benchmarks import toy  # noqa: PLC0415 - torch, which the unit tests do without
 
     return toy.build(tmp_path_factory.mktemp("toy") / "models")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
 import subprocess
 import sys
 import time
@@ -15,62 +14,20 @@ from typing import TYPE_CHECKING, Any
 import tritonclient.grpc
 
 from benchmarks.gpu.settings import ROOT
+from deeplabv3.embedded.launch import LaunchError, RunningServer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from benchmarks.gpu.settings import Deadline, Settings
 
 _START_SECONDS = 240.0
-_STOP_SECONDS = 60.0
 # A process of Python's sends and takes some hundreds of requests a second; each has this many in flight.
 _REQUESTS_PER_PROCESS = 8
 _MAX_PROCESSES = 8
 # Above this share of a core the load itself may hold up what is measured.
 _BUSY = 0.85
-
-
-class ServerError(RuntimeError):
-    """The server did not start; the message has the end of its log."""
-
-
-@contextlib.contextmanager
-def server(repository: Path, log: Path, *, seconds: float, threads: int | None) -> Generator[str]:
-    """Serve a repository; yield the address of its gRPC service.
-
-    Args:
-        repository: the models.
-        log: the file that gets the server's log.
-        seconds: how long it may take until it is ready.
-        threads: that a model may take on the CPU; None leaves it to serve.py.
-
-    Raises:
-        ServerError: it ended, or was not ready in time.
-    """
-    command = [sys.executable, str(ROOT / "serve.py"), "--model-repository", str(repository)]
-    command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    variables = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(  # noqa: S603  ours
-            command, env=variables, stdout=subprocess.PIPE, stderr=stderr, text=True
-        )
-    try:
-        assert process.stdout is not None  # noqa: S101  it was asked for
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            line = process.stdout.readline() if selector.select(seconds) else ""
-        if not line.startswith("READY grpc://"):
-            tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
-            raise ServerError("serve.py is not ready: " + " | ".join(tail))
-        yield line.split()[1].removeprefix("grpc://")
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def measure_serving(
@@ -80,8 +37,10 @@ def measure_serving(
     began = time.monotonic()
     log = settings.output / f"{repository.name}.log"
     # A toy on a CPU is smaller than what threads cost.
-    seconds, threads = min(_START_SECONDS, max(30.0, deadline.left())), None if settings.on_gpu else 1
-    with server(repository, log, seconds=seconds, threads=threads) as address:
+    variables = None if settings.on_gpu else {"OMP_NUM_THREADS": "1"}
+    seconds = min(_START_SECONDS, max(30.0, deadline.left()))
+    with RunningServer(repository, log=log, environment=variables, start_seconds=seconds) as server:
+        address = server.grpc_url
         found: dict[str, Any] = {"ready_after_seconds": time.monotonic() - began, "concurrencies": {}, "skipped": {}}
         for concurrency in settings.concurrencies:
             if not deadline.allows(2 * settings.load_seconds + 5):
@@ -143,7 +102,7 @@ def _counts(processes: list[subprocess.Popen[str]], seconds: float) -> list[dict
     for process in processes:
         assert process.stdout is not None  # noqa: S101  it was asked for
         if process.stdout.readline() != "ready\n":
-            raise ServerError("a process of the load had no answer from the server")
+            raise LaunchError("a process of the load had no answer from the server")
     begin = time.monotonic() + 0.1
     counts_from = begin + seconds / 3
     for process in processes:

@@ -11,6 +11,7 @@ import pytest
 
 import build_models
 import demo
+from deeplabv3.embedded.launch import LaunchError
 
 pytestmark = pytest.mark.build
 
@@ -32,11 +33,11 @@ def test_untrained_models_change_no_file_of_the_checkout(
         built.append((str(options.model_repository), options.weights == "none"))
         return 0 if available or options.weights == "none" else build_models.EXIT_WEIGHTS_UNAVAILABLE
 
-    def serve(repository: Path, log: Path) -> None:
-        raise demo.DemoError(f"served {repository} with the log {log}")
+    def serve(repository: Path, *, log: Path) -> None:
+        raise LaunchError(f"served {repository} with the log {log}")
 
     monkeypatch.setattr(build_models, "main", build)
-    monkeypatch.setattr(demo, "serving", serve)
+    monkeypatch.setattr(demo, "RunningServer", serve)
     mine, output = tmp_path / "mine", tmp_path / "my dir ü"
     options = ["--model-repository", str(mine)] if given else []
     assert demo.main([*options, "--output", str(output)]) == 1

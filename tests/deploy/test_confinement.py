@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import toy
 from triton_process import SERVE, TritonProcess
 
+from benchmarks import toy
 from deeplab_client import SegmentationClient
 
 pytestmark = [pytest.mark.deploy, pytest.mark.stack]
 
-CONFINED = Path(__file__).with_name("confined.py")
+CONFINED = Path(__file__).parents[1] / "support" / "confined.py"
 NAMESPACES = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private"]
 WRITABLE = {"/tmp", "/dev/shm"}  # noqa: S108 - compared only
 # Where a user without an entry in passwd is at home in a container; a server that wants a cache there finds out here.

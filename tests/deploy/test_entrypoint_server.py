@@ -20,12 +20,12 @@ import tritonclient.grpc
 import tritonclient.http
 from grpc import StatusCode
 from script_servers import GrpcServer, HttpServer, Script
-from toy import picture
 from triton_process import alive as is_running
 from triton_process import wait_until
 from tritonclient.utils import InferenceServerException
 from wheel import launcher, on_path
 
+from benchmarks.toy import picture
 from deeplab_client import SegmentationClient, ServerOverloadedError
 from deeplabv3.embedded.checks import free_ports
 from deeplabv3.embedded.processes import SHARED_MEMORY

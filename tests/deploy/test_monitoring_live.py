@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-import toy
 from monitoring_files import ELSEWHERE, METRICS_OPTIONS, RECORDED, TRITON_SERIES, queries
 from prometheus_process import WINDOW, PrometheusProcess
 from triton_process import TritonProcess, wait_until
 
+from benchmarks import toy
 from deeplab_client import InvalidImageError, SegmentationClient, SegmentationError
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import numpy as np
 import pictures
 import pytest
 import torch
-import toy
 import wire
 from drivers import Kind, connected
 
 import deeplab_client
+from benchmarks import toy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 import pytest
-import toy
 from drivers import Driver, Kind, connected
-from proxy import Fault, Proxy
 from triton_process import TritonProcess, wait_until
 
+from benchmarks import toy
+from benchmarks.proxy import Fault, Proxy
 from deeplab_client import (
     DeadlineExceededError,
     RetryAttempt,

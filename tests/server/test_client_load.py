@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
-import toy
 from drivers import Kind, connected
-from proxy import Fault, Proxy
 from triton_process import wait_until
 
 import deeplab_client
+from benchmarks import toy
+from benchmarks.proxy import Fault, Proxy
 from deeplab_client import AsyncSegmentationClient, Segmentation, SegmentationClient
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.server
 
 Scheme = Literal["grpc", "http"]
-SCRIPT = Path(__file__).with_name("leaks.py")
+ROOT = Path(__file__).parents[2]
 TIMEOUT = 60.0
 
 
@@ -89,8 +89,8 @@ def test_streams_keep_their_order_past_bad_pictures(toy_server: TritonProcess, s
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_2000_requests_leave_nothing_behind(toy_server: TritonProcess, scheme: Scheme, kind: Kind) -> None:
-    command = [sys.executable, str(SCRIPT), kind, url_of(toy_server, scheme), "2000"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "tests.support.leaks", kind, url_of(toy_server, scheme), "2000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     before, after = map(json.loads, done.stdout.splitlines())
     # What is lost at each request would be there 2,000 times; gRPC's own pool of threads breathes by a few.

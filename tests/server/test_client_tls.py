@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import certificates
 import pytest
-import toy
 from drivers import Kind, connected
-from proxy import Proxy
 from triton_process import TritonProcess
 
+from benchmarks import toy
+from benchmarks.proxy import Proxy
 from deeplab_client import TLS, AccessDeniedError, SegmentationError, ServerUnavailableError, TLSError
 
 if TYPE_CHECKING:

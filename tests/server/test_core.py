@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 import wire
-from test_pipeline import PROTOCOLS, VARIANTS, eager
+from eager_models import VARIANTS, eager
 from torch import nn
 from triton_process import TritonProcess
 from tritonclient.utils import InferenceServerException
+from wire import PROTOCOLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

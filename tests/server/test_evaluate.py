@@ -302,11 +302,11 @@ def test_a_server_that_dies_stops_the_run_and_keeps_what_was_counted(tmp_path: P
     folder, output = coco_data.write(tmp_path, coco_data.PERFECT + coco_data.HALF), tmp_path / "out"
     with contextlib.ExitStack() as stack:
         server = TritonProcess(repository, log=tmp_path / "serve.log")
-        stack.callback(server.kill_all)
+        stack.callback(server.kill)
         run = HeldRun(server, folder, output)
         stack.callback(run.repair)
         run.wait_counting()
-        server.kill_all()
+        server.kill()
         run.let_go()
         printed = run.finish()
     assert run.process.returncode == 1

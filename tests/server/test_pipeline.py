@@ -16,23 +16,21 @@ import pictures
 import pytest
 import torch
 import wire
+from eager_models import VARIANTS, eager
 from PIL import Image, ImageOps
 from torch.nn import functional
-from torchvision.models.segmentation import deeplabv3_resnet50, deeplabv3_resnet101
 from torchvision.transforms.v2 import functional as transforms
 from tritonclient.utils import InferenceServerException
+from wire import PROTOCOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
-    from torchvision.models.segmentation.deeplabv3 import DeepLabV3
     from triton_process import TritonProcess
 
 pytestmark = pytest.mark.server
 
-PROTOCOLS: tuple[wire.Protocol, ...] = ("grpc", "http")
-VARIANTS = ("resnet50", "resnet101")
 PICTURES: dict[str, Callable[[], bytes]] = {
     "landscape": pictures.landscape,
     "portrait": pictures.portrait,
@@ -40,15 +38,6 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "small": pictures.small,
 }
 OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES", "MASK_PNG", "IMAGE_ID")
-
-
-@functools.cache
-def eager(variant: str) -> DeepLabV3:
-    """torchvision's model with the weights that `--weights none` means: its own initialisation from seed 5."""
-    make = {"resnet50": deeplabv3_resnet50, "resnet101": deeplabv3_resnet101}[variant]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return make(weights=None, weights_backbone=None, aux_loss=True).eval()
 
 
 @functools.cache

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 import pytest
-import toy
 from corpus import bmp, gif, heif, jpeg, netpbm, others, png, tiff, tiff_layout, webp
 from corpus.case import Refused, Taken
 from triton_process import FOLDERS, files_of
 
+from benchmarks import toy
 from deeplab_client import InvalidImageError, SegmentationClient
 
 if TYPE_CHECKING:

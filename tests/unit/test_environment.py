@@ -38,7 +38,6 @@ COMMANDS = [
     ["-m", "benchmarks.client"],
     ["-m", "benchmarks.peers"],
     ["-m", "benchmarks.gpu"],
-    ["benchmarks/client.py"],
 ]
 
 
@@ -101,16 +100,6 @@ def test_the_remedy_fits_what_is_there(checkout: Path) -> None:
     assert "joblib is not installed; run `rm -r .venv`, then `make demo`\n" in done.stderr
     done = run(["-m", "benchmarks.model"], checkout, python=inside)
     assert "torch is not installed; run `make .venv/bench` once\n" in done.stderr
-
-
-def test_a_module_of_the_tests_is_no_package(checkout: Path) -> None:
-    (checkout / "tests").symlink_to(ROOT / "tests")
-    try:
-        done = run(["-m", "benchmarks.capacity"], checkout)
-    finally:
-        (checkout / "tests").unlink()
-    assert done.returncode == 2
-    assert "toy is not on PYTHONPATH; run `make demo` once, then PYTHONPATH=tests:tests/server " in done.stderr
 
 
 def test_from_another_folder_the_remedy_has_the_whole_path(checkout: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-CAT = Path(__file__).parent / "assets" / "cat.png"
+CAT = Path(__file__).parents[1] / "assets" / "cat.png"
 
 _EXIF_ORIENTATION = 0x0112
 

@@ -17,8 +17,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from toy import picture  # loads torch, in both measurements
-
+from benchmarks.toy import picture  # loads torch, in both measurements
 from deeplab_client import AsyncSegmentationClient, SegmentationClient
 
 WARM_UP = 500

@@ -1,11 +1,9 @@
-"""A server of its own for a test: serve.py on free ports, with its log in a file and its clean-up checked."""
+"""A server of its own for a test, whose processes are known and whose clean-up is checked."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-import selectors
 import subprocess
 import sys
 import tempfile
@@ -15,14 +13,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import psutil
 
+from deeplabv3.embedded.launch import SERVE, RunningServer
+
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-SERVE = Path(__file__).resolve().parents[2] / "serve.py"
+__all__ = ["FOLDERS", "SERVE", "Serving", "TritonProcess", "alive", "files_of", "wait_until"]
+
 FOLDERS = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # noqa: S108 - looked into, never written
-READY = re.compile(r"READY grpc://(\S+) http://(\S+) (http://\S+/metrics)\n")
 
 
 def wait_until(condition: Callable[[], object], *, what: str, seconds: float = 30.0) -> None:
@@ -46,15 +46,14 @@ def files_of(pid: int) -> list[str]:
     return [str(path) for folder in FOLDERS for path in folder.glob(f"deeplab-*-{pid}-*")]
 
 
-class TritonProcess:
-    """A running serve.py; as a context manager it stops at the end and asserts that nothing stays behind.
+class TritonProcess(RunningServer):
+    """A running serve.py that leaves nothing behind: at the end of its context that is asserted.
 
     Args:
         model_repository: the models to serve.
         log: the file that gets stderr, Triton's log included.
         options: more arguments for serve.py.
         environment: variables to add to ours.
-        start_seconds: how long the models may take to load.
         before: words to put before the command; what they start passes SIGTERM on and ends with the code of serve.py.
         python: the interpreter.
     """
@@ -65,56 +64,23 @@ class TritonProcess:
         *,
         log: Path,
         options: Sequence[str] = (),
-        environment: dict[str, str] | None = None,
-        start_seconds: float = 300.0,
+        environment: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
         python: str = sys.executable,
     ) -> None:
-        self.log = log
-        ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
-        serve = [python, str(SERVE), "--model-repository", str(model_repository)]
-        command = [*before, *serve, *ports, *options]
-        with log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=os.environ | (environment or {}),
-                start_new_session=True,
-            )
-        self.pid = self.process.pid
         self._family: list[psutil.Process] = []
-        try:
-            self.grpc_url, self.http_url, self.metrics_url = self._wait_ready(start_seconds)
-        except BaseException:
-            self.kill_all()
-            raise
+        super().__init__(
+            model_repository, log=log, options=options, environment=environment, before=before, python=python
+        )
+        self.pid = self.process.pid
         self._family = psutil.Process(self.pid).children(recursive=True)
         names = {process: process.name() for process in self._family}
         self.triton = next(process for process in self._family if names[process] == "tritonserver")
         self.stubs = [process for process in self._family if names[process].startswith("triton_python")]
 
-    def _wait_ready(self, seconds: float) -> tuple[str, str, str]:
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            if not selector.select(seconds):
-                raise AssertionError(f"serve.py is not ready after {seconds:g} s\n{self.log_tail()}")
-        line = self.process.stdout.readline().decode()
-        found = READY.fullmatch(line)
-        if found is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=10)
-            raise AssertionError(f"serve.py printed {line!r}, exit code {self.process.returncode}\n{self.log_tail()}")
-        return found[1], found[2], found[3]
-
     def stub(self, model: str) -> psutil.Process:
         """Return the process of the first instance of a Python model."""
         return next(process for process in self.stubs if f"{model}_0_0" in process.cmdline())
-
-    def log_tail(self, lines: int = 40) -> str:
-        """Return the end of the log."""
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
     def rest_of_output(self) -> str:
         """Return what came on stdout after the ready line, once the process has ended."""
@@ -132,27 +98,19 @@ class TritonProcess:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"serve.py still runs after {seconds:g} s\n{self.log_tail()}") from None
 
-    def stop(self, seconds: float = 60.0) -> int:
-        """Stop the server as its user would, with SIGTERM; return the exit code."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        return self.wait(seconds)
-
     def left_behind(self) -> list[str]:
         """Return what of this server is still on the machine: processes, shared memory, temporary folders."""
-        return [*map(str, filter(alive, self._family)), *files_of(self.pid)]
+        return [*map(str, filter(alive, self._family)), *files_of(self.process.pid)]
 
-    def kill_all(self) -> None:
+    def kill(self) -> None:
         """End what is left, whatever state it is in."""
         family = set(self._family)
         with contextlib.suppress(psutil.NoSuchProcess):
-            family |= {psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)}
+            family |= set(psutil.Process(self.process.pid).children(recursive=True))
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        super().kill()
 
     def __enter__(self) -> TritonProcess:  # noqa: PYI034 - typing.Self needs Python 3.11
         return self
@@ -167,7 +125,7 @@ class TritonProcess:
             # A killed process needs a moment until it is gone.
             wait_until(lambda: not self.left_behind(), what=f"{self.left_behind()} gone", seconds=5)
         finally:
-            self.kill_all()
+            self.kill()
             if "PYTEST_CURRENT_TEST" in os.environ:  # which shows it where the test failed
                 sys.stdout.write(f"The log of serve.py (pid {self.pid}) ends:\n{self.log_tail()}\n")
 

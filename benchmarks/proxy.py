@@ -65,6 +65,7 @@ class Proxy:
 
     @property
     def address(self) -> str:
+        """Return `host:port`, where it listens."""
         return f"{self._host}:{self.port}"
 
     def listen(self) -> None:

@@ -97,7 +97,7 @@ class Pods:
             self.stop()
         finally:
             for server in self.running.values():
-                server.kill_all()
+                server.kill()
             self.names.__exit__(kind, error, trace)
 
 

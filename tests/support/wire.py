@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from triton_process import TritonProcess
 
 Protocol = Literal["grpc", "http"]
+PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
 _LIBRARIES: dict[str, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 
 
