@@ -1,18 +1,13 @@
-"""Triton's Python stubs, its open connections and the files of a server, as /proc and the kernel show them."""
+"""Triton's Python stubs and the files of a server, as /proc shows them."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
 import os
 import re
 import shutil
 import signal
-import socket
-import struct
 import tempfile
-import termios
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +19,6 @@ if TYPE_CHECKING:
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend keeps its files, not a temporary file
 OWNER = re.compile(r"deeplab-(\d+)-(\d+)-(\d+)_")
-REST_SECONDS = 0.25
-SYS_PIDFD_GETFD = 438
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,62 +101,3 @@ def children(parent: int) -> Iterator[tuple[int, Stat]]:
         with contextlib.suppress(OSError):
             if (stat := read_stat(process.name)).parent == parent:
                 yield int(process.name), stat
-
-
-def resting_stubs(prefix: str) -> set[tuple[int, str]] | None:
-    """Return (pid, context switches) of each stub when all wait for work, else None.
-
-    A stub at rest waits on a futex that lies in its own shared memory region. Two equal answers mean that no stub
-    had any work in between.
-    """
-    resting: set[tuple[int, str]] = set()
-    for pid, (region, _) in stubs().items():
-        if region.startswith(prefix):
-            try:
-                call = Path(f"/proc/{pid}/syscall").read_text(encoding="ascii").split()
-                maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
-                status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-            except OSError:
-                return None
-            address = int(call[1], 16) if len(call) > 1 else 0
-            ranges = [line.split("-")[:2] for line in maps if region in line]
-            if not any(int(low, 16) <= address < int(rest.split()[0], 16) for low, rest in ranges):
-                return None
-            resting.add((pid, status.partition("nvoluntary_ctxt")[0].rpartition(":")[2]))
-    return resting
-
-
-def close_idle_connections(pid: int, ports: set[int]) -> None:
-    """Make the server see the end of input on each HTTP connection that waits for a next request.
-
-    The sockets are taken from the server, our child, with pidfd_getfd. Where that is not allowed nothing happens,
-    and Triton waits for these connections until its exit timeout.
-    """
-    with contextlib.suppress(OSError):
-        process = os.pidfd_open(pid)
-        try:
-            for entry in Path(f"/proc/{pid}/fd").iterdir():
-                with contextlib.suppress(OSError):
-                    if entry.readlink().name.startswith("socket:"):
-                        close_if_idle(process, int(entry.name), ports)
-        finally:
-            os.close(process)
-
-
-def close_if_idle(process: int, number: int, ports: set[int]) -> None:
-    """End the input of one socket of a process when it is an idle connection to one of the ports."""
-    fd = ctypes.CDLL(None).syscall(SYS_PIDFD_GETFD, process, number, 0)
-    if fd >= 0:
-        with socket.socket(fileno=fd) as connection:
-            here = connection.family == socket.AF_INET and connection.getsockname()[1] in ports
-            if here and idle(connection):
-                connection.shutdown(socket.SHUT_RD)
-
-
-def idle(connection: socket.socket) -> bool:
-    """Tell whether the last word on a connection was the server's, some time ago and fully sent."""
-    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    established = info[0] == 1
-    (sent_ms,), (received_ms,) = struct.unpack_from("=I", info, 44), struct.unpack_from("=I", info, 52)
-    (unsent,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
-    return established and unsent == 0 and REST_SECONDS * 1000 <= sent_ms <= received_ms

@@ -32,6 +32,7 @@ from tritonclient.utils import InferenceServerException
 import serve
 from deeplabv3.embedded import builds, checks, layout, limits
 from deeplabv3.embedded.errors import StartError
+from deeplabv3.embedded.server import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -638,7 +639,7 @@ def test_a_model_of_an_older_build_is_refused(repository: Path) -> None:
 
 def refusal(capsys: pytest.CaptureFixture[str], repository: Path, *options: str) -> str:
     """Return what serve.py says when it refuses to start."""
-    before = {number: signal.getsignal(number) for number in (*serve.STOP_SIGNALS, signal.SIGTSTP)}
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGTSTP)}
     try:
         code = serve.main(["--model-repository", str(repository), *(options or FREE_PORTS)])
     finally:  # it leaves them ignored, since its process ends

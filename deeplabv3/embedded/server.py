@@ -1,0 +1,322 @@
+"""tritonserver as a child process, from its start to its end.
+
+What tritonserver 2.51 itself does on SIGTERM (measured), and what this module adds:
+
+- It refuses new HTTP connections and waits until all existing ones are closed, while gRPC serves on. An idle
+  keep-alive connection uses up the exit timeout, the exit code is 1, and stubs and /dev/shm files stay behind.
+  Here: once the stubs are at rest, idle HTTP connections are closed from outside (draining.py).
+- Then all models stop at once. Requests in flight on a single model are answered, but a gRPC request to an
+  ensemble that is still to enter its next step fails. Here: one HTTP connection of our own holds the server in
+  its first phase until the stubs are at rest, for at most DRAIN_SECONDS.
+
+So a request that the server had when the signal came is answered if it takes less than DRAIN_SECONDS. One that
+comes later over an open connection may be answered or refused. A stop with nothing in flight takes 3 to
+4 s with two stubs and 5 s or more with seven, most of it Triton's own unloading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http
+import http.client
+import os
+import re
+import secrets
+import select
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from deeplabv3.embedded.draining import close_idle_connections, resting_stubs
+from deeplabv3.embedded.errors import StartError
+from deeplabv3.embedded.watching import LOST_SECONDS, SAMPLE_SECONDS, Instant, PausedError, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from deeplabv3.embedded.checks import Address
+
+DRAIN_SECONDS = 30.0
+EXIT_TIMEOUT_SECONDS = 40
+# A model whose stub died while it had a request keeps 2.51 from ending until the exit timeout.
+BROKEN_DRAIN_SECONDS = 3.0
+LOAD_FAILURE = re.compile(r'E\d{4} .*\] "((?:failed to load|Poll failed for) .*)"$')
+# The stubs count as at rest after this many samples between which none had run. A stub wakes up now and then with
+# nothing to do, so with seven of them about every second sample counts.
+CALM_SECONDS = 0.1
+CALM_SAMPLES = 3
+# After a request that failed because /dev/shm was full, or whose gRPC caller gave up, 2.51 may wait for a stub that
+# waits for Triton, until the exit timeout. A stub that unloads does not rest for so long.
+STUCK_SECONDS = 5.0
+UNLOADING = b"All models are stopped, unloading models"
+PR_SET_PDEATHSIG = 1
+REPEAT_SECONDS = 0.25
+STALLED_SECONDS = 0.05
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Server:
+    """One tritonserver process with its log, its stubs and our signals, all waited for in one selector."""
+
+    def __init__(
+        self, command: list[str], *, variables: dict[str, str], signals: int, prefix: str, address: Address
+    ) -> None:
+        self._prefix = prefix
+        self._address = address
+        self._signals: list[tuple[float, int]] = []
+        self._loading = True
+        self._looked = 0.0
+        self._awake = Instant.now()
+        self._dead_stub = ""
+        self._exited = False
+        self._ending = False
+        self._unloading = False
+        self._last_line = b""
+        self._load_failures: list[str] = []
+        self._selector = selectors.DefaultSelector()
+        self._listen(signals, self._note_signals)
+        self._log, writer = os.pipe()
+        os.set_blocking(self._log, False)
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        # A session of its own: Ctrl-C in a terminal reaches us alone, and the server gets one SIGTERM from us.
+        self._process = subprocess.Popen(  # noqa: S603 - the wheel's own program
+            command,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=writer,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has no threads
+        )
+        os.close(writer)
+        self._listen(self._log, self._pass_log_on)
+        self._listen(os.pidfd_open(self._process.pid), self._note_exit)
+        self._watch = Watch(self._process.pid)
+
+    def run(self) -> int:
+        """Serve until a signal, the server's own end, a dead stub or a pause; return the exit code."""
+        try:
+            return self._serve()
+        except (PausedError, StartError) as error:
+            self._process.kill()  # before all else: nobody may continue it
+            say(f"error: {error}")
+            return 1
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._pass_log_on(self._log)
+
+    def _serve(self) -> int:
+        while not (is_ready(self._address) and self._watch.find_stubs()):
+            self._awake = Instant.now()
+            self._wait(time.monotonic() + 0.1)
+            if self._exited:
+                return self._exit_code()
+            if self._signals:
+                return 128 + self._signals[0][1]
+        self._loading = False
+        with contextlib.suppress(OSError):  # nobody reads it: no reason not to serve
+            os.write(1, f"{self._address.ready_line()}\n".encode())
+        while not (self._exited or self._signals or self._dead_stub):
+            self._handle(SAMPLE_SECONDS)
+        if self._exited:
+            return self._exit_code()
+        if self._signals:
+            name = signal.Signals(self._signals[0][1]).name
+            return self._drain(name, seconds=DRAIN_SECONDS, limit=EXIT_TIMEOUT_SECONDS + 15)
+        cause = f"the Python stub {self._dead_stub} died and nothing restarts it"
+        self._drain(cause, seconds=BROKEN_DRAIN_SECONDS, limit=2 * BROKEN_DRAIN_SECONDS)
+        say(f"error: {cause}: the server ended; the log above may tell why")
+        return 1
+
+    def _drain(self, cause: str, *, seconds: float, limit: float) -> int:
+        say(f"{cause}: stopping when the requests in flight are answered; another signal stops at once")
+        self._ending = True
+        began = time.monotonic()
+        hold = http.client.HTTPConnection(self._address.local, self._address.http, timeout=5)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            hold.request("GET", "/v2/health/live")
+            hold.getresponse().read()
+        self._process.terminate()
+        self._awake = Instant.now()
+        before, calm, moved = None, 0, began
+        while not self._exited:
+            self._wait(time.monotonic() + CALM_SECONDS)
+            elapsed = time.monotonic() - began
+            # One Ctrl-C may arrive twice, from the terminal and from a parent that passes it on.
+            another = next((number for at, number in self._signals if at > began + REPEAT_SECONDS), None)
+            if another is not None:
+                return 128 + another
+            if elapsed > limit:
+                say(f"error: tritonserver has not ended after {elapsed:.0f} s and is killed")
+                return 1
+            now = resting_stubs(self._prefix)
+            if not (now and self._unloading):
+                moved = time.monotonic()
+            elif time.monotonic() > moved + STUCK_SECONDS:  # all requests are answered
+                say("tritonserver waits for a request that is over; it is ended")
+                return 0
+            calm = 0 if now is None else calm + (now == before)
+            before = now
+            at_rest = calm >= CALM_SAMPLES
+            if at_rest or elapsed > seconds:
+                hold.close()
+            if at_rest:
+                close_idle_connections(self._process.pid, {self._address.http, self._address.metrics})
+        return self._exit_code()
+
+    def _exit_code(self) -> int:
+        code = self._process.wait()
+        self._pass_log_on(self._log)
+        if self._last_line:  # it crashed before the end of its line
+            with contextlib.suppress(OSError):
+                sys.stderr.write("\n")
+        for failure in self._load_failures:
+            say(f"error: {failure}")
+        if code or not (self._signals or self._dead_stub):
+            cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            say(f"error: tritonserver ended with {cause}; see its log above")
+        return 128 - code if code < 0 else code
+
+    def _listen(self, fd: int, action: Callable[[int], None]) -> None:
+        self._selector.register(fd, selectors.EVENT_READ, action)
+
+    def _wait(self, until: float) -> None:
+        """Handle what happens until a time; return early when the server ends."""
+        while not self._exited:
+            self._handle(until - time.monotonic())
+            if time.monotonic() >= until:
+                return
+
+    def _handle(self, seconds: float) -> None:
+        """Handle what happens next, or return after some seconds when nothing did."""
+        asleep = min(max(0.0, seconds), SAMPLE_SECONDS)
+        events = self._selector.select(asleep)
+        now = Instant.now()
+        if (lost := now.lost_since(self._awake, asleep=asleep)) > LOST_SECONDS:
+            raise PausedError(f"serve.py did not run for {lost:.1f} s")
+        self._awake = now
+        for key, _ in events:
+            key.data(key.fd)
+        self._look()
+
+    def _look(self) -> None:
+        """Look at the server and its stubs where that was not done a moment ago."""
+        if time.monotonic() < self._looked + SAMPLE_SECONDS:
+            return
+        self._looked = time.monotonic()
+        self._watch.raise_if_stopped()
+        if self._loading:
+            self._watch.find_stubs()
+        elif dead := self._watch.dead_stub():
+            self._pass_log_on(self._log)  # which says whether it ends with its server
+            if not self._ending:
+                self._dead_stub = self._dead_stub or dead
+
+    def _note_signals(self, fd: int) -> None:
+        for number in os.read(fd, 64):
+            if number == signal.SIGTSTP:
+                say("Ctrl-Z is ignored, since a server must not be paused; Ctrl-C stops it")
+            else:
+                self._signals.append((time.monotonic(), number))
+
+    def _note_exit(self, fd: int) -> None:
+        self._selector.unregister(fd)
+        self._exited = True
+
+    def _pass_log_on(self, fd: int) -> None:
+        """Copy the log to stderr, and remember what it says about models that do not load."""
+        while stderr_takes_more():  # else the log waits in its pipe, and signals and stubs are still heard
+            try:
+                chunk = os.read(fd, select.PIPE_BUF)
+            except BlockingIOError:
+                return
+            if not chunk:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(fd)
+                return
+            with contextlib.suppress(OSError):  # a closed terminal must not end the drain
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.buffer.flush()
+            self._awake = Instant.now()  # a slow disk is no pause
+            *lines, self._last_line = (self._last_line + chunk).split(b"\n")
+            for line in lines:
+                self._ending = self._ending or line.startswith(b"Signal (")  # somebody else stops tritonserver
+                self._unloading = self._unloading or UNLOADING in line
+                if found := LOAD_FAILURE.match(line.decode(errors="replace")):
+                    self._load_failures.append(" ".join(found[1].replace("\\n", " ").split()))
+
+
+def is_ready(address: Address) -> bool:
+    """Tell whether all models are ready and the metrics, which start last, can be read."""
+    for port, path in ((address.http, "/v2/health/ready"), (address.metrics, "/metrics")):
+        connection = http.client.HTTPConnection(address.local, port, timeout=5)
+        try:
+            connection.request("GET", path)
+            if connection.getresponse().status != http.HTTPStatus.OK:
+                return False
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+    return True
+
+
+def catch_signals() -> int:
+    """Return a file descriptor from which the numbers of the signals that ask us to stop, or to pause, can be read."""
+
+    def ignore(_number: int, _frame: object) -> None:
+        """Leave it to the wakeup descriptor: SIG_IGN would not write to it."""
+
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer)
+    for number in (*STOP_SIGNALS, signal.SIGTSTP):
+        signal.signal(number, ignore)
+    return reader
+
+
+def command_line(server: Path, repository: Path, backends: Path, prefix: str, address: Address) -> list[str]:
+    """Return tritonserver's command: models fixed at start, no administration over the network."""
+    # Nobody is told the key: Triton has no other way to switch these interfaces off.
+    restricted = f"shared-memory,model-repository,trace,logging:deeplab-key={secrets.token_hex()}"
+    return [
+        str(server / "bin" / "tritonserver"),
+        f"--model-repository={repository}",
+        "--model-control-mode=none",
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_SECONDS}",
+        f"--http-restricted-api={restricted}",
+        f"--grpc-restricted-protocol={restricted}",
+        f"--http-address={address.host}",
+        f"--grpc-address={address.host}",
+        f"--metrics-address={address.host}",
+        f"--http-port={address.http}",
+        f"--grpc-port={address.grpc}",
+        f"--metrics-port={address.metrics}",
+    ]
+
+
+def stderr_takes_more() -> bool:
+    """Tell whether PIPE_BUF bytes can be written to stderr: a pipe that nobody reads must not hold us up."""
+    return bool(select.select([], [2], [], STALLED_SECONDS)[1])
+
+
+def say(message: str) -> None:
+    """Write one line to stderr, or lose it where nobody reads."""
+    with contextlib.suppress(OSError):
+        if not stderr_takes_more():
+            return
+        sys.stderr.write(f"serve.py: {message}\n")
+        sys.stderr.flush()

@@ -1,0 +1,83 @@
+"""Which connections of another process are ended: those that wait for a next request, and no others."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from triton_process import wait_until
+
+from deeplabv3.embedded.draining import REST_SECONDS, close_idle_connections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.unit
+
+# Serves one connection: answers each line with one, and says when the client has no more.
+SERVER = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    connection, _ = server.accept()
+    with connection, connection.makefile("rw") as lines:
+        for line in lines:
+            if line == "answer\\n":
+                lines.write("answered\\n")
+                lines.flush()
+        print("end of input", flush=True)
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def said(server: subprocess.Popen[str]) -> str:
+    assert server.stdout is not None
+    return server.stdout.readline()
+
+
+def ended(client: socket.socket) -> bool:
+    try:
+        return client.recv(1, socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_a_connection_that_waits_for_a_next_request_is_ended(server: subprocess.Popen[str]) -> None:
+    port = int(said(server))
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"answer\n")
+        assert client.recv(100) == b"answered\n"
+        close_idle_connections(server.pid, {port + 1})
+        assert not ended(client)
+
+        def end() -> bool:
+            close_idle_connections(server.pid, {port})
+            return ended(client)
+
+        wait_until(end, what="the connection is idle and ended")
+        assert said(server) == "end of input\n"
+
+
+def test_a_connection_with_a_request_in_flight_is_left_alone(server: subprocess.Popen[str]) -> None:
+    port = int(said(server))
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"answer\n")
+        assert client.recv(100) == b"answered\n"
+        time.sleep(0.05)  # the kernel's clock for connections ticks every 4 ms
+        client.sendall(b"takes long\n")
+        time.sleep(2 * REST_SECONDS)  # an idle one would be ended now
+        close_idle_connections(server.pid, {port})
+        client.sendall(b"answer\n")
+        assert client.recv(100) == b"answered\n"
