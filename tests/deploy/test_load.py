@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from pods import answered_by
+from proxy import Fault, Proxy
 from script_servers import NAMES, GrpcServer, Script, elements, image_id
 from triton_process import wait_until
 
@@ -149,20 +150,19 @@ def test_wrong_masks_are_failures(locust: Locust) -> None:
 
 
 def test_an_open_loop_keeps_its_rate_whatever_the_server_does(locust: Locust, toy_server: TritonProcess) -> None:
-    """Half of the run the server stands still: requests leave all the same, and have waited when they are answered."""
+    """For a part of the run nothing reaches the server: requests leave all the same, and their wait is counted."""
     rate, users, seconds = 5.0, 2, 10
-    command = locust.command(
-        *("--host", f"grpc://{toy_server.grpc_url}", "--loop", "open", "--arrivals", "constant", "--rate", str(rate)),
-        *("--users", str(users), "--spawn-rate", "2", "--run-time", f"{seconds}s", "--summary", str(locust.json)),
-    )
-    with locust.begun(command) as (process, log):
-        toy_server.triton.suspend()
-        try:
+    with Proxy(toy_server.grpc_url) as proxy:
+        command = locust.command(
+            *("--host", f"grpc://{proxy.address}", "--loop", "open", "--arrivals", "constant", "--rate", str(rate)),
+            *("--users", str(users), "--spawn-rate", "2", "--run-time", f"{seconds}s", "--summary", str(locust.json)),
+        )
+        with locust.begun(command) as (process, log):
+            proxy.fault = Fault("black hole")
             time.sleep(4)  # the length of the standstill, and no wait for something to happen
-        finally:
-            toy_server.triton.resume()
-        rest = log.read()
-        assert process.wait(60) == 0, rest
+            proxy.fault = None
+            rest = log.read()
+            assert process.wait(60) == 0, rest
     summary = locust.summary()
     assert summary["total"]["requests"] == pytest.approx(rate * users * seconds, rel=0.15)
     assert summary["total"]["failures"] == 0
