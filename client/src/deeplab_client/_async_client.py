@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from deeplab_client import _environment, _many_async
 from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
 from deeplab_client._errors import ClientLimitError, ModelNotFoundError, SegmentationError
+from deeplab_client._factory import check_transport, open_async_transport
 from deeplab_client._faults import Circumstances, from_connection
 from deeplab_client._image import encode
 from deeplab_client._limits import naming_limits
 from deeplab_client._many import check_concurrency, check_images
-from deeplab_client._transport import check_transport, open_async_transport
 from deeplab_client._workers import Passed, in_thread, in_time
 
 if TYPE_CHECKING:

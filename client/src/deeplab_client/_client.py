@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from deeplab_client import _environment, _many
 from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
 from deeplab_client._errors import ClientLimitError, ModelNotFoundError, SegmentationError
+from deeplab_client._factory import check_transport, open_transport
 from deeplab_client._image import encode
 from deeplab_client._limits import naming_limits
 from deeplab_client._options import is_coroutine_function
-from deeplab_client._transport import check_transport, open_transport
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
