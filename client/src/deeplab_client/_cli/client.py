@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from deeplab_client import SegmentationClient, SegmentationError
-from deeplab_client._calls import NO_WEIGHTS_TOLD, Call
-from deeplab_client._wire import WEIGHTS_PARAMETER
+from deeplab_client import SegmentationClient, _steps
 
 
 class Client(SegmentationClient):
@@ -16,18 +14,4 @@ class Client(SegmentationClient):
         Raises:
             SegmentationError: There is no telling for now.
         """
-        deadline = self._calls.deadline(None)
-        call = Call(self._calls, None, deadline)
-        while True:
-            transport = self._open()
-            try:
-                parameters = transport.model_parameters(call.model, deadline=deadline)
-            except NO_WEIGHTS_TOLD:
-                return None
-            except SegmentationError as error:
-                delay = self._delay_after(error, call)
-                if delay is None:
-                    raise
-                deadline.pause(delay)
-            else:
-                return parameters.get(WEIGHTS_PARAMETER)
+        return self._run(_steps.weights(self._calls, None, self._calls.deadline(None)))
