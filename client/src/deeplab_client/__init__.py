@@ -20,8 +20,8 @@ from deeplab_client._errors import (
     UnknownClassError,
     UnsupportedError,
 )
+from deeplab_client._exports import Polygon
 from deeplab_client._options import TLS
-from deeplab_client._polygons import Polygon
 from deeplab_client._retry import RetryAttempt, RetryPolicy
 from deeplab_client._segmentation import Segmentation
 from deeplab_client._timings import Timings

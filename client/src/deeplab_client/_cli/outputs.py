@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
-from deeplab_client import _banner
+from deeplab_client import _drawing
 from deeplab_client._cli import record
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Annotations:
         self._images.append({"id": number, "file_name": self._name(source), "width": width, "height": height})
         self._annotations += result.to_coco(image_id=number, first_id=len(self._annotations) + 1)
         self._categories = result.coco_categories()
-        warning = f"{_banner.TEXT}; " if result.untrained else ""
+        warning = f"{_drawing.WARNING}; " if result.untrained else ""
         self._about = f"{warning}{result.model_name}/{result.model_version}, weights {result.weights or 'unknown'}"
         return self._path
 
