@@ -13,7 +13,7 @@ from deeplab_client import _environment, _many_async, _steps
 from deeplab_client._calls import Calls
 from deeplab_client._errors import SegmentationError
 from deeplab_client._factory import check_transport, open_async_transport
-from deeplab_client._faults import Circumstances, from_connection
+from deeplab_client._faults import CallContext, too_late
 from deeplab_client._limits import naming_limits
 from deeplab_client._many import check_concurrency, check_images
 from deeplab_client._steps import Done, Pause, Work
@@ -256,8 +256,8 @@ class AsyncSegmentationClient:
                 transport = await self._open(step.deadline)
                 return await getattr(transport, step.method)(step.about, deadline=step.deadline)
         except Passed:
-            where = Circumstances(str(self._calls.endpoint), model, step.deadline.seconds)
-            raise from_connection(TimeoutError(), where) from None
+            where = CallContext(str(self._calls.endpoint), model, step.deadline.seconds)
+            raise too_late(where) from None
 
     async def _open(self, deadline: Deadline) -> AsyncTransport:
         self._calls.check_open()

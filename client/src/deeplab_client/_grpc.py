@@ -11,18 +11,15 @@ from tritonclient.grpc import service_pb2_grpc
 
 from deeplab_client import _grpc_messages
 from deeplab_client._deadline import AbortableDeadline
-from deeplab_client._errors import ClientClosedError
-from deeplab_client._faults import caused, from_connection
+from deeplab_client._faults import CallContext, caused, closed, from_connection, too_late
 from deeplab_client._grpc_messages import messages
 from deeplab_client._limits import check_descriptors
-from deeplab_client._prepare import prepare
 from deeplab_client._tls import pem_of
 
 if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
     from deeplab_client._errors import SegmentationError
-    from deeplab_client._faults import Circumstances
     from deeplab_client._options import Options
     from deeplab_client._transport import Reply, Request
 
@@ -45,7 +42,7 @@ class GrpcTransport:
 
     def infer(self, request: Request, *, deadline: Deadline) -> Reply:
         """Run the model on one image."""
-        where, headers = prepare(self._endpoint, self._options, request.model, deadline, request.request_id)
+        where, headers = self._prepare(request.model, deadline, request.request_id)
         compression = _grpc_messages.compression_of(request, self._options)
         message = _grpc_messages.infer_message(request)
         response = self._call("ModelInfer", message, headers, where, deadline, compression=compression)
@@ -53,13 +50,13 @@ class GrpcTransport:
 
     def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
         """Return the string parameters in the model's config."""
-        where, headers = prepare(self._endpoint, self._options, model, deadline)
+        where, headers = self._prepare(model, deadline)
         response = self._call("ModelConfig", messages.ModelConfigRequest(name=model), headers, where, deadline)
         return _grpc_messages.read_parameters(response)
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""
-        where, headers = prepare(self._endpoint, self._options, model, deadline)
+        where, headers = self._prepare(model, deadline)
         asked = (
             ("ServerReady", messages.ServerReadyRequest()),
             ("ModelReady", messages.ModelReadyRequest(name=model)),
@@ -73,7 +70,13 @@ class GrpcTransport:
         if connected is not None:
             connected.channel.close()
 
-    def _stub(self, where: Circumstances) -> Any:  # noqa: ANN401 generated code without types
+    def _prepare(
+        self, model: str, deadline: Deadline, request_id: str | None = None
+    ) -> tuple[CallContext, dict[str, str]]:
+        headers = self._options.call_headers()
+        return CallContext(str(self._endpoint), model, deadline.seconds, request_id, tuple(headers.values())), headers
+
+    def _stub(self, where: CallContext) -> Any:  # noqa: ANN401 generated code without types
         connected = self._channels.get(os.getpid())
         if connected is None:
             # No lock: one held by another thread during a fork would stay locked in the child for ever.
@@ -83,10 +86,10 @@ class GrpcTransport:
                 fresh.channel.close()
         if self._closed:  # perhaps while this channel was made
             self.close()
-            raise _closed(where)
+            raise closed(where)
         return connected.stub
 
-    def _connect(self, where: Circumstances) -> _Connected:
+    def _connect(self, where: CallContext) -> _Connected:
         check_descriptors(_grpc_messages.DESCRIPTORS)
         target = _grpc_messages.target_of(self._endpoint)
         if not self._endpoint.is_encrypted:
@@ -101,7 +104,7 @@ class GrpcTransport:
         name: str,
         message: Any,  # noqa: ANN401 protobuf makes its classes at run time
         headers: dict[str, str],
-        where: Circumstances,
+        where: CallContext,
         deadline: Deadline,
         **options: Any,  # noqa: ANN401 grpc's own
     ) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
@@ -127,13 +130,9 @@ class GrpcTransport:
         finally:
             del failure  # see `_faults.caused`
 
-    def _error_of(self, error: Exception, where: Circumstances) -> SegmentationError:
+    def _error_of(self, error: Exception, where: CallContext) -> SegmentationError:
         if self._closed:  # CANCELLED, or grpc's ValueError about a closed channel
-            return _closed(where)
+            return closed(where)
         if isinstance(error, grpc.FutureCancelledError):  # aborted
-            return from_connection(TimeoutError(), where)
+            return too_late(where)
         return _grpc_messages.error_of(error, where)
-
-
-def _closed(where: Circumstances) -> ClientClosedError:
-    return ClientClosedError("the client was closed during the call", model=where.model)

@@ -19,7 +19,7 @@ from deeplab_client._transport import Reply
 if TYPE_CHECKING:
     from deeplab_client._endpoint import Endpoint
     from deeplab_client._errors import SegmentationError
-    from deeplab_client._faults import Circumstances
+    from deeplab_client._faults import CallContext
     from deeplab_client._options import Options
     from deeplab_client._transport import Request
 
@@ -83,7 +83,7 @@ def compression_of(request: Request, options: Options) -> grpc.Compression:
     return grpc.Compression.Gzip if options.compression == "gzip" else grpc.Compression.Deflate
 
 
-def read_infer(response: Any, where: Circumstances) -> Reply:  # noqa: ANN401 protobuf makes its classes at run time
+def read_infer(response: Any, where: CallContext) -> Reply:  # noqa: ANN401 protobuf makes its classes at run time
     """Read the answer to an inference request.
 
     Raises:
@@ -112,7 +112,7 @@ def read_parameters(response: Any) -> dict[str, str]:  # noqa: ANN401 protobuf m
     return {name: value.string_value for name, value in response.config.parameters.items()}
 
 
-def error_of(failure: Any, where: Circumstances) -> SegmentationError:  # noqa: ANN401 grpc is untyped
+def error_of(failure: Any, where: CallContext) -> SegmentationError:  # noqa: ANN401 grpc is untyped
     """Map a failed call, of either kind of channel, to an error."""
     metadata: dict[str, str | bytes] = dict(failure.trailing_metadata() or ())
     return from_grpc(failure.code().name, failure.details(), where, pushback=metadata.get(_PUSHBACK))

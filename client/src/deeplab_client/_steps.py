@@ -44,7 +44,7 @@ _T = TypeVar("_T")
 
 # Operators may restrict the API that tells the weights. Any other failure is raised: a hiccup must not hide that the
 # weights are untrained.
-_NO_WEIGHTS_TOLD = (AccessDeniedError, UnsupportedError, ModelNotFoundError)
+_WEIGHTS_UNAVAILABLE = (AccessDeniedError, UnsupportedError, ModelNotFoundError)
 # Waiting for the server does not help against these.
 _FINAL_REFUSALS = (ClientClosedError, AccessDeniedError, TLSError)
 
@@ -187,7 +187,7 @@ class _Call:
         request = self._request
         if request is None:
             request = self._request = yield Work(self._encoded, image, self._deadline)
-            self._deadline.image_read()
+            self._deadline.finish_reading()
         # A failure swaps the dict: what an attempt learnt before it must not outlive it.
         self._known = self._calls.weights
         self._learnt = self._known[self._model] if self._model in self._known else (yield from self.ask_weights())
@@ -200,7 +200,7 @@ class _Call:
         """Ask for the model's weights; return None where the server does not tell."""
         try:
             parameters = yield Ask("model_parameters", self._model, self._deadline)
-        except _NO_WEIGHTS_TOLD as refusal:
+        except _WEIGHTS_UNAVAILABLE as refusal:
             _logger.debug("weights of %s unknown: %s", self._model, refusal)
             return None
         return parameters.get(_wire.WEIGHTS_PARAMETER)
