@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import numpy as np
 import pytest
-from drivers import Kind, connected
+from drivers import Kind, connected, python
 from PIL import Image
 from script_servers import GrpcServer, HttpServer, Script, Server, url
 
@@ -104,8 +104,7 @@ asyncio.run(use())
 
 
 def run(code: str, *arguments: str) -> str:
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = python(code, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

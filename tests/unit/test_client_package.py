@@ -78,9 +78,9 @@ def test_the_wheel_works_from_another_place(wheel: zipfile.ZipFile, tmp_path: Pa
     assert "segment" in done.stdout
 
 
-def test_importing_the_package_loads_only_what_every_call_needs() -> None:
+def test_importing_the_package_and_making_a_client_load_only_what_every_call_needs() -> None:
     code = (
-        "import sys, deeplab_client, deeplab_client.testing;"
+        "import sys, deeplab_client as d, deeplab_client.testing; d.SegmentationClient('h'); d.SegmentationClient('http://h');"
         "files = {name.split('.')[0] for name, module in sys.modules.items() if getattr(module, '__file__', None)};"
         "print(sorted(files - set(sys.stdlib_module_names)))"
     )
