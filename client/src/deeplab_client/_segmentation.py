@@ -17,11 +17,25 @@ if TYPE_CHECKING:
 
     from deeplab_client._exports import CocoAnnotation, CocoCategory, Polygon, Rle
     from deeplab_client._image import ImageLike
-    from deeplab_client._timings import Timings
 
 # ruff: noqa: PLC0415  Pillow and what belongs to one format are loaded by the methods that need them
 
 UNTRAINED = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds that one call took, by what it did.
+
+    Attributes:
+        encode: Reading the image and making the bytes that travel.
+        wait: The network and the server, retries and the pauses before them included.
+        decode: Checking the reply and making the result.
+    """
+
+    encode: float
+    wait: float
+    decode: float
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

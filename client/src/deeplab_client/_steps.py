@@ -29,7 +29,7 @@ from deeplab_client._errors import (
 )
 from deeplab_client._image import encode
 from deeplab_client._retry import Attempts
-from deeplab_client._timings import Timings
+from deeplab_client._segmentation import Timings
 from deeplab_client._transport import Request
 
 if TYPE_CHECKING:
