@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from tritonclient.grpc import service_pb2_grpc
 
 from deeplab_client import _grpc_messages
 from deeplab_client._deadline import AbortableDeadline
 from deeplab_client._faults import CallContext, caused, closed, from_connection, too_late
-from deeplab_client._grpc_messages import messages
-from deeplab_client._limits import check_descriptors
+from deeplab_client._grpc_messages import Connected, messages
 from deeplab_client._tls import pem_of
 
 if TYPE_CHECKING:
@@ -24,12 +21,6 @@ if TYPE_CHECKING:
     from deeplab_client._transport import Reply, Request
 
 
-@dataclass(frozen=True, slots=True)
-class _Connected:
-    channel: grpc.Channel
-    stub: Any  # generated code without types
-
-
 class GrpcTransport:
     """One channel a process, shared by its threads."""
 
@@ -37,7 +28,7 @@ class GrpcTransport:
         self._endpoint = endpoint
         self._options = options
         # By process id: a child never touches, not even to close it, what its parent opened.
-        self._channels: dict[int, _Connected] = {}
+        self._channels: dict[int, Connected] = {}
         self._closed = False
 
     def infer(self, request: Request, *, deadline: Deadline) -> Reply:
@@ -89,15 +80,9 @@ class GrpcTransport:
             raise closed(where)
         return connected.stub
 
-    def _connect(self, where: CallContext) -> _Connected:
-        check_descriptors(_grpc_messages.DESCRIPTORS)
-        target = _grpc_messages.target_of(self._endpoint)
-        if not self._endpoint.is_encrypted:
-            channel = grpc.insecure_channel(target, _grpc_messages.CHANNEL_ARGS)
-        else:
-            credentials = grpc.ssl_channel_credentials(*pem_of(self._options.tls, where))
-            channel = grpc.secure_channel(target, credentials, _grpc_messages.CHANNEL_ARGS)
-        return _Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
+    def _connect(self, where: CallContext) -> Connected:
+        pem = pem_of(self._options.tls, where) if self._endpoint.is_encrypted else None
+        return _grpc_messages.connect(grpc, self._endpoint, pem)
 
     def _call(
         self,

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from tritonclient.grpc import service_pb2_grpc
 
 from deeplab_client import _grpc_messages
 from deeplab_client._faults import caused, closed, from_connection, too_late, unreadable
-from deeplab_client._grpc_messages import messages
-from deeplab_client._limits import check_descriptors
+from deeplab_client._grpc_messages import Connected, messages
 from deeplab_client._loop import Owner, is_cancelled, prepare
 from deeplab_client._tls import pem_of
 from deeplab_client._workers import Passed, in_thread
@@ -27,12 +24,6 @@ if TYPE_CHECKING:
     from deeplab_client._transport import Reply, Request
 
 
-@dataclass(frozen=True, slots=True)
-class _Connected:
-    channel: grpc.aio.Channel
-    stub: Any  # generated code without types
-
-
 class AsyncGrpcTransport:
     """One channel for one event loop."""
 
@@ -40,7 +31,7 @@ class AsyncGrpcTransport:
         self._endpoint = endpoint
         self._options = options
         self._pem: Pem | None = None
-        self._owned: Owner[_Connected] = Owner()
+        self._owned: Owner[Connected] = Owner()
         self._closed = False
 
     async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
@@ -108,7 +99,7 @@ class AsyncGrpcTransport:
         finally:
             del failure  # see `_faults.caused`
 
-    async def _open(self, where: CallContext, deadline: Deadline) -> _Connected:
+    async def _open(self, where: CallContext, deadline: Deadline) -> Connected:
         if self._endpoint.is_encrypted and self._pem is None and not self._closed:
             try:
                 # In a thread: reading the system's authorities takes longer than an event loop may be held up.
@@ -117,14 +108,4 @@ class AsyncGrpcTransport:
                 raise too_late(where) from None
         if self._closed:
             raise closed(where)
-        return self._owned.get(self._connect)
-
-    def _connect(self) -> _Connected:
-        check_descriptors(_grpc_messages.DESCRIPTORS)
-        target = _grpc_messages.target_of(self._endpoint)
-        if self._pem is None:
-            channel = grpc.aio.insecure_channel(target, _grpc_messages.CHANNEL_ARGS)
-        else:
-            credentials = grpc.ssl_channel_credentials(*self._pem)
-            channel = grpc.aio.secure_channel(target, credentials, _grpc_messages.CHANNEL_ARGS)
-        return _Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
+        return self._owned.get(lambda: _grpc_messages.connect(grpc.aio, self._endpoint, self._pem))
