@@ -14,7 +14,6 @@ from PIL import Image
 
 from deeplab_client import SegmentationError
 from deeplab_client._cli import app
-from deeplab_client._cli.client import Client
 
 if TYPE_CHECKING:
     import pytest
@@ -38,8 +37,8 @@ def cats(request: ReceivedRequest) -> NDArray[np.uint8]:
 def reach(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
     """Let the commands talk to a fake."""
 
-    def connect(url: str, *, model: str, timeout: float) -> Client:
-        return Client(url, model=model, timeout=timeout, transport=transport)
+    def connect(url: str, *, model: str, timeout: float) -> app.Client:
+        return app.Client(url, model=model, timeout=timeout, transport=transport)
 
     monkeypatch.setattr(app, "connect", connect)
     for name in os.environ:
@@ -74,7 +73,6 @@ PROGRAM = textwrap.dedent("""
     from pathlib import Path
     from deeplab_client.__main__ import main
     from deeplab_client._cli import app
-    from deeplab_client._cli.client import Client
     from deeplab_client.testing import FakeTransport
     import numpy as np
 
@@ -85,7 +83,7 @@ PROGRAM = textwrap.dedent("""
         return np.full((32, 32) if probe else (12, 20), 8, np.uint8)
 
     transport = FakeTransport(answer, weights="none")
-    app.connect = lambda url, **options: Client(url, transport=transport, **options)
+    app.connect = lambda url, **options: app.Client(url, transport=transport, **options)
     main()
 """)
 

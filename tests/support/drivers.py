@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
+import textwrap
 import threading
+import zlib
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+import numpy as np
+
 from deeplab_client import AsyncSegmentationClient, SegmentationClient
+from deeplab_client._transport import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator, Iterable
+    from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 
     from deeplab_client import Segmentation, SegmentationError
+    from deeplab_client._deadline import Deadline
+    from deeplab_client._transport import Request, Transport
 
 Kind: TypeAlias = Literal["sync", "async"]
 
@@ -86,3 +95,75 @@ def connected(kind: Kind, url: str, **options: Any) -> Generator[Driver]:  # noq
             yield driver
         finally:
             driver.stop()
+
+
+def background(request: Request, width: int, height: int) -> Reply:
+    """Return the reply of a server that finds nothing."""
+    tensors: dict[str, Any] = {
+        "MASK": np.zeros((1, height, width), np.uint8),
+        "CLASS_PIXELS": np.array([[width * height]]),
+        "CLASS_NAMES": np.array([[b"__background__"]], np.object_),
+        "IMAGE_ID": np.array([[zlib.crc32(request.image)]]),
+    }
+    return Reply(tensors, request.model, "1")
+
+
+class Nothing:
+    """A transport whose masks are one pixel of background, and that does not tell its weights; to be built on."""
+
+    def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        del deadline
+        return background(request, 1, 1)
+
+    def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
+        del model, deadline
+        return {}
+
+    def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        del model, deadline
+        return True
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+class Awaited:
+    """A transport for coroutines that asks one for threads; in a thread where that one may wait."""
+
+    def __init__(self, transport: Transport, *, waits: bool = False) -> None:
+        self._transport = transport
+        self._waits = waits
+
+    async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        if self._waits:
+            return await asyncio.to_thread(self._transport.infer, request, deadline=deadline)
+        return self._transport.infer(request, deadline=deadline)
+
+    async def model_parameters(self, model: str, *, deadline: Deadline) -> Mapping[str, str]:
+        return self._transport.model_parameters(model, deadline=deadline)
+
+    async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        return self._transport.is_ready(model, deadline=deadline)
+
+    async def close(self) -> None:
+        self._transport.close()
+
+
+class Stuck:
+    """A file object that is read for ever, or until the test ends."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.reads = 0
+
+    def read(self) -> bytes:
+        self.reads += 1
+        self.release.wait(60)
+        return b"late"
+
+
+def python(code: str, *arguments: str, flags: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401 those of run
+    """Run code in an interpreter of its own, to its end."""
+    command = [sys.executable, *flags, "-c", textwrap.dedent(code), *arguments]
+    options = {"timeout": 120, "check": False, **options}
+    return subprocess.run(command, capture_output=True, text=True, **options)  # noqa: PLW1510 - among the options

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from command_line import PROGRAM, URL, broken, cats, files, picture, reach, run, start
+from drivers import python
 from script_servers import HttpServer, Script, url
 
 from deeplab_client import (
@@ -399,7 +400,7 @@ def test_a_terminal_without_the_letters_gets_their_codes() -> None:
 @pytest.mark.parametrize("module", ["typer", "rich"])
 def test_without_its_extra_the_command_line_says_what_to_install(module: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; from deeplab_client.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = python(code)
     assert done.returncode == 2
     assert done.stderr == f"deeplab: the command line needs {module}: pip install 'deeplab-client[cli]'\n"
 

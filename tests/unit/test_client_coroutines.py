@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from drivers import Stuck, python
 from script_servers import HttpServer, Script, Server, url
 
 from deeplab_client import (
@@ -37,19 +36,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 IMAGE = np.zeros((2, 2), np.uint8)
-
-
-class Stuck:
-    """A file object that is read for ever, or until the test ends."""
-
-    def __init__(self) -> None:
-        self.release = threading.Event()
-        self.reads = 0
-
-    def read(self) -> bytes:
-        self.reads += 1
-        self.release.wait(60)
-        return b"late"
 
 
 @pytest.fixture
@@ -261,8 +247,7 @@ asyncio.run(use())
 
 @pytest.mark.parametrize("mask_format", ["raw", "png"])
 def test_the_first_call_loads_and_opens_nothing_in_the_event_loop(server: Server, mask_format: str) -> None:
-    command = [sys.executable, "-c", FIRST_CALLS, url(server), mask_format]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = python(FIRST_CALLS, url(server), mask_format)
     assert done.stdout == "5 5 80 TLSError []\n"
 
 

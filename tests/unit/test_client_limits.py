@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import numpy as np
 import pytest
-from drivers import Kind, connected
+from drivers import Kind, connected, python
 from PIL import Image
 from script_servers import GrpcServer, HttpServer, Script, Server, url
 
@@ -30,7 +30,7 @@ from deeplab_client import (
     SegmentationError,
     ServerUnavailableError,
 )
-from deeplab_client._faults import Circumstances, from_connection, from_grpc
+from deeplab_client._faults import CallContext, from_connection, from_grpc
 from deeplab_client.testing import AsyncFakeTransport, FakeTransport
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ asyncio.run(use())
 
 
 def run(code: str, *arguments: str) -> str:
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = python(code, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -146,7 +145,7 @@ def test_a_call_that_cannot_open_a_socket_says_so_and_the_next_one_works(
     assert len(said) == (2 if isinstance(server, GrpcServer) else 1)  # two are enough for HTTP
 
 
-WHERE = Circumstances("grpc://seg:8001", "segment_resnet50", 5.0)
+WHERE = CallContext("grpc://seg:8001", "segment_resnet50", 5.0)
 
 
 def bare(error: OSError) -> Exception:
@@ -185,7 +184,7 @@ def test_where_there_is_no_ipv6_the_ports_are_not_to_blame() -> None:
     number = errno.EADDRNOTAVAIL
     said = f"last error: UNKNOWN: ipv6:%5B::1%5D:8001: connect: {os.strerror(number)}"
     assert type(from_grpc("UNAVAILABLE", said, WHERE)) is ServerUnavailableError
-    where = Circumstances("http://[::1]:8000", "segment_resnet50", 5.0)
+    where = CallContext("http://[::1]:8000", "segment_resnet50", 5.0)
     assert type(from_connection(OSError(number, os.strerror(number)), where)) is ServerUnavailableError
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-import sys
-import textwrap
 import traceback
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 import pytest
-from drivers import AsyncDriver, Kind, connected
+from drivers import AsyncDriver, Kind, connected, python
 from opentelemetry import trace
 from script_servers import GrpcServer, HttpServer, Script, Server, url
 
@@ -370,6 +367,5 @@ LOADED = """
 
 
 def test_protocol_libraries_are_loaded_by_who_uses_them() -> None:
-    command = [sys.executable, "-c", textwrap.dedent(LOADED)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = python(LOADED)
     assert run.stdout.split("\n") == ["", "", "aiohttp asyncio", ""], run.stderr

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import email
 import os
 import re
 import subprocess
 import sys
 import zipfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,9 +78,9 @@ def test_the_wheel_works_from_another_place(wheel: zipfile.ZipFile, tmp_path: Pa
     assert "segment" in done.stdout
 
 
-def test_importing_the_package_loads_only_what_every_call_needs() -> None:
+def test_importing_the_package_and_making_a_client_load_only_what_every_call_needs() -> None:
     code = (
-        "import sys, deeplab_client, deeplab_client.testing;"
+        "import sys, deeplab_client as d, deeplab_client.testing; d.SegmentationClient('h'); d.SegmentationClient('http://h');"
         "files = {name.split('.')[0] for name, module in sys.modules.items() if getattr(module, '__file__', None)};"
         "print(sorted(files - set(sys.stdlib_module_names)))"
     )
@@ -89,6 +91,18 @@ def test_importing_the_package_loads_only_what_every_call_needs() -> None:
         [sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "['deeplab_client', 'numpy']"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports for types and in functions count too, but not those of the package itself."""
+    paths = {".".join(path.relative_to(SOURCES).with_suffix("").parts): path for path in SOURCES.rglob("*.py")}
+    graph: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        froms = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        named = {name for node in froms for name in (node.module, *(f"{node.module}.{x.name}" for x in node.names))}
+        graph[module] = {name for name in named if name in paths}
+    assert len(graph["deeplab_client._client"]) > 5
+    TopologicalSorter(graph).prepare()
 
 
 def test_the_readmes_examples_of_tests_pass(tmp_path: Path) -> None:

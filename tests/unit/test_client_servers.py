@@ -8,9 +8,6 @@ import copy
 import pickle
 import re
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +17,7 @@ from typing import TYPE_CHECKING
 import grpc
 import numpy as np
 import pytest
-from drivers import Kind, connected
+from drivers import Kind, connected, python
 from script_servers import GrpcServer, HttpServer, Script, Server, url
 
 from deeplab_client import (
@@ -365,8 +362,7 @@ FORK = """
 
 def test_a_client_made_or_used_before_a_fork_works_on_both_sides(server: Server) -> None:
     # In a process of its own: forking the one that runs the tests would fork their servers too.
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORK), url(server)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = python(FORK, url(server), flags=["-W", "ignore"])
     assert run.stdout == "done\n", run.stderr
 
 
@@ -396,8 +392,7 @@ FORK_ASYNC = """
 
 
 def test_an_async_client_made_before_a_fork_and_before_a_loop_works_on_both_sides(server: Server) -> None:
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(FORK_ASYNC), url(server)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = python(FORK_ASYNC, url(server), flags=["-W", "error"])
     assert run.stdout == "done\n", run.stderr
 
 

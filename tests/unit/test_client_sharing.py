@@ -6,7 +6,6 @@ import asyncio
 import copy
 import io
 import mmap
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from drivers import python
 from PIL import Image, ImageSequence
 
 from deeplab_client import AsyncSegmentationClient, InvalidImageError, Segmentation, SegmentationClient
@@ -294,6 +294,4 @@ if not child:
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 end.set(); thread.join()
 """
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "7\n"
+    assert python(code, flags=["-W", "ignore"]).stdout == "7\n"

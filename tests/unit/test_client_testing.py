@@ -116,7 +116,7 @@ def test_a_deadline_that_is_over_is_an_error_of_the_call() -> None:
     fake = FakeTransport(MASK)
     over = Deadline(1e-9)
     with pytest.raises(DeadlineExceededError, match="1e-09 s") as caught:
-        fake.infer(Request("m", b"image", "id"), deadline=over)
+        fake.infer(Request("m", b"image", "id", ("MASK",)), deadline=over)
     assert (caught.value.model, caught.value.request_id) == ("m", "id")
     assert not fake.requests
 
@@ -188,7 +188,7 @@ def test_threads_take_each_answer_once() -> None:
 def test_the_asynchronous_twin_says_the_same() -> None:
     async def ask() -> None:
         fake = AsyncFakeTransport(MASK, answers=[ServerOverloadedError("busy")], weights="none")
-        request, deadline = Request("m", b"image", "id"), Deadline(5)
+        request, deadline = Request("m", b"image", "id", ("MASK",)), Deadline(5)
         with pytest.raises(ServerOverloadedError, match="busy"):
             await fake.infer(request, deadline=deadline)
         reply = await fake.infer(request, deadline=deadline)

@@ -20,11 +20,10 @@ from deeplab_client._errors import (
     UnknownClassError,
     UnsupportedError,
 )
+from deeplab_client._exports import Polygon
 from deeplab_client._options import TLS
-from deeplab_client._polygons import Polygon
 from deeplab_client._retry import RetryAttempt, RetryPolicy
-from deeplab_client._segmentation import Segmentation
-from deeplab_client._timings import Timings
+from deeplab_client._segmentation import Segmentation, Timings
 
 if TYPE_CHECKING:
     from deeplab_client._async_client import AsyncSegmentationClient

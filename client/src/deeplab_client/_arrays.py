@@ -1,8 +1,9 @@
-"""Pixels that come as numbers: numpy arrays and what turns into one."""
+"""Pixels that come as numbers, numpy arrays and what turns into one, and the file that they travel as."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,12 +19,28 @@ ACCEPTED = (
     "the CPU's memory of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), either uint8 or float from 0 to 1"
 )
 
+# Bytes: protobuf ends a message before 2 GiB, and the lengths in Triton's tensors have 32 bits. The rest of the request
+# is far smaller than what is left here.
+_LONGEST_IMAGE = (1 << 31) - (1 << 20)
 _CHANNELS = {1, 3, 4}
 # Resampling and rounding overshoot 0 and 1 a little: what is nearest to the first or the last step is taken for it.
 _HALF_STEP = 1 / 510
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _NOT_IN_NUMPY = re.compile(r"bfloat16|float8", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What travels.
+
+    Attributes:
+        data: An encoded image.
+        size: Its height and width as shown, where it came as pixels; None where it came encoded.
+    """
+
+    data: bytes
+    size: tuple[int, int] | None = None
 
 
 class SupportsArray(Protocol):
@@ -54,6 +71,32 @@ def pixels(image: object) -> NDArray[np.uint8]:
     if flat.dtype != np.uint8 and flat.dtype.kind != "f":
         raise InvalidImageError(f"{found}: {_remedy(flat.dtype)}; {ACCEPTED}")
     return flat if flat.dtype == np.uint8 else _from_floats(flat, found)
+
+
+def check_size(size: int, name: str) -> None:
+    """Refuse what no request can hold.
+
+    Raises:
+        InvalidImageError: It is larger.
+    """
+    if size > _LONGEST_IMAGE:
+        raise InvalidImageError(
+            f"{name} has {size} bytes, and a request holds {_LONGEST_IMAGE} at most: make it smaller"
+        )
+
+
+def netpbm(array: NDArray[np.uint8]) -> Upload:
+    """Return (H, W) or (H, W, 3) pixels as a PGM or PPM file.
+
+    Raises:
+        InvalidImageError: No request can hold them.
+    """
+    # https://netpbm.sourceforge.net/doc/ppm.html: a line of text, then the pixels as they lie in memory.
+    magic = "P5" if array.ndim == 2 else "P6"  # noqa: PLR2004 height, width
+    height, width = array.shape[:2]
+    check_size(array.size, f"the picture of {width} x {height} pixels")
+    header = f"{magic} {width} {height} 255\n".encode()
+    return Upload(b"".join((header, np.ascontiguousarray(array).data)), (height, width))
 
 
 def _array(image: object) -> tuple[NDArray[Any], str]:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from copy import copy
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from deeplab_client import _environment, _many_async
-from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
-from deeplab_client._errors import ClientLimitError, ModelNotFoundError, SegmentationError
-from deeplab_client._faults import Circumstances, from_connection
-from deeplab_client._image import encode
+from deeplab_client import _environment, _many_async, _steps
+from deeplab_client._calls import Calls
+from deeplab_client._errors import SegmentationError
+from deeplab_client._factory import check_transport, open_async_transport
+from deeplab_client._faults import CallContext, too_late
 from deeplab_client._limits import naming_limits
 from deeplab_client._many import check_concurrency, check_images
-from deeplab_client._transport import check_transport, open_async_transport
+from deeplab_client._steps import Done, Pause, Work
+from deeplab_client._transport import Reply
 from deeplab_client._workers import Passed, in_thread, in_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
     from types import TracebackType
 
     from typing_extensions import Self
@@ -29,17 +30,16 @@ if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
     from deeplab_client._image import ImageLike
     from deeplab_client._options import TLS, AsyncToken, Compression
-    from deeplab_client._retry import RetryAttempt, RetryHook, RetryPolicy
+    from deeplab_client._retry import RetryHook, RetryPolicy
     from deeplab_client._segmentation import Segmentation
-    from deeplab_client._transport import AsyncTransport, Reply, Request
+    from deeplab_client._steps import Step, Steps
+    from deeplab_client._transport import AsyncTransport
 
 _T = TypeVar("_T")
 
 # Bytes of an image or a mask from which on it is worth a thread to keep the event loop free: to copy 1 MB takes 0.1 ms,
 # its checksum 0.2 ms, to decode a PNG of it 5 ms.
 _LARGE = 1_000_000
-
-_logger = logging.getLogger("deeplab_client")
 
 
 class AsyncSegmentationClient:
@@ -125,7 +125,7 @@ class AsyncSegmentationClient:
             SegmentationError: One of its leaves.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        return await self._segment(image, model, self._calls.deadline(timeout))
+        return await self._run(_steps.segment(self._calls, image, model, self._calls.deadline(timeout)), model)
 
     @overload
     def segment_many(
@@ -180,7 +180,9 @@ class AsyncSegmentationClient:
         model = self._calls.model_or_own(model)
         seconds = self._calls.seconds(timeout)
         results = _many_async.in_order(
-            lambda image: self._segment(image, model, self._calls.deadline(seconds), in_batch=True),
+            lambda image: self._run(
+                _steps.segment(self._calls, image, model, self._calls.deadline(seconds), in_batch=True), model
+            ),
             images,
             concurrency=check_concurrency(concurrency),
             seconds=seconds,
@@ -196,16 +198,7 @@ class AsyncSegmentationClient:
             ClientLimitError: There is no telling, since this process has met a limit of its own.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        self._calls.check_open()
-        model, deadline = self._calls.model_or_own(model), self._calls.deadline(timeout)
-        try:
-            with naming_limits():
-                return await (await self._open(model, deadline)).is_ready(model, deadline=deadline)
-        except (*FINAL_REFUSALS, ClientLimitError):
-            raise
-        except SegmentationError as error:
-            _logger.debug("not ready: %s", error)
-            return False
+        return await self._run(_steps.is_ready(self._calls, model, timeout), model)
 
     async def wait_until_ready(self, *, model: str | None = None, timeout: float = 60.0) -> None:
         """Return as soon as the server is up and the model takes requests.
@@ -216,20 +209,7 @@ class AsyncSegmentationClient:
             ClientClosedError: The client was closed.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        probes = Probes(self._calls, model, timeout)
-        while True:
-            deadline = probes.deadline()
-            try:
-                with naming_limits():
-                    transport = await self._open(probes.model, deadline)
-                    if await transport.is_ready(probes.model, deadline=deadline):
-                        return
-                    reason = await self._why_not(transport, probes.model, deadline)
-            except FINAL_REFUSALS:
-                raise
-            except SegmentationError as error:
-                reason = str(error)
-            await asyncio.sleep(probes.pause_after(reason))
+        await self._run(_steps.until_ready(self._calls, model, timeout), model)
 
     async def close(self) -> None:
         """Close the connections of this event loop; calls under way fail. May be called twice."""
@@ -252,99 +232,50 @@ class AsyncSegmentationClient:
     def __repr__(self) -> str:
         return self._calls.describe("AsyncSegmentationClient")
 
-    async def _segment(
-        self, image: ImageLike, model: str | None, deadline: Deadline, *, in_batch: bool = False
-    ) -> Segmentation:
-        self._calls.check_open()
-        call = Call(self._calls, model, deadline, in_batch=in_batch)
-        request = None
-        while True:
+    async def _run(self, steps: Steps[_T], model: str | None) -> _T:
+        step = next(steps)
+        while not isinstance(step, Done):
             try:
-                with naming_limits():
-                    if request is None:
-                        request = await self._request(image, call, deadline)
-                    transport = await self._open(call.model, deadline)
-                    if not call.knows_weights():
-                        await self._learn_weights(call, transport, deadline)
-                    reply = await transport.infer(request, deadline=deadline)
-                    call.answered()
-                    result = await self._result(call, reply, deadline)
-            except SegmentationError as error:  # noqa: PERF203 - each attempt fails by itself
-                delay = await self._delay_after(error, call, deadline)
-                if delay is None:
-                    raise
-                await asyncio.sleep(min(delay, deadline.left()))  # the hook has taken its time
+                answer = await self._take(step, model or self._calls.model)
+            except SegmentationError as error:  # noqa: PERF203 - each step fails by itself
+                step = steps.throw(error)
             else:
-                return result
+                step = steps.send(answer)
+        return step.value
 
-    async def _request(self, image: ImageLike, call: Call, deadline: Deadline) -> Request:
-        if isinstance(image, bytes) and len(image) < _LARGE:
-            return call.request(encode(image))
-        return await self._in_thread(lambda: call.request(encode(image)), call.model, deadline)
-
-    # By itself, for the attempt holds the error, whose traceback holds the frame that made it.
-    async def _delay_after(self, error: SegmentationError, call: Call, deadline: Deadline) -> float | None:
-        attempt = call.attempt_after(error)
-        if attempt is None:
-            return None
-        await self._tell(attempt, call, deadline)
-        return attempt.delay
-
-    async def _tell(self, attempt: RetryAttempt, call: Call, deadline: Deadline) -> None:
-        if self._calls.on_retry is None:
-            return
-        told = self._calls.on_retry(attempt)
+    async def _take(self, step: Step, model: str) -> object:
         try:
-            if isawaitable(told):
-                await in_time(told, deadline=deadline)
+            if isinstance(step, Pause):
+                if isawaitable(step.told):
+                    await in_time(step.told, deadline=step.deadline)
+                return await asyncio.sleep(min(step.seconds, step.deadline.left()))
+            with naming_limits():
+                if isinstance(step, Work):
+                    work = partial(step.function, step.argument)
+                    return work() if _is_small(step.argument) else await in_thread(work, deadline=step.deadline)
+                transport = await self._open(step.deadline)
+                return await getattr(transport, step.method)(step.about, deadline=step.deadline)
         except Passed:
-            raise self._too_late(call.model, deadline) from None
+            where = CallContext(str(self._calls.endpoint), model, step.deadline.seconds)
+            raise too_late(where) from None
 
-    async def _result(self, call: Call, reply: Reply, deadline: Deadline) -> Segmentation:
-        if not _is_large(reply):
-            return call.result(reply)
-        return await self._in_thread(lambda: call.result(reply), call.model, deadline)
-
-    async def _why_not(self, transport: AsyncTransport, model: str, deadline: Deadline) -> str | None:
-        """Return what the server says of a model that is not ready; None where that is nothing."""
-        try:
-            await transport.model_parameters(model, deadline=deadline)
-        except ModelNotFoundError as refusal:
-            return str(refusal)
-        except SegmentationError as error:
-            _logger.debug("%s is not ready, and its config is not told: %s", model, error)
-        return None
-
-    async def _learn_weights(self, call: Call, transport: AsyncTransport, deadline: Deadline) -> None:
-        try:
-            call.learn_weights(await transport.model_parameters(call.model, deadline=deadline))
-        except NO_WEIGHTS_TOLD as refusal:
-            call.no_weights(refusal)
-
-    async def _open(self, model: str, deadline: Deadline) -> AsyncTransport:
+    async def _open(self, deadline: Deadline) -> AsyncTransport:
         self._calls.check_open()
         if self._transport is None:
             calls = self._calls
             # In a thread: loading takes tenths of a second.
-            transport = await self._in_thread(
-                lambda: open_async_transport(calls.endpoint, calls.options, calls.outputs), model, deadline
+            transport = await in_thread(
+                lambda: open_async_transport(calls.endpoint, calls.options, calls.outputs), deadline=deadline
             )
             self._calls.check_open()
             if self._transport is None:  # no other task was faster
                 self._transport = transport
         return self._transport
 
-    async def _in_thread(self, work: Callable[[], _T], model: str, deadline: Deadline) -> _T:
-        try:
-            return await in_thread(work, deadline=deadline)
-        except Passed:
-            raise self._too_late(model, deadline) from None
 
-    def _too_late(self, model: str, deadline: Deadline) -> SegmentationError:
-        return from_connection(TimeoutError(), Circumstances(str(self._calls.endpoint), model, deadline.seconds))
-
-
-def _is_large(reply: Reply) -> bool:
-    counts = reply.outputs.get("CLASS_PIXELS")
+def _is_small(argument: ImageLike | Reply) -> bool:
+    if not isinstance(argument, Reply):
+        return isinstance(argument, bytes) and len(argument) < _LARGE
+    counts = argument.outputs.get("CLASS_PIXELS")
     # Nobody has checked the reply yet.
-    return counts is not None and counts.dtype.kind in "iu" and sum(counts.ravel().tolist()) >= _LARGE
+    return counts is None or counts.dtype.kind not in "iu" or sum(counts.ravel().tolist()) < _LARGE

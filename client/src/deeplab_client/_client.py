@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 from copy import copy
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from deeplab_client import _environment, _many
-from deeplab_client._calls import FINAL_REFUSALS, NO_WEIGHTS_TOLD, Call, Calls, Probes
-from deeplab_client._errors import ClientLimitError, ModelNotFoundError, SegmentationError
-from deeplab_client._image import encode
+from deeplab_client import _environment, _many, _steps
+from deeplab_client._calls import Calls
+from deeplab_client._errors import SegmentationError
+from deeplab_client._factory import check_transport, open_transport
 from deeplab_client._limits import naming_limits
 from deeplab_client._options import is_coroutine_function
-from deeplab_client._transport import check_transport, open_transport
+from deeplab_client._steps import Ask, Done, Work
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -23,16 +21,16 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from deeplab_client._calls import MaskChoice
-    from deeplab_client._deadline import Deadline
     from deeplab_client._image import ImageLike
     from deeplab_client._options import TLS, Compression, Token
     from deeplab_client._retry import RetryHook, RetryPolicy
     from deeplab_client._segmentation import Segmentation
+    from deeplab_client._steps import Step, Steps
     from deeplab_client._transport import Transport
 
-_KEY = "transport"
+_T = TypeVar("_T")
 
-_logger = logging.getLogger("deeplab_client")
+_KEY = "transport"
 
 
 class SegmentationClient:
@@ -121,7 +119,7 @@ class SegmentationClient:
             SegmentationError: One of its leaves.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        return self._segment(image, model, self._calls.deadline(timeout))
+        return self._run(_steps.segment(self._calls, image, model, self._calls.deadline(timeout)))
 
     @overload
     def segment_many(
@@ -177,7 +175,7 @@ class SegmentationClient:
         _many.check_images(images)
         model = self._calls.model_or_own(model)
         results = _many.in_order(
-            lambda image, deadline: self._segment(image, model, deadline, in_batch=True),
+            lambda image, deadline: self._run(_steps.segment(self._calls, image, model, deadline, in_batch=True)),
             images,
             concurrency=_many.check_concurrency(concurrency),
             seconds=self._calls.seconds(timeout),
@@ -193,16 +191,7 @@ class SegmentationClient:
             ClientLimitError: There is no telling, since this process has met a limit of its own.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        self._calls.check_open()
-        model, deadline = self._calls.model_or_own(model), self._calls.deadline(timeout)
-        try:
-            with naming_limits():
-                return self._open().is_ready(model, deadline=deadline)
-        except (*FINAL_REFUSALS, ClientLimitError):
-            raise
-        except SegmentationError as error:
-            _logger.debug("not ready: %s", error)
-            return False
+        return self._run(_steps.is_ready(self._calls, model, timeout))
 
     def wait_until_ready(self, *, model: str | None = None, timeout: float = 60.0) -> None:
         """Return as soon as the server is up and the model takes requests.
@@ -213,20 +202,7 @@ class SegmentationClient:
             ClientClosedError: The client was closed.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        probes = Probes(self._calls, model, timeout)
-        while True:
-            deadline = probes.deadline()
-            try:
-                with naming_limits():
-                    transport = self._open()
-                    if transport.is_ready(probes.model, deadline=deadline):
-                        return
-                    reason = self._why_not(transport, probes.model, deadline)
-            except FINAL_REFUSALS:
-                raise
-            except SegmentationError as error:
-                reason = str(error)
-            time.sleep(probes.pause_after(reason))
+        self._run(_steps.until_ready(self._calls, model, timeout))
 
     def close(self) -> None:
         """Close the connections of this process; may be called twice."""
@@ -250,56 +226,25 @@ class SegmentationClient:
     def __repr__(self) -> str:
         return self._calls.describe("SegmentationClient")
 
-    def _segment(
-        self, image: ImageLike, model: str | None, deadline: Deadline, *, in_batch: bool = False
-    ) -> Segmentation:
-        self._calls.check_open()
-        call = Call(self._calls, model, deadline, in_batch=in_batch)
-        request = None
-        while True:
+    def _run(self, steps: Steps[_T]) -> _T:
+        step = next(steps)
+        while not isinstance(step, Done):
             try:
-                with naming_limits():
-                    if request is None:
-                        request = call.request(encode(image))
-                        deadline.image_read()
-                    transport = self._open()
-                    if not call.knows_weights():
-                        self._learn_weights(call, transport, deadline)
-                    reply = transport.infer(request, deadline=deadline)
-                    call.answered()
-                    result = call.result(reply)
-            except SegmentationError as error:  # noqa: PERF203 - each attempt fails by itself
-                delay = self._delay_after(error, call)
-                if delay is None:
-                    raise
-                deadline.pause(delay)
+                answer = self._take(step)
+            except SegmentationError as error:  # noqa: PERF203 - each step fails by itself
+                step = steps.throw(error)
             else:
-                return result
+                step = steps.send(answer)
+        return step.value
 
-    def _why_not(self, transport: Transport, model: str, deadline: Deadline) -> str | None:
-        """Return what the server says of a model that is not ready; None where that is nothing."""
-        try:
-            transport.model_parameters(model, deadline=deadline)
-        except ModelNotFoundError as refusal:
-            return str(refusal)
-        except SegmentationError as error:
-            _logger.debug("%s is not ready, and its config is not told: %s", model, error)
-        return None
-
-    # By itself, for the attempt holds the error, whose traceback holds the frame that made it.
-    def _delay_after(self, error: SegmentationError, call: Call) -> float | None:
-        attempt = call.attempt_after(error)
-        if attempt is None:
-            return None
-        if self._calls.on_retry is not None:
-            self._calls.on_retry(attempt)
-        return attempt.delay
-
-    def _learn_weights(self, call: Call, transport: Transport, deadline: Deadline) -> None:
-        try:
-            call.learn_weights(transport.model_parameters(call.model, deadline=deadline))
-        except NO_WEIGHTS_TOLD as refusal:
-            call.no_weights(refusal)
+    def _take(self, step: Step) -> object:
+        if isinstance(step, Ask):
+            with naming_limits():
+                return getattr(self._open(), step.method)(step.about, deadline=step.deadline)
+        if isinstance(step, Work):
+            with naming_limits():
+                return step.function(step.argument)
+        return step.deadline.pause(step.seconds)
 
     def _open(self) -> Transport:
         self._calls.check_open()

@@ -48,7 +48,7 @@ class Deadline:
         """Return the seconds that are left, 0 where there are none."""
         return max(0.0, self._at - time.monotonic())
 
-    def image_read(self) -> None:
+    def finish_reading(self) -> None:
         """Take note that what the caller's image may hang in is over."""
 
     def pause(self, seconds: float) -> None:
@@ -72,7 +72,7 @@ class AbortableDeadline(Deadline):
         self._lock = threading.Lock()
         self._interrupt: Callable[[], object] | None = None
 
-    def image_read(self) -> None:
+    def finish_reading(self) -> None:
         """Take note that what the caller's image may hang in is over."""
         self.is_reading = False
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from deeplab_client import _banner, _legend, voc
+from deeplab_client import voc
 from deeplab_client._errors import InvalidImageError
 from deeplab_client._image import decode
 
@@ -19,8 +20,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deeplab_client._image import ImageLike
-    from deeplab_client._legend import Entry
 
+Entry: TypeAlias = "tuple[int, str, float]"
+"""Class id, name, share of the picture from 0 to 1."""
+
+_BANNER = ("UNTRAINED WEIGHTS", "not a segmentation")
+WARNING = ": ".join(_BANNER)
+"""What the pictures of an untrained model say."""
+
+_RED, _WHITE, _INK = (200, 0, 0), (255, 255, 255), (32, 32, 32)
+_SMALLEST_FONT = 12  # pixels; below that the default font is hard to read
+_LARGEST_BANNER_FONT, _LARGEST_LEGEND_FONT = 160, 96
+_FEWEST_ROWS = 6  # of a legend beside a small picture, which it then outgrows downwards
+_LONGEST_NAME = 24  # characters in a legend
 # zlib's level: masks are long runs, which level 1 packs in a third of the time of level 6 and few bytes more.
 _COMPRESS_LEVEL = 1
 _LONGEST_PREVIEW = 1024  # pixels of a side
@@ -29,7 +41,7 @@ _LONGEST_PREVIEW = 1024  # pixels of a side
 def colorize(mask: NDArray[np.uint8], *, untrained: bool) -> Image.Image:
     """Return the mask's classes in the VOC colours."""
     picture = _with_palette(mask).convert("RGB")
-    return _banner.above(picture) if untrained else picture
+    return _under_banner(picture) if untrained else picture
 
 
 def overlay(
@@ -50,15 +62,15 @@ def overlay(
             blended = picture.point(_blend(voc.PALETTE[class_id], alpha))
             picture.paste(blended, mask=Image.fromarray(mask == class_id))
     if entries:
-        picture = _legend.beside(picture, entries)
-    return _banner.above(picture) if untrained else picture
+        picture = _beside_legend(picture, entries)
+    return _under_banner(picture) if untrained else picture
 
 
 def png(mask: NDArray[np.uint8], *, untrained: bool) -> bytes:
     """Return a palette PNG whose pixel values are the class ids."""
     about = PngInfo()
     if untrained:
-        about.add_text("Warning", _banner.TEXT)
+        about.add_text("Warning", WARNING)
     return _saved(_with_palette(mask), about)
 
 
@@ -88,3 +100,96 @@ def _saved(picture: Image.Image, about: PngInfo) -> bytes:
     file = BytesIO()
     picture.save(file, "PNG", compress_level=_COMPRESS_LEVEL, pnginfo=about)
     return file.getvalue()
+
+
+def _under_banner(picture: Image.Image) -> Image.Image:
+    """Return the picture, whole, under a banner; a picture too narrow for the text gets a wider canvas."""
+    text = WARNING
+    fitting = _fitting(text, picture.width)
+    if fitting < _SMALLEST_FONT * 2:  # a narrow picture: two lines are larger
+        text = "\n".join(_BANNER)
+        fitting = _fitting(text, picture.width)
+    size = max(_SMALLEST_FONT, min(_LARGEST_BANNER_FONT, fitting, picture.height // 10))
+    left, top, right, bottom = _box(text, size)
+    margin = round(size * 0.5)
+    width = max(picture.width, round(right - left) + 2 * margin)
+    height = round(bottom - top) + 2 * margin
+    canvas = Image.new("RGB", (width, height + picture.height), _RED)
+    ImageDraw.Draw(canvas).multiline_text(
+        ((width - (right - left)) / 2 - left, margin - top),
+        text,
+        fill=_WHITE,
+        font=ImageFont.load_default(size),
+        align="center",
+    )
+    # A white line, for some class colours are close to the banner's.
+    ImageDraw.Draw(canvas).line((0, height - 1, width, height - 1), fill=_WHITE)
+    canvas.paste(picture, ((width - picture.width) // 2, height))
+    return canvas
+
+
+def _fitting(text: str, width: int) -> int:
+    """Return the font size at which the text fills most of a width."""
+    reference = 100
+    left, _, right, _ = _box(text, reference)
+    return int(reference * 0.8 * width / (right - left))
+
+
+def _box(text: str, size: int) -> tuple[float, float, float, float]:
+    return ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox(
+        (0, 0), text, font=ImageFont.load_default(size), align="center"
+    )
+
+
+def _beside_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
+    """Return the picture with a panel at its right, one row an entry in the order given.
+
+    The panel is no higher than the picture and no wider, small pictures aside; what does not fit is counted.
+    """
+    fitting = min(round(math.sqrt(picture.width * picture.height) / 32), picture.height // 10)
+    size = max(_SMALLEST_FONT, min(_LARGEST_LEGEND_FONT, fitting))
+    font = ImageFont.load_default(size)
+    row = round(size * 1.5)
+    gap = round(size * 0.6)
+    texts = [(_shorten(name), _percent(share)) for _, name, share in entries]
+    name_width = max(math.ceil(font.getlength(name)) for name, _ in texts)
+    share_width = max(math.ceil(font.getlength(share)) for _, share in texts)
+    column = gap + size + gap + name_width + gap + share_width + gap
+
+    rows = max(_FEWEST_ROWS, (picture.height - gap) // row)
+    columns = max(1, min(math.ceil(len(entries) / rows), picture.width // column))
+    shown = len(entries) if len(entries) <= rows * columns else rows * columns - 1
+    height = max(picture.height, min(rows, len(entries)) * row + gap)
+
+    canvas = Image.new("RGB", (picture.width + columns * column, height), _WHITE)
+    canvas.paste(picture)
+    draw = ImageDraw.Draw(canvas)
+
+    def corner(index: int) -> tuple[int, int]:
+        return picture.width + index // rows * column + gap, gap // 2 + index % rows * row
+
+    for index in range(shown):
+        x, y = corner(index)
+        class_id = entries[index][0]
+        # The background is not painted over: its swatch is hollow.
+        color = tuple(int(value) for value in voc.PALETTE[class_id]) if class_id else _WHITE
+        top = y + (row - size) // 2
+        draw.rectangle((x, top, x + size - 1, top + size - 1), fill=color, outline=_INK)
+        name, share = texts[index]
+        middle = y + row / 2
+        draw.text((x + size + gap, middle), name, fill=_INK, font=font, anchor="lm")
+        right = x + size + gap + name_width + gap + share_width
+        draw.text((right, middle), share, fill=_INK, font=font, anchor="rm")
+    if shown < len(entries):
+        x, y = corner(shown)
+        more = f"+{len(entries) - shown} more"
+        draw.text((x + size + gap, y + row / 2), more, fill=_INK, font=font, anchor="lm")
+    return canvas
+
+
+def _percent(share: float) -> str:
+    return "<0.1 %" if 0 < share < 0.001 else f"{share * 100:.1f} %"  # noqa: PLR2004 what 0.1 % means
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..."

@@ -111,3 +111,9 @@ class ClientClosedError(SegmentationError, RuntimeError):
 
 class UnknownClassError(SegmentationError, KeyError):
     """The model has no class of that name."""
+
+
+def missing_extra(what: str, module: str, extra: str) -> ModuleNotFoundError:
+    """Return the error for an optional dependency, with the extra that brings it."""
+    message = f"{what} needs {module}: pip install 'deeplab-client[{extra}]', or {module} itself"
+    return ModuleNotFoundError(message, name=module)

@@ -12,6 +12,7 @@ from http.client import BadStatusLine, RemoteDisconnected
 
 from deeplab_client._errors import (
     AccessDeniedError,
+    ClientClosedError,
     ClientLimitError,
     DeadlineExceededError,
     InvalidImageError,
@@ -132,7 +133,7 @@ _TLS_REMEDIES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class CallContext:
     """What a message should name.
 
     Attributes:
@@ -151,7 +152,7 @@ class Circumstances:
 
 
 def from_grpc(
-    status: str, message: str | None, where: Circumstances, *, pushback: str | bytes | None = None
+    status: str, message: str | None, where: CallContext, *, pushback: str | bytes | None = None
 ) -> SegmentationError:
     """Map a gRPC status, such as `UNAVAILABLE`, to an error; `pushback` is the metadata on when to retry."""
     if status == "UNAVAILABLE" and message is not None and _OWN_SIDE.search(message):
@@ -166,7 +167,7 @@ def from_grpc(
 
 
 def from_http(
-    status: int, body: bytes, where: Circumstances, *, retry_after: str | None = None, location: str | None = None
+    status: int, body: bytes, where: CallContext, *, retry_after: str | None = None, location: str | None = None
 ) -> SegmentationError:
     """Map an HTTP status other than 200, with its body and its headers on when or where to try again, to an error."""
     seconds = seconds_of_retry_after(retry_after, now=datetime.now(timezone.utc))
@@ -175,7 +176,7 @@ def from_http(
     )
 
 
-def from_connection(error: Exception, where: Circumstances) -> SegmentationError:
+def from_connection(error: Exception, where: CallContext) -> SegmentationError:
     """Map what sockets, name resolution and HTTP parsing raise to an error."""
     limit = limit_met(error)
     # An IPv6 address has no local port either where IPv6 is off.
@@ -185,7 +186,7 @@ def from_connection(error: Exception, where: Circumstances) -> SegmentationError
         return _about(limit, where)
     # The kernel's own ETIMEDOUT has a number: it gave up connecting before our deadline.
     if isinstance(error, TimeoutError) and error.errno is None:
-        return _error(DeadlineExceededError, "", where)
+        return too_late(where)
     if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return _error(TLSError, str(error), where)
     if isinstance(error, BadStatusLine) and not isinstance(error, RemoteDisconnected):
@@ -193,25 +194,35 @@ def from_connection(error: Exception, where: Circumstances) -> SegmentationError
     return _error(ServerUnavailableError, str(error).strip() or type(error).__name__, where)
 
 
-def _about(limit: ClientLimitError, where: Circumstances) -> ClientLimitError:
+def too_late(where: CallContext) -> SegmentationError:
+    """Return the error for a deadline that has passed."""
+    return _error(DeadlineExceededError, "", where)
+
+
+def closed(where: CallContext) -> ClientClosedError:
+    """Return the error for a call whose client was closed."""
+    return ClientClosedError("the client was closed during the call", model=where.model)
+
+
+def _about(limit: ClientLimitError, where: CallContext) -> ClientLimitError:
     limit.model = where.model
     return limit
 
 
-def not_http(where: Circumstances) -> SegmentationError:
+def not_http(where: CallContext) -> SegmentationError:
     """Return the error for an answer that is not HTTP."""
     remedy = "for gRPC say grpc://, for TLS https://"
     return _error(ServerUnavailableError, f"what answers there is no HTTP server; {remedy}", where)
 
 
-def unreadable(reason: Exception, where: Circumstances) -> SegmentationError:
+def unreadable(reason: Exception, where: CallContext) -> SegmentationError:
     """Return the error for an answer that does not keep to the protocol, with its cause."""
     flaw = f"it has no {reason}" if isinstance(reason, KeyError) else reason_of(reason)
     message = f"{where.url} sent an answer that cannot be read: {_clean(flaw, where)}"
     return caused(ModelError(message, model=where.model, request_id=where.request_id), reason, where)
 
 
-def of_another_request(found: str, where: Circumstances) -> MismatchedReplyError:
+def of_another_request(found: str, where: CallContext) -> MismatchedReplyError:
     """Return the error for an answer under another request's id."""
     difference = f"its id is {_clean(found, where)!r}, not {where.request_id!r}"
     message = f"{where.url} answered with the reply to another request: {difference}; restart it if this goes on"
@@ -219,7 +230,7 @@ def of_another_request(found: str, where: Circumstances) -> MismatchedReplyError
 
 
 def _error(
-    kind: type[SegmentationError], message: str, where: Circumstances, *, retry_after: float | None = None
+    kind: type[SegmentationError], message: str, where: CallContext, *, retry_after: float | None = None
 ) -> SegmentationError:
     # Some errors of a server's end where the reason should come.
     message = _PREFIX.sub("", message[:_LONGEST_SEARCHED]).strip().rstrip(":").strip() or "it gives no reason"
@@ -244,13 +255,13 @@ def _error(
     return kind(message, model=where.model, request_id=where.request_id, retry_after=retry_after)
 
 
-def _other_protocol_remedy(message: str, where: Circumstances) -> str | None:
+def _other_protocol_remedy(message: str, where: CallContext) -> str | None:
     if not _OTHER_PROTOCOL.search(message):
         return None
     return _OTHER_PROTOCOL_REMEDIES.get(where.url.partition(":")[0])
 
 
-def caused(ours: SegmentationError, by: BaseException, where: Circumstances) -> SegmentationError:
+def caused(ours: SegmentationError, by: BaseException, where: CallContext) -> SegmentationError:
     """Return an error with its cause, or without where the cause would tell a secret.
 
     To be raised after the `except` block: within it, what is being handled becomes a part of the error. And to be let
@@ -268,7 +279,7 @@ def caused(ours: SegmentationError, by: BaseException, where: Circumstances) -> 
     return ours
 
 
-def _masked(message: str, where: Circumstances) -> str:
+def _masked(message: str, where: CallContext) -> str:
     # Of `Bearer TOKEN` the token alone too; the longest first, for one may hold another.
     parts = {part for secret in where.secrets for part in (secret, secret.partition(" ")[2])}
     for part in sorted(parts, key=len, reverse=True):
@@ -277,7 +288,7 @@ def _masked(message: str, where: Circumstances) -> str:
     return message
 
 
-def _clean(message: str, where: Circumstances) -> str:
+def _clean(message: str, where: CallContext) -> str:
     """Return what a server says without secrets, without control characters, and short."""
     message = _masked(message, where)
     if len(message) > _LONGEST_MESSAGE:

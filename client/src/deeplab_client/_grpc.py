@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from tritonclient.grpc import service_pb2_grpc
 
 from deeplab_client import _grpc_messages
 from deeplab_client._deadline import AbortableDeadline
-from deeplab_client._errors import ClientClosedError
-from deeplab_client._faults import caused, from_connection
-from deeplab_client._grpc_messages import messages
-from deeplab_client._limits import check_descriptors
-from deeplab_client._prepare import prepare
+from deeplab_client._faults import CallContext, caused, closed, from_connection, too_late
+from deeplab_client._grpc_messages import Connected, messages
 from deeplab_client._tls import pem_of
 
 if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
     from deeplab_client._errors import SegmentationError
-    from deeplab_client._faults import Circumstances
     from deeplab_client._options import Options
     from deeplab_client._transport import Reply, Request
-
-
-@dataclass(frozen=True, slots=True)
-class _Connected:
-    channel: grpc.Channel
-    stub: Any  # generated code without types
 
 
 class GrpcTransport:
@@ -40,12 +28,12 @@ class GrpcTransport:
         self._endpoint = endpoint
         self._options = options
         # By process id: a child never touches, not even to close it, what its parent opened.
-        self._channels: dict[int, _Connected] = {}
+        self._channels: dict[int, Connected] = {}
         self._closed = False
 
     def infer(self, request: Request, *, deadline: Deadline) -> Reply:
         """Run the model on one image."""
-        where, headers = prepare(self._endpoint, self._options, request.model, deadline, request.request_id)
+        where, headers = self._prepare(request.model, deadline, request.request_id)
         compression = _grpc_messages.compression_of(request, self._options)
         message = _grpc_messages.infer_message(request)
         response = self._call("ModelInfer", message, headers, where, deadline, compression=compression)
@@ -53,13 +41,13 @@ class GrpcTransport:
 
     def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
         """Return the string parameters in the model's config."""
-        where, headers = prepare(self._endpoint, self._options, model, deadline)
+        where, headers = self._prepare(model, deadline)
         response = self._call("ModelConfig", messages.ModelConfigRequest(name=model), headers, where, deadline)
         return _grpc_messages.read_parameters(response)
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""
-        where, headers = prepare(self._endpoint, self._options, model, deadline)
+        where, headers = self._prepare(model, deadline)
         asked = (
             ("ServerReady", messages.ServerReadyRequest()),
             ("ModelReady", messages.ModelReadyRequest(name=model)),
@@ -73,7 +61,13 @@ class GrpcTransport:
         if connected is not None:
             connected.channel.close()
 
-    def _stub(self, where: Circumstances) -> Any:  # noqa: ANN401 generated code without types
+    def _prepare(
+        self, model: str, deadline: Deadline, request_id: str | None = None
+    ) -> tuple[CallContext, dict[str, str]]:
+        headers = self._options.call_headers()
+        return CallContext(str(self._endpoint), model, deadline.seconds, request_id, tuple(headers.values())), headers
+
+    def _stub(self, where: CallContext) -> Any:  # noqa: ANN401 generated code without types
         connected = self._channels.get(os.getpid())
         if connected is None:
             # No lock: one held by another thread during a fork would stay locked in the child for ever.
@@ -83,25 +77,19 @@ class GrpcTransport:
                 fresh.channel.close()
         if self._closed:  # perhaps while this channel was made
             self.close()
-            raise _closed(where)
+            raise closed(where)
         return connected.stub
 
-    def _connect(self, where: Circumstances) -> _Connected:
-        check_descriptors(_grpc_messages.DESCRIPTORS)
-        target = _grpc_messages.target_of(self._endpoint)
-        if not self._endpoint.is_encrypted:
-            channel = grpc.insecure_channel(target, _grpc_messages.CHANNEL_ARGS)
-        else:
-            credentials = grpc.ssl_channel_credentials(*pem_of(self._options.tls, where))
-            channel = grpc.secure_channel(target, credentials, _grpc_messages.CHANNEL_ARGS)
-        return _Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
+    def _connect(self, where: CallContext) -> Connected:
+        pem = pem_of(self._options.tls, where) if self._endpoint.is_encrypted else None
+        return _grpc_messages.connect(grpc, self._endpoint, pem)
 
     def _call(
         self,
         name: str,
         message: Any,  # noqa: ANN401 protobuf makes its classes at run time
         headers: dict[str, str],
-        where: Circumstances,
+        where: CallContext,
         deadline: Deadline,
         **options: Any,  # noqa: ANN401 grpc's own
     ) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
@@ -127,13 +115,9 @@ class GrpcTransport:
         finally:
             del failure  # see `_faults.caused`
 
-    def _error_of(self, error: Exception, where: Circumstances) -> SegmentationError:
+    def _error_of(self, error: Exception, where: CallContext) -> SegmentationError:
         if self._closed:  # CANCELLED, or grpc's ValueError about a closed channel
-            return _closed(where)
+            return closed(where)
         if isinstance(error, grpc.FutureCancelledError):  # aborted
-            return from_connection(TimeoutError(), where)
+            return too_late(where)
         return _grpc_messages.error_of(error, where)
-
-
-def _closed(where: Circumstances) -> ClientClosedError:
-    return ClientClosedError("the client was closed during the call", model=where.model)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from tritonclient.grpc import service_pb2_grpc
 
 from deeplab_client import _grpc_messages
-from deeplab_client._errors import ClientClosedError
-from deeplab_client._faults import caused, from_connection, unreadable
-from deeplab_client._grpc_messages import messages
-from deeplab_client._limits import check_descriptors
+from deeplab_client._faults import caused, closed, from_connection, too_late, unreadable
+from deeplab_client._grpc_messages import Connected, messages
 from deeplab_client._loop import Owner, is_cancelled, prepare
 from deeplab_client._tls import pem_of
 from deeplab_client._workers import Passed, in_thread
@@ -22,16 +18,10 @@ from deeplab_client._workers import Passed, in_thread
 if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
-    from deeplab_client._faults import Circumstances
+    from deeplab_client._faults import CallContext
     from deeplab_client._options import Options
     from deeplab_client._tls import Pem
     from deeplab_client._transport import Reply, Request
-
-
-@dataclass(frozen=True, slots=True)
-class _Connected:
-    channel: grpc.aio.Channel
-    stub: Any  # generated code without types
 
 
 class AsyncGrpcTransport:
@@ -41,7 +31,7 @@ class AsyncGrpcTransport:
         self._endpoint = endpoint
         self._options = options
         self._pem: Pem | None = None
-        self._owned: Owner[_Connected] = Owner()
+        self._owned: Owner[Connected] = Owner()
         self._closed = False
 
     async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
@@ -80,7 +70,7 @@ class AsyncGrpcTransport:
         name: str,
         message: Any,  # noqa: ANN401 protobuf makes its classes at run time
         headers: dict[str, str],
-        where: Circumstances,
+        where: CallContext,
         deadline: Deadline,
         **options: Any,  # noqa: ANN401 grpc's own
     ) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
@@ -93,13 +83,13 @@ class AsyncGrpcTransport:
         except asyncio.CancelledError as error:
             # Closing a channel cancels its calls, and each looks to the coroutine as if its task were cancelled.
             if self._closed and not is_cancelled():
-                raise _closed(where) from error
+                raise closed(where) from error
             raise
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             if isinstance(error, grpc.aio.UsageError) and not self._closed:
                 raise
             # UsageError: the channel is closed
-            failure = caused(_closed(where) if self._closed else _grpc_messages.error_of(error, where), error, where)
+            failure = caused(closed(where) if self._closed else _grpc_messages.error_of(error, where), error, where)
         else:
             if response is None:  # grpc.aio only logs what it cannot deserialize; grpc itself raises
                 raise unreadable(ValueError("it is no message of this call"), where)
@@ -109,27 +99,13 @@ class AsyncGrpcTransport:
         finally:
             del failure  # see `_faults.caused`
 
-    async def _open(self, where: Circumstances, deadline: Deadline) -> _Connected:
+    async def _open(self, where: CallContext, deadline: Deadline) -> Connected:
         if self._endpoint.is_encrypted and self._pem is None and not self._closed:
             try:
                 # In a thread: reading the system's authorities takes longer than an event loop may be held up.
                 self._pem = await in_thread(lambda: pem_of(self._options.tls, where), deadline=deadline)
             except Passed:
-                raise from_connection(TimeoutError(), where) from None
+                raise too_late(where) from None
         if self._closed:
-            raise _closed(where)
-        return self._owned.get(self._connect)
-
-    def _connect(self) -> _Connected:
-        check_descriptors(_grpc_messages.DESCRIPTORS)
-        target = _grpc_messages.target_of(self._endpoint)
-        if self._pem is None:
-            channel = grpc.aio.insecure_channel(target, _grpc_messages.CHANNEL_ARGS)
-        else:
-            credentials = grpc.ssl_channel_credentials(*self._pem)
-            channel = grpc.aio.secure_channel(target, credentials, _grpc_messages.CHANNEL_ARGS)
-        return _Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
-
-
-def _closed(where: Circumstances) -> ClientClosedError:
-    return ClientClosedError("the client was closed during the call", model=where.model)
+            raise closed(where)
+        return self._owned.get(lambda: _grpc_messages.connect(grpc.aio, self._endpoint, self._pem))

@@ -7,20 +7,23 @@ when to retry, copies an image three times more, and cannot cancel a call of ano
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from deeplab_client import _wire
 from deeplab_client._faults import from_grpc, of_another_request, unreadable
+from deeplab_client._limits import check_descriptors
 from deeplab_client._transport import Reply
 
 if TYPE_CHECKING:
     from deeplab_client._endpoint import Endpoint
     from deeplab_client._errors import SegmentationError
-    from deeplab_client._faults import Circumstances
+    from deeplab_client._faults import CallContext
     from deeplab_client._options import Options
+    from deeplab_client._tls import Pem
     from deeplab_client._transport import Request
 
 messages: Any = service_pb2  # protobuf makes its classes at run time
@@ -66,6 +69,29 @@ def target_of(endpoint: Endpoint) -> str:
     return f"dns:///{endpoint.authority}"
 
 
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A channel, of `grpc` or `grpc.aio`, and Triton's methods on it."""
+
+    channel: Any
+    stub: Any
+
+
+def connect(library: Any, endpoint: Endpoint, pem: Pem | None) -> Connected:  # noqa: ANN401 grpc or grpc.aio
+    """Open a channel; nothing is sent.
+
+    Raises:
+        ClientLimitError: No more files may be opened.
+    """
+    check_descriptors(DESCRIPTORS)
+    target = target_of(endpoint)
+    if pem is None:
+        channel = library.insecure_channel(target, CHANNEL_ARGS)
+    else:
+        channel = library.secure_channel(target, grpc.ssl_channel_credentials(*pem), CHANNEL_ARGS)
+    return Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
+
+
 def infer_message(request: Request) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
     """Return an inference request."""
     message = messages.ModelInferRequest(model_name=request.model, id=request.request_id)
@@ -83,7 +109,7 @@ def compression_of(request: Request, options: Options) -> grpc.Compression:
     return grpc.Compression.Gzip if options.compression == "gzip" else grpc.Compression.Deflate
 
 
-def read_infer(response: Any, where: Circumstances) -> Reply:  # noqa: ANN401 protobuf makes its classes at run time
+def read_infer(response: Any, where: CallContext) -> Reply:  # noqa: ANN401 protobuf makes its classes at run time
     """Read the answer to an inference request.
 
     Raises:
@@ -112,7 +138,7 @@ def read_parameters(response: Any) -> dict[str, str]:  # noqa: ANN401 protobuf m
     return {name: value.string_value for name, value in response.config.parameters.items()}
 
 
-def error_of(failure: Any, where: Circumstances) -> SegmentationError:  # noqa: ANN401 grpc is untyped
+def error_of(failure: Any, where: CallContext) -> SegmentationError:  # noqa: ANN401 grpc is untyped
     """Map a failed call, of either kind of channel, to an error."""
     metadata: dict[str, str | bytes] = dict(failure.trailing_metadata() or ())
     return from_grpc(failure.code().name, failure.details(), where, pushback=metadata.get(_PUSHBACK))

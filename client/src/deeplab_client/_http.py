@@ -18,8 +18,7 @@ from deeplab_client import _v2
 from deeplab_client._connection import Connection, read_body
 from deeplab_client._deadline import AbortableDeadline
 from deeplab_client._errors import SegmentationError
-from deeplab_client._faults import caused, from_connection
-from deeplab_client._prepare import prepare
+from deeplab_client._faults import CallContext, caused, from_connection
 from deeplab_client._tls import context_of
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
-    from deeplab_client._faults import Circumstances
     from deeplab_client._options import Options
     from deeplab_client._transport import Reply, Request
 
@@ -80,8 +78,9 @@ class HttpTransport:
 
     def _prepare(
         self, model: str, deadline: Deadline, request_id: str | None = None
-    ) -> tuple[Circumstances, dict[str, str]]:
-        where, headers = prepare(self._endpoint, self._options, model, deadline, request_id)
+    ) -> tuple[CallContext, dict[str, str]]:
+        headers = self._options.call_headers()
+        where = CallContext(str(self._endpoint), model, deadline.seconds, request_id, tuple(headers.values()))
         return where, headers | _v2.common_headers(self._options)
 
     def _exchange(
@@ -91,7 +90,7 @@ class HttpTransport:
         headers: Mapping[str, str],
         read: Callable[[_v2.Answer], _T],
         *,
-        where: Circumstances,
+        where: CallContext,
         deadline: Deadline,
         body: bytes | None = None,
     ) -> _T:
@@ -132,7 +131,7 @@ class HttpTransport:
         finally:
             del failure  # see `_faults.caused`
 
-    def _take(self, where: Circumstances) -> Connection:
+    def _take(self, where: CallContext) -> Connection:
         idle = self._idle.get(os.getpid())
         with contextlib.suppress(IndexError):  # another thread took the last one
             while idle:

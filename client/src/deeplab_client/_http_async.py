@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 import aiohttp
 
 from deeplab_client import _v2
-from deeplab_client._errors import ClientClosedError, SegmentationError
-from deeplab_client._faults import caused, from_connection, not_http
+from deeplab_client._errors import SegmentationError
+from deeplab_client._faults import caused, closed, from_connection, not_http, too_late
 from deeplab_client._loop import Owner, prepare
 from deeplab_client._tls import context_of
 from deeplab_client._workers import Passed, in_thread
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
-    from deeplab_client._faults import Circumstances
+    from deeplab_client._faults import CallContext
     from deeplab_client._options import Options
     from deeplab_client._transport import Reply, Request
 
@@ -89,7 +89,7 @@ class AsyncHttpTransport:
 
     async def _prepare(
         self, model: str, deadline: Deadline, request_id: str | None = None
-    ) -> tuple[Circumstances, dict[str, str]]:
+    ) -> tuple[CallContext, dict[str, str]]:
         where, headers = await prepare(self._endpoint, self._options, model, deadline, request_id)
         return where, headers | _v2.common_headers(self._options)
 
@@ -100,7 +100,7 @@ class AsyncHttpTransport:
         headers: Mapping[str, str],
         read: Callable[[_v2.Answer], _T],
         *,
-        where: Circumstances,
+        where: CallContext,
         deadline: Deadline,
         body: bytes | None = None,
     ) -> _T:
@@ -131,19 +131,19 @@ class AsyncHttpTransport:
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, RuntimeError) as error:
             if isinstance(error, SegmentationError) or (isinstance(error, RuntimeError) and not self._closed):
                 raise
-            failure = caused(_closed(where) if self._closed else _error_of(error, where), error, where)
+            failure = caused(closed(where) if self._closed else _error_of(error, where), error, where)
         try:
             raise failure
         finally:
             del failure  # see `_faults.caused`
 
-    async def _open(self, where: Circumstances, deadline: Deadline) -> aiohttp.ClientSession:
+    async def _open(self, where: CallContext, deadline: Deadline) -> aiohttp.ClientSession:
         if self._endpoint.is_encrypted and self._context is None and not self._closed:
             # In a thread: reading the system's authorities takes longer than an event loop may be held up.
             read_files = functools.partial(context_of, self._options.tls, where)
             self._context = await _unless_too_late(in_thread(read_files, deadline=deadline), where)
         if self._closed:
-            raise _closed(where)
+            raise closed(where)
         return self._owned.get(self._connect)
 
     def _connect(self) -> aiohttp.ClientSession:
@@ -185,15 +185,11 @@ async def _read_body(response: aiohttp.ClientResponse, longest: int) -> bytes:
     return b"".join(parts)
 
 
-async def _unless_too_late(work: Awaitable[_T], where: Circumstances) -> _T:
+async def _unless_too_late(work: Awaitable[_T], where: CallContext) -> _T:
     try:
         return await work
     except Passed:
-        raise from_connection(TimeoutError(), where) from None
-
-
-def _closed(where: Circumstances) -> ClientClosedError:
-    return ClientClosedError("the client was closed during the call", model=where.model)
+        raise too_late(where) from None
 
 
 async def _chunks(body: bytes) -> AsyncGenerator[memoryview]:
@@ -203,10 +199,10 @@ async def _chunks(body: bytes) -> AsyncGenerator[memoryview]:
         yield view[start : start + _CHUNK]
 
 
-def _error_of(error: Exception, where: Circumstances) -> SegmentationError:
+def _error_of(error: Exception, where: CallContext) -> SegmentationError:
     """Map what aiohttp raises to an error, by what is beneath it."""
     if isinstance(error, asyncio.TimeoutError):  # not yet the builtin one on Python 3.10
-        return from_connection(TimeoutError(), where)
+        return too_late(where)
     if isinstance(error, aiohttp.ClientResponseError):
         return not_http(where)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

@@ -10,13 +10,12 @@ import re
 import stat
 import sys
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from deeplab_client._arrays import ACCEPTED, pixels
+from deeplab_client._arrays import ACCEPTED, Upload, check_size, netpbm, pixels
 from deeplab_client._errors import InvalidImageError, SegmentationError, reason_of
 from deeplab_client._limits import limit_met
 from deeplab_client._retry import NEVER
@@ -24,7 +23,6 @@ from deeplab_client._retry import NEVER
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from numpy.typing import NDArray
     from PIL import Image
     from typing_extensions import TypeIs
 
@@ -53,26 +51,10 @@ _NOT_FILES = {
     stat.S_IFSOCK: "a socket",
 }
 _LONGEST_NAME = 200  # characters of a path that a message repeats
-# Bytes: protobuf ends a message before 2 GiB, and the lengths in Triton's tensors have 32 bits. The rest of the request
-# is far smaller than what is left here.
-_LONGEST_IMAGE = (1 << 31) - (1 << 20)
 # What is passed for a path by mistake: a URL, of whose slashes pathlib leaves one, and text in base64.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_=\s-]{64,}")
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """What travels.
-
-    Attributes:
-        data: An encoded image.
-        size: Its height and width as shown, where it came as pixels; None where it came encoded.
-    """
-
-    data: bytes
-    size: tuple[int, int] | None = None
 
 
 def encode(image: ImageLike) -> Upload:
@@ -86,9 +68,9 @@ def encode(image: ImageLike) -> Upload:
         from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
 
         with _alone_with(image):
-            return _netpbm(np.asarray(_picture.flattened(image)))
+            return netpbm(np.asarray(_picture.flattened(image)))
     encoded = _encoded(image)
-    return _netpbm(pixels(image)) if encoded is None else Upload(encoded)
+    return netpbm(pixels(image)) if encoded is None else Upload(encoded)
 
 
 def decode(image: ImageLike) -> Image.Image:
@@ -184,7 +166,7 @@ def _encoded(image: ImageLike) -> bytes | None:
         if isinstance(image, memoryview):
             _check_view(image)
         name = f"the {type(image).__name__} object"
-        _check_size(len(image), name)
+        check_size(len(image), name)
         data = bytes(image)
     elif _can_be_read(image):
         with _turns.alone_with(image):
@@ -217,7 +199,7 @@ def _read_path(path: str | bytes) -> bytes:
         file = Path(os.fsdecode(path))
         about = file.stat()
         kind = _NOT_FILES.get(stat.S_IFMT(about.st_mode))
-        _check_size(about.st_size, _named(path))
+        check_size(about.st_size, _named(path))
         data = file.read_bytes() if kind is None else None
     except InvalidImageError:
         raise
@@ -291,7 +273,7 @@ def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
         raise InvalidImageError(f"{called} gives {type(data).__name__}, not bytes: open it in binary mode")
     if not data:
         raise InvalidImageError(f"{called} is empty, or was read to its end before: rewind it with seek(0)")
-    _check_size(len(data), called)
+    check_size(len(data), called)
     return bytes(data)
 
 
@@ -304,19 +286,3 @@ def _unreadable(file: Any, called: str, error: Exception) -> SegmentationError: 
     with contextlib.suppress(Exception):  # a property of the caller's
         remedy = "; keep it open until the result is there" if file.closed is True else ""
     return InvalidImageError(f"cannot read {called}: {reason_of(error)}{remedy}")
-
-
-def _check_size(size: int, name: str) -> None:
-    if size > _LONGEST_IMAGE:
-        raise InvalidImageError(
-            f"{name} has {size} bytes, and a request holds {_LONGEST_IMAGE} at most: make it smaller"
-        )
-
-
-def _netpbm(array: NDArray[np.uint8]) -> Upload:
-    # https://netpbm.sourceforge.net/doc/ppm.html: a line of text, then the pixels as they lie in memory.
-    magic = "P5" if array.ndim == 2 else "P6"  # noqa: PLR2004 height, width
-    height, width = array.shape[:2]
-    _check_size(array.size, f"the picture of {width} x {height} pixels")
-    header = f"{magic} {width} {height} 255\n".encode()
-    return Upload(b"".join((header, np.ascontiguousarray(array).data)), (height, width))

@@ -7,7 +7,7 @@ import os
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from deeplab_client._faults import Circumstances, from_connection
+from deeplab_client._faults import CallContext, too_late
 from deeplab_client._options import is_coroutine_function
 from deeplab_client._workers import Passed, in_thread, in_time
 
@@ -61,7 +61,7 @@ class Owner(Generic[_T]):
 
 async def prepare(
     endpoint: Endpoint, options: Options, model: str, deadline: Deadline, request_id: str | None = None
-) -> tuple[Circumstances, dict[str, str]]:
+) -> tuple[CallContext, dict[str, str]]:
     """Return what messages should name, and the headers of one request.
 
     Raises:
@@ -70,11 +70,9 @@ async def prepare(
     try:
         token = await _token(options, deadline)
     except Passed:
-        raise from_connection(
-            TimeoutError(), Circumstances(str(endpoint), model, deadline.seconds, request_id)
-        ) from None
+        raise too_late(CallContext(str(endpoint), model, deadline.seconds, request_id)) from None
     headers = options.headers_with(token)
-    return Circumstances(str(endpoint), model, deadline.seconds, request_id, tuple(headers.values())), headers
+    return CallContext(str(endpoint), model, deadline.seconds, request_id, tuple(headers.values())), headers
 
 
 async def _token(options: Options, deadline: Deadline) -> object:

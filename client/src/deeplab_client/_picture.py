@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from deeplab_client._errors import InvalidImageError, SegmentationError, reason_of
-from deeplab_client._extras import missing
+from deeplab_client._errors import InvalidImageError, SegmentationError, missing_extra, reason_of
 from deeplab_client._image_boxes import still
 from deeplab_client._image_bytes import ORIENTATION_TAG, TRANSPOSE_BY_ORIENTATION, format_of, without_metadata
 from deeplab_client._limits import limit_met
@@ -111,7 +110,7 @@ def _heic(data: bytes) -> Image.Image:
     except ModuleNotFoundError as error:
         if error.name != "pi_heif":
             raise
-        raise InvalidImageError(str(missing("decoding a HEIC picture", "pi-heif", "heic"))) from error
+        raise InvalidImageError(str(missing_extra("decoding a HEIC picture", "pi-heif", "heic"))) from error
     return HeifImageFile(BytesIO(data))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from deeplab_client import _exports
 from deeplab_client._errors import UnknownClassError
 
 if TYPE_CHECKING:
@@ -14,15 +15,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from deeplab_client._coco import CocoAnnotation, CocoCategory
+    from deeplab_client._exports import CocoAnnotation, CocoCategory, Polygon, Rle
     from deeplab_client._image import ImageLike
-    from deeplab_client._polygons import Polygon
-    from deeplab_client._rle import Rle
-    from deeplab_client._timings import Timings
 
 # ruff: noqa: PLC0415  Pillow and what belongs to one format are loaded by the methods that need them
 
 UNTRAINED = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds that one call took, by what it did.
+
+    Attributes:
+        encode: Reading the image and making the bytes that travel.
+        wait: The network and the server, retries and the pauses before them included.
+        decode: Checking the reply and making the result.
+    """
+
+    encode: float
+    wait: float
+    decode: float
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -130,9 +143,7 @@ class Segmentation:
         Raises:
             UnknownClassError: The model has no such class.
         """
-        from deeplab_client import _rle
-
-        return _rle.encode(self[name])
+        return _exports.rle(self[name])
 
     def to_polygons(self, name: str) -> list[Polygon]:
         """Return the outlines of a class's connected areas, largest first, with their holes.
@@ -141,9 +152,7 @@ class Segmentation:
             ModuleNotFoundError: contourpy is not installed; the extra `polygons` brings it.
             UnknownClassError: The model has no such class.
         """
-        from deeplab_client import _polygons
-
-        return _polygons.trace(self[name])
+        return _exports.trace(self[name])
 
     def to_coco(self, *, image_id: int, first_id: int = 1) -> list[CocoAnnotation]:
         """Return COCO annotations, one for each present class but the background, ready for JSON.
@@ -155,16 +164,12 @@ class Segmentation:
         Raises:
             UnknownClassError: The mask was written to, and holds an id that the model has no class of.
         """
-        from deeplab_client import _coco
-
         self._check_ids()
-        return _coco.annotate(self.mask, image_id=image_id, first_id=first_id)
+        return _exports.annotate(self.mask, image_id=image_id, first_id=first_id)
 
     def coco_categories(self) -> list[CocoCategory]:
         """Return what `category_id` means: every class of the model but the background."""
-        from deeplab_client import _coco
-
-        return _coco.categories(self.class_names)
+        return _exports.categories(self.class_names)
 
     def to_supervision(self) -> supervision.Detections:
         """Return supervision's Detections, one for each present class but the background.
@@ -175,10 +180,8 @@ class Segmentation:
             ModuleNotFoundError: supervision is not installed; the extra `supervision` brings it.
             UnknownClassError: The mask was written to, and holds an id that the model has no class of.
         """
-        from deeplab_client import _detections
-
         self._check_ids()
-        return _detections.detections(self.mask, self.class_names)
+        return _exports.detections(self.mask, self.class_names)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Segmentation):

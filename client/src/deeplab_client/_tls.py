@@ -12,7 +12,7 @@ from deeplab_client._limits import check_descriptors, limit_met
 if TYPE_CHECKING:
     import os
 
-    from deeplab_client._faults import Circumstances
+    from deeplab_client._faults import CallContext
     from deeplab_client._options import TLS
 
 
@@ -20,7 +20,7 @@ Pem: TypeAlias = "tuple[bytes | None, bytes | None, bytes | None]"
 """Trusted certificates, the client's key, its certificates."""
 
 
-def context_of(tls: TLS, where: Circumstances) -> ssl.SSLContext:
+def context_of(tls: TLS, where: CallContext) -> ssl.SSLContext:
     """Return a context that checks the server's certificate and name.
 
     Raises:
@@ -40,7 +40,7 @@ def context_of(tls: TLS, where: Circumstances) -> ssl.SSLContext:
     return context
 
 
-def pem_of(tls: TLS, where: Circumstances) -> Pem:
+def pem_of(tls: TLS, where: CallContext) -> Pem:
     """Return the trusted certificates, the key and the client's certificates, None where there are none.
 
     Raises:
@@ -58,5 +58,5 @@ def _read(path: str | os.PathLike[str] | None) -> bytes | None:
     return None if path is None else Path(path).read_bytes()
 
 
-def _unreadable(tls: TLS, error: Exception, where: Circumstances) -> TLSError:
+def _unreadable(tls: TLS, error: Exception, where: CallContext) -> TLSError:
     return TLSError(f"no connection to {where.url}: the files of {tls} cannot be used: {error}", model=where.model)

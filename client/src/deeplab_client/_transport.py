@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deeplab_client._options import is_coroutine_function
-from deeplab_client._wire import RAW_OUTPUTS, load_decoder
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from deeplab_client._deadline import Deadline
-    from deeplab_client._endpoint import Endpoint
-    from deeplab_client._options import Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +27,7 @@ class Request:
     model: str
     image: bytes
     request_id: str
-    outputs: tuple[str, ...] = RAW_OUTPUTS
+    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,45 +87,3 @@ class AsyncTransport(Protocol):
     async def close(self) -> None:
         """Close what this event loop has opened; may be called twice."""
         ...
-
-
-def check_transport(transport: object, *, asynchronous: bool) -> None:
-    """Refuse the transport of the other client.
-
-    Raises:
-        TypeError: It is that.
-    """
-    if transport is not None and is_coroutine_function(getattr(transport, "infer", None)) != asynchronous:
-        found, client, wanted = (
-            type(transport).__qualname__,
-            "SegmentationClient",
-            "plain methods, as FakeTransport has",
-        )
-        if asynchronous:
-            client, wanted = "AsyncSegmentationClient", "coroutine methods, as AsyncFakeTransport has"
-        raise TypeError(f"{client} takes a transport with {wanted}; found {found}")
-
-
-# Only what is used is loaded, and by the first call.
-def open_transport(endpoint: Endpoint, options: Options, outputs: Sequence[str]) -> Transport:
-    """Load the protocol's library and what reads its outputs, and make a transport; no other I/O."""
-    load_decoder(outputs)
-    if endpoint.is_grpc:
-        from deeplab_client._grpc import GrpcTransport  # noqa: PLC0415
-
-        return GrpcTransport(endpoint, options)
-    from deeplab_client._http import HttpTransport  # noqa: PLC0415
-
-    return HttpTransport(endpoint, options)
-
-
-def open_async_transport(endpoint: Endpoint, options: Options, outputs: Sequence[str]) -> AsyncTransport:
-    """Load the protocol's library and what reads its outputs, and make a transport; no other I/O."""
-    load_decoder(outputs)
-    if endpoint.is_grpc:
-        from deeplab_client._grpc_async import AsyncGrpcTransport  # noqa: PLC0415
-
-        return AsyncGrpcTransport(endpoint, options)
-    from deeplab_client._http_async import AsyncHttpTransport  # noqa: PLC0415
-
-    return AsyncHttpTransport(endpoint, options)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deeplab_client._deadline import Deadline
-    from deeplab_client._faults import Circumstances
+    from deeplab_client._faults import CallContext
     from deeplab_client._options import Compression, Options
     from deeplab_client._transport import Request
 
@@ -135,7 +135,7 @@ def common_headers(options: Options) -> dict[str, str]:
     return {"Accept-Encoding": options.compression or "identity"}
 
 
-def read_infer(answer: Answer, request: Request, where: Circumstances) -> Reply:
+def read_infer(answer: Answer, request: Request, where: CallContext) -> Reply:
     """Read the answer to an inference request.
 
     Raises:
@@ -165,7 +165,7 @@ def read_infer(answer: Answer, request: Request, where: Circumstances) -> Reply:
         del failure  # see `_faults.caused`
 
 
-def read_parameters(answer: Answer, where: Circumstances) -> dict[str, str]:
+def read_parameters(answer: Answer, where: CallContext) -> dict[str, str]:
     """Read the string parameters out of the answer to the question for a model's config.
 
     Raises:
@@ -183,7 +183,7 @@ def read_parameters(answer: Answer, where: Circumstances) -> dict[str, str]:
         del failure  # see `_faults.caused`
 
 
-def read_ready(answer: Answer, where: Circumstances) -> bool:
+def read_ready(answer: Answer, where: CallContext) -> bool:
     """Read the answer to the question whether the server or a model is ready.
 
     Raises:
@@ -194,7 +194,7 @@ def read_ready(answer: Answer, where: Circumstances) -> bool:
     return answer.is_success
 
 
-def _check(answer: Answer, where: Circumstances) -> None:
+def _check(answer: Answer, where: CallContext) -> None:
     if not answer.is_success:
         try:
             body = _plain(answer, _LONGEST_REFUSAL)

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 import deeplab_client
-from deeplab_client import AccessDeniedError, Segmentation, SegmentationError, voc
+from deeplab_client import AccessDeniedError, Segmentation, SegmentationClient, SegmentationError, _steps, voc
 from deeplab_client._cli import batch, report
 from deeplab_client._cli.batch import ServerUnusableError
-from deeplab_client._cli.client import Client
-from deeplab_client._cli.outputs import ANNOTATIONS, Annotations, Format, Nothing, Output, Pictures
+from deeplab_client._cli.outputs import ANNOTATIONS, Annotations, Format, Output, Pictures
 from deeplab_client._cli.sources import Selection, find, is_url
 from deeplab_client._segmentation import UNTRAINED
 
@@ -45,8 +44,11 @@ _ALPHA = 0.5
 _PROBE = np.zeros((32, 32), np.uint8)
 _NOT_SAID = "the server does not say that it is, or restricts the question, but it answers requests"
 
-# What an error of the client's constructor speaks of, and the variable that it comes from.
-_VARIABLES = {
+# Words of an error of the client's constructor, and who is to blame.
+_BLAMED = {
+    "no server URL": "--url or DEEPLAB_URL",
+    "timeout must": "--timeout or DEEPLAB_TIMEOUT",
+    "model must": "--model or DEEPLAB_MODEL",
     "mask_format": "DEEPLAB_MASK_FORMAT",
     "compression": "DEEPLAB_COMPRESSION",
     "retries": "DEEPLAB_RETRIES",
@@ -66,6 +68,19 @@ _SEGMENT_HELP = (
     "always starts from the beginning.\n\n"
     "Where the model's weights are untrained, overlay and mask carry a banner, which adds to their height."
 )
+
+
+class Client(SegmentationClient):
+    """A client that knows a model's weights without segmenting anything."""
+
+    def weights(self) -> str | None:
+        """Return what the model was loaded with; None where its config does not say, or is not told.
+
+        Raises:
+            SegmentationError: There is no telling for now.
+        """
+        return self._run(_steps.weights(self._calls, None, self._calls.deadline(None)))
+
 
 Url = Annotated[
     str,
@@ -156,20 +171,14 @@ def segment(
         raise typer.BadParameter(str(error), param_hint="IMAGE") from error
     target = _target(output, kind, selection, client, model=model, force=force, alpha=alpha, legend=legend)
     sources = selection.sources
-    tally, started, code, unheard = report.Tally(len(sources)), time.monotonic(), 0, False
+    tally, started, code = report.Tally(len(sources)), time.monotonic(), 0
     reporter = _reporter(len(sources), output, as_json=as_json)
-    problems: list[str] = []
-    with client, reporter:
+    written: Path | None = None
+    remarks, problems = list[str](), list[str]()
+    with client, reporter.bar:
         try:
-            for outcome in batch.run(client, sources, target, concurrency=concurrency):
-                if tally.count(outcome):
-                    reporter.warn(model)
-                try:
-                    reporter.tell(outcome)
-                except report.UnwritableError as error:  # a full disk, say: the pictures are segmented all the same
-                    report.notice(str(error))
-                    unheard = True
-            code = SOME_FAILED if tally.failed or selection.unreadable or unheard else 0
+            told = _tell(batch.run(client, sources, target, concurrency=concurrency), tally, reporter, model=model)
+            code = SOME_FAILED if tally.failed or selection.unreadable or not told else 0
         except ServerUnusableError as error:
             problems, code = [str(error)], UNREACHABLE if error.unreachable else REFUSED
         except KeyboardInterrupt:
@@ -177,11 +186,12 @@ def segment(
         except BrokenPipeError:  # `| head -1`: what is done by now is kept, as after an interrupt
             problems, code = ["ended, because nobody reads the standard output any more"], SOME_FAILED
         try:
-            written = target.finish()
+            if target is not None:
+                written, remarks = target.finish()
         except OSError as error:
-            problems, code, written = [str(error)], SOME_FAILED, None
+            problems, code = [str(error)], SOME_FAILED
     reporter.finish(tally.summary(time.monotonic() - started, written if tally.done else None))
-    for notice in [*(target.remarks() if tally.done else []), *selection.notices(), *problems]:
+    for notice in [*(remarks if tally.done else []), *selection.notices(), *problems]:
         report.notice(notice)
     raise typer.Exit(code)
 
@@ -247,16 +257,9 @@ def ping(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 5.0,
 def connect(url: str, *, model: str, timeout: float) -> Client:
     """Make the client of a command; what has no option of its own comes from the environment."""
     try:
-        Client(url, model=model, timeout=timeout)  # by itself, to know what is to blame
-    except ValueError as error:
-        named = str(error).partition(" ")[0]
-        option = named if named in {"timeout", "model"} else "url"
-        hint = f"--{option} or DEEPLAB_{option.upper()}"
-        raise typer.BadParameter(str(error), param_hint=hint) from error
-    try:
         return Client.from_env(url=url, model=model, timeout=timeout)
     except ValueError as error:
-        hint = next((name for word, name in _VARIABLES.items() if word in str(error)), "the environment")
+        hint = next((hint for words, hint in _BLAMED.items() if words in str(error)), "the environment")
         raise typer.BadParameter(str(error), param_hint=hint) from error
 
 
@@ -303,7 +306,7 @@ def _target(
     force: bool,
     alpha: float | None,
     legend: bool,
-) -> Output:
+) -> Output | None:
     given = {"--format": kind is not None, "--alpha": alpha is not None, "--legend": legend}
     for option in (option for option, is_given in given.items() if is_given):
         if output is None:
@@ -311,7 +314,7 @@ def _target(
         if option != "--format" and kind is not None and kind is not Format.OVERLAY:
             raise typer.BadParameter(f"it is for overlays, not for --format {kind.value}", param_hint=option)
     if output is None:
-        return Nothing()
+        return None
     folder = _folder(output)
     if kind is not Format.COCO:
         return Pictures(
@@ -354,9 +357,23 @@ def _weights(client: Client) -> str | None:
         return None
 
 
-def _reporter(total: int, output: str | None, *, as_json: bool) -> report.Report:
-    if as_json:
-        return report.JsonLines()
-    if not sys.stdout.isatty():
-        return report.Lines()
+def _tell(
+    outcomes: Iterable[batch.Outcome], tally: report.Tally, reporter: report.Screen | report.Lines, *, model: str
+) -> bool:
+    """Count and tell what became of each picture; return whether everything could be told."""
+    told = True
+    for outcome in outcomes:
+        if tally.count(outcome):
+            reporter.warn(model)
+        try:
+            reporter.tell(outcome)
+        except report.UnwritableError as error:  # a full disk, say: the pictures are segmented all the same
+            report.notice(str(error))
+            told = False
+    return told
+
+
+def _reporter(total: int, output: str | None, *, as_json: bool) -> report.Screen | report.Lines:
+    if as_json or not sys.stdout.isatty():
+        return report.Lines(as_json=as_json)
     return report.Screen(total, None if output is None else Path(output))

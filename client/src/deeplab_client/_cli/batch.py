@@ -67,7 +67,7 @@ class Outcome:
 
 
 def run(
-    client: SegmentationClient, sources: Sequence[Source], output: Output, *, concurrency: int
+    client: SegmentationClient, sources: Sequence[Source], output: Output | None, *, concurrency: int
 ) -> Generator[Outcome]:
     """Segment pictures and write what is made of them; yield what became of each, skipped ones first.
 
@@ -82,7 +82,7 @@ def run(
             yield Outcome(named, error=f"cannot be read: {error.strerror}")
             continue
         try:
-            existing = _patiently(partial(output.existing, source))
+            existing = None if output is None else _patiently(partial(output.existing, source))
         except OSError as error:  # its name is too long, say: it could not be written either
             yield Outcome(source, error=str(error))
             continue
@@ -100,7 +100,7 @@ def run(
                 continue
             answered = True
             try:
-                path = _patiently(partial(output.write, source, result))
+                path = None if output is None else _patiently(partial(output.write, source, result))
             except (OSError, SegmentationError) as error:
                 yield Outcome(source, error=str(error), found=describe(result))
             else:

@@ -9,10 +9,10 @@ import os
 from enum import Enum
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
 
-from deeplab_client import _banner
+from deeplab_client import _drawing
 from deeplab_client._cli import record
 
 if TYPE_CHECKING:
@@ -31,54 +31,6 @@ class Format(str, Enum):
     MASK = "mask"
     PNG = "png"
     COCO = "coco"
-
-
-class Output(Protocol):
-    """Where results go."""
-
-    def existing(self, source: Source) -> Path | None:
-        """Return the output that a picture has already, if it need not be made again.
-
-        Raises:
-            OSError: An output cannot be read.
-        """
-        ...
-
-    def write(self, source: Source, result: Segmentation) -> Path | None:
-        """Write one result; return the file.
-
-        Raises:
-            OSError: It cannot be written.
-            InvalidImageError: The picture cannot be drawn on.
-        """
-        ...
-
-    def finish(self) -> Path | None:
-        """Write what is written at the end; return the file or folder that holds the results."""
-        ...
-
-    def remarks(self) -> list[str]:
-        """Return what a reader of the results must know."""
-        ...
-
-
-class Nothing:
-    """Writes no file."""
-
-    def existing(self, source: Source) -> None:
-        """Return None."""
-        del source
-
-    def write(self, source: Source, result: Segmentation) -> None:
-        """Do nothing."""
-        del source, result
-
-    def finish(self) -> None:
-        """Do nothing."""
-
-    def remarks(self) -> list[str]:
-        """Return nothing."""
-        return []
 
 
 class Pictures:
@@ -117,14 +69,23 @@ class Pictures:
         self._weights = weights
 
     def existing(self, source: Source) -> Path | None:
-        """Return the PNG of an earlier run that was made of the same picture in the same way."""
+        """Return the PNG of an earlier run that was made of the same picture in the same way.
+
+        Raises:
+            OSError: An output cannot be read.
+        """
         if self._force:
             return None
         path, made = self._place(source)
         return path if made and made == self._record(source, self._weights()) else None
 
     def write(self, source: Source, result: Segmentation) -> Path:
-        """Draw and write one PNG."""
+        """Draw and write one PNG.
+
+        Raises:
+            OSError: It cannot be written.
+            InvalidImageError: The picture cannot be drawn on.
+        """
         data = record.add(self._draw(source, result), self._record(source, result.weights))
         while True:
             path, made = self._place(source)
@@ -135,13 +96,9 @@ class Pictures:
                 continue
             return path
 
-    def finish(self) -> Path:
+    def finish(self) -> tuple[Path, list[str]]:
         """Return the folder: each PNG is complete."""
-        return self._folder
-
-    def remarks(self) -> list[str]:
-        """Return nothing."""
-        return []
+        return self._folder, []
 
     def _place(self, source: Source) -> tuple[Path, Mapping[str, Any] | None]:
         """Return a picture's output and its record; if it has none yet, where it is to be written."""
@@ -219,14 +176,18 @@ class Annotations:
         self._images.append({"id": number, "file_name": self._name(source), "width": width, "height": height})
         self._annotations += result.to_coco(image_id=number, first_id=len(self._annotations) + 1)
         self._categories = result.coco_categories()
-        warning = f"{_banner.TEXT}; " if result.untrained else ""
+        warning = f"{_drawing.WARNING}; " if result.untrained else ""
         self._about = f"{warning}{result.model_name}/{result.model_version}, weights {result.weights or 'unknown'}"
         return self._path
 
-    def finish(self) -> Path | None:
-        """Write the file if there is something to write."""
+    def finish(self) -> tuple[Path | None, list[str]]:
+        """Write the file if there is something to write; return it, and what its reader must know.
+
+        Raises:
+            OSError: It cannot be written.
+        """
         if not self._images:
-            return None
+            return None, []
         data = {
             "info": {"description": self._about},
             "images": self._images,
@@ -234,17 +195,13 @@ class Annotations:
             "categories": self._categories,
         }
         write_whole(self._path, json.dumps(data).encode())
-        return self._path
-
-    def remarks(self) -> list[str]:
-        """Return where the pictures' names begin, and how many no loader will find."""
         remarks = [f"file names in {ANNOTATIONS} are relative to {self._root}"]
         if self._escaped:
             remarks.append(
                 f"file names that are not UTF-8, which JSON cannot hold: {self._escaped}, written with \\x..; "
                 "rename these pictures, or loaders will not find them"
             )
-        return remarks
+        return self._path, remarks
 
     def _name(self, source: Source) -> str:
         name = source.place.relative_to(self._root).as_posix()
@@ -255,6 +212,9 @@ class Annotations:
             self._escaped += 1
             return os.fsencode(name).decode(errors="backslashreplace")
         return name
+
+
+Output: TypeAlias = Pictures | Annotations
 
 
 def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:

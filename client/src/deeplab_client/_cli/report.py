@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.panel import Panel
@@ -21,8 +21,6 @@ from deeplab_client._cli.sources import OWN_SUFFIXES
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from typing_extensions import Self
 
     from deeplab_client._cli.batch import Found, Outcome
 
@@ -70,33 +68,13 @@ class Tally:
         return "; ".join(parts)
 
 
-class Report(Protocol):
-    """One way of telling."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def tell(self, outcome: Outcome) -> None:
-        """Tell what became of one picture."""
-        ...
-
-    def warn(self, models: str) -> None:
-        """Tell that masks mean nothing."""
-        ...
-
-    def finish(self, summary: str) -> None:
-        """Tell the end."""
-        ...
-
-
 class Screen:
     """A progress bar on stderr while it runs, a table on stdout at the end."""
 
     def __init__(self, total: int, folder: Path | None) -> None:
         self._folder = folder
         self._notices = Console(stderr=True, highlight=False)
-        self._progress = Progress(
+        self.bar = Progress(
             TextColumn("segmenting"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -107,20 +85,13 @@ class Screen:
             transient=True,
             disable=not self._notices.is_terminal,
         )
-        self._task = self._progress.add_task("", total=total)
+        self._task = self.bar.add_task("", total=total)
         self._outcomes: list[Outcome] = []
         self._untrained = False
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
     def tell(self, outcome: Outcome) -> None:
         """Move the bar; keep the outcome for the table."""
-        self._progress.advance(self._task)
+        self.bar.advance(self._task)
         self._outcomes.append(outcome)
 
     def warn(self, models: str) -> None:
@@ -131,7 +102,7 @@ class Screen:
 
     def finish(self, summary: str) -> None:
         """Print the table and the sentence."""
-        self._progress.stop()
+        self.bar.stop()
         console = Console(highlight=False)
         failed = [outcome for outcome in self._outcomes if outcome.error is not None]
         if len(failed) < len(self._outcomes):
@@ -156,78 +127,54 @@ class Screen:
             size, classes = ("", "skipped: done before")
             if outcome.found is not None:
                 size, classes = _size(outcome.found), _classes(outcome.found)
-            output = "" if outcome.output is None else clean(outcome.output)
-            table.add_row(Text(clean(outcome.source.path)), size, Text(classes), *([Text(output)] if named else []))
+            output = [Text(_shown(outcome.output))] if named else []
+            table.add_row(Text(clean(outcome.source.path)), size, Text(classes), *output)
         if len(outcomes) > _MOST_ROWS:
             table.add_row(f"and {len(outcomes) - _MOST_ROWS} more", style="dim")
         return table
 
 
 class Lines:
-    """One line for each picture, its fields set apart by tabs; what went wrong goes to stderr."""
+    """One line for each picture: fields set apart by tabs, or a JSON object."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    def __init__(self, *, as_json: bool) -> None:
+        self.bar = contextlib.nullcontext()
+        self._as_json = as_json
 
     def tell(self, outcome: Outcome) -> None:
-        """Write a line at once."""
-        found = outcome.found
-        if outcome.error is not None:
+        """Write a line at once; of fields those of what was segmented, and to stderr what was not."""
+        path, output, found = outcome.source.path, outcome.output, outcome.found
+        if self._as_json:
+            state = "failed" if outcome.error is not None else "skipped" if outcome.skipped else "done"
+            about = {"path": str(path), "state": state, "output": None if output is None else str(output)}
+            say(json.dumps({**about, "error": outcome.error, **(found or {})}))
+        elif outcome.error is not None:
             notice(_failure(outcome))
         elif outcome.skipped:
-            output = "" if outcome.output is None else clean(outcome.output)
-            notice(f"{clean(outcome.source.path)}: skipped: done before, in {output}")
+            notice(f"{clean(path)}: skipped: done before, in {_shown(output)}")
         elif found is not None:
             top = found["top_class"]
             share = "" if top is None else f"{found['fractions'][top]:.4f}"
-            output = "" if outcome.output is None else clean(outcome.output)
-            say("\t".join((clean(outcome.source.path), _size(found), one_line(top or ""), share, output)))
+            say("\t".join((clean(path), _size(found), one_line(top or ""), share, _shown(output))))
 
     def warn(self, models: str) -> None:
-        """Write to stderr at once."""
+        """Write to stderr at once, beside the `untrained` of each object."""
         warn_plainly(models)
 
     def finish(self, summary: str) -> None:
-        """Write the sentence to stderr."""
-        notice(summary)
-
-
-class JsonLines:
-    """One JSON object for each picture, each on a line of its own."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def tell(self, outcome: Outcome) -> None:
-        """Write an object at once."""
-        state = "failed" if outcome.error is not None else "skipped" if outcome.skipped else "done"
-        told: dict[str, Any] = {
-            "path": str(outcome.source.path),
-            "state": state,
-            "output": None if outcome.output is None else str(outcome.output),
-            "error": outcome.error,
-        }
-        say(json.dumps({**told, **(outcome.found or {})}))
-
-    def warn(self, models: str) -> None:
-        """Write to stderr, beside the `untrained` of each object."""
-        warn_plainly(models)
-
-    def finish(self, summary: str) -> None:
-        """Say no more than the objects do."""
-        del summary
+        """Write the sentence to stderr; the objects say as much."""
+        if not self._as_json:
+            notice(summary)
 
 
 def clean(path: Path) -> str:
     """Return a path fit for a terminal, whatever is in its name."""
     text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _shown(output: Path | None) -> str:
+    return "" if output is None else clean(output)
 
 
 def one_line(text: str) -> str:

@@ -1,0 +1,246 @@
+"""What each call does, written once for both clients: generators of steps, without any I/O.
+
+A client takes each step and sends the generator what came of it, or throws in the SegmentationError that it met; after
+`Done` it returns. Retries, weights and readiness are decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from uuid import uuid4
+
+from deeplab_client import _wire
+from deeplab_client._deadline import Deadline
+from deeplab_client._errors import (
+    AccessDeniedError,
+    ClientClosedError,
+    ClientLimitError,
+    DeadlineExceededError,
+    ModelNotFoundError,
+    SegmentationError,
+    ServerUnavailableError,
+    TLSError,
+    UnsupportedError,
+)
+from deeplab_client._image import encode
+from deeplab_client._retry import Attempts
+from deeplab_client._segmentation import Timings
+from deeplab_client._transport import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deeplab_client._calls import Calls
+    from deeplab_client._image import ImageLike
+    from deeplab_client._segmentation import Segmentation
+    from deeplab_client._transport import Reply
+
+_T = TypeVar("_T")
+
+# Operators may restrict the API that tells the weights. Any other failure is raised: a hiccup must not hide that the
+# weights are untrained.
+_WEIGHTS_UNAVAILABLE = (AccessDeniedError, UnsupportedError, ModelNotFoundError)
+# Waiting for the server does not help against these.
+_FINAL_REFUSALS = (ClientClosedError, AccessDeniedError, TLSError)
+
+_LONGEST_PROBE = 2.0  # seconds that one question for readiness may take
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two of them
+
+_logger = logging.getLogger("deeplab_client")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Call a method of the transport: `transport.METHOD(about, deadline=deadline)`."""
+
+    method: Literal["infer", "model_parameters", "is_ready"]
+    about: Request | str
+    deadline: Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Call a function that reads an image or a reply: what is large takes its time."""
+
+    function: Callable[[Any], object]
+    argument: ImageLike | Reply
+    deadline: Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Sleep, but not beyond the deadline; before that await what the retry hook returned, where it is awaitable."""
+
+    seconds: float
+    deadline: Deadline
+    told: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[_T]):
+    """Return the value; the last step."""
+
+    value: _T
+
+
+Step: TypeAlias = Ask | Work | Pause
+Steps: TypeAlias = Generator[Step | Done[_T], Any, None]
+_Part: TypeAlias = Generator[Step, Any, _T]
+
+
+def segment(
+    calls: Calls, image: ImageLike, model: str | None, deadline: Deadline, *, in_batch: bool = False
+) -> Steps[Segmentation]:
+    """Segment one image."""
+    calls.check_open()
+    call = _Call(calls, model, deadline, in_batch=in_batch)
+    yield Done((yield from call.retried(partial(call.segment, image))))
+
+
+def weights(calls: Calls, model: str | None, deadline: Deadline) -> Steps[str | None]:
+    """Learn what a model was loaded with, without segmenting; None where the server does not tell."""
+    call = _Call(calls, model, deadline)
+    yield Done((yield from call.retried(call.ask_weights)))
+
+
+def is_ready(calls: Calls, model: str | None, timeout: float | None) -> Steps[bool]:
+    """Ask once whether the server and a model take requests."""
+    calls.check_open()
+    model, deadline = calls.model_or_own(model), calls.deadline(timeout)
+    try:
+        ready = yield Ask("is_ready", model, deadline)
+    except (*_FINAL_REFUSALS, ClientLimitError):
+        raise
+    except SegmentationError as error:
+        _logger.debug("not ready: %s", error)
+        ready = False
+    yield Done(ready)
+
+
+def until_ready(calls: Calls, model: str | None, timeout: float) -> Steps[None]:
+    """Ask until the server and a model take requests."""
+    model, whole = calls.model_or_own(model), Deadline(timeout)
+    reason = not_said = f"it does not call itself and model {model!r} ready"
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            deadline = Deadline(min(whole.remaining(), _LONGEST_PROBE))
+        except TimeoutError as error:
+            message = f"{calls.endpoint} is not ready within {round(whole.seconds, 1):g} s: {reason}"
+            raise DeadlineExceededError(message, model=model) from error
+        try:
+            if (yield Ask("is_ready", model, deadline)):
+                break
+            reason = (yield from _why_not(model, deadline)) or not_said
+        except _FINAL_REFUSALS:
+            raise
+        except SegmentationError as error:
+            reason = str(error)
+        yield Pause(pause, whole)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    yield Done(None)
+
+
+def _why_not(model: str, deadline: Deadline) -> _Part[str | None]:
+    """Return what the server says of a model that is not ready; None where that is nothing."""
+    try:
+        yield Ask("model_parameters", model, deadline)
+    except ModelNotFoundError as refusal:
+        return str(refusal)
+    except SegmentationError as error:
+        _logger.debug("%s is not ready, and its config is not told: %s", model, error)
+    return None
+
+
+class _Call:
+    """One call with its retries."""
+
+    def __init__(self, calls: Calls, model: str | None, deadline: Deadline, *, in_batch: bool = False) -> None:
+        self._model = calls.model_or_own(model)
+        self._calls = calls
+        self._deadline = deadline
+        self._attempts = Attempts(calls.policy, deadline, in_batch=in_batch)
+        self._known = calls.weights
+        self._learnt: str | None = None
+        self._request: Request | None = None
+        self._request_id = uuid4().hex
+        self._marks = [time.perf_counter()]
+
+    def retried(self, attempt: Callable[[], _Part[_T]]) -> _Part[_T]:
+        """Make attempts until one does not fail, or fails for good."""
+        while True:
+            try:
+                return (yield from attempt())
+            except SegmentationError as error:
+                pause = self._pause_after(error)
+                if pause is None:
+                    raise
+            yield pause
+
+    def segment(self, image: ImageLike) -> _Part[Segmentation]:
+        """Make one attempt; the image is read by the first."""
+        request = self._request
+        if request is None:
+            request = self._request = yield Work(self._encoded, image, self._deadline)
+            self._deadline.finish_reading()
+        # A failure swaps the dict: what an attempt learnt before it must not outlive it.
+        self._known = self._calls.weights
+        self._learnt = self._known[self._model] if self._model in self._known else (yield from self.ask_weights())
+        reply = yield Ask("infer", request, self._deadline)
+        del self._marks[2:]  # waiting ends with the last reply
+        self._mark()
+        return (yield Work(self._result, reply, self._deadline))
+
+    def ask_weights(self) -> _Part[str | None]:
+        """Ask for the model's weights; return None where the server does not tell."""
+        try:
+            parameters = yield Ask("model_parameters", self._model, self._deadline)
+        except _WEIGHTS_UNAVAILABLE as refusal:
+            _logger.debug("weights of %s unknown: %s", self._model, refusal)
+            return None
+        return parameters.get(_wire.WEIGHTS_PARAMETER)
+
+    # By itself, for the attempt holds the error, whose traceback holds the frame that made it.
+    def _pause_after(self, error: SegmentationError) -> Pause | None:
+        """Take note of a failed attempt, and tell of it; return None where it is final."""
+        if isinstance(error, (ServerUnavailableError, DeadlineExceededError)):
+            self._calls.weights = {}  # whoever answers next may serve something else
+        attempt = self._attempts.after(error)
+        if attempt is None:
+            return None
+        _logger.info(
+            "request %s, attempt %d: retry in %.2f s: %s", self._request_id, attempt.number, attempt.delay, error
+        )
+        told = None if self._calls.on_retry is None else self._calls.on_retry(attempt)
+        return Pause(attempt.delay, self._deadline, told)
+
+    def _encoded(self, image: ImageLike) -> Request:
+        upload = encode(image)
+        self._sent = _wire.Sent(_wire.image_id(upload.data), upload.size)
+        self._mark()
+        return Request(self._model, upload.data, self._request_id, self._calls.outputs)
+
+    def _result(self, reply: Reply) -> Segmentation:
+        """Make the result.
+
+        Raises:
+            MismatchedReplyError: The reply belongs to another request.
+            ModelError: The reply does not keep the contract.
+        """
+        result = _wire.read_reply(reply, self._sent, weights=self._learnt, request_id=self._request_id)
+        if result.untrained and self._model not in self._known:
+            _logger.warning("%s serves %s with untrained weights", self._calls.endpoint, self._model)
+        self._known[self._model] = self._learnt
+        self._mark()
+        start, encoded, answered, end = self._marks
+        timings = Timings(encode=encoded - start, wait=answered - encoded, decode=end - answered)
+        _logger.debug("request %s: %r in %s", self._request_id, result, timings)
+        return replace(result, timings=timings)
+
+    def _mark(self) -> None:
+        self._marks.append(time.perf_counter())
