@@ -6,7 +6,7 @@ import functools
 import io
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,7 @@ from deeplab_client import voc
 from deeplabv3.evaluation import EvaluationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -73,91 +73,68 @@ class Sample:
             )
 
 
-class Dataset(Protocol):
-    """Annotated images, each found by its id."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Annotated images, each found by its id.
 
-    @property
-    def ids(self) -> Sequence[str]:
-        """In a fixed order."""
-        ...
+    Attributes:
+        ids: in a fixed order.
+        facts: what identifies the data set, as JSON can hold it.
+        read: return one image and its annotation, from any thread; an EvaluationError names the file that is missing,
+            broken, or no annotation of its image.
+        class_names: name of each class id in the annotations; None where the models decide.
+        ignore: the class id of pixels that count for nothing.
+        is_coco_val2017: whether it is, whole, the one that torchvision's published figures were measured on.
+    """
 
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What identifies the data set, as JSON can hold it."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Name of each class id in the annotations; None where the models decide."""
-        ...
-
-    @property
-    def ignore(self) -> int:
-        """The class id of pixels that count for nothing."""
-        ...
-
-    @property
-    def is_coco_val2017(self) -> bool:
-        """Whether it is, whole, the one that torchvision's published figures were measured on."""
-        ...
-
-    def read(self, image_id: str) -> Sample:
-        """Read one image and its annotation; safe to call from several threads.
-
-        Raises:
-            EvaluationError: a file is missing or broken; names it.
-        """
-        ...
+    ids: Sequence[str]
+    facts: Mapping[str, Any]
+    read: Callable[[str], Sample]
+    class_names: tuple[str, ...] | None = voc.CLASS_NAMES
+    ignore: int = IGNORED
+    is_coco_val2017: bool = False
 
 
-class VocFolders:
-    """One split of a Pascal VOC data set (VOC2012: JPEGImages, SegmentationClass, ImageSets/Segmentation).
+def voc_folders(root: Path, *, split: str = "val") -> Dataset:
+    """Open one split of a Pascal VOC data set.
 
     Args:
         root: the folder of one year, such as VOCdevkit/VOC2012.
         split: a list in ImageSets/Segmentation, without .txt.
+
+    Raises:
+        EvaluationError: a folder or the list is missing, or the list is empty.
     """
+    lists, images, masks = root / "ImageSets" / "Segmentation", root / "JPEGImages", root / "SegmentationClass"
+    remedy = "name a folder such as VOCdevkit/VOC2012, with ImageSets/Segmentation, JPEGImages and SegmentationClass"
+    for folder in (root, lists, images, masks):
+        require(folder, "--root", directory=True, remedy=remedy)
+    known = sorted(path.stem for path in lists.glob("*.txt"))
+    if split not in known:
+        raise EvaluationError(f"--split {split}: {lists} has {', '.join(known) or 'no list at all'}")
+    # Lists of VOC's other tasks have a second column.
+    lines = read_bytes(lists / f"{split}.txt", "the list").decode("utf-8", "replace").splitlines()
+    ids = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    if not ids:
+        raise EvaluationError(f"--split {split}: {lists / split}.txt names no image")
 
-    class_names = voc.CLASS_NAMES
-    ignore = IGNORED
-    is_coco_val2017 = False
-
-    def __init__(self, root: Path, *, split: str = "val") -> None:
-        lists = root / "ImageSets" / "Segmentation"
-        remedy = (
-            "name a folder such as VOCdevkit/VOC2012, with ImageSets/Segmentation, JPEGImages and SegmentationClass"
-        )
-        for folder in (root, lists, root / "JPEGImages", root / "SegmentationClass"):
-            require(folder, "--root", directory=True, remedy=remedy)
-        known = sorted(path.stem for path in lists.glob("*.txt"))
-        if split not in known:
-            raise EvaluationError(f"--split {split}: {lists} has {', '.join(known) or 'no list at all'}")
-        self._root = root
-        # Lists of VOC's other tasks have a second column.
-        lines = read_bytes(lists / f"{split}.txt", "the list").decode("utf-8", "replace").splitlines()
-        self.ids = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
-        if not self.ids:
-            raise EvaluationError(f"--split {split}: {lists / split}.txt names no image")
-        self.facts = {"kind": "voc", "root": str(root.resolve()), "split": split, "size": len(self.ids)}
-
-    def read(self, image_id: str) -> Sample:
-        """Read one image and its mask.
-
-        Raises:
-            EvaluationError: a file is missing or broken, or the mask holds colors instead of class ids.
-        """
-        image, mask = (
-            self._root / "JPEGImages" / f"{image_id}.jpg",
-            self._root / "SegmentationClass" / f"{image_id}.png",
-        )
-        sample = _read_pair(image, mask)
+    def read(image_id: str) -> Sample:
+        sample = _read_pair(images / f"{image_id}.jpg", masks / f"{image_id}.png")
         # torchvision's references do not count what is no class of VOC.
         sample.target[sample.target >= len(voc.CLASS_NAMES)] = IGNORED
         return sample
 
+    return Dataset(
+        ids=ids,
+        facts={"kind": "voc", "root": str(root.resolve()), "split": split, "size": len(ids)},
+        read=read,
+    )
 
-class MaskFolders:
-    """A user's own pictures and masks: two folders, in which the files of a pair differ in their suffix only.
+
+def mask_folders(
+    images: Path, masks: Path, *, class_names: tuple[str, ...] | None = None, ignore: int = IGNORED
+) -> Dataset:
+    """Open a user's own pictures and masks: two folders, in which the files of a pair differ in their suffix only.
 
     Args:
         images: the folder of the pictures.
@@ -168,49 +145,30 @@ class MaskFolders:
     Raises:
         EvaluationError: a folder is missing or empty, or a picture or mask is without the other.
     """
-
-    is_coco_val2017 = False
-
-    def __init__(
-        self, images: Path, masks: Path, *, class_names: tuple[str, ...] | None = None, ignore: int = IGNORED
-    ) -> None:
-        self.class_names, self.ignore = class_names, ignore
-        Image.init()
-        readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-        pictures = _by_stem(images, "--images", readable, "pictures")
-        drawn = _by_stem(masks, "--masks", {".png"}, "mask PNGs")
-        for these, those, kind, other in (
-            (pictures, drawn, "pictures", "masks"),
-            (drawn, pictures, "masks", "pictures"),
-        ):
-            alone = sorted(these.keys() - those.keys())
-            if alone:
-                raise EvaluationError(
-                    f"{len(alone)} of the {kind} have no partner of the same name among the {other}, such as "
-                    f"{these[alone[0]]}; add the {other}, or move these {kind} out of the folder"
-                )
-        self._pairs: dict[str, _Pair] = {stem: _Pair(pictures[stem], drawn[stem]) for stem in sorted(pictures)}
-        self.ids = list(self._pairs)
-        self.facts = {
+    Image.init()
+    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    pictures = _by_stem(images, "--images", readable, "pictures")
+    drawn = _by_stem(masks, "--masks", {".png"}, "mask PNGs")
+    for these, those, kind, other in ((pictures, drawn, "pictures", "masks"), (drawn, pictures, "masks", "pictures")):
+        alone = sorted(these.keys() - those.keys())
+        if alone:
+            raise EvaluationError(
+                f"{len(alone)} of the {kind} have no partner of the same name among the {other}, such as "
+                f"{these[alone[0]]}; add the {other}, or move these {kind} out of the folder"
+            )
+    return Dataset(
+        ids=sorted(pictures),
+        facts={
             "kind": "folders",
             "images": str(images.resolve()),
             "masks": str(masks.resolve()),
             "ignore": ignore,
-            "size": len(self.ids),
-        }
-
-    def read(self, image_id: str) -> Sample:
-        """Read one picture and its mask.
-
-        Raises:
-            EvaluationError: a file is broken, the sizes differ, or the mask holds colors instead of class ids.
-        """
-        return _read_pair(*self._pairs[image_id])
-
-
-class _Pair(NamedTuple):
-    image: Path
-    mask: Path
+            "size": len(pictures),
+        },
+        read=lambda image_id: _read_pair(pictures[image_id], drawn[image_id]),
+        class_names=class_names,
+        ignore=ignore,
+    )
 
 
 def _by_stem(folder: Path, option: str, suffixes: set[str], kind: str) -> dict[str, Path]:

@@ -16,8 +16,8 @@ from rich.text import Text
 from deeplabv3 import BuildError
 from deeplabv3.building.plan import read_class_names
 from deeplabv3.evaluation import EvaluationError
-from deeplabv3.evaluation.coco import CocoWithVocLabels
-from deeplabv3.evaluation.datasets import MaskFolders, VocFolders
+from deeplabv3.evaluation.coco import coco_with_voc_labels
+from deeplabv3.evaluation.datasets import mask_folders, voc_folders
 from deeplabv3.evaluation.measuring import measure
 from deeplabv3.evaluation.predictors import agreed_class_names, load_eager
 from deeplabv3.evaluation.records import RecordFile, output_folder, write_whole
@@ -71,15 +71,15 @@ def _open_dataset(options: Options) -> Dataset:
     data = options.data
     match options.dataset:
         case "coco":
-            return CocoWithVocLabels(data["annotations"], data["images"], drop_unannotated=data["drop_unannotated"])
+            return coco_with_voc_labels(data["annotations"], data["images"], drop_unannotated=data["drop_unannotated"])
         case "voc":
-            return VocFolders(data["root"], split=data["split"])
+            return voc_folders(data["root"], split=data["split"])
         case "folders":
             try:
                 names = None if data["classes"] is None else read_class_names(data["classes"])
             except BuildError as exc:
                 raise EvaluationError(str(exc)) from exc
-            return MaskFolders(data["images"], data["masks"], class_names=names, ignore=data["ignore"])
+            return mask_folders(data["images"], data["masks"], class_names=names, ignore=data["ignore"])
 
 
 @contextlib.contextmanager

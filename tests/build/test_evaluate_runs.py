@@ -19,7 +19,7 @@ from coco_data import HALF, PERFECT, Scene
 from deeplab_client import MismatchedReplyError, RetryPolicy, SegmentationClient, voc
 from deeplab_client.testing import FakeTransport
 from deeplabv3.evaluation import EvaluationError, Interrupted, served
-from deeplabv3.evaluation.coco import CocoWithVocLabels
+from deeplabv3.evaluation.coco import coco_with_voc_labels
 from deeplabv3.evaluation.counting import Figures, Tally
 from deeplabv3.evaluation.measuring import measure
 from deeplabv3.evaluation.predictors import Answer, Classes, PredictorFacts, agreed_class_names
@@ -82,7 +82,7 @@ def run(
     on_progress: Callable[[int], None] = lambda _: None,
     on_stopping: Callable[[int], None] = lambda _: None,
 ) -> Tally:
-    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    dataset = coco_with_voc_labels(folder.annotations, folder.images)
     facts = {predictor.facts.name: repr(predictor.facts) for predictor in predictors}
     return measure(
         dataset,
@@ -319,7 +319,7 @@ def test_agreements_are_read_back_too(tmp_path: Path) -> None:
 
 def test_classes_that_no_model_has_end_the_run_with_the_files_name(tmp_path: Path) -> None:
     folder = coco_data.write(tmp_path, PERFECT[:1])
-    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    dataset = coco_with_voc_labels(folder.annotations, folder.images)
     with pytest.raises(EvaluationError, match=r"instances\.json has the class ids 15, but the models have 15 classes"):
         measure(
             dataset,
@@ -337,7 +337,7 @@ def test_the_report_holds_every_figure_and_the_picture_is_drawn(tmp_path: Path) 
     folder = coco_data.write(tmp_path, HALF)
     predictors = [ByColour(), ByColour(replace(FACTS, name="second", weights="none"))]
     tally = run(folder, tmp_path / "state", predictors)
-    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    dataset = coco_with_voc_labels(folder.annotations, folder.images)
     content: dict[str, Any] = json.loads(
         json.dumps(
             report(
@@ -423,7 +423,7 @@ def at_once(_policy: RetryPolicy, _attempt: int) -> float:
 def test_a_reply_to_another_request_is_never_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client tries again, as it does for everybody; where that does not help, the image has failed."""
     folder = coco_data.write(tmp_path, HALF)
-    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    dataset = coco_with_voc_labels(folder.annotations, folder.images)
     sample = dataset.read(dataset.ids[0])
     probe, mask = np.zeros((8, 8), np.uint8), np.full(sample.target.shape, 3, np.uint8)
     swapped = MismatchedReplyError("the reply to another request")

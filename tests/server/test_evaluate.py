@@ -25,7 +25,7 @@ from deeplab_client import voc
 from deeplabv3 import WeightsSource
 from deeplabv3.building.plan import Plan
 from deeplabv3.evaluation.__main__ import main
-from deeplabv3.evaluation.coco import CocoWithVocLabels
+from deeplabv3.evaluation.coco import coco_with_voc_labels
 from deeplabv3.evaluation.counting import Figures
 from deeplabv3.evaluation.measuring import measure
 from deeplabv3.evaluation.predictors import Classes, EagerPredictor
@@ -132,7 +132,7 @@ def test_served_and_eager_figures_are_equal_and_what_the_construction_says(toy: 
         CorePredictor(server, "deeplabv3_resnet50", timeout=60),
         EnsemblePredictor(server, "segment_resnet50", timeout=60),
     ]
-    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    dataset = coco_with_voc_labels(folder.annotations, folder.images)
     tally = measure(
         dataset,
         predictors,

@@ -16,8 +16,8 @@ from pycocotools.coco import COCO
 
 from deeplab_client import voc
 from deeplabv3.evaluation import EvaluationError
-from deeplabv3.evaluation.coco import CocoWithVocLabels
-from deeplabv3.evaluation.datasets import MaskFolders, VocFolders
+from deeplabv3.evaluation.coco import coco_with_voc_labels
+from deeplabv3.evaluation.datasets import Dataset, mask_folders, voc_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 
-def opened(folder: coco_data.CocoFolder, **options: bool) -> CocoWithVocLabels:
-    return CocoWithVocLabels(folder.annotations, folder.images, **options)
+def opened(folder: coco_data.CocoFolder, **options: bool) -> Dataset:
+    return coco_with_voc_labels(folder.annotations, folder.images, **options)
 
 
 def edit(folder: coco_data.CocoFolder, change: Callable[[dict[str, Any]], object]) -> None:
@@ -184,9 +184,9 @@ def test_what_is_wrong_with_coco_data_is_named(tmp_path: Path, case: str) -> Non
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     folder = coco_data.write(tmp_path, [Scene()], side=8)
     with pytest.raises(EvaluationError, match=r"--annotations .*nowhere\.json: no such file; .*cocodataset"):
-        CocoWithVocLabels(tmp_path / "nowhere.json", folder.images)
+        coco_with_voc_labels(tmp_path / "nowhere.json", folder.images)
     with pytest.raises(EvaluationError, match=r"--images .*nowhere: no such folder"):
-        CocoWithVocLabels(folder.annotations, tmp_path / "nowhere")
+        coco_with_voc_labels(folder.annotations, tmp_path / "nowhere")
     folder.annotations.write_text("{")
     with pytest.raises(EvaluationError, match="no COCO instance annotation file"):
         opened(folder)
@@ -207,7 +207,7 @@ def write_voc(root: Path) -> Path:
 
 
 def test_voc_folders_are_read_as_pillow_reads_them(tmp_path: Path) -> None:
-    dataset = VocFolders(write_voc(tmp_path))
+    dataset = voc_folders(write_voc(tmp_path))
     assert dataset.ids == ["b", "a"]
     sample = dataset.read("a")
     # What is no class of VOC counts for nothing.
@@ -219,22 +219,22 @@ def test_voc_folders_are_read_as_pillow_reads_them(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_voc_folders_is_named(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"--root .*nowhere: no such folder; name a folder such as VOCdevkit"):
-        VocFolders(tmp_path / "nowhere")
+        voc_folders(tmp_path / "nowhere")
     root = write_voc(tmp_path)
     with pytest.raises(EvaluationError, match=r"--split test: .* has val$"):
-        VocFolders(root, split="test")
+        voc_folders(root, split="test")
     (root / "SegmentationClass" / "a.png").unlink()
     with pytest.raises(EvaluationError, match=r"the mask .*a\.png cannot be read: No such file"):
-        VocFolders(root).read("a")
+        voc_folders(root).read("a")
     Image.new("RGB", (9, 6)).save(root / "SegmentationClass" / "a.png")
     with pytest.raises(EvaluationError, match=r"a\.png has mode RGB; VOC's are palette PNGs"):
-        VocFolders(root).read("a")
+        voc_folders(root).read("a")
     Image.new("L", (6, 9)).save(root / "SegmentationClass" / "a.png")
     with pytest.raises(EvaluationError, match="is 9 x 6 pixels and its annotation 6 x 9"):
-        VocFolders(root).read("a")
+        voc_folders(root).read("a")
     (root / "JPEGImages" / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(EvaluationError, match=r"the image .*a\.jpg cannot be decoded"):
-        VocFolders(root).read("a")
+        voc_folders(root).read("a")
 
 
 class Folders(NamedTuple):
@@ -267,7 +267,7 @@ def own(tmp_path: Path) -> Folders:
 
 
 def test_pictures_and_masks_are_paired_by_their_names_without_suffix(own: Folders) -> None:
-    dataset = MaskFolders(*own)
+    dataset = mask_folders(*own)
     assert dataset.ids == ["a.v1", "b"]
     for image_id, name in (("a.v1", "a.v1.tif"), ("b", "b.JPG")):
         sample = dataset.read(image_id)
@@ -304,7 +304,7 @@ def test_what_has_no_partner_is_named(own: Folders, case: str) -> None:
     change, message = UNPAIRED[case]
     change(own)
     with pytest.raises(EvaluationError, match=message):
-        MaskFolders(*own)
+        mask_folders(*own)
 
 
 BAD_MASKS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -328,7 +328,7 @@ BAD_MASKS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("case", BAD_MASKS)
 def test_what_is_wrong_with_a_mask_is_named(own: Folders, case: str) -> None:
     change, message = BAD_MASKS[case]
-    dataset = MaskFolders(*own)
+    dataset = mask_folders(*own)
     change(own.masks / "b.png")
     with pytest.raises(EvaluationError, match=message):
         dataset.read("b")
@@ -339,11 +339,11 @@ def test_a_size_that_only_the_exif_explains_is_explained(own: Folders) -> None:
     exif[0x0112] = 6
     Image.new("RGB", (6, 9)).save(own.images / "b.JPG", "JPEG", exif=exif)
     with pytest.raises(EvaluationError, match="its EXIF asks viewers to turn it, and annotations are for the image as"):
-        MaskFolders(*own).read("b")
+        mask_folders(*own).read("b")
 
 
 def test_class_ids_that_no_model_has_are_named(own: Folders) -> None:
-    sample = MaskFolders(*own).read("b")
+    sample = mask_folders(*own).read("b")
     sample.check_class_ids(3, ignore=255)
     message = (
         r"the mask .*b\.png has the class ids 2, but the models have 2 classes, 0 to 1, and --ignore is 255; correct"
