@@ -30,6 +30,8 @@ _PACKAGES = ("torch", "torchvision", "torchmetrics", "pillow", "numpy", "pycocot
 
 _COLUMNS = 2
 _BARS_INCHES, _MAP_INCHES, _WIDTH_INCHES = 5.5, 9.0, 18.0
+# More classes than this make the picture larger, up to so many times: names and numbers keep their size.
+_ROOMY, _MOST_TIMES = 30, 3.0
 # Below this a cell shows its color and no number.
 _LEAST_SHOWN = 0.005
 # Cells darker than this take white digits.
@@ -177,7 +179,8 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     rows = -(-len(predictors) // _COLUMNS)
     # A figure without pyplot: no global state, no display.
     layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
-    figure = Figure(figsize=(_WIDTH_INCHES, _BARS_INCHES + rows * _MAP_INCHES), layout=layout)
+    scale = min(max(1.0, len(names) / _ROOMY), _MOST_TIMES)
+    figure = Figure(figsize=(scale * _WIDTH_INCHES, scale * (_BARS_INCHES + rows * _MAP_INCHES)), layout=layout)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(1 + rows, _COLUMNS, height_ratios=[_BARS_INCHES, *[_MAP_INCHES] * rows])
     _bars(figure.add_subplot(grid[0, :]), predictors, names)

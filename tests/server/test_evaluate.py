@@ -327,43 +327,15 @@ def test_a_server_that_dies_stops_the_run_and_keeps_what_was_counted(tmp_path: P
     assert done(output)
 
 
-def test_another_server_is_reported_and_models_of_other_classes_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    repository = write_repository(tmp_path / "models", weights="by colour", mode="shorter_side")
-    labels = repository / "postprocess" / "labels.txt"
-    labels.write_text(labels.read_text().replace("bird", "zebra"))
-    folder = coco_data.write(tmp_path, coco_data.PERFECT[:1])
-    with TritonProcess(repository, log=tmp_path / "serve.log") as server:
-        for url in (f"grpc://{server.grpc_url}", f"http://{server.http_url}"):
-            ensemble = EnsemblePredictor(Server.of(url), "segment_resnet50", timeout=60)
-            ensemble.close()
-            assert (ensemble.facts.resize, ensemble.facts.weights) == ("shorter_side", "by colour")
-            assert ensemble.classes.names is not None
-            assert ensemble.classes.names[3] == "zebra"
-        for model in (MODELS[:2], MODELS[2:]):
-            options = ["--url", server.grpc_url, *model, "--output", str(tmp_path / "out")]
-            assert main(["coco", *folder.options, *options]) == 1
-            printed = capsys.readouterr().err
-            assert "3 is 'zebra' instead of 'bird'" in printed
-            assert "image" not in printed, "no image is to blame"
-            assert "the same command" not in printed
-            assert not list((tmp_path / "out").glob("*.state*"))
-        options = ["--url", server.grpc_url, "--core", "preprocess", "--output", str(tmp_path / "out")]
-        assert main(["coco", *folder.options, *options]) == 1
-        assert "preprocess has no output 'out' with the logits of its classes" in capsys.readouterr().err
-        options = ["--url", server.grpc_url, "--ensemble", "segment_vgg", "--output", str(tmp_path / "out")]
-        assert main(["coco", *folder.options, *options]) == 1
-        assert re.search(r"ensemble segment_vgg: .*'?segment_vgg'? ", capsys.readouterr().err)
-
-
 FARM = ("ground", "chicken", "fence post")
 
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     """A server of three classes of its own."""
-    repository = write_repository(tmp_path_factory.mktemp("farm") / "models", weights="farm.pth", class_names=FARM)
+    repository = write_repository(
+        tmp_path_factory.mktemp("farm") / "models", weights="farm.pth", mode="shorter_side", class_names=FARM
+    )
     with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
         yield process
 
@@ -413,29 +385,50 @@ def test_own_classes_in_own_folders_are_measured(
     assert content["agreement"] == []
 
 
+def test_another_server_is_reported_and_models_of_other_classes_are_refused(
+    farm: TritonProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for url in (f"grpc://{farm.grpc_url}", f"http://{farm.http_url}"):
+        ensemble = EnsemblePredictor(Server.of(url), "segment_resnet50", timeout=60)
+        ensemble.close()
+        assert (ensemble.facts.resize, ensemble.facts.weights) == ("shorter_side", "farm.pth")
+        assert ensemble.classes == Classes(3, FARM)
+    folder = coco_data.write(tmp_path, coco_data.PERFECT[:1])
+    common = ["coco", *folder.options, "--url", farm.grpc_url, "--output", str(tmp_path / "out")]
+    for model in (MODELS[:2], MODELS[2:]):
+        assert main([*common, *model]) == 1
+        printed = capsys.readouterr().err
+        assert "its classes are not the 21 of Pascal VOC" in printed
+        assert "it has 3 classes instead of 21; 0 is 'ground' instead of '__background__'" in printed
+        assert "image" not in printed, "no image is to blame"
+        assert "the same command" not in printed
+        assert not list((tmp_path / "out").glob("*.state*"))
+    assert main([*common, "--core", "preprocess"]) == 1
+    assert "preprocess has no output 'out' with the logits of its classes" in capsys.readouterr().err
+    assert main([*common, "--ensemble", "segment_vgg"]) == 1
+    assert re.search(r"ensemble segment_vgg: .*'?segment_vgg'? ", capsys.readouterr().err)
+
+
 def test_what_does_not_fit_the_served_classes_is_named(
     farm: TritonProcess, toy: TritonProcess, own_folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = [*MODELS[2:], "--output", str(tmp_path / "out")]
-    classes = tmp_path / "farm.txt"
+    output, classes = ["--output", str(tmp_path / "out")], tmp_path / "farm.txt"
 
-    def refused(*options: str, data: list[str] = own_folders, server: TritonProcess = farm) -> str:
-        assert main([*data, "--url", server.grpc_url, *common, *options]) == 1
+    def refused(*options: str, server: TritonProcess = farm, models: list[str] = MODELS[2:]) -> str:
+        assert main([*own_folders, "--url", server.grpc_url, *models, *output, *options]) == 1
         printed = capsys.readouterr().err
         assert printed.count("\n") <= 2
         return printed
 
-    ensemble = "ensemble segment_resnet50: its classes are not the 3 of --classes, so these annotations say nothing"
     classes.write_text("ground\nchicken\nfence post\n")
     assert "it has 21 classes instead of 3" in refused("--classes", str(classes), server=toy)
     classes.write_text("ground\nhen\nfence post\n")
-    printed = refused("--classes", str(classes))
-    assert ensemble in printed
-    assert "1 is 'chicken' instead of 'hen'" in printed
+    for name, models in zip(NAMES, (MODELS[:2], MODELS[2:]), strict=True):
+        printed = refused("--classes", str(classes), models=models)
+        assert f"{name}: its classes are not the 3 of --classes, so these annotations say nothing about it: " in printed
+        assert "1 is 'chicken' instead of 'hen'" in printed
     classes.write_text("ground\n\nhen\n")
     assert f"--classes {classes}: line 2 is empty" in refused("--classes", str(classes))
-    folder = coco_data.write(tmp_path, coco_data.PERFECT[:1])
-    assert "the 21 of Pascal VOC, " in refused(data=["coco", *folder.options])
     # A class that the model does not have: the mask is to blame, and 255 counts where another id is ignored.
     mask = tmp_path / "masks" / "post.png"
     Image.fromarray(drawn((7, (0, 0, 9, 9)))).save(mask)
