@@ -1,4 +1,4 @@
-"""The command: datasets and predictors from options, the run, and what it leaves."""
+"""The command line of `python -m deeplabv3.evaluation`, its messages and its exit codes."""
 
 from __future__ import annotations
 
@@ -7,196 +7,225 @@ if __name__ == "__main__":
 
     guard()
 
-import contextlib
+import argparse
 import json
 import logging
 import os
 import signal
 import sys
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
-from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from deeplabv3.evaluation import arguments, measuring
-from deeplabv3.evaluation.errors import EvaluationError
-from deeplabv3.evaluation.report import report, table
-from deeplabv3.evaluation.state import StateFile, output_folder, write_whole
+from deeplabv3.evaluation import EvaluationError, Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from deeplabv3.evaluation.predictors import Predictor, PredictorFacts
-    from deeplabv3.evaluation.samples import Dataset
-    from deeplabv3.evaluation.tally import Tally
+VARIANTS = ("resnet50", "resnet101")
+OUTPUT = Path(__file__).resolve().parents[2] / "out" / "evaluate"
 
 EXIT_FAILED = 1
 # A pipe has no width; this one holds three predictors.
 _TABLE_COLUMNS = 120
+_MAX_CLASS_ID = 255
+
+_DESCRIPTION = """\
+Measure mean IoU and pixel accuracy, on the 21 classes of Pascal VOC or on classes of your own, of one or several
+predictors side by side: --eager (PyTorch), --core (the same tensors to a core model on a server), --ensemble (files
+to a segmentation ensemble, as users send them). An interrupted run goes on when the same command is given again.
+docs/accuracy.md
+"""
 
 
-def open_dataset(options: arguments.Options) -> Dataset:
-    """Open the data set that was asked for."""
-    if isinstance(options.data, arguments.CocoData):
-        from deeplabv3.evaluation.coco import CocoWithVocLabels  # noqa: PLC0415  only the format in use is loaded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was asked for; the names are those of the options.
 
-        data = options.data
-        return CocoWithVocLabels(data.annotations, data.images, drop_unannotated=data.drop_unannotated)
-    from deeplabv3.evaluation.voc_folders import VocFolders  # noqa: PLC0415  only the format in use is loaded
-
-    return VocFolders(options.data.root, split=options.data.split)
-
-
-@contextlib.contextmanager
-def open_predictors(options: arguments.Options) -> Generator[tuple[list[Predictor], str | None]]:
-    """Yield the predictors that were asked for and the server's version; close their connections at the end."""
-    from deeplabv3.evaluation.served import CorePredictor, EnsemblePredictor  # noqa: PLC0415  loads gRPC
-    from deeplabv3.evaluation.server import Address  # noqa: PLC0415  loads gRPC
-
-    with contextlib.ExitStack() as stack:
-        predictors: list[Predictor] = []
-
-        def keep(predictor: Predictor) -> None:
-            stack.callback(predictor.close)
-            predictors.append(predictor)
-
-        version = None
-        if options.core or options.ensemble:
-            # Before the module is loaded: a server that is down should be told at once.
-            address = Address.of(options.url)
-            version = address.server_version()
-            for model in options.core:
-                keep(CorePredictor(address, model, timeout=options.timeout))
-            for model in options.ensemble:
-                keep(EnsemblePredictor(address, model, timeout=options.timeout))
-        if options.eager:
-            from deeplabv3.evaluation import eager  # noqa: PLC0415  loads torch
-
-            for variant in options.eager:
-                keep(eager.load(variant, options.weights, device=options.device, progress=sys.stderr.isatty()))
-        # As the table shows them: what is closest to PyTorch first.
-        order = ("eager", "core", "ensemble")
-        yield sorted(predictors, key=lambda predictor: order.index(predictor.facts.kind)), version
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} images/s")
-
-
-def run(options: arguments.Options, console: Console) -> dict[str, Any]:
-    """Measure, and leave the JSON and the picture; return the former.
-
-    Raises:
-        EvaluationError: the run could not start or go on.
-        measuring.Interrupted: by a signal.
+    Attributes:
+        data: the options of the data set alone.
     """
-    dataset = open_dataset(options)
-    with output_folder(options.output), open_predictors(options) as (predictors, server):
-        facts = [predictor.facts for predictor in predictors]
-        _warn(facts, console)
-        settings = {
-            "dataset": dataset.facts,
-            "limit": options.limit,
-            "predictors": {each.name: asdict(each) for each in facts},
-        }
-        state = StateFile(options.output / f"{options.name}.state.json", settings)
-        if options.restart:
-            state.discard()
-        tally = _measure(options, dataset, predictors, state, console=console)
-        content = report(dataset, facts, tally, server=server)
-        write_whole(options.output / f"{options.name}.json", json.dumps(content, indent=1) + "\n")
-        from deeplabv3.evaluation.picture import draw  # noqa: PLC0415  matplotlib takes a second to load
 
-        draw(content, options.output / f"{options.name}.png")
-        # Only now: what is finished is measured anew by the next run, which may meet another build of the model.
-        state.discard()
-    return content
+    dataset: Literal["coco", "voc", "folders"]
+    data: Mapping[str, Any]
+    eager: Sequence[str]
+    core: Sequence[str]
+    ensemble: Sequence[str]
+    weights: str | None
+    device: str
+    url: str
+    timeout: float
+    limit: int | None
+    concurrency: int
+    output: Path
+    name: str
+    restart: bool
+    json: bool
 
-
-def _measure(
-    options: arguments.Options, dataset: Dataset, predictors: Sequence[Predictor], state: StateFile, *, console: Console
-) -> Tally:
-    ids = dataset.ids[: options.limit]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    # In a pipe a bar would be noise; the line at the end stands for it.
-    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=600) as progress:
-        task = progress.add_task(options.name, total=len(ids))
-        resumed: list[int] = []
-
-        def on_progress(done: int) -> None:
-            if not resumed:
-                resumed.append(done)
-                if done:
-                    console.print(f"going on after {done} of {len(ids)} images")
-                # The rate is that of this sitting.
-                progress.reset(task, total=len(ids), completed=done)
-            progress.update(task, completed=done)
-
-        def on_stopping(in_flight: int) -> None:
-            console.print(f"stopping after {in_flight} images that are in flight; once more stops at once")
-
-        tally = measuring.measure(
-            dataset,
-            predictors,
-            ids,
-            state,
-            concurrency=options.concurrency,
-            on_progress=on_progress,
-            on_stopping=on_stopping,
-        )
-    rate = f"{len(tally.done) / tally.seconds:.2f} images/s" if tally.seconds else ""
-    console.print(f"{len(tally.done)} images in {tally.seconds:.1f} s, {rate}", soft_wrap=True)
-    return tally
+    @property
+    def records(self) -> Path:
+        """The file that holds what an interrupted run has counted."""
+        return self.output / f"{self.name}.state.jsonl"
 
 
-def _warn(facts: Sequence[PredictorFacts], console: Console) -> None:
-    untrained = [each.name for each in facts if each.untrained]
-    if untrained:
-        names = ", ".join(untrained)
-        text = f"The weights of {names} are random: the run checks the machinery, and its figures mean nothing."
-        console.print(Panel(text, title="UNTRAINED WEIGHTS", border_style="bold red"))
+def parse(arguments: Sequence[str] | None) -> Options:
+    """Return the options of the command line; exit with code 2 where they do not fit."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deeplabv3.evaluation",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    datasets = parser.add_subparsers(dest="dataset", required=True, metavar="{coco,voc,folders}")
+    coco = datasets.add_parser(
+        "coco", help="COCO's instances with VOC labels, as torchvision's references prepare them"
+    )
+    coco.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="instances_val2017.json")
+    coco.add_argument("--images", type=Path, required=True, metavar="DIR", help="val2017")
+    coco.add_argument(
+        "--drop-unannotated",
+        action="store_true",
+        help="leave out images without VOC objects or with at most 1000 pixels of them, as torchvision does when it "
+        "trains; the published figures count all",
+    )
+    voc = datasets.add_parser("voc", help="Pascal VOC's segmentation folders")
+    voc.add_argument("--root", type=Path, required=True, metavar="DIR", help="such as VOCdevkit/VOC2012")
+    voc.add_argument("--split", default="val", help="a list in ImageSets/Segmentation (default: %(default)s)")
+    folders = datasets.add_parser("folders", help="your own pictures, and masks of your own classes")
+    folders.add_argument("--images", type=Path, required=True, metavar="DIR", help="the pictures")
+    folders.add_argument(
+        "--masks",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="PNGs of class ids, palette or 8-bit grayscale: a.png belongs to a.jpg",
+    )
+    folders.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names of the classes, one a line, the background's first (default: what the server says)",
+    )
+    folders.add_argument(
+        "--ignore",
+        type=_class_id,
+        default=_MAX_CLASS_ID,
+        metavar="ID",
+        help="class id of pixels that count for nothing (default: %(default)s)",
+    )
+    for each in (coco, voc, folders):
+        _add_common(each)
+    found = vars(parser.parse_args(arguments))
+    if not (found["eager"] or found["core"] or found["ensemble"]):
+        parser.error("nothing to measure: give at least one of --eager, --core and --ensemble")
+    if found["weights"] is not None and not found["eager"]:
+        parser.error("--weights is for --eager; a server's models have theirs since they were built")
+    found["name"] = name = found["name"] or found["dataset"]
+    if Path(name).name != name:
+        parser.error(f"--name {name}: a name without folders; --output is for those")
+    for kind in ("eager", "core", "ensemble"):
+        # The same predictor twice would be counted once.
+        found[kind] = tuple(dict.fromkeys(found[kind]))
+    common = {field.name for field in fields(Options)}
+    data = {option: found.pop(option) for option in found.keys() - common}
+    return Options(data=data, **found)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    measured = parser.add_argument_group("what is measured (each may be repeated)")
+    measured.add_argument(
+        "--eager", action="append", default=[], choices=VARIANTS, help="torchvision's module, without a server"
+    )
+    measured.add_argument("--core", action="append", default=[], metavar="MODEL", help="such as deeplabv3_resnet50")
+    measured.add_argument("--ensemble", action="append", default=[], metavar="MODEL", help="such as segment_resnet50")
+    measured.add_argument(
+        "--weights",
+        metavar="NAME|FILE|none",
+        help="of --eager: a checkpoint, or none for untrained ones (default: the pretrained ones)",
+    )
+    measured.add_argument("--device", default="cpu", help="of --eager, such as cuda (default: %(default)s)")
+    measured.add_argument(
+        "--url",
+        default="grpc://localhost:8001",
+        help="the server; --core needs gRPC, --ensemble takes http:// too (default: %(default)s)",
+    )
+    measured.add_argument(
+        "--timeout", type=_seconds, default=120.0, help="seconds that one answer may take (default: %(default)g)"
+    )
+    run = parser.add_argument_group("the run")
+    run.add_argument("--limit", type=_positive, metavar="N", help="the first N images only")
+    run.add_argument(
+        "--concurrency",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="images in flight, so that Triton can batch (%(default)s)",
+    )
+    run.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="default: out/evaluate")
+    run.add_argument("--name", help="of the files in it (default: the data set's kind)")
+    run.add_argument("--restart", action="store_true", help="discard what an interrupted run has left")
+    run.add_argument("--json", action="store_true", help="print the JSON in place of the table")
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return value
+
+
+def _class_id(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) > _MAX_CLASS_ID:
+        raise argparse.ArgumentTypeError(f"must be a class id from 0 to {_MAX_CLASS_ID}, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return value
 
 
 def main(command: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 (failed), 128 + n (signal n; the same command goes on)."""
-    options = arguments.parse(command)
+    options = parse(command)
     # The client says it of every untrained model that it meets; here the panel does.
     logging.getLogger("deeplab_client").setLevel(logging.ERROR)
-    console = Console(stderr=True, highlight=False)
-    state = options.output / f"{options.name}.state.json"
     try:
-        content = run(options, console)
+        from deeplabv3.evaluation import report, run  # noqa: PLC0415 - loads torch, for which --help need not wait
+
+        content = run.run(options, Console(stderr=True, highlight=False))
     except EvaluationError as exc:
-        sys.stderr.write(f"deeplabv3.evaluation: {exc}\n")
-        if state.exists():
-            sys.stderr.write(
-                f"deeplabv3.evaluation: what was counted is in {state}; the same command goes on from there\n"
-            )
+        _say(str(exc))
+        if options.records.exists():
+            _say(f"what was counted is in {options.records}; the same command goes on from there")
         return EXIT_FAILED
-    except measuring.Interrupted as exc:
-        sys.stderr.write(
-            f"deeplabv3.evaluation: interrupted; {state} has what was counted, the same command goes on from there\n"
-        )
+    except Interrupted as exc:
+        _say(f"interrupted; {options.records} has what was counted, the same command goes on from there")
         if exc.abandoned:
             # Threads that wait for a server or a file cannot be ended, and Python would wait for them.
             sys.stderr.flush()
             os._exit(128 + exc.number)
         return 128 + exc.number
     except KeyboardInterrupt:
-        sys.stderr.write("deeplabv3.evaluation: interrupted\n")
+        _say("interrupted")
         return 128 + signal.SIGINT
     if options.json:
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
     else:
         out = Console(highlight=False)
-        Console(highlight=False, width=None if out.is_terminal else _TABLE_COLUMNS).print(table(content))
+        Console(highlight=False, width=None if out.is_terminal else _TABLE_COLUMNS).print(report.table(content))
         sys.stdout.write(f"{options.output / options.name}.json and .png\n")
     return 0
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"deeplabv3.evaluation: {message}\n")
 
 
 if __name__ == "__main__":

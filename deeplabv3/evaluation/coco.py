@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pycocotools import mask as _mask
 
-from deeplabv3.evaluation.errors import EvaluationError
-from deeplabv3.evaluation.metrics import IGNORED
-from deeplabv3.evaluation.samples import Sample, check_size, decode, read_bytes, require
+from deeplabv3.evaluation import EvaluationError
+from deeplabv3.evaluation.datasets import IGNORED, Dataset, Sample, check_size, decode, read_bytes, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -42,85 +42,74 @@ _VAL2017_IMAGES = 5000
 _REMEDY = "COCO's are at https://cocodataset.org/#download"
 
 
-class CocoWithVocLabels:
-    """A folder of images with a COCO instance annotation file.
+def coco_with_voc_labels(annotations: Path, images: Path, *, drop_unannotated: bool = False) -> Dataset:
+    """Open a folder of images with a COCO instance annotation file.
 
     Args:
         annotations: the JSON file, such as instances_val2017.json.
         images: the folder of the images, such as val2017.
         drop_unannotated: leave out the images without VOC objects, or with no more than 1000 pixels of them.
+
+    Raises:
+        EvaluationError: a file or folder is missing, or the file holds something else.
     """
+    require(annotations, "--annotations", directory=False, remedy=f"name an instance annotation file; {_REMEDY}")
+    require(images, "--images", directory=True, remedy=f"name the folder of the images; {_REMEDY}")
+    objects: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    try:
+        content = json.loads(annotations.read_bytes())
+        _check_categories(content["categories"], annotations)
+        # In the order of COCO's image ids, as torchvision reads them.
+        entries = sorted(content["images"], key=lambda entry: entry["id"])
+        files = {str(entry["id"]): images / _plain_name(entry["file_name"]) for entry in entries}
+        sizes = {str(entry["id"]): (entry["height"], entry["width"]) for entry in entries}
+        for entry in content["annotations"]:
+            if entry["category_id"] in _VOC_IDS:
+                objects[str(entry["image_id"])].append(entry)
+        ids = [
+            image_id
+            for image_id in files
+            if not drop_unannotated or sum(entry["area"] for entry in objects[image_id]) > _LEAST_AREA
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        flaw = f"{type(exc).__name__}: {exc}"
+        raise EvaluationError(
+            f"--annotations {annotations} is no COCO instance annotation file ({flaw}); {_REMEDY}"
+        ) from exc
+    if not ids:
+        raise EvaluationError(f"--annotations {annotations} lists no image to evaluate on")
 
-    def __init__(self, annotations: Path, images: Path, *, drop_unannotated: bool = False) -> None:
-        require(annotations, "--annotations", directory=False, remedy=f"name an instance annotation file; {_REMEDY}")
-        require(images, "--images", directory=True, remedy=f"name the folder of the images; {_REMEDY}")
-        self._annotations, self._images, self._drop_unannotated = annotations, images, drop_unannotated
-        self._objects: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self._files: dict[str, str] = {}
-        self._sizes: dict[str, tuple[int, int]] = {}
-        try:
-            content = json.loads(annotations.read_bytes())
-            _check_categories(content["categories"], annotations)
-            for entry in sorted(content["images"], key=lambda entry: entry["id"]):
-                self._files[str(entry["id"])] = _plain_name(entry["file_name"])
-                self._sizes[str(entry["id"])] = entry["height"], entry["width"]
-            for entry in content["annotations"]:
-                if entry["category_id"] in _VOC_IDS:
-                    self._objects[str(entry["image_id"])].append(entry)
-            self._ids = [key for key in self._files if not drop_unannotated or self._area(key) > _LEAST_AREA]
-        except (ValueError, KeyError, TypeError, RecursionError) as exc:
-            flaw = f"{type(exc).__name__}: {exc}"
-            raise EvaluationError(
-                f"--annotations {annotations} is no COCO instance annotation file ({flaw}); {_REMEDY}"
-            ) from exc
-        if not self._ids:
-            raise EvaluationError(f"--annotations {annotations} lists no image to evaluate on")
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """In the order of COCO's image ids, as torchvision reads them."""
-        return self._ids
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What identifies the data set, as JSON can hold it."""
-        return {
-            "kind": "coco",
-            "annotations": str(self._annotations.resolve()),
-            "images": str(self._images.resolve()),
-            "drop_unannotated": self._drop_unannotated,
-            "size": len(self._ids),
-        }
-
-    @property
-    def is_coco_val2017(self) -> bool:
-        """Whether this is, whole, what torchvision's published figures were measured on."""
-        return self._annotations.name == _VAL2017_NAME and len(self._ids) == _VAL2017_IMAGES
-
-    def read(self, image_id: str) -> Sample:
-        """Read one image and draw its mask.
-
-        Raises:
-            EvaluationError: the image cannot be read, or an annotation not be decoded.
-        """
-        path = self._images / self._files[image_id]
+    def read(image_id: str) -> Sample:
+        path, annotation = files[image_id], f"the file {annotations}"
         data = read_bytes(path, "the image")
         image, turned = decode(data, path)
-        check_size(path, image, self._sizes[image_id])
-        return Sample(path.name, data, image, turned, self._mask(image_id, image.height, image.width))
+        check_size(path, image, sizes[image_id], annotation, turned=turned)
+        target = _merged(objects.get(image_id, ()), image.height, image.width)
+        return Sample(path.name, data, image, turned, target, annotation)
 
-    def _area(self, image_id: str) -> float:
-        return sum(entry["area"] for entry in self._objects.get(image_id, ()))
+    return Dataset(
+        ids=ids,
+        facts={
+            "kind": "coco",
+            "annotations": str(annotations.resolve()),
+            "images": str(images.resolve()),
+            "drop_unannotated": drop_unannotated,
+            "size": len(ids),
+        },
+        read=read,
+        is_coco_val2017=annotations.name == _VAL2017_NAME and len(ids) == _VAL2017_IMAGES,
+    )
 
-    def _mask(self, image_id: str, height: int, width: int) -> npt.NDArray[np.uint8]:
-        """Merge the instances of one image; pixels of more than one are ignored, even where the classes agree."""
-        target = np.zeros((height, width), np.uint8)
-        covered = np.zeros((height, width), np.bool_)
-        for entry in self._objects.get(image_id, ()):
-            where = _instance(entry, height, width)
-            target[where] = np.where(covered[where], IGNORED, _VOC_IDS[entry["category_id"]])
-            covered |= where
-        return target
+
+def _merged(objects: Sequence[dict[str, Any]], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Merge the instances of one image; pixels of more than one are ignored, even where the classes agree."""
+    target = np.zeros((height, width), np.uint8)
+    covered = np.zeros((height, width), np.bool_)
+    for entry in objects:
+        where = _instance(entry, height, width)
+        target[where] = np.where(covered[where], IGNORED, _VOC_IDS[entry["category_id"]])
+        covered |= where
+    return target
 
 
 def _instance(entry: dict[str, Any], height: int, width: int) -> npt.NDArray[np.bool_]:
@@ -134,7 +123,7 @@ def _instance(entry: dict[str, Any], height: int, width: int) -> npt.NDArray[np.
         raise EvaluationError(
             f"annotation {entry.get('id')} of image {entry['image_id']}: its segmentation cannot be decoded: {exc}"
         ) from exc
-    where = decoded.any(axis=2) if decoded.ndim == 3 else decoded.astype(np.bool_)  # noqa: PLR2004  several polygons
+    where = decoded.any(axis=2) if decoded.ndim == 3 else decoded.astype(np.bool_)  # noqa: PLR2004 - several polygons
     if where.shape != (height, width):
         raise EvaluationError(
             f"annotation {entry.get('id')} of image {entry['image_id']} is {where.shape[1]} x {where.shape[0]} pixels "

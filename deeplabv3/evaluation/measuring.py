@@ -9,41 +9,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from deeplabv3.evaluation.errors import EvaluationError
-from deeplabv3.evaluation.tally import ImageTally, Tally, comparable, count
+from deeplabv3.evaluation import EvaluationError, Interrupted
+from deeplabv3.evaluation.counting import Counts, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from deeplabv3.evaluation.datasets import Dataset
     from deeplabv3.evaluation.predictors import Predictor
-    from deeplabv3.evaluation.samples import Dataset
-    from deeplabv3.evaluation.state import StateFile
-
-
-class Interrupted(Exception):  # noqa: N818  no error: somebody asked for it
-    """A signal ended the run; its state is on disk.
-
-    Attributes:
-        number: of the signal.
-        abandoned: how many threads still wait for an image or a model; a second signal came before they were done.
-    """
-
-    def __init__(self, number: int, abandoned: int) -> None:
-        super().__init__(number, abandoned)
-        self.number, self.abandoned = number, abandoned
+    from deeplabv3.evaluation.records import RecordFile
 
 
 def measure(
     dataset: Dataset,
     predictors: Sequence[Predictor],
     ids: Sequence[str],
-    state: StateFile,
+    records: RecordFile,
     *,
+    classes: int,
     concurrency: int,
     on_progress: Callable[[int], None],
     on_stopping: Callable[[int], None],
 ) -> Tally:
-    """Ask every predictor about every image that the state does not count yet; return the sums.
+    """Ask every predictor about every image that has no record yet; return the sums.
 
     At most `concurrency` images are in memory at a time. Must run in the main thread, which hears the signals: the
     first SIGINT or SIGTERM lets the images that are in flight finish, the second one does not wait for them.
@@ -52,43 +40,37 @@ def measure(
         dataset: the images.
         predictors: what is measured.
         ids: of the images.
-        state: what an earlier run has left; is kept up to date.
+        records: what an earlier run has left; gets one for each image that is done.
+        classes: how many the predictors have.
         concurrency: images in flight.
         on_progress: told how many images are done, whenever that changes.
         on_stopping: told at the first signal how many images are in flight.
 
     Raises:
-        EvaluationError: of the first image that failed; the state holds all others that were done by then.
-        Interrupted: by a signal; the state holds all that were done by then.
+        EvaluationError: of the first image that failed; all others that were done by then have a record.
+        Interrupted: by a signal; all images that were done by then have a record.
     """
-    facts = [predictor.facts for predictor in predictors]
-    pairs = comparable(facts)
-    tally = Tally(facts)
-    state.load(tally)
-    on_progress(len(tally.done))
+    tally = Tally([predictor.facts for predictor in predictors], classes=classes, ignore=dataset.ignore)
 
-    def count_one(image_id: str) -> ImageTally:
+    def count_one(image_id: str) -> Counts:
         sample = dataset.read(image_id)
+        sample.check_class_ids(classes, ignore=dataset.ignore)
         try:
-            return count({predictor.facts.name: predictor.predict(sample) for predictor in predictors}, pairs)
-        except EvaluationError as exc:
+            return tally.count({predictor.facts.name: predictor.predict(sample) for predictor in predictors})
+        except (EvaluationError, ValueError) as exc:
             raise EvaluationError(f"image {sample.name}: {exc}") from exc
 
-    window = _Window(count_one, [image_id for image_id in ids if image_id not in tally.done], concurrency)
-    before, started = tally.seconds, time.monotonic()
-    try:
+    with records.open(tally.restore):
+        on_progress(len(tally.done))
+        window = _Window(count_one, [image_id for image_id in ids if image_id not in tally.done], concurrency)
+        before, started = tally.seconds, time.monotonic()
         with closing(window.events()) as events:
             for event in events:
-                tally.seconds = before + time.monotonic() - started
                 if isinstance(event, signal.Signals):
-                    state.save(tally)
                     on_stopping(len(window.in_flight))
                 else:
-                    tally.add(*event)
+                    records.append(tally.add(*event, before + time.monotonic() - started))
                     on_progress(len(tally.done))
-                    state.save_if_due(tally)
-    finally:
-        state.save(tally)
     return tally
 
 
@@ -99,14 +81,14 @@ class _Window:
         in_flight: the images that are being counted, by the future that will know.
     """
 
-    def __init__(self, count_one: Callable[[str], ImageTally], ids: Sequence[str], size: int) -> None:
+    def __init__(self, count_one: Callable[[str], Counts], ids: Sequence[str], size: int) -> None:
         self._count_one, self._waiting, self._size = count_one, iter(ids), size
         self._pool = ThreadPoolExecutor(size)
         # A signal's handler may run between any two instructions: SimpleQueue is made to be filled from there.
-        self._queue: queue.SimpleQueue[Future[ImageTally] | signal.Signals] = queue.SimpleQueue()
-        self.in_flight: dict[Future[ImageTally], str] = {}
+        self._queue: queue.SimpleQueue[Future[Counts] | signal.Signals] = queue.SimpleQueue()
+        self.in_flight: dict[Future[Counts], str] = {}
 
-    def events(self) -> Generator[tuple[str, ImageTally] | signal.Signals]:
+    def events(self) -> Generator[tuple[str, Counts] | signal.Signals]:
         """Yield each image's id and counts as it is done, and the first signal.
 
         Raises:
@@ -147,7 +129,7 @@ class _Window:
 
 
 @contextmanager
-def _heard(events: queue.SimpleQueue[Future[ImageTally] | signal.Signals]) -> Generator[None]:
+def _heard(events: queue.SimpleQueue[Future[Counts] | signal.Signals]) -> Generator[None]:
     """Turn signals into events."""
     previous = {
         number: signal.signal(number, lambda number, _: events.put(signal.Signals(number)))

@@ -1,19 +1,31 @@
-"""The seam between what is evaluated and how its masks are counted."""
+"""What is measured: the seam between models and the counting of their masks, and PyTorch's own module."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
+from torchvision.transforms import InterpolationMode, functional
+
+from deeplab_client import voc
+from deeplabv3 import PRETRAINED, UNTRAINED, DeepLabV3Error, WeightsSource
+from deeplabv3.building.plan import choose_class_names
+from deeplabv3.evaluation import EvaluationError
+from deeplabv3.models.variants import agreed_class_count, load_model
+
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
-    from deeplabv3.evaluation.samples import Sample
+    from deeplabv3.evaluation.datasets import Sample
 
-UNTRAINED = "none"
-
-Kind = Literal["eager", "core", "ensemble"]
+_DIFFERENCES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +44,7 @@ class PredictorFacts:
     """
 
     name: str
-    kind: Kind
+    kind: Literal["eager", "core", "ensemble"]
     model: str
     version: str | None
     weights: str | None
@@ -51,12 +63,25 @@ class PredictorFacts:
         return self.model.rpartition("_")[2]
 
 
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The classes of a model.
+
+    Attributes:
+        count: how many there are, the background among them.
+        names: of each class id; None where nobody tells.
+    """
+
+    count: int
+    names: tuple[str, ...] | None
+
+
 class Answer(NamedTuple):
     """A mask and what it is compared with, both (H, W).
 
     Attributes:
-        mask: predicted class ids, 0..20.
-        target: true class ids; 255 is ignored.
+        mask: predicted class ids.
+        target: true class ids, and the data set's id of pixels that count for nothing.
     """
 
     mask: npt.NDArray[np.generic]
@@ -71,14 +96,146 @@ class Predictor(Protocol):
         """What identifies it."""
         ...
 
+    @property
+    def classes(self) -> Classes:
+        """What its masks may hold."""
+        ...
+
     def predict(self, sample: Sample) -> Answer:
         """Segment one image.
 
         Raises:
-            EvaluationError: the model did not answer, or not like a model of the 21 VOC classes.
+            EvaluationError: the model did not answer, or not as it should.
         """
         ...
 
     def close(self) -> None:
         """Close connections."""
         ...
+
+
+def agreed_class_names(named: tuple[str, ...] | None, predictors: Sequence[Predictor]) -> tuple[str, ...]:
+    """Return the names of the classes that the annotations and all predictors share.
+
+    Args:
+        named: those of the annotations; None where the predictors decide: the first that knows names.
+        predictors: one at least.
+
+    Raises:
+        EvaluationError: a predictor has other classes.
+    """
+    if named is not None:
+        names = named
+        origin = "the 21 of Pascal VOC" if named == voc.CLASS_NAMES else f"the {len(named)} of --classes"
+    else:
+        first = next((each for each in predictors if each.classes.names is not None), predictors[0])
+        names = first.classes.names or choose_class_names(None, first.classes.count)
+        origin = f"the {len(names)} of {first.facts.name}"
+    for each in predictors:
+        differing = [
+            f"{class_id} is {theirs!r} instead of {ours!r}"
+            for class_id, (theirs, ours) in enumerate(zip(each.classes.names or (), names, strict=False))
+            if theirs != ours
+        ]
+        if each.classes.count != len(names):
+            differing.insert(0, f"it has {each.classes.count} classes instead of {len(names)}")
+        if differing:
+            raise EvaluationError(
+                f"{each.facts.name}: its classes are not {origin}, so these annotations say nothing about it: "
+                f"{'; '.join(differing[:_DIFFERENCES_SHOWN])}; give a model of these classes"
+            )
+    return names
+
+
+class Prepared(NamedTuple):
+    """An image and its annotation as torchvision's reference evaluation hands them to a model: a batch of one.
+
+    Attributes:
+        pixels: (1, 3, H, W) float32, normalized.
+        target: class ids, (H, W) uint8.
+    """
+
+    pixels: torch.Tensor
+    target: npt.NDArray[np.uint8]
+
+
+# The preset travels with the weights; both variants have the same one: the shorter side becomes 520.
+_preset = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.transforms()
+
+
+def prepare(image: Image.Image, target: npt.NDArray[np.uint8]) -> Prepared:
+    """Resize the image as the weights' preset does, and the annotation to the same size by the nearest pixel."""
+    resized = functional.resize(
+        Image.fromarray(target),  # pyright: ignore[reportArgumentType]  takes PIL images, and is annotated with tensors
+        list(_preset.resize_size),
+        interpolation=InterpolationMode.NEAREST,
+    )
+    return Prepared(_preset(image)[None], np.array(resized))
+
+
+class EagerPredictor:
+    """A module with torchvision's interface: normalized (N, 3, H, W) in, a dict with the logits `out` back.
+
+    Args:
+        module: in eval mode; moved to the device.
+        model: its name.
+        weights: what it was loaded with.
+        classes: of `out`.
+        device: as torch names it.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, *, model: str, weights: str, classes: Classes, device: str = "cpu"
+    ) -> None:
+        try:
+            self._module = module.to(device)
+        except (RuntimeError, AssertionError) as exc:
+            raise EvaluationError(f"--device {device}: {exc}; give a device that torch has here, such as cpu") from exc
+        self._device = device
+        # One image at a time: a forward keeps all cores busy, and its memory is that of one.
+        self._lock = threading.Lock()
+        self.classes = classes
+        self.facts = PredictorFacts(
+            name=f"eager {model.rpartition('_')[2]}",
+            kind="eager",
+            model=model,
+            version=None,
+            weights=weights,
+            resolution="shorter side 520",
+            resize="shorter_side",
+            device=device,
+        )
+
+    def predict(self, sample: Sample) -> Answer:
+        """Segment one image."""
+        pixels, target = sample.prepared
+        try:
+            with self._lock, torch.inference_mode():
+                mask = self._module(pixels.to(self._device))["out"].argmax(1)[0]
+        except RuntimeError as exc:
+            raise EvaluationError(f"{self.facts.name}: {exc}") from exc
+        return Answer(mask.cpu().numpy(), target)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def load_eager(variant: str, weights: str | None, *, device: str, progress: bool) -> EagerPredictor:
+    """Load torchvision's DeepLabV3.
+
+    Args:
+        variant: `resnet50` or `resnet101`.
+        weights: a name, a checkpoint or `none`, as build_models.py takes them; by default the pretrained ones.
+        device: as torch names it.
+        progress: show the download's progress on stderr.
+
+    Raises:
+        EvaluationError: the weights cannot be had, or there is no such device.
+    """
+    try:
+        source = WeightsSource.of(weights or PRETRAINED)
+        module = load_model(variant, source, progress=progress)
+        classes = Classes(agreed_class_count(source, None), voc.CLASS_NAMES if source.label == PRETRAINED else None)
+    except DeepLabV3Error as exc:
+        raise EvaluationError(f"--eager {variant}: {exc}") from exc
+    return EagerPredictor(module, model=f"deeplabv3_{variant}", weights=source.label, classes=classes, device=device)

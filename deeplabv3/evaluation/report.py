@@ -1,4 +1,4 @@
-"""The figures of a run: as JSON, and as a table."""
+"""The figures of a run: as JSON, as a table, and as a picture."""
 
 from __future__ import annotations
 
@@ -7,20 +7,35 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
+from torchvision.models import get_model_weights
 
-from deeplab_client import voc
-from deeplabv3.evaluation.arguments import VARIANTS
-from deeplabv3.evaluation.metrics import Figures
+from deeplabv3 import VARIANTS
+from deeplabv3.evaluation.counting import Figures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
+    import numpy.typing as npt
+
+    from deeplabv3.evaluation.counting import Tally
+    from deeplabv3.evaluation.datasets import Dataset
     from deeplabv3.evaluation.predictors import PredictorFacts
-    from deeplabv3.evaluation.samples import Dataset
-    from deeplabv3.evaluation.tally import Tally
 
 _PUBLISHED_ON = "COCO-val2017-VOC-labels"
+
+_PACKAGES = ("torch", "torchvision", "torchmetrics", "pillow", "numpy", "pycocotools")
+
+_COLUMNS = 2
+_BARS_INCHES, _MAP_INCHES, _WIDTH_INCHES = 5.5, 9.0, 18.0
+# More classes than this make the picture larger, up to so many times: names and numbers keep their size.
+_ROOMY, _MOST_TIMES = 30, 3.0
+# Below this a cell shows its color and no number.
+_LEAST_SHOWN = 0.005
+# Cells darker than this take white digits.
+_DARK = 0.5
 
 
 def report(
@@ -28,6 +43,7 @@ def report(
     predictors: Sequence[PredictorFacts],
     tally: Tally,
     *,
+    class_names: Sequence[str],
     server: str | None,
 ) -> dict[str, Any]:
     """Return everything that was measured, as JSON can hold it; shares from 0 to 1.
@@ -36,6 +52,7 @@ def report(
         dataset: the images.
         predictors: what was measured.
         tally: the sums over them.
+        class_names: of each class id.
         server: its version.
     """
     whole = dataset.is_coco_val2017 and len(tally.done) == len(dataset.ids)
@@ -43,21 +60,21 @@ def report(
         "dataset": dict(dataset.facts),
         "images": len(tally.done),
         "seconds": round(tally.seconds, 3),
-        "class_names": list(voc.CLASS_NAMES),
-        "predictors": [_predictor(facts, tally, whole=whole) for facts in predictors],
+        "class_names": list(class_names),
+        "predictors": [_predictor(facts, tally, class_names, whole=whole) for facts in predictors],
         "agreement": [
             {"between": list(pair), "equal": equal, "pixels": pixels, "share": equal / pixels if pixels else None}
             for pair, (equal, pixels) in tally.agreements.items()
         ],
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("torch", "torchvision", "pillow", "numpy", "pycocotools")},
+            **{name: _version(name) for name in _PACKAGES},
             "tritonserver": server,
         },
     }
 
 
-def _predictor(facts: PredictorFacts, tally: Tally, *, whole: bool) -> dict[str, Any]:
+def _predictor(facts: PredictorFacts, tally: Tally, class_names: Sequence[str], *, whole: bool) -> dict[str, Any]:
     matrix = tally.matrices[facts.name]
     figures = Figures.of(matrix)
     published = published_figures(facts)
@@ -68,7 +85,7 @@ def _predictor(facts: PredictorFacts, tally: Tally, *, whole: bool) -> dict[str,
         "mean_iou": figures.mean_iou,
         "pixel_accuracy": figures.pixel_accuracy,
         "mean_class_accuracy": figures.mean_accuracy,
-        "classes_absent": [voc.CLASS_NAMES[class_id] for class_id in figures.absent],
+        "classes_absent": [class_names[class_id] for class_id in figures.absent],
         "published": published,
         # Of another data set or a part of this one, a difference would say nothing.
         "difference": {
@@ -80,7 +97,7 @@ def _predictor(facts: PredictorFacts, tally: Tally, *, whole: bool) -> dict[str,
         "classes": [
             {"id": class_id, "name": name, "iou": iou, "accuracy": accuracy, "pixels": int(matrix[class_id].sum())}
             for class_id, (name, iou, accuracy) in enumerate(
-                zip(voc.CLASS_NAMES, figures.class_iou, figures.class_accuracy, strict=True)
+                zip(class_names, figures.class_iou, figures.class_accuracy, strict=True)
             )
         ],
         "confusion": matrix.tolist(),
@@ -91,8 +108,6 @@ def published_figures(facts: PredictorFacts) -> dict[str, float] | None:
     """Return what torchvision recorded with its weights, from 0 to 1; None where a predictor has others."""
     if facts.weights is None or facts.variant not in VARIANTS:
         return None
-    from torchvision.models import get_model_weights  # noqa: PLC0415  loads torch
-
     known = get_model_weights(f"deeplabv3_{facts.variant}").__members__
     if facts.weights not in known:
         return None
@@ -150,3 +165,82 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def draw(content: Mapping[str, Any], path: Path) -> None:
+    """Draw a report as a PNG."""
+    # matplotlib takes a second to load.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see above
+    from matplotlib.figure import Figure  # noqa: PLC0415 - see above
+    from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: PLC0415 - see above
+
+    predictors: list[dict[str, Any]] = content["predictors"]
+    names: list[str] = content["class_names"]
+    rows = -(-len(predictors) // _COLUMNS)
+    # A figure without pyplot: no global state, no display.
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
+    scale = min(max(1.0, len(names) / _ROOMY), _MOST_TIMES)
+    figure = Figure(figsize=(scale * _WIDTH_INCHES, scale * (_BARS_INCHES + rows * _MAP_INCHES)), layout=layout)
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(1 + rows, _COLUMNS, height_ratios=[_BARS_INCHES, *[_MAP_INCHES] * rows])
+    _bars(figure.add_subplot(grid[0, :]), predictors, names)
+    for index, predictor in enumerate(predictors):
+        alone = index == len(predictors) - 1 and index % _COLUMNS == 0
+        column = slice(None) if alone else index % _COLUMNS
+        _heat_map(figure.add_subplot(grid[1 + index // _COLUMNS, column]), predictor, names)
+    dataset = content["dataset"]
+    untrained = any(predictor["untrained"] for predictor in predictors)
+    figure.suptitle(
+        f"{content['images']} of {dataset['size']} images, {dataset['kind']}"
+        + (" - UNTRAINED WEIGHTS: these figures mean nothing" if untrained else ""),
+        fontsize=16,
+        color="darkred" if untrained else "black",
+    )
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=100)
+    partial.replace(path)
+
+
+def _bars(axes: Any, predictors: list[dict[str, Any]], names: list[str]) -> None:  # noqa: ANN401 - matplotlib's Axes
+    width = 0.8 / len(predictors)
+    places = np.arange(len(names))
+    for index, predictor in enumerate(predictors):
+        heights = [100 * (each["iou"] or 0.0) for each in predictor["classes"]]
+        mean = predictor["mean_iou"]
+        label = f"{predictor['name']}, mean {'-' if mean is None else f'{100 * mean:.1f}'}"
+        offset = (index - (len(predictors) - 1) / 2) * width
+        axes.bar(places + offset, heights, width, label=label)
+        for place, each in zip(places + offset, predictor["classes"], strict=True):
+            if each["iou"] is None:
+                axes.text(place, 1, "absent", rotation=90, ha="center", va="bottom", fontsize=8, color="grey")
+    axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("intersection over union, percent")
+    axes.grid(axis="y", alpha=0.4)
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(predictors), frameon=False)
+
+
+def _heat_map(axes: Any, predictor: dict[str, Any], names: list[str]) -> None:  # noqa: ANN401 - matplotlib's Axes
+    counts: npt.NDArray[np.int64] = np.array(predictor["confusion"])
+    totals = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    axes.set_facecolor("lightgrey")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(shares >= _LEAST_SHOWN):
+        share = shares[row, column]
+        axes.text(
+            column,
+            row,
+            f"{100 * share:.0f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if share > _DARK else "black",
+        )
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=10)
+    axes.set_yticks(range(len(names)), names, fontsize=10)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true; each row sums to 100 %, grey rows have no pixel")
+    axes.set_title(predictor["name"])

@@ -2,55 +2,144 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
-import tritonclient.grpc
+from tritonclient import grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from deeplab_client import SegmentationClient, SegmentationError, voc
-from deeplabv3.evaluation.errors import EvaluationError
-from deeplabv3.evaluation.metrics import CLASSES
-from deeplabv3.evaluation.predictors import Answer, PredictorFacts
+from deeplab_client import SegmentationClient, SegmentationError
+from deeplabv3.evaluation import EvaluationError
+from deeplabv3.evaluation.predictors import Answer, Classes, PredictorFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping
 
     import numpy.typing as npt
 
-    from deeplabv3.evaluation.samples import Sample
-    from deeplabv3.evaluation.server import Address
+    from deeplabv3.evaluation.datasets import Sample
 
+_DEFAULT_PORTS = {"grpc": 8001, "http": 8000}
+_SECONDS = 30.0
 _INPUT, _OUTPUT = "input", "out"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the server says of one model.
+
+    Attributes:
+        version: the newest that is loaded.
+        parameters: of its config; empty where the server does not give configs away.
+        outputs: shape of each output, the batch dimension in front.
+    """
+
+    version: str
+    parameters: Mapping[str, str]
+    outputs: Mapping[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server by its address, and what it tells of itself and its models."""
+
+    scheme: str
+    host: str
+
+    @classmethod
+    def of(cls, url: str) -> Server:
+        """Parse what deeplab_client takes too: `grpc://host:port`, `http://host:port` or `host:port` for gRPC."""
+        parts = urlsplit(url if "://" in url else f"grpc://{url}")
+        try:
+            host = parts.netloc if parts.port else f"{parts.netloc}:{_DEFAULT_PORTS[parts.scheme]}"
+        except (ValueError, KeyError):
+            host = ""
+        if not host or not parts.hostname or parts.scheme not in _DEFAULT_PORTS:
+            raise EvaluationError(f"--url {url}: give grpc://host:port or http://host:port")
+        return cls(parts.scheme, host)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}"
+
+    def version(self) -> str:
+        """Return the version of the server.
+
+        Raises:
+            EvaluationError: it does not answer.
+        """
+        with self._asking("the server does not answer") as (client, options):
+            return str(client.get_server_metadata(**options)["version"])
+
+    def model(self, name: str) -> ServedModel:
+        """Return what the server tells of a model.
+
+        Raises:
+            EvaluationError: no server, or no such model on it.
+        """
+        with self._asking(f"no answer about the model {name}") as (client, options):
+            metadata = client.get_model_metadata(name, **options)
+        config: dict[str, Any] = {}
+        # Operators may restrict this API; the server has just answered.
+        with contextlib.suppress(EvaluationError), self._asking("") as (client, options):
+            config = client.get_model_config(name, **options)
+            config = config.get("config", config)
+        return ServedModel(
+            version=metadata["versions"][-1],
+            parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
+            outputs={output["name"]: [int(side) for side in output["shape"]] for output in metadata["outputs"]},
+        )
+
+    @contextlib.contextmanager
+    def _asking(self, what: str) -> Generator[tuple[Any, dict[str, Any]]]:
+        """Yield a tritonclient client and the options of its questions; what goes wrong names the server."""
+        with contextlib.ExitStack() as stack:
+            try:
+                if self.scheme == "grpc":
+                    client: Any = grpc.InferenceServerClient(self.host)
+                    options = {"client_timeout": _SECONDS, "as_json": True}
+                else:
+                    from tritonclient import http  # noqa: PLC0415 - loads gevent, which only this protocol needs
+
+                    client = http.InferenceServerClient(
+                        self.host, connection_timeout=_SECONDS, network_timeout=_SECONDS
+                    )
+                    options = {}
+                stack.callback(client.close)
+                yield client, options
+            except (InferenceServerException, OSError) as exc:
+                raise EvaluationError(
+                    f"{self}: {what}: {exc}; start the server (docs/serving.md), or give another --url"
+                ) from exc
 
 
 class CorePredictor:
     """A core model, asked with the very tensor that the eager module gets.
 
     Args:
-        address: of the server; gRPC, for tritonclient's HTTP client may not be shared between threads.
+        server: by gRPC, because tritonclient's HTTP client may not be shared between threads.
         model: `deeplabv3_resnet50` or another with its tensors.
         timeout: seconds that one answer may take.
 
     Raises:
-        EvaluationError: no such server or model, or not one of the 21 VOC classes.
+        EvaluationError: no such server or model, or one without logits.
     """
 
-    def __init__(self, address: Address, model: str, *, timeout: float) -> None:
-        if address.scheme != "grpc":
+    def __init__(self, server: Server, model: str, *, timeout: float) -> None:
+        if server.scheme != "grpc":
+            raise EvaluationError(f"--core {model} is asked over gRPC; give --url grpc://host:port instead of {server}")
+        served = server.model(model)
+        _, count, *_ = [*served.outputs.get(_OUTPUT, []), 0, 0]
+        if count < 1:
             raise EvaluationError(
-                f"--core {model} is asked over gRPC; give --url grpc://host:port in place of {address}"
+                f"{server}: {model} has no output {_OUTPUT!r} with the logits of its classes; its outputs are "
+                f"{dict(served.outputs)}; name a core model such as deeplabv3_resnet50"
             )
-        served = address.model(model)
-        shape = served.outputs.get(_OUTPUT, [])
-        if shape[1:2] != [CLASSES]:
-            raise EvaluationError(
-                f"{address}: {model} has no output {_OUTPUT!r} of {CLASSES} classes, the background and Pascal VOC's; "
-                f"its outputs are {dict(served.outputs)}; name a core model such as deeplabv3_resnet50"
-            )
-        self._client: Any = tritonclient.grpc.InferenceServerClient(address.host)
+        self._client: Any = grpc.InferenceServerClient(server.host)
         self._timeout = timeout
-        self._check_labels(model)
+        self.classes = Classes(count, self._class_names(count))
         self.facts = PredictorFacts(
             name=f"core {model}",
             kind="core",
@@ -75,26 +164,26 @@ class CorePredictor:
         """Close the connection."""
         self._client.close()
 
-    def _check_labels(self, model: str) -> None:
-        """Check the names of the classes where the server tells: a core model has none, `postprocess` has them."""
+    def _class_names(self, count: int) -> tuple[str, ...] | None:
+        """Return the names of the classes where the server tells: a core model has none, `postprocess` has them."""
         inputs = {
-            "LOGITS": np.zeros((1, CLASSES, 1, 1), np.float32),
+            "LOGITS": np.zeros((1, count, 1, 1), np.float32),
             "SIZE": np.ones((1, 2), np.int32),
             "IMAGE_ID": np.zeros((1, 1), np.int64),
         }
         try:
             names = self._infer("postprocess", inputs, "CLASS_NAMES")[0]
         except InferenceServerException:
-            return  # a server of other steps
-        check_class_names(f"core {model}", [name.decode("utf-8", "replace") for name in names])
+            return None  # a server of other steps, or of other classes
+        return tuple(name.decode("utf-8", "replace") for name in names)
 
     def _infer(self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str) -> npt.NDArray[Any]:
         tensors: list[Any] = []
         for name, array in inputs.items():
-            tensor = tritonclient.grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            tensor = grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
-        wanted = [tritonclient.grpc.InferRequestedOutput(output)]
+        wanted = [grpc.InferRequestedOutput(output)]
         return self._client.infer(model, tensors, outputs=wanted, client_timeout=self._timeout).as_numpy(output)
 
 
@@ -102,7 +191,7 @@ class EnsemblePredictor:
     """A segmentation ensemble: the file's bytes go up, a mask at the image's own size comes back.
 
     Args:
-        address: of the server, by either protocol.
+        server: by either protocol.
         model: `segment_resnet50` or another that deeplab_client can ask.
         timeout: seconds that one answer may take.
 
@@ -110,23 +199,27 @@ class EnsemblePredictor:
         EvaluationError: no such server or model.
     """
 
-    def __init__(self, address: Address, model: str, *, timeout: float) -> None:
-        served = address.model(model)
-        self._client = SegmentationClient(str(address), model=model, timeout=timeout)
+    def __init__(self, server: Server, model: str, *, timeout: float) -> None:
+        self._client = SegmentationClient(str(server), model=model, timeout=timeout)
         try:
-            # Before any image is counted: a model of other classes is not the fault of the first one.
-            check_class_names(f"ensemble {model}", self._client.segment(np.zeros((8, 8, 3), np.uint8)).class_names)
-        except (SegmentationError, EvaluationError) as exc:
+            # Before any image is counted: what the model cannot do is not the fault of the first one.
+            probe = self._client.segment(np.zeros((8, 8, 3), np.uint8))
+        except SegmentationError as exc:
             self._client.close()
-            raise EvaluationError(f"{address}: {exc}") from exc
+            raise EvaluationError(f"{server}: ensemble {model}: {exc}") from exc
+        self.classes = Classes(len(probe.class_names), probe.class_names)
+        try:
+            resize = server.model("preprocess").parameters.get("resize_mode")
+        except EvaluationError:
+            resize = None  # an ensemble of other steps
         self.facts = PredictorFacts(
             name=f"ensemble {model}",
             kind="ensemble",
             model=model,
-            version=served.version,
-            weights=served.parameters.get("weights"),
+            version=probe.model_version,
+            weights=probe.weights,
             resolution="own size",
-            resize=_resize_mode(address),
+            resize=resize,
             device=None,
         )
 
@@ -143,25 +236,3 @@ class EnsemblePredictor:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
-
-
-def check_class_names(name: str, found: Sequence[str]) -> None:
-    """Raise an EvaluationError unless a model's classes are the 21 of Pascal VOC."""
-    if tuple(found) != voc.CLASS_NAMES:
-        differing = [
-            f"{class_id} is {there!r} in place of {ours!r}"
-            for class_id, (there, ours) in enumerate(zip(found, voc.CLASS_NAMES, strict=False))
-            if there != ours
-        ]
-        what = "; ".join(differing[:3]) or f"it has {len(found)} classes in place of {CLASSES}"
-        raise EvaluationError(
-            f"{name}: its classes are not the 21 of Pascal VOC, so these annotations say nothing about it: {what}"
-        )
-
-
-def _resize_mode(address: Address) -> str | None:
-    """Return preprocess's resize mode, on which the ensemble's figures depend."""
-    try:
-        return address.model("preprocess").parameters.get("resize_mode")
-    except EvaluationError:
-        return None  # an ensemble of other steps

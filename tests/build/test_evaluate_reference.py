@@ -1,4 +1,4 @@
-"""evaluate against torchmetrics, torchvision and Pillow; and the command without a server."""
+"""The evaluation against torchvision's arithmetic and Pillow; and the command without a server."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ import pictures
 import pytest
 import torch
 from PIL import Image
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 from deeplab_client import voc
-from deeplabv3.evaluation import metrics
+from deeplabv3.evaluation import EvaluationError
 from deeplabv3.evaluation.__main__ import main
-from deeplabv3.evaluation.eager import EagerPredictor
-from deeplabv3.evaluation.errors import EvaluationError
-from deeplabv3.evaluation.metrics import Figures
-from deeplabv3.evaluation.predictors import PredictorFacts
-from deeplabv3.evaluation.reference import prepare
+from deeplabv3.evaluation.counting import Figures, confusion
+from deeplabv3.evaluation.datasets import Sample
+from deeplabv3.evaluation.predictors import Classes, EagerPredictor, PredictorFacts, prepare
 from deeplabv3.evaluation.report import published_figures
-from deeplabv3.evaluation.samples import Sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,29 +29,36 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.build
 
 
+def reference_figures(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> tuple[float, Any, Any]:
+    """Accuracy, accuracy of each class and IoU of each, by the formulas of torchvision's references/segmentation.
+
+    Its ConfusionMatrix takes the diagonal over all pixels, over the rows, and over rows and columns less the diagonal;
+    here they are sums over masks of pixels, without a matrix.
+    """
+    counted = (truth >= 0) & (truth < 21)
+    hits = [((truth == each) & (predicted == each) & counted).sum() for each in range(21)]
+    rows = [((truth == each) & counted).sum() for each in range(21)]
+    unions = [(((truth == each) | (predicted == each)) & counted).sum() for each in range(21)]
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a class is absent
+        return sum(hits) / counted.sum(), np.array(hits) / np.array(rows), np.array(hits) / np.array(unions)
+
+
 @pytest.mark.parametrize("present", [21, 5])
-def test_figures_are_those_of_torchmetrics(present: int) -> None:
+def test_figures_are_those_of_torchvisions_references(present: int) -> None:
     random = np.random.default_rng(present)
     truth = random.integers(0, present, (3, 60, 80))
     predicted = np.where(random.random(truth.shape) < 0.6, truth, random.integers(0, present, truth.shape))
     truth[random.random(truth.shape) < 0.1] = 255
-    figures = Figures.of(
-        sum((metrics.confusion(*pair) for pair in zip(truth, predicted, strict=True)), metrics.empty())
-    )
-    options: dict[str, Any] = {"num_classes": 21, "ignore_index": 255, "validate_args": True}
-    pair = torch.from_numpy(predicted), torch.from_numpy(truth)
-    # torchmetrics computes in float32.
-    assert figures.mean_iou == pytest.approx(float(MulticlassJaccardIndex(**options)(*pair)), abs=1e-6)
-    assert figures.pixel_accuracy == pytest.approx(
-        float(MulticlassAccuracy(average="micro", **options)(*pair)), abs=1e-6
-    )
-    assert figures.mean_accuracy == pytest.approx(
-        float(MulticlassAccuracy(average="macro", **options)(*pair)), abs=1e-6
-    )
-    ious = MulticlassJaccardIndex(average="none", **options)(*pair).tolist()
-    accuracies = MulticlassAccuracy(average="none", **options)(*pair).tolist()
-    assert [value or 0.0 for value in figures.class_iou] == pytest.approx(ious, abs=1e-6)
-    assert [value or 0.0 for value in figures.class_accuracy] == pytest.approx(accuracies, abs=1e-6)
+    matrices = [confusion(*pair, classes=21) for pair in zip(truth, predicted, strict=True)]
+    figures = Figures.of(np.sum(matrices, axis=0))
+    pixel_accuracy, class_accuracy, class_iou = reference_figures(truth, predicted)
+    assert figures.pixel_accuracy == pytest.approx(pixel_accuracy, abs=1e-12)
+    for found, expected in ((figures.class_accuracy, class_accuracy), (figures.class_iou, class_iou)):
+        assert [value is None for value in found] == np.isnan(expected).tolist()
+        assert found[:present] == pytest.approx(expected[:present], abs=1e-12)
+    # The references' own mean is not a number where a class is absent.
+    assert figures.mean_accuracy == pytest.approx(np.nanmean(class_accuracy), abs=1e-12)
+    assert figures.mean_iou == pytest.approx(np.nanmean(class_iou), abs=1e-12)
     assert figures.absent == tuple(range(present, 21))
 
 
@@ -93,13 +96,16 @@ def test_the_module_is_asked_by_the_reference_protocol() -> None:
     ids = np.zeros((260, 300), np.uint8)
     ids[100:200, 40:160] = 15
     image = Image.fromarray(voc.PALETTE[ids])
-    predictor = EagerPredictor(ByColour(voc.PALETTE[:21]), model="deeplabv3_toy", weights="toy")
-    mask, target = predictor.predict(Sample("a.png", b"", image, turned=False, target=ids))
+    classes = Classes(21, None)
+    predictor = EagerPredictor(ByColour(voc.PALETTE[:21]), model="deeplabv3_toy", weights="toy", classes=classes)
+    mask, target = predictor.predict(Sample("a.png", b"", image, turned=False, target=ids, annotation="drawn here"))
     assert mask.shape == target.shape == (520, 600)
     # The picture is twice as large: only the rows and columns at the person's border are mixed colours.
     assert (mask == target).mean() > 0.99
     with pytest.raises(EvaluationError, match=r"--device nonsense: .*such as cpu"):
-        EagerPredictor(ByColour(voc.PALETTE[:21]), model="deeplabv3_toy", weights="toy", device="nonsense")
+        EagerPredictor(
+            ByColour(voc.PALETTE[:21]), model="deeplabv3_toy", weights="toy", classes=classes, device="nonsense"
+        )
 
 
 @pytest.mark.parametrize(("variant", "mean_iou"), [("resnet50", 0.664), ("resnet101", 0.674)])
@@ -155,6 +161,46 @@ def test_the_command_measures_an_untrained_module_and_says_so(
     assert predictor["untrained"]
     # Ways of summing float32 differ, and noise has many near ties.
     assert np.abs(np.array(predictor["confusion"]) - expected).sum() < 0.001 * expected.sum()
+
+
+def test_a_checkpoint_of_own_classes_is_measured_on_own_masks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against torchvision's module with the same checkpoint, counted by hand; the names are numbers, as in a build."""
+    images, masks, checkpoint = tmp_path / "pictures", tmp_path / "masks", tmp_path / "farm.pth"
+    for folder in (images, masks):
+        folder.mkdir()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=3).eval()
+    torch.save(model.state_dict(), checkpoint)
+    image = pictures.cat((520, 520))
+    image.save(images / "cat.png")
+    target = np.arange(520 * 520, dtype=np.uint32).reshape(520, 520) // 100 % 3
+    target[:9] = 255
+    Image.fromarray(target.astype(np.uint8)).save(masks / "cat.png")
+    command = ["folders", "--images", str(images), "--masks", str(masks), "--eager", "resnet50"]
+    command += ["--weights", str(checkpoint), "--output", str(tmp_path / "out"), "--json"]
+    assert main(command) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["class_names"] == ["__background__", "class_1", "class_2"]
+    (predictor,) = content["predictors"]
+    assert predictor["weights"].startswith("farm.pth@sha256:")
+    mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+    pixels = (np.asarray(image) / np.float32(255) - mean) / std
+    with torch.inference_mode():
+        mask = model(torch.from_numpy(pixels).permute(2, 0, 1)[None])["out"].argmax(1)[0].numpy()
+    expected = np.zeros((3, 3), int)
+    counted = target != 255
+    np.add.at(expected, (target[counted], mask[counted]), 1)
+    assert np.abs(np.array(predictor["confusion"]) - expected).sum() < 0.001 * expected.sum()
+
+    (tmp_path / "farm.txt").write_text("ground\nchicken\n")
+    assert main([*command, "--classes", str(tmp_path / "farm.txt")]) == 1
+    message = (
+        "eager resnet50: its classes are not the 2 of --classes, so these annotations say nothing about it: it has 3"
+    )
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -24,18 +24,18 @@ import build_models
 from deeplab_client import voc
 from deeplabv3 import WeightsSource
 from deeplabv3.building.plan import Plan
-from deeplabv3.evaluation import measuring
 from deeplabv3.evaluation.__main__ import main
-from deeplabv3.evaluation.coco import CocoWithVocLabels
-from deeplabv3.evaluation.eager import EagerPredictor
-from deeplabv3.evaluation.errors import EvaluationError
-from deeplabv3.evaluation.metrics import Figures
-from deeplabv3.evaluation.served import CorePredictor, EnsemblePredictor
-from deeplabv3.evaluation.server import Address
-from deeplabv3.evaluation.state import StateFile
+from deeplabv3.evaluation.coco import coco_with_voc_labels
+from deeplabv3.evaluation.counting import Figures
+from deeplabv3.evaluation.measuring import measure
+from deeplabv3.evaluation.predictors import Classes, EagerPredictor
+from deeplabv3.evaluation.records import RecordFile
+from deeplabv3.evaluation.served import CorePredictor, EnsemblePredictor, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy.typing as npt
 
 pytestmark = pytest.mark.server
 
@@ -47,10 +47,10 @@ NAMES = ["core deeplabv3_resnet50", "ensemble segment_resnet50"]
 class ByColour(torch.nn.Module):
     """What is nearest to a pixel's colour gets the largest logit."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 21) -> None:
         super().__init__()
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        self.colours = torch.nn.Parameter((torch.from_numpy(voc.PALETTE[:21].copy()) / 255 - mean) / std)
+        self.colours = torch.nn.Parameter((torch.from_numpy(voc.PALETTE[:classes].copy()) / 255 - mean) / std)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         return -((pixels[:, None] - self.colours[None, :, :, None, None]) ** 2).sum(2)
@@ -69,14 +69,16 @@ class Eager(ByColour):
         return {"out": self.logits(pixels)}
 
 
-def write_repository(repository: Path, *, weights: str, mode: str = "square") -> Path:
+def write_repository(
+    repository: Path, *, weights: str, mode: str = "square", class_names: tuple[str, ...] = voc.CLASS_NAMES
+) -> Path:
     """The repository's own steps around the toy."""
     build_models.copy_static_models(repository)
-    build_models.write_configs(repository, Plan("resnet50", WeightsSource(weights)))
+    build_models.write_configs(repository, Plan("resnet50", WeightsSource(weights), class_names))
     version = repository / "deeplabv3_resnet50" / "1"
     version.mkdir()
     with torch.no_grad():
-        traced: Any = torch.jit.trace(Served(), torch.zeros(1, 3, 8, 8))
+        traced: Any = torch.jit.trace(Served(len(class_names)), torch.zeros(1, 3, 8, 8))
     traced.save(str(version / "model.pt"))
     config = repository / "preprocess" / "config.pbtxt"
     config.write_text(config.read_text().replace('string_value: "square"', f'string_value: "{mode}"'))
@@ -124,18 +126,19 @@ def test_a_perfect_model_gets_everything_through_the_server(
 
 def test_served_and_eager_figures_are_equal_and_what_the_construction_says(toy: TritonProcess, tmp_path: Path) -> None:
     folder = coco_data.write(tmp_path, coco_data.HALF)
-    address = Address.of(toy.grpc_url)
+    server = Server.of(toy.grpc_url)
     predictors = [
-        EagerPredictor(Eager(), model="deeplabv3_toy", weights="toy"),
-        CorePredictor(address, "deeplabv3_resnet50", timeout=60),
-        EnsemblePredictor(address, "segment_resnet50", timeout=60),
+        EagerPredictor(Eager(), model="deeplabv3_toy", weights="toy", classes=Classes(21, None)),
+        CorePredictor(server, "deeplabv3_resnet50", timeout=60),
+        EnsemblePredictor(server, "segment_resnet50", timeout=60),
     ]
-    dataset = CocoWithVocLabels(folder.annotations, folder.images)
-    tally = measuring.measure(
+    dataset = coco_with_voc_labels(folder.annotations, folder.images)
+    tally = measure(
         dataset,
         predictors,
         dataset.ids,
-        StateFile(tmp_path / "state", {}),
+        RecordFile(tmp_path / "state", {}),
+        classes=21,
         concurrency=2,
         on_progress=lambda _: None,
         on_stopping=lambda _: None,
@@ -195,8 +198,11 @@ def arguments(server: TritonProcess, folder: coco_data.CocoFolder, output: Path,
 
 
 def done(output: Path) -> list[str]:
-    state = output / "coco.state.json"
-    return json.loads(state.read_text())["tally"]["done"] if state.exists() else []
+    state = output / "coco.state.jsonl"
+    if not state.exists():
+        return []
+    _, *records = state.read_bytes().split(b"\n")[:-1]  # whole lines; the first has the settings
+    return [json.loads(record)["image"] for record in records]
 
 
 class HeldRun:
@@ -290,7 +296,7 @@ def test_restart_discards_what_was_counted(
 ) -> None:
     folder, output = coco_data.write(tmp_path, coco_data.HALF), tmp_path / "out"
     output.mkdir()
-    (output / "coco.state.json").write_text("of another run")
+    (output / "coco.state.jsonl").write_text("of another run")
     assert main(arguments(toy, folder, output)) == 1
     assert "is no state of an evaluation; pass --restart" in capsys.readouterr().err
     assert main(arguments(toy, folder, output, "--restart")) == 0
@@ -312,38 +318,125 @@ def test_a_server_that_dies_stops_the_run_and_keeps_what_was_counted(tmp_path: P
     assert run.process.returncode == 1
     # Which image was on its way, and to which of the two models, is chance.
     assert re.search(
-        r"^evaluate: image 0{9}1\d\d\.png: (core deeplabv3|ensemble segment)_resnet50: ", printed, re.MULTILINE
+        r"^deeplabv3\.evaluation: image 0{9}1\d\d\.png: (core deeplabv3|ensemble segment)_resnet50: ",
+        printed,
+        re.MULTILINE,
     )
     assert "UNTRAINED WEIGHTS" in printed
     assert "the same command goes on from there" in printed
     assert done(output)
 
 
-def test_another_server_is_reported_and_models_of_other_classes_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+FARM = ("ground", "chicken", "fence post")
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
+    """A server of three classes of its own."""
+    repository = write_repository(
+        tmp_path_factory.mktemp("farm") / "models", weights="farm.pth", mode="shorter_side", class_names=FARM
+    )
+    with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
+        yield process
+
+
+def drawn(*boxes: tuple[int, tuple[int, int, int, int]]) -> npt.NDArray[np.uint8]:
+    return coco_data.Scene(shown=list(boxes)).classes()
+
+
+@pytest.fixture
+def own_folders(tmp_path: Path) -> list[str]:
+    """A chicken of which half is seen, on a picture whose last rows count for nothing; and a fence post."""
+    images, masks = tmp_path / "pictures", tmp_path / "masks"
+    for folder in (images, masks):
+        folder.mkdir()
+    Image.fromarray(voc.PALETTE[drawn((1, (0, 0, 100, 100)))]).save(images / "chicken.bmp")
+    half = drawn((1, (0, 0, 200, 100)), (255, (0, 500, 520, 520)))
+    mask = Image.fromarray(half)
+    mask.putpalette(voc.PALETTE.tobytes())
+    mask.save(masks / "chicken.png")
+    Image.fromarray(voc.PALETTE[drawn((2, (50, 50, 60, 450)))]).save(images / "post.png")
+    Image.fromarray(drawn((2, (50, 50, 60, 450)))).save(masks / "post.png")
+    return ["folders", "--images", str(images), "--masks", str(masks)]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_own_classes_in_own_folders_are_measured(
+    farm: TritonProcess, own_folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], *, named: bool
 ) -> None:
-    repository = write_repository(tmp_path / "models", weights="by colour", mode="shorter_side")
-    labels = repository / "postprocess" / "labels.txt"
-    labels.write_text(labels.read_text().replace("bird", "zebra"))
+    options = [*own_folders, "--url", farm.grpc_url, *MODELS, "--output", str(tmp_path / "out")]
+    if named:
+        (tmp_path / "farm.txt").write_text("\n".join(FARM))
+        options += ["--classes", str(tmp_path / "farm.txt")]
+    assert main(options) == 0
+    assert "chicken" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "folders.json").read_text())
+    assert content["class_names"] == [*FARM]
+    assert content["dataset"]["kind"] == "folders"
+    pixels = 2 * 520 * 520 - 20 * 520
+    ground = pixels - 20_000 - 4_000
+    for predictor, name in zip(content["predictors"], NAMES, strict=True):
+        assert predictor["name"] == name
+        assert predictor["confusion"] == [[ground, 0, 0], [10_000, 10_000, 0], [0, 0, 4_000]]
+        assert [each["iou"] for each in predictor["classes"]] == [ground / (ground + 10_000), 0.5, 1.0]
+        assert predictor["mean_iou"] == pytest.approx((ground / (ground + 10_000) + 0.5 + 1) / 3, abs=1e-12)
+        assert predictor["pixel_accuracy"] == (pixels - 10_000) / pixels
+        assert predictor["published"] is None
+    assert content["agreement"] == []
+
+
+def test_another_server_is_reported_and_models_of_other_classes_are_refused(
+    farm: TritonProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for url in (f"grpc://{farm.grpc_url}", f"http://{farm.http_url}"):
+        ensemble = EnsemblePredictor(Server.of(url), "segment_resnet50", timeout=60)
+        ensemble.close()
+        assert (ensemble.facts.resize, ensemble.facts.weights) == ("shorter_side", "farm.pth")
+        assert ensemble.classes == Classes(3, FARM)
     folder = coco_data.write(tmp_path, coco_data.PERFECT[:1])
-    with TritonProcess(repository, log=tmp_path / "serve.log") as server:
-        for url in (f"grpc://{server.grpc_url}", f"http://{server.http_url}"):
-            address = Address.of(url)
-            assert address.model("preprocess").parameters["resize_mode"] == "shorter_side"
-            assert address.model("segment_resnet50").parameters["weights"] == "by colour"
-            with pytest.raises(EvaluationError, match="3 is 'zebra' in place of 'bird'"):
-                EnsemblePredictor(address, "segment_resnet50", timeout=60)
-        for model in (MODELS[:2], MODELS[2:]):
-            options = ["--url", server.grpc_url, *model, "--output", str(tmp_path / "out")]
-            assert main(["coco", *folder.options, *options]) == 1
-            printed = capsys.readouterr().err
-            assert "3 is 'zebra' in place of 'bird'" in printed
-            assert "image" not in printed, "no image is to blame"
-            assert "the same command" not in printed
-            assert not list((tmp_path / "out").glob("*.state.json"))
-        options = ["--url", server.grpc_url, "--core", "preprocess", "--output", str(tmp_path / "out")]
-        assert main(["coco", *folder.options, *options]) == 1
-        assert "preprocess has no output 'out' of 21 classes" in capsys.readouterr().err
-        options = ["--url", server.grpc_url, "--ensemble", "segment_vgg", "--output", str(tmp_path / "out")]
-        assert main(["coco", *folder.options, *options]) == 1
-        assert "no answer about the model segment_vgg" in capsys.readouterr().err
+    common = ["coco", *folder.options, "--url", farm.grpc_url, "--output", str(tmp_path / "out")]
+    for model in (MODELS[:2], MODELS[2:]):
+        assert main([*common, *model]) == 1
+        printed = capsys.readouterr().err
+        assert "its classes are not the 21 of Pascal VOC" in printed
+        assert "it has 3 classes instead of 21; 0 is 'ground' instead of '__background__'" in printed
+        assert "image" not in printed, "no image is to blame"
+        assert "the same command" not in printed
+        assert not list((tmp_path / "out").glob("*.state*"))
+    assert main([*common, "--core", "preprocess"]) == 1
+    assert "preprocess has no output 'out' with the logits of its classes" in capsys.readouterr().err
+    assert main([*common, "--ensemble", "segment_vgg"]) == 1
+    assert re.search(r"ensemble segment_vgg: .*'?segment_vgg'? ", capsys.readouterr().err)
+
+
+def test_what_does_not_fit_the_served_classes_is_named(
+    farm: TritonProcess, toy: TritonProcess, own_folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, classes = ["--output", str(tmp_path / "out")], tmp_path / "farm.txt"
+
+    def refused(*options: str, server: TritonProcess = farm, models: list[str] = MODELS[2:]) -> str:
+        assert main([*own_folders, "--url", server.grpc_url, *models, *output, *options]) == 1
+        printed = capsys.readouterr().err
+        assert printed.count("\n") <= 2
+        return printed
+
+    classes.write_text("ground\nchicken\nfence post\n")
+    assert "it has 21 classes instead of 3" in refused("--classes", str(classes), server=toy)
+    classes.write_text("ground\nhen\nfence post\n")
+    for name, models in zip(NAMES, (MODELS[:2], MODELS[2:]), strict=True):
+        printed = refused("--classes", str(classes), models=models)
+        assert f"{name}: its classes are not the 3 of --classes, so these annotations say nothing about it: " in printed
+        assert "1 is 'chicken' instead of 'hen'" in printed
+    classes.write_text("ground\n\nhen\n")
+    assert f"--classes {classes}: line 2 is empty" in refused("--classes", str(classes))
+    # A class that the model does not have: the mask is to blame, and 255 counts where another id is ignored.
+    mask = tmp_path / "masks" / "post.png"
+    Image.fromarray(drawn((7, (0, 0, 9, 9)))).save(mask)
+    message = f"the mask {mask} has the class ids 7, but the models have 3 classes, 0 to 2, and --ignore is 255"
+    assert message in refused()
+    assert "(dataset ignore was 255 and is 7)" in refused("--ignore", "7")
+    assert f"{tmp_path / 'masks' / 'chicken.png'} has the class ids 255" in refused(
+        "--ignore", "7", "--concurrency", "1", "--restart"
+    )
+    mask.unlink()
+    assert f"such as {tmp_path / 'pictures' / 'post.png'}; add the masks" in refused("--restart")

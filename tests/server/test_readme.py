@@ -13,7 +13,7 @@ import pictures
 import pytest
 
 import build_models
-import deeplabv3.evaluation.arguments
+import deeplabv3.evaluation.__main__
 import demo
 import serve
 
@@ -76,7 +76,7 @@ def test_commands_of_shell_blocks_exist(document: str) -> None:
         else:
             assert program == ".venv/bin/python"
             if arguments[:2] == ["-m", "deeplabv3.evaluation"]:
-                deeplabv3.evaluation.arguments.parse(arguments[2:])
+                deeplabv3.evaluation.__main__.parse(arguments[2:])
             elif arguments[0] != "-m":
                 parsers[arguments[0]](arguments[1:])
 
@@ -152,9 +152,9 @@ def test_the_functions_are_documented_by_an_example_that_runs() -> None:
 
 def test_every_option_of_evaluate_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / "accuracy.md").read_text()
-    for dataset in ("coco", "voc"):
+    for dataset in ("coco", "voc", "folders"):
         with pytest.raises(SystemExit, match="0"):
-            deeplabv3.evaluation.arguments.parse([dataset, "--help"])
+            deeplabv3.evaluation.__main__.parse([dataset, "--help"])
         options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
         assert len(options) > 10
         for option in options:

@@ -1,11 +1,11 @@
-"""COCO with VOC labels, and VOC's own folders, against pycocotools and Pillow."""
+"""COCO with VOC labels, VOC's own folders and a user's, against pycocotools and Pillow."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import coco_data
 import numpy as np
@@ -15,19 +15,21 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from deeplab_client import voc
-from deeplabv3.evaluation.coco import CocoWithVocLabels
-from deeplabv3.evaluation.errors import EvaluationError
-from deeplabv3.evaluation.voc_folders import VocFolders
+from deeplabv3.evaluation import EvaluationError
+from deeplabv3.evaluation.coco import coco_with_voc_labels
+from deeplabv3.evaluation.datasets import Dataset, mask_folders, voc_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy.typing as npt
+
 pytestmark = pytest.mark.unit
 
 
-def opened(folder: coco_data.CocoFolder, **options: bool) -> CocoWithVocLabels:
-    return CocoWithVocLabels(folder.annotations, folder.images, **options)
+def opened(folder: coco_data.CocoFolder, **options: bool) -> Dataset:
+    return coco_with_voc_labels(folder.annotations, folder.images, **options)
 
 
 def edit(folder: coco_data.CocoFolder, change: Callable[[dict[str, Any]], object]) -> None:
@@ -182,9 +184,9 @@ def test_what_is_wrong_with_coco_data_is_named(tmp_path: Path, case: str) -> Non
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     folder = coco_data.write(tmp_path, [Scene()], side=8)
     with pytest.raises(EvaluationError, match=r"--annotations .*nowhere\.json: no such file; .*cocodataset"):
-        CocoWithVocLabels(tmp_path / "nowhere.json", folder.images)
+        coco_with_voc_labels(tmp_path / "nowhere.json", folder.images)
     with pytest.raises(EvaluationError, match=r"--images .*nowhere: no such folder"):
-        CocoWithVocLabels(folder.annotations, tmp_path / "nowhere")
+        coco_with_voc_labels(folder.annotations, tmp_path / "nowhere")
     folder.annotations.write_text("{")
     with pytest.raises(EvaluationError, match="no COCO instance annotation file"):
         opened(folder)
@@ -195,7 +197,7 @@ def write_voc(root: Path) -> Path:
         (root / name).mkdir(parents=True)
     (root / "ImageSets/Segmentation/val.txt").write_text("b\na\n\n")
     mask = np.zeros((6, 9), np.uint8)
-    mask[0, :3] = [15, 255, 20]
+    mask[0, :5] = [15, 255, 20, 21, 254]
     picture = Image.fromarray(mask)
     picture.putpalette(voc.PALETTE.tobytes())
     for name in "ab":
@@ -205,10 +207,11 @@ def write_voc(root: Path) -> Path:
 
 
 def test_voc_folders_are_read_as_pillow_reads_them(tmp_path: Path) -> None:
-    dataset = VocFolders(write_voc(tmp_path))
+    dataset = voc_folders(write_voc(tmp_path))
     assert dataset.ids == ["b", "a"]
     sample = dataset.read("a")
-    assert sample.target[0].tolist() == [15, 255, 20, 0, 0, 0, 0, 0, 0]
+    # What is no class of VOC counts for nothing.
+    assert sample.target[0].tolist() == [15, 255, 20, 255, 255, 0, 0, 0, 0]
     assert sample.image.size == (9, 6)
     assert sample.data == (tmp_path / "JPEGImages" / "a.jpg").read_bytes()
     assert not dataset.is_coco_val2017
@@ -216,19 +219,136 @@ def test_voc_folders_are_read_as_pillow_reads_them(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_voc_folders_is_named(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"--root .*nowhere: no such folder; name a folder such as VOCdevkit"):
-        VocFolders(tmp_path / "nowhere")
+        voc_folders(tmp_path / "nowhere")
     root = write_voc(tmp_path)
     with pytest.raises(EvaluationError, match=r"--split test: .* has val$"):
-        VocFolders(root, split="test")
+        voc_folders(root, split="test")
     (root / "SegmentationClass" / "a.png").unlink()
     with pytest.raises(EvaluationError, match=r"the mask .*a\.png cannot be read: No such file"):
-        VocFolders(root).read("a")
+        voc_folders(root).read("a")
     Image.new("RGB", (9, 6)).save(root / "SegmentationClass" / "a.png")
     with pytest.raises(EvaluationError, match=r"a\.png has mode RGB; VOC's are palette PNGs"):
-        VocFolders(root).read("a")
+        voc_folders(root).read("a")
     Image.new("L", (6, 9)).save(root / "SegmentationClass" / "a.png")
     with pytest.raises(EvaluationError, match="is 9 x 6 pixels and its annotation 6 x 9"):
-        VocFolders(root).read("a")
+        voc_folders(root).read("a")
     (root / "JPEGImages" / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(EvaluationError, match=r"the image .*a\.jpg cannot be decoded"):
-        VocFolders(root).read("a")
+        voc_folders(root).read("a")
+
+
+class Folders(NamedTuple):
+    images: Path
+    masks: Path
+
+
+def save_mask(path: Path, ids: npt.NDArray[np.uint8], *, palette: bool = False) -> None:
+    mask = Image.fromarray(ids)
+    if palette:
+        mask.putpalette(voc.PALETTE.tobytes())
+    mask.save(path)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Folders:
+    """Two pictures of 9 x 6 in two formats; one mask is a palette PNG, the other grayscale."""
+    folders = Folders(tmp_path / "pictures", tmp_path / "masks")
+    for folder in (folders.images, folders.masks):
+        folder.mkdir()
+    ids = np.zeros((6, 9), np.uint8)
+    ids[0, :3] = [2, 255, 1]
+    Image.new("RGB", (9, 6), "red").save(folders.images / "b.JPG", "JPEG")
+    Image.new("L", (9, 6)).save(folders.images / "a.v1.tif")
+    save_mask(folders.masks / "b.png", ids, palette=True)
+    save_mask(folders.masks / "a.v1.PNG", ids)
+    (folders.images / "notes.txt").write_text("no picture")
+    (folders.images / "._b.jpg").write_bytes(b"what macOS leaves")
+    return folders
+
+
+def test_pictures_and_masks_are_paired_by_their_names_without_suffix(own: Folders) -> None:
+    dataset = mask_folders(*own)
+    assert dataset.ids == ["a.v1", "b"]
+    for image_id, name in (("a.v1", "a.v1.tif"), ("b", "b.JPG")):
+        sample = dataset.read(image_id)
+        assert sample.name == name
+        assert sample.data == (own.images / name).read_bytes()
+        assert sample.image.mode == "RGB"
+        assert sample.target[0, :4].tolist() == [2, 255, 1, 0]
+    assert (dataset.ignore, dataset.class_names) == (255, None)
+
+
+UNPAIRED: dict[str, tuple[Callable[[Folders], object], str]] = {
+    "no mask": (
+        lambda own: (own.masks / "b.png").unlink(),
+        r"1 of the pictures have no partner .* the masks, such as .*pictures/b\.JPG; add the masks, or move",
+    ),
+    "no picture": (
+        lambda own: (own.images / "a.v1.tif").unlink(),
+        r"1 of the masks have no partner .* the pictures, such as .*masks/a\.v1\.PNG; add the pictures",
+    ),
+    "two pictures": (
+        lambda own: Image.new("L", (9, 6)).save(own.images / "b.png"),
+        r"--images .* has b\.JPG and b\.png, .*rename or remove one",
+    ),
+    "none": (
+        lambda own: [path.unlink() for path in own.masks.iterdir()],
+        r"--masks .*masks has no mask PNGs; name the folder that they are in",
+    ),
+    "no folder": (lambda own: own.masks.rename(own.masks.with_name("x")), r"--masks .*masks: no such folder; name the"),
+}
+
+
+@pytest.mark.parametrize("case", UNPAIRED)
+def test_what_has_no_partner_is_named(own: Folders, case: str) -> None:
+    change, message = UNPAIRED[case]
+    change(own)
+    with pytest.raises(EvaluationError, match=message):
+        mask_folders(*own)
+
+
+BAD_MASKS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "turned": (
+        lambda path: save_mask(path, np.zeros((9, 6), np.uint8)),
+        r"b\.JPG is 9 x 6 pixels and its annotation 6 x 9 \(the mask .*b\.png\): they do not belong .*; replace one",
+    ),
+    "colors": (
+        lambda path: Image.new("RGB", (9, 6)).save(path),
+        r"the mask .*b\.png has mode RGB; .*convert it to class",
+    ),
+    "16 bits": (lambda path: Image.new("I;16", (9, 6)).save(path), r"the mask .*b\.png has mode I;16"),
+    "1 bit": (lambda path: Image.new("1", (9, 6)).save(path), r"the mask .*b\.png has mode 1"),
+    "truncated": (
+        lambda path: path.write_bytes(path.read_bytes()[:60]),
+        r"the mask .*b\.png cannot be decoded: .*replace",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MASKS)
+def test_what_is_wrong_with_a_mask_is_named(own: Folders, case: str) -> None:
+    change, message = BAD_MASKS[case]
+    dataset = mask_folders(*own)
+    change(own.masks / "b.png")
+    with pytest.raises(EvaluationError, match=message):
+        dataset.read("b")
+
+
+def test_a_size_that_only_the_exif_explains_is_explained(own: Folders) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 9)).save(own.images / "b.JPG", "JPEG", exif=exif)
+    with pytest.raises(EvaluationError, match="its EXIF asks viewers to turn it, and annotations are for the image as"):
+        mask_folders(*own).read("b")
+
+
+def test_class_ids_that_no_model_has_are_named(own: Folders) -> None:
+    sample = mask_folders(*own).read("b")
+    sample.check_class_ids(3, ignore=255)
+    message = (
+        r"the mask .*b\.png has the class ids 2, but the models have 2 classes, 0 to 1, and --ignore is 255; correct"
+    )
+    with pytest.raises(EvaluationError, match=message):
+        sample.check_class_ids(2, ignore=255)
+    with pytest.raises(EvaluationError, match=r"the class ids 255, but .* --ignore is 2;"):
+        sample.check_class_ids(2, ignore=2)

@@ -18,25 +18,22 @@ from coco_data import HALF, PERFECT, Scene
 
 from deeplab_client import MismatchedReplyError, RetryPolicy, SegmentationClient, voc
 from deeplab_client.testing import FakeTransport
-from deeplabv3.evaluation import arguments, measuring, served
-from deeplabv3.evaluation.coco import CocoWithVocLabels
-from deeplabv3.evaluation.errors import EvaluationError
-from deeplabv3.evaluation.metrics import Figures
-from deeplabv3.evaluation.picture import draw
-from deeplabv3.evaluation.predictors import Answer, PredictorFacts
-from deeplabv3.evaluation.report import report, table
-from deeplabv3.evaluation.served import EnsemblePredictor, check_class_names
-from deeplabv3.evaluation.server import Address, ServedModel
-from deeplabv3.evaluation.state import StateFile, output_folder
+from deeplabv3.evaluation import EvaluationError, Interrupted, served
+from deeplabv3.evaluation.coco import coco_with_voc_labels
+from deeplabv3.evaluation.counting import Figures, Tally
+from deeplabv3.evaluation.measuring import measure
+from deeplabv3.evaluation.predictors import Answer, Classes, PredictorFacts, agreed_class_names
+from deeplabv3.evaluation.records import RecordFile
+from deeplabv3.evaluation.report import draw, report, table
+from deeplabv3.evaluation.served import EnsemblePredictor, ServedModel, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from deeplabv3.evaluation.samples import Sample
-    from deeplabv3.evaluation.tally import Tally
+    from deeplabv3.evaluation.datasets import Sample
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.build
 
 FACTS = PredictorFacts(
     name="core toy",
@@ -50,6 +47,9 @@ FACTS = PredictorFacts(
 )
 
 
+NAMELESS = Classes(21, None)
+
+
 @dataclass
 class ByColour:
     """Predicts the class whose colour a pixel has; `wrong` turns what it says about the first so many pixels."""
@@ -57,6 +57,7 @@ class ByColour:
     facts: PredictorFacts = FACTS
     wrong: int = 0
     before: Callable[[Sample], object] = lambda _: None
+    classes: Classes = NAMELESS
 
     def predict(self, sample: Sample) -> Answer:
         self.before(sample)
@@ -81,17 +82,23 @@ def run(
     on_progress: Callable[[int], None] = lambda _: None,
     on_stopping: Callable[[int], None] = lambda _: None,
 ) -> Tally:
-    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    dataset = coco_with_voc_labels(folder.annotations, folder.images)
     facts = {predictor.facts.name: repr(predictor.facts) for predictor in predictors}
-    return measuring.measure(
+    return measure(
         dataset,
         predictors,
         dataset.ids[:limit],
-        StateFile(state, {"predictors": facts, "limit": limit}),
+        RecordFile(state, {"predictors": facts, "limit": limit}),
+        classes=21,
         concurrency=concurrency,
         on_progress=on_progress,
         on_stopping=on_stopping,
     )
+
+
+def done_images(state: Path) -> list[str]:
+    _, *lines = state.read_text().splitlines()
+    return [json.loads(line)["image"] for line in lines]
 
 
 def figures(tally: Tally) -> Figures:
@@ -171,15 +178,15 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, number: sig
 
     def on_stopping(in_flight: int) -> None:
         assert in_flight == 1
-        written.append(json.loads(state.read_text())["tally"]["done"])
+        written.append(done_images(state))
 
-    with pytest.raises(measuring.Interrupted) as caught:
+    with pytest.raises(Interrupted) as caught:
         run(folder, state, concurrency=1, on_progress=interrupting(number, 3), on_stopping=on_stopping)
     # Before it waits for what is in flight: somebody who is impatient may kill it.
     assert written == [["100", "101", "102"]]
     assert caught.value.number == number
     assert signal.getsignal(number) is handlers
-    done = json.loads(state.read_text())["tally"]["done"]
+    done = done_images(state)
     assert done == ["100", "101", "102", "103"]
 
     asked: list[str] = []
@@ -205,11 +212,11 @@ def test_a_second_signal_does_not_wait_for_a_model_that_hangs(tmp_path: Path) ->
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(measuring.Interrupted) as caught:
+    with pytest.raises(Interrupted) as caught:
         run(folder, state, [ByColour(before=hang)], concurrency=2, on_progress=twice)
     release.set()
     assert (caught.value.number, caught.value.abandoned) == (signal.SIGTERM, 1)
-    assert len(json.loads(state.read_text())["tally"]["done"]) == len(PERFECT) - 1
+    assert len(done_images(state)) == len(PERFECT) - 1
 
 
 def test_an_image_that_cannot_be_read_stops_the_run_and_keeps_the_rest(tmp_path: Path) -> None:
@@ -219,7 +226,7 @@ def test_an_image_that_cannot_be_read_stops_the_run_and_keeps_the_rest(tmp_path:
     broken.write_bytes(data[:100])
     with pytest.raises(EvaluationError, match=r"000000000103\.png cannot be decoded"):
         run(folder, state, concurrency=1)
-    assert json.loads(state.read_text())["tally"]["done"] == ["100", "101", "102"]
+    assert done_images(state) == ["100", "101", "102"]
     broken.write_bytes(data)
     assert figures(run(folder, state)).mean_iou == 1.0
 
@@ -244,47 +251,103 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
         run(folder, state, more, limit=1)
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"settings": {}', "[]", "null", '"text"'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{}", '{"settings": {}', "[]", "null", '"text"', "{}\n", "[]\n", "null\n", '"text"\n', "no JSON\n"),
+        '{"settings": {}}',
+    ],
+)
 def test_a_damaged_state_is_refused(tmp_path: Path, content: str) -> None:
     folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
     state.write_text(content)
     with pytest.raises(EvaluationError, match="is no state of an evaluation; pass --restart"):
         run(folder, state)
+    assert state.read_text() == content
 
 
-def test_a_state_is_replaced_whole(tmp_path: Path) -> None:
-    """Whoever reads it while a run writes it finds a complete one."""
+@pytest.mark.parametrize(
+    "line", ["", "{", "null", "{}", '{"image": "100", "seconds": 1, "matrices": {"core toy": [[0, 21, 1]]}}']
+)
+def test_a_damaged_record_is_refused(tmp_path: Path, line: str) -> None:
+    folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
+    run(folder, state)
+    header, first, second = state.read_text().splitlines()
+    state.write_text(f"{header}\n{first}\n{line}\n{second}\n")
+    with pytest.raises(EvaluationError, match="is no state of an evaluation; pass --restart"):
+        run(folder, state)
+
+
+@pytest.mark.parametrize("left", [1, 40, -1])
+def test_a_torn_last_line_is_dropped_and_its_image_counted_again(tmp_path: Path, left: int) -> None:
+    """A run that is killed while it writes leaves any part of a line."""
+    folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
+    whole = run(folder, state, concurrency=1)
+    header, first, second = state.read_text().splitlines()
+    state.write_text(f"{header}\n{first}\n{second[:left]}")
+    asked: list[str] = []
+    tally = run(folder, state, [ByColour(before=lambda sample: asked.append(sample.name))])
+    assert asked == ["000000000101.png"]
+    assert done_images(state) == ["100", "101"]
+    np.testing.assert_array_equal(tally.matrices["core toy"], whole.matrices["core toy"])
+    # Nothing is left to do, and what was counted is read back from the file alone.
+    again = run(folder, state, [ByColour(before=lambda sample: asked.append(sample.name))])
+    assert asked == ["000000000101.png"]
+    np.testing.assert_array_equal(again.matrices["core toy"], whole.matrices["core toy"])
+    assert again.seconds == tally.seconds > 0
+
+
+def test_every_image_is_on_disk_as_soon_as_it_is_counted(tmp_path: Path) -> None:
+    """Whoever reads the file while a run writes it finds whole lines."""
     folder, state = coco_data.write(tmp_path, PERFECT), tmp_path / "state"
-    seen: list[int] = []
-
-    def look(_: int) -> None:
-        if state.exists():
-            seen.append(len(json.loads(state.read_text())["tally"]["done"]))
-
-    run(folder, state, on_progress=look)
-    assert seen
+    seen: list[tuple[int, int]] = []
+    run(folder, state, on_progress=lambda done: seen.append((done, len(done_images(state)))))
+    assert seen == [(done, done) for done in range(len(PERFECT) + 1)]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    with (
-        output_folder(tmp_path / "out"),
-        pytest.raises(EvaluationError, match="another evaluation writes to"),
-        output_folder(tmp_path / "out"),
-    ):
-        pass
-    (tmp_path / "file").write_text("")
-    with pytest.raises(EvaluationError, match=r"--output .*file: File exists"), output_folder(tmp_path / "file"):
-        pass
+def test_agreements_are_read_back_too(tmp_path: Path) -> None:
+    folder, state = coco_data.write(tmp_path, PERFECT[:2]), tmp_path / "state"
+    predictors = [ByColour(), ByColour(replace(FACTS, name="second"), wrong=520)]
+    expected = run(folder, state, predictors).agreements
+    assert (
+        run(folder, state, predictors).agreements
+        == expected
+        == {("core toy", "second"): (2 * 519 * 520, 2 * 520 * 520)}
+    )
+
+
+def test_classes_that_no_model_has_end_the_run_with_the_files_name(tmp_path: Path) -> None:
+    folder = coco_data.write(tmp_path, PERFECT[:1])
+    dataset = coco_with_voc_labels(folder.annotations, folder.images)
+    with pytest.raises(EvaluationError, match=r"instances\.json has the class ids 15, but the models have 15 classes"):
+        measure(
+            dataset,
+            [ByColour()],
+            dataset.ids,
+            RecordFile(tmp_path / "state", {}),
+            classes=15,
+            concurrency=1,
+            on_progress=lambda _: None,
+            on_stopping=lambda _: None,
+        )
 
 
 def test_the_report_holds_every_figure_and_the_picture_is_drawn(tmp_path: Path) -> None:
     folder = coco_data.write(tmp_path, HALF)
     predictors = [ByColour(), ByColour(replace(FACTS, name="second", weights="none"))]
     tally = run(folder, tmp_path / "state", predictors)
-    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    dataset = coco_with_voc_labels(folder.annotations, folder.images)
     content: dict[str, Any] = json.loads(
-        json.dumps(report(dataset, [predictor.facts for predictor in predictors], tally, server="2.51.0"))
+        json.dumps(
+            report(
+                dataset,
+                [predictor.facts for predictor in predictors],
+                tally,
+                class_names=voc.CLASS_NAMES,
+                server="2.51.0",
+            )
+        )
     )
     first, second = content["predictors"]
     assert first["mean_iou"] == pytest.approx(coco_data.HALF_MEAN_IOU)
@@ -305,16 +368,32 @@ def test_the_report_holds_every_figure_and_the_picture_is_drawn(tmp_path: Path) 
             assert picture.width == 1800
 
 
-def test_other_classes_than_vocs_are_refused() -> None:
-    check_class_names("core toy", voc.CLASS_NAMES)
-    names = [*voc.CLASS_NAMES]
-    names[3] = "zebra"
-    with pytest.raises(
-        EvaluationError, match=r"core toy: its classes are not the 21 .*: 3 is 'zebra' in place of 'bird'"
+def of_classes(*names: str, count: int | None = None) -> ByColour:
+    return ByColour(classes=Classes(count or len(names), names or None))
+
+
+def test_other_classes_than_those_of_the_annotations_are_refused() -> None:
+    vocs, farm = voc.CLASS_NAMES, ("ground", "chicken", "fence")
+    assert agreed_class_names(vocs, [of_classes(*vocs), of_classes(count=21)]) == vocs
+    assert agreed_class_names(farm, [of_classes(count=3)]) == farm
+    # Without names of the annotations: the first model that knows them, those of VOC for 21 classes, or numbers.
+    assert agreed_class_names(None, [of_classes(count=3), of_classes(*farm)]) == farm
+    assert agreed_class_names(None, [of_classes(count=21)]) == vocs
+    assert agreed_class_names(None, [of_classes(count=3)]) == ("__background__", "class_1", "class_2")
+    for named, predictors, message in (
+        (
+            vocs,
+            [of_classes(*vocs[:3], "zebra", *vocs[4:])],
+            r"core toy: its classes are not the 21 of Pascal VOC, .*: 3 is 'zebra' instead of 'bird'; give a model of",
+        ),
+        (vocs, [of_classes(count=3)], "the 21 of Pascal VOC, .*: it has 3 classes instead of 21"),
+        (vocs, [of_classes(*vocs[:3])], "it has 3 classes instead of 21"),
+        (farm, [of_classes(count=5)], "not the 3 of --classes, .*: it has 5 classes instead of 3"),
+        (farm, [of_classes("ground", "hen", "fence")], "not the 3 of --classes, .*: 1 is 'hen' instead of 'chicken'"),
+        (None, [of_classes(*farm), of_classes(count=21)], "not the 3 of core toy, .*: it has 21 classes instead of 3"),
     ):
-        check_class_names("core toy", names)
-    with pytest.raises(EvaluationError, match="it has 3 classes in place of 21"):
-        check_class_names("core toy", voc.CLASS_NAMES[:3])
+        with pytest.raises(EvaluationError, match=message):
+            agreed_class_names(named, predictors)
 
 
 @pytest.mark.parametrize(
@@ -327,36 +406,13 @@ def test_other_classes_than_vocs_are_refused() -> None:
     ],
 )
 def test_urls_are_those_of_the_client(url: str, expected: str) -> None:
-    assert str(Address.of(url)) == expected
+    assert str(Server.of(url)) == expected
 
 
 @pytest.mark.parametrize("url", ["ftp://seg:1", "grpc://seg:port", "grpc://"])
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(EvaluationError, match="give grpc://host:port or http://host:port"):
-        Address.of(url)
-
-
-COCO = ["coco", "--annotations", "a.json", "--images", "val"]
-
-
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        (COCO, "give at least one of --eager, --core and --ensemble"),
-        ([*COCO, "--core", "x", "--weights", "none"], "--weights is for --eager"),
-        ([*COCO, "--core", "x", "--limit", "0"], "'0' is no whole number of at least 1"),
-        ([*COCO, "--core", "x", "--timeout", "-1"], "'-1' is no number of seconds above 0"),
-        ([*COCO, "--core", "x", "--name", "a/b"], "--name a/b: a name without folders"),
-        (["coco", "--images", "val", "--core", "x"], "--annotations"),
-        ([], "coco,voc"),
-    ],
-)
-def test_a_wrong_command_line_is_explained(
-    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        arguments.parse(command)
-    assert message in capsys.readouterr().err
+        Server.of(url)
 
 
 def at_once(_policy: RetryPolicy, _attempt: int) -> float:
@@ -367,15 +423,15 @@ def at_once(_policy: RetryPolicy, _attempt: int) -> float:
 def test_a_reply_to_another_request_is_never_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client tries again, as it does for everybody; where that does not help, the image has failed."""
     folder = coco_data.write(tmp_path, HALF)
-    dataset = CocoWithVocLabels(folder.annotations, folder.images)
+    dataset = coco_with_voc_labels(folder.annotations, folder.images)
     sample = dataset.read(dataset.ids[0])
     probe, mask = np.zeros((8, 8), np.uint8), np.full(sample.target.shape, 3, np.uint8)
     swapped = MismatchedReplyError("the reply to another request")
     fake = FakeTransport(mask, answers=[probe, swapped, swapped, mask, *[swapped] * 3])
     monkeypatch.setattr(served, "SegmentationClient", functools.partial(SegmentationClient, transport=fake))
-    monkeypatch.setattr(Address, "model", functools.partial(ServedModel, parameters={}, outputs={}))
+    monkeypatch.setattr(Server, "model", functools.partial(ServedModel, parameters={}, outputs={}))
     monkeypatch.setattr(RetryPolicy, "delay", at_once)
-    predictor = EnsemblePredictor(Address.of("grpc://fake:1"), "segment_resnet50", timeout=60)
+    predictor = EnsemblePredictor(Server.of("grpc://fake:1"), "segment_resnet50", timeout=60)
     assert (predictor.predict(sample).mask == mask).all()
     with pytest.raises(EvaluationError, match="the reply to another request"):
         predictor.predict(sample)

@@ -1,0 +1,243 @@
+"""Annotated images: what a data set offers, and how pictures and mask PNGs are read from folders."""
+
+from __future__ import annotations
+
+import functools
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from deeplab_client import voc
+from deeplabv3.evaluation import EvaluationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from deeplabv3.evaluation.predictors import Prepared
+
+IGNORED = 255
+"""The class id of pixels that count for nothing, in COCO's masks, in VOC's, and by default in a user's own."""
+
+_ORIENTATION_TAG = 0x0112  # EXIF 2.32, table 4; 1 is "as stored"
+_NAMED_IDS = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its annotation, both as stored: annotations know no EXIF orientation, nor do torchvision's loaders.
+
+    Attributes:
+        name: identifies it in messages.
+        data: the file's own bytes.
+        image: RGB.
+        turned: whether the file's EXIF asks viewers to turn or mirror it.
+        target: class ids at the image's size, (H, W) uint8.
+        annotation: where the target comes from, for messages.
+    """
+
+    name: str
+    data: bytes
+    image: Image.Image
+    turned: bool
+    target: npt.NDArray[np.uint8]
+    annotation: str
+
+    @functools.cached_property
+    def prepared(self) -> Prepared:
+        """The sample at the size that the published figures belong to; made once, however many predictors ask."""
+        from deeplabv3.evaluation.predictors import prepare  # noqa: PLC0415 - loads torch
+
+        return prepare(self.image, self.target)
+
+    def check_class_ids(self, classes: int, *, ignore: int) -> None:
+        """Raise an EvaluationError where the annotation has a class that the models do not have.
+
+        Args:
+            classes: how many there are.
+            ignore: a class id that counts for nothing.
+        """
+        found: list[int] = np.flatnonzero(np.bincount(self.target.ravel())).tolist()
+        unknown = [class_id for class_id in found if class_id >= classes and class_id != ignore]
+        if unknown:
+            ids = ", ".join(map(str, unknown[:_NAMED_IDS])) + (", ..." if len(unknown) > _NAMED_IDS else "")
+            raise EvaluationError(
+                f"{self.annotation} has the class ids {ids}, but the models have {classes} classes, "
+                f"0 to {classes - 1}, and --ignore is {ignore}; correct the mask, or measure a model of its classes"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Annotated images, each found by its id.
+
+    Attributes:
+        ids: in a fixed order.
+        facts: what identifies the data set, as JSON can hold it.
+        read: return one image and its annotation, from any thread; an EvaluationError names the file that is missing,
+            broken, or no annotation of its image.
+        class_names: name of each class id in the annotations; None where the models decide.
+        ignore: the class id of pixels that count for nothing.
+        is_coco_val2017: whether it is, whole, the one that torchvision's published figures were measured on.
+    """
+
+    ids: Sequence[str]
+    facts: Mapping[str, Any]
+    read: Callable[[str], Sample]
+    class_names: tuple[str, ...] | None = voc.CLASS_NAMES
+    ignore: int = IGNORED
+    is_coco_val2017: bool = False
+
+
+def voc_folders(root: Path, *, split: str = "val") -> Dataset:
+    """Open one split of a Pascal VOC data set.
+
+    Args:
+        root: the folder of one year, such as VOCdevkit/VOC2012.
+        split: a list in ImageSets/Segmentation, without .txt.
+
+    Raises:
+        EvaluationError: a folder or the list is missing, or the list is empty.
+    """
+    lists, images, masks = root / "ImageSets" / "Segmentation", root / "JPEGImages", root / "SegmentationClass"
+    remedy = "name a folder such as VOCdevkit/VOC2012, with ImageSets/Segmentation, JPEGImages and SegmentationClass"
+    for folder in (root, lists, images, masks):
+        require(folder, "--root", directory=True, remedy=remedy)
+    known = sorted(path.stem for path in lists.glob("*.txt"))
+    if split not in known:
+        raise EvaluationError(f"--split {split}: {lists} has {', '.join(known) or 'no list at all'}")
+    # Lists of VOC's other tasks have a second column.
+    lines = read_bytes(lists / f"{split}.txt", "the list").decode("utf-8", "replace").splitlines()
+    ids = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    if not ids:
+        raise EvaluationError(f"--split {split}: {lists / split}.txt names no image")
+
+    def read(image_id: str) -> Sample:
+        sample = _read_pair(images / f"{image_id}.jpg", masks / f"{image_id}.png")
+        # torchvision's references do not count what is no class of VOC.
+        sample.target[sample.target >= len(voc.CLASS_NAMES)] = IGNORED
+        return sample
+
+    return Dataset(
+        ids=ids,
+        facts={"kind": "voc", "root": str(root.resolve()), "split": split, "size": len(ids)},
+        read=read,
+    )
+
+
+def mask_folders(
+    images: Path, masks: Path, *, class_names: tuple[str, ...] | None = None, ignore: int = IGNORED
+) -> Dataset:
+    """Open a user's own pictures and masks: two folders, in which the files of a pair differ in their suffix only.
+
+    Args:
+        images: the folder of the pictures.
+        masks: the folder of the masks, palette or grayscale PNGs of class ids.
+        class_names: name of each class id; None is what the models say.
+        ignore: the class id of pixels that count for nothing.
+
+    Raises:
+        EvaluationError: a folder is missing or empty, or a picture or mask is without the other.
+    """
+    Image.init()
+    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    pictures = _by_stem(images, "--images", readable, "pictures")
+    drawn = _by_stem(masks, "--masks", {".png"}, "mask PNGs")
+    for these, those, kind, other in ((pictures, drawn, "pictures", "masks"), (drawn, pictures, "masks", "pictures")):
+        alone = sorted(these.keys() - those.keys())
+        if alone:
+            raise EvaluationError(
+                f"{len(alone)} of the {kind} have no partner of the same name among the {other}, such as "
+                f"{these[alone[0]]}; add the {other}, or move these {kind} out of the folder"
+            )
+    return Dataset(
+        ids=sorted(pictures),
+        facts={
+            "kind": "folders",
+            "images": str(images.resolve()),
+            "masks": str(masks.resolve()),
+            "ignore": ignore,
+            "size": len(pictures),
+        },
+        read=lambda image_id: _read_pair(pictures[image_id], drawn[image_id]),
+        class_names=class_names,
+        ignore=ignore,
+    )
+
+
+def _by_stem(folder: Path, option: str, suffixes: set[str], kind: str) -> dict[str, Path]:
+    """Return the files of some suffixes by their names without suffix; hidden files are none."""
+    require(folder, option, directory=True, remedy=f"name the folder of the {kind}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+            if path.stem in found:
+                raise EvaluationError(
+                    f"{option} {folder} has {found[path.stem].name} and {path.name}, and a mask belongs to the picture "
+                    "of the same name without suffix; rename or remove one of them"
+                )
+            found[path.stem] = path
+    if not found:
+        raise EvaluationError(f"{option} {folder} has no {kind}; name the folder that they are in, not one above it")
+    return found
+
+
+def _read_pair(image_path: Path, mask_path: Path) -> Sample:
+    data = read_bytes(image_path, "the image")
+    image, turned = decode(data, image_path)
+    annotation = f"the mask {mask_path}"
+    try:
+        with Image.open(io.BytesIO(read_bytes(mask_path, "the mask"))) as mask:
+            if mask.mode not in {"P", "L"}:
+                raise EvaluationError(
+                    f"{annotation} has mode {mask.mode}; VOC's are palette PNGs, and 8-bit grayscale is read too: "
+                    "convert it to class ids"
+                )
+            target = np.array(mask, np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+        raise EvaluationError(f"{annotation} cannot be decoded: {exc}; replace it") from exc
+    check_size(image_path, image, target.shape, annotation, turned=turned)
+    return Sample(image_path.name, data, image, turned, target, annotation)
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """Read a file of a data set."""
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise EvaluationError(f"{what} {path} cannot be read: {exc.strerror}; complete the data set") from exc
+
+
+def decode(data: bytes, path: Path) -> tuple[Image.Image, bool]:
+    """Return an image as stored, RGB, and whether its EXIF asks viewers to turn it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+            with Image.open(io.BytesIO(data)) as opened:
+                orientation = opened.getexif().get(_ORIENTATION_TAG, 1)
+                return opened.convert("RGB"), orientation in range(2, 9)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+        raise EvaluationError(f"the image {path} cannot be decoded: {exc}; replace it") from exc
+
+
+def check_size(path: Path, image: Image.Image, annotated: tuple[int, ...], annotation: str, *, turned: bool) -> None:
+    """Raise an EvaluationError where an annotation, of this height and width, does not have its image's size."""
+    if annotated != (image.height, image.width):
+        reason = "; its EXIF asks viewers to turn it, and annotations are for the image as stored" if turned else ""
+        raise EvaluationError(
+            f"the image {path} is {image.width} x {image.height} pixels and its annotation "
+            f"{' x '.join(map(str, annotated[::-1]))} ({annotation}): they do not belong together{reason}; replace one"
+        )
+
+
+def require(path: Path, option: str, *, directory: bool, remedy: str) -> None:
+    """Raise an EvaluationError where a file or folder that an option names is not there."""
+    if not (path.is_dir() if directory else path.is_file()):
+        kind = "folder" if directory else "file"
+        raise EvaluationError(f"{option} {path}: no such {kind}; {remedy}")

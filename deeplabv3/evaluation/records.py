@@ -1,0 +1,135 @@
+"""What a run writes while it counts, one line of JSON for each image, so that the same command goes on from it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from typing import TYPE_CHECKING, Any, TextIO
+
+from deeplabv3.evaluation import EvaluationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+    from pathlib import Path
+
+
+class RecordFile:
+    """The file of one run: a line with its settings, then a line for each image that is done.
+
+    Lines are only ever appended, so a run that is killed loses no more than the line that it was writing.
+
+    Args:
+        path: where it is.
+        settings: what makes a run another one, as JSON can hold it.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self._settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self._file: TextIO | None = None
+
+    @contextlib.contextmanager
+    def open(self, take: Callable[[dict[str, Any]], None]) -> Generator[None]:
+        """Hand over the records of an earlier run, if there was one, and accept new ones until the end of the block.
+
+        Raises:
+            EvaluationError: the earlier run had other settings, or the file is damaged or cannot be written.
+        """
+        with _writing(self.path):
+            known = self._read(take)
+            if known is None:
+                write_whole(self.path, json.dumps({"settings": self._settings}) + "\n")
+            else:
+                os.truncate(self.path, known)
+            file = self.path.open("a", encoding="utf-8")
+        with file as self._file:
+            yield
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write the record of one image."""
+        assert self._file is not None, "open() comes first"  # noqa: S101 - a bug of ours
+        with _writing(self.path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+
+    def discard(self) -> None:
+        """Remove the file: the run is finished, or starts anew."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self, take: Callable[[dict[str, Any]], None]) -> int | None:
+        """Return how many bytes whole lines have, or None where there is no file."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise EvaluationError(f"{self.path} cannot be read: {exc.strerror}; give another --output") from exc
+        # A run that was killed may have been writing the last line; its image is counted again.
+        whole = data[: data.rfind(b"\n") + 1]
+        try:
+            header, *records = whole.splitlines()
+            different = list(_differences(json.loads(header)["settings"], self._settings))
+            if not different:
+                for line in records:
+                    take(json.loads(line))
+        except (ValueError, LookupError, TypeError, AttributeError) as exc:
+            raise EvaluationError(f"{self.path} is no state of an evaluation; pass --restart to discard it") from exc
+        if different:
+            raise EvaluationError(
+                f"{self.path} is what a run with other settings left ({'; '.join(different)}): repeat that command to "
+                "go on with it, pass --restart to discard it, or give this one another --name"
+            )
+        return len(whole)
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a text file so that it holds, whatever happens, what it held before or all of this."""
+    partial = path.with_name(f".{path.name}.partial")
+    with _writing(path):
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise EvaluationError(f"{path} cannot be written: {exc.strerror}; give another --output") from exc
+
+
+@contextlib.contextmanager
+def output_folder(path: Path) -> Generator[None]:
+    """Make the folder and keep a second evaluation out of it; the lock goes with the process, however it ends."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as exc:
+        raise EvaluationError(f"--output {path}: {exc.strerror}; give a folder that can be written") from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as exc:
+        raise EvaluationError(f"another evaluation writes to {path}; wait for it, or give another --output") from exc
+    finally:
+        os.close(descriptor)
+
+
+def _differences(before: Any, now: Any, path: str = "") -> Generator[str]:  # noqa: ANN401 - any JSON
+    """Yield what differs, by its place."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{path}{' ' if path else ''}{key}")
+    elif before != now:
+        yield f"{path} was {_shown(before)} and is {_shown(now)}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "not there"
+    return "there" if isinstance(value, dict) else json.dumps(value)

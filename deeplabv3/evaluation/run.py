@@ -1,0 +1,165 @@
+"""One evaluation: the data set and the models that were asked for, the progress, and the files that it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from deeplabv3 import BuildError
+from deeplabv3.building.plan import read_class_names
+from deeplabv3.evaluation import EvaluationError
+from deeplabv3.evaluation.coco import coco_with_voc_labels
+from deeplabv3.evaluation.datasets import mask_folders, voc_folders
+from deeplabv3.evaluation.measuring import measure
+from deeplabv3.evaluation.predictors import agreed_class_names, load_eager
+from deeplabv3.evaluation.records import RecordFile, output_folder, write_whole
+from deeplabv3.evaluation.report import draw, report
+from deeplabv3.evaluation.served import CorePredictor, EnsemblePredictor, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from rich.console import Console
+
+    from deeplabv3.evaluation.__main__ import Options
+    from deeplabv3.evaluation.counting import Tally
+    from deeplabv3.evaluation.datasets import Dataset
+    from deeplabv3.evaluation.predictors import Predictor, PredictorFacts
+
+
+def run(options: Options, console: Console) -> dict[str, Any]:
+    """Measure, and leave the JSON and the picture; return the former.
+
+    Raises:
+        EvaluationError: the run could not start or go on.
+        Interrupted: by a signal.
+    """
+    dataset = _open_dataset(options)
+    with output_folder(options.output), _open_predictors(options) as (predictors, server):
+        facts = [predictor.facts for predictor in predictors]
+        class_names = agreed_class_names(dataset.class_names, predictors)
+        _warn(facts, console)
+        ids = dataset.ids[: options.limit]
+        settings = {
+            "dataset": dataset.facts,
+            "image names, hashed": hashlib.sha256("\n".join(ids).encode("utf-8", "surrogateescape")).hexdigest()[:16],
+            "classes": class_names,
+            "limit": options.limit,
+            "predictors": {each.name: asdict(each) for each in facts},
+        }
+        records = RecordFile(options.records, settings)
+        if options.restart:
+            records.discard()
+        tally = _measure(options, dataset, predictors, ids, records, classes=len(class_names), console=console)
+        content = report(dataset, facts, tally, class_names=class_names, server=server)
+        write_whole(options.output / f"{options.name}.json", json.dumps(content, indent=1) + "\n")
+        draw(content, options.output / f"{options.name}.png")
+        # Only now: what is finished is measured anew by the next run, which may meet another build of the model.
+        records.discard()
+    return content
+
+
+def _open_dataset(options: Options) -> Dataset:
+    data = options.data
+    match options.dataset:
+        case "coco":
+            return coco_with_voc_labels(data["annotations"], data["images"], drop_unannotated=data["drop_unannotated"])
+        case "voc":
+            return voc_folders(data["root"], split=data["split"])
+        case "folders":
+            try:
+                names = None if data["classes"] is None else read_class_names(data["classes"])
+            except BuildError as exc:
+                raise EvaluationError(str(exc)) from exc
+            return mask_folders(data["images"], data["masks"], class_names=names, ignore=data["ignore"])
+
+
+@contextlib.contextmanager
+def _open_predictors(options: Options) -> Generator[tuple[list[Predictor], str | None]]:
+    """Yield the predictors that were asked for and the server's version; close their connections at the end."""
+    with contextlib.ExitStack() as stack:
+        predictors: list[Predictor] = []
+
+        def keep(predictor: Predictor) -> None:
+            stack.callback(predictor.close)
+            predictors.append(predictor)
+
+        version = None
+        if options.core or options.ensemble:
+            # Before the module is loaded: a server that is down should be told at once.
+            server = Server.of(options.url)
+            version = server.version()
+            for model in options.core:
+                keep(CorePredictor(server, model, timeout=options.timeout))
+            for model in options.ensemble:
+                keep(EnsemblePredictor(server, model, timeout=options.timeout))
+        for variant in options.eager:
+            keep(load_eager(variant, options.weights, device=options.device, progress=sys.stderr.isatty()))
+        # As the table shows them: what is closest to PyTorch first.
+        order = ("eager", "core", "ensemble")
+        yield sorted(predictors, key=lambda predictor: order.index(predictor.facts.kind)), version
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} images/s")
+
+
+def _measure(
+    options: Options,
+    dataset: Dataset,
+    predictors: Sequence[Predictor],
+    ids: Sequence[str],
+    records: RecordFile,
+    *,
+    classes: int,
+    console: Console,
+) -> Tally:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    # In a pipe a bar would be noise; the line at the end stands for it.
+    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=600) as progress:
+        task = progress.add_task(options.name, total=len(ids))
+        resumed: list[int] = []
+
+        def on_progress(done: int) -> None:
+            if not resumed:
+                resumed.append(done)
+                if done:
+                    console.print(f"going on after {done} of {len(ids)} images")
+                # The rate is that of this sitting.
+                progress.reset(task, total=len(ids), completed=done)
+            progress.update(task, completed=done)
+
+        def on_stopping(in_flight: int) -> None:
+            console.print(f"stopping after {in_flight} images that are in flight; once more stops at once")
+
+        tally = measure(
+            dataset,
+            predictors,
+            ids,
+            records,
+            classes=classes,
+            concurrency=options.concurrency,
+            on_progress=on_progress,
+            on_stopping=on_stopping,
+        )
+    rate = f"{len(tally.done) / tally.seconds:.2f} images/s" if tally.seconds else ""
+    console.print(f"{len(tally.done)} images in {tally.seconds:.1f} s, {rate}", soft_wrap=True)
+    return tally
+
+
+def _warn(facts: Sequence[PredictorFacts], console: Console) -> None:
+    untrained = [each.name for each in facts if each.untrained]
+    if untrained:
+        names = ", ".join(untrained)
+        text = f"The weights of {names} are random: the run checks the machinery, and its figures mean nothing."
+        console.print(Panel(text, title="UNTRAINED WEIGHTS", border_style="bold red"))

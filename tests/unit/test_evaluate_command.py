@@ -1,0 +1,58 @@
+"""What can be told of a command line and of its output folder before anything is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deeplabv3.evaluation import EvaluationError
+from deeplabv3.evaluation.__main__ import parse
+from deeplabv3.evaluation.records import output_folder
+
+pytestmark = pytest.mark.unit
+
+COCO = ["coco", "--annotations", "a.json", "--images", "val"]
+OWN = ["folders", "--images", "pictures", "--masks", "masks"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (COCO, "give at least one of --eager, --core and --ensemble"),
+        ([*COCO, "--core", "x", "--weights", "none"], "--weights is for --eager"),
+        ([*COCO, "--core", "x", "--limit", "0"], "'0' is no whole number of at least 1"),
+        ([*COCO, "--core", "x", "--timeout", "-1"], "'-1' is no number of seconds above 0"),
+        ([*COCO, "--core", "x", "--name", "a/b"], "--name a/b: a name without folders"),
+        (["coco", "--images", "val", "--core", "x"], "--annotations"),
+        ([], "coco,voc,folders"),
+        ([*OWN, "--core", "x", "--ignore", "256"], "must be a class id from 0 to 255, got '256'"),
+        (OWN[:3], "--masks"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(command)
+    assert message in capsys.readouterr().err
+
+
+def test_each_data_set_has_its_own_options() -> None:
+    options = parse([*OWN, "--ensemble", "segment_resnet50", "--ignore", "0", "--output", "out"])
+    assert options.dataset == "folders"
+    assert options.data == {"images": Path("pictures"), "masks": Path("masks"), "classes": None, "ignore": 0}
+    assert options.name == "folders"
+    assert parse([*COCO, "--core", "x"]).data.keys() == {"annotations", "images", "drop_unannotated"}
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with (
+        output_folder(tmp_path / "out"),
+        pytest.raises(EvaluationError, match="another evaluation writes to"),
+        output_folder(tmp_path / "out"),
+    ):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EvaluationError, match=r"--output .*file: File exists"), output_folder(tmp_path / "file"):
+        pass
