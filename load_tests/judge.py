@@ -64,10 +64,10 @@ class Judge:
         self._reports: dict[str, dict[str, Any]] = {}  # the last of each worker
         self._agreed = FirstReplies()
         self._server_before: dict[str, Any] | None = None
-        self._server: dict[str, Any] = {}
         self._setting: dict[str, Any] = {}
         self._begun: list[tuple[int, float, StatsEntry]] = []  # the users and beginning of each stage, and its counts
         self._ended: float | None = None
+        self._measured: Summary | None = None  # of the last run of a page
         self.stages: list[Stage] = []
         self.interrupted = self.has_judged = False
         events = environment.events
@@ -78,12 +78,15 @@ class Judge:
         events.request.add_listener(self._requested)
         events.worker_report.add_listener(self._reported)
         # A worker that joins a run is given a share of its users.
-        events.worker_connect.add_listener(lambda client_id, **_: self._workers.add(client_id))
+        events.worker_connect.add_listener(self._joined)
 
     @property
     def is_loaded(self) -> bool:
         """Whether requests are sent; a worker makes its pictures first."""
         return self._master is None or bool(self._reports)
+
+    def _joined(self, client_id: str, **_: object) -> None:
+        self._workers.add(client_id)
 
     def stage_begins(self, stage: Stage) -> None:
         """Count the requests of another stage from now on."""
@@ -91,8 +94,8 @@ class Judge:
         self._begun.append((stage.users, time.perf_counter(), entry))
 
     def _start(self, **_: object) -> None:
-        self._ended = None
-        self._reports, self._begun, self._server = {}, [], {}
+        self._ended = self._measured = None
+        self._reports, self._begun = {}, []
         self._workers = self._present()
         setattr(self._parsed, RUN, uuid.uuid4().hex)
         options = options_from(vars(self._parsed))
@@ -131,9 +134,10 @@ class Judge:
         if not ours or ours["run"] != getattr(self._parsed, RUN, ""):
             return
         if self._begun and not self._reports:  # the first stage begins with the first requests
-            users, _, entry = self._begun[0]
-            self._begun[0] = (users, time.perf_counter() - ours["seconds"], entry)
+            users, counts = self._begun[0][0], self._begun[0][2]
+            self._begun[0] = (users, time.perf_counter() - ours["seconds"], counts)
         self._reports[client_id] = ours
+        self._workers.add(client_id)
         for content in ours["first_replies"]:
             reply = FirstReply(*content)
             if not self._agreed.agrees(reply):
@@ -153,7 +157,9 @@ class Judge:
         if self._master is not None:
             self._await_last_reports(self._master)
         if not self._parsed.headless:
-            self._read_server()
+            self._measured = (
+                self._summary()
+            )  # now: workers may come and go, and the page's Reset be pressed, before the end
 
     def _await_last_reports(self, master: MasterRunner) -> None:
         """Wait for the last requests of the workers, for which Locust leaves them half a second."""
@@ -181,18 +187,11 @@ class Judge:
                 wrong = wrong or "left before the end"
             problems += [f"worker {worker}: {wrong}"] if wrong else []
         if self._sender is not None:
-            self._reports["here"] = self._sender.report()
             problems += filter(None, [self._known("here").get("wrong")])
         elif log.unhandled_greenlet_exception:
             problems.append(OWN_ERROR)
         runner = self._environment.runner
         return problems + [f"{OWN_ERROR}: {error['msg']}" for error in (runner.exceptions.values() if runner else ())]
-
-    def _read_server(self) -> None:
-        after = self._server_statistics() if self._server_before is not None else None
-        self._server = server_statistics.between(self._server_before or {}, after) if after else {}
-        if after and not self._server:
-            _logger.warning("the server's statistics are left out: it restarted, or several share the address")
 
     def _quitting(self, **_: object) -> None:
         with self._judging:  # a second SIGTERM has Locust end a second time, and must not end the first
@@ -212,9 +211,8 @@ class Judge:
                 self._master.stop(send_stop_to_client=False)
             else:
                 runner.stop()
-        if self._parsed.headless:
-            self._read_server()  # the greenlet that stopped the run may have been killed meanwhile
-        measured = self._summary()
+        # Not at the end of the run: Locust may have killed the greenlet that ended it.
+        measured = self._measured or self._summary()
         verdicts = objectives.judge(measured, objectives.read(Path(self._parsed.objectives)))
         report.show(
             Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _COLUMNS), measured, verdicts
@@ -232,7 +230,8 @@ class Judge:
         environment.process_exit_code = 0 if met else EXIT_MISSED
 
     def _summary(self) -> Summary:
-        problems = self._find_problems()
+        if self._sender is not None:
+            self._reports["here"] = self._sender.report()
         reports = [known for known in self._reports.values() if known]
         found = self._environment.stats
         kinds = sorted((Kind.of(cast("Any", entry)) for entry in found.entries.values()), key=lambda kind: kind.title)
@@ -248,14 +247,22 @@ class Judge:
             total=all_of(kinds),
             failures=failures,
             strain=Strain.of(reports),
-            server=self._server,
+            server=self._server_between(),
             stages=[
                 StageResult(users, end - began, Kind.of(cast("Any", entry)))
                 for (users, began, entry), end in zip(self._begun, ends, strict=False)
             ],
-            problems=problems,
+            problems=self._find_problems(),
             models={name: said for known in reports for name, said in known["models"].items()},
         )
+
+    def _server_between(self) -> dict[str, Any]:
+        """Return what the server counted during the run; nothing where it does not tell."""
+        after = self._server_statistics() if self._server_before is not None else None
+        found = server_statistics.between(self._server_before or {}, after) if after else {}
+        if after and not found:
+            _logger.warning("the server's statistics are left out: it restarted, or several share the address")
+        return found
 
     def _server_statistics(self) -> dict[str, Any] | None:
         try:

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 _LATENCIES = (*(f"p{100 * share:g}, s" for share in SHOWN_PERCENTILES), "mean, s")
 _STYLE = """
 #verdict { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0; padding: 24px 32px; }
-#verdict h1 { font-size: 26px; margin: 0 0 4px; padding: 14px 18px; border-radius: 6px; color: #fff; }
-#verdict h1.good { background: #1b7f3b; } #verdict h1.bad { background: #b3261e; }
-#verdict h2 { font-size: 18px; margin: 26px 0 6px; }
+#verdict h1 { font-size: 26px; margin: 0 0 4px; padding: 14px 18px; border-radius: 6px; }
+#verdict h2 { font-size: 18px; margin: 26px 0 6px; } #verdict h2::first-letter { text-transform: uppercase; }
 #verdict table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 #verdict th, #verdict td { text-align: right; padding: 4px 14px 4px 0; border-bottom: 1px solid #ddd; }
 #verdict th:first-child, #verdict td:first-child { text-align: left; }
 #verdict table.facts td { text-align: left; vertical-align: top; }
+#verdict .facts td:first-child { white-space: nowrap; }
 #verdict .good { color: #1b7f3b; } #verdict .bad { color: #b3261e; font-weight: 600; } #verdict p { margin: 4px 0; }
+#verdict h1.good { color: #fff; background: #1b7f3b; } #verdict h1.bad { color: #fff; background: #b3261e; }
 """
 
 
@@ -152,24 +153,23 @@ def _generator(summary: Summary) -> str:
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
-    def given(*names: str) -> str:
-        return ", ".join(
-            f"{name.replace('_', ' ')} {summary.setting[name]}" for name in names if name in summary.setting
-        )
+    setting = summary.setting | {
+        "variants": ",".join(f"{name}={weight:g}" for name, weight in summary.setting.get("variants", {}).items())
+    }
 
-    setting = summary.setting
-    loop = given("arrivals", "rate", "max_unfinished") if setting.get("loop") == "open" else given("think_time")
-    shape = setting.get("shape", "none")
-    stages = f", shape {shape}: {given('stages', 'stage_time', 'spike_factor')}" if shape != "none" else ""
-    servers = [str(setting[name]) for name in ("host", "second_host") if setting.get(name)]
+    def given(*names: str) -> str:
+        shown = (f"{name.replace('_', ' ')} {setting[name]}" for name in names if setting.get(name) not in {None, ""})
+        return ", ".join(shown)
+
+    load = ["users"]
+    load += ["arrivals", "rate", "max_unfinished"] if setting.get("loop") == "open" else ["think_time"]
+    load += ["shape", "stages", "stage_time", "spike_factor"] if summary.stages else []
+    requests = ("variants", "pictures", "kinds", "timeout", "retries", "mask_format", "tolerance", "seed")
     return [
-        ("server", " and ".join(servers)),
-        (
-            "models that answered",
-            "; ".join(f"{name}: {said}" for name, said in sorted(summary.models.items())) or "none",
-        ),
-        ("load", f"{setting.get('loop')} loop, users {setting.get('users')}{stages}, {loop}"),
-        ("requests", given("variants", "pictures", "kinds", "timeout", "retries", "mask_format", "tolerance", "seed")),
+        ("server", " and ".join(str(setting[name]) for name in ("host", "second_host") if setting.get(name))),
+        ("answered by", "; ".join(f"{model}: {said}" for model, said in sorted(summary.models.items())) or "no model"),
+        ("load", f"{setting.get('loop')} loop, {given(*load)}"),
+        ("requests", given(*requests)),
         ("time", f"{setting.get('began', '')}, {summary.seconds:.1f} s"),
         ("sent by", str(setting.get("sent_by", ""))),
     ]
@@ -199,6 +199,8 @@ def page(locusts: str, summary: Summary, verdicts: Sequence[Verdict]) -> str:
         verdicts: On its objectives.
     """
     verdict = verdict_of(verdicts)
+    passed = isinstance(verdict, Good)
+    title = f"Load test {'passed' if passed else 'failed'}: {verdict}"
     facts = "".join(f"<tr><td>{escape(name)}</td><td>{escape(said)}</td></tr>" for name, said in _facts(summary))
     problems = "".join(f'<p class="bad">{escape(problem)}</p>' for problem in summary.problems)
     generator = f"<h2>load generator</h2><p>{escape(_generator(summary).partition(': ')[2])}</p>"
@@ -206,7 +208,7 @@ def page(locusts: str, summary: Summary, verdicts: Sequence[Verdict]) -> str:
         generator += f'<p class="bad">{escape(summary.strain.warning)}</p>'
     server = _server(summary).html() if summary.server else "<h2>server</h2><p>The server told no statistics.</p>"
     parts = [
-        f'<h1 class="{"good" if isinstance(verdict, Good) else "bad"}">{escape(verdict)}</h1>{problems}',
+        f'<h1 class="{"good" if passed else "bad"}">{escape(title)}</h1>{problems}',
         _objectives(verdicts).html(),
         f'<h2>the run</h2><table class="facts">{facts}</table>',
         _requests(summary).html(),
@@ -217,5 +219,5 @@ def page(locusts: str, summary: Summary, verdicts: Sequence[Verdict]) -> str:
     ]
     # The root of Locust's page; its script stands before it, so that the last one is meant.
     before, root, after = locusts.rpartition('<div id="root">')
-    before = before.replace("<title>Locust</title>", f"<title>Load test: {escape(verdict)}</title>", 1)
+    before = before.replace("<title>Locust</title>", f"<title>{escape(title)}</title>", 1)
     return f'{before}<style>{_STYLE}</style><section id="verdict">{"".join(parts)}</section>{root}{after}'

@@ -51,7 +51,7 @@ class Sender:
         events.test_stopping.add_listener(self._stopping)
         events.test_stop.add_listener(self._stopped)
         if isinstance(runner, WorkerRunner):
-            events.report_to_master.add_listener(lambda data, **_: data.update({REPORT: self.report()}))
+            events.report_to_master.add_listener(self._report)
             events.quitting.add_listener(self._quitting)
             if runner.worker_state in {STATE_SPAWNING, STATE_RUNNING}:
                 self._start()  # the run had begun before this process listened
@@ -89,6 +89,9 @@ class Sender:
             return {}
         wrong = self._wrong or (OWN_ERROR if log.unhandled_greenlet_exception else "")
         return self._sending.report() | {"run": self._run, "wrong": wrong, "left": self._leaves}
+
+    def _report(self, data: dict[str, Any], **_: object) -> None:
+        data[REPORT] = self.report()
 
     def _start(self, **_: object) -> None:
         self._run, self._leaves, self._wrong = getattr(self._parsed, RUN, ""), False, ""

@@ -155,7 +155,8 @@ class Sending:
             model = f"segment_{variant}"
             result = self._client(url).segment(picture.data, model=model)
             took, received = time.perf_counter() - since, result.mask.nbytes
-            self._models[model] = f"version {result.model_version}, weights {result.weights or 'unknown'}"
+            trained = "untrained weights" if result.untrained else f"weights {result.weights or 'unknown'}"
+            self._models[model] = f"version {result.model_version}, {trained}"
             size = (picture.width, picture.height)
             failure, first = self._replies.check(result.mask, picture=picture.name, model=model, size=size)
             self._first_replies += [first] if first is not None else []

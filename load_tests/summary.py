@@ -225,7 +225,9 @@ def load(file: Path) -> Summary:
             failures=content["failures"],
             strain=Strain(**content["strain"]),
             server={model: dict(counts) for model, counts in content["server"].items()},
-            stages=[StageResult(**{**stage, "total": _kind(stage["total"])}) for stage in content["stages"]],
+            stages=[
+                StageResult(stage["users"], stage["seconds"], _kind(stage["total"])) for stage in content["stages"]
+            ],
             problems=content["problems"],
             models=content.get("models", {}),
         )
@@ -250,4 +252,4 @@ def _kind(content: Mapping[str, Any]) -> Kind:
         raise ValueError("a kind of request without a name")
     # JSON has no numbers as keys.
     milliseconds = {int(value): int(count) for value, count in content["milliseconds"].items()}
-    return Kind(**{**content, "milliseconds": milliseconds})
+    return Kind(content["protocol"], content["name"], content["requests"], content["failures"], milliseconds)

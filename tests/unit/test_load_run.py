@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -248,6 +250,38 @@ def test_a_summary_is_the_same_after_a_file(tmp_path: Path) -> None:
     run = run_of({"resnet50 web": {100: 5}}, {"refused": 1})
     run.save(tmp_path / "a" / "run.json", met=False)
     assert summary.load(tmp_path / "a" / "run.json") == run
+
+
+def test_the_page_proves_the_run_when_it_is_mailed_alone(tmp_path: Path) -> None:
+    run = run_of({"resnet50 <web>": {400: 98, 750: 2}}, {"refused & gone": 1})
+    run.problems.append("worker a: did not finish")
+    run.models["segment_resnet50"] = "version 1, weights VOC"
+    run.setting.update(host="grpc://there:8001", users=7, variants={"resnet50": 3.0})
+    times = {f"{part}_seconds": 1.0 for part in ("queue", "compute_input", "compute_infer", "compute_output")}
+    batches = {"1": {"executions": 40}, "4": {"executions": 15}}
+    run.server["deeplabv3_resnet50"] = {"requests": 100, "executions": 55, **times, "batches": batches}
+    verdicts = objectives.judge(run, read(tmp_path, '[p99]\n"* <web>" = 0.5'))
+    page = report.page('<title>Locust</title><body><div id="root"></div>', run, verdicts)
+    text = html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page))
+    for said in (
+        "Load test failed: 1 of 2 objectives missed, 1 not measured",
+        "worker a: did not finish",
+        "p99 of gRPC resnet50 <web>   at most 0.5 s   0.750 s   missed by 0.250 s (50%)",
+        "grpc://there:8001",
+        "segment_resnet50: version 1, weights VOC",
+        "users 7",
+        "resnet50=3",
+        "refused & gone   1",
+        "deeplabv3_resnet50   100   1.82   10.0   30.0   1: 40, 4: 15",
+        "busiest of 1 process(es) at 10% of a core",
+    ):
+        assert re.sub(r"\s+", " ", said) in re.sub(r"\s+", " ", text)
+    assert "<title>Load test failed" in page
+    assert page.endswith('<div id="root"></div>')
+    passed = report.page(
+        '<div id="root">', run, objectives.judge(run_of({"a web": {1: 1}}), objectives.Objectives({}, {}))
+    )
+    assert "Load test passed" in passed
 
 
 def test_a_client_that_limits_is_named() -> None:

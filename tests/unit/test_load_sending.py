@@ -30,7 +30,7 @@ class Reply:
     """A right one."""
 
     mask = np.zeros((2, 3), np.uint8)
-    model_version, weights = "1", "none"
+    model_version, weights, untrained = "1", "none", True
 
 
 class Client:
