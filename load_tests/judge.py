@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import sys
 import time
@@ -107,7 +108,8 @@ class Judge:
             **{name: getattr(self._parsed, name) for name in OF_PICTURES},
             "users": self._parsed.num_users or 1,
             "began": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
-            "sent_by": f"{platform.node()}, Locust {version('locust')}, deeplab-client {version('deeplab-client')}",
+            "sent_by": f"{platform.node()} with {os.cpu_count()} cores, Locust {version('locust')}, "
+            f"deeplab-client {version('deeplab-client')}",
         }
         self._server_before = self._server_statistics()
         for stage in self.stages[:1]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from load_tests.summary import Kind, Summary
 
 _LATENCIES = (*(f"p{100 * share:g}, s" for share in SHOWN_PERCENTILES), "mean, s")
+_LABELS = {
+    "rate": "requests per second of each user",
+    **{name: f"{name.replace('_', ' ')} (s)" for name in ("think_time", "stage_time", "timeout")},
+}
 _STYLE = """
 #verdict { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0; padding: 24px 32px; }
 #verdict h1 { font-size: 26px; margin: 0 0 4px; padding: 14px 18px; border-radius: 6px; }
@@ -135,11 +139,11 @@ def _server(summary: Summary) -> Section:
         requests, executions = counts["requests"], counts["executions"]
         compute = sum(counts[f"compute_{part}_seconds"] for part in ("input", "infer", "output"))
         sizes = {int(size): batch["executions"] for size, batch in counts["batches"].items() if batch["executions"]}
-        shown = ", ".join(f"{size}: {number}" for size, number in sorted(sizes.items()))
+        shown = ", ".join(f"{number} of {size}" for size, number in sorted(sizes.items()))
         mean = f"{requests / executions:.2f}" if executions else "-"
         times = (f"{1000 * seconds / requests:.1f}" for seconds in (counts["queue_seconds"], compute))
         rows.append((model, str(requests), mean, *times, shown or "-"))
-    columns = ("model", "requests", "mean batch", "queue, ms", "compute, ms", "batches of each size")
+    columns = ("model", "requests", "mean batch", "queue, ms", "compute, ms", "batches by size")
     return Section("what the server counted: batches, and mean milliseconds of a request", columns, rows)
 
 
@@ -158,8 +162,8 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     }
 
     def given(*names: str) -> str:
-        shown = (f"{name.replace('_', ' ')} {setting[name]}" for name in names if setting.get(name) not in {None, ""})
-        return ", ".join(shown)
+        known = [name for name in names if setting.get(name) not in {None, ""}]
+        return ", ".join(f"{_LABELS.get(name, name.replace('_', ' '))} {setting[name]}" for name in known)
 
     load = ["users"]
     load += ["arrivals", "rate", "max_unfinished"] if setting.get("loop") == "open" else ["think_time"]
@@ -202,14 +206,13 @@ def page(locusts: str, summary: Summary, verdicts: Sequence[Verdict]) -> str:
     passed = isinstance(verdict, Good)
     title = f"Load test {'passed' if passed else 'failed'}: {verdict}"
     facts = "".join(f"<tr><td>{escape(name)}</td><td>{escape(said)}</td></tr>" for name, said in _facts(summary))
-    problems = "".join(f'<p class="bad">{escape(problem)}</p>' for problem in summary.problems)
     generator = f"<h2>load generator</h2><p>{escape(_generator(summary).partition(': ')[2])}</p>"
     if summary.strain.warning is not None:
         generator += f'<p class="bad">{escape(summary.strain.warning)}</p>'
     server = _server(summary).html() if summary.server else "<h2>server</h2><p>The server told no statistics.</p>"
     parts = [
-        f'<h1 class="{"good" if passed else "bad"}">{escape(title)}</h1>{problems}',
-        _objectives(verdicts).html(),
+        f'<h1 class="{"good" if passed else "bad"}">{escape(title)}</h1>',
+        replace(_objectives(verdicts), title="objectives").html(),
         f'<h2>the run</h2><table class="facts">{facts}</table>',
         _requests(summary).html(),
         _stages(summary).html() if summary.stages else "",

@@ -162,7 +162,7 @@ def test_a_closed_loop_over_both_protocols(locust: Locust, toy_server: TritonPro
     assert "<html" in page
     assert "Load test passed: all" in page
     assert "segment_resnet50: version 1, " in page
-    assert "batches of each size" in page
+    assert "batches by size" in page
     assert page.index("gRPC resnet50 web") < page.index('<div id="root">')
 
 

@@ -272,7 +272,7 @@ def test_the_page_proves_the_run_when_it_is_mailed_alone(tmp_path: Path) -> None
         "users 7",
         "resnet50=3",
         "refused & gone   1",
-        "deeplabv3_resnet50   100   1.82   10.0   30.0   1: 40, 4: 15",
+        "deeplabv3_resnet50   100   1.82   10.0   30.0   40 of 1, 15 of 4",
         "busiest of 1 process(es) at 10% of a core",
     ):
         assert re.sub(r"\s+", " ", said) in re.sub(r"\s+", " ", text)
