@@ -19,9 +19,10 @@ import math
 import random
 import sys
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import simpy
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from load_tests.summary import Summary
 
 Balancing = Literal["round-robin", "random", "least-outstanding"]
+Service = Callable[[int, random.Random], float]  # draws the seconds of a batch of a size
 BALANCING: tuple[Balancing, ...] = ("round-robin", "random", "least-outstanding")
 EXIT_TOO_FEW = 1
 
@@ -54,14 +56,6 @@ _MOST_BATCHED, _MOST_INSTANCES, _MOST = 1024, 256, 10_000_000
 
 class ServiceTimesError(Exception):
     """The run does not tell how long batches take; the message says why."""
-
-
-class Service(Protocol):
-    """How long a batch takes."""
-
-    def __call__(self, size: int, source: random.Random, /) -> float:
-        """Return the seconds of one batch of that size."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +128,12 @@ class Outcome:
         latencies: Seconds of the answered requests, in ascending order.
         refused: Requests that found a full queue.
         utilisation: Share of the time in which an instance computed, over all replicas.
-        throughput: Answers per second, from the first arrival to the last answer.
         batch: Mean number of pictures in a batch.
     """
 
     latencies: list[float]
     refused: int
     utilisation: float
-    throughput: float
     batch: float
 
     def percentile(self, share: float) -> float:
@@ -313,7 +305,6 @@ def simulate(
         latencies=latencies,
         refused=sum(one.refused for one in running),
         utilisation=sum(one.busy for one in running) / (seconds * replicas * replica.instances) if seconds else 0.0,
-        throughput=len(latencies) / seconds if seconds else 0.0,
         batch=len(latencies) / batches if batches else 0.0,
     )
 

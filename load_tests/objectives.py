@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from load_tests.summary import Kind, Summary
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
-_SHARES = ("error_share",)
-_COUNTS = ("wrong_replies",)
-_LEAST = ("throughput",)
 UNMEASURED = "not measured"
 _FORM = "error_share, wrong_replies, throughput, and tables such as [p99] of seconds by kind of request"
 
@@ -87,7 +84,7 @@ def read(file: Path) -> Objectives:
             latency[float(found[1]) / 100] = {
                 pattern: _number(file, f"{name}.{pattern!r}", seconds) for pattern, seconds in value.items()
             }
-        elif name in (*_SHARES, *_COUNTS, *_LEAST):
+        elif name in _BOUNDS:
             bounds[name] = _number(file, name, value)
         else:
             raise ObjectivesError(f"{file}: {name!r} is no objective; known are {_FORM}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from load_tests.pictures import KINDS
 
@@ -12,14 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 OBJECTIVES = Path(__file__).with_name("objectives.toml")
-
-
-class Parser(Protocol):
-    """The part of Locust's argument parser that is used here."""
-
-    def add_argument(self, *flags: str, **settings: Any) -> object:  # noqa: ANN401 - argparse's own
-        """Add an argument."""
-        ...
 
 
 class Options(argparse.Namespace):
@@ -110,7 +102,7 @@ def _weighted(*names: str) -> Callable[[str], str]:
     return checked
 
 
-def add_arguments(parser: Parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the load tests' own arguments to Locust's."""
 
     def add(name: str, text: str, *, page: bool = True, **settings: Any) -> None:  # noqa: ANN401 - argparse's own

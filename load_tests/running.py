@@ -68,7 +68,6 @@ class _Preparation:
         self._environment = environment
         self._parsed = cast("Any", environment.parsed_options)
         self._takes_stop_timeout = not environment.stop_timeout
-        self._sender: Sender | None = None
         self._judge: Judge | None = None
         self._interrupted = False
 
@@ -100,6 +99,7 @@ class _Preparation:
         """
         parsed, environment = self._parsed, self._environment
         is_worker = isinstance(environment.runner, WorkerRunner)
+        sender: Sender | None = None
         try:
             options = options_from(vars(parsed))
             self._check_shape(options)
@@ -109,14 +109,14 @@ class _Preparation:
                     _check_writable(Path(file))
             client_for(environment.host or _SOMEWHERE, options).close()  # its own variables may be wrong
             if not isinstance(environment.runner, MasterRunner):
-                self._sender = Sender(environment)
+                sender = Sender(environment)
             if is_worker:
                 return
-            if self._sender is not None:
-                self._sender.make_pictures()
+            if sender is not None:
+                sender.make_pictures()
         except (objectives.ObjectivesError, PicturesError, OSError, ValueError) as error:
             _stop(str(error), EXIT_USAGE)
-        self._judge = Judge(environment, self._sender)
+        self._judge = Judge(environment, sender)
         self._take_users(options, users=parsed.num_users or 1)
         if environment.web_ui is not None and environment.web_ui.app is not None:
             environment.web_ui.app.before_request(self._check_page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 from load_tests.replies import WRONG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 SHOWN_PERCENTILES = (0.5, 0.9, 0.95, 0.99)
@@ -129,10 +130,9 @@ class Strain:
     def of(cls, reports: Iterable[Mapping[str, Any]]) -> Strain:
         """Return what the reports of all processes say together."""
         known = list(reports)
-        late: dict[int, int] = {}
+        late: Counter[int] = Counter()
         for report in known:
-            for value, count in report["late"].items():
-                late[int(value)] = late.get(int(value), 0) + count
+            late.update({int(value): count for value, count in report["late"].items()})
         return cls(
             processes=len(known),
             busiest_cpu=max((report["cpu"] for report in known), default=0.0),
@@ -235,16 +235,13 @@ def load(file: Path) -> Summary:
         raise SummaryError(f"{file} is no summary of a run ({error!r}): write one with --summary") from error
 
 
-def all_of(kinds: Iterable[Kind]) -> Kind:
+def all_of(kinds: Sequence[Kind]) -> Kind:
     """Return all kinds as one."""
-    milliseconds: dict[int, int] = {}
-    requests = failures = 0
+    milliseconds: Counter[int] = Counter()
     for kind in kinds:
-        requests += kind.requests
-        failures += kind.failures
-        for value, count in kind.milliseconds.items():
-            milliseconds[value] = milliseconds.get(value, 0) + count
-    return Kind("", "all", requests, failures, milliseconds)
+        milliseconds.update(kind.milliseconds)
+    requests, failures = sum(kind.requests for kind in kinds), sum(kind.failures for kind in kinds)
+    return Kind("", "all", requests, failures, dict(milliseconds))
 
 
 def _kind(content: Mapping[str, Any]) -> Kind:

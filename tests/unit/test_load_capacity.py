@@ -138,7 +138,7 @@ def test_what_is_outside_the_core_is_added() -> None:
 
 def test_nothing_is_simulated_without_arrivals() -> None:
     found = by_hand([], Replica(constant))
-    assert (found.latencies, found.refused, found.throughput) == ([], 0, 0.0)
+    assert (found.latencies, found.refused, found.utilisation) == ([], 0, 0.0)
     assert found.percentile(0.99) == math.inf
 
 
