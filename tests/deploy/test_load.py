@@ -284,6 +284,28 @@ def test_a_master_and_its_workers(locust: Locust, toy_server: TritonProcess, unu
             assert worker.wait(30) == 0
 
 
+def test_the_last_replies_of_workers_are_waited_for(locust: Locust, unused_port: int) -> None:
+    answers = threading.Event()
+    answers.set()
+    server = Masks(Script(hold=answers))
+    options = [*master(2, unused_port), "--host", f"grpc://127.0.0.1:{server.port}", "--run-time", "5s"]
+    command = locust.command(*options, "--mask-format", "raw", "--summary", str(locust.json))
+    try:
+        with workers(locust, 2, unused_port), locust.begun(command) as (process, log):
+            wait_until(lambda: bool(server.script.requests), what="a request")
+            answers.clear()
+            assert any("limit reached" in line for line in log)
+            time.sleep(2)  # longer than the half second that Locust leaves its workers
+            answers.set()
+            rest = log.read()
+            assert process.wait(60) == 0, rest
+    finally:
+        answers.set()
+        server.stop()
+    total = locust.summary()["total"]
+    assert (total["requests"], total["failures"]) == (len(server.script.requests), 0)
+
+
 @pytest.mark.parametrize(
     ("how", "number"),
     [(signal.SIGKILL, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)],  # of two: the last ends the run
