@@ -31,8 +31,7 @@ from benchmarks import toy
 from benchmarks.arguments import at_least_one
 from deeplabv3.embedded.launch import RunningServer
 from load_tests import summary
-from load_tests.replicas import Outcome, Replica, poisson, simulate
-from load_tests.service_times import ServiceTimes, from_run
+from load_tests.capacity import Outcome, Replica, ServiceTimes, poisson, service_times, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs = [output / f"serve-{number}.log" for number in (1, 2)]
         servers = [stack.enter_context(RunningServer(repository, log=log)) for log in logs]
         one = measured(servers[:1], MEASURED_AT * MOST_PER_SECOND, seconds=options.seconds, file=output / "one.json")
-        times = from_run(one)
+        times = service_times(one)
         rates = {share: 2 * share * times.most_per_second(MAX_BATCH, 1) for share in SHARES}
         runs = [
             measured(servers, rate, seconds=options.seconds, file=output / f"two-{share:.0%}.json")

@@ -3,7 +3,8 @@
     python -m load_tests.capacity out/load/closed.json --rate 2 --p99 6
 
 Reads a run that Locust measured on one server (--summary), takes the core model's batch times from it, and simulates
-requests that arrive at 1, 2, ... replicas.
+requests that arrive at 1, 2, ... replicas. A replica is the core model's queue: Triton takes what waits, up to the
+largest batch, when an instance is free, and may first wait for more. What is around it adds a constant.
 """
 
 from __future__ import annotations
@@ -17,59 +18,137 @@ import argparse
 import math
 import random
 import sys
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import simpy
 from rich.console import Console
 from rich.table import Table
 
-from load_tests.replicas import BALANCING, Balancing, Outcome, Replica, poisson, simulate
-from load_tests.service_times import ServiceTimesError, from_run
+from load_tests.options import number
 from load_tests.summary import SummaryError, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
-    from load_tests.service_times import ServiceTimes
+    from load_tests.summary import Summary
 
+Balancing = Literal["round-robin", "random", "least-outstanding"]
+Service = Callable[[int, random.Random], float]  # draws the seconds of a batch of a size
+BALANCING: tuple[Balancing, ...] = ("round-robin", "random", "least-outstanding")
 EXIT_TOO_FEW = 1
-_FEW_BATCHES = 50  # whose mean a slow moment of the machine would move
-_MORE_ROWS = 2  # after the first that is enough, to see what another replica would bring
+
+_CORE, _ENSEMBLE = "deeplabv3_", "segment_"
+_IN_CORE = ("queue_seconds", "compute_input_seconds", "compute_infer_seconds", "compute_output_seconds")
+# Share of the pictures that the server may not have counted as the client did: those in flight at either end.
+_SHARE_MISSING = 0.1
+_FEW_BATCHES = 50  # a slow moment of the machine would move their mean
+_MORE_ROWS = 2  # after the first number that is enough, to show what another replica would bring
 _COLUMNS = 110
-# Above, a simulation does not end while somebody waits for it.
+_TINY = 1e-9
+# Above these a simulation takes too long to wait for.
 _MOST_BATCHED, _MOST_INSTANCES, _MOST = 1024, 256, 10_000_000
 
 
+class ServiceTimesError(Exception):
+    """The run does not tell how long batches take; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What is wanted.
+class ServiceTimes:
+    """Seconds of a batch by its size: the measured mean where there is one, else a straight line through the means.
 
     Attributes:
-        rate: Requests per second.
-        p99: Seconds.
-        balancing: How requests are spread.
-        number: Requests to simulate.
-        most: Replicas to try.
-        seed: Of arrivals and batch times.
+        model: The core model.
+        measured: Mean seconds of a batch, by size.
+        first: Seconds of the line for a batch of none.
+        each: Seconds that each picture adds to it.
+        constant: Seconds of a request outside the core's queue and the core, the network included.
+        batches: How many were measured.
+        variation: Coefficient of variation of a batch's time; 0 for a constant one.
     """
 
-    rate: float
-    p99: float
-    balancing: Balancing
-    number: int
-    most: int
-    seed: int
+    model: str
+    measured: dict[int, float]
+    first: float
+    each: float
+    constant: float
+    batches: int
+    variation: float = 0.0
+
+    @property
+    def largest(self) -> int:
+        """The largest batch that was measured."""
+        return max(self.measured)
+
+    def mean(self, size: int) -> float:
+        """Return the mean seconds of a batch."""
+        return self.measured.get(size) or max(self.first + self.each * size, _TINY)
+
+    def most_per_second(self, max_batch: int, instances: int) -> float:
+        """Return the pictures per second of a replica that is never idle."""
+        return max(size / self.mean(size) for size in range(1, max_batch + 1)) * instances
+
+    def __call__(self, size: int, source: random.Random) -> float:
+        """Draw the seconds of one batch."""
+        mean = self.mean(size)
+        return source.gammavariate(self.variation**-2, mean * self.variation**2) if self.variation else mean
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What each replica is.
+
+    Attributes:
+        service: Seconds of a batch.
+        max_batch: Largest batch of the core model.
+        queue_delay: Seconds that the oldest request waits for a batch to fill while an instance is idle.
+        instances: Batches at a time.
+        max_queue: Requests that may wait; one more is refused. None for no limit.
+        constant: Seconds that a request takes outside the core's queue and the core.
+    """
+
+    service: Service
+    max_batch: int = 1
+    queue_delay: float = 0.0
+    instances: int = 1
+    max_queue: int | None = None
+    constant: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Result of a simulation.
+
+    Attributes:
+        latencies: Seconds of the answered requests, in ascending order.
+        refused: Requests that found a full queue.
+        utilisation: Share of the time in which an instance computed, over all replicas.
+        batch: Mean number of pictures in a batch.
+    """
+
+    latencies: list[float]
+    refused: int
+    utilisation: float
+    batch: float
+
+    def percentile(self, share: float) -> float:
+        """Return a percentile of the latencies in seconds; infinite where nothing was answered."""
+        return float(np.quantile(self.latencies, share, method="inverted_cdf")) if self.latencies else math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What some replicas make of a target.
+    """Result for one number of replicas.
 
     Attributes:
         replicas: How many.
         outcome: Of the simulation.
-        overloaded: More comes than they can do at all: the queues grow for as long as it lasts.
+        overloaded: More requests arrive than the replicas can answer: the queues grow without end.
         is_enough: All are answered, and 99 % of them in time.
     """
 
@@ -79,35 +158,188 @@ class Row:
     is_enough: bool
 
 
-def search(times: ServiceTimes, replica: Replica, target: Target) -> list[Row]:
-    """Simulate from the fewest replicas that could do the work on, until a few more than are enough."""
+def service_times(run: Summary, *, model: str | None = None, variation: float = 0.0) -> ServiceTimes:
+    """Return the service times of a core model in a run.
+
+    Args:
+        run: Measured on one server, because Triton's statistics are those of one server.
+        model: The core model; may be left out where only one was asked.
+        variation: Of the batches' times, which Triton does not tell.
+
+    Raises:
+        ServiceTimesError: The run has no statistics of such a model, or nothing was answered.
+    """
+    cores = {name: counts for name, counts in run.server.items() if name.startswith(_CORE)}
+    if not cores:
+        raise ServiceTimesError(
+            "the run has no statistics of a core model: measure with --host at Triton itself, not at a proxy"
+        )
+    if model is None and len(cores) > 1:
+        raise ServiceTimesError(
+            f"the run asked {' and '.join(sorted(cores))}, which share what computes: measure with --variants of one, "
+            "or name one with --model and ignore the other's share"
+        )
+    name = model or next(iter(cores))
+    if name not in cores:
+        raise ServiceTimesError(f"the run has no statistics of {name}: it has {', '.join(cores)}")
+    core, variant = cores[name], name.removeprefix(_CORE)
+    if lacking := {"requests", "batches", *_IN_CORE} - core.keys():
+        raise ServiceTimesError(f"the statistics of {name} lack {', '.join(sorted(lacking))}: measure again")
+    latencies = [kind.milliseconds for kind in run.kinds if kind.name.split()[0] == variant]
+    answers = sum(sum(counts.values()) for counts in latencies)
+    ensemble = run.server.get(f"{_ENSEMBLE}{variant}", {}).get("requests", 0)
+    if abs(ensemble - answers) > _SHARE_MISSING * answers:
+        raise ServiceTimesError(
+            f"the server counted {ensemble} pictures, and {answers} were answered: measure one server alone, without a "
+            "balancer before it or other callers beside"
+        )
+    batches: Mapping[str, Any] = core["batches"]
+    counts = {int(size): batch["executions"] for size, batch in batches.items() if batch["executions"]}
+    if not counts or not answers:
+        raise ServiceTimesError(f"the run has no batches of {name} or no latencies of {_ENSEMBLE}{variant}")
+    measured = {size: batches[str(size)]["seconds"] / count for size, count in counts.items()}
+    first, each = _line(measured, counts)
+    latency = sum(value * count for kind in latencies for value, count in kind.items()) / answers / 1000
+    constant = max(0.0, latency - sum(core[part] for part in _IN_CORE) / max(core["requests"], 1))
+    return ServiceTimes(name, measured, first, each, constant, sum(counts.values()), variation)
+
+
+def _line(measured: Mapping[int, float], counts: Mapping[int, int]) -> tuple[float, float]:
+    """Fit seconds = first + each x size, where each size weighs as much as its number of batches."""
+    sizes = sorted(measured)
+    if len(sizes) == 1:
+        return 0.0, measured[sizes[0]] / sizes[0]  # nothing shows that a larger batch is cheaper
+    weights = np.sqrt([counts[size] for size in sizes])
+    each, first = np.polyfit(sizes, [measured[size] for size in sizes], 1, w=weights)
+    # A falling line is noise, and would make large batches free.
+    return (max(0.0, float(first)), float(each)) if each > 0 else (measured[sizes[-1]], 0.0)
+
+
+def poisson(rate: float, *, number: int, source: random.Random) -> Iterator[float]:
+    """Yield the moments of `number` independent arrivals, `rate` per second."""
+    now = 0.0
+    for _ in range(number):
+        now += source.expovariate(rate)
+        yield now
+
+
+class _Running:
+    """One replica in a simulation."""
+
+    def __init__(self, env: simpy.Environment, replica: Replica, source: random.Random) -> None:
+        self._env = env
+        self._replica = replica
+        self._source = source
+        self._waiting: deque[float] = deque()  # moments of arrival
+        self._arrived = env.event()
+        self.outstanding = self.batches = self.refused = 0
+        self.busy = 0.0
+        self.latencies: list[float] = []
+        for _ in range(replica.instances):
+            env.process(self._instance())
+
+    def take(self) -> None:
+        """Queue a request that arrives now, or refuse it."""
+        limit = self._replica.max_queue
+        if limit is not None and len(self._waiting) >= limit:
+            self.refused += 1
+            return
+        self.outstanding += 1
+        self._waiting.append(self._env.now)
+        # Wake the idle instances; the next arrival is another event.
+        self._arrived.succeed()
+        self._arrived = self._env.event()
+
+    def _instance(self) -> Generator[simpy.Event, object, None]:
+        replica = self._replica
+        while True:
+            if not self._waiting:
+                yield self._arrived
+                continue
+            left = self._waiting[0] + replica.queue_delay - self._env.now
+            if len(self._waiting) < replica.max_batch and left > _TINY:  # the clock's own error is smaller
+                yield self._arrived | self._env.timeout(left)
+                continue
+            batch = [self._waiting.popleft() for _ in range(min(replica.max_batch, len(self._waiting)))]
+            seconds = replica.service(len(batch), self._source)
+            yield self._env.timeout(seconds)
+            self.busy += seconds
+            self.batches += 1
+            self.outstanding -= len(batch)
+            self.latencies += [self._env.now - moment + replica.constant for moment in batch]
+
+
+def simulate(
+    arrivals: Iterable[float], replica: Replica, *, replicas: int, balancing: Balancing, source: random.Random
+) -> Outcome:
+    """Let requests arrive at identical replicas and wait until all are answered.
+
+    Args:
+        arrivals: Moments in ascending order, seconds.
+        replica: What each replica is.
+        replicas: How many.
+        balancing: How requests are spread over them.
+        source: Draws service times and, for `random`, the replica.
+    """
+    env = simpy.Environment()
+    running = [_Running(env, replica, source) for _ in range(replicas)]
+    moments = list(arrivals)
+
+    def arrive() -> Generator[simpy.Event, object, None]:
+        for index, moment in enumerate(moments):
+            yield env.timeout(max(0.0, moment - env.now))
+            if balancing == "round-robin":
+                chosen = running[index % replicas]
+            elif balancing == "random":
+                chosen = source.choice(running)
+            else:
+                chosen = min(running, key=lambda one: one.outstanding)
+            chosen.take()
+
+    env.process(arrive())
+    env.run()
+    latencies = sorted(latency for one in running for latency in one.latencies)
+    seconds = env.now - moments[0] if moments else 0.0
+    batches = sum(one.batches for one in running)
+    return Outcome(
+        latencies=latencies,
+        refused=sum(one.refused for one in running),
+        utilisation=sum(one.busy for one in running) / (seconds * replicas * replica.instances) if seconds else 0.0,
+        batch=len(latencies) / batches if batches else 0.0,
+    )
+
+
+def search(times: ServiceTimes, replica: Replica, wanted: argparse.Namespace) -> list[Row]:
+    """Simulate from the fewest replicas that could do the work, until a few more than are enough.
+
+    Args:
+        times: Of the core model.
+        replica: What each replica is.
+        wanted: The command line: rate, p99, balancing, requests, most and seed.
+    """
     most = times.most_per_second(replica.max_batch, replica.instances)
-    fewest = max(1, math.floor(target.rate / most))
     rows: list[Row] = []
-    enough = 0
-    for replicas in range(fewest, target.most + 1):
-        source = random.Random(target.seed)  # noqa: S311 draws arrivals, keeps no secret
-        arrivals = poisson(target.rate, number=target.number, source=source)
-        outcome = simulate(arrivals, replica, replicas=replicas, balancing=target.balancing, source=source)
-        overloaded = target.rate >= replicas * most
-        in_time = outcome.refused == 0 and outcome.percentile(0.99) <= target.p99
+    for replicas in range(max(1, math.floor(wanted.rate / most)), wanted.most + 1):
+        source = random.Random(wanted.seed)  # noqa: S311 - draws arrivals, keeps no secret
+        arrivals = poisson(wanted.rate, number=wanted.requests, source=source)
+        outcome = simulate(arrivals, replica, replicas=replicas, balancing=wanted.balancing, source=source)
+        overloaded = wanted.rate >= replicas * most
+        in_time = not outcome.refused and outcome.percentile(0.99) <= wanted.p99
         rows.append(Row(replicas, outcome, overloaded, is_enough=in_time and not overloaded))
-        enough += rows[-1].is_enough
-        if enough > _MORE_ROWS:
+        if sum(row.is_enough for row in rows) > _MORE_ROWS:
             break
     return rows
 
 
-def table(rows: list[Row], target: Target) -> Table:
-    """Return what each number of replicas gives."""
-    shown = Table(title=f"{target.rate:g} requests per second, p99 at most {target.p99:g} s, {target.balancing}")
+def _table(rows: list[Row], wanted: argparse.Namespace) -> Table:
+    shown = Table(title=f"{wanted.rate:g} requests per second, p99 at most {wanted.p99:g} s, {wanted.balancing}")
     for column in ("replicas", "busy", "pictures a batch", "p50, s", "p99, s", "refused", ""):
         shown.add_column(column, justify="right")
     for row in rows:
         outcome = row.outcome
         seconds = [f"{outcome.percentile(share):.3f}" for share in (0.5, 0.99)]
         if row.overloaded and not outcome.refused:
-            seconds = ["grows"] * 2  # to what depends on nothing but the number of requests simulated
+            seconds = ["grows"] * 2  # the value depends only on the number of simulated requests
         shown.add_row(
             str(row.replicas),
             f"{outcome.utilisation:.0%}",
@@ -119,35 +351,34 @@ def table(rows: list[Row], target: Target) -> Table:
     return shown
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m load_tests.capacity", description=(__doc__ or "").split("\n")[0])
+    add, positive = parser.add_argument, number(_TINY)
+    most, batched, instances = (number(1, top, kind=int) for top in (_MOST, _MOST_BATCHED, _MOST_INSTANCES))
+    add("run", type=Path, metavar="SUMMARY", help="JSON that a run on one server wrote (--summary)")
+    add("--rate", type=positive, required=True, help="requests per second that all replicas get")
+    add("--p99", type=positive, required=True, metavar="SECONDS", help="what 99 of 100 may take")
+    add("--model", help="core model (default: the only one that was asked)")
+    add("--balancing", choices=BALANCING, default="round-robin", help="(default: %(default)s)")
+    add("--max-batch", type=batched, help="of the core (default: the largest that was measured)")
+    add("--queue-delay", type=positive, default=0.0, metavar="SECONDS", help="of the core's batches")
+    add("--instances", type=instances, default=1, help="of the core in a replica (default: 1)")
+    add("--max-queue", type=most, help="requests that wait in a replica at most (default: any)")
+    add("--variation", type=positive, default=0.0, help="standard deviation of a batch's time / its mean")
+    add("--requests", type=most, default=20_000, help="to simulate (default: %(default)s)")
+    add("--most", type=most, default=64, help="replicas to try (default: %(default)s)")
+    add("--seed", type=int, default=0)
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 where some number of replicas is enough."""
-    parser = argparse.ArgumentParser(prog="python -m load_tests.capacity", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("run", type=Path, metavar="SUMMARY", help="JSON that a run on one server wrote (--summary)")
-    parser.add_argument("--rate", type=_positive, required=True, help="requests per second that all replicas get")
-    parser.add_argument("--p99", type=_positive, required=True, metavar="SECONDS", help="what 99 of 100 may take")
-    parser.add_argument("--model", help="core model (default: the only one that was asked)")
-    parser.add_argument("--balancing", choices=BALANCING, default="round-robin", help="(default: %(default)s)")
-    parser.add_argument(
-        "--max-batch", type=_up_to(_MOST_BATCHED), help="of the core (default: the largest that was measured)"
-    )
-    parser.add_argument("--queue-delay", type=_positive, default=0.0, metavar="SECONDS", help="of the core's batches")
-    parser.add_argument(
-        "--instances", type=_up_to(_MOST_INSTANCES), default=1, help="of the core in a replica (default: 1)"
-    )
-    parser.add_argument(
-        "--max-queue", type=_up_to(_MOST), help="requests that wait in a replica at most (default: any)"
-    )
-    parser.add_argument(
-        "--variation", type=_positive, default=0.0, help="standard deviation of a batch's time / its mean"
-    )
-    parser.add_argument("--requests", type=_up_to(_MOST), default=20_000, help="to simulate (default: %(default)s)")
-    parser.add_argument("--most", type=_up_to(_MOST), default=64, help="replicas to try (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = _parser()
     options = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _COLUMNS)
     try:
         run = load(options.run)
-        times = from_run(run, model=options.model, variation=options.variation)
+        times = service_times(run, model=options.model, variation=options.variation)
     except (SummaryError, ServiceTimesError) as error:
         parser.error(str(error))
     replica = Replica(
@@ -158,52 +389,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_queue=options.max_queue,
         constant=times.constant,
     )
-    target = Target(options.rate, options.p99, options.balancing, options.requests, options.most, options.seed)
+    most = times.most_per_second(replica.max_batch, replica.instances)
     for problem in run.problems:
         console.print(f"[yellow]the run was not as it was meant to be: {problem}[/]")
-    _explain(console, times, replica)
-    rows = search(times, replica, target)
-    if not rows:
-        most = times.most_per_second(replica.max_batch, replica.instances) * target.most
-        console.print(
-            f"[red]{target.rate:g}/s is more than {target.most} replicas can do ({most:.1f}/s): see --most[/]"
-        )
-        return EXIT_TOO_FEW
-    console.print(table(rows, target))
-    return 0 if any(row.is_enough for row in rows) else EXIT_TOO_FEW
-
-
-def _explain(console: Console, times: ServiceTimes, replica: Replica) -> None:
     sizes = ", ".join(f"{size}: {1000 * seconds:.1f}" for size, seconds in sorted(times.measured.items()))
-    most = times.most_per_second(replica.max_batch, replica.instances)
     console.print(f"{times.model}: milliseconds of a batch by its pictures: {sizes}")
     if replica.max_batch > times.largest:
-        console.print(
-            f"[yellow]batches above {times.largest} were not measured and lie on a line through the others[/]"
-        )
+        console.print(f"[yellow]batches above {times.largest} were not measured: a line through the others[/]")
     if times.batches < _FEW_BATCHES:
         console.print(f"[yellow]only {times.batches} batches were measured: measure for longer[/]")
     console.print(f"a replica does {most:.1f} pictures per second at most")
     console.print(f"outside the core model and its queue a request takes {times.constant:.3f} s")
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number greater than 0")
-    return value
-
-
-def _up_to(most: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {most}")
-        return int(text)
-
-    return whole
+    rows = search(times, replica, options)
+    if not rows:
+        console.print(
+            f"[red]{options.rate:g}/s is more than {options.most} replicas can do ({most * options.most:.1f}/s): "
+            "see --most[/]"
+        )
+        return EXIT_TOO_FEW
+    console.print(_table(rows, options))
+    return 0 if any(row.is_enough for row in rows) else EXIT_TOO_FEW
 
 
 if __name__ == "__main__":

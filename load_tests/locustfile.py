@@ -15,10 +15,10 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from load_tests.options import add_arguments
-from load_tests.running import Run
+from load_tests.running import begin
 from load_tests.users import HostUser, SecondHostUser
 
 __all__ = ["HostUser", "SecondHostUser"]
 
 events.init_command_line_parser.add_listener(add_arguments)
-events.init.add_listener(Run.begin)
+events.init.add_listener(begin)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import tomli
-from rich.table import Table
 
 from load_tests.replies import BETWEEN_WORKERS
 
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
     from load_tests.summary import Kind, Summary
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
-_SHARES = ("error_share",)
-_COUNTS = ("wrong_replies",)
-_LEAST = ("throughput",)
-_UNMEASURED = "not measured"
+UNMEASURED = "not measured"
 _FORM = "error_share, wrong_replies, throughput, and tables such as [p99] of seconds by kind of request"
 
 
@@ -88,7 +84,7 @@ def read(file: Path) -> Objectives:
             latency[float(found[1]) / 100] = {
                 pattern: _number(file, f"{name}.{pattern!r}", seconds) for pattern, seconds in value.items()
             }
-        elif name in (*_SHARES, *_COUNTS, *_LEAST):
+        elif name in _BOUNDS:
             bounds[name] = _number(file, name, value)
         else:
             raise ObjectivesError(f"{file}: {name!r} is no objective; known are {_FORM}")
@@ -102,9 +98,9 @@ def read(file: Path) -> Objectives:
 def judge(summary: Summary, objectives: Objectives) -> list[Verdict]:
     """Hold a run against its objectives; a kind of request that was asked about and never made is a miss."""
     verdicts: list[Verdict] = []
-    verdicts += [Verdict("load test", "as it was asked for", problem, _UNMEASURED) for problem in summary.problems]
+    verdicts += [Verdict("load test", "as it was asked for", problem, UNMEASURED) for problem in summary.problems]
     if not summary.total.requests:
-        return [*verdicts, Verdict("requests", "at least 1", "0", _UNMEASURED)]
+        return [*verdicts, Verdict("requests", "at least 1", "0", UNMEASURED)]
     for name, bound in objectives.bounds.items():
         verdicts.append(_BOUNDS[name](summary, bound))
     for share, patterns in objectives.latency.items():
@@ -116,31 +112,9 @@ def judge(summary: Summary, objectives: Objectives) -> list[Verdict]:
             verdicts += [_latency(kind, share, seconds) for kind in matching]
             if not matching:
                 verdicts.append(
-                    Verdict(f"p{100 * share:g} of {pattern}", f"at most {seconds:g} s", "no such request", _UNMEASURED)
+                    Verdict(f"p{100 * share:g} of {pattern}", f"at most {seconds:g} s", "no such request", UNMEASURED)
                 )
     return verdicts
-
-
-def table(verdicts: list[Verdict]) -> Table:
-    """Return the objectives with what was measured, misses in red."""
-    unmeasured = sum(verdict.missed_by == _UNMEASURED for verdict in verdicts)
-    missed = sum(not verdict.met for verdict in verdicts) - unmeasured
-    title = f"all {len(verdicts)} objectives met"
-    if missed or unmeasured:
-        title = f"{missed} of {len(verdicts)} objectives missed" + f", {unmeasured} not measured" * bool(unmeasured)
-    shown = Table(title=title, title_style="bold red" if missed or unmeasured else "bold green")
-    shown.add_column("objective", overflow="fold")
-    shown.add_column("bound", justify="right")
-    shown.add_column("measured", justify="right", overflow="fold")
-    shown.add_column("")
-    for verdict in verdicts:
-        style, mark = ("green", "met") if verdict.met else ("bold red", _miss(verdict))
-        shown.add_row(verdict.what, verdict.bound, verdict.measured, f"[{style}]{mark}[/]")
-    return shown
-
-
-def _miss(verdict: Verdict) -> str:
-    return verdict.missed_by if verdict.missed_by == _UNMEASURED else f"missed by {verdict.missed_by}"
 
 
 def _number(file: Path, name: str, value: object) -> float:
@@ -173,7 +147,7 @@ def _latency(kind: Kind, share: float, bound: float) -> Verdict:
     what = f"p{100 * share:g} of {kind.title}"
     seconds = kind.seconds(share)
     if seconds is None:
-        return Verdict(what, f"at most {bound:g} s", "no reply", _UNMEASURED)
+        return Verdict(what, f"at most {bound:g} s", "no reply", UNMEASURED)
     over = f"{seconds - bound:.3f} s ({(seconds - bound) / bound:.0%})" if bound and seconds > bound else ""
     if not bound and seconds:
         over = f"{seconds:.3f} s"

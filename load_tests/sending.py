@@ -1,4 +1,4 @@
-"""What the users of one process share: clients, pictures and first replies; requests are sent and counted here."""
+"""What the users of one process share: requests are sent, checked and counted here, and the process watches itself."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import itertools
 import logging
 import random
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import psutil
 from gevent import GreenletExit
 from gevent.pool import Group
 
@@ -26,11 +28,12 @@ from deeplab_client import (
     ServerUnavailableError,
     TLSError,
 )
+from load_tests.options import weights
 from load_tests.replies import WRONG_REQUEST, FirstReplies, FirstReply
-from load_tests.strain import ProcessStrain
+from load_tests.summary import rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from locust.env import Environment
 
@@ -61,123 +64,164 @@ def protocol_of(url: str) -> str:
 
 
 def client_for(url: str, options: Options) -> SegmentationClient:
-    """Return a client; tokens and certificates come from its own DEEPLAB_ variables."""
+    """Return a client; tokens and certificates come from its own DEEPLAB_ variables.
+
+    Raises:
+        ValueError: The URL or a variable cannot be used.
+    """
     return SegmentationClient.from_env(
         url=url, timeout=options.timeout, retries=options.retries, mask_format=options.mask_format
     )
 
 
+def wait_until_ready(urls: Sequence[str], options: Options, *, seconds: float) -> str | None:
+    """Return once all servers take requests for all variants, or what is missing after some seconds."""
+    deadline = time.monotonic() + seconds
+    for url, variant in itertools.product(urls, weights(options.variants)):
+        with client_for(url, options) as client:
+            try:
+                left = max(0.001, deadline - time.monotonic())
+                client.wait_until_ready(model=f"segment_{variant}", timeout=left)
+            except SegmentationError as error:
+                return f"{url} does not serve segment_{variant}: {error}"
+    return None
+
+
 class Sending:
     """One run in one process.
+
+    Attributes:
+        has_ended: All replies are there, or were waited for.
 
     Args:
         environment: Locust's.
         options: Of this run.
-        pictures: To draw from.
+        pictures: To draw from; none in a worker that could not make them, which then sends nothing.
         kinds: Weights of the kinds of pictures.
-        first_reply: Told of each reply that others are compared with.
     """
 
     def __init__(
-        self,
-        environment: Environment,
-        *,
-        options: Options,
-        pictures: Sequence[Picture],
-        kinds: dict[str, float],
-        first_reply: Callable[[FirstReply, str, str], None],
+        self, environment: Environment, *, options: Options, pictures: Sequence[Picture], kinds: Mapping[str, float]
     ) -> None:
         self.options = options
-        self.strain = ProcessStrain()
+        self.has_ended = False
         self._environment = environment
         self._pictures = pictures
-        # The weight of a kind is shared among its pictures.
-        numbers = {kind: sum(picture.kind == kind for picture in pictures) for kind in kinds}
+        # The pictures of a kind share its weight.
+        numbers = Counter(picture.kind for picture in pictures)
         self._picture_weights = [kinds[picture.kind] / numbers[picture.kind] for picture in pictures]
-        self._first_reply = first_reply
+        self._variants = weights(options.variants)
         self._replies = FirstReplies(tolerance=options.tolerance)
         self._clients: dict[str, SegmentationClient] = {}
         self._under_way = Group()
-        self._seen: set[str] = set()
+        self._explained: set[str] = set()
         self._numbers = itertools.count()
-        self._ending = False
+        self._process = psutil.Process()
+        self._began, self._cpu_before = self._clocks()
+        self._spent: tuple[float, float] | None = None  # seconds, and those of them on the CPU, until the end
+        self._late: Counter[int] = Counter()
+        self._most_unfinished = self._answered = 0
+        self._models: dict[str, str] = {}
+        self._first_replies: list[FirstReply] = []
 
     @property
     def sends(self) -> bool:
-        """Whether there is something to send: not at the end, nor in a worker that could not make pictures."""
-        return bool(self._pictures) and not self._ending
+        """Whether users send: not after the end of the run, and not without pictures."""
+        return bool(self._pictures) and self._spent is None
 
     def random(self) -> random.Random:
         """Return what the next user of this process draws from, the same in each run of one seed."""
         index = getattr(self._environment.runner, "worker_index", 0)
-        return random.Random(f"{self.options.seed}/{index}/{next(self._numbers)}")  # noqa: S311 draws load, keeps no secret
+        return random.Random(f"{self.options.seed}/{index}/{next(self._numbers)}")  # noqa: S311 - draws load, keeps no secret
 
     def draw(self, source: random.Random) -> tuple[Picture, str]:
         """Draw a picture and a variant."""
-        variants = self.options.variants
         picture = source.choices(self._pictures, self._picture_weights)[0]
-        return picture, source.choices(list(variants), list(variants.values()))[0]
+        return picture, source.choices(list(self._variants), list(self._variants.values()))[0]
 
     def ask(self, url: str, picture: Picture, variant: str, *, since: float) -> bool:
         """Send one request and count it; return whether the reply was right.
 
         Args:
             url: The server's.
-            picture: What to send.
-            variant: Which model.
+            picture: To send.
+            variant: The model's.
             since: When the request was meant to leave, on `time.perf_counter`: its latency counts from there.
         """
         failure: str | None = None
         took: float | None = None
         received = 0
-        model = f"segment_{variant}"
         try:
-            mask = self._client(url).segment(picture.data, model=model).mask
-            took = time.perf_counter() - since
-            received = mask.nbytes
-            failure, first = self._replies.check(
-                mask, picture=picture.name, model=model, size=(picture.width, picture.height)
-            )
-            if first is not None:
-                self._first_reply(first, picture.name, model)
+            model = f"segment_{variant}"
+            result = self._client(url).segment(picture.data, model=model)
+            took, received = time.perf_counter() - since, result.mask.nbytes
+            trained = "untrained weights" if result.untrained else f"weights {result.weights or 'unknown'}"
+            self._models[model] = f"version {result.model_version}, {trained}"
+            size = (picture.width, picture.height)
+            failure, first = self._replies.check(result.mask, picture=picture.name, model=model, size=size)
+            self._first_replies += [first] if first is not None else []
         except SegmentationError as error:
             failure = next((label for kind, label in LABELS.items() if isinstance(error, kind)), type(error).__name__)
-            # The wait for a reply that never came is a latency; quick refusals would flatter the percentiles.
+            # The wait for a reply that never came is a latency; quick refusals would make the percentiles too good.
             took = time.perf_counter() - since if isinstance(error, DeadlineExceededError) else None
             self._explain(failure, error)
         except GreenletExit:
             self._count(url, picture, variant, took=None, failure=UNFINISHED)
             raise
-        except Exception as error:  # noqa: BLE001 whatever it is, the request failed, and Locust would not count it
+        except Exception as error:  # noqa: BLE001 - Locust would not count the request
             failure = f"error of the load test itself: {type(error).__name__}"
             self._explain(failure, error)
-        self.strain.answered += failure is None and not self._ending
+        self._answered += failure is None and self.sends
         self._count(url, picture, variant, took=took, failure=failure, received=received)
         return failure is None
 
     def send(self, url: str, picture: Picture, variant: str, *, due: float) -> None:
         """Send one request of an open loop, and do not wait for its reply."""
-        self.strain.late(time.perf_counter() - due)
+        self.late(time.perf_counter() - due)
         if len(self._under_way) >= self.options.max_unfinished:
             self._count(url, picture, variant, took=None, failure=NOT_SENT)
             return
         self._under_way.spawn(self.ask, url, picture, variant, since=due)
-        self.strain.unfinished(len(self._under_way))
+        self._most_unfinished = max(self._most_unfinished, len(self._under_way))
+
+    def late(self, seconds: float) -> None:
+        """Count something that was done later than it was meant to be."""
+        self._late[rounded(1000 * seconds)] += 1
 
     def end(self) -> None:
-        """Take note that no more requests are sent: replies from now on were waited for."""
-        self._ending = True
-        self.strain.end()
+        """Send no more; replies from now on, and what the process does, count as waiting for the end."""
+        self._spent = self._spent or self._spent_so_far()
 
     def drain(self, seconds: float) -> None:
-        """Wait for the replies that an open loop has not waited for; those that are still missing then are failures."""
+        """Wait for the replies of an open loop, then close the connections; missing replies are failures."""
         self._under_way.join(timeout=seconds)
         self._under_way.kill()
-
-    def close(self) -> None:
-        """Close the connections."""
         for client in self._clients.values():
             client.close()
+        self._clients.clear()
+
+    def report(self) -> dict[str, Any]:
+        """Return what the judging process must know: totals of the run, and the first replies since the last report."""
+        first, self._first_replies = self._first_replies, []
+        seconds, on_cpu = self._spent or self._spent_so_far()
+        return {
+            "seconds": seconds,
+            "cpu": on_cpu / max(seconds, 1e-9),
+            "late": {str(value): count for value, count in self._late.items()},
+            "most_unfinished": self._most_unfinished,
+            "answered": self._answered,
+            "models": self._models,
+            "first_replies": first,
+            "has_ended": self.has_ended,
+        }
+
+    def _clocks(self) -> tuple[float, float]:
+        times = self._process.cpu_times()
+        return time.perf_counter(), times.user + times.system
+
+    def _spent_so_far(self) -> tuple[float, float]:
+        now, on_cpu = self._clocks()
+        return now - self._began, on_cpu - self._cpu_before
 
     def _client(self, url: str) -> SegmentationClient:
         if url not in self._clients:
@@ -185,14 +229,7 @@ class Sending:
         return self._clients[url]
 
     def _count(
-        self,
-        url: str,
-        picture: Picture,
-        variant: str,
-        *,
-        took: float | None,
-        failure: str | None,
-        received: int = 0,
+        self, url: str, picture: Picture, variant: str, *, took: float | None, failure: str | None, received: int = 0
     ) -> None:
         self._environment.events.request.fire(
             request_type=protocol_of(url),
@@ -204,37 +241,7 @@ class Sending:
         )
 
     def _explain(self, label: str, error: Exception) -> None:
-        """Log what lies behind a reason once: reports show the reason alone."""
-        if label not in self._seen:
-            self._seen.add(label)
+        """Log the cause of a failure once: reports show the label alone."""
+        if label not in self._explained:
+            self._explained.add(label)
             _logger.warning("first %r: %s: %s", label, type(error).__name__, error)
-
-
-def wait_until_ready(urls: Sequence[str], options: Options, *, seconds: float) -> str | None:
-    """Return once all servers take requests for all variants, or what is missing after some seconds."""
-    deadline = time.monotonic() + seconds
-    for url, variant in itertools.product(urls, options.variants):
-        with client_for(url, options) as client:
-            try:
-                left = max(0.001, deadline - time.monotonic())
-                client.wait_until_ready(model=f"segment_{variant}", timeout=left)
-            except SegmentationError as error:
-                return f"{url} does not serve segment_{variant}: {error}"
-    return None
-
-
-def first_reply_message(reply: FirstReply, picture: str, model: str) -> dict[str, Any]:
-    """Return a first reply as what Locust can send."""
-    return {
-        "picture": picture,
-        "model": model,
-        "digest": reply.digest,
-        "packed": reply.packed,
-        "shape": list(reply.shape),
-    }
-
-
-def first_reply_of(message: dict[str, Any]) -> tuple[FirstReply, str, str]:
-    """Return the first reply of a message, its picture and its model."""
-    rows, columns = message["shape"]
-    return FirstReply(message["digest"], message["packed"], (rows, columns)), message["picture"], message["model"]

@@ -1,4 +1,4 @@
-"""How the number of users changes over a run, as stages of constant numbers."""
+"""The shape of the load: when the requests of an open loop leave, and how the number of users changes."""
 
 from __future__ import annotations
 
@@ -7,33 +7,67 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from random import Random
+
+    from load_tests.options import Options
+
+
+class Timetable:
+    """The moments at which one user of an open loop sends; replies do not move them.
+
+    A user that falls behind sends at once. Each request keeps its own moment, and its latency counts from there.
+
+    Args:
+        start: The clock's reading from which the timetable runs, seconds.
+        rate: Requests per second, more than 0.
+        poisson: Draw the pauses from the exponential distribution; else all are alike.
+        random: Draws. The first pause of evenly spaced requests is drawn too, or all users would send at once.
+    """
+
+    def __init__(self, start: float, *, rate: float, poisson: bool, random: Random) -> None:
+        self._rate = rate
+        self._poisson = poisson
+        self._random = random
+        self.due = start + (self._pause() if poisson else random.uniform(0, 1 / rate))
+
+    def take(self) -> float:
+        """Return the moment that is due, and move on to the next."""
+        due = self.due
+        self.due += self._pause()
+        return due
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until the next moment, 0 where it has passed."""
+        return max(0.0, self.due - now)
+
+    def _pause(self) -> float:
+        return self._random.expovariate(self._rate) if self._poisson else 1 / self._rate
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A while with a constant number of users.
-
-    Attributes:
-        users: How many.
-        seconds: For how long.
-    """
+    """A constant number of users for some seconds."""
 
     users: int
     seconds: float
 
 
-def step(users: int, *, stages: int, seconds: float) -> list[Stage]:
-    """Return stages of `users`, twice, three times as many and so on, until the server's knee is seen."""
-    return [Stage(users * number, seconds) for number in range(1, stages + 1)]
+def stages_of(options: Options, users: int) -> list[Stage]:
+    """Return the stages of a run's shape; none where the number of users is constant.
 
-
-def spike(users: int, *, factor: float, seconds: float) -> list[Stage]:
-    """Return an even load, one stage of `factor` times it, and the even load again: how fast does the queue empty?"""
-    return [Stage(users, seconds), Stage(round(users * factor), seconds), Stage(users, seconds)]
+    `step` adds `users` in each stage, until the server is full. `spike` multiplies them for one stage, and shows how
+    fast the queue empties.
+    """
+    seconds = options.stage_time
+    if options.shape == "step":
+        return [Stage(users * number, seconds) for number in range(1, options.stages + 1)]
+    if options.shape == "spike":
+        return [Stage(many, seconds) for many in (users, round(users * options.spike_factor), users)]
+    return []
 
 
 def stage_at(stages: Sequence[Stage], seconds: float) -> Stage | None:
-    """Return the stage that a run is in after so many seconds; None when it is over."""
+    """Return the stage that a run is in after some seconds; None when it is over."""
     end = 0.0
     for stage in stages:
         end += stage.seconds

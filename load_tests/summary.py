@@ -1,25 +1,24 @@
-"""What a run measured, as values: from Locust's statistics, to a table and to JSON."""
+"""What a run measured, as values, and as JSON."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.table import Table
+import numpy as np
 
-from load_tests.histogram import mean, percentile
 from load_tests.replies import WRONG
-from load_tests.strain import Strain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 SHOWN_PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 FORMAT = 1
-
-_LATENCIES = (*(f"p{100 * share:g}, s" for share in SHOWN_PERCENTILES), "mean, s")
+BUSY_CPU = 0.8  # of one core: Locust's greenlets share one
+LATE_SECONDS = 0.05
 
 
 class SummaryError(Exception):
@@ -27,13 +26,28 @@ class SummaryError(Exception):
 
 
 class Entry(Protocol):
-    """Locust's statistics of one kind of request, as far as they are used here."""
+    """The part of Locust's statistics of one kind of request that is used here."""
 
     method: str
     name: str
     num_requests: int
     num_failures: int
     response_times: dict[int, int]
+
+
+def rounded(milliseconds: float) -> int:
+    """Round to three significant digits, whole milliseconds at most: half a percent of error, or half a millisecond.
+
+    Locust's own rounding keeps two digits, which moves a percentile by up to 5 %.
+    """
+    whole = round(milliseconds)
+    return round(whole, min(0, 3 - len(str(abs(whole)))))
+
+
+def percentile(counts: Mapping[int, int], share: float) -> float | None:
+    """Return a percentile of values of which it is known how often each was seen; None of nothing."""
+    values = np.repeat(list(counts), list(counts.values()))
+    return float(np.quantile(values, share, method="inverted_cdf")) if values.size else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,12 @@ class Kind:
     failures: int
     milliseconds: dict[int, int]
 
+    @classmethod
+    def of(cls, entry: Entry) -> Kind:
+        """Return what Locust has counted."""
+        times = dict(entry.response_times)
+        return cls(entry.method, entry.name, entry.num_requests, entry.num_failures, times)
+
     @property
     def title(self) -> str:
         """Protocol and name, which objectives match."""
@@ -64,15 +84,20 @@ class Kind:
         value = percentile(self.milliseconds, share)
         return None if value is None else value / 1000
 
+    def mean_seconds(self) -> float | None:
+        """Return the mean latency; None where there is none."""
+        number = sum(self.milliseconds.values())
+        return sum(value * count for value, count in self.milliseconds.items()) / number / 1000 if number else None
+
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What came of one stage of a shape, by when the replies came.
+    """The requests of one stage of a shape, by the moment of their replies.
 
     Attributes:
         users: Its constant number.
         seconds: How long it took.
-        total: All requests that ended meanwhile; of the last stage, those before its end was waited for.
+        total: All requests that ended meanwhile.
     """
 
     users: int
@@ -83,6 +108,49 @@ class StageResult:
     def answered_per_second(self) -> float:
         """Right replies per second."""
         return (self.total.requests - self.total.failures) / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Strain:
+    """How hard the load generator itself worked: one that is late measures itself and not the server.
+
+    Attributes:
+        processes: How many made requests.
+        busiest_cpu: Share of one core that the busiest used.
+        late_p99: 99th percentile of the seconds by which actions of a certain moment were late.
+        most_unfinished: Most requests that were under way in one process.
+    """
+
+    processes: int
+    busiest_cpu: float
+    late_p99: float
+    most_unfinished: int
+
+    @classmethod
+    def of(cls, reports: Iterable[Mapping[str, Any]]) -> Strain:
+        """Return what the reports of all processes say together."""
+        known = list(reports)
+        late: Counter[int] = Counter()
+        for report in known:
+            late.update({int(value): count for value, count in report["late"].items()})
+        return cls(
+            processes=len(known),
+            busiest_cpu=max((report["cpu"] for report in known), default=0.0),
+            late_p99=(percentile(late, 0.99) or 0.0) / 1000,
+            most_unfinished=max((report["most_unfinished"] for report in known), default=0),
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """Why the load generator may have limited the measurement; None where it did not."""
+        reasons: list[str] = []
+        if self.busiest_cpu > BUSY_CPU:
+            reasons.append(f"its busiest process used {self.busiest_cpu:.0%} of a core")
+        if self.late_p99 > LATE_SECONDS:
+            reasons.append(f"1 % of its actions were more than {1000 * self.late_p99:.0f} ms late")
+        if not reasons:
+            return None
+        return f"the load generator may be the limit: {' and '.join(reasons)}; give it more workers or cores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +167,8 @@ class Summary:
         strain: Of the load generator.
         server: What Triton counted meanwhile, by model; of one server, where several share the address.
         stages: Of a shape; empty where the number of users was constant.
-        problems: What kept the load test from being what it was meant to be.
+        problems: Why the load test was not as it was asked for.
+        models: Version and weights of each model that answered.
     """
 
     setting: dict[str, Any]
@@ -112,6 +181,7 @@ class Summary:
     server: dict[str, dict[str, Any]] = field(default_factory=dict[str, "dict[str, Any]"])
     stages: list[StageResult] = field(default_factory=list[StageResult])
     problems: list[str] = field(default_factory=list[str])
+    models: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def answered_per_second(self) -> float:
@@ -123,33 +193,8 @@ class Summary:
         """Replies with a mask that is not the picture's."""
         return sum(count for reason, count in self.failures.items() if reason.startswith(WRONG))
 
-    def table(self) -> Table:
-        """Return latencies and failures by kind."""
-        table = Table(
-            title=f"{self.setting.get('loop', '')} loop: {self.answered_per_second:.2f} right replies per second"
-        )
-        table.add_column("requests of", overflow="fold")
-        for column in ("replies", "failed", *_LATENCIES):
-            table.add_column(column, justify="right")
-        for kind in self.kinds:
-            table.add_row(kind.title, *_cells(kind))
-        table.add_section()
-        table.add_row("all", *_cells(self.total), style="bold")
-        return table
-
-    def stages_table(self) -> Table:
-        """Return throughput and latencies by stage: where more users bring no more replies, the server is full."""
-        table = Table(title=f"{self.setting.get('loop', '')} loop, by stage")
-        for column in ("users", "s", "right replies/s", "failed", *_LATENCIES):
-            table.add_column(column, justify="right")
-        for stage in self.stages:
-            _, failed, *latencies = _cells(stage.total)
-            rate = f"{stage.answered_per_second:.2f}"
-            table.add_row(str(stage.users), f"{stage.seconds:.0f}", rate, failed, *latencies)
-        return table
-
     def save(self, file: Path, **more: object) -> None:
-        """Write it as JSON, with what else there is to say."""
+        """Write it as JSON, with more keys."""
         content = {
             "format": FORMAT,
             "answered_per_second": self.answered_per_second,
@@ -184,57 +229,24 @@ def load(file: Path) -> Summary:
                 StageResult(stage["users"], stage["seconds"], _kind(stage["total"])) for stage in content["stages"]
             ],
             problems=content["problems"],
+            models=content.get("models", {}),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SummaryError(f"{file} is no summary of a run ({error!r}): write one with --summary") from error
 
 
-def kinds_of(entries: Iterable[Entry]) -> list[Kind]:
-    """Return the kinds of Locust's entries in the order of their titles."""
-    kinds = [
-        Kind(entry.method, entry.name, entry.num_requests, entry.num_failures, dict(entry.response_times))
-        for entry in entries
-    ]
-    return sorted(kinds, key=lambda kind: kind.title)
-
-
-def between(before: Kind, after: Kind) -> Kind:
-    """Return what was counted between two moments."""
-    milliseconds = {value: count - before.milliseconds.get(value, 0) for value, count in after.milliseconds.items()}
-    return Kind(
-        after.protocol,
-        after.name,
-        after.requests - before.requests,
-        after.failures - before.failures,
-        {value: count for value, count in milliseconds.items() if count},
-    )
-
-
-def all_of(kinds: Iterable[Kind]) -> Kind:
+def all_of(kinds: Sequence[Kind]) -> Kind:
     """Return all kinds as one."""
-    milliseconds: dict[int, int] = {}
-    requests = failures = 0
+    milliseconds: Counter[int] = Counter()
     for kind in kinds:
-        requests += kind.requests
-        failures += kind.failures
-        for value, count in kind.milliseconds.items():
-            milliseconds[value] = milliseconds.get(value, 0) + count
-    return Kind("", "all", requests, failures, milliseconds)
+        milliseconds.update(kind.milliseconds)
+    requests, failures = sum(kind.requests for kind in kinds), sum(kind.failures for kind in kinds)
+    return Kind("", "all", requests, failures, dict(milliseconds))
 
 
 def _kind(content: Mapping[str, Any]) -> Kind:
-    # JSON has no numbers as keys.
-    milliseconds = {int(value): int(count) for value, count in content["milliseconds"].items()}
     if not content["name"].split():
         raise ValueError("a kind of request without a name")
+    # JSON has no numbers as keys.
+    milliseconds = {int(value): int(count) for value, count in content["milliseconds"].items()}
     return Kind(content["protocol"], content["name"], content["requests"], content["failures"], milliseconds)
-
-
-def _cells(kind: Kind) -> list[str]:
-    average = mean(kind.milliseconds)
-    values = [*(kind.seconds(share) for share in SHOWN_PERCENTILES), None if average is None else average / 1000]
-    return [
-        str(kind.requests - kind.failures),
-        f"[red]{kind.failures}[/]" if kind.failures else "0",
-        *("-" if value is None else f"{value:.3f}" for value in values),
-    ]

@@ -1,4 +1,4 @@
-"""Locust's users: one class for each URL, each user waiting for its replies or sending on a timetable."""
+"""Locust's users and shape: a user waits for its replies or sends on a timetable, at one of two URLs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from gevent.event import Event
 from locust import LoadTestShape, User, task
 from locust.exception import StopUser
 
-from load_tests.arrivals import Timetable
-from load_tests.shapes import Stage, stage_at
+from load_tests.shapes import Stage, Timetable, stage_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ class SegmentationUser(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self.has_begun.wait()  # where a worker comes into a run, users are its first message
+        self.has_begun.wait()  # a worker that joins a run may get its users before it listens to the start
         options = self.sending.options
         self._random = self.sending.random()
         self._pause = 0.0
@@ -54,11 +53,11 @@ class SegmentationUser(User):
             self._pause = self._timetable.wait(time.perf_counter())
             self.wait()
 
-    def stop(self, force: bool = False) -> bool:  # noqa: FBT001, FBT002 Locust's own
+    def stop(self, force: bool = False) -> bool:  # noqa: FBT001, FBT002 - Locust's own
         """End after the request that is under way."""
         if self._leaves and not force:
-            return False  # two signals may stop a run twice, at which Locust raises
-        # Locust kills one that it finds waiting, whose pause may be over before the kill arrives.
+            return False  # two signals may stop a run twice, and Locust then raises
+        # Locust kills a user that waits; its pause may end before the kill arrives.
         self._leaves = True
         return super().stop(force)
 
@@ -94,14 +93,23 @@ class SecondHostUser(SegmentationUser):
 
 
 class StagedShape(LoadTestShape):
-    """Locust's form of a list of stages."""
+    """Locust's form of a list of stages.
 
-    abstract = True  # Locust would take any other for the shape of every run
+    Args:
+        stages: In their order.
+        is_loaded: Whether requests are sent; the first stage begins then.
+        begins: Called with each stage but the first when it begins.
+    """
 
-    def __init__(self, stages: Sequence[Stage], *, changed: Callable[[Stage], None]) -> None:
+    abstract = True  # else Locust would take it for the shape of every run
+
+    def __init__(
+        self, stages: Sequence[Stage], *, is_loaded: Callable[[], bool], begins: Callable[[Stage], None]
+    ) -> None:
         super().__init__()
         self._stages = stages
-        self._changed = changed  # told of each stage but the first
+        self._is_loaded = is_loaded
+        self._begins = begins
         self._current: Stage | None = None
 
     def reset_time(self) -> None:
@@ -111,8 +119,12 @@ class StagedShape(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         """Return how many users there are now and how fast to reach that; None at the end."""
+        if not self._is_loaded():
+            super().reset_time()
         stage = stage_at(self._stages, self.get_run_time())
-        if stage is not None and self._current not in {None, stage}:
-            self._changed(stage)
+        if stage is None:
+            return None
+        if self._current not in {None, stage}:
+            self._begins(stage)
         self._current = stage
-        return None if stage is None else (stage.users, _AT_ONCE)
+        return stage.users, _AT_ONCE

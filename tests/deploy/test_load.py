@@ -81,6 +81,42 @@ class Locust:
         return json.loads(self.json.read_text())
 
 
+class Masks(GrpcServer):
+    """Answers with masks of the right size."""
+
+    def __init__(self, script: Script) -> None:
+        self._peers: list[str] = []
+        self._one = threading.Lock()
+        super().__init__(script)
+
+    def class_of(self, peer: str) -> int:
+        del peer
+        return 0
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+        image = request.raw_input_contents[0][4:]
+        shown = ImageOps.exif_transpose(Image.open(io.BytesIO(image)))
+        with self._one:
+            mask = np.full((shown.height, shown.width), self.class_of(context.peer()), np.uint8)
+            counts = np.bincount(mask.ravel(), minlength=2).astype("<i8")
+            self.script.fixed = [
+                ("MASK", "UINT8", [1, *mask.shape], mask.tobytes()),
+                ("CLASS_PIXELS", "INT64", [1, 2], counts.tobytes()),
+                ("CLASS_NAMES", "BYTES", [1, 2], elements(*NAMES)),
+                image_id(image),
+            ]
+            return super().ModelInfer(request, context)
+
+
+class ByPeer(Masks):
+    """Gives each peer another class."""
+
+    def class_of(self, peer: str) -> int:
+        if peer not in self._peers:
+            self._peers.append(peer)
+        return self._peers.index(peer)
+
+
 def wait_for_a_reply(server: TritonProcess, *, users: int) -> None:
     """Return when a user of a closed loop has had one.
 
@@ -123,9 +159,12 @@ def test_a_closed_loop_over_both_protocols(locust: Locust, toy_server: TritonPro
     assert summary["answered_per_second"] == pytest.approx(summary["answered"] / summary["seconds"])
     assert 0 <= summary["total"]["requests"] - summary["answered"] <= 8
     assert summary["seconds"] == pytest.approx(6, abs=1.5)
-    report = locust.html.read_text()
-    assert "resnet50 web" in report
-    assert "<html" in report
+    page = locust.html.read_text()
+    assert "<html" in page
+    assert "Load test passed: all" in page
+    assert "segment_resnet50: version 1, " in page
+    assert "batches by size" in page
+    assert page.index("gRPC resnet50 web") < page.index('<div id="root">')
 
 
 def test_an_objective_that_is_missed_decides_the_exit_code(locust: Locust, toy_server: TritonProcess) -> None:
@@ -147,6 +186,25 @@ def test_wrong_masks_are_failures(locust: Locust) -> None:
     assert "wrong mask: not of the picture's size" in ended.stderr
     summary = locust.summary()
     assert summary["total"]["failures"] == summary["total"]["requests"] > 0
+
+
+def test_an_error_of_the_load_test_itself_is_a_failed_run(locust: Locust) -> None:
+    broken = locust.folder / "broken.py"
+    broken.write_text(
+        f"import sys; sys.path.append({str(ROOT)!r})\n"
+        "from load_tests.locustfile import HostUser, SecondHostUser\n"
+        "from load_tests.sending import Sending\n"
+        "Sending.draw = None\n"
+    )
+    server = Masks(Script())
+    try:
+        command = locust.command("--host", f"grpc://127.0.0.1:{server.port}", "--users", "1", "--run-time", "3s")
+        command[command.index("--locustfile") + 1] = str(broken)
+        ended = subprocess.run(command, cwd=locust.folder, capture_output=True, text=True, check=False, timeout=60)
+    finally:
+        server.stop()
+    assert ended.returncode == 1, ended.stderr
+    assert "the load test itself failed" in ended.stderr
 
 
 def test_an_open_loop_keeps_its_rate_whatever_the_server_does(locust: Locust, toy_server: TritonProcess) -> None:
@@ -201,17 +259,45 @@ def test_a_master_and_its_workers(locust: Locust, toy_server: TritonProcess, unu
         ended = locust.run(
             *master(2, unused_port),
             *("--host", f"grpc://{toy_server.grpc_url}", "--second-host", f"http://{toy_server.http_url}"),
-            *("--run-time", "5s"),
+            *("--shape", "step", "--stages", "2", "--stage-time", "5"),
         )
         assert ended.returncode == 0, ended.stderr
         summary = locust.summary()
         assert summary["strain"]["processes"] == 2
+        # Workers report every 3 s: a stage begins and ends that much late.
+        first, second = summary["stages"]
+        assert (first["users"], second["users"]) == (4, 8)
+        assert first["seconds"] == pytest.approx(5, abs=3)
+        assert min(first["total"]["requests"], second["total"]["requests"]) > 5
+        assert first["total"]["requests"] + second["total"]["requests"] == summary["total"]["requests"]
         assert summary["server"]["segment_resnet50"]["requests"] == summary["total"]["requests"] > 20
         # The master alone knows of the second host and of the kinds.
         assert {kind["protocol"] for kind in summary["kinds"]} == {"gRPC", "HTTP"}
         assert {kind["name"] for kind in summary["kinds"]} == {"resnet50 thumbnail", "resnet50 web"}
         for worker in started:
             assert worker.wait(30) == 0
+
+
+def test_the_last_replies_of_workers_are_waited_for(locust: Locust, unused_port: int) -> None:
+    answers = threading.Event()
+    answers.set()
+    server = Masks(Script(hold=answers))
+    options = [*master(2, unused_port), "--host", f"grpc://127.0.0.1:{server.port}", "--run-time", "5s"]
+    command = locust.command(*options, "--mask-format", "raw", "--summary", str(locust.json))
+    try:
+        with workers(locust, 2, unused_port), locust.begun(command) as (process, log):
+            wait_until(lambda: bool(server.script.requests), what="a request")
+            answers.clear()
+            assert any("limit reached" in line for line in log)
+            time.sleep(2)  # longer than the half second that Locust leaves its workers
+            answers.set()
+            rest = log.read()
+            assert process.wait(60) == 0, rest
+    finally:
+        answers.set()
+        server.stop()
+    total = locust.summary()["total"]
+    assert (total["requests"], total["failures"]) == (len(server.script.requests), 0)
 
 
 @pytest.mark.parametrize(
@@ -267,33 +353,8 @@ def test_workers_that_come_late_and_send_nothing_are_missed(
     assert problems == ["did not finish", "pictures is no folder"]
 
 
-class ByPeer(GrpcServer):
-    """Answers with masks of the right size, and each peer with another class."""
-
-    def __init__(self) -> None:
-        self._peers: list[str] = []
-        self._one = threading.Lock()
-        super().__init__(Script())
-
-    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
-        image = request.raw_input_contents[0][4:]
-        shown = ImageOps.exif_transpose(Image.open(io.BytesIO(image)))
-        with self._one:
-            if context.peer() not in self._peers:
-                self._peers.append(context.peer())
-            mask = np.full((shown.height, shown.width), self._peers.index(context.peer()), np.uint8)
-            counts = np.bincount(mask.ravel(), minlength=2).astype("<i8")
-            self.script.fixed = [
-                ("MASK", "UINT8", [1, *mask.shape], mask.tobytes()),
-                ("CLASS_PIXELS", "INT64", [1, 2], counts.tobytes()),
-                ("CLASS_NAMES", "BYTES", [1, 2], elements(*NAMES)),
-                image_id(image),
-            ]
-            return super().ModelInfer(request, context)
-
-
 def test_masks_are_compared_between_workers(locust: Locust, unused_port: int) -> None:
-    server = ByPeer()
+    server = ByPeer(Script())
     try:
         with workers(locust, 2, unused_port):
             ended = locust.run(

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from load_tests import capacity, summary
-from load_tests.replicas import BALANCING, Balancing, Outcome, Replica, poisson, simulate
-from load_tests.service_times import ServiceTimesError, from_run
-from load_tests.strain import Strain
+from load_tests.capacity import (
+    BALANCING,
+    Balancing,
+    Outcome,
+    Replica,
+    ServiceTimesError,
+    poisson,
+    service_times,
+    simulate,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,7 +138,7 @@ def test_what_is_outside_the_core_is_added() -> None:
 
 def test_nothing_is_simulated_without_arrivals() -> None:
     found = by_hand([], Replica(constant))
-    assert (found.latencies, found.refused, found.throughput) == ([], 0, 0.0)
+    assert (found.latencies, found.refused, found.utilisation) == ([], 0, 0.0)
     assert found.percentile(0.99) == math.inf
 
 
@@ -156,13 +163,13 @@ def run_of(batches: dict[int, tuple[int, float]], *, queue: float = 0.0, latency
         [kind],
         kind,
         {},
-        Strain(1, 0.1, 0.0, 0),
+        summary.Strain(1, 0.1, 0.0, 0),
         {"deeplabv3_resnet50": core, "segment_resnet50": {"requests": requests}},
     )
 
 
 def test_service_times_are_those_measured_and_a_line_between_and_beyond() -> None:
-    times = from_run(run_of({1: (50, 0.02), 2: (50, 0.03), 4: (50, 0.05)}))
+    times = service_times(run_of({1: (50, 0.02), 2: (50, 0.03), 4: (50, 0.05)}))
     assert times.mean(2) == pytest.approx(0.03)
     assert times.mean(3) == pytest.approx(0.04)
     assert times.mean(8) == pytest.approx(0.09)
@@ -171,17 +178,17 @@ def test_service_times_are_those_measured_and_a_line_between_and_beyond() -> Non
 
 
 def test_one_size_of_batch_promises_nothing_for_larger_ones() -> None:
-    times = from_run(run_of({1: (50, 0.02)}))
+    times = service_times(run_of({1: (50, 0.02)}))
     assert times.mean(4) == pytest.approx(0.08)
 
 
 def test_the_constant_is_what_the_core_does_not_explain() -> None:
-    times = from_run(run_of({1: (50, 0.02)}, queue=0.03, latency_ms=200))
+    times = service_times(run_of({1: (50, 0.02)}, queue=0.03, latency_ms=200))
     assert times.constant == pytest.approx(0.2 - 0.05)
 
 
 def test_the_variation_is_that_of_the_drawn_times() -> None:
-    times = from_run(run_of({1: (50, 0.02)}), variation=0.5)
+    times = service_times(run_of({1: (50, 0.02)}), variation=0.5)
     drawn = [times(1, source) for source in [seeded(1)] for _ in range(20_000)]
     average = sum(drawn) / len(drawn)
     deviation = math.sqrt(sum((value - average) ** 2 for value in drawn) / len(drawn))
@@ -193,16 +200,16 @@ def test_a_run_without_the_servers_statistics_is_refused() -> None:
     run = run_of({1: (50, 0.02)})
     run.server.clear()
     with pytest.raises(ServiceTimesError, match="Triton itself"):
-        from_run(run)
+        service_times(run)
     with pytest.raises(ServiceTimesError, match="it has deeplabv3_resnet50"):
-        from_run(run_of({1: (50, 0.02)}), model="deeplabv3_resnet101")
+        service_times(run_of({1: (50, 0.02)}), model="deeplabv3_resnet101")
 
 
 def test_a_run_beside_other_callers_or_through_a_balancer_is_refused() -> None:
     run = run_of({1: (50, 0.02)})
     run.server["segment_resnet50"]["requests"] = 25
     with pytest.raises(ServiceTimesError, match="counted 25 pictures, and 50 were answered"):
-        from_run(run)
+        service_times(run)
 
 
 def test_the_command_tells_how_many_replicas_are_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,8 +242,8 @@ def test_a_run_of_both_models_is_refused_unless_one_is_named() -> None:
     run = run_of({1: (50, 0.02)})
     run.server["deeplabv3_resnet101"] = run.server["deeplabv3_resnet50"]
     with pytest.raises(ServiceTimesError, match="deeplabv3_resnet101 and deeplabv3_resnet50, which share"):
-        from_run(run)
-    assert from_run(run, model="deeplabv3_resnet50").mean(1) == pytest.approx(0.02)
+        service_times(run)
+    assert service_times(run, model="deeplabv3_resnet50").mean(1) == pytest.approx(0.02)
 
 
 def test_the_command_says_what_it_cannot_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,4 +293,6 @@ def test_the_command_refuses_what_no_simulation_ends_with(
 ) -> None:
     with pytest.raises(SystemExit):
         capacity.main([str(tmp_path / "run.json"), "--rate", "25", "--p99", "0.3", *option])
-    assert f"{option[1]!r} is no whole number from 1 to" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "must be an integer from 1 to" in said
+    assert f"got {option[1]!r}" in said

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import io
 import random
+import re
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ import pytest
 from load_arguments import Parser, parse
 from PIL import Image, ImageOps
 
-from load_tests import histogram, objectives, pictures, server_statistics, shapes, strain, summary
-from load_tests.arrivals import Timetable
+from load_tests import objectives, pictures, report, server_statistics, shapes, summary
 from load_tests.options import add_arguments, weights
 from load_tests.replies import BETWEEN_WORKERS, WRONG_PIXELS, WRONG_SIZE, FirstReplies
 
@@ -30,7 +30,7 @@ def seeded(seed: int) -> random.Random:
 
 
 def moments(rate: float, *, poisson: bool, number: int, seed: int = 1) -> list[float]:
-    timetable = Timetable(100.0, rate=rate, poisson=poisson, random=seeded(seed))
+    timetable = shapes.Timetable(100.0, rate=rate, poisson=poisson, random=seeded(seed))
     return [timetable.take() for _ in range(number)]
 
 
@@ -49,7 +49,7 @@ def test_poisson_arrivals_have_exponential_pauses() -> None:
 
 
 def test_a_late_source_keeps_the_moments_that_were_meant() -> None:
-    timetable = Timetable(0.0, rate=10, poisson=False, random=seeded(0))
+    timetable = shapes.Timetable(0.0, rate=10, poisson=False, random=seeded(0))
     meant = timetable.due
     assert timetable.wait(meant - 0.04) == pytest.approx(0.04)
     assert timetable.wait(5.0) == 0  # half a hundred are due: all leave now, none is left out
@@ -57,16 +57,14 @@ def test_a_late_source_keeps_the_moments_that_were_meant() -> None:
 
 
 def test_steps_rise_and_a_spike_returns() -> None:
-    steps = shapes.step(3, stages=3, seconds=10)
-    assert [getattr(shapes.stage_at(steps, second), "users", None) for second in (0, 9.9, 10, 25, 30)] == [
-        3,
-        3,
-        6,
-        9,
-        None,
-    ]
-    spike = shapes.spike(4, factor=2.5, seconds=5)
-    assert [getattr(shapes.stage_at(spike, second), "users", None) for second in (0, 5, 10, 15)] == [4, 10, 4, None]
+    def users(seconds: tuple[float, ...], *arguments: str) -> list[int | None]:
+        stages = shapes.stages_of(parse(*arguments), 4)
+        return [getattr(shapes.stage_at(stages, second), "users", None) for second in seconds]
+
+    step = users((0, 9.9, 10, 25, 30), "--shape", "step", "--stages", "3", "--stage-time", "10")
+    assert step == [4, 4, 8, 12, None]
+    assert users((0, 5, 10, 15), "--shape", "spike", "--spike-factor", "2.5", "--stage-time", "5") == [4, 10, 4, None]
+    assert users((0,)) == [None]
 
 
 def test_the_pictures_are_the_same_for_a_seed_and_others_for_another() -> None:
@@ -143,27 +141,24 @@ def test_first_replies_of_two_workers_are_compared() -> None:
     for replies, right in ((here, True), (there, False)):
         _, first = replies.check(mask, picture="cat", model="a", size=(20, 10))
         assert first is not None
-        assert agreed.agrees(first, picture="cat", model="a") is right
+        assert agreed.agrees(first) is right
         mask[0, 0] = 1
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0])
-@pytest.mark.parametrize("number", [1, 2, 7, 100, 1001])
-def test_percentiles_are_numpys(share: float, number: int) -> None:
-    values = np.random.default_rng(number).integers(0, 900, number)
-    counts = {int(value): count for value, count in Counter(values.tolist()).items()}
-    assert histogram.percentile(counts, share) == np.quantile(values, share, method="inverted_cdf")
+@pytest.mark.parametrize(("share", "value"), [(0.0, 10), (0.5, 10), (0.75, 10), (0.76, 40), (0.99, 40), (1.0, 70)])
+def test_percentiles_are_of_values_that_were_seen(share: float, value: int) -> None:
+    assert summary.percentile({40: 24, 10: 75, 70: 1}, share) == value
 
 
-def test_nothing_has_no_percentile() -> None:
-    assert histogram.percentile({}, 0.99) is None
-    assert histogram.mean({}) is None
-    assert histogram.mean({10: 1, 40: 2}) == 30
+def test_nothing_has_no_latency() -> None:
+    assert summary.percentile({}, 0.99) is None
+    assert summary.Kind("gRPC", "resnet50 web", 3, 3, {}).mean_seconds() is None
+    assert summary.Kind("gRPC", "resnet50 web", 3, 0, {10: 1, 40: 2}).mean_seconds() == 0.03
 
 
 @pytest.mark.parametrize(("exact", "kept"), [(0.4, 0), (99.6, 100), (999.4, 999), (1234, 1230), (98_765, 98_800)])
 def test_three_digits_of_a_latency_are_kept(exact: float, kept: int) -> None:
-    assert histogram.rounded(exact) == kept
+    assert summary.rounded(exact) == kept
 
 
 def run_of(latencies: dict[str, dict[int, int]], failures: dict[str, int] | None = None) -> summary.Summary:
@@ -179,7 +174,7 @@ def run_of(latencies: dict[str, dict[int, int]], failures: dict[str, int] | None
         kinds,
         total,
         failures or {},
-        strain.Strain(1, 0.1, 0.0, 0),
+        summary.Strain(1, 0.1, 0.0, 0),
     )
 
 
@@ -257,11 +252,43 @@ def test_a_summary_is_the_same_after_a_file(tmp_path: Path) -> None:
     assert summary.load(tmp_path / "a" / "run.json") == run
 
 
+def test_the_page_proves_the_run_when_it_is_mailed_alone(tmp_path: Path) -> None:
+    run = run_of({"resnet50 <web>": {400: 98, 750: 2}}, {"refused & gone": 1})
+    run.problems.append("worker a: did not finish")
+    run.models["segment_resnet50"] = "version 1, weights VOC"
+    run.setting.update(host="grpc://there:8001", users=7, variants={"resnet50": 3.0})
+    times = {f"{part}_seconds": 1.0 for part in ("queue", "compute_input", "compute_infer", "compute_output")}
+    batches = {"1": {"executions": 40}, "4": {"executions": 15}}
+    run.server["deeplabv3_resnet50"] = {"requests": 100, "executions": 55, **times, "batches": batches}
+    verdicts = objectives.judge(run, read(tmp_path, '[p99]\n"* <web>" = 0.5'))
+    page = report.page('<title>Locust</title><body><div id="root"></div>', run, verdicts)
+    text = html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page))
+    for said in (
+        "Load test failed: 1 of 2 objectives missed, 1 not measured",
+        "worker a: did not finish",
+        "p99 of gRPC resnet50 <web>   at most 0.5 s   0.750 s   missed by 0.250 s (50%)",
+        "grpc://there:8001",
+        "segment_resnet50: version 1, weights VOC",
+        "users 7",
+        "resnet50=3",
+        "refused & gone   1",
+        "deeplabv3_resnet50   100   1.82   10.0   30.0   40 of 1, 15 of 4",
+        "busiest of 1 process(es) at 10% of a core",
+    ):
+        assert re.sub(r"\s+", " ", said) in re.sub(r"\s+", " ", text)
+    assert "<title>Load test failed" in page
+    assert page.endswith('<div id="root"></div>')
+    passed = report.page(
+        '<div id="root">', run, objectives.judge(run_of({"a web": {1: 1}}), objectives.Objectives({}, {}))
+    )
+    assert "Load test passed" in passed
+
+
 def test_a_client_that_limits_is_named() -> None:
     calm = {"cpu": 0.2, "late": {"1": 990}, "most_unfinished": 3}
     busy = {"cpu": 0.95, "late": {"80": 20}, "most_unfinished": 9}
-    assert strain.together([calm]).warning is None
-    both = strain.together([calm, busy])
+    assert summary.Strain.of([calm]).warning is None
+    both = summary.Strain.of([calm, busy])
     assert (both.processes, both.busiest_cpu, both.most_unfinished, both.late_p99) == (2, 0.95, 9, 0.08)
     assert both.warning is not None
     assert "95% of a core" in both.warning
@@ -296,7 +323,7 @@ def test_every_argument_has_a_variable_of_its_own() -> None:
     # --help comes first and is argparse's.
     assert len(set(parser.variables[1:])) == len(parser.variables[1:])
     assert all(variable.startswith("LOCUST_") for variable in parser.variables[1:])
-    assert parse().variants == {"resnet50": 3, "resnet101": 1}
+    assert weights(parse().variants) == {"resnet50": 3, "resnet101": 1}
 
 
 def test_weights_are_read_and_zero_leaves_out() -> None:

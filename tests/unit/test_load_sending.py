@@ -30,6 +30,7 @@ class Reply:
     """A right one."""
 
     mask = np.zeros((2, 3), np.uint8)
+    model_version, weights, untrained = "1", "none", True
 
 
 class Client:
@@ -60,10 +61,6 @@ class Events:
         self.counted.append(request)
 
 
-def first_reply(*_: object) -> None:
-    """Tell nobody."""
-
-
 @pytest.fixture
 def begin(monkeypatch: pytest.MonkeyPatch) -> Begin:
     def begin(answer: Callable[[], Reply], environment: Any) -> Sending:  # noqa: ANN401 in place of Locust's
@@ -72,7 +69,7 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> Begin:
 
         monkeypatch.setattr(sending, "client_for", client_for)
         kinds = {"web": 3.0, "large": 1.0}
-        return Sending(environment, options=parse(), pictures=PICTURES, kinds=kinds, first_reply=first_reply)
+        return Sending(environment, options=parse(), pictures=PICTURES, kinds=kinds)
 
     return begin
 
@@ -112,4 +109,4 @@ def test_replies_that_were_waited_for_at_the_end_are_no_throughput(begin: Begin)
         end()
         assert found.ask(URL, PICTURES[0], "resnet50", since=0.0)
     assert len(environment.counted) == 2
-    assert found.strain.report()["answered"] == 1
+    assert found.report()["answered"] == 1

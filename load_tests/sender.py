@@ -1,0 +1,143 @@
+"""The part of a run that makes requests: in a worker, or in the only process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import gevent
+from locust import log
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, WorkerRunner
+
+from load_tests.options import options_from, weights
+from load_tests.pictures import Picture, PicturesError, from_folder, made
+from load_tests.sending import Sending
+from load_tests.users import SegmentationUser
+
+if TYPE_CHECKING:
+    from locust.env import Environment
+
+INTERRUPTED_SECONDS = 2.0  # whoever presses Ctrl-C does not wait for a slow server
+REPORT = "deeplab"  # our part of a worker's report
+RUN = "deeplab_run"  # an argument that tells the workers which run they report of
+OF_PICTURES = ("pictures", "kinds", "seed")  # the arguments that make the pictures
+OWN_ERROR = "the load test itself failed: see its log"
+
+_TICK_SECONDS = 0.05
+
+_logger = logging.getLogger("load_tests")
+
+
+class Sender:
+    """Listens to Locust's events, and has the users of this process send.
+
+    Args:
+        environment: Locust's.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._parsed = cast("Any", environment.parsed_options)
+        self._pictures: list[Picture] = []
+        self._made_of: dict[str, Any] = {}
+        self._sending: Sending | None = None
+        self._ticker: gevent.Greenlet[[Sending], NoReturn] | None = None
+        self._run = self._wrong = ""
+        self._leaves = False
+        events, runner = environment.events, environment.runner
+        events.test_start.add_listener(self._start)
+        events.test_stopping.add_listener(self._stopping)
+        events.test_stop.add_listener(self._stopped)
+        if isinstance(runner, WorkerRunner):
+            events.report_to_master.add_listener(self._report)
+            events.quitting.add_listener(self._quitting)
+            if runner.worker_state in {STATE_SPAWNING, STATE_RUNNING}:
+                self._start()  # the run had begun before this process listened
+
+    def make_pictures(self) -> None:
+        """Make the pictures of the arguments, unless they are made already.
+
+        Raises:
+            PicturesError: There are none.
+            OSError: They cannot be read.
+        """
+        wanted = {name: getattr(self._parsed, name) for name in OF_PICTURES}
+        if wanted == self._made_of:
+            return
+        folder, kinds = self._parsed.pictures, weights(self._parsed.kinds)
+
+        def make() -> list[Picture] | PicturesError | OSError:
+            try:
+                return from_folder(Path(folder)) if folder else made(kinds, seed=self._parsed.seed)
+            except (PicturesError, OSError) as error:
+                return error  # gevent would print it with its traceback
+
+        # In a thread, or a worker would miss its heartbeats and be given up.
+        pictures = gevent.get_hub().threadpool.apply(make)
+        if isinstance(pictures, Exception):
+            raise pictures
+        self._pictures = [picture for picture in pictures if picture.kind in kinds]
+        if not self._pictures:
+            raise PicturesError(f"{folder} holds no pictures of the kinds {', '.join(kinds)}: see --kinds")
+        self._made_of = wanted
+
+    def report(self) -> dict[str, Any]:
+        """Return what the judging process must know; empty before the first run."""
+        if self._sending is None:
+            return {}
+        wrong = self._wrong or (OWN_ERROR if log.unhandled_greenlet_exception else "")
+        return self._sending.report() | {"run": self._run, "wrong": wrong, "left": self._leaves}
+
+    def _report(self, data: dict[str, Any], **_: object) -> None:
+        data[REPORT] = self.report()
+
+    def _start(self, **_: object) -> None:
+        self._run, self._leaves, self._wrong = getattr(self._parsed, RUN, ""), False, ""
+        try:
+            self.make_pictures()
+        except (PicturesError, OSError) as error:
+            self._wrong, self._pictures, self._made_of = str(error), [], {}
+            _logger.error("nothing is sent from here: %s", error)  # noqa: TRY400 - it says what to do
+        self._sending = SegmentationUser.sending = Sending(
+            self._environment,
+            options=options_from(vars(self._parsed)),
+            pictures=self._pictures,
+            kinds=weights(self._parsed.kinds),
+        )
+        SegmentationUser.has_begun.set()
+        self._ticker = gevent.spawn(_tick, self._sending)
+
+    def _stopping(self, **_: object) -> None:
+        if self._sending is not None:
+            self._sending.end()
+
+    def _stopped(self, **_: object) -> None:
+        if self._sending is not None:
+            self._sending.drain(self._environment.stop_timeout)
+            self._sending.has_ended = True
+        if self._ticker is not None:
+            self._ticker.kill()
+        if isinstance(self._environment.runner, WorkerRunner):
+            self._environment.stop_timeout = 0  # Locust sleeps that long now; the master sends it with each run
+
+    def _quitting(self, **_: object) -> None:
+        """Send the last report of a worker that was told to end and whose master was not."""
+        runner, environment = self._environment.runner, self._environment
+        if not isinstance(runner, WorkerRunner) or runner.state not in {STATE_SPAWNING, STATE_RUNNING}:
+            return
+        self._leaves = True
+        environment.stop_timeout = INTERRUPTED_SECONDS
+        runner.stop()
+        data: dict[str, Any] = {}
+        environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
+        runner.send_message("stats", data)
+
+
+def _tick(sending: Sending) -> NoReturn:
+    """Measure how late this process does what it means to do at a certain moment."""
+    while True:
+        due = time.perf_counter() + _TICK_SECONDS
+        gevent.sleep(_TICK_SECONDS)
+        sending.late(time.perf_counter() - due)
