@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from pods import answered_by
-from proxy import Fault, Proxy
 from script_servers import NAMES, GrpcServer, Script, elements, image_id
 from triton_process import wait_until
 
+from benchmarks.proxy import Fault, Proxy
 from deeplabv3.embedded.checks import free_ports
 
 if TYPE_CHECKING:
