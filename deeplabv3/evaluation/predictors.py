@@ -129,7 +129,10 @@ def agreed_class_names(named: tuple[str, ...] | None, predictors: Sequence[Predi
         origin = "the 21 of Pascal VOC" if named == voc.CLASS_NAMES else f"the {len(named)} of --classes"
     else:
         first = next((each for each in predictors if each.classes.names is not None), predictors[0])
-        names = first.classes.names or choose_class_names(None, first.classes.count)
+        try:
+            names = first.classes.names or choose_class_names(None, first.classes.count)
+        except DeepLabV3Error as exc:
+            raise EvaluationError(f"{first.facts.name}: {exc}") from exc
         origin = f"the {len(names)} of {first.facts.name}"
     for each in predictors:
         differing = [

@@ -390,6 +390,7 @@ def test_other_classes_than_those_of_the_annotations_are_refused() -> None:
         (vocs, [of_classes(*vocs[:3])], "it has 3 classes instead of 21"),
         (farm, [of_classes(count=5)], "not the 3 of --classes, .*: it has 5 classes instead of 3"),
         (farm, [of_classes("ground", "hen", "fence")], "not the 3 of --classes, .*: 1 is 'hen' instead of 'chicken'"),
+        (None, [of_classes(count=257)], "core toy: the model has 257 classes, .* at most 256"),
         (None, [of_classes(*farm), of_classes(count=21)], "not the 3 of core toy, .*: it has 21 classes instead of 3"),
     ):
         with pytest.raises(EvaluationError, match=message):
