@@ -32,6 +32,7 @@ from tritonclient.utils import InferenceServerException
 import serve
 from deeplabv3.embedded import builds, checks, layout, limits
 from deeplabv3.embedded.errors import StartError
+from deeplabv3.repository.config import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -569,7 +570,7 @@ def write_ensemble(repository: Path, name: str, *, label: str, core: str) -> Non
 
 
 def configs_of(repository: Path) -> dict[str, Any]:
-    return {folder.name: checks.read_config(folder / "config.pbtxt") for folder in repository.iterdir()}
+    return {folder.name: read_config(folder / "config.pbtxt") for folder in repository.iterdir()}
 
 
 @pytest.mark.parametrize(
