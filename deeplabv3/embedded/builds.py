@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-REMEDY = "run build_models.py with the options of that build, such as --weights none: it writes both"
+REMEDY = "run build_models.py for this --model-repository, with the options of that build: it writes both"
 
 
 def is_core(config: Any) -> bool:  # noqa: ANN401 - a protobuf message: tritonclient has no types

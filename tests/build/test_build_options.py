@@ -395,6 +395,23 @@ def test_a_full_disk_is_told_before_anything_is_traced(
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_an_up_to_date_build_reads_each_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are hundreds of megabytes, and may lie on a share."""
+    for variant in ("resnet50", "resnet101"):
+        fake_model(tmp_path, Plan(variant, WeightsSource("none")))
+    read: list[str | None] = []
+    testzip = zipfile.ZipFile.testzip
+
+    def noted(archive: zipfile.ZipFile) -> str | None:
+        read.append(archive.filename)
+        return testzip(archive)
+
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", noted)
+    monkeypatch.setattr(assembly, "write_model", traced_nothing)
+    assert build_models.main(["--weights", "none", "--model-repository", str(tmp_path)]) == 0
+    assert read == [str(tmp_path / f"deeplabv3_{variant}" / "1" / "model.pt") for variant in ("resnet50", "resnet101")]
+
+
 def test_what_is_up_to_date_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan("resnet50", WeightsSource("none"))
     fake_model(tmp_path, plan)
