@@ -65,23 +65,10 @@ lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
 		--group peers --output-file benchmarks/peers/constraints.txt
 
-# The rest of out/ and models that were built with options stay: they are somebody's work. Every model.pt holds a record of
-# its build, which for a default one has eight lines like these. Untrained ones have changed two configs, too.
-DEFAULT := "(weights": "(COCO_WITH_VOC_LABELS_V1|none)|device": "cpu|precision": "fp32)"
-DEFAULT := ^  ($(DEFAULT)|"(aux|pretrained_backbone)": false|"resnet_options": [{][}]|  "__background__"),$$|^    "tvmonitor"$$
-
+# The rest of out/ and repositories elsewhere stay: they are somebody's work. Git ignores what a build adds to model_repository/.
 clean: ## Remove the environments, and what the other targets have built and written
 	rm -rf $(VENV) $(PEERS) out/bench out/demo out/load out/test out/tools
-	rm -f model_repository/*/1/.model.pt.*
-	@for variant in resnet50 resnet101; do \
-		model=model_repository/deeplabv3_$$variant/1/model.pt; \
-		if test -e $$model && test "$$(LC_ALL=C grep -acE '$(DEFAULT)' $$model)" != 8; then \
-			echo "make: $$model stays, because it was not built with the default options"; \
-		else \
-			rm -f $$model; \
-			sed -i '/key: "weights"/,/}/s/"none"/"COCO_WITH_VOC_LABELS_V1"/' model_repository/*_$$variant/config.pbtxt; \
-		fi; \
-	done
+	rm -f model_repository/*/1/model.pt model_repository/*/1/.model.pt.*
 
 # An environment's stamp is written when all is installed, and away while pip works. It holds the path of the checkout, as
 # many files of the environment do; one of an older version is empty. Without it, with another path, or for another

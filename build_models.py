@@ -2,10 +2,11 @@
 
     python build_models.py                      both variants, weights COCO_WITH_VOC_LABELS_V1
     python build_models.py --weights checkpoint.pth --classes names.txt --model-repository mine
-    python build_models.py --weights none       untrained: for a machine that cannot download the weights
+    python build_models.py --weights none --model-repository out/untrained
     python build_models.py --describe           what the models are published with, and what is found here
 
-A build that fails or is interrupted leaves the models that were there before as they were.
+model_repository/ is source and gets the default build. A build with other options needs a folder of its own. A build
+that fails or is interrupted leaves the models that were there before as they were.
 """
 
 import sys
@@ -18,19 +19,11 @@ if __name__ == "__main__":
     guard()
 
 import argparse
-import contextlib
-import fcntl
-import json
 import logging
 import os
 import signal
-import tempfile
-import warnings
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from typing import NoReturn
-
-from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
 from deeplabv3 import (
     PRETRAINED,
@@ -38,33 +31,22 @@ from deeplabv3 import (
     VARIANTS,
     BuildError,
     DeepLabV3Error,
+    InvalidOptionError,
     RetryableBuildError,
     WeightsSource,
     WeightsUnavailableError,
 )
-from deeplabv3.building import shipped, tracing
-from deeplabv3.building.configs import config_text, core_config, ensemble_config, read_config, with_class_count
-from deeplabv3.building.fusion import fuse_for_cudnn
-from deeplabv3.building.plan import (
-    DEFAULT_PRECISIONS,
-    GPU_INSTANCES,
-    GPU_MAX_BATCH_SIZE,
-    NORM_LAYERS,
-    Plan,
-    choose_class_names,
-    read_class_names,
-)
-from deeplabv3.building.record import BuildRecord
-from deeplabv3.building.steps import place_steps
-from deeplabv3.errors import PASSING_ERRORS
+from deeplabv3.building import tracing
+from deeplabv3.building.assembly import build, is_source
+from deeplabv3.building.model_file import NORM_LAYERS
+from deeplabv3.building.plan import DEFAULT_PRECISIONS, GPU_INSTANCES, GPU_MAX_BATCH_SIZE, Plan, choose_class_names
+from deeplabv3.building.published import describe
+from deeplabv3.building.settings import parse_setting
+from deeplabv3.building.steps import MODEL_REPOSITORY
+from deeplabv3.errors import PASSING_ERRORS, RepositoryError
 from deeplabv3.models import figures
-from deeplabv3.models.variants import RESNET_OPTIONS, agreed_class_count, load_model
-
-MODEL_REPOSITORY = Path(__file__).resolve().parent / "model_repository"
-
-# Models that are no product of this script; a repository built elsewhere gets a copy.
-_STATIC_MODELS = ("preprocess", "postprocess", "encode_mask")
-_LABELS = Path("postprocess", "labels.txt")
+from deeplabv3.models.variants import RESNET_OPTIONS, agreed_class_count
+from deeplabv3.repository.class_names import read_class_names
 
 # Above, a typing error is likelier than a wish: each batch size is warmed up before the server is ready.
 _MOST_BATCHED = 128
@@ -83,13 +65,15 @@ _EXIT_CODES = (
 _log = logging.getLogger("build_models")
 
 
-# What is asked for ------------------------------------------------------------------------------------------------
-
-
 def make_plans(options: argparse.Namespace) -> list[Plan]:
     """Return what the options of the command line ask for."""
     source = WeightsSource.of(options.weights)
-    names = None if options.classes is None else read_class_names(options.classes)
+    names = None
+    if options.classes is not None:
+        try:
+            names = read_class_names(options.classes)
+        except RepositoryError as exc:
+            raise BuildError(f"--classes {options.classes}: {exc}") from exc
     wanted = options.num_classes
     if wanted is None and names is not None and source.label == UNTRAINED:
         wanted = len(names)
@@ -114,294 +98,6 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         )
         for variant in dict.fromkeys(variants)
     ]
-
-
-# Files in the repository ------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Generator[None]:
-    """Keep a second build away from a repository; the lock goes with the process, however it ends."""
-    with _writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as exc:
-        raise RetryableBuildError(f"another build is writing to {directory}; wait for it or stop it") from exc
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise BuildError(
-            f"{folder} cannot be written to: {exc.strerror}; change that or give another folder with --model-repository"
-        ) from exc
-
-
-def try_writing(repository: Path, plans: Sequence[Plan]) -> None:
-    """Write into every folder that a build will write to, and take it away again: tracing takes minutes.
-
-    Raises:
-        BuildError: a folder cannot be written to, or there is too little space.
-    """
-    models = [*_STATIC_MODELS, *(name for plan in plans for name in (plan.core, plan.ensemble))]
-    folders = [repository, *(repository / name for name in models), *(repository / name / "1" for name in models)]
-    for folder in folders:
-        with _writing(folder):
-            if folder.exists():
-                with tempfile.TemporaryFile(dir=folder) as trial:
-                    trial.write(b"\0")
-    tracing.check_room(repository, len(plans))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; leave an equal one untouched."""
-    if path.exists() and path.read_bytes() == content:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    _write(path, text.encode())
-
-
-def write_configs(repository: Path, plan: Plan) -> None:
-    """Write what describes one variant: the config.pbtxt, the class names, the ensemble's version folder."""
-    _write_text(repository / plan.core / "config.pbtxt", config_text(core_config(plan)))
-    _write_ensemble(repository, plan)
-    _write_text(repository / _LABELS, "".join(f"{name}\n" for name in plan.class_names))
-    path = repository / "postprocess" / "config.pbtxt"
-    _write_text(path, with_class_count(_text(path), len(plan.class_names)))
-
-
-def _write_ensemble(repository: Path, plan: Plan) -> None:
-    _write_text(repository / plan.ensemble / "config.pbtxt", config_text(ensemble_config(plan)))
-    _write_text(repository / plan.ensemble / "1" / ".gitkeep", "")  # Triton wants a version of an ensemble too.
-
-
-def write_steps(repository: Path, plans: Sequence[Plan], *, preprocess_device: str, dry_run: bool = False) -> None:
-    """Make the steps that the variants share run on a GPU where one of the repository's core models does.
-
-    A dry run writes nothing, and raises what the other would.
-    """
-    files = [repository / f"deeplabv3_{variant}" / "1" / "model.pt" for variant in VARIANTS]
-    others = [record for file in files if (record := BuildRecord.read(file)) is not None]
-    planned = {plan.core: plan.device for plan in plans}
-    found = {f"deeplabv3_{record.variant}": record.device for record in others}
-    configs = {path: copy.text for path, copy in _settle(repository).items()}
-    device = "cuda" if "cuda" in (found | planned).values() else "cpu"
-    if device not in planned.values():
-        return  # the steps are where the model that stays has them
-    for path, text in place_steps(configs, device=device, preprocess_device=preprocess_device).items():
-        if not dry_run:
-            _write_text(path, text)
-
-
-def copy_static_models(repository: Path) -> None:
-    """Complete a repository that is not the one beside this script.
-
-    Code is replaced, and so are configs that nobody edited; labels.txt stays.
-
-    Raises:
-        BuildError: an edited config does not fit; nothing has been written then.
-    """
-    configs = _settle(repository)
-    if repository.resolve() == MODEL_REPOSITORY:
-        return
-    for name in _STATIC_MODELS:
-        for source in sorted((MODEL_REPOSITORY / name).rglob("*")):
-            relative = source.relative_to(MODEL_REPOSITORY)
-            target = repository / relative
-            if not source.is_file() or "__pycache__" in source.parts or target in configs:
-                continue
-            if relative == _LABELS and target.exists() and target.stat().st_size:
-                continue
-            _write(target, source.read_bytes())
-    for path, config in configs.items():
-        if config.warning:
-            _log.warning("build_models.py: warning: %s", config.warning)
-        _write_text(path, config.text)
-        # Last: a build that is killed in between finds the new text and takes it for its own.
-        if config.shipped is not None:
-            _write_text(path.with_name(shipped.RECORD), config.shipped)
-
-
-def _settle(repository: Path) -> dict[Path, shipped.Copy]:
-    """Return what is to become of the steps' config.pbtxt files; beside this script they are what is shipped."""
-    paths = [repository / name / "config.pbtxt" for name in _STATIC_MODELS]
-    if repository.resolve() == MODEL_REPOSITORY:
-        return {path: shipped.Copy(_text(path)) for path in paths}
-    return {path: shipped.settle(path, MODEL_REPOSITORY / path.relative_to(repository)) for path in paths}
-
-
-def _text(config: Path) -> str:
-    """Return what a config.pbtxt holds.
-
-    Raises:
-        BuildError: it is none.
-    """
-    read_config(config)
-    return config.read_text(encoding="utf-8")
-
-
-def check_repository(repository: Path, plans: Sequence[Plan], *, preprocess_device: str) -> list[Plan]:
-    """Find what cannot be changed before anything is; return the other models as check_neighbours does.
-
-    Raises:
-        BuildError: another model serves other classes, or an edited config does not fit.
-    """
-    others = check_neighbours(repository, plans)
-    write_steps(repository, plans, preprocess_device=preprocess_device, dry_run=True)
-    return others
-
-
-def check_neighbours(repository: Path, plans: Sequence[Plan]) -> list[Plan]:
-    """Return what the ensembles of the repository's other models, those that are not built now, are made of.
-
-    Both variants share postprocess, and with it the list of class names.
-
-    Raises:
-        BuildError: one of them serves other classes.
-    """
-    others: list[Plan] = []
-    for variant in sorted(set(VARIANTS) - {plan.variant for plan in plans}):
-        file = repository / f"deeplabv3_{variant}" / "1" / "model.pt"
-        if not file.exists():
-            continue
-        record = BuildRecord.read(file)
-        if record is None or record.class_names != plans[0].class_names:
-            found = "unknown classes" if record is None else f"other classes ({', '.join(record.class_names)[:200]})"
-            raise BuildError(
-                f"{file} serves {found}, and a repository has one list of them: build both variants, remove that file, "
-                "or give another --model-repository"
-            )
-        core = repository / f"deeplabv3_{variant}" / "config.pbtxt"
-        largest = read_config(core).max_batch_size if core.exists() else GPU_MAX_BATCH_SIZE
-        others.append(Plan(variant, WeightsSource(record.weights), record.class_names, max_batch_size=largest))
-    return others
-
-
-def write_all_configs(
-    repository: Path, plans: Sequence[Plan], *, others: Sequence[Plan], preprocess_device: str
-) -> None:
-    """Write every config of a complete repository. others: as check_neighbours returns them."""
-    for plan in plans:
-        write_configs(repository, plan)
-    for plan in others:  # which may come from a version with other steps
-        _write_ensemble(repository, plan)
-    write_steps(repository, plans, preprocess_device=preprocess_device)
-
-
-def build(
-    repository: Path, plans: Sequence[Plan], *, force: bool, progress: bool, preprocess_device: str = "cpu"
-) -> None:
-    """Build what is not up to date, and put it in place only when all of it is done and checked."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(repository))
-        others = check_repository(repository, plans, preprocess_device=preprocess_device)
-        partials = {plan.core: repository / plan.core / "1" / ".model.pt.partial" for plan in plans}
-        for partial in partials.values():
-            with _writing(partial.parent):
-                partial.parent.mkdir(parents=True, exist_ok=True)
-                partial.unlink(missing_ok=True)  # of a build that was killed
-            stack.callback(_remove_empty, partial.parent, partial.parent.parent)  # of a build that fails
-            stack.callback(partial.unlink, missing_ok=True)
-        staged = [
-            plan for plan in plans if force or not _is_up_to_date(partials[plan.core].with_name("model.pt"), plan)
-        ]
-        if staged:
-            try_writing(repository, staged)
-        for plan in staged:
-            stage(partials[plan.core], plan, progress=progress)
-        copy_static_models(repository)
-        for plan in staged:
-            partials[plan.core].replace(partials[plan.core].with_name("model.pt"))
-        write_all_configs(repository, plans, others=others, preprocess_device=preprocess_device)
-
-
-def _is_up_to_date(file: Path, plan: Plan) -> bool:
-    if BuildRecord.read(file) != BuildRecord.of(plan):
-        return False
-    _log.info("%s: up to date (weights %s)", plan.core, plan.source.label)
-    return True
-
-
-def _remove_empty(*folders: Path) -> None:
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
-
-
-def stage(partial: Path, plan: Plan, *, progress: bool) -> None:
-    """Make a model's file and check it."""
-    _log.info("%s: loading weights %s", plan.core, plan.source.label)
-    model = _load(plan, progress=progress)
-    _log.info("%s: tracing for %s in %s", plan.core, plan.device, plan.precision)
-    precision = tracing.PRECISIONS[plan.precision]
-    traced = tracing.trace(model, aux=plan.aux, precision=precision, device=plan.device, cudnn=plan.cudnn)
-    extra = {BuildRecord.FILE: json.dumps(asdict(BuildRecord.of(plan)), indent=2)}
-    tracing.save(traced, partial, extra)
-    shape = "x".join(map(str, tracing.VERIFY_SHAPE))
-    _log.info("%s: checking the saved file against PyTorch at %s", plan.core, shape)
-    findings = tracing.verify(partial, model, aux=plan.aux, precision=precision)
-    if plan.cudnn == "fused":  # after the check, for only a GPU runs what comes out
-        fuse_for_cudnn(traced)
-        tracing.save(traced, partial, extra)
-    _log.info("%s: done, %.0f MB; %s", plan.core, partial.stat().st_size / 2**20, findings)
-
-
-def _load(plan: Plan, *, progress: bool) -> DeepLabV3:
-    resnet_options = dict(plan.resnet_options)
-    if "norm_layer" in resnet_options:
-        resnet_options["norm_layer"] = NORM_LAYERS[resnet_options["norm_layer"]]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        model = load_model(
-            plan.variant,
-            plan.source,
-            num_classes=len(plan.class_names),
-            pretrained_backbone=plan.pretrained_backbone,
-            progress=progress,
-            resnet_options=resnet_options,
-        )
-    for warning in caught:
-        _log.warning("%s: warning: %s", plan.core, warning.message)
-    return model
-
-
-# The published figures --------------------------------------------------------------------------------------------
-
-
-def describe(variants: Sequence[str]) -> dict[str, list[figures.Figure]]:
-    """Compute the published figures of some variants, on models with untrained weights."""
-    source = WeightsSource(UNTRAINED)
-    described: dict[str, list[figures.Figure]] = {}
-    for variant in variants:
-        _log.info("deeplabv3_%s: tracing with and without its auxiliary head", variant)
-        model = load_model(variant, source)
-        sizes: list[int] = []
-        with tempfile.TemporaryDirectory() as folder:
-            for aux in (True, False):
-                file = Path(folder, "model.pt")
-                tracing.save(tracing.trace(model, aux=aux), file, {})
-                sizes.append(file.stat().st_size)
-        described[variant] = figures.describe(variant, model, traced_bytes=sizes[0], served_bytes=sizes[1])
-    return described
-
-
-# Command line -----------------------------------------------------------------------------------------------------
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -490,7 +186,20 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     _add_resnet_options(parser)
     parser.add_argument(
-        "--model-repository", type=Path, default=MODEL_REPOSITORY, metavar="DIR", help="where to build (default: here)"
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="MODEL.PARAMETER=VALUE",
+        help="a setting of preprocess, postprocess or encode_mask, such as preprocess.resize_mode=shorter_side; may be "
+        "repeated; later builds keep it; see docs/building.md",
+    )
+    parser.add_argument(
+        "--model-repository",
+        type=Path,
+        default=MODEL_REPOSITORY,
+        metavar="DIR",
+        help="where to build (default: model_repository/, for the default options)",
     )
     parser.add_argument("--force", action="store_true", help="build even what is up to date")
     parser.add_argument("--configs-only", action="store_true", help="write the config files and build nothing")
@@ -514,7 +223,25 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     others = vars(options).keys() - {"describe", "json", "variant"}
     if options.describe and any(getattr(options, name) != parser.get_default(name) for name in others):
         parser.error("--describe takes --variant and --json only, for it describes the models as they are published")
+    if is_source(options.model_repository) and (changing := _options_changing_configs(parser, options)):
+        parser.error(
+            f"model_repository/ is source, whose files no build changes; {', '.join(changing)}: add --model-repository "
+            "with another folder, such as models/mine"
+        )
     return options
+
+
+# Spelled out, these are the default build.
+_AS_DEFAULT = {"precision": "fp32", "num_classes": 21}
+_CHANGING_NOTHING = {"variant", "progress", "model_repository", "force", "configs_only", "describe", "json"}
+
+
+def _options_changing_configs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(options).items()
+        if name not in _CHANGING_NOTHING and value not in (parser.get_default(name), _AS_DEFAULT.get(name))
+    ]
 
 
 def _add_resnet_options(parser: argparse.ArgumentParser) -> None:
@@ -547,6 +274,13 @@ def _at_most(most: int) -> Callable[[str], int]:
     return number_of
 
 
+def _setting(text: str) -> tuple[str, str]:
+    try:
+        return parse_setting(text)
+    except InvalidOptionError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+
+
 def _boolean(text: str) -> bool:
     try:
         return {"true": True, "false": False}[text.lower()]
@@ -566,8 +300,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _build(options)
     except WeightsUnavailableError as exc:
         _log.error(
-            "build_models.py: %s, or pass --weights FILE with a checkpoint of yours, or --weights %s for an untrained "
-            "model, whose masks mean nothing",
+            "build_models.py: %s, or build into another folder (--model-repository DIR) with --weights FILE, a "
+            "checkpoint of yours, or --weights %s, an untrained model, whose masks mean nothing",
             exc,
             UNTRAINED,
         )
@@ -594,21 +328,15 @@ def _passes(error: BaseException) -> bool:
 def _build(options: argparse.Namespace) -> None:
     if os.fsencode(options.model_repository).decode("utf-8", "replace") != str(options.model_repository):
         raise BuildError(f"--model-repository {os.fsencode(options.model_repository)!r}: torch takes UTF-8 names only")
-    plans = make_plans(options)
-    if not options.configs_only:
-        build(
-            options.model_repository,
-            plans,
-            force=options.force,
-            progress=options.progress,
-            preprocess_device=options.preprocess_device,
-        )
-        return
-    repository = options.model_repository
-    with locked(repository):
-        others = check_repository(repository, plans, preprocess_device=options.preprocess_device)
-        copy_static_models(repository)
-        write_all_configs(repository, plans, others=others, preprocess_device=options.preprocess_device)
+    build(
+        options.model_repository,
+        make_plans(options),
+        force=options.force,
+        progress=options.progress,
+        configs_only=options.configs_only,
+        preprocess_device=options.preprocess_device,
+        settings=dict(options.set),
+    )
 
 
 def _print_figures(described: dict[str, list[figures.Figure]], *, as_json: bool) -> None:

@@ -17,7 +17,7 @@ import image_ops
 import mask_ops
 import torch
 
-from deeplabv3.building.configs import read_config
+from deeplabv3.repository.config import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -42,6 +42,10 @@ class WeightsUnavailableError(DeepLabV3Error, OSError):
     """Published weights could not be downloaded, or their file in the cache is damaged."""
 
 
+class RepositoryError(DeepLabV3Error, ValueError):
+    """A file of a model repository is missing, damaged, or not what its name says."""
+
+
 class BuildError(DeepLabV3Error, RuntimeError):
     """A model cannot be built into a repository, or not as asked."""
 

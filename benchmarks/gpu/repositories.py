@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import build_models
 from deeplabv3 import VOC_CLASS_NAMES, WeightsSource
 from deeplabv3.building import tracing
-from deeplabv3.building.configs import config_text, read_config
+from deeplabv3.building.assembly import build
 from deeplabv3.building.fusion import fuse_for_cudnn
+from deeplabv3.building.model_file import record_of
 from deeplabv3.building.plan import Plan
-from deeplabv3.building.record import BuildRecord
+from deeplabv3.repository.config import config_text, read_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +62,7 @@ def write_model(model: DeepLabV3, variant: str, settings: Settings, file: Path, 
         module = tracing.trace(model, aux=False, precision=precision, device=plan.device, cudnn=plan.cudnn)
         if plan.cudnn == "fused":
             fuse_for_cudnn(module)
-        tracing.save(module, file, {BuildRecord.FILE: json.dumps(asdict(BuildRecord.of(plan)))})
+        tracing.save(module, file, record_of(plan).as_extra_files())
     return plan
 
 
@@ -73,22 +71,13 @@ def write_repository(folder: Path, plan: Plan, setup: Setup, settings: Settings,
     version = folder / plan.core / "1"
     version.mkdir(parents=True)
     shutil.copy(file, version / "model.pt")
-    build_models.copy_static_models(folder)
-    build_models.write_configs(folder, plan)
     device = setup.preprocess_device if settings.on_gpu else "cpu"
-    build_models.write_steps(folder, [plan], preprocess_device=device)
-    _set_size(folder / "preprocess" / "config.pbtxt", settings.size)
+    size = {"preprocess.resize_size": str(settings.size)}
+    build(folder, [plan], configs_only=True, preprocess_device=device, settings=size)
     if not setup.batches:
         for name in (plan.core, plan.ensemble):
             _serve_singly(folder / name / "config.pbtxt")
     return folder
-
-
-def _set_size(path: Path, size: int) -> None:
-    text, count = re.subn(r'(key: "resize_size"\s*value \{ string_value: )"\d+"', rf'\1"{size}"', path.read_text())
-    if count != 1:
-        raise ValueError(f"{path} has no parameter resize_size as it is written by hand")
-    path.write_text(text)
 
 
 def _serve_singly(path: Path) -> None:

@@ -15,7 +15,7 @@ from benchmarks.peers.contenders import Place, free_ports
 from benchmarks.peers.load import Load
 from benchmarks.peers.running import Running
 from benchmarks.peers.service import Service
-from deeplabv3.building.configs import read_config
+from deeplabv3.repository.config import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

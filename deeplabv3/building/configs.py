@@ -1,17 +1,12 @@
-"""The config.pbtxt of the models, written through Triton's own schema."""
+"""The configs of the core models and of the ensembles around them."""
 
-from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
 from google.protobuf.message import Message
-from tritonclient.grpc import model_config_pb2
 
 from deeplabv3.building.plan import Plan
 from deeplabv3.building.tracing import TRAINED_SIZE
-from deeplabv3.errors import BuildError
-
-pb: Any = model_config_pb2  # generated at import, without types
+from deeplabv3.repository.config import pb
 
 # The most pictures of one request, for the steps around a core model take no more: see steps.py. Nor does a core model
 # on a CPU, where nothing batches.
@@ -21,11 +16,6 @@ _LARGEST_REQUEST = 8
 _GPU_QUEUE_DELAY_MICROSECONDS = 2_000
 # The executor profiles the first run of a shape and optimises in the second.
 _GPU_WARM_UP_RUNS = 2
-
-TENSORS_OF_CLASSES = {"LOGITS", "CLASS_PIXELS", "CLASS_NAMES"}
-"""The tensors of postprocess whose first dimension is the number of classes."""
-
-_POSTPROCESS_ORIGIN = "build_models.py sets the number of classes and where this runs; see model_repository/README.md."
 
 
 def core_config(plan: Plan) -> Message:
@@ -94,35 +84,3 @@ def ensemble_config(plan: Plan) -> Message:
         config.ensemble_scheduling.step.add(model_name=model, model_version=-1, input_map=inputs, output_map=outputs)
     config.parameters["weights"].string_value = plan.source.label
     return config
-
-
-def with_class_count(text: str, count: int) -> str:
-    """Return the config of postprocess for another number of classes; its other settings stay."""
-    before, config = parse_config(text), parse_config(text)
-    tensors = [tensor for tensor in (*config.input, *config.output) if tensor.name in TENSORS_OF_CLASSES]
-    tensors += [warmup.inputs["LOGITS"] for warmup in config.model_warmup]
-    for tensor in tensors:
-        tensor.dims[0] = count
-    return text if config == before else config_text(config, _POSTPROCESS_ORIGIN)
-
-
-def config_text(config: Message, origin: str = "Written by build_models.py: change it there.") -> str:
-    """Return a config.pbtxt."""
-    return f"# {origin}\n{text_format.MessageToString(config)}"
-
-
-def read_config(path: Path) -> Any:  # noqa: ANN401  a protobuf message
-    """Return the model configuration in a config.pbtxt.
-
-    Raises:
-        BuildError: it is none.
-    """
-    try:
-        return parse_config(path.read_text(encoding="utf-8"))
-    except (text_format.ParseError, UnicodeDecodeError) as exc:
-        raise BuildError(f"{path} is not a model configuration: {exc}") from exc
-
-
-def parse_config(text: str) -> Any:  # noqa: ANN401  a protobuf message
-    """Return the model configuration that a text is."""
-    return text_format.Parse(text, pb.ModelConfig())

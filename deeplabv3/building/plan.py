@@ -2,22 +2,11 @@
 
 import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from deeplabv3.errors import BuildError
 from deeplabv3.models.variants import VOC_CLASS_NAMES
 from deeplabv3.models.weights import WeightsSource
-
-NORM_LAYERS: dict[str, type[nn.Module]] = {
-    "BatchNorm2d": nn.BatchNorm2d,
-    "FrozenBatchNorm2d": FrozenBatchNorm2d,
-    "InstanceNorm2d": nn.InstanceNorm2d,
-}
-"""What --norm-layer may name."""
 
 MAX_CLASSES = 256
 """The class ids that the UINT8 masks on the wire can hold."""
@@ -79,29 +68,6 @@ class Plan:
     def ensemble(self) -> str:
         """The name of the ensemble."""
         return f"segment_{self.variant}"
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read one class name a line, the background's first; blank lines at the end are none.
-
-    Raises:
-        BuildError: the file cannot be read, or has no name, an empty, a repeated or an unprintable one.
-    """
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else f"no UTF-8 text ({exc})"
-        raise BuildError(f"--classes {path}: {reason}; give a file with one class name a line") from exc
-    if names == [""]:
-        raise BuildError(f"--classes {path}: the file has no names; give one class name a line")
-    for number, name in enumerate(names, start=1):
-        if not name.isprintable():
-            raise BuildError(f"--classes {path}: line {number} has characters that cannot be printed: {name!a}")
-        first = names.index(name) + 1
-        if not name or first != number:
-            fault = f"repeats {name!r} of line {first}" if name else "is empty"
-            raise BuildError(f"--classes {path}: line {number} {fault}; each class needs a name of its own")
-    return tuple(names)
 
 
 def choose_class_names(given: tuple[str, ...] | None, count: int) -> tuple[str, ...]:

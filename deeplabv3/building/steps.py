@@ -1,29 +1,27 @@
-"""Where the steps around a core model run: in what a device asks of preprocess and postprocess.
+"""The configs of the steps around a core model: the committed ones, with what a build sets in them."""
 
-Their config.pbtxt files are written by hand. What in them depends on the device is set in the text, so that comments
-and all other settings stay; what no longer stands as a build wrote it was set by hand and stays too.
-"""
-
-import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deeplabv3.building.configs import parse_config, pb
-from deeplabv3.errors import BuildError
+from deeplabv3.building.settings import apply_settings
+from deeplabv3.repository.config import pb, read_config
+
+MODEL_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+"""The committed model repository: the source of the steps, and the default build of the rest."""
+
+LABELS = "postprocess/labels.txt"
+"""The class names that are served, in a model repository."""
 
 _FORCE_CPU = "FORCE_CPU_ONLY_INPUT_TENSORS"
-
-_GPU_PREPROCESS = "cuda with --preprocess-device cuda"
-
-_log = logging.getLogger("build_models")
+# The tensors of postprocess whose first dimension is the number of classes.
+_TENSORS_OF_CLASSES = {"LOGITS", "CLASS_PIXELS", "CLASS_NAMES"}
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What a step's config says about where it runs.
+    """Where a step runs.
 
     Attributes:
         kind: of its instances, "KIND_CPU" or "KIND_GPU".
@@ -37,6 +35,8 @@ class Placement:
     max_batch_size: int = 8
     inputs_on_gpu: bool = False
 
+
+_GPU_PREPROCESS = "cuda with --preprocess-device cuda"
 
 PLACEMENTS: dict[str, dict[str, Placement]] = {
     # A JPEG of 640 x 480 takes 3.6 ms of one core, one of 1280 x 960 about 8 (docs/performance.md): eight processes
@@ -52,65 +52,62 @@ PLACEMENTS: dict[str, dict[str, Placement]] = {
         "cpu": Placement("KIND_CPU", 2),
         "cuda": Placement("KIND_GPU", 2, max_batch_size=32, inputs_on_gpu=True),
     },
+    # PNGs are made on request, by Pillow.
+    "encode_mask": {"cpu": Placement("KIND_CPU", 1), "cuda": Placement("KIND_CPU", 1)},
 }
-"""What a build writes for each step, by the device of the core models and the options."""
+"""Where a build lets each step run, by the device of the core models and the options."""
+
+STEPS = tuple(PLACEMENTS)
+"""The models that are no product of a build; a repository built elsewhere gets a copy."""
 
 
-def place_steps(configs: Mapping[Path, str], *, device: str, preprocess_device: str = "cpu") -> dict[Path, str]:
-    """Return the config.pbtxt files to write so that the steps of a repository run where its core models do.
+def step_config(
+    step: str, *, class_count: int, device: str, preprocess_device: str, settings: Mapping[str, str]
+) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
+    """Return the config of a step.
 
-    What was set by hand is not among them. configs: the steps' files and what they hold.
+    Args:
+        step: one of STEPS.
+        class_count: the number of classes of the core models.
+        device: where the core models run, "cpu" or "cuda".
+        preprocess_device: where pictures are resized, "cpu" or "cuda"; the latter with core models on a GPU only.
+        settings: by name, as parse_setting returns them; they take precedence.
     """
-    chosen = {step: placements[device] for step, placements in PLACEMENTS.items()}
-    if preprocess_device == "cuda":
-        chosen["preprocess"] = PLACEMENTS["preprocess"][_GPU_PREPROCESS]
-    texts: dict[Path, str] = {}
-    for path, text in configs.items():
-        step = path.parent.name
-        if step not in chosen:
-            continue
-        found = placement(parse_config(text))
-        if found == chosen[step]:
-            continue
-        if found not in PLACEMENTS[step].values():
-            _log.info(
-                "%s: where it runs was set by hand and stays: %s", step, found or "other than a build would write"
-            )
-            continue
-        try:
-            texts[path] = placed(text, chosen[step])
-        except BuildError as exc:
-            raise BuildError(f"{path} {exc}") from exc
-    return texts
+    on_gpu = step == "preprocess" and device == preprocess_device == "cuda"
+    config = read_config(MODEL_REPOSITORY / step / "config.pbtxt")
+    set_class_count(config, class_count)
+    set_placement(config, PLACEMENTS[step][_GPU_PREPROCESS if on_gpu else device])
+    apply_settings(step, config, settings)
+    return config
 
 
-def placement(config: Any) -> Placement | None:  # noqa: ANN401  a protobuf message: tritonclient has no types
+def class_count_of(config: Any) -> int | None:  # noqa: ANN401 - a protobuf message
+    """Return the number of classes that a step's config states, or None."""
+    return next((tensor.dims[0] for tensor in config.input if tensor.name in _TENSORS_OF_CLASSES and tensor.dims), None)
+
+
+def set_class_count(config: Any, count: int) -> None:  # noqa: ANN401 - a protobuf message
+    """Set the number of classes in the config of a step that depends on it."""
+    tensors = [tensor for tensor in (*config.input, *config.output) if tensor.name in _TENSORS_OF_CLASSES]
+    tensors += [sample.inputs["LOGITS"] for sample in config.model_warmup if "LOGITS" in sample.inputs]
+    for tensor in tensors:
+        tensor.dims[0] = count
+
+
+def placement_in(config: Any) -> Placement | None:  # noqa: ANN401 - a protobuf message
     """Return where a step runs, or None where that is more than a Placement can say."""
     if len(config.instance_group) != 1:
         return None
     group = config.instance_group[0]
-    if group != pb.ModelInstanceGroup(kind=group.kind, count=group.count):
-        return None  # particular GPUs, or a host policy
     kind = pb.ModelInstanceGroup.Kind.Name(group.kind)
     inputs_on_gpu = _FORCE_CPU in config.parameters and config.parameters[_FORCE_CPU].string_value == "no"
     return Placement(kind, group.count, config.max_batch_size, inputs_on_gpu)
 
 
-def placed(text: str, wanted: Placement) -> str:
-    """Return the text of a step's config.pbtxt with another placement, and all else as it was.
-
-    Raises:
-        BuildError: the text says it in a way of its own.
-    """
-    inputs = "no" if wanted.inputs_on_gpu else "yes"
-    for pattern, value in (
-        (r"^max_batch_size: (\d+)$", str(wanted.max_batch_size)),
-        (r"^instance_group \{[^}]*?\bkind: (\w+)", wanted.kind),
-        (r"^instance_group \{[^}]*?\bcount: (\d+)", str(wanted.count)),
-        (rf'^parameters \{{\s*key: "{_FORCE_CPU}"\s*value \{{\s*string_value: "(\w+)"', inputs),
-    ):
-        if found := re.search(pattern, text, re.MULTILINE):
-            text = text[: found.start(1)] + value + text[found.end(1) :]
-    if placement(parse_config(text)) != wanted:
-        raise BuildError(f"says where the step runs in a way that a build does not know; make it {wanted} there")
-    return text
+def set_placement(config: Any, placement: Placement) -> None:  # noqa: ANN401 - a protobuf message
+    """Set where a step runs."""
+    config.max_batch_size = placement.max_batch_size
+    config.instance_group[0].kind = pb.ModelInstanceGroup.Kind.Value(placement.kind)
+    config.instance_group[0].count = placement.count
+    if _FORCE_CPU in config.parameters:
+        config.parameters[_FORCE_CPU].string_value = "no" if placement.inputs_on_gpu else "yes"

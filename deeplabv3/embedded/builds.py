@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deeplabv3.embedded.errors import StartError
+from deeplabv3.errors import RepositoryError
+from deeplabv3.repository.class_names import read_class_names
+from deeplabv3.repository.record import BuildRecord, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-REMEDY = "run build_models.py with the options of that build, such as --weights none: it writes both"
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """What build_models.py wrote into a model.pt; None for what it did not, as in a file of others."""
-
-    weights: str | None
-    class_names: tuple[str, ...] | None
-
-    @classmethod
-    def read(cls, model: Path) -> Build:
-        """Read a model.pt, or raise when it is damaged."""
-        try:
-            with zipfile.ZipFile(model) as archive:
-                if damaged := archive.testzip():
-                    raise StartError(f"{model} is damaged in {damaged}; run build_models.py")
-                entry = next((name for name in archive.namelist() if name.endswith("/extra/build.json")), None)
-                record: Any = json.loads(archive.read(entry)) if entry else {}
-        except (OSError, zipfile.BadZipFile, ValueError) as error:
-            raise StartError(f"{model} is not a TorchScript file ({error}); run build_models.py") from error
-        found: dict[str, Any] = record if isinstance(record, dict) else {}
-        weights, names = found.get("weights"), found.get("class_names")
-        if found and not isinstance(names, list):
-            raise StartError(f"{model} was built by another version of build_models.py; run it again")
-        return cls(
-            weights if isinstance(weights, str) else None,
-            tuple(str(name) for name in names) if isinstance(names, list) else None,
-        )
+REMEDY = "run build_models.py for this --model-repository, with the options of that build: it writes both"
 
 
 def is_core(config: Any) -> bool:  # noqa: ANN401 - a protobuf message: tritonclient has no types
@@ -52,11 +24,13 @@ def is_core(config: Any) -> bool:  # noqa: ANN401 - a protobuf message: tritoncl
 def check_builds(repository: Path, configs: dict[str, Any]) -> None:
     """Raise when a core model, or an ensemble around one, is labelled with other weights or classes than it serves."""
     served: dict[str, str] = {}
-    builds: dict[str, Build] = {}
+    builds: dict[str, BuildRecord] = {}
     for name in filter(lambda name: is_core(configs[name]), configs):
         model = repository / name / "1" / "model.pt"
-        builds[name] = Build.read(model)
-        built, label = builds[name].weights, labelled_weights(configs[name])
+        record = _read_record(model)
+        if record is not None:
+            builds[name] = record
+        built, label = record and record.weights, labelled_weights(configs[name])
         require_equal(name, label, built, source=f"{model} holds")
         if weights := built or label:
             served[name] = weights
@@ -67,6 +41,15 @@ def check_builds(repository: Path, configs: dict[str, Any]) -> None:
         for core in builds.keys() & set(steps):
             for file in label_files(repository, configs, steps):
                 check_class_names(name, core, builds[core], file)
+
+
+def _read_record(model: Path) -> BuildRecord | None:
+    try:
+        return read_record(model)
+    except RepositoryError as error:
+        raise StartError(str(error)) from error
+    except OSError as error:
+        raise StartError(f"{model} cannot be read ({error}); the storage fails") from error
 
 
 def labelled_weights(config: Any) -> str | None:  # noqa: ANN401 - a protobuf message
@@ -88,16 +71,14 @@ def label_files(repository: Path, configs: dict[str, Any], models: list[str]) ->
                 yield repository / model / output.label_filename
 
 
-def check_class_names(ensemble: str, core: str, build: Build, file: Path) -> None:
+def check_class_names(ensemble: str, core: str, record: BuildRecord, file: Path) -> None:
     """Raise when an ensemble names the classes of its core model otherwise than the build did."""
-    if build.class_names is None:
-        return
     try:
-        names = tuple(file.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+        names = read_class_names(file)
+    except RepositoryError as error:
         raise StartError(f"{file} cannot be read ({error}); {REMEDY}") from error
-    if names != build.class_names:
+    if names != record.class_names:
         raise StartError(
-            f"{ensemble}: {file} has {len(names)} class names, and they are not the {len(build.class_names)} that "
+            f"{ensemble}: {file} has {len(names)} class names, and they are not the {len(record.class_names)} that "
             f"{core} was built with; {REMEDY}"
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeplabv3.embedded.builds import check_builds, is_core
 from deeplabv3.embedded.errors import StartError
+from deeplabv3.errors import RepositoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,20 +101,10 @@ def libpython_folder() -> Path:
     )
 
 
-def read_config(path: Path) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
-    """Return the model configuration in a config.pbtxt."""
-    from google.protobuf import text_format  # noqa: PLC0415 - comes with the wheel, whose absence is an error of ours
-    from tritonclient.grpc import model_config_pb2  # noqa: PLC0415 - likewise
-
-    messages: Any = model_config_pb2
-    try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), messages.ModelConfig())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise StartError(f"{path} is not a model configuration: {error}") from error
-
-
 def check_repository(repository: Path) -> dict[str, Any]:
     """Return the configs of the models by name, or raise for what Triton would refuse or serve under a wrong name."""
+    from deeplabv3.repository.config import read_config  # noqa: PLC0415 - needs protobuf, which comes with the wheel
+
     if not repository.is_dir():
         state = "is not a directory" if repository.exists() else "does not exist"
         raise StartError(f"the model repository {repository} {state}; give one with --model-repository")
@@ -123,7 +114,10 @@ def check_repository(repository: Path) -> dict[str, Any]:
     for folder in folders:
         if not (folder / "config.pbtxt").is_file():
             raise StartError(f"{folder} has no config.pbtxt and would make Triton exit; remove it or add the file")
-    configs = {folder.name: read_config(folder / "config.pbtxt") for folder in folders}
+    try:
+        configs = {folder.name: read_config(folder / "config.pbtxt") for folder in folders}
+    except RepositoryError as error:
+        raise StartError(str(error)) from error
     for name, config in configs.items():
         script = config.default_model_filename or "model.py"
         # 2.51 would neither load such a model nor exit: it had done neither after 200 s.

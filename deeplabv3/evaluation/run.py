@@ -13,8 +13,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from deeplabv3 import BuildError
-from deeplabv3.building.plan import read_class_names
+from deeplabv3.errors import RepositoryError
 from deeplabv3.evaluation import EvaluationError
 from deeplabv3.evaluation.coco import coco_with_voc_labels
 from deeplabv3.evaluation.datasets import mask_folders, voc_folders
@@ -23,6 +22,7 @@ from deeplabv3.evaluation.predictors import agreed_class_names, load_eager
 from deeplabv3.evaluation.records import RecordFile, output_folder, write_whole
 from deeplabv3.evaluation.report import draw, report
 from deeplabv3.evaluation.served import CorePredictor, EnsemblePredictor, Server
+from deeplabv3.repository.class_names import read_class_names
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -77,8 +77,8 @@ def _open_dataset(options: Options) -> Dataset:
         case "folders":
             try:
                 names = None if data["classes"] is None else read_class_names(data["classes"])
-            except BuildError as exc:
-                raise EvaluationError(str(exc)) from exc
+            except RepositoryError as exc:
+                raise EvaluationError(f"--classes {data['classes']}: {exc}") from exc
             return mask_folders(data["images"], data["masks"], class_names=names, ignore=data["ignore"])
 
 

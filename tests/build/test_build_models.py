@@ -24,19 +24,21 @@ from torchvision.models.segmentation import (
     deeplabv3_resnet101,
 )
 
-import build_models
 from deeplabv3 import (
-    VOC_CLASS_NAMES,
     BuildError,
     CheckpointError,
     InvalidOptionError,
     WeightsSource,
     model_deeplabv3_resnet50,
 )
-from deeplabv3.building import tracing
+from deeplabv3.building import assembly, steps, tracing
+from deeplabv3.building.assembly import build
 from deeplabv3.building.plan import Plan
-from deeplabv3.building.record import BuildRecord
-from deeplabv3.models.variants import load_model
+from deeplabv3.building.staging import locked
+from deeplabv3.errors import RepositoryError
+from deeplabv3.models.variants import VARIANTS, load_model
+from deeplabv3.repository.config import parse_config
+from deeplabv3.repository.record import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,20 +95,41 @@ def test_the_saved_file_computes_what_eager_torchvision_does(model_repository: P
 
 
 def test_committed_configs_are_those_of_the_default_options(tmp_path: Path) -> None:
-    """Where a build with other options has changed them, they are those of that build."""
-    for variant in build_models.VARIANTS:
-        record = BuildRecord.read(COMMITTED / f"deeplabv3_{variant}" / "1" / "model.pt")
-        weights, aux = ("COCO_WITH_VOC_LABELS_V1", False) if record is None else (record.weights, record.aux)
-        class_names = VOC_CLASS_NAMES if record is None else record.class_names
-        build_models.copy_static_models(tmp_path)
-        build_models.write_configs(tmp_path, Plan(variant, WeightsSource(weights), class_names, aux))
-        for name in (
-            f"deeplabv3_{variant}/config.pbtxt",
-            f"segment_{variant}/config.pbtxt",
-            "postprocess/config.pbtxt",
-            "postprocess/labels.txt",
-        ):
-            assert (COMMITTED / name).read_text() == (tmp_path / name).read_text(), f"{name}: run build_models.py"
+    build(
+        tmp_path, [Plan(variant, WeightsSource("COCO_WITH_VOC_LABELS_V1")) for variant in VARIANTS], configs_only=True
+    )
+    committed = {name: content for name, content in files(COMMITTED).items() if not name.startswith("README")}
+    built = {name: content for name, content in files(tmp_path).items() if name != "repository.json"}
+    unbuilt = {name for name in committed.keys() - built.keys() if "__pycache__" not in name}
+    assert {Path(name).name for name in unbuilt} <= {"model.pt"}
+    for name, content in built.items():
+        if name.split("/")[0] in ("preprocess", "postprocess", "encode_mask") and name.endswith("config.pbtxt"):
+            assert parse_config(content.decode()) == parse_config(committed[name].decode()), name
+        else:
+            assert content == committed[name], f"{name}: run build_models.py --configs-only"
+
+
+def test_a_build_into_the_checkout_changes_no_file_that_git_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one that somebody has edited: it is source."""
+    source = tmp_path / "model_repository"
+    shutil.copytree(COMMITTED, source, ignore=shutil.ignore_patterns("model.pt", "__pycache__"))
+    for name in ("preprocess", "deeplabv3_resnet50"):
+        config = source / name / "config.pbtxt"
+        config.write_text(config.read_text().replace('"520"', '"512"').replace("count: 1", "count: 2"))
+    before = files(source)
+    monkeypatch.setattr(steps, "MODEL_REPOSITORY", source)
+
+    def write_model(partial: Path, plan: Plan, *, progress: bool) -> None:
+        partial.write_bytes(f"{plan.core} {progress}".encode())
+
+    monkeypatch.setattr(assembly, "write_model", write_model)
+    build(source, [Plan(variant, WeightsSource("COCO_WITH_VOC_LABELS_V1")) for variant in VARIANTS])
+    added = {f"deeplabv3_{variant}/1/model.pt" for variant in VARIANTS}
+    after = files(source)
+    assert after.keys() - before.keys() == added
+    assert {name: after[name] for name in before} == before
 
 
 @pytest.mark.parametrize("weights", [DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights])
@@ -224,7 +247,7 @@ def test_weights_that_are_no_numbers_are_told_from_a_bad_trace(tmp_path: Path) -
     torch.save(state, tmp_path / "nan.pth")
     plan = Plan("resnet50", WeightsSource.of(str(tmp_path / "nan.pth")), resnet_options={"width_per_group": 4})
     with pytest.raises(BuildError, match="no finite numbers: the weights are broken"):
-        build_models.build(tmp_path / "models", [plan], force=False, progress=False)
+        build(tmp_path / "models", [plan], force=False, progress=False)
 
 
 def test_a_file_name_that_is_not_utf8_makes_a_label(tmp_path: Path) -> None:
@@ -235,13 +258,14 @@ def test_a_file_name_that_is_not_utf8_makes_a_label(tmp_path: Path) -> None:
 
 def test_a_damaged_model_is_not_up_to_date(model_repository: Path, tmp_path: Path) -> None:
     source = model_repository / "deeplabv3_resnet50" / "1" / "model.pt"
-    assert BuildRecord.read(source) is not None
+    assert read_record(source) is not None
     damaged = tmp_path / "model.pt"
     shutil.copy(source, damaged)
     with damaged.open("r+b") as file:
         file.seek(80_000_000)
         file.write(bytes(range(256)))
-    assert BuildRecord.read(damaged) is None
+    with pytest.raises(RepositoryError, match=f"{damaged} is damaged in "):
+        read_record(damaged)
 
 
 def test_a_full_disk_is_told_before_torch_aborts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,24 +275,20 @@ def test_a_full_disk_is_told_before_torch_aborts(tmp_path: Path, monkeypatch: py
         return usage._replace(free=60_000_000)
 
     monkeypatch.setattr(shutil, "disk_usage", nearly_full)
-    with pytest.raises(build_models.BuildError, match="has 60 MB left, and a model takes up to 260"):
-        build_models.build(tmp_path, [UNTRAINED_50], force=False, progress=False)
+    with pytest.raises(BuildError, match="has 60 MB left, and a model takes up to 260"):
+        build(tmp_path, [UNTRAINED_50], force=False, progress=False)
     assert not list(tmp_path.rglob("*model.pt*"))
 
 
-def test_settings_in_a_repository_of_its_own_survive_a_build(tmp_path: Path) -> None:
-    build_models.copy_static_models(tmp_path)
-    config = tmp_path / "preprocess" / "config.pbtxt"
-    changed = config.read_text().replace('"square"', '"shorter_side"')
-    config.write_text(changed)
+def test_what_is_broken_in_a_repository_is_written_anew(tmp_path: Path) -> None:
+    build(tmp_path, [UNTRAINED_50], configs_only=True)
+    fresh = files(tmp_path)
     (tmp_path / "preprocess" / "1" / "image_ops.py").write_text("old code")
     (tmp_path / "postprocess" / "labels.txt").write_text("mine\n")
     (tmp_path / "postprocess" / "config.pbtxt").write_text("")  # a disk was full
-    build_models.copy_static_models(tmp_path)
-    assert (tmp_path / "postprocess" / "labels.txt").read_text() == "mine\n"
-    assert (tmp_path / "postprocess" / "config.pbtxt").read_text()
-    assert config.read_text() == changed
-    assert (tmp_path / "preprocess" / "1" / "image_ops.py").read_text() != "old code"
+    (tmp_path / "encode_mask" / "config.pbtxt").unlink()
+    build(tmp_path, [UNTRAINED_50], configs_only=True)
+    assert files(tmp_path) == fresh
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
@@ -332,7 +352,7 @@ def test_an_interrupted_build_leaves_the_model_that_was_there(
 
 
 def test_a_second_build_in_the_same_repository_at_the_same_time_is_refused(tmp_path: Path) -> None:
-    with build_models.locked(tmp_path):
+    with locked(tmp_path):
         for options in (["--variant", "resnet50"], ["--configs-only"]):
             done = run(tmp_path, "--weights", "none", *options)
             assert done.returncode == 4
@@ -352,8 +372,8 @@ def test_a_trace_that_computes_something_else_never_gets_in_place(
         return original(model, **options)
 
     monkeypatch.setattr(tracing, "trace", wrong)
-    with pytest.raises(build_models.BuildError, match=r"out of the saved file is off PyTorch's by 1\.00e-02"):
-        build_models.build(tmp_path, [UNTRAINED_50], force=False, progress=False)
+    with pytest.raises(BuildError, match=r"out of the saved file is off PyTorch's by 1\.00e-02"):
+        build(tmp_path, [UNTRAINED_50], force=False, progress=False)
     assert not list(tmp_path.rglob("*model.pt*"))
 
 

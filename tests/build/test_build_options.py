@@ -9,17 +9,21 @@ import os
 import re
 import shutil
 import zipfile
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 import build_models
-from build_models import build, make_plans, parse_arguments
+from build_models import make_plans, parse_arguments
 from deeplabv3 import BuildError, InvalidOptionError, WeightsSource, model_deeplabv3_resnet50
+from deeplabv3.building import assembly
+from deeplabv3.building.assembly import build
+from deeplabv3.building.model_file import record_of
 from deeplabv3.building.plan import Plan
-from deeplabv3.building.record import BuildRecord
+from deeplabv3.building.steps import MODEL_REPOSITORY
+from deeplabv3.repository.config import read_config
+from deeplabv3.repository.record import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,11 +44,11 @@ SMALL_OPTIONS = [
 
 
 def plans(*arguments: str) -> list[Plan]:
-    return make_plans(parse_arguments(arguments))
+    return make_plans(parse_arguments([*arguments, "--model-repository", "models/mine"]))
 
 
 def parsed(path: Path) -> Any:  # noqa: ANN401  a protobuf message
-    return build_models.read_config(path)
+    return read_config(path)
 
 
 def blocks(count: int) -> dict[str, torch.Tensor]:
@@ -70,6 +74,16 @@ def test_weights_may_be_said_in_the_seeds_words() -> None:
         (["--json"], "--json goes with --describe"),
         (["--describe", "--num-classes", "3"], "--describe takes"),
         (["--replace-stride-with-dilation", "1", "0", "0"], "neither true nor false"),
+        (["--set", "preprocess.resize_mode"], "must be MODEL.PARAMETER=VALUE, such as "),
+        (
+            ["--set", "deeplabv3_resnet50.instances=3"],
+            "no settings; preprocess, postprocess, encode_mask have, and --inst",
+        ),
+        (["--set", "preprocess.size=3"], "preprocess has no setting 'size'; it has mean, std, resize_mode, "),
+        (["--set", "preprocess.resize_mode=oval"], "must be 'square' or 'shorter_side', got 'oval'"),
+        (["--set", "preprocess.std=0.2, 0.2, 0"], "must be three numbers 'R, G, B' above 0, got "),
+        (["--set", "postprocess.max_batch_size=4"], "must be an integer from 8 to 128, got '4'"),
+        (["--set", "encode_mask.instances=many"], "must be an integer from 1 to 128, got 'many'"),
     ],
 )
 def test_contradictions_are_refused_with_the_known_options(
@@ -81,6 +95,35 @@ def test_contradictions_are_refused_with_the_known_options(
     assert message in error
     for option in ("--pretrained-backbone", "--num-classes", "--width-per-group", "--norm-layer"):
         assert option in error
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--weights", "none"],
+        ["--device", "cuda"],
+        ["--precision", "bf16"],
+        ["--num-classes", "3"],
+        ["--classes", "names.txt"],
+        ["--aux-loss"],
+        ["--set", "preprocess.resize_mode=shorter_side"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("named", [[], ["--model-repository", str(MODEL_REPOSITORY / ".." / "model_repository")]])
+def test_the_source_takes_the_default_build_only(
+    options: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse_arguments([*options, *named])
+    error = capsys.readouterr().err
+    assert f"files no build changes; {options[0]}: add --model-repository" in " ".join(error.split())
+    assert parse_arguments([*options, "--model-repository", "models/mine"])
+
+
+@pytest.mark.parametrize("options", [["--variant", "resnet50"], ["--precision", "fp32"], ["--num-classes", "21"]])
+def test_the_default_build_may_be_spelled_out(options: list[str]) -> None:
+    assert parse_arguments([*options, "--force", "--no-progress"]).model_repository == MODEL_REPOSITORY
 
 
 def test_classes_have_the_names_of_voc_or_numbers() -> None:
@@ -180,23 +223,21 @@ def test_the_resnets_options_and_the_head_reach_the_served_file(
     assert not (repository / "deeplabv3_resnet101").exists()
     # The same again is up to date, and with another ResNet it is not the same model.
     again, other = (plans(*chosen)[0] for chosen in (arguments, [*arguments[:-3], "false", "true", "true"]))
-    assert BuildRecord.read(repository / "deeplabv3_resnet50" / "1" / "model.pt") == BuildRecord.of(again)
-    assert BuildRecord.of(other) != BuildRecord.of(again)
+    assert read_record(repository / "deeplabv3_resnet50" / "1" / "model.pt") == record_of(again)
+    assert record_of(other) != record_of(again)
 
 
-def test_settings_of_postprocess_survive_another_number_of_classes(tmp_path: Path) -> None:
-    build_models.copy_static_models(tmp_path)
+def test_settings_survive_another_number_of_classes(tmp_path: Path) -> None:
     path = tmp_path / "postprocess" / "config.pbtxt"
-    path.write_text(path.read_text().replace("50000000", "1234") + "# mine\n")
-    before, text = parsed(path), path.read_text()
-    build_models.write_configs(tmp_path, Plan("resnet50", WeightsSource("none")))
-    assert path.read_text() == text, "the same number of classes: untouched"
-    build_models.write_configs(tmp_path, Plan("resnet50", WeightsSource("none"), ("sky", "sea")))
+    source = WeightsSource("none")
+    build(tmp_path, [Plan("resnet50", source)], configs_only=True, settings={"postprocess.max_pixels": "1234"})
+    before = parsed(path)
+    build(tmp_path, [Plan("resnet50", source, ("sky", "sea"))], configs_only=True)
     changed = parsed(path)
     assert changed.parameters["max_pixels"].string_value == "1234"
     assert changed.input[0].dims == [2, -1, -1]
     assert changed.model_warmup[0].inputs["LOGITS"].dims == [2, 65, 65]
-    build_models.write_configs(tmp_path, Plan("resnet50", WeightsSource("none")))
+    build(tmp_path, [Plan("resnet50", source)], configs_only=True)
     assert parsed(path) == before
 
 
@@ -205,7 +246,8 @@ def fake_model(repository: Path, plan: Plan) -> Path:
     file = repository / plan.core / "1" / "model.pt"
     file.parent.mkdir(parents=True)
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("model/extra/build.json", json.dumps(asdict(BuildRecord.of(plan))))
+        for name, text in record_of(plan).as_extra_files().items():
+            archive.writestr(f"model/extra/{name}", text)
     return file
 
 
@@ -226,14 +268,14 @@ def test_where_one_of_two_models_fails_neither_is_replaced(tmp_path: Path, monke
     names = ("sky", "sea")
     both = [Plan(variant, WeightsSource("none"), names) for variant in ("resnet50", "resnet101")]
     before = [fake_model(tmp_path, Plan(plan.variant, plan.source)).read_bytes() for plan in both]
-    shutil.copytree(build_models.MODEL_REPOSITORY / "postprocess", tmp_path / "postprocess")
+    shutil.copytree(MODEL_REPOSITORY / "postprocess", tmp_path / "postprocess")
 
     def fail_at_the_second(partial: Path, plan: Plan, *, progress: bool) -> None:
         partial.write_bytes(b"new")
         if plan.variant == "resnet101":
             raise BuildError(f"no {plan.variant} today, progress {progress}")
 
-    monkeypatch.setattr(build_models, "stage", fail_at_the_second)
+    monkeypatch.setattr(assembly, "write_model", fail_at_the_second)
     with pytest.raises(BuildError, match="today"):
         build(tmp_path / "new", both, force=False, progress=False)
     assert list((tmp_path / "new").iterdir()) == []
@@ -295,7 +337,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_traced(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As root, who may write everywhere, a file in the place of a folder stands for a read-only one."""
-    monkeypatch.setattr(build_models, "stage", traced_nothing)
+    monkeypatch.setattr(assembly, "write_model", traced_nothing)
     models = tmp_path / "models"
     (models / place).parent.mkdir(parents=True)
     (models / place).touch()
@@ -322,14 +364,14 @@ def leave(free: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_read_only_file_system_is_told_before_anything_is_traced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(build_models, "stage", traced_nothing)
-    build_models.copy_static_models(tmp_path)
+    monkeypatch.setattr(assembly, "write_model", traced_nothing)
+    build(tmp_path, [Plan("resnet50", WeightsSource("none"))], configs_only=True)
 
     def read_only(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "open", read_only)
-    monkeypatch.setattr(build_models, "locked", contextlib.nullcontext)
+    monkeypatch.setattr(assembly, "locked", contextlib.nullcontext)
     assert build_models.main(["--weights", "none", "--model-repository", str(tmp_path)]) == 1
     assert "cannot be written to: Read-only file system; change that" in caplog.text
 
@@ -344,7 +386,7 @@ def test_a_full_disk_is_told_before_anything_is_traced(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(build_models, "stage", traced_nothing)
+    monkeypatch.setattr(assembly, "write_model", traced_nothing)
     leave(250_000_000, tmp_path, monkeypatch)
     options = [f"--variant={variant}" for variant in variants]
     code = build_models.main(["--weights", "none", "--model-repository", str(tmp_path / "models"), *options])
@@ -353,10 +395,26 @@ def test_a_full_disk_is_told_before_anything_is_traced(
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_an_up_to_date_build_reads_each_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are hundreds of megabytes, and may lie on a share."""
+    for variant in ("resnet50", "resnet101"):
+        fake_model(tmp_path, Plan(variant, WeightsSource("none")))
+    read: list[str | None] = []
+    testzip = zipfile.ZipFile.testzip
+
+    def noted(archive: zipfile.ZipFile) -> str | None:
+        read.append(archive.filename)
+        return testzip(archive)
+
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", noted)
+    monkeypatch.setattr(assembly, "write_model", traced_nothing)
+    assert build_models.main(["--weights", "none", "--model-repository", str(tmp_path)]) == 0
+    assert read == [str(tmp_path / f"deeplabv3_{variant}" / "1" / "model.pt") for variant in ("resnet50", "resnet101")]
+
+
 def test_what_is_up_to_date_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan("resnet50", WeightsSource("none"))
-    build_models.copy_static_models(tmp_path)
     fake_model(tmp_path, plan)
     leave(0, tmp_path, monkeypatch)
-    monkeypatch.setattr(build_models, "stage", traced_nothing)
+    monkeypatch.setattr(assembly, "write_model", traced_nothing)
     assert build_models.main(["--weights", "none", "--variant", "resnet50", "--model-repository", str(tmp_path)]) == 0

@@ -137,7 +137,9 @@ def test_a_head_of_other_classes_is_left_out(state: State, tmp_path: Path, caplo
         found = read(given, tmp_path)
     assert found.keys() == {key for key in state if not key.startswith("aux_classifier.")}
     assert "aux_classifier is left out, because it has 21 classes and the classifier has 3" in caplog.text
-    (plan,) = build_models.make_plans(build_models.parse_arguments(["--weights", str(tmp_path / "mine.pth")]))
+    (plan,) = build_models.make_plans(
+        build_models.parse_arguments(["--weights", str(tmp_path / "mine.pth"), "--model-repository", "models/mine"])
+    )
     assert (plan.variant, len(plan.class_names), plan.source.has_auxiliary_head) == ("resnet50", 3, False)
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from google.protobuf import json_format
 
-from deeplabv3.building.configs import read_config
+from deeplabv3.repository.config import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,8 @@ import build_models
 from build_models import make_plans, parse_arguments
 from deeplabv3 import BuildError, model_deeplabv3_resnet50
 from deeplabv3.building import fusion, tracing
-from deeplabv3.building.record import BuildRecord
+from deeplabv3.repository.config import read_config
+from deeplabv3.repository.record import read_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,12 +58,12 @@ def test_a_build_for_a_device_in_a_precision(
     dtype, error = PRECISIONS[precision]
     assert build_models.main([*OPTIONS, *options, "--model-repository", str(tmp_path)]) == 0
     file = tmp_path / "deeplabv3_resnet50" / "1" / "model.pt"
-    config = build_models.read_config(tmp_path / "deeplabv3_resnet50" / "config.pbtxt")
+    config = read_config(tmp_path / "deeplabv3_resnet50" / "config.pbtxt")
     assert [group.kind for group in config.instance_group] == [kind]
     assert config.parameters["precision"].string_value == precision
-    record = BuildRecord.read(file)
+    record = read_record(file)
     assert record is not None
-    assert (record.device, record.precision) == ("cpu" if kind == CPU else "cuda", precision)
+    assert (record.device, record.fields["precision"]) == ("cpu" if kind == CPU else "cuda", precision)
 
     module = torch.jit.load(str(file))
     weights = sum(parameter.numel() for parameter in eager.parameters())
@@ -97,7 +98,10 @@ def test_weights_are_packed_once_and_for_all_sizes(tmp_path: Path, eager: DeepLa
 
 def test_each_device_has_a_precision_of_its_own() -> None:
     def chosen(*options: str) -> set[tuple[str, str]]:
-        return {(plan.device, plan.precision) for plan in make_plans(parse_arguments([*OPTIONS, *options]))}
+        return {
+            (plan.device, plan.precision)
+            for plan in make_plans(parse_arguments([*OPTIONS, *options, "--model-repository", "models/mine"]))
+        }
 
     assert chosen() == {("cpu", "fp32")}
     assert chosen("--device", "cuda") == {("cuda", "fp16")}

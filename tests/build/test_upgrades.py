@@ -1,23 +1,27 @@
-"""A build over a repository that another version made, and what its exit code says of one that failed."""
+"""A build over a repository that another version made or somebody edited; what the exit code says of a failure."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
+import shlex
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from google.protobuf import text_format
 
 import build_models
 from deeplabv3 import BuildError, CheckpointError, RetryableBuildError, WeightsUnavailableError
-from deeplabv3.building import record, tracing
-from deeplabv3.building.record import BuildRecord
+from deeplabv3.building import assembly, steps, tracing
+from deeplabv3.building.model_file import record_of
+from deeplabv3.errors import RepositoryError
+from deeplabv3.repository import record
+from deeplabv3.repository.config import parse_config, read_config
+from deeplabv3.repository.record import read_record
 
 if TYPE_CHECKING:
     from deeplabv3.building.plan import Plan
@@ -25,12 +29,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.build
 
 STEPS = ("preprocess", "postprocess", "encode_mask")
+SHIPPED = ".config.pbtxt.shipped"
 NEW_OUTPUT = 'output {\n  name: "MASK_FOR_PNG"\n  data_type: TYPE_UINT8\n  dims: -1\n  dims: -1\n}\n'
 # What an older version shipped: by step, what stands there now and what stood there then.
 TENSORS = {"postprocess": (NEW_OUTPUT, ""), "encode_mask": ('"MASK"', '"MASK_IN"')}
 SETTINGS = {"preprocess": ('"2163200"', '"1000000"'), "encode_mask": ("count: 1", "count: 4")}
 COMMENT = {"preprocess": ("# ImageNet's statistics", "# The statistics")}
 MINE = {"preprocess": ('"square"', '"shorter_side"'), "postprocess": ('"50000000"', '"999"')}
+MY_SETTINGS = ["--set", "preprocess.resize_mode=shorter_side", "--set", "postprocess.max_pixels=999"]
 OPTIONS = ([], ["--num-classes", "3"], ["--device", "cuda", "--preprocess-device", "cuda", "--num-classes", "3"])
 
 
@@ -49,6 +55,17 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def read_configs(repository: Path) -> dict[str, Any]:
+    return {path.parent.name: read_config(path) for path in repository.glob("*/config.pbtxt")}
+
+
+def advised(message: str) -> list[str]:
+    """Return the options that an error advises."""
+    found = re.search(r"build (?:again )?with (--set .+?), which", message)
+    assert found is not None, message
+    return shlex.split(found[1])
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     return tmp_path / "models"
@@ -57,112 +74,216 @@ def repository(tmp_path: Path) -> Path:
 def build_older(repository: Path, changes: dict[str, tuple[str, str]], *options: str) -> None:
     """Build with a version that ships other configs."""
     source = repository.with_name("older")
-    shutil.copytree(build_models.MODEL_REPOSITORY, source, ignore=shutil.ignore_patterns("model.pt", "__pycache__"))
+    shutil.copytree(steps.MODEL_REPOSITORY, source, ignore=shutil.ignore_patterns("model.pt", "__pycache__"))
     change(source, changes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_models, "MODEL_REPOSITORY", source)
+        patch.setattr(steps, "MODEL_REPOSITORY", source)
         assert build(repository, *options) == 0
+
+
+def forget(repository: Path, *, shipped: bool) -> None:
+    """Make of what build_older has built what a version without repository.json left, and one without any record."""
+    (repository / "repository.json").unlink()
+    for step in STEPS:
+        # As those versions did it: the text as it was shipped, and a copy in which a build has set what it had to.
+        text = (repository.with_name("older") / step / "config.pbtxt").read_text()
+        if parse_config(text) == read_config(repository / step / "config.pbtxt"):
+            (repository / step / "config.pbtxt").write_text(text)
+        if shipped:
+            (repository / step / SHIPPED).write_text(text)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
 @pytest.mark.parametrize("older", [TENSORS, SETTINGS, COMMENT], ids=["tensors", "settings", "comment"])
+@pytest.mark.parametrize("recorded", [True, False], ids=["repository.json", "shipped"])
 def test_configs_that_nobody_edited_are_those_of_the_new_version(
-    repository: Path, older: dict[str, tuple[str, str]], options: list[str], caplog: pytest.LogCaptureFixture
+    repository: Path,
+    older: dict[str, tuple[str, str]],
+    options: list[str],
+    caplog: pytest.LogCaptureFixture,
+    *,
+    recorded: bool,
 ) -> None:
     build_older(repository, older, *options)
+    if not recorded:
+        forget(repository, shipped=True)
+    caplog.clear()
     assert build(repository, *options) == 0
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     assert build(repository.with_name("fresh"), *options) == 0
     assert files(repository) == files(repository.with_name("fresh"))
 
 
-def test_where_the_steps_run_may_be_set_by_hand_and_the_rest_follows_the_version(repository: Path) -> None:
-    build_older(repository, TENSORS)
-    change(repository, {"postprocess": ("count: 2", "count: 5")})
-    assert build(repository) == 0
-    text = (repository / "postprocess" / "config.pbtxt").read_text()
-    shipped = (build_models.MODEL_REPOSITORY / "postprocess" / "config.pbtxt").read_text()
-    assert text == shipped.replace("count: 2", "count: 5")
-
-
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
 @pytest.mark.parametrize(
-    ("older", "warned"),
-    [({}, set[str]()), (SETTINGS, {"preprocess"})],
-    ids=["the same version", "other settings"],
+    ("older", "recorded"),
+    [({}, True), ({}, False), (TENSORS, False), (SETTINGS, False)],
+    ids=["this version", "the version before", "other tensors", "other settings"],
 )
-def test_an_edited_config_stays_where_its_tensors_fit(
-    repository: Path, older: dict[str, tuple[str, str]], warned: set[str], caplog: pytest.LogCaptureFixture
+def test_an_edit_is_refused_with_the_options_that_replace_it(
+    repository: Path,
+    older: dict[str, tuple[str, str]],
+    options: list[str],
+    caplog: pytest.LogCaptureFixture,
+    *,
+    recorded: bool,
 ) -> None:
-    build_older(repository, older)
+    build_older(repository, older, *options)
+    if not recorded:
+        forget(repository, shipped=True)
     change(repository, MINE)
-    mine = files(repository)
-    for _ in range(2):
-        caplog.clear()
-        assert build(repository) == 0
-        for step in MINE:
-            name = f"{step}/config.pbtxt"
-            assert files(repository)[name] == mine[name]
-        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-        assert {step for step in STEPS if any(f"/{step}/config.pbtxt stays" in each for each in warnings)} == warned
-        assert len(warnings) == len(warned)
+    before = files(repository)
+    assert build(repository, *options) == build_models.EXIT_FAILED
+    assert files(repository) == before
+    (message,) = caplog.messages
+    assert advised(message) == MY_SETTINGS
+    for step in STEPS:
+        assert (f"{repository}/{step}/config.pbtxt" in message) == (step in MINE)
+    assert build(repository, *options, *advised(message)) == 0
+    assert build(repository, *options) == 0, "the settings are kept"
+    assert build(repository.with_name("fresh"), *options, *MY_SETTINGS) == 0
+    assert files(repository) == files(repository.with_name("fresh"))
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-def test_an_edited_config_that_no_longer_fits_is_named_before_anything_is_changed(
-    repository: Path, recorded: object, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("recorded", [True, False], ids=["repository.json", "shipped"])
+def test_more_instances_are_an_edit_that_a_setting_replaces(
+    repository: Path, caplog: pytest.LogCaptureFixture, *, recorded: bool
+) -> None:
+    build_older(repository, {}, "--device", "cuda")
+    if not recorded:
+        forget(repository, shipped=True)
+    change(repository, {"postprocess": ("count: 2", "count: 5")})
+    assert build(repository, "--device", "cuda") == build_models.EXIT_FAILED
+    assert advised(caplog.messages[-1]) == ["--set", "postprocess.instances=5"]
+    assert build(repository, "--device", "cuda", "--set", "postprocess.instances=4") == 0, "given anew, it may differ"
+    assert read_configs(repository)["postprocess"].instance_group[0].count == 4
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["repository.json", "shipped"])
+@pytest.mark.parametrize(
+    ("edit", "advice"),
+    [
+        (("TYPE_FP32", "TYPE_FP16"), []),
+        (("KIND_CPU", "KIND_MODEL"), []),
+        (("max_batch_size: 8", "max_batch_size: 4"), []),
+        (
+            ('"50000000"', '"999" } } parameters { key: "mine" value { string_value: "1"'),
+            ["postprocess.max_pixels=999"],
+        ),
+        (("instance_group {", "instance_group { gpus: 1 "), []),
+        (("instance_group {", "instance_group { kind: KIND_GPU } instance_group {"), []),
+    ],
+)
+def test_an_edit_that_no_setting_replaces_is_named_before_anything_is_changed(
+    repository: Path,
+    edit: tuple[str, str],
+    advice: list[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    recorded: bool,
 ) -> None:
     def built(*_: object, **__: object) -> None:
         raise AssertionError("a model was built")
 
-    monkeypatch.setattr(build_models, "stage", built)
-    build_older(repository, TENSORS)
-    change(repository, {"postprocess": ('"50000000"', '"999"')})
+    monkeypatch.setattr(assembly, "write_model", built)
+    build_older(repository, {})
     if not recorded:
-        for step in STEPS:
-            (repository / step / ".config.pbtxt.shipped").unlink()
+        forget(repository, shipped=True)
+    change(repository, {"postprocess": edit})
     before = files(repository)
     for options in ([], ["--configs-only"]):
         caplog.clear()
         command = ["--weights", "none", "--model-repository", str(repository), *options]
         assert build_models.main(command) == build_models.EXIT_FAILED
-        assert f"{repository}/postprocess/config.pbtxt does not have" in caplog.text
-        assert "no output MASK_FOR_PNG" in caplog.text
+        (message,) = caplog.messages
+        assert message.startswith(
+            f"build_models.py: {repository}/postprocess/config.pbtxt: edited by hand in a way that"
+        )
         assert files(repository) == before
+    settings = advised(message) if advice else []
+    assert settings[1::2] == advice
+    (repository / "postprocess" / "config.pbtxt").unlink()  # what the message says
+    assert build(repository, *settings) == 0
+    assert build(repository.with_name("fresh"), *settings) == 0
+    assert files(repository) == files(repository.with_name("fresh"))
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (("TYPE_FP32", "TYPE_FP16"), r"output PIXELS is TYPE_FP16 \[3, -1, -1\], not TYPE_FP32 \[3, -1, -1\]"),
-        (("[ 3, -1, -1 ]", "[ -1, -1 ]"), r"output PIXELS is TYPE_FP32 \[-1, -1\], not"),
-        (('name: "IMAGE"\n', 'name: "PICTURE"\n'), "no input IMAGE; nobody gives input PICTURE"),
-    ],
-)
-def test_tensors_of_other_types_do_not_fit(
-    repository: Path, wrong: tuple[str, str], message: str, caplog: pytest.LogCaptureFixture
+def test_an_edited_core_model_is_refused_and_one_of_an_older_version_replaced(
+    repository: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert build(repository) == 0
-    change(repository, {"preprocess": wrong})
+    build_older(repository, {})
+    fresh = files(repository)
+    edit = {"deeplabv3_resnet50": ("count: 1", "count: 2")}
+    change(repository, edit)
     assert build(repository) == build_models.EXIT_FAILED
-    assert re.search(message, caplog.text)
+    assert f"{repository}/deeplabv3_resnet50/config.pbtxt: edited by hand" in caplog.text
+    assert "--instances" in caplog.text
+    forget(repository, shipped=True)
+    assert build(repository) == 0  # those versions did so at every build
+    assert files(repository) == fresh
+
+
+def test_what_is_no_config_is_refused(repository: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert build(repository) == 0
+    change(repository, {"preprocess": ("max_batch_size: 8", "max_batch_size: many")})
+    assert build(repository) == build_models.EXIT_FAILED
+    assert f"{repository}/preprocess/config.pbtxt is not a model configuration: " in caplog.text
+    assert "move it away and build again" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"settings": {"preprocess.size": "1"}, "sha256": {}}'])
+def test_a_damaged_record_is_refused(repository: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert build(repository, *MY_SETTINGS) == 0
+    fresh = files(repository)
+    (repository / "repository.json").write_text(content)
+    assert build(repository) == build_models.EXIT_FAILED
+    assert f"{repository}/repository.json is not as a build wrote it" in caplog.text
+    (repository / "repository.json").unlink()  # what the message says
+    assert build(repository) == build_models.EXIT_FAILED
+    assert advised(caplog.messages[-1]) == MY_SETTINGS
+    assert build(repository, *MY_SETTINGS) == 0
+    assert files(repository) == fresh
 
 
 def test_a_repository_from_before_there_was_a_record(repository: Path, caplog: pytest.LogCaptureFixture) -> None:
-    build_older(repository, SETTINGS | COMMENT)
-    assert build(repository.with_name("fresh")) == 0
-    for step in STEPS:
-        (repository / step / ".config.pbtxt.shipped").unlink()
-    assert build(repository) == 0
-    # What differs may be somebody's; what does not is recorded.
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [each.split("/")[-2] for each in (line.split(" stays")[0] for line in warnings)] == [
-        "preprocess",
-        "encode_mask",
-    ]
-    assert [(repository / step / ".config.pbtxt.shipped").exists() for step in STEPS] == [False, True, False]
-    for step in ("preprocess", "encode_mask"):  # what the warning says
+    build_older(repository, SETTINGS | TENSORS)
+    forget(repository, shipped=False)
+    assert build(repository) == build_models.EXIT_FAILED
+    # What differs in more than settings may be somebody's work.
+    (message,) = caplog.messages
+    named = [step for step in STEPS if f"{repository}/{step}/config.pbtxt" in message]
+    assert named == ["postprocess", "encode_mask"]
+    for step in named:
         (repository / step / "config.pbtxt").unlink()
-    assert build(repository) == 0
+    assert build(repository, *advised(message)) == 0
+    assert read_configs(repository)["preprocess"].parameters["max_resized_pixels"].string_value == "1000000"
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["repository.json", "shipped"])
+@pytest.mark.parametrize("killed_after", range(2, 7))
+def test_a_build_that_is_killed_while_it_writes_leaves_nothing_that_looks_edited(
+    repository: Path, killed_after: int, monkeypatch: pytest.MonkeyPatch, *, recorded: bool
+) -> None:
+    build_older(repository, {})
+    if not recorded:
+        forget(repository, shipped=True)
+    written = 0
+    write = assembly.write
+
+    def kill(path: Path, content: bytes) -> None:
+        nonlocal written
+        if not path.exists() or path.read_bytes() != content:
+            written += 1
+            if written == killed_after:
+                raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(assembly, "write", kill)
+    assert build(repository, "--device", "cuda", *MY_SETTINGS) != 0
+    monkeypatch.undo()
+    assert build(repository, "--num-classes", "3") == 0
+    assert build(repository.with_name("fresh"), "--num-classes", "3", *MY_SETTINGS) == 0
     assert files(repository) == files(repository.with_name("fresh"))
 
 
@@ -171,28 +292,20 @@ def test_the_ensemble_of_a_model_that_is_not_built_follows_the_steps(
 ) -> None:
     def small(partial: Path, plan: Plan, *, progress: bool) -> None:
         del progress
-        module = torch.jit.script(torch.nn.Identity())
-        record = BuildRecord.of(plan)
-        tracing.save(module, partial, {record.FILE: json.dumps(asdict(record))})
+        tracing.save(torch.jit.script(torch.nn.Identity()), partial, record_of(plan).as_extra_files())
 
-    monkeypatch.setattr(build_models, "stage", small)
-    assert build_models.main(["--weights", "none", "--model-repository", str(repository)]) == 0
-    fresh = files(repository)
-    ensemble = repository / "segment_resnet101" / "config.pbtxt"
-    ensemble.write_text(ensemble.read_text().replace("MASK_FOR_PNG", "OLD"))
-    assert build(repository, "--variant", "resnet50") == 0
-    assert files(repository) == fresh
+    def older_config(plan: Plan) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
+        return parse_config(text_format.MessageToString(ensemble_config(plan)).replace("MASK_FOR_PNG", "OLD"))
 
-
-def test_the_checkouts_own_configs_are_the_source_and_get_no_record(repository: Path) -> None:
-    shutil.copytree(build_models.MODEL_REPOSITORY, repository, ignore=shutil.ignore_patterns("model.pt", "__pycache__"))
-    change(repository, MINE)
-    before = files(repository)
+    ensemble_config = assembly.ensemble_config
+    monkeypatch.setattr(assembly, "write_model", small)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_models, "MODEL_REPOSITORY", repository)
-        assert build(repository) == 0
-    before_core = {name: text for name, text in before.items() if name.split("/")[0] in STEPS}
-    assert {name: text for name, text in files(repository).items() if name.split("/")[0] in STEPS} == before_core
+        patch.setattr(assembly, "ensemble_config", older_config)
+        assert build_models.main(["--weights", "none", "--model-repository", str(repository)]) == 0
+    assert "OLD" in (repository / "segment_resnet101" / "config.pbtxt").read_text()
+    assert build(repository, "--variant", "resnet50") == 0
+    assert build_models.main(["--weights", "none", "--model-repository", str(repository.with_name("fresh"))]) == 0
+    assert files(repository) == files(repository.with_name("fresh"))
 
 
 def wrapped(number: int) -> Exception:
@@ -220,7 +333,7 @@ def test_the_exit_code_tells_what_may_pass(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(build_models, "stage", fail)
+    monkeypatch.setattr(assembly, "write_model", fail)
     assert build_models.main(["--weights", "none", "--model-repository", str(repository)]) == code
 
 
@@ -244,22 +357,14 @@ def test_a_read_that_fails_is_the_storages_error() -> None:
         tracing.verify(Path("/proc/self/mem"), unused, aux=False)
 
 
-def test_configs_only_finds_what_it_cannot_change_before_it_changes_anything(repository: Path) -> None:
-    assert build(repository) == 0
-    one_way, another = (f"{begin}\n  kind: KIND_CPU\n  count: 2\n{end}\n" for begin, end in (("{", "}"), ("[{", "}]")))
-    change(repository, {"preprocess": (f"instance_group {one_way}", f"instance_group {another}")})
-    before = files(repository)
-    assert build(repository, "--device", "cuda") == 1
-    assert files(repository) == before
-
-
 def test_the_record_of_a_model_on_storage_that_fails_is_not_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stale(*_: object) -> None:
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    assert BuildRecord.read(tmp_path / "model.pt") is None
+    with pytest.raises(RepositoryError, match="No such file"):
+        read_record(tmp_path / "model.pt")
     monkeypatch.setattr(record.zipfile, "ZipFile", stale)
     with pytest.raises(OSError, match="Stale"):
-        BuildRecord.read(tmp_path / "model.pt")
+        read_record(tmp_path / "model.pt")

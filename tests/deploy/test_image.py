@@ -232,7 +232,7 @@ def test_the_entry_point_is_in_the_image_and_can_be_started() -> None:
 def test_the_builder_finds_what_it_copies() -> None:
     """build_models.py looks for model_repository and its own sources beside itself."""
     folder = working_directory("triton")
-    for name in ("build_models.py", "deeplabv3/building/record.py", "model_repository/preprocess/1/model.py"):
+    for name in ("build_models.py", "deeplabv3/building/model_file.py", "model_repository/preprocess/1/model.py"):
         assert contents("triton")[str(folder / name)] == ROOT / name
 
 

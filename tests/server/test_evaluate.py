@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 from triton_process import TritonProcess, wait_until
 
-import build_models
 from deeplab_client import voc
 from deeplabv3 import WeightsSource
+from deeplabv3.building.assembly import build
 from deeplabv3.building.plan import Plan
 from deeplabv3.evaluation.__main__ import main
 from deeplabv3.evaluation.coco import coco_with_voc_labels
@@ -73,15 +73,13 @@ def write_repository(
     repository: Path, *, weights: str, mode: str = "square", class_names: tuple[str, ...] = voc.CLASS_NAMES
 ) -> Path:
     """The repository's own steps around the toy."""
-    build_models.copy_static_models(repository)
-    build_models.write_configs(repository, Plan("resnet50", WeightsSource(weights), class_names))
+    plan = Plan("resnet50", WeightsSource(weights), class_names)
+    build(repository, [plan], configs_only=True, settings={"preprocess.resize_mode": mode})
     version = repository / "deeplabv3_resnet50" / "1"
     version.mkdir()
     with torch.no_grad():
         traced: Any = torch.jit.trace(Served(len(class_names)), torch.zeros(1, 3, 8, 8))
     traced.save(str(version / "model.pt"))
-    config = repository / "preprocess" / "config.pbtxt"
-    config.write_text(config.read_text().replace('string_value: "square"', f'string_value: "{mode}"'))
     return repository
 
 

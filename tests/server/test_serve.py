@@ -33,6 +33,7 @@ import serve
 from deeplabv3.embedded import builds, checks, layout, limits
 from deeplabv3.embedded.errors import StartError
 from deeplabv3.embedded.server import STOP_SIGNALS
+from deeplabv3.repository.config import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -570,7 +571,7 @@ def write_ensemble(repository: Path, name: str, *, label: str, core: str) -> Non
 
 
 def configs_of(repository: Path) -> dict[str, Any]:
-    return {folder.name: checks.read_config(folder / "config.pbtxt") for folder in repository.iterdir()}
+    return {folder.name: read_config(folder / "config.pbtxt") for folder in repository.iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from deeplabv3.embedded import limits
-from deeplabv3.embedded.checks import read_config
+from deeplabv3.repository.config import read_config
 
 pytestmark = pytest.mark.unit
 pb: Any = model_config_pb2

@@ -1,0 +1,215 @@
+"""A build from beginning to end: what a model repository gets, and in which order.
+
+The committed model_repository/ is source: a build into it adds model.pt files and changes no other. A repository
+elsewhere is written as a whole.
+"""
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deeplabv3.building import steps, tracing
+from deeplabv3.building.configs import core_config, ensemble_config
+from deeplabv3.building.model_file import record_of, write_model
+from deeplabv3.building.plan import GPU_MAX_BATCH_SIZE, Plan
+from deeplabv3.building.staging import locked, partial_file, try_writing, write
+from deeplabv3.building.written import Written, refuse_edits, remove_older_records
+from deeplabv3.errors import BuildError, RepositoryError
+from deeplabv3.models.variants import VARIANTS
+from deeplabv3.models.weights import WeightsSource
+from deeplabv3.repository.config import config_text, pb, read_config
+from deeplabv3.repository.record import BuildRecord, read_record
+
+_log = logging.getLogger("build_models")
+
+
+def is_source(repository: Path) -> bool:
+    """Return whether a model repository is the committed one."""
+    return repository.resolve() == steps.MODEL_REPOSITORY
+
+
+def build(
+    repository: Path,
+    plans: Sequence[Plan],
+    *,
+    force: bool = False,
+    progress: bool = True,
+    configs_only: bool = False,
+    preprocess_device: str = "cpu",
+    settings: Mapping[str, str] | None = None,
+) -> None:
+    """Build what is not up to date, and put it in place only when all of it is done and checked.
+
+    Args:
+        repository: the folder to build into.
+        plans: one a variant, all with the same classes.
+        force: build what is up to date, too.
+        progress: show a progress bar of a download on stderr.
+        configs_only: write everything but the model.pt files.
+        preprocess_device: where pictures are resized, "cpu" or "cuda".
+        settings: of the steps, as parse_setting returns them; others stay as earlier builds were told.
+
+    Raises:
+        DeepLabV3Error: what is wrong, and what to do; the repository is as it was.
+        OSError: what the storage says.
+    """
+    with locked(repository):
+        records = _read_records(repository)
+        others = _other_plans(repository, plans, records)
+        written = Written.read(repository)
+        given = settings or {}
+        settings = written.settings | dict(given)
+        texts = _texts(repository, plans, others, records, preprocess_device=preprocess_device, settings=settings)
+        if not is_source(repository):
+            refuse_edits(repository, texts, written, given)
+        with contextlib.ExitStack() as stack:
+            staged = {} if configs_only else _stage(repository, plans, records, stack, force=force, progress=progress)
+            if not is_source(repository):
+                _copy_steps(repository)
+            for target, partial in staged.items():
+                partial.replace(target)
+            if not is_source(repository):
+                _write_texts(repository, texts, written, settings)
+            elif configs_only:
+                _write_committed(repository, texts)
+
+
+def model_file(repository: Path, variant: str) -> Path:
+    """Return the path of the core model's TorchScript file."""
+    return repository / f"deeplabv3_{variant}" / "1" / "model.pt"
+
+
+def _read_records(repository: Path) -> dict[str, BuildRecord]:
+    """Return the build records by variant. A model.pt is read as a whole, and so this is done once a build."""
+    records: dict[str, BuildRecord] = {}
+    for variant in VARIANTS:
+        with contextlib.suppress(RepositoryError):
+            if record := read_record(model_file(repository, variant)):
+                records[variant] = record
+    return records
+
+
+def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, BuildRecord]) -> list[Plan]:
+    """Return what the ensembles of the repository's other models, those that are not built now, are made of.
+
+    Both variants share postprocess, and with it the list of class names.
+
+    Raises:
+        BuildError: one of them serves other classes.
+    """
+    others: list[Plan] = []
+    for variant in sorted(set(VARIANTS) - {plan.variant for plan in plans}):
+        file, record = model_file(repository, variant), records.get(variant)
+        if not file.exists():
+            continue
+        if record is None or record.class_names != plans[0].class_names:
+            found = "unknown classes" if record is None else f"other classes ({', '.join(record.class_names)[:200]})"
+            raise BuildError(
+                f"{file} serves {found}, and a repository has one list of them: build both variants, remove that file, "
+                "or give another --model-repository"
+            )
+        core = repository / f"deeplabv3_{variant}" / "config.pbtxt"
+        largest = _read_config(core).max_batch_size if core.exists() else GPU_MAX_BATCH_SIZE
+        others.append(Plan(variant, WeightsSource(record.weights or ""), record.class_names, max_batch_size=largest))
+    return others
+
+
+def _texts(
+    repository: Path,
+    plans: Sequence[Plan],
+    others: Sequence[Plan],
+    records: Mapping[str, BuildRecord],
+    *,
+    preprocess_device: str,
+    settings: Mapping[str, str],
+) -> dict[str, str]:
+    """Return the files that a build generates, by their path in the repository."""
+    texts = {f"{plan.core}/config.pbtxt": config_text(core_config(plan)) for plan in plans}
+    for plan in (*plans, *others):  # the others may come from a version with other steps
+        texts[f"{plan.ensemble}/config.pbtxt"] = config_text(ensemble_config(plan))
+        texts[f"{plan.ensemble}/1/.gitkeep"] = ""  # Triton wants a version of an ensemble too
+    planned = {plan.device for plan in plans}
+    devices = planned | {records[plan.variant].device for plan in others}
+    if "cuda" in devices - planned:
+        # The steps stay where the model on the GPU has them.
+        preprocess = repository / "preprocess" / "config.pbtxt"
+        groups = _read_config(preprocess).instance_group if preprocess.exists() else []
+        on_gpu = any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in groups)
+        preprocess_device = "cuda" if on_gpu else "cpu"
+    class_names = plans[0].class_names
+    for step in steps.STEPS:
+        config = steps.step_config(
+            step,
+            class_count=len(class_names),
+            device="cuda" if "cuda" in devices else "cpu",
+            preprocess_device=preprocess_device,
+            settings=settings,
+        )
+        texts[f"{step}/config.pbtxt"] = config_text(config)
+    texts[steps.LABELS] = "".join(f"{name}\n" for name in class_names)
+    return texts
+
+
+def _read_config(path: Path) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
+    try:
+        return read_config(path)
+    except RepositoryError as exc:
+        raise BuildError(f"{exc}; move it away and build again") from exc
+
+
+def _stage(
+    repository: Path,
+    plans: Sequence[Plan],
+    records: Mapping[str, BuildRecord],
+    stack: contextlib.ExitStack,
+    *,
+    force: bool,
+    progress: bool,
+) -> dict[Path, Path]:
+    """Make the model.pt files that are not up to date; return their partial files by where they belong."""
+    partials = {plan.core: stack.enter_context(partial_file(model_file(repository, plan.variant))) for plan in plans}
+    staged = [plan for plan in plans if force or not _is_up_to_date(plan, records)]
+    if staged:
+        models = [*steps.STEPS, *(name for plan in staged for name in (plan.core, plan.ensemble))]
+        folders = [folder for name in models for folder in (repository / name, repository / name / "1")]
+        try_writing([repository, *folders])
+        tracing.check_room(repository, len(staged))
+    for plan in staged:
+        write_model(partials[plan.core], plan, progress=progress)
+    return {model_file(repository, plan.variant): partials[plan.core] for plan in staged}
+
+
+def _is_up_to_date(plan: Plan, records: Mapping[str, BuildRecord]) -> bool:
+    if records.get(plan.variant) != record_of(plan):
+        return False
+    _log.info("%s: up to date (weights %s)", plan.core, plan.source.label)
+    return True
+
+
+def _copy_steps(repository: Path) -> None:
+    """Copy the code of the steps, and the pictures that they warm up with."""
+    for step in steps.STEPS:
+        for source in sorted((steps.MODEL_REPOSITORY / step).rglob("*")):
+            name = str(source.relative_to(steps.MODEL_REPOSITORY))
+            generated = source.name == "config.pbtxt" or name == steps.LABELS
+            if source.is_file() and "__pycache__" not in source.parts and not generated:
+                write(repository / name, source.read_bytes())
+
+
+def _write_texts(repository: Path, texts: Mapping[str, str], written: Written, settings: Mapping[str, str]) -> None:
+    configs = {name: text for name, text in texts.items() if name.endswith("config.pbtxt")}
+    record = repository / Written.FILE
+    write(record, written.during(repository, configs, settings).text().encode())
+    for name, text in texts.items():
+        write(repository / name, text.encode())
+    write(record, written.after(configs, settings).text().encode())
+    remove_older_records(repository)
+
+
+def _write_committed(repository: Path, texts: Mapping[str, str]) -> None:
+    """Write the committed files that nobody writes by hand; they change where this code has changed."""
+    for name, text in texts.items():
+        if name.split("/")[0] not in steps.STEPS or name == steps.LABELS:
+            write(repository / name, text.encode())

@@ -1,0 +1,112 @@
+"""The settings of the steps around a core model: what --set takes, and where they stand in a config.pbtxt."""
+
+import math
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deeplabv3.errors import InvalidOptionError
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """The values of a setting: in words, and as a test."""
+
+    words: str
+    accepts: Callable[[str], bool]
+
+
+def _integer(least: int, most: int) -> _Kind:
+    def accepts(text: str) -> bool:
+        return text.isascii() and text.isdigit() and least <= int(text) <= most
+
+    return _Kind(f"an integer from {least} to {most}", accepts)
+
+
+def _three_numbers(words: str, least: float) -> _Kind:
+    def accepts(text: str) -> bool:
+        try:
+            numbers = [float(part) for part in text.split(",")]
+        except ValueError:
+            return False
+        return len(numbers) == len("RGB") and all(math.isfinite(number) and number > least for number in numbers)
+
+    return _Kind(words, accepts)
+
+
+_PIXELS = _integer(1, 2**31 - 1)
+INSTANCES = "instances"
+MAX_BATCH_SIZE = "max_batch_size"
+# The ensembles take requests of up to 8 pictures, and so every step has to.
+_OF_EVERY_STEP = {INSTANCES: _integer(1, 128), MAX_BATCH_SIZE: _integer(8, 128)}
+
+SETTINGS: dict[str, dict[str, _Kind]] = {
+    "preprocess": {
+        "mean": _three_numbers("three numbers 'R, G, B'", -math.inf),
+        "std": _three_numbers("three numbers 'R, G, B' above 0", 0.0),
+        "resize_mode": _Kind("'square' or 'shorter_side'", {"square", "shorter_side"}.__contains__),
+        "resize_size": _integer(1, 65_535),
+        "max_pixels": _PIXELS,
+        "max_resized_pixels": _PIXELS,
+    }
+    | _OF_EVERY_STEP,
+    "postprocess": {"max_pixels": _PIXELS} | _OF_EVERY_STEP,
+    "encode_mask": {} | _OF_EVERY_STEP,
+}
+"""What --set may name, by step: parameters of its config.pbtxt, its instances, its largest batch."""
+
+
+def parse_setting(text: str) -> tuple[str, str]:
+    """Return the name, "step.parameter", and the value of one --set.
+
+    Raises:
+        InvalidOptionError: a ValueError. No such step or parameter, or a value that it cannot have.
+    """
+    name, given, value = text.partition("=")
+    step, _, parameter = name.partition(".")
+    if not given:
+        raise InvalidOptionError(f"{text!r} must be MODEL.PARAMETER=VALUE, such as preprocess.resize_mode=shorter_side")
+    if step not in SETTINGS:
+        raise InvalidOptionError(
+            f"the model {step!r} has no settings; {', '.join(SETTINGS)} have, and --instances, --max-batch-size and "
+            "--max-queue-size are those of the core models"
+        )
+    if parameter not in SETTINGS[step]:
+        raise InvalidOptionError(f"{step} has no setting {parameter!r}; it has {', '.join(SETTINGS[step])}")
+    kind, value = SETTINGS[step][parameter], value.strip()
+    if not kind.accepts(value):
+        raise InvalidOptionError(f"{name} must be {kind.words}, got {value!r}")
+    return name, value
+
+
+def as_options(settings: Mapping[str, str]) -> str:
+    """Return settings as a shell takes them."""
+    return " ".join(f"--set {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
+
+
+def settings_in(step: str, config: Any) -> dict[str, str]:  # noqa: ANN401 - a protobuf message
+    """Return the settings that a step's config.pbtxt states, by name."""
+    found: dict[str, str] = {}
+    for parameter in SETTINGS[step]:
+        if parameter == INSTANCES:
+            found[f"{step}.{parameter}"] = str(sum(group.count for group in config.instance_group))
+        elif parameter == MAX_BATCH_SIZE:
+            found[f"{step}.{parameter}"] = str(config.max_batch_size)
+        elif parameter in config.parameters:
+            found[f"{step}.{parameter}"] = config.parameters[parameter].string_value
+    return found
+
+
+def apply_settings(step: str, config: Any, settings: Mapping[str, str]) -> None:  # noqa: ANN401 - a protobuf message
+    """Write settings into a step's config; those of other steps are ignored."""
+    for name, value in settings.items():
+        of, _, parameter = name.partition(".")
+        if of != step:
+            continue
+        if parameter == INSTANCES:
+            config.instance_group[0].count = int(value)
+        elif parameter == MAX_BATCH_SIZE:
+            config.max_batch_size = int(value)
+        else:
+            config.parameters[parameter].string_value = value

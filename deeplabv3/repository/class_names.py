@@ -1,0 +1,29 @@
+"""A file of class names: what a build is given, and what postprocess serves."""
+
+from pathlib import Path
+
+from deeplabv3.errors import RepositoryError
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Read one class name a line, the background's first; blank lines at the end are none.
+
+    Raises:
+        RepositoryError: a ValueError. The file cannot be read, or has no name, an empty, a repeated or an unprintable
+            one. The message does not name the file, because callers say where it was given.
+    """
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else f"no UTF-8 text ({exc})"
+        raise RepositoryError(f"{reason}; give a file with one class name a line") from exc
+    if names == [""]:
+        raise RepositoryError("the file has no names; give one class name a line")
+    for number, name in enumerate(names, start=1):
+        if not name.isprintable():
+            raise RepositoryError(f"line {number} has characters that cannot be printed: {name!a}")
+        first = names.index(name) + 1
+        if not name or first != number:
+            fault = f"repeats {name!r} of line {first}" if name else "is empty"
+            raise RepositoryError(f"line {number} {fault}; each class needs a name of its own")
+    return tuple(names)
