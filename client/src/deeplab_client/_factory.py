@@ -21,7 +21,7 @@ def check_transport(transport: object, *, asynchronous: bool) -> None:
     """Refuse the transport of the other client.
 
     Raises:
-        TypeError: It is that.
+        TypeError: Its methods are coroutines for the synchronous client, or plain for the asynchronous one.
     """
     if transport is not None and is_coroutine_function(getattr(transport, "infer", None)) != asynchronous:
         found, client, wanted = (
