@@ -16,6 +16,8 @@ from triton_process import TritonProcess
 from tritonclient.utils import InferenceServerException
 from wire import PROTOCOLS
 
+from deeplabv3.embedded.launch import LaunchError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -178,11 +180,11 @@ def test_warm_up_makes_a_model_of_the_wrong_dtype_fail_at_load(tmp_path: Path, s
     )
     write_model(tmp_path / "models", "toy", Half(), config("toy", ["first"], ["out"], extra=warmup))
     # 2.51 may crash while it takes down an instance whose warm-up failed; the log names the cause all the same.
-    with pytest.raises(AssertionError, match=r"the model provides torch\.float16"):
+    with pytest.raises(LaunchError, match=r"the model provides torch\.float16"):
         serving(tmp_path / "models")
 
 
 def test_a_config_with_more_inputs_than_forward_takes_fails_at_load(tmp_path: Path, serving: Serving) -> None:
     write_model(tmp_path / "models", "toy", Half(), config("toy", ["first", "second"], ["out"]))
-    with pytest.raises(AssertionError, match="2 inputs and the model's forward takes 1"):
+    with pytest.raises(LaunchError, match="2 inputs and the model's forward takes 1"):
         serving(tmp_path / "models")

@@ -164,7 +164,8 @@ def test_both_protocols_answer_on_the_ports_of_the_ready_line(
 ) -> None:
     server = serving(repository)
     assert infer(server, protocol, "twice") == 0.0
-    assert metric(server, "nv_inference_request_success", "twice") == 1
+    counted = "nv_inference_request_success"  # a moment after the reply
+    wait_until(lambda: metric(server, counted, "twice") == 1, what="the request is counted")
 
 
 def test_two_servers_run_on_one_machine(serving: Serving, repository: Path) -> None:
