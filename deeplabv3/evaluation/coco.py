@@ -97,6 +97,7 @@ def coco_with_voc_labels(annotations: Path, images: Path, *, drop_unannotated: b
             "size": len(ids),
         },
         read=read,
+        files=lambda image_id: (files[image_id], annotations),
         is_coco_val2017=annotations.name == _VAL2017_NAME and len(ids) == _VAL2017_IMAGES,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import warnings
@@ -82,6 +83,7 @@ class Dataset:
         facts: what identifies the data set, as JSON can hold it.
         read: return one image and its annotation, from any thread; an EvaluationError names the file that is missing,
             broken, or no annotation of its image.
+        files: return the files that one image and its annotation are in.
         class_names: name of each class id in the annotations; None where the models decide.
         ignore: the class id of pixels that count for nothing.
         is_coco_val2017: whether it is, whole, the one that torchvision's published figures were measured on.
@@ -90,9 +92,19 @@ class Dataset:
     ids: Sequence[str]
     facts: Mapping[str, Any]
     read: Callable[[str], Sample]
+    files: Callable[[str], tuple[Path, ...]]
     class_names: tuple[str, ...] | None = voc.CLASS_NAMES
     ignore: int = IGNORED
     is_coco_val2017: bool = False
+
+    def stamp(self, image_id: str) -> list[list[int]]:
+        """Return size and modification time (ns) of the files of one image, which change with their content."""
+        found: list[list[int]] = []
+        for path in self.files(image_id):
+            with contextlib.suppress(OSError):  # `read` names a file that is missing
+                stat = path.stat()
+                found.append([stat.st_size, stat.st_mtime_ns])
+        return found
 
 
 def voc_folders(root: Path, *, split: str = "val") -> Dataset:
@@ -118,8 +130,11 @@ def voc_folders(root: Path, *, split: str = "val") -> Dataset:
     if not ids:
         raise EvaluationError(f"--split {split}: {lists / split}.txt names no image")
 
+    def files(image_id: str) -> tuple[Path, Path]:
+        return images / f"{image_id}.jpg", masks / f"{image_id}.png"
+
     def read(image_id: str) -> Sample:
-        sample = _read_pair(images / f"{image_id}.jpg", masks / f"{image_id}.png")
+        sample = _read_pair(*files(image_id))
         # torchvision's references do not count what is no class of VOC.
         sample.target[sample.target >= len(voc.CLASS_NAMES)] = IGNORED
         return sample
@@ -128,6 +143,7 @@ def voc_folders(root: Path, *, split: str = "val") -> Dataset:
         ids=ids,
         facts={"kind": "voc", "root": str(root.resolve()), "split": split, "size": len(ids)},
         read=read,
+        files=files,
     )
 
 
@@ -166,6 +182,7 @@ def mask_folders(
             "size": len(pictures),
         },
         read=lambda image_id: _read_pair(pictures[image_id], drawn[image_id]),
+        files=lambda image_id: (pictures[image_id], drawn[image_id]),
         class_names=class_names,
         ignore=ignore,
     )

@@ -7,7 +7,7 @@ import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deeplabv3.evaluation import EvaluationError, Interrupted
 from deeplabv3.evaluation.counting import Counts, Tally
@@ -52,7 +52,10 @@ def measure(
     """
     tally = Tally([predictor.facts for predictor in predictors], classes=classes, ignore=dataset.ignore)
 
+    stamps: dict[str, list[list[int]]] = {}
+
     def count_one(image_id: str) -> Counts:
+        stamps[image_id] = dataset.stamp(image_id)
         sample = dataset.read(image_id)
         sample.check_class_ids(classes, ignore=dataset.ignore)
         try:
@@ -60,7 +63,13 @@ def measure(
         except (EvaluationError, ValueError) as exc:
             raise EvaluationError(f"image {sample.name}: {exc}") from exc
 
-    with records.open(tally.restore):
+    def restore(record: dict[str, Any]) -> None:
+        """Take what was counted before, unless the image or its annotation has changed since."""
+        image_id = str(record["image"])
+        if image_id not in tally.done and record["files"] == dataset.stamp(image_id):
+            tally.restore(record)
+
+    with records.open(restore):
         on_progress(len(tally.done))
         window = _Window(count_one, [image_id for image_id in ids if image_id not in tally.done], concurrency)
         before, started = tally.seconds, time.monotonic()
@@ -69,7 +78,8 @@ def measure(
                 if isinstance(event, signal.Signals):
                     on_stopping(len(window.in_flight))
                 else:
-                    records.append(tally.add(*event, before + time.monotonic() - started))
+                    record = tally.add(*event, before + time.monotonic() - started)
+                    records.append(record | {"files": stamps.pop(event[0])})
                     on_progress(len(tally.done))
     return tally
 

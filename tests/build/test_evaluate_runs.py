@@ -124,6 +124,19 @@ def test_a_half_wrong_model_gets_what_the_construction_says(tmp_path: Path) -> N
     assert len(found.absent) == 17
 
 
+def test_a_file_that_has_changed_is_counted_again_and_once(tmp_path: Path) -> None:
+    folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
+    once = run(folder, state)
+    picture = next(path for path in sorted(folder.images.iterdir()))
+    os.utime(picture, ns=(1, 1))
+    for already_done in (len(HALF) - 1, len(HALF)):
+        progress: list[int] = []
+        again = run(folder, state, on_progress=progress.append)
+        assert progress[0] == already_done
+        assert again.done == once.done
+        assert np.array_equal(again.matrices["core toy"], once.matrices["core toy"])
+
+
 def test_an_empty_picture_is_all_background(tmp_path: Path) -> None:
     found = figures(run(coco_data.write(tmp_path, [Scene()]), tmp_path / "state"))
     assert found.mean_iou == 1.0
