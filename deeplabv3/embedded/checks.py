@@ -124,7 +124,10 @@ def check_repository(repository: Path) -> dict[str, Any]:
         if config.backend == "python" and not any((repository / name).glob(f"[0-9]*/{script}")):
             raise StartError(f"{repository / name / '1' / script} is missing; restore it or remove {repository / name}")
         if is_core(config) and not (repository / name / "1" / "model.pt").is_file():
-            raise StartError(f"{repository / name / '1' / 'model.pt'} is missing; run build_models.py")
+            raise StartError(
+                f"{repository / name / '1' / 'model.pt'} is missing; run build_models.py --model-repository "
+                f"{shlex.quote(str(repository))}, with the options that this repository is built with"
+            )
     check_queues(configs)
     check_builds(repository, configs)
     return configs
