@@ -206,7 +206,7 @@ class _Call:
             return None
         return parameters.get(_wire.WEIGHTS_PARAMETER)
 
-    # By itself, for the attempt holds the error, whose traceback holds the frame that made it.
+    # A method of its own, because the attempt holds the error, and its traceback holds the frame that made the attempt.
     def _pause_after(self, error: SegmentationError) -> Pause | None:
         """Take note of a failed attempt, and tell of it; return None where it is final."""
         if isinstance(error, (ServerUnavailableError, DeadlineExceededError)):

@@ -144,7 +144,7 @@ def _open(name: str, plain: bytes, length: int) -> Image.Image:
         return Image.open(io.BytesIO(plain), formats=(name,))
     except MemoryError:
         raise
-    except Exception as exc:
+    except Exception as exc:  # Pillow's parsers raise what they like, and all of it comes from these bytes.
         raise _not_decodable(plain, length) from exc
 
 

@@ -67,7 +67,7 @@ def decode(kind: str, data: bytes) -> Pixels:
         samples = getattr(_codecs, f"{kind}_decode")(
             data, **({"index": 0} if kind in {"gif", "webp", "tiff", "avif"} else {})
         )
-    except Exception as exc:
+    except Exception as exc:  # each codec has errors of its own
         raise RefusedByReferenceError(str(exc)) from exc
     if kind == "avif" and samples.dtype != np.uint8:
         raise RefusedByReferenceError("its samples have the range of 10 or 12 bits")
