@@ -21,12 +21,12 @@ from rich.text import Text
 import deeplab_client
 from deeplab_client import AccessDeniedError, Segmentation, SegmentationClient, SegmentationError, _steps, voc
 from deeplab_client._cli import batch, report
-from deeplab_client._cli.batch import ServerUnusableError
+from deeplab_client._cli.batch import ServerUnusableError, exit_code, raise_if_unusable
 from deeplab_client._cli.outputs import ANNOTATIONS, Annotations, Format, Output, Pictures
 from deeplab_client._cli.sources import Selection, find, is_url
 from deeplab_client._segmentation import UNTRAINED
 
-SOME_FAILED, UNREACHABLE, REFUSED, INTERRUPTED = 1, 3, 4, 130
+SOME_FAILED, INTERRUPTED = 1, 130
 
 _EXIT_CODES = (
     "Exit code: 0 all went well, 1 some pictures failed or nobody took the output, 2 the command line is wrong, "
@@ -180,7 +180,7 @@ def segment(
             told = _tell(batch.run(client, sources, target, concurrency=concurrency), tally, reporter, model=model)
             code = SOME_FAILED if tally.failed or selection.unreadable or not told else 0
         except ServerUnusableError as error:
-            problems, code = [str(error)], UNREACHABLE if error.unreachable else REFUSED
+            problems, code = [str(error)], error.code
         except KeyboardInterrupt:
             problems, code = ["interrupted"], INTERRUPTED
         except BrokenPipeError:  # `| head -1`: what is done by now is kept, as after an interrupt
@@ -289,11 +289,7 @@ def _probe(client: Client) -> Segmentation:
 def _end_after(error: SegmentationError) -> typer.Exit:
     """Tell an error; return the end of a command that met it."""
     report.notice(str(error))
-    try:
-        batch.give_up_on(error, answered=False)
-    except ServerUnusableError as unusable:
-        return typer.Exit(UNREACHABLE if unusable.unreachable else REFUSED)
-    return typer.Exit(SOME_FAILED)
+    return typer.Exit(exit_code(error) or SOME_FAILED)
 
 
 def _target(
@@ -353,7 +349,7 @@ def _weights(client: Client) -> str | None:
     try:
         return client.weights()
     except SegmentationError as error:
-        batch.give_up_on(error, answered=False)
+        raise_if_unusable(error)
         return None
 
 

@@ -7,7 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeplab_client import SegmentationError
 
@@ -21,30 +21,21 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+UNREACHABLE, REFUSED = 3, 4  # exit codes
+
 _LONGEST_WAIT, _PAUSE = 60.0, 0.05  # seconds to wait for a file to be closed, and between two tries
 
 
 class ServerUnusableError(Exception):
-    """What one picture met, every other would meet too; the cause says what."""
+    """What one picture met, every other would meet too.
 
-    def __init__(self, cause: SegmentationError, *, unreachable: bool) -> None:
+    Attributes:
+        code: The exit code for it.
+    """
+
+    def __init__(self, cause: SegmentationError, code: int) -> None:
         super().__init__(str(cause))
-        self.unreachable = unreachable
-
-
-class Found(TypedDict):
-    """A result without its mask, as JSON has it."""
-
-    width: int
-    height: int
-    top_class: str | None
-    background: str
-    pixels: dict[str, int]
-    fractions: dict[str, float]
-    model: str
-    model_version: str
-    weights: str | None
-    untrained: bool
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +47,14 @@ class Outcome:
         output: The file that its result is in.
         error: Why it failed.
         skipped: Whether it was not sent, because it was done before.
-        found: What the result says, where there is one.
+        found: What `describe` says about the result, where there is one.
     """
 
     source: Source
     output: Path | None = None
     error: str | None = None
     skipped: bool = False
-    found: Found | None = None
+    found: dict[str, Any] | None = None
 
 
 def run(
@@ -95,7 +86,7 @@ def run(
     with closing(client.segment_many(paths, concurrency=concurrency)) as results:
         for source, result in zip(wanted, results, strict=True):
             if isinstance(result, SegmentationError):
-                give_up_on(result, answered=answered)
+                raise_if_unusable(result, answered=answered)
                 yield Outcome(source, error=str(result))
                 continue
             answered = True
@@ -107,16 +98,23 @@ def run(
                 yield Outcome(source, output=path, found=describe(result))
 
 
-def give_up_on(error: SegmentationError, *, answered: bool) -> None:
-    """Raise where no other picture would fare better.
+def exit_code(error: SegmentationError, *, answered: bool = False) -> int | None:
+    """Return the exit code for what every other picture would meet too; None where another may fare better."""
+    # By the builtin that each leaf also is. A server that never answered in time is taken for one that is not there.
+    if isinstance(error, ConnectionError) or (isinstance(error, TimeoutError) and not answered):
+        return UNREACHABLE
+    return REFUSED if isinstance(error, (LookupError, PermissionError, NotImplementedError)) else None
+
+
+def raise_if_unusable(error: SegmentationError, *, answered: bool = False) -> None:
+    """End the run where no other picture would fare better.
 
     Raises:
         ServerUnusableError: The server is not there, or does not do this.
     """
-    # By the builtin that each leaf also is. A server that never answered in time is taken for one that is not there.
-    unreachable = isinstance(error, ConnectionError) or (isinstance(error, TimeoutError) and not answered)
-    if unreachable or isinstance(error, (LookupError, PermissionError, NotImplementedError)):
-        raise ServerUnusableError(error, unreachable=unreachable) from error
+    code = exit_code(error, answered=answered)
+    if code is not None:
+        raise ServerUnusableError(error, code) from error
 
 
 def _patiently(step: Callable[[], _T]) -> _T:
@@ -137,8 +135,8 @@ def _patiently(step: Callable[[], _T]) -> _T:
         time.sleep(_PAUSE)
 
 
-def describe(result: Segmentation) -> Found:
-    """Return what is told about a result."""
+def describe(result: Segmentation) -> dict[str, Any]:
+    """Return a result without its mask, as JSON has it."""
     height, width = result.mask.shape
     return {
         "width": width,

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.panel import Panel
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from deeplab_client._cli.batch import Found, Outcome
+    from deeplab_client._cli.batch import Outcome
 
 _MOST_ROWS = 40  # those that failed are all told, below the table
 _MOST_CLASSES = 3  # of one picture, in the table
@@ -229,11 +229,11 @@ def _pictures(count: int) -> str:
     return "1 picture" if count == 1 else f"{count} pictures"
 
 
-def _size(found: Found) -> str:
+def _size(found: dict[str, Any]) -> str:
     return f"{found['width']}x{found['height']}"
 
 
-def _classes(found: Found) -> str:
+def _classes(found: dict[str, Any]) -> str:
     """Return the classes with most pixels, the background left out."""
     shares = [(name, share) for name, share in found["fractions"].items() if name != found["background"]]
     if not shares:
