@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from deeplab_client._calls import MaskChoice
     from deeplab_client._deadline import Deadline
     from deeplab_client._image import ImageLike
     from deeplab_client._options import TLS, AsyncToken, Compression
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._steps import Step, Steps
     from deeplab_client._transport import AsyncTransport
+    from deeplab_client._wire import MaskChoice
 
 _T = TypeVar("_T")
 
@@ -106,8 +106,7 @@ class AsyncSegmentationClient:
         Raises:
             ValueError: There is no URL, or a variable cannot be used.
         """
-        arguments = _environment.arguments_from(os.environ) | arguments
-        return cls(_environment.url_of(arguments), **arguments)
+        return cls(**_environment.arguments_from(os.environ, arguments))
 
     async def segment(
         self, image: ImageLike, *, model: str | None = None, timeout: float | None = None

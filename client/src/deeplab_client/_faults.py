@@ -264,9 +264,9 @@ def _other_protocol_remedy(message: str, where: CallContext) -> str | None:
 def caused(ours: SegmentationError, by: BaseException, where: CallContext) -> SegmentationError:
     """Return an error with its cause, or without where the cause would tell a secret.
 
-    To be raised after the `except` block: within it, what is being handled becomes a part of the error. And to be let
-    go of there: a local variable of a frame that the error's traceback holds is a cycle, which keeps the client of all
-    the frames above, with its connections, until the garbage collector comes by.
+    Raise it after the `except` block: within the block, the error that is being handled becomes a part of it. And raise
+    it out of a list, with `pop`: the traceback holds the frame, so a variable of the frame that holds the error is a
+    cycle, which keeps the client and its connections until the garbage collector comes by.
     """
     chain: list[BaseException] = []
     error: BaseException | None = by

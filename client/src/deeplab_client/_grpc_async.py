@@ -79,7 +79,7 @@ class AsyncGrpcTransport:
             method = getattr(connected.stub, name)
             response = await method(message, timeout=deadline.remaining(), metadata=tuple(headers.items()), **options)
         except TimeoutError as error:
-            failure = caused(from_connection(error, where), error, where)
+            failures = [caused(from_connection(error, where), error, where)]
         except asyncio.CancelledError as error:
             # Closing a channel cancels its calls, and each looks to the coroutine as if its task were cancelled.
             if self._closed and not is_cancelled():
@@ -89,15 +89,12 @@ class AsyncGrpcTransport:
             if isinstance(error, grpc.aio.UsageError) and not self._closed:
                 raise
             # UsageError: the channel is closed
-            failure = caused(closed(where) if self._closed else _grpc_messages.error_of(error, where), error, where)
+            failures = [caused(closed(where) if self._closed else _grpc_messages.error_of(error, where), error, where)]
         else:
             if response is None:  # grpc.aio only logs what it cannot deserialize; grpc itself raises
                 raise unreadable(ValueError("it is no message of this call"), where)
             return response
-        try:
-            raise failure
-        finally:
-            del failure  # see `_faults.caused`
+        raise failures.pop()  # and not a variable: see `_faults.caused`
 
     async def _open(self, where: CallContext, deadline: Deadline) -> Connected:
         if self._endpoint.is_encrypted and self._pem is None and not self._closed:

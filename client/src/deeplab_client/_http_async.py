@@ -58,7 +58,7 @@ class AsyncHttpTransport:
             headers, body = await _unless_too_late(in_thread(pack, deadline=deadline), where)
         else:
             headers, body = pack()
-        path = _v2.infer_path(request.model)
+        path = _v2.model_path(request.model, "infer")
         read = functools.partial(_v2.read_infer, request=request, where=where)
         return await self._exchange(
             "POST", path, credentials | headers, read, where=where, deadline=deadline, body=body
@@ -68,13 +68,15 @@ class AsyncHttpTransport:
         """Return the string parameters in the model's config."""
         where, credentials = await self._prepare(model, deadline)
         read = functools.partial(_v2.read_parameters, where=where)
-        return await self._exchange("GET", _v2.config_path(model), credentials, read, where=where, deadline=deadline)
+        return await self._exchange(
+            "GET", _v2.model_path(model, "config"), credentials, read, where=where, deadline=deadline
+        )
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""
         where, credentials = await self._prepare(model, deadline)
         read = functools.partial(_v2.read_ready, where=where)
-        for path in (_v2.SERVER_READY, _v2.ready_path(model)):
+        for path in (_v2.SERVER_READY, _v2.model_path(model, "ready")):
             if not await self._exchange("GET", path, credentials, read, where=where, deadline=deadline):
                 return False
         return True
@@ -131,11 +133,8 @@ class AsyncHttpTransport:
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, RuntimeError) as error:
             if isinstance(error, SegmentationError) or (isinstance(error, RuntimeError) and not self._closed):
                 raise
-            failure = caused(closed(where) if self._closed else _error_of(error, where), error, where)
-        try:
-            raise failure
-        finally:
-            del failure  # see `_faults.caused`
+            failures = [caused(closed(where) if self._closed else _error_of(error, where), error, where)]
+        raise failures.pop()  # and not a variable: see `_faults.caused`
 
     async def _open(self, where: CallContext, deadline: Deadline) -> aiohttp.ClientSession:
         if self._endpoint.is_encrypted and self._context is None and not self._closed:
