@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeplab_client import SegmentationError
+from deeplab_client._cli.server import raise_if_unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -21,21 +22,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-UNREACHABLE, REFUSED = 3, 4  # exit codes
-
 _LONGEST_WAIT, _PAUSE = 60.0, 0.05  # seconds to wait for a file to be closed, and between two tries
-
-
-class ServerUnusableError(Exception):
-    """What one picture met, every other would meet too.
-
-    Attributes:
-        code: The exit code for it.
-    """
-
-    def __init__(self, cause: SegmentationError, code: int) -> None:
-        super().__init__(str(cause))
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +83,6 @@ def run(
                 yield Outcome(source, error=str(error), found=describe(result))
             else:
                 yield Outcome(source, output=path, found=describe(result))
-
-
-def exit_code(error: SegmentationError, *, answered: bool = False) -> int | None:
-    """Return the exit code for what every other picture would meet too; None where another may fare better."""
-    # By the builtin that each leaf also is. A server that never answered in time is taken for one that is not there.
-    if isinstance(error, ConnectionError) or (isinstance(error, TimeoutError) and not answered):
-        return UNREACHABLE
-    return REFUSED if isinstance(error, (LookupError, PermissionError, NotImplementedError)) else None
-
-
-def raise_if_unusable(error: SegmentationError, *, answered: bool = False) -> None:
-    """End the run where no other picture would fare better.
-
-    Raises:
-        ServerUnusableError: The server is not there, or does not do this.
-    """
-    code = exit_code(error, answered=answered)
-    if code is not None:
-        raise ServerUnusableError(error, code) from error
 
 
 def _patiently(step: Callable[[], _T]) -> _T:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -19,8 +20,7 @@ from deeplab_client._cli.outputs import ANNOTATIONS
 from deeplab_client._cli.sources import OWN_SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     from deeplab_client._cli.batch import Outcome
 
@@ -165,6 +165,27 @@ class Lines:
         """Write the sentence to stderr; the objects say as much."""
         if not self._as_json:
             notice(summary)
+
+
+def reporter_of(total: int, output: str | None, *, as_json: bool) -> Screen | Lines:
+    """Return what fits the standard output."""
+    if as_json or not sys.stdout.isatty():
+        return Lines(as_json=as_json)
+    return Screen(total, None if output is None else Path(output))
+
+
+def tell_all(outcomes: Iterable[Outcome], tally: Tally, reporter: Screen | Lines, *, model: str) -> bool:
+    """Count and tell what became of each picture; return whether everything could be told."""
+    told = True
+    for outcome in outcomes:
+        if tally.count(outcome):
+            reporter.warn(model)
+        try:
+            reporter.tell(outcome)
+        except UnwritableError as error:  # a full disk, say: the pictures are segmented all the same
+            notice(str(error))
+            told = False
+    return told
 
 
 def clean(path: Path) -> str:
