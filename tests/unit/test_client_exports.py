@@ -262,8 +262,10 @@ def test_equality_is_of_values_but_not_of_timings() -> None:
         hash(result)
 
 
-def test_copies_share_the_mask_only_where_they_are_shallow() -> None:
+def test_results_are_frozen_and_copies_share_the_mask_only_where_they_are_shallow() -> None:
     result = segmentation(np.full((3, 4), 8, np.uint8), timings=Timings(0.1, 0.2, 0.3))
+    with pytest.raises(AttributeError):
+        result.weights = "x"  # pyright: ignore[reportAttributeAccessIssue] that it cannot is the test
     assert copy.copy(result).mask is result.mask
     for clone in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):  # noqa: S301 made here
         assert clone == result

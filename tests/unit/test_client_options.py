@@ -352,23 +352,30 @@ def test_no_request_is_mistaken_for_another_answer() -> None:
 
 LOADED = """
     import sys
+    import numpy as np
     import deeplab_client as d
+    from deeplab_client.testing import FakeTransport
 
-    def tell():
-        print(*sorted({"asyncio", "aiohttp", "gevent", "grpc", "tritonclient", "opentelemetry"} & set(sys.modules)))
+    known = {"asyncio", "aiohttp", "grpc", "tritonclient", "gevent", "PIL", "torch", "contourpy", "opentelemetry"}
+
+    def tell(*found):
+        print(*sorted(known & set(sys.modules)))
 
     async def ask():
         async with d.AsyncSegmentationClient("http://127.0.0.1:1", retries=0) as client:
             await client.is_ready(timeout=2)
 
     tell()
-    d.SegmentationClient("http://127.0.0.1:1", retries=0).is_ready(timeout=2)
-    tell()
-    __import__("asyncio").run(ask())
-    tell()
+    fake = d.SegmentationClient("fake", transport=FakeTransport(np.zeros((2, 2), np.uint8)))
+    tell(fake.segment(np.zeros((2, 2), np.uint8)), fake.segment(b"image"))
+    tell(d.SegmentationClient("http://127.0.0.1:1", retries=0).is_ready(timeout=2))
+    tell(__import__("asyncio").run(ask()))
+    tell(d.SegmentationClient("127.0.0.1:1", retries=0).is_ready(timeout=2))
+    assert "tritonclient.http" not in sys.modules
 """
 
 
-def test_protocol_libraries_are_loaded_by_who_uses_them() -> None:
+def test_libraries_are_loaded_by_who_uses_them() -> None:
     run = python(LOADED)
-    assert run.stdout.split("\n") == ["", "", "aiohttp asyncio", ""], run.stderr
+    told = run.stdout.splitlines()
+    assert told == ["", "", "", "aiohttp asyncio", "aiohttp asyncio grpc tritonclient"], run.stderr
