@@ -4,6 +4,7 @@ import base64
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,9 @@ def exif(orientation: int) -> bytes:
 XMP = case.xmp(6)
 
 
-def png(pixels: npt.NDArray[np.integer], *, before: bytes = b"", after: bytes = b"", palette: bytes = b"") -> bytes:
+def png(
+    pixels: npt.NDArray[np.integer[Any]], *, before: bytes = b"", after: bytes = b"", palette: bytes = b""
+) -> bytes:
     """Return a PNG of (height, width) or (height, width, channels) samples of 8 or 16 bits, unfiltered.
 
     Args:
