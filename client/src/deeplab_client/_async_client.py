@@ -16,8 +16,8 @@ from deeplab_client._factory import check_transport, open_async_transport
 from deeplab_client._faults import CallContext, too_late
 from deeplab_client._limits import naming_limits
 from deeplab_client._many import check_concurrency, check_images
-from deeplab_client._steps import Done, Pause, Work
-from deeplab_client._transport import Reply
+from deeplab_client._steps import Ask, Done, Pause, Work
+from deeplab_client._transport import Reply, Request
 from deeplab_client._workers import Passed, in_thread, in_time
 
 if TYPE_CHECKING:
@@ -255,7 +255,8 @@ class AsyncSegmentationClient:
                 transport = await self._open(step.deadline)
                 return await getattr(transport, step.method)(step.about, deadline=step.deadline)
         except Passed:
-            where = CallContext(str(self._calls.endpoint), model, step.deadline.seconds)
+            request_id = step.about.request_id if isinstance(step, Ask) and isinstance(step.about, Request) else None
+            where = CallContext(str(self._calls.endpoint), model, step.deadline.seconds, request_id)
             raise too_late(where) from None
 
     async def _open(self, deadline: Deadline) -> AsyncTransport:

@@ -9,11 +9,11 @@ import grpc
 import grpc.aio
 
 from deeplab_client import _grpc_messages
-from deeplab_client._faults import caused, closed, from_connection, too_late, unreadable
+from deeplab_client._faults import caused, closed, from_connection, unreadable
 from deeplab_client._grpc_messages import Connected, messages
 from deeplab_client._loop import Owner, is_cancelled, prepare
 from deeplab_client._tls import pem_of
-from deeplab_client._workers import Passed, in_thread
+from deeplab_client._workers import in_thread
 
 if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
@@ -98,11 +98,8 @@ class AsyncGrpcTransport:
 
     async def _open(self, where: CallContext, deadline: Deadline) -> Connected:
         if self._endpoint.is_encrypted and self._pem is None and not self._closed:
-            try:
-                # In a thread: reading the system's authorities takes longer than an event loop may be held up.
-                self._pem = await in_thread(lambda: pem_of(self._options.tls, where), deadline=deadline)
-            except Passed:
-                raise too_late(where) from None
+            # In a thread: reading the system's authorities takes longer than an event loop may be held up.
+            self._pem = await in_thread(lambda: pem_of(self._options.tls, where), deadline=deadline)
         if self._closed:
             raise closed(where)
         return self._owned.get(lambda: _grpc_messages.connect(grpc.aio, self._endpoint, self._pem))

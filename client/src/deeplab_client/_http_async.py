@@ -17,10 +17,10 @@ from deeplab_client._errors import SegmentationError
 from deeplab_client._faults import caused, closed, from_connection, not_http, too_late
 from deeplab_client._loop import Owner, prepare
 from deeplab_client._tls import context_of
-from deeplab_client._workers import Passed, in_thread
+from deeplab_client._workers import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from aiohttp.connector import Connection
 
@@ -55,7 +55,7 @@ class AsyncHttpTransport:
         compression = self._options.compression
         pack = functools.partial(_v2.infer_request, request, compression)
         if _v2.is_compressed(request, compression):
-            headers, body = await _unless_too_late(in_thread(pack, deadline=deadline), where)
+            headers, body = await in_thread(pack, deadline=deadline)
         else:
             headers, body = pack()
         path = _v2.model_path(request.model, "infer")
@@ -123,7 +123,7 @@ class AsyncHttpTransport:
                 )
                 try:
                     if answer.is_compressed:
-                        return await _unless_too_late(in_thread(lambda: read(answer), deadline=deadline), where)
+                        return await in_thread(lambda: read(answer), deadline=deadline)
                     return read(answer)
                 except SegmentationError:
                     if answer.is_success and isinstance(response, _Response):
@@ -140,7 +140,7 @@ class AsyncHttpTransport:
         if self._endpoint.is_encrypted and self._context is None and not self._closed:
             # In a thread: reading the system's authorities takes longer than an event loop may be held up.
             read_files = functools.partial(context_of, self._options.tls, where)
-            self._context = await _unless_too_late(in_thread(read_files, deadline=deadline), where)
+            self._context = await in_thread(read_files, deadline=deadline)
         if self._closed:
             raise closed(where)
         return self._owned.get(self._connect)
@@ -182,13 +182,6 @@ async def _read_body(response: aiohttp.ClientResponse, longest: int) -> bytes:
             response.close()
             break
     return b"".join(parts)
-
-
-async def _unless_too_late(work: Awaitable[_T], where: CallContext) -> _T:
-    try:
-        return await work
-    except Passed:
-        raise too_late(where) from None
 
 
 async def _chunks(body: bytes) -> AsyncGenerator[memoryview]:
