@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+from results import segmentation
 
 from deeplab_client import InvalidImageError, Segmentation, UnknownClassError, voc
 
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 RED = (200, 0, 0)
-
-
-def segmentation(mask: NDArray[np.uint8], weights: str | None = "COCO_WITH_VOC_LABELS_V1") -> Segmentation:
-    counts = {voc.CLASS_NAMES[i]: int((mask == i).sum()) for i in range(21) if (mask == i).any()}
-    pixels = dict(sorted(counts.items(), key=lambda item: -item[1]))
-    return Segmentation(mask, voc.CLASS_NAMES, pixels, "segment_resnet50", "1", weights)
 
 
 def halves(height: int = 6, width: int = 10, class_id: int = 8) -> NDArray[np.uint8]:
@@ -88,9 +83,13 @@ def test_repr_is_short_and_tells_untrained_from_unknown() -> None:
     assert len(repr(segmentation(mask))) < 150
     assert "cat 50.0%" in repr(segmentation(mask))
     assert "UNTRAINED" not in repr(segmentation(mask))
-    assert "UNTRAINED" in repr(segmentation(mask, "none"))
-    assert "unknown" in repr(segmentation(mask, None))
-    assert [segmentation(mask, weights).untrained for weights in ("none", None, "mine.pth")] == [True, False, False]
+    assert "UNTRAINED" in repr(segmentation(mask, weights="none"))
+    assert "unknown" in repr(segmentation(mask, weights=None))
+    assert [segmentation(mask, weights=weights).untrained for weights in ("none", None, "mine.pth")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
@@ -127,7 +126,7 @@ def test_overlay_refuses_another_picture_and_what_is_none() -> None:
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (20, 12), (100, 75), (451, 300), (1200, 40), (40, 1200)])
 def test_untrained_pictures_stand_whole_under_a_banner(width: int, height: int) -> None:
     picture = noise(height, width)
-    result = segmentation(np.zeros((height, width), np.uint8), "none")
+    result = segmentation(np.zeros((height, width), np.uint8), weights="none")
     for drawn, below in ((result.overlay(picture), picture), (result.colorize(), np.zeros_like(picture))):
         pixels = np.asarray(drawn)
         extra, left = drawn.height - height, (drawn.width - width) // 2
@@ -145,7 +144,7 @@ def test_untrained_pictures_stand_whole_under_a_banner(width: int, height: int) 
 
 @pytest.mark.parametrize("weights", ["COCO_WITH_VOC_LABELS_V1", "mine.pth", None])
 def test_other_pictures_carry_no_banner(weights: str | None) -> None:
-    result = segmentation(halves(), weights)
+    result = segmentation(halves(), weights=weights)
     assert result.overlay(noise()).size == result.colorize().size == (10, 6)
 
 
@@ -168,7 +167,7 @@ def test_a_legend_shows_a_swatch_for_each_present_class() -> None:
 
 
 def test_the_banner_spans_the_legend_too() -> None:
-    drawn = segmentation(halves(300, 400), "none").overlay(noise(300, 400), legend=True)
+    drawn = segmentation(halves(300, 400), weights="none").overlay(noise(300, 400), legend=True)
     assert (np.asarray(drawn)[0] == RED).all()
     assert drawn.width > 400
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -40,21 +40,19 @@ class Tally:
     done: int = 0
     failed: int = 0
     skipped: int = 0
-    untrained: set[str] = field(default_factory=set[str])
+    untrained: bool = False
 
     def count(self, outcome: Outcome) -> bool:
-        """Count one picture; return whether its model is the first untrained one of its name."""
+        """Count one picture; return whether it is the first of an untrained model."""
         if outcome.error is not None:
             self.failed += 1
         elif outcome.skipped:
             self.skipped += 1
         else:
             self.done += 1
-        found = outcome.found
-        if found is None or not found["untrained"] or found["model"] in self.untrained:
-            return False
-        self.untrained.add(found["model"])
-        return True
+        is_first = not self.untrained and outcome.found is not None and outcome.found["untrained"]
+        self.untrained = self.untrained or is_first
+        return is_first
 
     def summary(self, seconds: float, written: Path | None) -> str:
         """Return one sentence about all of them."""

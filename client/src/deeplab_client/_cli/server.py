@@ -11,8 +11,8 @@ SOME_FAILED, UNREACHABLE, REFUSED, INTERRUPTED = 1, 3, 4, 130  # exit codes
 
 _PROBE = np.zeros((32, 32), np.uint8)
 
-# Words of an error of the client's constructor, and who is to blame.
-_BLAMED = {
+# Words of an error of the client's constructor, and the option or variable that gave the argument.
+_GIVEN_BY = {
     "no server URL": "--url or DEEPLAB_URL",
     "timeout must": "--timeout or DEEPLAB_TIMEOUT",
     "model must": "--model or DEEPLAB_MODEL",
@@ -26,7 +26,7 @@ _BLAMED = {
 
 
 class ServerUnusableError(Exception):
-    """What one picture met, every other would meet too.
+    """The server cannot be used: every other picture would fail too.
 
     Attributes:
         code: The exit code for it.
@@ -38,21 +38,21 @@ class ServerUnusableError(Exception):
 
 
 class Client(SegmentationClient):
-    """A client that knows a model's weights without segmenting anything."""
+    """A client that can ask for a model's weights alone."""
 
     def weights(self) -> str | None:
-        """Return what the model was loaded with; None where its config does not say, or is not told.
+        """Return what the model was loaded with; None if the server does not say.
 
         Raises:
-            SegmentationError: There is no telling for now.
+            SegmentationError: They cannot be asked for now.
         """
         return self._run(_steps.weights(self._calls, None, self._calls.deadline(None)))
 
     def known_weights(self) -> str | None:
-        """Return the same; None also where there is no telling for now.
+        """Return the weights; None also if they cannot be asked for now.
 
         Raises:
-            ServerUnusableError: The server is not there, or does not do this.
+            ServerUnusableError: The server is not there, or refuses such requests.
         """
         try:
             return self.weights()
@@ -74,23 +74,26 @@ def connect(url: str, *, model: str, timeout: float) -> Client:
     try:
         return Client.from_env(url=url, model=model, timeout=timeout)
     except ValueError as error:
-        hint = next((hint for words, hint in _BLAMED.items() if words in str(error)), "the environment")
+        hint = next((hint for words, hint in _GIVEN_BY.items() if words in str(error)), "the environment")
         raise typer.BadParameter(str(error), param_hint=hint) from error
 
 
 def exit_code(error: SegmentationError, *, answered: bool = False) -> int | None:
-    """Return the exit code for what every other picture would meet too; None where another may fare better."""
-    # By the builtin that each leaf also is. A server that never answered in time is taken for one that is not there.
+    """Return the exit code of an error that every other picture would meet too; None if another one may succeed.
+
+    A server that has not answered yet when a request's time is up counts as one that is not there.
+    """
+    # By the builtin that each leaf also is.
     if isinstance(error, ConnectionError) or (isinstance(error, TimeoutError) and not answered):
         return UNREACHABLE
     return REFUSED if isinstance(error, (LookupError, PermissionError, NotImplementedError)) else None
 
 
 def raise_if_unusable(error: SegmentationError, *, answered: bool = False) -> None:
-    """End the run where no other picture would fare better.
+    """End the run if every other picture would fail too.
 
     Raises:
-        ServerUnusableError: The server is not there, or does not do this.
+        ServerUnusableError: The server is not there, or refuses such requests.
     """
     code = exit_code(error, answered=answered)
     if code is not None:
