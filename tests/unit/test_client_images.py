@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import picture_files
 import pytest
-from drivers import Nothing, background
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
@@ -29,39 +28,31 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deeplab_client._deadline import Deadline
-    from deeplab_client._transport import Reply, Request
+    from deeplab_client.testing import ReceivedRequest
 
 pytestmark = pytest.mark.unit
 
 ORIENTATION = 0x0112
 
 
-class Recorder(Nothing):
-    """Keeps what was sent; answers with a mask of its size where it was pixels, and with one pixel where not."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-
-    def infer(self, request: Request, *, deadline: Deadline) -> Reply:
-        del deadline
-        self.sent.append(request.image)
-        encoded = not request.image.startswith((b"P5", b"P6"))
-        return background(request, *((1, 1) if encoded else Image.open(io.BytesIO(request.image)).size))
+def fitting(request: ReceivedRequest) -> NDArray[np.uint8]:
+    """Return a mask of the size of a picture that was pixels, and one pixel for an encoded one."""
+    pixels = request.image.startswith((b"P5", b"P6"))
+    return np.zeros(Image.open(io.BytesIO(request.image)).size[::-1] if pixels else (1, 1), np.uint8)
 
 
 @pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
+def fake() -> FakeTransport:
+    return FakeTransport(fitting)
 
 
 @pytest.fixture
-def send(recorder: Recorder) -> Callable[[Any], bytes]:
-    client = SegmentationClient("host", transport=recorder)
+def send(fake: FakeTransport) -> Callable[[Any], bytes]:
+    client = SegmentationClient("host", transport=fake)
 
     def send(image: Any) -> bytes:  # noqa: ANN401 wrong types are tested too
         client.segment(image)
-        return recorder.sent[-1]
+        return fake.requests[-1].image
 
     return send
 
@@ -233,17 +224,17 @@ def test_what_a_decoder_of_pillow_raises_is_an_error_of_the_image() -> None:
     ],
 )
 def test_anything_else_is_refused_before_the_network(
-    send: Callable[[Any], bytes], recorder: Recorder, image: object, words: str
+    send: Callable[[Any], bytes], fake: FakeTransport, image: object, words: str
 ) -> None:
     with pytest.raises(InvalidImageError, match=words) as caught:
         send(image)
     assert isinstance(caught.value, ValueError)
-    assert not recorder.sent
+    assert not fake.requests
 
 
 @pytest.mark.timeout(20)
 def test_what_is_no_file_is_not_opened(
-    send: Callable[[Any], bytes], recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    send: Callable[[Any], bytes], fake: FakeTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -254,7 +245,7 @@ def test_what_is_no_file_is_not_opened(
         listening.bind("socket")
         with pytest.raises(InvalidImageError, match=r"'socket': it is a socket, not a file"):
             send("socket")
-    assert not recorder.sent
+    assert not fake.requests
 
 
 class NumberedPath:
@@ -612,7 +603,7 @@ def test_the_client_reads_bytes_as_the_server_does(module: str) -> None:
 
 
 def test_an_empty_or_truncated_file_is_refused(
-    send: Callable[[Any], bytes], recorder: Recorder, tmp_path: Path
+    send: Callable[[Any], bytes], fake: FakeTransport, tmp_path: Path
 ) -> None:
     empty, truncated = tmp_path / "empty.png", tmp_path / "truncated.png"
     empty.touch()
@@ -622,4 +613,4 @@ def test_an_empty_or_truncated_file_is_refused(
         send(empty)
     with Image.open(truncated) as image, pytest.raises(InvalidImageError, match="truncated"):
         send(image)
-    assert not recorder.sent
+    assert not fake.requests
