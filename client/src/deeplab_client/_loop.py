@@ -77,9 +77,3 @@ async def _token(options: Options, deadline: Deadline) -> object:
         return function
     token = function() if is_coroutine_function(function) else await in_thread(function, deadline=deadline)
     return await in_time(token, deadline=deadline) if isawaitable(token) else token
-
-
-def is_cancelled() -> bool:
-    """Return whether somebody has cancelled the running task; False on Python 3.10, which does not tell."""
-    cancelling: Callable[[], int] | None = getattr(asyncio.current_task(), "cancelling", None)
-    return cancelling is not None and cancelling() > 0
