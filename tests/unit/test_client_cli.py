@@ -255,22 +255,18 @@ def test_ping_knows_a_model_that_is_no_ensemble(capsys: pytest.CaptureFixture[st
     server.stop()
 
 
-def test_ping_asks_for_a_mask_where_the_question_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+class Restricted(FakeTransport):
+    """A server that does not let us ask whether it is ready."""
+
+    def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        raise AccessDeniedError(f"not you within {deadline.seconds} s", model=model)
+
+
+@pytest.mark.parametrize("transport", [Restricted(), FakeTransport(ready=False)], ids=["refused", "not ready"])
+def test_ping_asks_for_a_mask_where_the_server_does_not_call_itself_ready(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], transport: FakeTransport
 ) -> None:
-    class Restricted(FakeTransport):
-        def is_ready(self, model: str, *, deadline: Deadline) -> bool:
-            raise AccessDeniedError(f"not you within {deadline.seconds} s", model=model)
-
-    reach(Restricted(), monkeypatch)
-    assert run("ping", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["ready"] is None
-
-
-def test_ping_does_not_know_where_the_question_is_not_allowed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    reach(FakeTransport(ready=False), monkeypatch)
+    reach(transport, monkeypatch)
     assert run("ping", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["ready"] is None
