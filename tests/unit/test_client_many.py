@@ -227,6 +227,7 @@ def test_results_do_not_wait_for_a_source_that_gives_slowly(kind: Kind) -> None:
 def test_an_asynchronous_source_runs_in_one_task() -> None:
     setting = contextvars.ContextVar("setting", default="none")
     ends: list[str] = []
+    seen: list[str] = []
 
     async def source() -> AsyncIterator[bytes]:
         token = setting.set("own")
@@ -245,12 +246,17 @@ def test_an_asynchronous_source_runs_in_one_task() -> None:
         async for image in source():
             yield image
 
+    def answer(_: ReceivedRequest) -> NDArray[np.uint8]:
+        seen.append(setting.get())
+        return np.zeros((1, 1), np.uint8)
+
     async def use() -> list[object]:
-        client = AsyncSegmentationClient("host", transport=AsyncFakeTransport(np.zeros((1, 1), np.uint8)))
+        client = AsyncSegmentationClient("host", transport=AsyncFakeTransport(answer))
         return [type(result) async for result in client.segment_many(first_task(), concurrency=1)]
 
     assert asyncio.run(use()) == [Segmentation, Segmentation]
     assert ends == ["own", "True"]
+    assert seen == ["none", "none"], "what a source sets is not for the calls"
 
 
 def test_a_source_that_is_cancelled_from_within_ends_the_stream() -> None:

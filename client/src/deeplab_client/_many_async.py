@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,6 +45,7 @@ async def in_order(
     slots, room = asyncio.Semaphore(concurrency), asyncio.Semaphore(AHEAD * concurrency)
     calls: asyncio.Queue[asyncio.Task[_R | SegmentationError] | None] = asyncio.Queue()
     pending: set[asyncio.Task[Any]] = set()
+    context = contextvars.copy_context()  # the calls' own: what the iterable sets is not for them
 
     async def call(image: ImageLike) -> _R | SegmentationError:
         async with slots:
@@ -68,7 +70,7 @@ async def in_order(
                     image = await _held(await iterator.__anext__(), seconds)
                 except StopAsyncIteration:
                     return
-                task = asyncio.create_task(call(image))
+                task = context.run(asyncio.create_task, call(image))
                 pending.add(task)
                 calls.put_nowait(task)
                 await asyncio.sleep(0)  # others may run: a plain iterable gives without waiting
