@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SERVER_READY = "/v2/health/ready"
 
 _OK = 200
+_REDIRECTS = range(300, 400)
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 # zlib's window bits: 16 more write gzip's frame, 32 more read either.
 _WINDOW_BITS: dict[Compression, int] = {"gzip": 31, "deflate": 15}
@@ -184,13 +185,25 @@ def _check(answer: Answer, where: CallContext) -> None:
             body = _plain(answer, _LONGEST_REFUSAL)
         except (ValueError, zlib.error):
             body = b""
-        raise from_http(
-            answer.status,
-            body,
-            where,
-            retry_after=answer.header("Retry-After"),
-            location=answer.header("Location"),
-        )
+        message = _refusal(answer.status, body, answer.header("Location"))
+        raise from_http(answer.status, message, where, retry_after=answer.header("Retry-After"))
+
+
+def _refusal(status: int, body: bytes, location: str | None) -> str:
+    """Return what a refusal says: Triton's own message, or the status and what a proxy says."""
+    text = body.decode("utf-8", "replace").strip()
+    try:
+        said = json.loads(text)["error"]
+    except (ValueError, LookupError, TypeError, RecursionError):  # a proxy's page
+        said = text
+    if status in _REDIRECTS:
+        # Not followed: the token is for this server.
+        said = f"a redirect, to {location or 'nowhere'}: redirects are not followed, use the server's own URL"
+    elif isinstance(said, str) and said and said is not text:
+        return said
+    elif not isinstance(said, str):  # no message of Triton's
+        said = text
+    return f"HTTP status {status}" + (f": {said}" if said else "")
 
 
 def _json(text: bytes | memoryview) -> dict[str, Any]:
