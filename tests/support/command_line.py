@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from deeplab_client import SegmentationError
-from deeplab_client._cli import app
+from deeplab_client import RetryPolicy, SegmentationError
+from deeplab_client._cli import app, server
 
 if TYPE_CHECKING:
     import pytest
@@ -37,10 +37,11 @@ def cats(request: ReceivedRequest) -> NDArray[np.uint8]:
 def reach(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
     """Let the commands talk to a fake."""
 
-    def connect(url: str, *, model: str, timeout: float) -> app.Client:
-        return app.Client(url, model=model, timeout=timeout, transport=transport)
+    def connect(url: str, *, model: str, timeout: float) -> server.Client:
+        at_once = RetryPolicy(first_delay=0)
+        return server.Client(url, model=model, timeout=timeout, retries=at_once, transport=transport)
 
-    monkeypatch.setattr(app, "connect", connect)
+    monkeypatch.setattr(server, "connect", connect)
     for name in os.environ:
         if name.startswith("DEEPLAB_"):
             monkeypatch.delenv(name)
@@ -72,7 +73,7 @@ PROGRAM = textwrap.dedent("""
     import time
     from pathlib import Path
     from deeplab_client.__main__ import main
-    from deeplab_client._cli import app
+    from deeplab_client._cli import server
     from deeplab_client.testing import FakeTransport
     import numpy as np
 
@@ -83,7 +84,7 @@ PROGRAM = textwrap.dedent("""
         return np.full((32, 32) if probe else (12, 20), 8, np.uint8)
 
     transport = FakeTransport(answer, weights="none")
-    app.connect = lambda url, **options: app.Client(url, transport=transport, **options)
+    server.connect = lambda url, **options: server.Client(url, transport=transport, **options)
     main()
 """)
 

@@ -8,20 +8,16 @@ import subprocess
 import sys
 import textwrap
 import threading
-import zlib
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-import numpy as np
-
 from deeplab_client import AsyncSegmentationClient, SegmentationClient
-from deeplab_client._transport import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 
     from deeplab_client import Segmentation, SegmentationError
     from deeplab_client._deadline import Deadline
-    from deeplab_client._transport import Request, Transport
+    from deeplab_client._transport import Reply, Request, Transport
 
 Kind: TypeAlias = Literal["sync", "async"]
 
@@ -95,36 +91,6 @@ def connected(kind: Kind, url: str, **options: Any) -> Generator[Driver]:  # noq
             yield driver
         finally:
             driver.stop()
-
-
-def background(request: Request, width: int, height: int) -> Reply:
-    """Return the reply of a server that finds nothing."""
-    tensors: dict[str, Any] = {
-        "MASK": np.zeros((1, height, width), np.uint8),
-        "CLASS_PIXELS": np.array([[width * height]]),
-        "CLASS_NAMES": np.array([[b"__background__"]], np.object_),
-        "IMAGE_ID": np.array([[zlib.crc32(request.image)]]),
-    }
-    return Reply(tensors, request.model, "1")
-
-
-class Nothing:
-    """A transport whose masks are one pixel of background, and that does not tell its weights; to be built on."""
-
-    def infer(self, request: Request, *, deadline: Deadline) -> Reply:
-        del deadline
-        return background(request, 1, 1)
-
-    def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
-        del model, deadline
-        return {}
-
-    def is_ready(self, model: str, *, deadline: Deadline) -> bool:
-        del model, deadline
-        return True
-
-    def close(self) -> None:
-        """Have nothing to close."""
 
 
 class Awaited:

@@ -4,9 +4,42 @@ import base64
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from corpus import case, heif_boxes
+from corpus import png as png_files
+from corpus.case import upright as shown
+from corpus.heif_boxes import ispe
+from corpus.parts import box, full_box, jpeg_segment, png_chunk, riff_chunk, with_segments
+
+__all__ = [
+    "COLORS",
+    "HEVC_SIZE",
+    "XMP",
+    "Pixels",
+    "av1_item",
+    "box",
+    "exif",
+    "full_box",
+    "gif",
+    "grid",
+    "heif",
+    "hevc_item",
+    "ispe",
+    "jpeg_segment",
+    "lossless_jpeg",
+    "png",
+    "png_chunk",
+    "quadrants",
+    "rgb_tiff",
+    "riff_chunk",
+    "shown",
+    "tiff",
+    "webp",
+    "with_segments",
+]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -23,32 +56,17 @@ def quadrants(width: int = 64, height: int = 64) -> Pixels:
     return pixels
 
 
-def shown(pixels: Pixels, orientation: int) -> Pixels:
-    """Return how stored rows and columns are shown (Exif 2.32, table 4): where the stored row 0 and column 0 come."""
-    if orientation >= 5:  # rows become columns
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in {2, 3, 6, 7}:  # the first is shown on the right
-        pixels = pixels[:, ::-1]
-    if orientation in {3, 4, 7, 8}:  # the first is shown at the bottom
-        pixels = pixels[::-1]
-    return pixels
-
-
 def exif(orientation: int) -> bytes:
     """Return an EXIF block with an orientation and nothing else: a TIFF header and its directory."""
-    return b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    return case.exif(orientation, order=">")
 
 
-XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description tiff:Orientation=\"6\"/></x:xmpmeta>"
+XMP = case.xmp(6)
 
 
-def png_chunk(kind: bytes, content: bytes, *, sound: bool = True) -> bytes:
-    """Return a chunk, whose checksum is wrong unless it is sound."""
-    checksum = zlib.crc32(kind + content) ^ (0 if sound else 1)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
-
-def png(pixels: npt.NDArray[np.generic], *, before: bytes = b"", after: bytes = b"", palette: bytes = b"") -> bytes:
+def png(
+    pixels: npt.NDArray[np.integer[Any]], *, before: bytes = b"", after: bytes = b"", palette: bytes = b""
+) -> bytes:
     """Return a PNG of (height, width) or (height, width, channels) samples of 8 or 16 bits, unfiltered.
 
     Args:
@@ -57,24 +75,11 @@ def png(pixels: npt.NDArray[np.generic], *, before: bytes = b"", after: bytes = 
         after: chunks behind them.
         palette: three bytes a color.
     """
-    height, width, channels = (*pixels.shape, 1)[:3]
-    kind = 3 if palette else {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, kind, 0, 0, 0)
-    rows = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(height, -1)
-    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    chunks = [png_chunk(b"IHDR", header), png_chunk(b"PLTE", palette) if palette else b"", before]
-    chunks += [png_chunk(b"IDAT", data), after, png_chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-def jpeg_segment(marker: int, content: bytes) -> bytes:
-    """Return a segment with its length."""
-    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
-
-
-def with_segments(jpeg: bytes, *segments: bytes) -> bytes:
-    """Return a JPEG with segments behind its start."""
-    return jpeg[:2] + b"".join(segments) + jpeg[2:]
+    samples = pixels.reshape(*pixels.shape[:2], -1)
+    kinds = {1: png_files.GREY, 2: png_files.GREY_ALPHA, 3: png_files.RGB, 4: png_files.RGBA}
+    kind = png_files.PALETTE if palette else kinds[samples.shape[2]]
+    colors = png_chunk(b"PLTE", palette) if palette else b""
+    return png_files.write(samples, 8 * pixels.itemsize, kind, filters=[0], before=colors + before, after=after)
 
 
 def lossless_jpeg(pixels: Pixels) -> bytes:
@@ -95,11 +100,6 @@ def lossless_jpeg(pixels: Pixels) -> bytes:
     bits += "1" * (-len(bits) % 8)
     data = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
     return b"\xff\xd8" + frame + table + scan + data + b"\xff\xd9"
-
-
-def riff_chunk(kind: bytes, content: bytes) -> bytes:
-    """Return a chunk of a WebP file."""
-    return kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
 
 
 def webp(
@@ -201,21 +201,6 @@ def rgb_tiff(
     return tiff(strips, tags | dict(extra), order=order, big=big)
 
 
-def box(kind: bytes, *content: bytes) -> bytes:
-    """Return a box of ISO/IEC 14496-12."""
-    return struct.pack(">I", 8 + sum(map(len, content))) + kind + b"".join(content)
-
-
-def full_box(kind: bytes, version: int, flags: int, *content: bytes) -> bytes:
-    """Return a box with a version and flags."""
-    return box(kind, struct.pack(">I", version << 24 | flags), *content)
-
-
-def ispe(width: int, height: int) -> bytes:
-    """Return the property that declares the size of an item."""
-    return full_box(b"ispe", 0, 0, struct.pack(">II", width, height))
-
-
 def heif(
     items: Mapping[int, tuple[bytes, bytes, Sequence[bytes]]],
     *,
@@ -231,41 +216,11 @@ def heif(
         references: the kind, from which item, to which items.
         between: boxes before the data.
     """
-    properties = list(dict.fromkeys(each for _, _, boxes in items.values() for each in boxes))
-    associations = b"".join(
-        struct.pack(">HB", item, len(boxes)) + bytes((properties.index(each) + 1) | 0x80 for each in boxes)
-        for item, (_, _, boxes) in items.items()
-    )
-    entries = [
-        full_box(
-            b"infe", 2, 0, struct.pack(">HH", item, 0), kind, b"\0application/rdf+xml\0" if kind == b"mime" else b"\0"
-        )
-        for item, (kind, _, _) in items.items()
-    ]
-    links = [box(kind, struct.pack(f">HH{len(to)}H", source, len(to), *to)) for kind, source, to in references]
-    start = box(b"ftyp", brands[0], bytes(4), *brands)
-    data = b"".join(content for _, content, _ in items.values())
-
-    def meta(offset: int) -> bytes:
-        places = b""
-        for item, (_, content, _) in items.items():
-            places += struct.pack(">HHHII", item, 0, 1, offset, len(content))
-            offset += len(content)
-        return full_box(
-            b"meta", 0, 0,
-            full_box(b"hdlr", 0, 0, bytes(4), b"pict", bytes(13)),
-            full_box(b"pitm", 0, 0, struct.pack(">H", next(iter(items)))),
-            full_box(b"iloc", 0, 0, b"\x44\0", struct.pack(">H", len(items)), places),
-            full_box(b"iinf", 0, 0, struct.pack(">H", len(items)), *entries),
-            full_box(b"iref", 0, 0, *links) if links else b"",
-            box(
-                b"iprp",
-                box(b"ipco", *properties),
-                full_box(b"ipma", 0, 0, struct.pack(">I", len(items)), associations),
-            ),
-        )  # fmt: skip
-
-    return start + meta(len(start) + len(meta(0)) + len(between) + 8) + between + box(b"mdat", data)
+    links: dict[int, dict[bytes, tuple[int, ...]]] = {number: {} for number in items}
+    for link, source, to in references:
+        links[source][link] = tuple(to)
+    written = [heif_boxes.Item(kind, data, tuple(boxes), links[n]) for n, (kind, data, boxes) in items.items()]
+    return heif_boxes.write(*written, brands=brands, between=between)
 
 
 # Encoded once with x265: the parameter sets and the slice, each behind its length, by zlib and base 85.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from drivers import Awaited, Kind, connected, python
+from drivers import Awaited, Kind, connected
 from PIL import Image
 
 import deeplab_client
@@ -203,16 +203,11 @@ def test_untrained_weights_are_told_and_logged_once(
     assert len([record for record in caplog.records if "untrained" in record.message]) == 1
 
 
-def test_weights_are_unknown_where_the_model_does_not_say(client: Driver, fake: Fake) -> None:
-    fake.weights = None
-    assert client.segment(IMAGE).weights is None
-
-
-@pytest.mark.parametrize("refusal", [AccessDeniedError, UnsupportedError, ModelNotFoundError])
-def test_weights_are_unknown_where_the_server_refuses_to_say(
-    client: Driver, fake: Fake, refusal: type[SegmentationError]
+@pytest.mark.parametrize("refusal", [AccessDeniedError, UnsupportedError, ModelNotFoundError, None])
+def test_weights_are_unknown_where_the_server_does_not_say(
+    client: Driver, fake: Fake, refusal: type[SegmentationError] | None
 ) -> None:
-    fake.config_error = refusal("no")
+    fake.config_error, fake.weights = refusal and refusal("no"), None
     results = [client.segment(IMAGE) for _ in range(2)]
     assert [(result.weights, result.untrained) for result in results] == [(None, False)] * 2
     assert fake.calls.count("config segment_resnet50") == 1
@@ -386,11 +381,3 @@ def test_errors_pickle_and_are_the_builtin_too(kind: type[SegmentationError], bu
     assert copy.retry_after == 2.5
     assert str(copy) == "what happened"
     assert kind.__name__ in deeplab_client.__all__
-
-
-def test_using_grpc_loads_no_http_library() -> None:
-    code = (
-        "import sys, deeplab_client as d; d.SegmentationClient('127.0.0.1:1', timeout=2).is_ready();"
-        "print([m for m in ('torch', 'tritonclient.http', 'gevent') if m in sys.modules])"
-    )
-    assert python(code).stdout.strip() == "[]"

@@ -24,10 +24,6 @@ from deeplab_client import (
     _v2,
     _wire,
 )
-from deeplab_client._deadline import Deadline
-from deeplab_client._endpoint import parse_url
-from deeplab_client._loop import prepare
-from deeplab_client._options import Options
 from deeplab_client.testing import AsyncFakeTransport, FakeTransport
 
 if TYPE_CHECKING:
@@ -67,14 +63,11 @@ def test_a_cancellation_that_comes_with_a_result_is_not_swallowed(place: str) ->
         told = Told()
         token = (lambda: told.read().decode()) if place == "token" else None
         image: Any = told if place == "image" else b"picture"
-        deadline = Deadline(20)
+        fake = AsyncFakeTransport(IMAGE) if token is None else None
+        client = AsyncSegmentationClient("http://127.0.0.1:1", transport=fake, token=token)
         for _ in range(100):
             told.read_from.clear()
-            if token is None:
-                task = asyncio.create_task(client_of(AsyncFakeTransport(IMAGE)).segment(image))
-            else:
-                options = Options(token=token)
-                task = asyncio.create_task(prepare(parse_url("host"), options, "model", deadline))
+            task = asyncio.create_task(client.segment(image))
             await told.read_from.wait()
             time.sleep(0.001)  # noqa: ASYNC251 so that the result comes in together with the cancellation
             if task.cancel():
@@ -86,9 +79,9 @@ def test_a_cancellation_that_comes_with_a_result_is_not_swallowed(place: str) ->
 
 def test_a_token_function_that_blocks_holds_up_nobody(stuck: Stuck) -> None:
     async def use() -> None:
-        options = Options(token=lambda: stuck.read().decode())
-        with pytest.raises(DeadlineExceededError):
-            await prepare(parse_url("host"), options, "model", Deadline(0.3))
+        client = AsyncSegmentationClient("http://127.0.0.1:1", token=lambda: stuck.read().decode())
+        with pytest.raises(DeadlineExceededError, match=r"within 0\.3 s"):
+            await client.segment(b"picture", timeout=0.3)
 
     asyncio.run(use())
 
@@ -211,11 +204,15 @@ def test_what_a_thread_does_is_never_spelled_out() -> None:
             spelled.append(self)
             return "a token"
 
+    server = HttpServer(Script())
+
     async def use() -> None:
-        _, headers = await prepare(parse_url("host"), Options(token=Token()), "model", Deadline(20))
-        assert headers["authorization"] == "Bearer token"
+        async with AsyncSegmentationClient(url(server), token=Token()) as client:
+            await client.segment(b"\x05")
 
     asyncio.run(use())
+    server.stop()
+    assert server.script.headers[0]["authorization"] == "Bearer token"
     assert not spelled
 
 

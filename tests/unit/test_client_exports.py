@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools import coco as reference_coco
 from pycocotools import mask as reference
+from results import segmentation
 
 from deeplab_client import Polygon, Segmentation, Timings, UnknownClassError, voc
 
@@ -24,19 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 pytestmark = pytest.mark.unit
-
-
-def segmentation(mask: NDArray[np.uint8], **changes: Any) -> Segmentation:  # noqa: ANN401 the fields' own
-    counts = {voc.CLASS_NAMES[i]: int((mask == i).sum()) for i in range(21) if (mask == i).any()}
-    fields: dict[str, Any] = {
-        "mask": mask,
-        "class_names": voc.CLASS_NAMES,
-        "pixels": dict(sorted(counts.items(), key=lambda item: -item[1])),
-        "model_name": "segment_resnet50",
-        "model_version": "1",
-        "weights": "COCO_WITH_VOC_LABELS_V1",
-    }
-    return Segmentation(**{**fields, **changes})
 
 
 def cats(where: NDArray[np.bool_]) -> Segmentation:
@@ -262,8 +250,10 @@ def test_equality_is_of_values_but_not_of_timings() -> None:
         hash(result)
 
 
-def test_copies_share_the_mask_only_where_they_are_shallow() -> None:
+def test_results_are_frozen_and_copies_share_the_mask_only_where_they_are_shallow() -> None:
     result = segmentation(np.full((3, 4), 8, np.uint8), timings=Timings(0.1, 0.2, 0.3))
+    with pytest.raises(AttributeError):
+        result.weights = "x"  # pyright: ignore[reportAttributeAccessIssue] that it cannot is the test
     assert copy.copy(result).mask is result.mask
     for clone in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):  # noqa: S301 made here
         assert clone == result

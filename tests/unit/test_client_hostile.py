@@ -87,8 +87,8 @@ def test_what_is_announced_is_not_allocated(kind: Kind, length: int) -> None:
 
 
 def test_a_bomb_is_not_unpacked(kind: Kind) -> None:
-    packer = zlib.compressobj(9, wbits=31)
-    packed = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(200)), packer.flush()])
+    packer = zlib.compressobj(1, wbits=31)
+    packed = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(100)), packer.flush()])
     tracemalloc.start()
     try:
         refused = failure(kind, http_answer(packed, "Content-Encoding: gzip", status=503), compression="gzip")

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.unit
 AT_ONCE = RetryPolicy(1, first_delay=0.001, longest_delay=0.001)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _no_collector() -> Iterator[None]:
     gc.collect()
     gc.disable()
@@ -30,7 +30,7 @@ def _no_collector() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.fixture(params=["refusing", "garbling", "mixing up"])
+@pytest.fixture(scope="module", params=["refusing", "garbling", "mixing up"])
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
     """Yield a port where nobody listens, or where what answers makes no sense, or is not for this request."""
     if request.param == "refusing":
@@ -58,10 +58,9 @@ COROUTINES: dict[str, Callable[[AsyncSegmentationClient], Coroutine[Any, Any, ob
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "grpcs", "http", "https"])
-@pytest.mark.parametrize("retries", [0, AT_ONCE])
 @pytest.mark.parametrize("work", THREADS)
-def test_threads(port: int, scheme: str, retries: int | RetryPolicy, work: str) -> None:
-    client = SegmentationClient(f"{scheme}://127.0.0.1:{port}", timeout=10, retries=retries)
+def test_threads(port: int, scheme: str, work: str) -> None:
+    client = SegmentationClient(f"{scheme}://127.0.0.1:{port}", timeout=10, retries=AT_ONCE)
     with contextlib.suppress(SegmentationError):
         THREADS[work](client)
     gone = weakref.ref(client)
@@ -70,11 +69,10 @@ def test_threads(port: int, scheme: str, retries: int | RetryPolicy, work: str) 
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "grpcs"])  # over HTTP aiohttp has cycles of its own, and warns
-@pytest.mark.parametrize("retries", [0, AT_ONCE])
 @pytest.mark.parametrize("work", COROUTINES)
-def test_coroutines(port: int, scheme: str, retries: int | RetryPolicy, work: str) -> None:
+def test_coroutines(port: int, scheme: str, work: str) -> None:
     async def fail() -> weakref.ref[AsyncSegmentationClient]:
-        client = AsyncSegmentationClient(f"{scheme}://127.0.0.1:{port}", timeout=10, retries=retries)
+        client = AsyncSegmentationClient(f"{scheme}://127.0.0.1:{port}", timeout=10, retries=AT_ONCE)
         with contextlib.suppress(SegmentationError):
             await COROUTINES[work](client)
         return weakref.ref(client)

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.unit
 MASK = np.zeros((2, 2), np.uint8)
 AT_ONCE = RetryPolicy(2, first_delay=0, longest_delay=0)
 NUMBERS = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL]
-MANY = 150
+MANY = 100
 
 # The files of a folder, more at a time than there may be descriptors.
 BATCH = """

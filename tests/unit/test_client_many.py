@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from drivers import AsyncDriver, Awaited, Kind, Nothing, Stuck, background, python
+from drivers import AsyncDriver, Awaited, Kind, Stuck, python
 from PIL import Image
 from script_servers import Server, url
 
@@ -27,13 +27,14 @@ from deeplab_client import (
     SegmentationClient,
     SegmentationError,
 )
-from deeplab_client.testing import AsyncFakeTransport
+from deeplab_client.testing import AsyncFakeTransport, FakeTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from deeplab_client._deadline import Deadline
-    from deeplab_client._transport import Reply, Request
+    from numpy.typing import NDArray
+
+    from deeplab_client.testing import ReceivedRequest
 
 pytestmark = pytest.mark.unit
 
@@ -72,20 +73,17 @@ class Gate:
             self.condition.notify_all()
 
 
-class Fake(Nothing):
-    """A server that answers when the gate is open, with masks as wide as images are long; fails for one length."""
+def behind(gate: Gate, failing: int | None = None) -> FakeTransport:
+    """Return a server that answers when the gate is open, with masks as wide as images are long; one length fails."""
 
-    def __init__(self, gate: Gate, failing: int | None = None) -> None:
-        self.gate = gate
-        self.failing = failing
-
-    def infer(self, request: Request, *, deadline: Deadline) -> Reply:
-        del deadline
+    def answer(request: ReceivedRequest) -> NDArray[np.uint8]:
         length = len(request.image)
-        self.gate.pass_through(length)
-        if length == self.failing:
-            raise ModelError("broken", model=request.model)
-        return background(request, length, 1)
+        gate.pass_through(length)
+        if length == failing:
+            raise ModelError("broken")
+        return np.zeros((1, length), np.uint8)
+
+    return FakeTransport(answer)
 
 
 class Stream:
@@ -95,7 +93,7 @@ class Stream:
         self.results: list[Segmentation | SegmentationError] = []
         self.error: BaseException | None = None
         self._gate = gate
-        fake = Fake(gate, failing)
+        fake = behind(gate, failing)
         if kind == "sync":
             work = self._read, SegmentationClient("host", transport=fake), images, options
         else:
@@ -229,6 +227,7 @@ def test_results_do_not_wait_for_a_source_that_gives_slowly(kind: Kind) -> None:
 def test_an_asynchronous_source_runs_in_one_task() -> None:
     setting = contextvars.ContextVar("setting", default="none")
     ends: list[str] = []
+    seen: list[str] = []
 
     async def source() -> AsyncIterator[bytes]:
         token = setting.set("own")
@@ -247,12 +246,17 @@ def test_an_asynchronous_source_runs_in_one_task() -> None:
         async for image in source():
             yield image
 
+    def answer(_: ReceivedRequest) -> NDArray[np.uint8]:
+        seen.append(setting.get())
+        return np.zeros((1, 1), np.uint8)
+
     async def use() -> list[object]:
-        client = AsyncSegmentationClient("host", transport=AsyncFakeTransport(np.zeros((1, 1), np.uint8)))
+        client = AsyncSegmentationClient("host", transport=AsyncFakeTransport(answer))
         return [type(result) async for result in client.segment_many(first_task(), concurrency=1)]
 
     assert asyncio.run(use()) == [Segmentation, Segmentation]
     assert ends == ["own", "True"]
+    assert seen == ["none", "none"], "what a source sets is not for the calls"
 
 
 def test_a_source_that_is_cancelled_from_within_ends_the_stream() -> None:
@@ -279,7 +283,7 @@ def test_nothing_is_a_stream_too(kind: Kind) -> None:
 def test_a_client_that_is_closed_ends_the_stream() -> None:
     gate = Gate()
     gate.let_all()
-    client = SegmentationClient("host", transport=Fake(gate))
+    client = SegmentationClient("host", transport=behind(gate))
     stream = client.segment_many(images(1000), concurrency=2)
     next(stream)
     client.close()
@@ -333,7 +337,7 @@ def test_images_that_cannot_be_read_hold_up_nothing(*, early: bool) -> None:
     gate.let_all()
     start = time.monotonic()
     with contextlib.closing(
-        SegmentationClient("host", transport=Fake(gate)).segment_many(
+        SegmentationClient("host", transport=behind(gate)).segment_many(
             [b"1", stuck, stuck, stuck, b"55555"], concurrency=2, timeout=30 if early else 0.3
         )
     ) as stream:

@@ -26,7 +26,7 @@ from deeplab_client import (
     TLSError,
 )
 from deeplab_client._endpoint import parse_url
-from deeplab_client._wire import choose_mask_format
+from deeplab_client._wire import outputs_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -249,16 +249,19 @@ def test_masks_are_the_same_in_either_format(server: Server, kind: Kind, mask_fo
     ("url", "expected"),
     [
         *(
-            (near, "raw")
+            (near, "MASK")
             for near in ("localhost", "127.0.0.1", "[::1]:9", "http://10.1.2.3", "192.168.0.9:1", "[fd00::1]")
         ),
-        *((near, "raw") for near in ("seg", "seg.ml.svc", "seg.ml.svc.cluster.local:8001", "seg.ml.svc.corp.example")),
-        *((near, "raw") for near in ("https://gpu1.internal", "gpu1.local.")),
-        *((far, "png") for far in ("https://seg.example.com", "8.8.8.8", "[2001:4860:4860::8888]", "internal.example")),
+        *((near, "MASK") for near in ("seg", "seg.ml.svc", "seg.ml.svc.cluster.local:8001", "seg.ml.svc.corp.example")),
+        *((near, "MASK") for near in ("https://gpu1.internal", "gpu1.local.")),
+        *(
+            (far, "MASK_PNG")
+            for far in ("https://seg.example.com", "8.8.8.8", "[2001:4860:4860::8888]", "internal.example")
+        ),
     ],
 )
 def test_raw_masks_are_for_networks_of_ones_own(url: str, expected: str) -> None:
-    assert choose_mask_format(parse_url(url)) == expected
+    assert outputs_of("auto", parse_url(url))[0] == expected
 
 
 def test_a_trace_is_carried_on(server: Server, kind: Kind) -> None:
@@ -349,23 +352,30 @@ def test_no_request_is_mistaken_for_another_answer() -> None:
 
 LOADED = """
     import sys
+    import numpy as np
     import deeplab_client as d
+    from deeplab_client.testing import FakeTransport
 
-    def tell():
-        print(*sorted({"asyncio", "aiohttp", "gevent", "grpc", "tritonclient", "opentelemetry"} & set(sys.modules)))
+    known = {"asyncio", "aiohttp", "grpc", "tritonclient", "gevent", "PIL", "torch", "contourpy", "opentelemetry"}
+
+    def tell(*found):
+        print(*sorted(known & set(sys.modules)))
 
     async def ask():
         async with d.AsyncSegmentationClient("http://127.0.0.1:1", retries=0) as client:
             await client.is_ready(timeout=2)
 
     tell()
-    d.SegmentationClient("http://127.0.0.1:1", retries=0).is_ready(timeout=2)
-    tell()
-    __import__("asyncio").run(ask())
-    tell()
+    fake = d.SegmentationClient("fake", transport=FakeTransport(np.zeros((2, 2), np.uint8)))
+    tell(fake.segment(np.zeros((2, 2), np.uint8)), fake.segment(b"image"))
+    tell(d.SegmentationClient("http://127.0.0.1:1", retries=0).is_ready(timeout=2))
+    tell(__import__("asyncio").run(ask()))
+    tell(d.SegmentationClient("127.0.0.1:1", retries=0).is_ready(timeout=2))
+    assert "tritonclient.http" not in sys.modules
 """
 
 
-def test_protocol_libraries_are_loaded_by_who_uses_them() -> None:
+def test_libraries_are_loaded_by_who_uses_them() -> None:
     run = python(LOADED)
-    assert run.stdout.split("\n") == ["", "", "aiohttp asyncio", ""], run.stderr
+    told = run.stdout.splitlines()
+    assert told == ["", "", "", "aiohttp asyncio", "aiohttp asyncio grpc tritonclient"], run.stderr

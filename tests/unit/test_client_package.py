@@ -70,12 +70,12 @@ def test_the_wheel_works_from_another_place(wheel: zipfile.ZipFile, tmp_path: Pa
     wheel.extractall(tmp_path)
     (script,) = (path for path in tmp_path.rglob("entry_points.txt"))
     assert "deeplab = deeplab_client.__main__:main" in script.read_text()
-    code = "import deeplab_client; print(deeplab_client.__file__); from deeplab_client.__main__ import main; main()"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-c", code, "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONVERBOSE": "1"}
+    command = [sys.executable, "-m", "deeplab_client", "--help"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(str(tmp_path))
-    assert "segment" in done.stdout
+    assert f"{tmp_path}/deeplab_client/__main__.py" in done.stderr
+    for word in ("segment", "classes", "ping"):
+        assert word in done.stdout
 
 
 def test_importing_the_package_and_making_a_client_load_only_what_every_call_needs() -> None:

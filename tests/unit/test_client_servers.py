@@ -81,12 +81,6 @@ def test_an_image_goes_up_and_a_result_comes_down(server: Server, client: Driver
     assert len(server.script.requests[0]["id"]) == 32
 
 
-def test_untrained_weights_are_seen(server: Server, client: Driver) -> None:
-    server.script.weights = "none"
-    assert client.segment(b"\x05").untrained
-    assert "UNTRAINED" in repr(client.segment(b"\x05"))
-
-
 def test_messages_larger_than_grpcs_default_pass(server: Server, client: Driver) -> None:
     server.script.height = 100_000
     result = client.segment(b"\x64" + bytes(6_000_000))

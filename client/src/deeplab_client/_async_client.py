@@ -16,8 +16,8 @@ from deeplab_client._factory import check_transport, open_async_transport
 from deeplab_client._faults import CallContext, too_late
 from deeplab_client._limits import naming_limits
 from deeplab_client._many import check_concurrency, check_images
-from deeplab_client._steps import Done, Pause, Work
-from deeplab_client._transport import Reply
+from deeplab_client._steps import Ask, Done, Pause, Work
+from deeplab_client._transport import Reply, Request
 from deeplab_client._workers import Passed, in_thread, in_time
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from deeplab_client._calls import MaskChoice
     from deeplab_client._deadline import Deadline
     from deeplab_client._image import ImageLike
     from deeplab_client._options import TLS, AsyncToken, Compression
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._steps import Step, Steps
     from deeplab_client._transport import AsyncTransport
+    from deeplab_client._wire import MaskChoice
 
 _T = TypeVar("_T")
 
@@ -106,8 +106,7 @@ class AsyncSegmentationClient:
         Raises:
             ValueError: There is no URL, or a variable cannot be used.
         """
-        arguments = _environment.arguments_from(os.environ) | arguments
-        return cls(_environment.url_of(arguments), **arguments)
+        return cls(**_environment.arguments_from(os.environ, arguments))
 
     async def segment(
         self, image: ImageLike, *, model: str | None = None, timeout: float | None = None
@@ -256,7 +255,8 @@ class AsyncSegmentationClient:
                 transport = await self._open(step.deadline)
                 return await getattr(transport, step.method)(step.about, deadline=step.deadline)
         except Passed:
-            where = CallContext(str(self._calls.endpoint), model, step.deadline.seconds)
+            request_id = step.about.request_id if isinstance(step, Ask) and isinstance(step.about, Request) else None
+            where = CallContext(str(self._calls.endpoint), model, step.deadline.seconds, request_id)
             raise too_late(where) from None
 
     async def _open(self, deadline: Deadline) -> AsyncTransport:

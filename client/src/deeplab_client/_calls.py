@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from deeplab_client import _wire
 from deeplab_client._deadline import Deadline, check_timeout
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from deeplab_client._options import TLS, Compression
     from deeplab_client._retry import RetryHook, RetryPolicy
-
-MaskChoice: TypeAlias = Literal["auto", "raw", "png"]
+    from deeplab_client._wire import MaskChoice
 
 
 class Calls:
@@ -46,9 +45,7 @@ class Calls:
         self.model = check_model(model)
         self.policy = check_retries(retries)
         self.on_retry = on_retry
-        self.outputs = _wire.outputs_of(
-            _wire.choose_mask_format(self.endpoint) if mask_format == "auto" else mask_format
-        )
+        self.outputs = _wire.outputs_of(mask_format, self.endpoint)
         self.closed = False
         self._timeout = check_timeout(timeout)
         # A failure swaps the dict: what a thread learnt before it must not outlive it.

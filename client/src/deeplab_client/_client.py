@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from deeplab_client._calls import MaskChoice
     from deeplab_client._image import ImageLike
     from deeplab_client._options import TLS, Compression, Token
     from deeplab_client._retry import RetryHook, RetryPolicy
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._steps import Step, Steps
     from deeplab_client._transport import Transport
+    from deeplab_client._wire import MaskChoice
 
 _T = TypeVar("_T")
 
@@ -102,8 +102,7 @@ class SegmentationClient:
         Raises:
             ValueError: There is no URL, or a variable cannot be used.
         """
-        arguments = _environment.arguments_from(os.environ) | arguments
-        return cls(_environment.url_of(arguments), **arguments)
+        return cls(**_environment.arguments_from(os.environ, arguments))
 
     def segment(self, image: ImageLike, *, model: str | None = None, timeout: float | None = None) -> Segmentation:
         """Segment one image.

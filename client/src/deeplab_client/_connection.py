@@ -115,7 +115,7 @@ class Connection(HTTPConnection):
 
     def connect(self) -> None:
         """Try each address of the host in turn; the first that accepts is taken."""
-        failure: OSError = OSError(f"{self.host} has no address that this machine can connect to")
+        failures = [OSError(f"{self.host} has no address that this machine can connect to")]
         for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
             sock = _DeadlineSocket(family, kind, protocol)
             sock.deadline = self._deadline
@@ -128,13 +128,10 @@ class Connection(HTTPConnection):
             except OSError as error:
                 sock.close()
                 if error.errno != errno.EADDRNOTAVAIL or family != socket.AF_INET6:
-                    failure = error
+                    failures[0] = error
             else:
                 return
-        try:
-            raise failure
-        finally:
-            del failure  # see `_faults.caused`
+        raise failures.pop()  # and not a variable: see `_faults.caused`
 
     def interrupt(self) -> None:
         """Wake the thread that waits for the server, from another one; the connection is of no more use."""

@@ -34,11 +34,14 @@ class Job(Generic[_R]):
         self._begun = threading.Event()
         self._deadline: AbortableDeadline | None = None
 
-    def run(self, begin: Callable[[AbortableDeadline], object]) -> AbortableDeadline:
-        """Make the call; `begin` takes note of its deadline."""
-        self._deadline = deadline = AbortableDeadline(self._seconds)
-        begin(deadline)
+    def begin(self) -> AbortableDeadline:
+        """Start the time that the call may take."""
+        self._deadline = AbortableDeadline(self._seconds)
         self._begun.set()
+        return self._deadline
+
+    def run(self, deadline: AbortableDeadline) -> None:
+        """Make the call, which has begun."""
         try:
             self._future.set_result(self._context.run(self._call, deadline))
         except ClientClosedError as error:
@@ -49,7 +52,11 @@ class Job(Generic[_R]):
             self._future.set_exception(error)
         finally:
             del self  # the error's traceback holds this frame, and the job would hold the error: see `_faults.caused`
-        return deadline
+
+    def abort(self) -> None:
+        """End the call, if it is under way; an image that cannot be read goes on."""
+        if self._deadline is not None:
+            self._deadline.abort()
 
     def is_done(self) -> bool:
         return self._future.done()
@@ -82,7 +89,6 @@ class Crew(Generic[_R]):
         self._jobs: SimpleQueue[Job[_R] | None] = SimpleQueue()
         self._threads: dict[threading.Thread, Job[_R] | None] = {}
         self._lock = threading.Lock()
-        self._deadlines: set[AbortableDeadline] = set()
         self._ended = False
 
     def submit(self, call: Callable[[AbortableDeadline], _R], seconds: float) -> Job[_R]:
@@ -97,7 +103,7 @@ class Crew(Generic[_R]):
             self._add()
         # Where none can be started, the caller's does the work.
         while not self._threads and not job.is_done() and (first := self._jobs.get_nowait()) is not None:
-            self._run(first)
+            first.run(first.begin())
         result = job.result()
         if not job.is_done():
             with self._lock:
@@ -116,11 +122,12 @@ class Crew(Generic[_R]):
             return
         with self._lock:
             self._ended = True
-            threads, deadlines = dict(self._threads), list(self._deadlines)
+            threads = dict(self._threads)
         for _ in threads:
             self._jobs.put(None)
-        for deadline in deadlines:
-            deadline.abort()
+        for job in threads.values():
+            if job is not None:
+                job.abort()
         until = time.monotonic() + _GRACE
         for thread in threads:
             while thread.is_alive():
@@ -146,23 +153,13 @@ class Crew(Generic[_R]):
 
     def _work(self) -> None:
         thread = threading.current_thread()
-        while (job := self._jobs.get()) is not None and not self._ended:
+        while (job := self._jobs.get()) is not None:
             with self._lock:
+                if self._ended:
+                    return
                 self._threads[thread] = job
-            self._run(job)
+                deadline = job.begin()
+            job.run(deadline)
             with self._lock:
                 if self._threads.get(thread) is not job:  # replaced
                     return
-
-    def _run(self, job: Job[_R]) -> None:
-        deadline = job.run(self._begin)
-        del job  # which holds an error, whose traceback holds this frame: see `_faults.caused`
-        with self._lock:
-            self._deadlines.discard(deadline)
-
-    def _begin(self, deadline: AbortableDeadline) -> None:
-        with self._lock:
-            self._deadlines.add(deadline)
-            ended = self._ended
-        if ended:
-            deadline.abort()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _TEXTS = {
+    "DEEPLAB_URL": "url",
     "DEEPLAB_MODEL": "model",
     "DEEPLAB_TOKEN": "token",
     "DEEPLAB_COMPRESSION": "compression",
@@ -22,39 +23,29 @@ _FILES = {
 }
 
 
-def arguments_from(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return a client's arguments; a variable that is empty counts as not set.
+def arguments_from(environment: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a client's arguments, of which those that are given win; a variable that is empty counts as not set.
 
     Raises:
-        ValueError: A number is none. The message names the variable.
+        ValueError: There is no URL, or a number is none. The message names the variable.
     """
-    given = {name: value for name, value in environment.items() if name.startswith("DEEPLAB_") and value}
-    arguments: dict[str, Any] = {argument: given[name] for name, argument in _TEXTS.items() if name in given}
-    if "DEEPLAB_URL" in given:
-        arguments["url"] = given["DEEPLAB_URL"]
-    if "DEEPLAB_TIMEOUT" in given:
-        arguments["timeout"] = _number(given, "DEEPLAB_TIMEOUT", float)
-    if "DEEPLAB_RETRIES" in given:
-        arguments["retries"] = _number(given, "DEEPLAB_RETRIES", int)
-    files = {argument: given[name] for name, argument in _FILES.items() if name in given}
+    values = {name: value for name, value in environment.items() if name.startswith("DEEPLAB_") and value}
+    arguments: dict[str, Any] = {argument: values[name] for name, argument in _TEXTS.items() if name in values}
+    if "DEEPLAB_TIMEOUT" in values:
+        arguments["timeout"] = _number(values, "DEEPLAB_TIMEOUT", float)
+    if "DEEPLAB_RETRIES" in values:
+        arguments["retries"] = _number(values, "DEEPLAB_RETRIES", int)
+    files = {argument: values[name] for name, argument in _FILES.items() if name in values}
     if files:
         arguments["tls"] = TLS(**files)
+    arguments |= given
+    if "url" not in arguments:
+        raise ValueError("the environment variable DEEPLAB_URL is not set: it names the server, as grpc://host:port")
     return arguments
 
 
-def url_of(arguments: dict[str, Any]) -> str:
-    """Take the URL out of a client's arguments.
-
-    Raises:
-        ValueError: There is none.
-    """
-    if "url" not in arguments:
-        raise ValueError("the environment variable DEEPLAB_URL is not set: it names the server, as grpc://host:port")
-    return arguments.pop("url")
-
-
-def _number(given: Mapping[str, str], name: str, kind: type[float | int]) -> float:
+def _number(values: Mapping[str, str], name: str, kind: type[float | int]) -> float:
     try:
-        return kind(given[name])
+        return kind(values[name])
     except ValueError as error:
-        raise ValueError(f"the environment variable {name} must be a number; found {given[name]!r}") from error
+        raise ValueError(f"the environment variable {name} must be a number; found {values[name]!r}") from error

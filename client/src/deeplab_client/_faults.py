@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import re
 import ssl
 from dataclasses import dataclass, field
@@ -54,7 +53,6 @@ _BY_HTTP_STATUS: dict[int, type[SegmentationError]] = {
     503: ServerUnavailableError,
     504: ServerUnavailableError,
 }
-_REDIRECTS = range(300, 400)
 # Triton says one thing with several statuses and several things with one; its words decide. Per class by status:
 # words, class in truth.
 _NO_MODEL = (re.compile(r"unknown model", re.IGNORECASE), ModelNotFoundError)
@@ -166,14 +164,10 @@ def from_grpc(
     return _error(kind, (message or "").strip() or status, where, retry_after=seconds_of_pushback(pushback))
 
 
-def from_http(
-    status: int, body: bytes, where: CallContext, *, retry_after: str | None = None, location: str | None = None
-) -> SegmentationError:
-    """Map an HTTP status other than 200, with its body and its headers on when or where to try again, to an error."""
+def from_http(status: int, message: str, where: CallContext, *, retry_after: str | None = None) -> SegmentationError:
+    """Map an HTTP status other than 200 to an error; `retry_after` is the header on when to try again."""
     seconds = seconds_of_retry_after(retry_after, now=datetime.now(timezone.utc))
-    return _error(
-        _BY_HTTP_STATUS.get(status, ModelError), _http_message(status, body, location), where, retry_after=seconds
-    )
+    return _error(_BY_HTTP_STATUS.get(status, ModelError), message, where, retry_after=seconds)
 
 
 def from_connection(error: Exception, where: CallContext) -> SegmentationError:
@@ -264,9 +258,9 @@ def _other_protocol_remedy(message: str, where: CallContext) -> str | None:
 def caused(ours: SegmentationError, by: BaseException, where: CallContext) -> SegmentationError:
     """Return an error with its cause, or without where the cause would tell a secret.
 
-    To be raised after the `except` block: within it, what is being handled becomes a part of the error. And to be let
-    go of there: a local variable of a frame that the error's traceback holds is a cycle, which keeps the client of all
-    the frames above, with its connections, until the garbage collector comes by.
+    Raise it after the `except` block: within the block, the error that is being handled becomes a part of it. And raise
+    it out of a list, with `pop`: the traceback holds the frame, so a variable of the frame that holds the error is a
+    cycle, which keeps the client and its connections until the garbage collector comes by.
     """
     chain: list[BaseException] = []
     error: BaseException | None = by
@@ -294,19 +288,3 @@ def _clean(message: str, where: CallContext) -> str:
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[:_LONGEST_MESSAGE]}... ({len(message)} characters)"
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in message)
-
-
-def _http_message(status: int, body: bytes, location: str | None) -> str:
-    text = body.decode("utf-8", "replace").strip()
-    try:
-        said = json.loads(text)["error"]
-    except (ValueError, LookupError, TypeError, RecursionError):  # a proxy's page
-        said = text
-    if status in _REDIRECTS:
-        # Not followed: the token is for this server.
-        said = f"a redirect, to {location or 'nowhere'}: redirects are not followed, use the server's own URL"
-    elif isinstance(said, str) and said and said is not text:
-        return said
-    elif not isinstance(said, str):  # no message of Triton's
-        said = text
-    return f"HTTP status {status}" + (f": {said}" if said else "")

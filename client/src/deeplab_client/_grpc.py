@@ -104,16 +104,13 @@ class GrpcTransport:
             with deadline.interrupting(future.cancel):
                 return future.result()
         except TimeoutError as error:
-            failure = caused(from_connection(error, where), error, where)
+            failures = [caused(from_connection(error, where), error, where)]
         except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
             if isinstance(error, ValueError) and not self._closed:
                 raise
             # What a future raises is itself, and the frames that raised it hold it.
-            failure = caused(self._error_of(error, where), error.with_traceback(None), where)
-        try:
-            raise failure
-        finally:
-            del failure  # see `_faults.caused`
+            failures = [caused(self._error_of(error, where), error.with_traceback(None), where)]
+        raise failures.pop()  # and not a variable: see `_faults.caused`
 
     def _error_of(self, error: Exception, where: CallContext) -> SegmentationError:
         if self._closed:  # CANCELLED, or grpc's ValueError about a closed channel

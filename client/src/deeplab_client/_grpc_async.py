@@ -9,13 +9,15 @@ import grpc
 import grpc.aio
 
 from deeplab_client import _grpc_messages
-from deeplab_client._faults import caused, closed, from_connection, too_late, unreadable
+from deeplab_client._faults import caused, closed, from_connection, unreadable
 from deeplab_client._grpc_messages import Connected, messages
-from deeplab_client._loop import Owner, is_cancelled, prepare
+from deeplab_client._loop import Owner, prepare
 from deeplab_client._tls import pem_of
-from deeplab_client._workers import Passed, in_thread
+from deeplab_client._workers import in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
     from deeplab_client._faults import CallContext
@@ -79,33 +81,33 @@ class AsyncGrpcTransport:
             method = getattr(connected.stub, name)
             response = await method(message, timeout=deadline.remaining(), metadata=tuple(headers.items()), **options)
         except TimeoutError as error:
-            failure = caused(from_connection(error, where), error, where)
+            failures = [caused(from_connection(error, where), error, where)]
         except asyncio.CancelledError as error:
             # Closing a channel cancels its calls, and each looks to the coroutine as if its task were cancelled.
-            if self._closed and not is_cancelled():
+            if self._closed and not _is_cancelled():
                 raise closed(where) from error
             raise
         except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             if isinstance(error, grpc.aio.UsageError) and not self._closed:
                 raise
             # UsageError: the channel is closed
-            failure = caused(closed(where) if self._closed else _grpc_messages.error_of(error, where), error, where)
+            failures = [caused(closed(where) if self._closed else _grpc_messages.error_of(error, where), error, where)]
         else:
             if response is None:  # grpc.aio only logs what it cannot deserialize; grpc itself raises
                 raise unreadable(ValueError("it is no message of this call"), where)
             return response
-        try:
-            raise failure
-        finally:
-            del failure  # see `_faults.caused`
+        raise failures.pop()  # and not a variable: see `_faults.caused`
 
     async def _open(self, where: CallContext, deadline: Deadline) -> Connected:
         if self._endpoint.is_encrypted and self._pem is None and not self._closed:
-            try:
-                # In a thread: reading the system's authorities takes longer than an event loop may be held up.
-                self._pem = await in_thread(lambda: pem_of(self._options.tls, where), deadline=deadline)
-            except Passed:
-                raise too_late(where) from None
+            # In a thread: reading the system's authorities takes longer than an event loop may be held up.
+            self._pem = await in_thread(lambda: pem_of(self._options.tls, where), deadline=deadline)
         if self._closed:
             raise closed(where)
         return self._owned.get(lambda: _grpc_messages.connect(grpc.aio, self._endpoint, self._pem))
+
+
+def _is_cancelled() -> bool:
+    """Return whether somebody has cancelled the running task; False on Python 3.10, which does not tell."""
+    cancelling: Callable[[], int] | None = getattr(asyncio.current_task(), "cancelling", None)
+    return cancelling is not None and cancelling() > 0

@@ -124,13 +124,10 @@ def read_infer(response: Any, where: CallContext) -> Reply:  # noqa: ANN401 prot
             for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
         }
     except (ValueError, OverflowError) as error:
-        failure = unreadable(error, where)
+        failures = [unreadable(error, where)]
     else:
         return Reply(tensors, str(response.model_name), str(response.model_version))
-    try:
-        raise failure
-    finally:
-        del failure  # see `_faults.caused`
+    raise failures.pop()  # and not a variable: see `_faults.caused`
 
 
 def read_parameters(response: Any) -> dict[str, str]:  # noqa: ANN401 protobuf makes its classes at run time

@@ -49,7 +49,7 @@ class HttpTransport:
         """Run the model on one image."""
         where, credentials = self._prepare(request.model, deadline, request.request_id)
         headers, body = _v2.infer_request(request, self._options.compression)
-        path = _v2.infer_path(request.model)
+        path = _v2.model_path(request.model, "infer")
         read = functools.partial(_v2.read_infer, request=request, where=where)
         return self._exchange("POST", path, credentials | headers, read, where=where, deadline=deadline, body=body)
 
@@ -57,7 +57,7 @@ class HttpTransport:
         """Return the string parameters in the model's config."""
         where, credentials = self._prepare(model, deadline)
         read = functools.partial(_v2.read_parameters, where=where)
-        return self._exchange("GET", _v2.config_path(model), credentials, read, where=where, deadline=deadline)
+        return self._exchange("GET", _v2.model_path(model, "config"), credentials, read, where=where, deadline=deadline)
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""
@@ -65,7 +65,7 @@ class HttpTransport:
         read = functools.partial(_v2.read_ready, where=where)
         return all(
             self._exchange("GET", path, credentials, read, where=where, deadline=deadline)
-            for path in (_v2.SERVER_READY, _v2.ready_path(model))
+            for path in (_v2.SERVER_READY, _v2.model_path(model, "ready"))
         )
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class HttpTransport:
         except (OSError, HTTPException, UnicodeError) as error:  # UnicodeError: a host that is no host name
             if isinstance(error, SegmentationError):
                 raise
-            failure = caused(from_connection(error, where), error, where)
+            failures = [caused(from_connection(error, where), error, where)]
         else:
             return result
         finally:
@@ -126,10 +126,7 @@ class HttpTransport:
                 connection.close()
             if self._closed:
                 self.close()
-        try:
-            raise failure
-        finally:
-            del failure  # see `_faults.caused`
+        raise failures.pop()  # and not a variable: see `_faults.caused`
 
     def _take(self, where: CallContext) -> Connection:
         idle = self._idle.get(os.getpid())

@@ -17,10 +17,10 @@ from deeplab_client._errors import SegmentationError
 from deeplab_client._faults import caused, closed, from_connection, not_http, too_late
 from deeplab_client._loop import Owner, prepare
 from deeplab_client._tls import context_of
-from deeplab_client._workers import Passed, in_thread
+from deeplab_client._workers import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from aiohttp.connector import Connection
 
@@ -55,10 +55,10 @@ class AsyncHttpTransport:
         compression = self._options.compression
         pack = functools.partial(_v2.infer_request, request, compression)
         if _v2.is_compressed(request, compression):
-            headers, body = await _unless_too_late(in_thread(pack, deadline=deadline), where)
+            headers, body = await in_thread(pack, deadline=deadline)
         else:
             headers, body = pack()
-        path = _v2.infer_path(request.model)
+        path = _v2.model_path(request.model, "infer")
         read = functools.partial(_v2.read_infer, request=request, where=where)
         return await self._exchange(
             "POST", path, credentials | headers, read, where=where, deadline=deadline, body=body
@@ -68,13 +68,15 @@ class AsyncHttpTransport:
         """Return the string parameters in the model's config."""
         where, credentials = await self._prepare(model, deadline)
         read = functools.partial(_v2.read_parameters, where=where)
-        return await self._exchange("GET", _v2.config_path(model), credentials, read, where=where, deadline=deadline)
+        return await self._exchange(
+            "GET", _v2.model_path(model, "config"), credentials, read, where=where, deadline=deadline
+        )
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""
         where, credentials = await self._prepare(model, deadline)
         read = functools.partial(_v2.read_ready, where=where)
-        for path in (_v2.SERVER_READY, _v2.ready_path(model)):
+        for path in (_v2.SERVER_READY, _v2.model_path(model, "ready")):
             if not await self._exchange("GET", path, credentials, read, where=where, deadline=deadline):
                 return False
         return True
@@ -121,7 +123,7 @@ class AsyncHttpTransport:
                 )
                 try:
                     if answer.is_compressed:
-                        return await _unless_too_late(in_thread(lambda: read(answer), deadline=deadline), where)
+                        return await in_thread(lambda: read(answer), deadline=deadline)
                     return read(answer)
                 except SegmentationError:
                     if answer.is_success and isinstance(response, _Response):
@@ -131,17 +133,14 @@ class AsyncHttpTransport:
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, RuntimeError) as error:
             if isinstance(error, SegmentationError) or (isinstance(error, RuntimeError) and not self._closed):
                 raise
-            failure = caused(closed(where) if self._closed else _error_of(error, where), error, where)
-        try:
-            raise failure
-        finally:
-            del failure  # see `_faults.caused`
+            failures = [caused(closed(where) if self._closed else _error_of(error, where), error, where)]
+        raise failures.pop()  # and not a variable: see `_faults.caused`
 
     async def _open(self, where: CallContext, deadline: Deadline) -> aiohttp.ClientSession:
         if self._endpoint.is_encrypted and self._context is None and not self._closed:
             # In a thread: reading the system's authorities takes longer than an event loop may be held up.
             read_files = functools.partial(context_of, self._options.tls, where)
-            self._context = await _unless_too_late(in_thread(read_files, deadline=deadline), where)
+            self._context = await in_thread(read_files, deadline=deadline)
         if self._closed:
             raise closed(where)
         return self._owned.get(self._connect)
@@ -183,13 +182,6 @@ async def _read_body(response: aiohttp.ClientResponse, longest: int) -> bytes:
             response.close()
             break
     return b"".join(parts)
-
-
-async def _unless_too_late(work: Awaitable[_T], where: CallContext) -> _T:
-    try:
-        return await work
-    except Passed:
-        raise too_late(where) from None
 
 
 async def _chunks(body: bytes) -> AsyncGenerator[memoryview]:

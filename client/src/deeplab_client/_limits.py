@@ -71,16 +71,15 @@ def naming_limits() -> Generator[None]:
     try:
         yield
     except (OSError, RuntimeError, ImportError, MemoryError) as error:
-        failure = limit_met(error)
-        if failure is None:
+        limit = limit_met(error)
+        if limit is None:
             raise
-        failure.__cause__ = error
+        limit.__cause__ = error
+        failures = [limit]
+        del limit
     else:
         return
-    try:
-        raise failure
-    finally:
-        del failure  # see `_faults.caused`
+    raise failures.pop()  # and not a variable: see `_faults.caused`
 
 
 def calls_at_a_time(wanted: int) -> int:

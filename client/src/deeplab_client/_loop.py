@@ -7,9 +7,9 @@ import os
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from deeplab_client._faults import CallContext, too_late
+from deeplab_client._faults import CallContext
 from deeplab_client._options import is_coroutine_function
-from deeplab_client._workers import Passed, in_thread, in_time
+from deeplab_client._workers import in_thread, in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,13 +65,9 @@ async def prepare(
     """Return what messages should name, and the headers of one request.
 
     Raises:
-        DeadlineExceededError: The token was not there in time.
+        Passed: The token was not there in time.
     """
-    try:
-        token = await _token(options, deadline)
-    except Passed:
-        raise too_late(CallContext(str(endpoint), model, deadline.seconds, request_id)) from None
-    headers = options.headers_with(token)
+    headers = options.headers_with(await _token(options, deadline))
     return CallContext(str(endpoint), model, deadline.seconds, request_id, tuple(headers.values())), headers
 
 
@@ -81,9 +77,3 @@ async def _token(options: Options, deadline: Deadline) -> object:
         return function
     token = function() if is_coroutine_function(function) else await in_thread(function, deadline=deadline)
     return await in_time(token, deadline=deadline) if isawaitable(token) else token
-
-
-def is_cancelled() -> bool:
-    """Return whether somebody has cancelled the running task; False on Python 3.10, which does not tell."""
-    cancelling: Callable[[], int] | None = getattr(asyncio.current_task(), "cancelling", None)
-    return cancelling is not None and cancelling() > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+import contextvars
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +16,7 @@ from deeplab_client._many import AHEAD
 from deeplab_client._workers import Passed, in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-
-    from _typeshed import SupportsAnext
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from deeplab_client._image import ImageLike
 
@@ -44,7 +42,10 @@ async def in_order(
         ClientClosedError: The client was closed.
     """
     concurrency = calls_at_a_time(concurrency)
-    slots = asyncio.Semaphore(concurrency)
+    slots, room = asyncio.Semaphore(concurrency), asyncio.Semaphore(AHEAD * concurrency)
+    calls: asyncio.Queue[asyncio.Task[_R | SegmentationError] | None] = asyncio.Queue()
+    pending: set[asyncio.Task[Any]] = set()
+    context = contextvars.copy_context()  # the calls' own: what the iterable sets is not for them
 
     async def call(image: ImageLike) -> _R | SegmentationError:
         async with slots:
@@ -55,81 +56,39 @@ async def in_order(
             except SegmentationError as error:
                 return error
 
-    source = _Source(images)
-    pending: deque[asyncio.Task[_R | SegmentationError]] = deque()
+    async def read() -> None:
+        """Begin a call for each image; one task for all of them.
+
+        What an asynchronous generator holds open from one image to the next, such as a timeout or a context variable
+        that it sets, belongs to the task that entered it.
+        """
+        iterator = aiter(images) if isinstance(images, AsyncIterable) else _AsAsync(images)
+        try:
+            while True:
+                await room.acquire()
+                try:
+                    image = await _held(await iterator.__anext__(), seconds)
+                except StopAsyncIteration:
+                    return
+                task = context.run(asyncio.create_task, call(image))
+                pending.add(task)
+                calls.put_nowait(task)
+                await asyncio.sleep(0)  # others may run: a plain iterable gives without waiting
+        finally:
+            calls.put_nowait(None)
+
+    reader = asyncio.create_task(read())
+    pending.add(reader)
     try:
-        while True:
-            reading = source.read() if len(pending) < AHEAD * concurrency else None
-            awaited = [task for task in (reading, pending[0] if pending else None) if task is not None]
-            if not awaited:
-                break
-            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-            for image in source.take():
-                pending.append(asyncio.create_task(call(await _held(image, seconds))))
-            if pending and pending[0].done():
-                yield pending.popleft().result()
-        source.raise_failure()
+        while (task := await calls.get()) is not None:
+            yield await task
+            pending.discard(task)
+            room.release()
+        await reader
     finally:
-        await _cancel([*pending, *source.tasks()])
-
-
-class _Source:
-    """An iterable, read by one task, whose own failure waits until asked for.
-
-    One for all images: what an asynchronous generator holds open from one to the next, such as a timeout or a context
-    variable that it sets, belongs to the task that entered it.
-    """
-
-    def __init__(self, images: Iterable[ImageLike] | AsyncIterable[ImageLike]) -> None:
-        self._iterator: SupportsAnext[ImageLike] = (
-            aiter(images) if isinstance(images, AsyncIterable) else _AsAsync(images)
-        )
-        self._reader: asyncio.Task[None] | None = None
-        self._asked: asyncio.Queue[asyncio.Future[list[ImageLike]]] = asyncio.Queue()
-        self._reading: asyncio.Future[list[ImageLike]] | None = None
-        self._failure: Exception | None = None
-        self._exhausted = False
-
-    def read(self) -> asyncio.Future[list[ImageLike]] | None:
-        """Return what is done when the next image is there to be taken, None at the end."""
-        if self._reading is None and not self._exhausted:
-            self._reading = asyncio.get_running_loop().create_future()
-            self._asked.put_nowait(self._reading)
-            if self._reader is None:
-                self._reader = asyncio.create_task(self._read())
-            elif self._reader.done():  # cancelled by what the iterable holds open
-                self._reading.cancel()
-        return self._reading
-
-    def take(self) -> list[ImageLike]:
-        """Return the image that was read, or nothing."""
-        if self._reading is None or not self._reading.done():
-            return []
-        done, self._reading = self._reading, None
-        return done.result()
-
-    def raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    def tasks(self) -> list[asyncio.Task[None]]:
-        """Return the task that reads, if there is one."""
-        return [] if self._reader is None else [self._reader]
-
-    async def _read(self) -> None:
-        while not self._exhausted:
-            reading = await self._asked.get()
-            images: list[ImageLike] = []
-            try:
-                images.append(await self._iterator.__anext__())
-            except StopAsyncIteration:
-                self._exhausted = True
-            except Exception as error:  # noqa: BLE001 raised when asked for
-                self._exhausted, self._failure = True, error
-            except BaseException:
-                reading.cancel()
-                raise
-            reading.set_result(images)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
 
 
 async def _held(image: ImageLike, seconds: float) -> ImageLike:
@@ -139,12 +98,6 @@ async def _held(image: ImageLike, seconds: float) -> ImageLike:
         return await in_thread(lambda: held(image), deadline=Deadline(seconds))
     except Passed:  # it fails by itself
         return image
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _AsAsync:

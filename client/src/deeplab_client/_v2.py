@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from deeplab_client import _wire
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SERVER_READY = "/v2/health/ready"
 
 _OK = 200
+_REDIRECTS = range(300, 400)
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 # zlib's window bits: 16 more write gzip's frame, 32 more read either.
 _WINDOW_BITS: dict[Compression, int] = {"gzip": 31, "deflate": 15}
@@ -93,19 +94,9 @@ def is_compressed(request: Request, compression: Compression | None) -> bool:
     return compression is not None and _wire.gains_from_compression(request.image)
 
 
-def infer_path(model: str) -> str:
-    """Return where a model takes requests."""
-    return f"/v2/models/{quote(model, safe='')}/infer"
-
-
-def config_path(model: str) -> str:
-    """Return where a model's config is."""
-    return f"/v2/models/{quote(model, safe='')}/config"
-
-
-def ready_path(model: str) -> str:
-    """Return where a model's readiness is."""
-    return f"/v2/models/{quote(model, safe='')}/ready"
+def model_path(model: str, question: Literal["infer", "config", "ready"]) -> str:
+    """Return where a model is asked something."""
+    return f"/v2/models/{quote(model, safe='')}/{question}"
 
 
 def infer_request(request: Request, compression: Compression | None) -> tuple[dict[str, str], bytes]:
@@ -156,13 +147,10 @@ def read_infer(answer: Answer, request: Request, where: CallContext) -> Reply:
             tensors[str(output["name"])] = _wire.read_tensor(output["datatype"], output["shape"], data, size=size)
         name, version = str(response["model_name"]), str(response["model_version"])
     except _UNREADABLE as error:
-        failure = unreadable(error, where)
+        failures = [unreadable(error, where)]
     else:
         return Reply({key: tensor for key, tensor in tensors.items() if key in request.outputs}, name, version)
-    try:
-        raise failure
-    finally:
-        del failure  # see `_faults.caused`
+    raise failures.pop()  # and not a variable: see `_faults.caused`
 
 
 def read_parameters(answer: Answer, where: CallContext) -> dict[str, str]:
@@ -176,11 +164,8 @@ def read_parameters(answer: Answer, where: CallContext) -> dict[str, str]:
         config = _json(_plain(answer, _LONGEST_JSON))
         return {name: str(value["string_value"]) for name, value in config.get("parameters", {}).items()}
     except _UNREADABLE as error:
-        failure = unreadable(error, where)
-    try:
-        raise failure
-    finally:
-        del failure  # see `_faults.caused`
+        failures = [unreadable(error, where)]
+    raise failures.pop()  # and not a variable: see `_faults.caused`
 
 
 def read_ready(answer: Answer, where: CallContext) -> bool:
@@ -200,13 +185,25 @@ def _check(answer: Answer, where: CallContext) -> None:
             body = _plain(answer, _LONGEST_REFUSAL)
         except (ValueError, zlib.error):
             body = b""
-        raise from_http(
-            answer.status,
-            body,
-            where,
-            retry_after=answer.header("Retry-After"),
-            location=answer.header("Location"),
-        )
+        message = _refusal(answer.status, body, answer.header("Location"))
+        raise from_http(answer.status, message, where, retry_after=answer.header("Retry-After"))
+
+
+def _refusal(status: int, body: bytes, location: str | None) -> str:
+    """Return what a refusal says: Triton's own message, or the status and what a proxy says."""
+    text = body.decode("utf-8", "replace").strip()
+    try:
+        said = json.loads(text)["error"]
+    except (ValueError, LookupError, TypeError, RecursionError):  # a proxy's page
+        said = text
+    if status in _REDIRECTS:
+        # Not followed: the token is for this server.
+        said = f"a redirect, to {location or 'nowhere'}: redirects are not followed, use the server's own URL"
+    elif isinstance(said, str) and said and said is not text:
+        return said
+    elif not isinstance(said, str):  # no message of Triton's
+        said = text
+    return f"HTTP status {status}" + (f": {said}" if said else "")
 
 
 def _json(text: bytes | memoryview) -> dict[str, Any]:

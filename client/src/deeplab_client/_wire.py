@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     from deeplab_client._endpoint import Endpoint
     from deeplab_client._transport import Reply
 
-MaskFormat: TypeAlias = Literal["raw", "png"]
+MaskChoice: TypeAlias = Literal["auto", "raw", "png"]
 
 IMAGE = "IMAGE"
 IMAGE_SHAPE = (1, 1)
-RAW_OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")
-PNG_OUTPUTS = ("MASK_PNG", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")
 WEIGHTS_PARAMETER = "weights"
 
 _PIXELS = (b"P5", b"P6")  # Netpbm's magic numbers: how images begin that hold plain pixels
@@ -55,19 +53,16 @@ def image_id(image: bytes) -> int:
     return zlib.crc32(image)
 
 
-def choose_mask_format(endpoint: Endpoint) -> MaskFormat:
-    """Return how masks travel fastest from a server.
+def outputs_of(mask_format: MaskChoice, endpoint: Endpoint) -> tuple[str, ...]:
+    """Return the tensors to ask a server for.
 
-    Measured by benchmarks/client.py: to encode and decode a PNG costs as much time as 1 Gbit/s needs for the raw mask,
-    for pictures of 0.2 to 12 megapixels alike, so that only the connection decides. Within a data centre it is faster
-    than that, and raw masks save the server the work.
+    `auto` is the faster format, measured by benchmarks/client.py: to encode and decode a PNG costs as much time as
+    1 Gbit/s needs for the raw mask, for pictures of 0.2 to 12 megapixels alike, so that only the connection decides.
+    Within a data centre it is faster than that, and raw masks save the server the work.
     """
-    return "raw" if endpoint.is_near else "png"
-
-
-def outputs_of(mask_format: MaskFormat) -> tuple[str, ...]:
-    """Return the tensors to ask for."""
-    return PNG_OUTPUTS if mask_format == "png" else RAW_OUTPUTS
+    if mask_format == "auto":
+        mask_format = "raw" if endpoint.is_near else "png"
+    return ("MASK_PNG" if mask_format == "png" else "MASK", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")
 
 
 def load_decoder(outputs: Sequence[str]) -> None:

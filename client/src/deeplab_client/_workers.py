@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import threading
-from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,8 +31,15 @@ async def in_thread(work: Callable[[], _T], *, deadline: Deadline) -> _T:
     Raises:
         Passed: The deadline is.
     """
-    crew = _crews.setdefault(asyncio.get_running_loop(), _Crew())
-    return await crew.run(work, deadline)
+    loop = asyncio.get_running_loop()
+    crew = _crews.setdefault(loop, _Crew())
+    crew.callers += 1
+    try:
+        return await in_time(crew.run(work), deadline=deadline)
+    finally:
+        crew.callers -= 1
+        if not crew.callers:
+            _crews.pop(loop, None)
 
 
 async def in_time(awaitable: Awaitable[_T], *, deadline: Deadline) -> _T:
@@ -60,77 +65,50 @@ class Passed(Exception):  # noqa: N818 not an error of its own: callers turn it 
     """The deadline has passed; no TimeoutError, which what was waited for may raise itself."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)  # a picture's repr takes as long as its work
-class _Job:
-    work: Callable[[], Any]
-    context: contextvars.Context
-    outcome: asyncio.Future[tuple[Any, BaseException | None]]
-
-    def start(self, then: Callable[[_Job], object]) -> None:
-        threading.Thread(target=self._run, args=(then,), name="deeplab-client-work", daemon=True).start()
-
-    def fail(self, error: Exception) -> None:
-        self.outcome.set_result((None, error))
-
-    def _run(self, then: Callable[[_Job], object]) -> None:
-        try:
-            outcome = self.context.run(self.work), None
-        except BaseException as error:  # noqa: BLE001 raised by who waits
-            outcome = None, error
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self.outcome.get_loop().call_soon_threadsafe(self._tell, outcome, then)
-
-    def _tell(self, outcome: tuple[Any, BaseException | None], then: Callable[[_Job], object]) -> None:
-        if not self.outcome.done():  # nobody waits any more
-            self.outcome.set_result(outcome)
-        then(self)
-
-
 class _Crew:
     """The threads of one event loop; touched by that loop alone, so that there is no lock to be held at a fork."""
 
     def __init__(self) -> None:
-        self._waiting: deque[_Job] = deque()
-        self._running: set[_Job] = set()
+        self.callers = 0
+        self._places = asyncio.Semaphore(_LIMIT)
+        self._running: set[asyncio.Future[Any]] = set()
 
-    async def run(self, work: Callable[[], _T], deadline: Deadline) -> _T:
-        seconds = _left(deadline)
-        job = _Job(work, contextvars.copy_context(), asyncio.get_running_loop().create_future())
-        self._waiting.append(job)
-        self._start()
-        try:
-            await asyncio.wait({job.outcome}, timeout=seconds)
-            if not job.outcome.done():
-                raise Passed
-        finally:
-            if job.outcome.cancel():
-                self._forget(job)
-        result, error = job.outcome.result()
+    async def run(self, work: Callable[[], _T]) -> _T:
+        outcome: asyncio.Future[tuple[Any, BaseException | None]] = asyncio.get_running_loop().create_future()
+        call = functools.partial(_call, functools.partial(contextvars.copy_context().run, work), outcome)
+        async with self._places:
+            while True:
+                try:
+                    threading.Thread(target=call, name="deeplab-client-work", daemon=True).start()
+                    break
+                except RuntimeError:  # no more threads
+                    if not self._running:
+                        raise
+                await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            self._running.add(outcome)
+            outcome.add_done_callback(self._running.discard)
+            result, error = await outcome
         if error is not None:
             raise error
         return result
 
-    def _start(self) -> None:
-        while self._waiting and len(self._running) < _LIMIT:
-            job = self._waiting.popleft()
-            try:
-                job.start(self._forget)
-            except RuntimeError as error:  # no more threads
-                if self._running:  # the next that ends comes by here
-                    self._waiting.appendleft(job)
-                    break
-                job.fail(error)
-            else:
-                self._running.add(job)
 
-    def _forget(self, job: _Job) -> None:
-        self._running.discard(job)
-        if job in self._waiting:
-            self._waiting.remove(job)
-        self._start()
+def _call(work: Callable[[], object], outcome: asyncio.Future[tuple[Any, BaseException | None]]) -> None:
+    """Call `work` in a thread, and tell the event loop what came of it."""
+    try:
+        result, error = work(), None
+    except BaseException as failure:  # noqa: BLE001 raised by who waits
+        result, error = None, failure
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+        outcome.get_loop().call_soon_threadsafe(_tell, outcome, (result, error))
 
 
-_crews: WeakKeyDictionary[asyncio.AbstractEventLoop, _Crew] = WeakKeyDictionary()
+def _tell(outcome: asyncio.Future[Any], told: tuple[Any, BaseException | None]) -> None:
+    if not outcome.done():  # nobody waits any more
+        outcome.set_result(told)
+
+
+_crews: dict[asyncio.AbstractEventLoop, _Crew] = {}  # of the loops that have callers
 
 
 def _left(deadline: Deadline) -> float:

@@ -16,7 +16,8 @@ from PIL import Image
 
 from corpus import reference
 from corpus.case import Case, Judged, Refused, Taken, exif, smooth, truncated, upright, xmp
-from corpus.heif_boxes import COLORS, Item, box, mirror, size, turn, write
+from corpus.heif_boxes import COLORS, Item, ispe, mirror, turn, write
+from corpus.parts import box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,7 +84,7 @@ def hevc(pixels: Pixels, *, bits: int = 8) -> tuple[bytes, bytes]:
 def heic_file(pixels: Pixels, *, bits: int = 8) -> bytes:
     """Return a picture of even sides as HEIC."""
     stream, config = hevc(pixels, bits=bits)
-    return write(Item(b"hvc1", stream, (size(pixels.shape[1], len(pixels)), config, COLORS)), brand=b"heic")
+    return write(Item(b"hvc1", stream, (ispe(pixels.shape[1], len(pixels)), config, COLORS)), brands=HEIC.brands)
 
 
 def avif_file(pixels: Pixels, **options: object) -> bytes:
@@ -104,25 +105,25 @@ class Flavor:
     """What tells the two formats apart."""
 
     name: str
-    brand: bytes
+    brands: tuple[bytes, ...]
     kind: bytes
     encode: Callable[[Pixels], tuple[bytes, bytes]]
 
 
-HEIC = Flavor("heic", b"heic", b"hvc1", hevc)
-AVIF = Flavor("avif", b"avif", b"av01", av1)
+HEIC = Flavor("heic", (b"heic", b"mif1", b"miaf"), b"hvc1", hevc)
+AVIF = Flavor("avif", (b"avif", b"mif1", b"miaf"), b"av01", av1)
 
 
 @functools.cache
 def _basic(flavor: Flavor) -> Item:
     """Return the item of smooth(WIDTH, HEIGHT)."""
     stream, config = flavor.encode(smooth(WIDTH, HEIGHT))
-    return Item(flavor.kind, stream, (size(WIDTH, HEIGHT), config, COLORS))
+    return Item(flavor.kind, stream, (ispe(WIDTH, HEIGHT), config, COLORS))
 
 
 def _file(flavor: Flavor, *properties: bytes, more: tuple[Item, ...] = ()) -> bytes:
     item = _basic(flavor)
-    return write(dataclasses.replace(item, properties=(*item.properties, *properties)), *more, brand=flavor.brand)
+    return write(dataclasses.replace(item, properties=(*item.properties, *properties)), *more, brands=flavor.brands)
 
 
 def _shown(quarters: int = 0, axis: int | None = None) -> Taken:
@@ -152,19 +153,19 @@ def _containers(flavor: Flavor) -> Iterator[Case]:
     """Return files with more than the picture in them."""
     name, basic = flavor.name, _basic(flavor)
     stream, config = flavor.encode(np.invert(smooth(WIDTH, HEIGHT)))
-    second = Item(flavor.kind, stream, (size(WIDTH, HEIGHT), config, COLORS))
+    second = Item(flavor.kind, stream, (ispe(WIDTH, HEIGHT), config, COLORS))
     for case, data in (
         ("thumbnail", _file(flavor, more=(dataclasses.replace(second, references={b"thmb": (1,)}),))),
         ("trailing-bytes", _file(flavor) + bytes(100)),
         ("unknown-property", _file(flavor, box(b"what", bytes(8)))),
         ("unknown-box", _file(flavor) + box(b"free", bytes(50))),
         ("2-pictures", _file(flavor, more=(second,))),
-        ("second-is-primary", write(second, basic, brand=flavor.brand, primary=2)),
+        ("second-is-primary", write(second, basic, brands=flavor.brands, primary=2)),
     ):
         yield Case(f"{name}-{case}", data, _shown())
     overlay = bytes(10) + struct.pack(">HH", WIDTH, HEIGHT) + bytes(8) * 1000
     first = Item(b"iovl", overlay, basic.properties[:1], {b"dimg": (2,) * 1000})
-    data = write(first, dataclasses.replace(basic, hidden=True), brand=flavor.brand)
+    data = write(first, dataclasses.replace(basic, hidden=True), brands=flavor.brands)
     yield Case(f"{name}-overlay-of-1000", data, Judged(""))
 
 
@@ -178,15 +179,15 @@ def _tiles(flavor: Flavor) -> tuple[Item, ...]:
         for top in (0, _TILE)
         for left in (0, _TILE)
     ]
-    return tuple(Item(flavor.kind, part, (size(_TILE, _TILE), made, COLORS), hidden=True) for part, made in parts)
+    return tuple(Item(flavor.kind, part, (ispe(_TILE, _TILE), made, COLORS), hidden=True) for part, made in parts)
 
 
 def _grid(
     flavor: Flavor, width: int, height: int, *properties: bytes, tiles: tuple[int, ...] = (2, 3, 4, 5), across: int = 2
 ) -> bytes:
     layout = struct.pack(">BBBBII", 0, 1, len(tiles) // across - 1, across - 1, width, height)
-    first = Item(b"grid", layout, (size(width, height), COLORS, *properties), {b"dimg": tiles})
-    return write(first, *_tiles(flavor), brand=flavor.brand)
+    first = Item(b"grid", layout, (ispe(width, height), COLORS, *properties), {b"dimg": tiles})
+    return write(first, *_tiles(flavor), brands=flavor.brands)
 
 
 def _grids(flavor: Flavor) -> Iterator[Case]:
@@ -206,11 +207,11 @@ def _refused(flavor: Flavor) -> Iterator[Case]:
         ("bomb", file.replace(pair, struct.pack(">II", 60_000, 60_000)), f"limit|{broken}"),
         ("grid-bomb", _grid(flavor, 16_000, 16_000), f"limit|{broken}"),
         ("garbage-for-pixels", file.replace(basic.data[:100], bytes(100)), broken),
-        ("no-config", write(bare, brand=flavor.brand), label),
+        ("no-config", write(bare, brands=flavor.brands), label),
         ("no-meta", file[:_START] + box(b"mdat", basic.data), f"{label}|still picture"),
         ("brand-only", file[:_START], f"{label}|still picture"),
         ("grid-of-itself", _grid(flavor, 64, 64, across=1, tiles=(1,)), label),
-        ("primary-nowhere", write(basic, brand=flavor.brand, primary=9), label),
+        ("primary-nowhere", write(basic, brands=flavor.brands, primary=9), label),
     ):
         yield Case(f"{flavor.name}-{case}", made, Refused(message))
     yield from truncated(flavor.name, file, label, fractions=(0.1, 0.5, 0.9))

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from corpus.parts import box, full_box
 
-def box(kind: bytes, *parts: bytes) -> bytes:
-    """Return a box."""
-    body = b"".join(parts)
-    return struct.pack(">I4s", 8 + len(body), kind) + body
-
-
-def full(kind: bytes, version: int, flags: int, *parts: bytes) -> bytes:
-    """Return a box with a version and flags."""
-    return box(kind, struct.pack(">I", version << 24 | flags), *parts)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +31,19 @@ class Item:
     hidden: bool = False
 
 
-def write(*items: Item, brand: bytes, primary: int = 1) -> bytes:
-    """Return a file of items."""
-    start = box(b"ftyp", brand, bytes(4), brand, b"mif1miaf")
+def write(*items: Item, brands: Sequence[bytes], primary: int = 1, between: bytes = b"") -> bytes:
+    """Return a file of items.
+
+    Args:
+        items: The items.
+        brands: The major brand, and the others that it is compatible with.
+        primary: The number of the picture.
+        between: Boxes before the data.
+    """
+    start = box(b"ftyp", brands[0], bytes(4), *brands)
     boxes = list(dict.fromkeys(one for item in items for one in item.properties))
     entries = [
-        full(b"infe", 2, item.hidden, struct.pack(">HH4s", number, 0, item.kind), b"\0", *_mime(item.kind))
+        full_box(b"infe", 2, item.hidden, struct.pack(">HH4s", number, 0, item.kind), b"\0", *_mime(item.kind))
         for number, item in enumerate(items, 1)
     ]
     essential = {b"irot", b"imir", b"hvcC", b"av1C", b"clap"}
@@ -62,32 +64,37 @@ def write(*items: Item, brand: bytes, primary: int = 1) -> bytes:
             struct.pack(">HHHII", number, 0, 1, offset, len(item.data))
             for number, (item, offset) in enumerate(zip(items, offsets, strict=True), 1)
         )
-        return full(
+        return full_box(
             b"meta",
             0,
             0,
-            full(b"hdlr", 0, 0, struct.pack(">I4s12x", 0, b"pict"), b"\0"),
-            full(b"pitm", 0, 0, struct.pack(">H", primary)),
-            full(b"iloc", 0, 0, b"\x44\0", struct.pack(">H", len(items)), locations),
-            full(b"iinf", 0, 0, struct.pack(">H", len(items)), *entries),
-            full(b"iref", 0, 0, references) if references else b"",
+            full_box(b"hdlr", 0, 0, struct.pack(">I4s12x", 0, b"pict"), b"\0"),
+            full_box(b"pitm", 0, 0, struct.pack(">H", primary)),
+            full_box(b"iloc", 0, 0, b"\x44\0", struct.pack(">H", len(items)), locations),
+            full_box(b"iinf", 0, 0, struct.pack(">H", len(items)), *entries),
+            full_box(b"iref", 0, 0, references) if references else b"",
             box(
                 b"iprp",
                 box(b"ipco", *boxes),
-                full(b"ipma", 0, 0, struct.pack(">I", len(items)), associations),
+                full_box(b"ipma", 0, 0, struct.pack(">I", len(items)), associations),
             ),
         )
 
-    return start + meta(len(start) + len(meta(0)) + 8) + box(b"mdat", *(item.data for item in items))
+    return (
+        start
+        + meta(len(start) + len(meta(0)) + len(between) + 8)
+        + between
+        + box(b"mdat", *(item.data for item in items))
+    )
 
 
 def _mime(kind: bytes) -> tuple[bytes, ...]:
     return (b"application/rdf+xml\0",) if kind == b"mime" else ()
 
 
-def size(width: int, height: int) -> bytes:
+def ispe(width: int, height: int) -> bytes:
     """Return the property of an item's size."""
-    return full(b"ispe", 0, 0, struct.pack(">II", width, height))
+    return full_box(b"ispe", 0, 0, struct.pack(">II", width, height))
 
 
 COLORS = box(b"colr", b"nclx", struct.pack(">HHHB", 1, 13, 6, 0x80))  # BT.601's matrix, full range

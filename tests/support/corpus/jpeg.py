@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,8 @@ from PIL import Image
 
 from corpus import reference
 from corpus.case import ASCII, LONG, Case, Refused, Taken, exif, noise, smooth, truncated, upright, xmp
+from corpus.parts import jpeg_segment as segment
+from corpus.parts import with_segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,16 +41,6 @@ def encode(samples: Samples, **options: object) -> bytes:
         image = Image.frombytes("CMYK", image.size, image.tobytes())
     image.save(buffer, "JPEG", **options)
     return buffer.getvalue()
-
-
-def segment(marker: int, body: bytes = b"") -> bytes:
-    """Return a segment."""
-    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
-
-
-def with_segments(data: bytes, *segments: bytes) -> bytes:
-    """Return a JPEG with segments behind its start of image."""
-    return START + b"".join(segments) + data[2:]
 
 
 def _place(data: bytes, marker: int) -> tuple[int, int]:

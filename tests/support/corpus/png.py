@@ -10,6 +10,7 @@ import numpy as np
 
 from corpus.case import SIZE, Case, Refused, Taken, Verdict, exif, noise, to_rgb, truncated, upright, xmp
 from corpus.codes import packed_rows
+from corpus.parts import png_chunk as chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,11 +25,6 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 END = b"\0\0\0\0IEND\xaeB`\x82"
-
-
-def chunk(kind: bytes, data: bytes = b"", *, flaw: int = 0) -> bytes:
-    """Return a chunk; a flaw is what its CRC is wrong by."""
-    return struct.pack(">I4s", len(data), kind) + data + struct.pack(">I", zlib.crc32(kind + data) ^ flaw)
 
 
 def repaired(data: bytes) -> bytes:
@@ -63,6 +59,8 @@ def _filtered(row: bytes, above: bytes, distance: int, method: int) -> bytes:
     def at(line: bytes, index: int) -> int:
         return line[index] if index >= 0 else 0
 
+    if method == 0:
+        return row
     return bytes(
         (value - predictor(at(row, i - distance), above[i], at(above, i - distance))) % 256
         for i, value in enumerate(row)
@@ -79,12 +77,13 @@ def scanlines(samples: Samples, depth: int, filters: Sequence[int] = range(5)) -
     """Return the rows of (H, W, channels) samples, each with one of the filters, in turns."""
     distance = max(1, samples.shape[2] * depth // 8)
     rows = _packed(samples, depth) if samples.size else []
-    above, filtered = bytes(len(rows[0])) if rows else b"", b""
+    above = bytes(len(rows[0])) if rows else b""
+    filtered: list[bytes] = []
     for number, row in enumerate(rows):
         method = filters[number % len(filters)]
-        filtered += bytes([method]) + _filtered(row, above, distance, method)
+        filtered += [bytes([method]), _filtered(row, above, distance, method)]
         above = row
-    return filtered
+    return b"".join(filtered)
 
 
 def write(
@@ -193,9 +192,9 @@ def _metadata() -> Iterator[Case]:
     flawed = {
         "exif-garbled": chunk(b"eXIf", b"II*\0\xff\xff\xff\xff\x12\x01"),
         "exif-empty": chunk(b"eXIf"),
-        "exif-crc": chunk(b"eXIf", exif(1), flaw=1),
-        "text-crc": chunk(b"tEXt", b"Comment\0made", flaw=1),
-        "iccp-crc": chunk(b"iCCP", b"p\0\0" + zlib.compress(b"profile"), flaw=1),
+        "exif-crc": chunk(b"eXIf", exif(1), sound=False),
+        "text-crc": chunk(b"tEXt", b"Comment\0made", sound=False),
+        "iccp-crc": chunk(b"iCCP", b"p\0\0" + zlib.compress(b"profile"), sound=False),
         "iccp-garbled": chunk(b"iCCP", b"p\0\0garbage"),
         "iccp-bomb": chunk(b"iCCP", b"p\0\0" + bomb),
         "ztxt-bomb": chunk(b"zTXt", b"Comment\0\0" + bomb),
@@ -203,8 +202,8 @@ def _metadata() -> Iterator[Case]:
         "ztxt-garbled": chunk(b"zTXt", b"Comment\0\0garbage"),
         "ztxt-method": chunk(b"zTXt", b"Comment\0\7" + zlib.compress(b"made")),
         "text-without-keyword": chunk(b"tEXt", b"\0\0\0"),
-        "sbit-crc": chunk(b"sBIT", b"\x08\x08\x08", flaw=0x80000000),
-        "private-crc": chunk(b"prIv", b"private", flaw=0xFFFFFFFF),
+        "sbit-crc": chunk(b"sBIT", b"\x08\x08\x08", sound=False),
+        "private-crc": chunk(b"prIv", b"private", sound=False),
         "private": chunk(b"prIv", bytes(200)),
         "chrm-short": chunk(b"cHRM", bytes(7)),
         "chrm-empty": chunk(b"cHRM"),

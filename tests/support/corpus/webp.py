@@ -11,6 +11,7 @@ from PIL import Image
 
 from corpus import reference
 from corpus.case import SIZE, Case, Refused, Taken, exif, noise, smooth, to_rgb, truncated, upright, xmp
+from corpus.parts import riff_chunk as chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,11 +26,6 @@ def encode(samples: Samples, **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(samples.astype(np.uint8)).save(buffer, "WEBP", **options)
     return buffer.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """Return a RIFF chunk."""
-    return kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
 
 
 def file(*chunks: bytes) -> bytes:

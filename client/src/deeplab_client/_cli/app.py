@@ -8,25 +8,22 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import deeplab_client
-from deeplab_client import AccessDeniedError, Segmentation, SegmentationClient, SegmentationError, _steps, voc
-from deeplab_client._cli import batch, report
-from deeplab_client._cli.batch import ServerUnusableError
+from deeplab_client import AccessDeniedError, SegmentationError, voc
+from deeplab_client._cli import batch, report, server
 from deeplab_client._cli.outputs import ANNOTATIONS, Annotations, Format, Output, Pictures
+from deeplab_client._cli.server import INTERRUPTED, SOME_FAILED, Client, ServerUnusableError
 from deeplab_client._cli.sources import Selection, find, is_url
 from deeplab_client._segmentation import UNTRAINED
-
-SOME_FAILED, UNREACHABLE, REFUSED, INTERRUPTED = 1, 3, 4, 130
 
 _EXIT_CODES = (
     "Exit code: 0 all went well, 1 some pictures failed or nobody took the output, 2 the command line is wrong, "
@@ -41,21 +38,7 @@ _EPILOG = (
 )
 
 _ALPHA = 0.5
-_PROBE = np.zeros((32, 32), np.uint8)
 _NOT_SAID = "the server does not say that it is, or restricts the question, but it answers requests"
-
-# Words of an error of the client's constructor, and who is to blame.
-_BLAMED = {
-    "no server URL": "--url or DEEPLAB_URL",
-    "timeout must": "--timeout or DEEPLAB_TIMEOUT",
-    "model must": "--model or DEEPLAB_MODEL",
-    "mask_format": "DEEPLAB_MASK_FORMAT",
-    "compression": "DEEPLAB_COMPRESSION",
-    "retries": "DEEPLAB_RETRIES",
-    "token": "DEEPLAB_TOKEN",
-    "certificate": "DEEPLAB_CERTIFICATE_FILE, DEEPLAB_KEY_FILE",
-    "tls": "DEEPLAB_CA_FILE, DEEPLAB_CERTIFICATE_FILE, DEEPLAB_KEY_FILE",
-}
 
 # Not in a docstring: typer keeps its line breaks after the first paragraph.
 _SEGMENT_HELP = (
@@ -68,18 +51,6 @@ _SEGMENT_HELP = (
     "always starts from the beginning.\n\n"
     "Where the model's weights are untrained, overlay and mask carry a banner, which adds to their height."
 )
-
-
-class Client(SegmentationClient):
-    """A client that knows a model's weights without segmenting anything."""
-
-    def weights(self) -> str | None:
-        """Return what the model was loaded with; None where its config does not say, or is not told.
-
-        Raises:
-            SegmentationError: There is no telling for now.
-        """
-        return self._run(_steps.weights(self._calls, None, self._calls.deadline(None)))
 
 
 Url = Annotated[
@@ -164,7 +135,7 @@ def segment(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture, each on a line.")] = False,
 ) -> None:
     """Segment pictures."""
-    client = connect(url, model=model, timeout=timeout)
+    client = server.connect(url, model=model, timeout=timeout)
     try:
         selection = find(images, recursive=recursive)
     except ValueError as error:
@@ -172,15 +143,16 @@ def segment(
     target = _target(output, kind, selection, client, model=model, force=force, alpha=alpha, legend=legend)
     sources = selection.sources
     tally, started, code = report.Tally(len(sources)), time.monotonic(), 0
-    reporter = _reporter(len(sources), output, as_json=as_json)
+    reporter = report.reporter_of(len(sources), output, as_json=as_json)
     written: Path | None = None
     remarks, problems = list[str](), list[str]()
     with client, reporter.bar:
         try:
-            told = _tell(batch.run(client, sources, target, concurrency=concurrency), tally, reporter, model=model)
+            outcomes = batch.run(client, sources, target, concurrency=concurrency)
+            told = report.tell_all(outcomes, tally, reporter, model=model)
             code = SOME_FAILED if tally.failed or selection.unreadable or not told else 0
         except ServerUnusableError as error:
-            problems, code = [str(error)], UNREACHABLE if error.unreachable else REFUSED
+            problems, code = [str(error)], error.code
         except KeyboardInterrupt:
             problems, code = ["interrupted"], INTERRUPTED
         except BrokenPipeError:  # `| head -1`: what is done by now is kept, as after an interrupt
@@ -202,8 +174,13 @@ def classes(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 3
 
     They come with the answer to a black picture.
     """
-    with connect(url, model=model, timeout=timeout) as client:
-        result = _probe(client)
+    with server.connect(url, model=model, timeout=timeout) as client:
+        try:
+            result = client.probe()
+        except SegmentationError as error:
+            raise _end_after(error) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
     named = list(enumerate(result.class_names))
     if as_json:
         colors = voc.PALETTE.tolist()
@@ -226,7 +203,7 @@ def classes(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 3
 def ping(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 5.0, as_json: Json = False) -> None:
     """Say whether the server takes requests for the model."""
     started, milliseconds, ready, reason, weights, end = time.monotonic(), 0.0, None, None, None, None
-    with connect(url, model=model, timeout=timeout) as client:
+    with server.connect(url, model=model, timeout=timeout) as client:
         try:
             try:
                 ready = client.is_ready()
@@ -236,7 +213,7 @@ def ping(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 5.0,
             weights = client.weights() if ready else None
             if weights is None:
                 # Says why, or that requests are answered all the same, or that the model is none of ours.
-                weights = client.segment(_PROBE).weights
+                weights = client.probe().weights
             if not ready:
                 ready, reason = None, _NOT_SAID
         except SegmentationError as error:
@@ -254,15 +231,6 @@ def ping(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 5.0,
         raise end
 
 
-def connect(url: str, *, model: str, timeout: float) -> Client:
-    """Make the client of a command; what has no option of its own comes from the environment."""
-    try:
-        return Client.from_env(url=url, model=model, timeout=timeout)
-    except ValueError as error:
-        hint = next((hint for words, hint in _BLAMED.items() if words in str(error)), "the environment")
-        raise typer.BadParameter(str(error), param_hint=hint) from error
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code."""
     try:
@@ -276,24 +244,10 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _probe(client: Client) -> Segmentation:
-    """Segment a black picture; end the command where that fails."""
-    try:
-        return client.segment(_PROBE)
-    except SegmentationError as error:
-        raise _end_after(error) from error
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-
-
 def _end_after(error: SegmentationError) -> typer.Exit:
     """Tell an error; return the end of a command that met it."""
     report.notice(str(error))
-    try:
-        batch.give_up_on(error, answered=False)
-    except ServerUnusableError as unusable:
-        return typer.Exit(UNREACHABLE if unusable.unreachable else REFUSED)
-    return typer.Exit(SOME_FAILED)
+    return typer.Exit(server.exit_code(error) or SOME_FAILED)
 
 
 def _target(
@@ -324,7 +278,7 @@ def _target(
             alpha=_ALPHA if alpha is None else alpha,
             legend=legend,
             model=model,
-            weights=functools.cache(lambda: _weights(client)),
+            weights=functools.cache(client.known_weights),
         )
     path = folder / ANNOTATIONS
     if os.path.lexists(path) and not force:
@@ -346,34 +300,3 @@ def _folder(output: str) -> Path:
         message = f"cannot make the folder {report.clean(folder)}: {error.strerror}"
         raise typer.BadParameter(message, param_hint="--output") from error
     return folder
-
-
-def _weights(client: Client) -> str | None:
-    """Return the model's weights; None if the server does not say, or not now."""
-    try:
-        return client.weights()
-    except SegmentationError as error:
-        batch.give_up_on(error, answered=False)
-        return None
-
-
-def _tell(
-    outcomes: Iterable[batch.Outcome], tally: report.Tally, reporter: report.Screen | report.Lines, *, model: str
-) -> bool:
-    """Count and tell what became of each picture; return whether everything could be told."""
-    told = True
-    for outcome in outcomes:
-        if tally.count(outcome):
-            reporter.warn(model)
-        try:
-            reporter.tell(outcome)
-        except report.UnwritableError as error:  # a full disk, say: the pictures are segmented all the same
-            report.notice(str(error))
-            told = False
-    return told
-
-
-def _reporter(total: int, output: str | None, *, as_json: bool) -> report.Screen | report.Lines:
-    if as_json or not sys.stdout.isatty():
-        return report.Lines(as_json=as_json)
-    return report.Screen(total, None if output is None else Path(output))

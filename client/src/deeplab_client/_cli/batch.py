@@ -7,9 +7,10 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeplab_client import SegmentationError
+from deeplab_client._cli.server import raise_if_unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -24,29 +25,6 @@ _T = TypeVar("_T")
 _LONGEST_WAIT, _PAUSE = 60.0, 0.05  # seconds to wait for a file to be closed, and between two tries
 
 
-class ServerUnusableError(Exception):
-    """What one picture met, every other would meet too; the cause says what."""
-
-    def __init__(self, cause: SegmentationError, *, unreachable: bool) -> None:
-        super().__init__(str(cause))
-        self.unreachable = unreachable
-
-
-class Found(TypedDict):
-    """A result without its mask, as JSON has it."""
-
-    width: int
-    height: int
-    top_class: str | None
-    background: str
-    pixels: dict[str, int]
-    fractions: dict[str, float]
-    model: str
-    model_version: str
-    weights: str | None
-    untrained: bool
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one picture; the mask itself is let go.
@@ -56,14 +34,14 @@ class Outcome:
         output: The file that its result is in.
         error: Why it failed.
         skipped: Whether it was not sent, because it was done before.
-        found: What the result says, where there is one.
+        found: What `describe` says about the result, where there is one.
     """
 
     source: Source
     output: Path | None = None
     error: str | None = None
     skipped: bool = False
-    found: Found | None = None
+    found: dict[str, Any] | None = None
 
 
 def run(
@@ -95,7 +73,7 @@ def run(
     with closing(client.segment_many(paths, concurrency=concurrency)) as results:
         for source, result in zip(wanted, results, strict=True):
             if isinstance(result, SegmentationError):
-                give_up_on(result, answered=answered)
+                raise_if_unusable(result, answered=answered)
                 yield Outcome(source, error=str(result))
                 continue
             answered = True
@@ -105,18 +83,6 @@ def run(
                 yield Outcome(source, error=str(error), found=describe(result))
             else:
                 yield Outcome(source, output=path, found=describe(result))
-
-
-def give_up_on(error: SegmentationError, *, answered: bool) -> None:
-    """Raise where no other picture would fare better.
-
-    Raises:
-        ServerUnusableError: The server is not there, or does not do this.
-    """
-    # By the builtin that each leaf also is. A server that never answered in time is taken for one that is not there.
-    unreachable = isinstance(error, ConnectionError) or (isinstance(error, TimeoutError) and not answered)
-    if unreachable or isinstance(error, (LookupError, PermissionError, NotImplementedError)):
-        raise ServerUnusableError(error, unreachable=unreachable) from error
 
 
 def _patiently(step: Callable[[], _T]) -> _T:
@@ -137,8 +103,8 @@ def _patiently(step: Callable[[], _T]) -> _T:
         time.sleep(_PAUSE)
 
 
-def describe(result: Segmentation) -> Found:
-    """Return what is told about a result."""
+def describe(result: Segmentation) -> dict[str, Any]:
+    """Return a result without its mask, as JSON has it."""
     height, width = result.mask.shape
     return {
         "width": width,

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+from dataclasses import dataclass
 from enum import Enum
 from io import BytesIO
 from pathlib import Path
@@ -33,13 +34,14 @@ class Format(str, Enum):
     COCO = "coco"
 
 
+@dataclass(frozen=True, slots=True)
 class Pictures:
     """One PNG for each picture, which carries a record of how it was made.
 
     An output is named after its picture. A name that belongs to another picture, or to a file without a record, stays
     theirs: then folders of the picture's path are put before the name.
 
-    Args:
+    Attributes:
         folder: Where they go; it exists.
         kind: Which PNG.
         force: Make those again that are done.
@@ -49,24 +51,13 @@ class Pictures:
         weights: Returns what the model's weights are now; called only if an output exists.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        kind: Format,
-        force: bool,
-        alpha: float,
-        legend: bool,
-        model: str,
-        weights: Callable[[], str | None],
-    ) -> None:
-        self._folder = folder
-        self._kind = kind
-        self._force = force
-        self._alpha = alpha
-        self._legend = legend
-        self._model = model
-        self._weights = weights
+    folder: Path
+    kind: Format
+    force: bool
+    alpha: float
+    legend: bool
+    model: str
+    weights: Callable[[], str | None]
 
     def existing(self, source: Source) -> Path | None:
         """Return the PNG of an earlier run that was made of the same picture in the same way.
@@ -74,10 +65,10 @@ class Pictures:
         Raises:
             OSError: An output cannot be read.
         """
-        if self._force:
+        if self.force:
             return None
         path, made = self._place(source)
-        return path if made and made == self._record(source, self._weights()) else None
+        return path if made and made == self._record(source, self.weights()) else None
 
     def write(self, source: Source, result: Segmentation) -> Path:
         """Draw and write one PNG.
@@ -98,11 +89,11 @@ class Pictures:
 
     def finish(self) -> tuple[Path, list[str]]:
         """Return the folder: each PNG is complete."""
-        return self._folder, []
+        return self.folder, []
 
     def _place(self, source: Source) -> tuple[Path, Mapping[str, Any] | None]:
         """Return a picture's output and its record; if it has none yet, where it is to be written."""
-        suffix = "classes" if self._kind is Format.PNG else self._kind.value
+        suffix = "classes" if self.kind is Format.PNG else self.kind.value
         identity, parts = record.identity(source.place), source.place.parts[1:]
         free, count = None, 0
         while True:
@@ -110,7 +101,7 @@ class Pictures:
             name = Path(*parts[-count:])
             if count > len(parts):
                 name = name.with_name(f"{name.name}-{count - len(parts) + 1}")
-            path = self._folder / name.with_name(f"{name.name}.{suffix}.png")
+            path = self.folder / name.with_name(f"{name.name}.{suffix}.png")
             try:
                 made = record.read(path)
             except FileNotFoundError:
@@ -126,23 +117,23 @@ class Pictures:
                 return free, None
 
     def _record(self, source: Source, weights: str | None) -> dict[str, Any]:
-        options = {"alpha": self._alpha, "legend": self._legend} if self._kind is Format.OVERLAY else {}
+        options = {"alpha": self.alpha, "legend": self.legend} if self.kind is Format.OVERLAY else {}
         return {
             record.SOURCE: record.identity(source.place),
             "size": source.size,
             "modified": source.modified,
-            "model": self._model,
+            "model": self.model,
             "weights": weights,
             **options,
         }
 
     def _draw(self, source: Source, result: Segmentation) -> bytes:
-        if self._kind is Format.PNG:
+        if self.kind is Format.PNG:
             return result.to_png()
-        if self._kind is Format.MASK:
+        if self.kind is Format.MASK:
             picture = result.colorize()
         else:
-            picture = result.overlay(source.path, alpha=self._alpha, legend=self._legend)
+            picture = result.overlay(source.path, alpha=self.alpha, legend=self.legend)
         file = BytesIO()
         picture.save(file, "PNG")
         return file.getvalue()

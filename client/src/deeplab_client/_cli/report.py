@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 import sys
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.panel import Panel
@@ -19,10 +20,9 @@ from deeplab_client._cli.outputs import ANNOTATIONS
 from deeplab_client._cli.sources import OWN_SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
-    from deeplab_client._cli.batch import Found, Outcome
+    from deeplab_client._cli.batch import Outcome
 
 _MOST_ROWS = 40  # those that failed are all told, below the table
 _MOST_CLASSES = 3  # of one picture, in the table
@@ -40,21 +40,19 @@ class Tally:
     done: int = 0
     failed: int = 0
     skipped: int = 0
-    untrained: set[str] = field(default_factory=set[str])
+    untrained: bool = False
 
     def count(self, outcome: Outcome) -> bool:
-        """Count one picture; return whether its model is the first untrained one of its name."""
+        """Count one picture; return whether it is the first of an untrained model."""
         if outcome.error is not None:
             self.failed += 1
         elif outcome.skipped:
             self.skipped += 1
         else:
             self.done += 1
-        found = outcome.found
-        if found is None or not found["untrained"] or found["model"] in self.untrained:
-            return False
-        self.untrained.add(found["model"])
-        return True
+        is_first = not self.untrained and outcome.found is not None and outcome.found["untrained"]
+        self.untrained = self.untrained or is_first
+        return is_first
 
     def summary(self, seconds: float, written: Path | None) -> str:
         """Return one sentence about all of them."""
@@ -167,6 +165,27 @@ class Lines:
             notice(summary)
 
 
+def reporter_of(total: int, output: str | None, *, as_json: bool) -> Screen | Lines:
+    """Return what fits the standard output."""
+    if as_json or not sys.stdout.isatty():
+        return Lines(as_json=as_json)
+    return Screen(total, None if output is None else Path(output))
+
+
+def tell_all(outcomes: Iterable[Outcome], tally: Tally, reporter: Screen | Lines, *, model: str) -> bool:
+    """Count and tell what became of each picture; return whether everything could be told."""
+    told = True
+    for outcome in outcomes:
+        if tally.count(outcome):
+            reporter.warn(model)
+        try:
+            reporter.tell(outcome)
+        except UnwritableError as error:  # a full disk, say: the pictures are segmented all the same
+            notice(str(error))
+            told = False
+    return told
+
+
 def clean(path: Path) -> str:
     """Return a path fit for a terminal, whatever is in its name."""
     text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -229,11 +248,11 @@ def _pictures(count: int) -> str:
     return "1 picture" if count == 1 else f"{count} pictures"
 
 
-def _size(found: Found) -> str:
+def _size(found: dict[str, Any]) -> str:
     return f"{found['width']}x{found['height']}"
 
 
-def _classes(found: Found) -> str:
+def _classes(found: dict[str, Any]) -> str:
     """Return the classes with most pixels, the background left out."""
     shares = [(name, share) for name, share in found["fractions"].items() if name != found["background"]]
     if not shares:
