@@ -210,15 +210,16 @@ def schemas(schema: Object, path: str = "values") -> Iterator[tuple[str, Object]
     """Yield every schema of an object within a schema, with where it stands."""
     if schema.get("type") == "object":
         yield path, schema
-    for key, inner in schema.get("properties", {}).items():
-        yield from schemas(inner, f"{path}.{key}")
+    for group in ("properties", "definitions"):
+        for key, inner in schema.get(group, {}).items():
+            yield from schemas(inner, f"{path}.{key}")
     if "items" in schema:
         yield from schemas(schema["items"], f"{path}[]")
 
 
 # Kubernetes' own types, which kubernetes_validate and the API server know.
 KUBERNETES = re.compile(
-    r".*\.extraVolumes\[\]|.*\.extraEnv\[\]\.valueFrom|.*\.(pod|namespace)Selector|values\.affinity\.\w+|values\.global"
+    r"values\.(volumes\[\]|env\[\]\.valueFrom|peers\[\]\.(pod|namespace)Selector|affinity\.\w+|global)"
 )
 
 
