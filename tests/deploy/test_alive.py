@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import shutil
 import socket
 import subprocess
 import sys
@@ -115,11 +116,14 @@ def test_a_model_that_was_built_after_the_start_is_none_of_the_server(tmp_path: 
 
 
 def test_no_answer_is_no_death(tmp_path: Path) -> None:
+    impatient = tmp_path / "alive.sh"
+    shutil.copy(ALIVE, impatient)
+    impatient.write_text(ALIVE.read_text().replace("--max-time 5 ", "--max-time 0.5 "))
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
         try:
             with socket.create_server(("127.0.0.1", 0)) as silent:
                 port = silent.getsockname()[1]
-                ended = alive(port, "--end", str(process.pid), tmp_path=tmp_path)
+                ended = alive(port, "--end", str(process.pid), tmp_path=tmp_path, command=impatient)
             refused = alive(port, "--end", str(process.pid), tmp_path=tmp_path)
             assert process.poll() is None
         finally:

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.deploy
 
-# The least minor version in which a variant's objects exist. Image volumes are beta from 1.33.
-VERSIONS = tuple(f"1.{minor}" for minor in range(30, 38))
+# A field that both know is in all versions between. Image volumes are beta from 1.33.
+OLDEST, NEWEST = "1.30", "1.37"
 SINCE = {"image volume": "1.33"}
 OPERATORS: dict[str, Any] = {
     "PodMonitor": operator.PodMonitor,
@@ -76,21 +76,18 @@ def test_helm_lints_it(values: Object) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_object_is_valid(variant: str) -> None:
-    asked = 0
     for each in objects(VARIANTS[variant]):
         if each["kind"] in OPERATORS:
             model = OPERATORS[each["kind"]].model_validate(each)
             # What the operator's type does not know gets lost on the way there and back.
             assert model.model_dump(mode="json", by_alias=True, exclude_unset=True) == each
         elif each["kind"] not in ROUTES:
-            for version in VERSIONS[VERSIONS.index(SINCE.get(variant, VERSIONS[0])) :]:
+            for version in (SINCE.get(variant, OLDEST), NEWEST):
                 kubernetes_validate.validate(each, version, strict=True)
-                asked += 1
-    assert asked >= len(VERSIONS)
 
 
-def test_the_chart_admits_those_versions_and_what_providers_append() -> None:
-    assert chart().metadata["kubeVersion"] == f">={VERSIONS[0]}.0-0"
+def test_the_chart_admits_the_oldest_version_and_what_providers_append() -> None:
+    assert chart().metadata["kubeVersion"] == f">={OLDEST}.0-0"
 
 
 def test_every_template_is_rendered_by_some_variant() -> None:
