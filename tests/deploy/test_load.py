@@ -68,7 +68,7 @@ def test_wrong_masks_are_failures(locust: Locust) -> None:
     """A server that answers with masks of another size than the picture's."""
     server = GrpcServer(Script())
     try:
-        ended = locust.run("--host", f"grpc://127.0.0.1:{server.port}", "--users", "1", "--run-time", "1s")
+        ended = locust.run("--host", f"grpc://127.0.0.1:{server.port}", "--users", "1", "--run-time", "2s")
     finally:
         server.stop()
     assert ended.returncode == 1, ended.stderr
@@ -87,7 +87,7 @@ def test_an_error_of_the_load_test_itself_is_a_failed_run(locust: Locust) -> Non
     )
     server = Masks(Script())
     try:
-        command = locust.command("--host", f"grpc://127.0.0.1:{server.port}", "--users", "1", "--run-time", "1s")
+        command = locust.command("--host", f"grpc://127.0.0.1:{server.port}", "--users", "1", "--run-time", "2s")
         command[command.index("--locustfile") + 1] = str(broken)
         ended = subprocess.run(command, cwd=locust.folder, capture_output=True, text=True, check=False, timeout=60)
     finally:

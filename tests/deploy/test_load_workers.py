@@ -57,6 +57,11 @@ def master(number: int, port: int) -> list[str]:
     ]
 
 
+def stage(seconds: int) -> list[str]:
+    """Return the options of a run that lasts so long from the workers' first requests on, however late they come."""
+    return ["--shape", "step", "--stages", "1", "--stage-time", str(seconds)]
+
+
 def test_a_master_and_its_workers(locust: Locust, toy_server: TritonProcess, unused_port: int) -> None:
     with workers(locust, 2, unused_port) as started:
         ended = locust.run(
@@ -85,13 +90,13 @@ def test_the_last_replies_of_workers_are_waited_for(locust: Locust, unused_port:
     answers = threading.Event()
     answers.set()
     server = Masks(Script(hold=answers))
-    options = [*master(2, unused_port), "--host", f"grpc://127.0.0.1:{server.port}", "--run-time", "4s"]
+    options = [*master(2, unused_port), "--host", f"grpc://127.0.0.1:{server.port}", *stage(2)]
     command = locust.command(*options, "--mask-format", "raw", "--summary", str(locust.json))
     try:
         with workers(locust, 2, unused_port), locust.begun(command) as (process, log):
             wait_until(lambda: bool(server.script.requests), what="a request")
             answers.clear()
-            assert any("limit reached" in line for line in log)
+            assert any("Shape test stopping" in line for line in log)
             time.sleep(2)  # longer than the half second that Locust leaves its workers
             answers.set()
             rest = log.read()
@@ -107,7 +112,7 @@ def test_workers_that_go_in_the_run_are_a_failed_run(
     locust: Locust, toy_server: TritonProcess, unused_port: int
 ) -> None:
     """One is killed, one ends in order, one stays: the run goes on for its time."""
-    options = [*master(3, unused_port), "--host", f"grpc://{toy_server.grpc_url}", "--run-time", "7s"]
+    options = [*master(3, unused_port), "--host", f"grpc://{toy_server.grpc_url}", *stage(5)]
     with (
         workers(locust, 3, unused_port) as (killed, ended, _),
         locust.begun(locust.command("--summary", str(locust.json), *options)) as (process, log),
@@ -173,7 +178,7 @@ def test_masks_are_compared_between_workers(locust: Locust, unused_port: int) ->
         with workers(locust, 2, unused_port):
             ended = locust.run(
                 *(*master(2, unused_port), "--host", f"grpc://127.0.0.1:{server.port}", "--users", "2"),
-                *("--kinds", "thumbnail", "--mask-format", "raw", "--run-time", "3s"),
+                *("--kinds", "thumbnail", "--mask-format", "raw", *stage(2)),
             )
     finally:
         server.stop()
