@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import readme
@@ -259,12 +259,25 @@ EXAMPLES = [
 ]
 
 
-@pytest.mark.parametrize("values", EXAMPLES, ids=lambda values: ".".join(path[-1] for path, _ in paths(values)))
-def test_the_readmes_examples_do_what_they_say(values: Object) -> None:
-    rendered = json.dumps(objects(values), sort_keys=True)
-    for _, value in paths(values):
+# Values that choose what is rendered, and are not in it themselves.
+CHOICES = {("autoscaling", "type"), ("models", "source"), ("models", "pvc", "storageClassName")}
+
+
+@pytest.mark.parametrize("values", [*VARIANTS.values(), *EXAMPLES])
+def test_what_a_user_sets_is_in_what_is_rendered(values: Object) -> None:
+    found = objects(values)
+    rendered = json.dumps(found, sort_keys=True)
+    for path, value in paths(values):
+        if path == ("models", "pvc", "accessModes") and "PersistentVolumeClaim" not in {each["kind"] for each in found}:
+            continue
         if isinstance(value, list):
-            assert all(json.dumps(item, sort_keys=True) in rendered for item in value), value
+            assert all(json.dumps(item, sort_keys=True) in rendered for item in cast("list[object]", value)), path
+        elif isinstance(value, str) and path not in CHOICES:
+            assert value in rendered, path
+
+
+@pytest.mark.parametrize("values", EXAMPLES, ids=lambda values: ".".join(path[-1] for path, _ in paths(values)))
+def test_the_readmes_examples_give_options_that_there_are(values: Object) -> None:
     known = (CHART.parents[2] / "build_models.py").read_text()
     for option in values.get("models", {}).get("builder", {}).get("extraArgs", []):
         assert not option.startswith("--") or f'"{option}"' in known

@@ -121,8 +121,8 @@ VARIANTS: dict[str, Object] = {
             }
         },
         "priorityClassName": "serving",
-        "podAnnotations": {"a": "b"},
-        "podLabels": {"team": "vision"},
+        "podAnnotations": {"prometheus.io/path": "/annotated"},
+        "podLabels": {"team": "perception"},
         "extraEnv": [{"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"}],
         "extraVolumes": [{"name": "more", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
