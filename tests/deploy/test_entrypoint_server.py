@@ -104,7 +104,7 @@ def started(repository: Path, folder: Path, *options: str) -> Generator[Containe
     container = Container(repository, folder, *options)
     family: list[psutil.Process] = []
     try:
-        wait_until(container.ready, what="the server is ready", seconds=120)
+        wait_until(container.ready, what="the server is ready", seconds=300)
         family = psutil.Process(container.process.pid).children(recursive=True)
         yield container
         container.stop()

@@ -145,6 +145,7 @@ VARIANTS: dict[str, Object] = {
         },
         "models": {
             "builder": {
+                "nodeSelector": {"disk": "fast"},
                 "podAnnotations": {"sidecar.istio.io/inject": "false"},
                 "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
                 "extraVolumes": [{"name": "weights", "persistentVolumeClaim": {"claimName": "weights"}}],
