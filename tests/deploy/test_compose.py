@@ -76,7 +76,6 @@ def test_the_server_waits_for_the_builder_and_cannot_change_what_it_built(profil
     assert server["depends_on"] == {
         SERVERS[profile][0]: {"condition": "service_completed_successfully", "required": True}
     }
-    assert builder["restart"] == "no"
 
     def models(service: dict[str, Any]) -> dict[str, Any]:
         (found,) = [volume for volume in service["volumes"] if volume["target"] == "/models"]
@@ -131,7 +130,6 @@ def test_health_is_readiness_and_every_process(name: str) -> None:
     assert "alive.sh --end 1 &&" in command
     assert "init" not in service
     assert service["entrypoint"] is None
-    assert service["restart"] == "unless-stopped"
 
 
 def test_what_runs_for_good_comes_back_and_the_rest_does_not() -> None:
