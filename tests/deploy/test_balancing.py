@@ -157,7 +157,7 @@ class Load:
     def await_right(self, count: int) -> None:
         """Return after that many more right masks."""
         goal = self.right + count
-        wait_until(lambda: self.right >= goal, what=f"{count} right masks")
+        wait_until(lambda: self.right >= goal, what=f"{count} right masks", seconds=120)
 
     def end(self) -> None:
         """Tell the threads to end."""

@@ -38,7 +38,7 @@ GRID_COLUMNS = 24
 
 def promtool(*arguments: str | Path) -> None:
     command = [str(PROMETHEUS / "promtool"), *map(str, arguments)]
-    done = subprocess.run(command, check=False, cwd=FOLDER, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, check=False, cwd=FOLDER, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
