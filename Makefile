@@ -32,7 +32,7 @@ test: $(VENV)/deploy lint ## Linters, types, tests with a real server
 	$(BIN)/python -m pytest -m 'not stack'
 
 check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Triton behind Envoy, under Prometheus and Locust: what `make test` leaves out
-	$(BIN)/python -m pytest -m stack
+	$(BIN)/python -m pytest -m stack --numprocesses 2 --dist loadfile
 
 load: $(VENV)/installed ## Load the embedded server for two minutes with Locust; reports in out/load
 	$(BIN)/python -m load_tests.laptop

@@ -102,7 +102,7 @@ class Stack:
 
                 # The system's resolver cannot be told of a name here; gRPC takes a name server in the target.
                 patch.setattr(_grpc_messages, "target_of", at_our_name_server)
-            with SegmentationClient(url, model=MODEL, retries=retries, on_retry=on_retry, timeout=30) as client:
+            with SegmentationClient(url, model=MODEL, retries=retries, on_retry=on_retry, timeout=60) as client:
                 client.segment(toy.picture(0).ppm())  # it connects while its target is ours
                 patch.undo()
                 yield client
@@ -157,7 +157,7 @@ class Load:
     def await_right(self, count: int) -> None:
         """Return after that many more right masks."""
         goal = self.right + count
-        wait_until(lambda: self.right >= goal, what=f"{count} right masks")
+        wait_until(lambda: self.right >= goal, what=f"{count} right masks", seconds=120)
 
     def end(self) -> None:
         """Tell the threads to end."""
@@ -289,7 +289,7 @@ def test_a_server_is_killed_under_load_and_requests_are_only_retried(whole: Stac
     retries = "cluster.triton_(grpc|http).upstream_rq_retry"
     before = whole.envoy.counters(retries)
     # A balancer of connections goes on handing the dead server its share of them until the name loses it.
-    with loaded(whole, retries=6) as loads:
+    with loaded(whole, retries=12) as loads:
         server = whole.pods.running.pop(doomed)
         server.triton.kill()
         assert server.wait() == 128 + signal.SIGKILL

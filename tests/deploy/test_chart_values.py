@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import readme
@@ -166,26 +166,6 @@ def test_a_value_of_null_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "key"),
-    [
-        ({"tolerations": [{"keys": "spot"}]}, "keys"),
-        ({"gpu": {"tolerations": [{"efect": "NoSchedule"}]}}, "efect"),
-        ({"extraEnv": [{"name": "A", "vale": "1"}]}, "vale"),
-        ({"extraVolumeMounts": [{"name": "a", "mountPath": "/a", "readonly": True}]}, "readonly"),
-        ({"imagePullSecrets": [{"name": "a", "key": "b"}]}, "key"),
-        ({"topologySpread": [{"topologyKey": "a", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", "b": 1}]}, "b"),
-        ({"affinity": {"nodeAfinity": {}}}, "nodeAfinity"),
-        ({"networkPolicy": {"allowedFrom": [{"podselector": {}}]}}, "podselector"),
-        ({"networkPolicy": {"extraEgress": [{"from": []}]}}, "from"),
-        ({"monitoring": {"podMonitor": {"metricRelabelings": [{"source_labels": []}]}}}, "source_labels"),
-        ({"gateway": {"parentRefs": [{"name": "a", "gateway": "b"}]}}, "gateway"),
-    ],
-)
-def test_an_unknown_key_in_a_list_is_refused(values: Object, key: str) -> None:
-    assert f"'{key}'" in refusal(values)
-
-
-@pytest.mark.parametrize(
     "values",
     [
         {"probes": {"startup": {"failureThreshold": 0}}},
@@ -207,28 +187,28 @@ def test_an_impossible_value_is_refused(values: Object) -> None:
 
 
 def schemas(schema: Object, path: str = "values") -> Iterator[tuple[str, Object]]:
-    """Yield every schema of an object within a schema, with where it stands."""
-    if schema.get("type") == "object":
-        yield path, schema
-    for key, inner in schema.get("properties", {}).items():
-        yield from schemas(inner, f"{path}.{key}")
+    """Yield every schema within a schema, with where it stands."""
+    yield path, schema
+    for group in ("properties", "definitions"):
+        for key, inner in schema.get(group, {}).items():
+            yield from schemas(inner, f"{path}.{key}")
     if "items" in schema:
         yield from schemas(schema["items"], f"{path}[]")
 
 
 # Kubernetes' own types, which kubernetes_validate and the API server know.
 KUBERNETES = re.compile(
-    r".*\.extraVolumes\[\]|.*\.extraEnv\[\]\.valueFrom|.*\.(pod|namespace)Selector|values\.affinity\.\w+|values\.global"
+    r"values\.(volumes\[\]|env\[\]\.valueFrom|peers\[\]\.(pod|namespace)Selector|affinity\.\w+|global)"
 )
 
 
 def test_the_schema_leaves_open_only_what_kubernetes_defines() -> None:
     whole = json.loads((CHART / "values.schema.json").read_text())
     for path, schema in schemas(whole):
-        if not KUBERNETES.fullmatch(path):
-            assert schema.get("additionalProperties") in (False, {"type": "string"}), path
-        else:
-            assert "additionalProperties" not in schema, path
+        if schema.get("type") == "object":
+            is_open = schema.get("additionalProperties") not in (False, {"type": "string"})
+            assert is_open == bool(KUBERNETES.fullmatch(path)), path
+        assert schema.get("type") != "array" or "items" in schema, path
 
 
 DATE = "20261123"  # which YAML would take for a number
@@ -279,12 +259,25 @@ EXAMPLES = [
 ]
 
 
-@pytest.mark.parametrize("values", EXAMPLES, ids=lambda values: ".".join(path[-1] for path, _ in paths(values)))
-def test_the_readmes_examples_do_what_they_say(values: Object) -> None:
-    rendered = json.dumps(objects(values), sort_keys=True)
-    for _, value in paths(values):
+# Values that choose what is rendered, and are not in it themselves.
+CHOICES = {("autoscaling", "type"), ("models", "source"), ("models", "pvc", "storageClassName")}
+
+
+@pytest.mark.parametrize("values", [*VARIANTS.values(), *EXAMPLES])
+def test_what_a_user_sets_is_in_what_is_rendered(values: Object) -> None:
+    found = objects(values)
+    rendered = json.dumps(found, sort_keys=True)
+    for path, value in paths(values):
+        if path == ("models", "pvc", "accessModes") and "PersistentVolumeClaim" not in {each["kind"] for each in found}:
+            continue
         if isinstance(value, list):
-            assert all(json.dumps(item, sort_keys=True) in rendered for item in value), value
+            assert all(json.dumps(item, sort_keys=True) in rendered for item in cast("list[object]", value)), path
+        elif isinstance(value, str) and path not in CHOICES:
+            assert value in rendered, path
+
+
+@pytest.mark.parametrize("values", EXAMPLES, ids=lambda values: ".".join(path[-1] for path, _ in paths(values)))
+def test_the_readmes_examples_give_options_that_there_are(values: Object) -> None:
     known = (CHART.parents[2] / "build_models.py").read_text()
     for option in values.get("models", {}).get("builder", {}).get("extraArgs", []):
         assert not option.startswith("--") or f'"{option}"' in known

@@ -9,7 +9,6 @@ import functools
 import json
 import re
 import subprocess
-import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,11 @@ MONITORING, LOAD = {"prometheus", "grafana"}, {"locust-master", "locust-worker"}
 ALL = ("gpu", "cpu", "monitoring", "load")
 
 
-def compose(*arguments: str, file: Path = FILE, **variables: str) -> subprocess.CompletedProcess[str]:
+def compose(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run Compose itself: the console script of its package exits with 0 whatever it says."""
     program = str(files("compose") / "docker-compose")
     return subprocess.run(
-        [program, "--file", str(file), *arguments],
+        [program, "--file", str(FILE), *arguments],
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **variables},
         capture_output=True,
@@ -45,7 +44,7 @@ def compose(*arguments: str, file: Path = FILE, **variables: str) -> subprocess.
 @functools.cache
 def services(*profiles: str, **variables: str) -> dict[str, Any]:
     options = [word for profile in profiles for word in ("--profile", profile)]
-    shown = compose(*options, "config", "--format", "json", file=FILE, **variables)
+    shown = compose(*options, "config", "--format", "json", **variables)
     assert shown.returncode == 0, shown.stderr
     return json.loads(shown.stdout)["services"]
 
@@ -65,37 +64,10 @@ def test_profiles_start_what_they_say(profiles: tuple[str, ...], expected: set[s
     assert set(services(*profiles)) == expected
 
 
-def test_profiles_may_come_from_the_environment() -> None:
-    assert set(services(COMPOSE_PROFILES="cpu,monitoring")) == CPU | MONITORING
-
-
 def test_compose_says_nothing_against_it() -> None:
     for profile in ALL:
         checked = compose("--profile", profile, "config", "--quiet")
         assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
-
-
-def test_it_keeps_to_the_specification() -> None:
-    command = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", FILE]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"services": {"triton": {"shm_sice": "4g"}}},
-        {"services": {"triton": {"volumes": ["nowhere:/models"]}}},
-        {"services": {"triton": {"depends_on": {"nobody": {"condition": "service_healthy"}}}}},
-    ],
-)
-def test_the_checks_object_to_what_is_wrong(tmp_path: Path, change: dict[str, Any]) -> None:
-    content = yaml.safe_load(FILE.read_text())
-    for name, fields in change["services"].items():
-        content["services"][name] |= fields
-    wrong = tmp_path / "docker-compose.yml"
-    wrong.write_text(yaml.safe_dump(content))
-    assert compose("--profile", "gpu", "config", "--quiet", file=wrong).returncode != 0
 
 
 @pytest.mark.parametrize("profile", SERVERS)
@@ -104,7 +76,6 @@ def test_the_server_waits_for_the_builder_and_cannot_change_what_it_built(profil
     assert server["depends_on"] == {
         SERVERS[profile][0]: {"condition": "service_completed_successfully", "required": True}
     }
-    assert builder["restart"] == "no"
 
     def models(service: dict[str, Any]) -> dict[str, Any]:
         (found,) = [volume for volume in service["volumes"] if volume["target"] == "/models"]
@@ -159,7 +130,6 @@ def test_health_is_readiness_and_every_process(name: str) -> None:
     assert "alive.sh --end 1 &&" in command
     assert "init" not in service
     assert service["entrypoint"] is None
-    assert service["restart"] == "unless-stopped"
 
 
 def test_what_runs_for_good_comes_back_and_the_rest_does_not() -> None:
@@ -182,10 +152,10 @@ def test_no_proxy_of_dockers_configuration_comes_between_the_services() -> None:
 
 
 def test_the_builder_gets_the_proxies_of_the_shell_in_either_case() -> None:
-    for variable in ("HTTP_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
-        for profile in SERVERS:
-            builder = services(profile, **{variable: "given"})[SERVERS[profile][0]]
-            assert builder["environment"][variable] == "given"
+    given = {variable: f"the {variable}" for variable in ("HTTP_PROXY", "https_proxy", "NO_PROXY", "no_proxy")}
+    for profile in SERVERS:
+        builder = services(profile, **given)[SERVERS[profile][0]]
+        assert given.items() <= builder["environment"].items()
 
 
 def test_every_variable_is_documented() -> None:
@@ -318,8 +288,6 @@ def test_both_servers_answer_to_one_name() -> None:
     assert services("cpu")["triton-cpu"]["networks"]["default"]["aliases"] == ["triton"]
     scraped = yaml.safe_load((ROOT / "deploy" / "monitoring" / "prometheus.yml").read_text())
     assert scraped["scrape_configs"][0]["dns_sd_configs"][0]["names"] == ["triton"]
-    for name in LOAD:
-        assert "grpc://triton:8001" in services("load")[name]["command"]
 
 
 @pytest.mark.parametrize("name", sorted(GPU | CPU | MONITORING | LOAD))
@@ -359,8 +327,6 @@ def test_what_is_mounted_from_here_is_here() -> None:
     assert len(mounted) >= 6
     for path in mounted:
         assert path.exists(), path
-    names = {path.name for path in mounted}
-    assert {"rules.yml", "prometheus.yml", "dashboard.json", "datasources.yml", "dashboards.yml"} <= names
 
 
 def test_images_are_pinned_and_ours_are_of_this_version() -> None:
@@ -380,7 +346,6 @@ def test_threads_follow_the_cores_that_the_server_gets() -> None:
     """The entry point reads the quota that `cpus` becomes."""
     assert services("cpu", DEEPLAB_CPUS="6")["triton-cpu"]["cpus"] == 6
     assert "cpus" not in services("cpu")["triton-cpu"] or not services("cpu")["triton-cpu"]["cpus"]
-    assert "/sys/fs/cgroup/cpu.max" in (ROOT / "deploy" / "entrypoint.sh").read_text()
 
 
 def test_nobody_becomes_administrator_of_grafana_unasked() -> None:

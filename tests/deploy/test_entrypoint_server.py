@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import re
+import shutil
 import signal
 import subprocess
 import urllib.error
@@ -103,7 +104,7 @@ def started(repository: Path, folder: Path, *options: str) -> Generator[Containe
     container = Container(repository, folder, *options)
     family: list[psutil.Process] = []
     try:
-        wait_until(container.ready, what="the server is ready", seconds=120)
+        wait_until(container.ready, what="the server is ready", seconds=300)
         family = psutil.Process(container.process.pid).children(recursive=True)
         yield container
         container.stop()
@@ -117,8 +118,27 @@ def started(repository: Path, folder: Path, *options: str) -> Generator[Containe
 
 
 @pytest.fixture(scope="module")
-def container(toy_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
-    with started(toy_repository, tmp_path_factory.mktemp("container")) as container:
+def slow_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model, which takes as long as it is told, and a second until it is loaded."""
+    folder = tmp_path_factory.mktemp("slow")
+    version = folder / "slow" / "1"
+    version.mkdir(parents=True)
+    (version.parent / "config.pbtxt").write_text(SLOW)
+    (version / "model.py").write_text(SLEEP)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(toy_repository: Path, slow_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for source in (toy_repository, slow_repository):
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def container(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    with started(repository, tmp_path_factory.mktemp("container")) as container:
         yield container
 
 
@@ -177,10 +197,10 @@ def test_alive_finds_every_model_alive(container: Container) -> None:
 
 
 def test_alive_passes_over_a_model_that_came_after_the_start(
-    toy_repository: Path, container: Container, tmp_path: Path
+    repository: Path, container: Container, tmp_path: Path
 ) -> None:
     later = tmp_path / "models"
-    for model in toy_repository.iterdir():
+    for model in repository.iterdir():
         (later / model.name).mkdir(parents=True)
         (later / model.name / "config.pbtxt").write_text((model / "config.pbtxt").read_text())
     (later / "unheard_of").mkdir()
@@ -190,36 +210,36 @@ def test_alive_passes_over_a_model_that_came_after_the_start(
 
 
 def test_the_server_lists_its_models_for_alive_where_there_are_no_files(
-    toy_repository: Path, container: Container, tmp_path: Path
+    repository: Path, container: Container, tmp_path: Path
 ) -> None:
     ended = container.alive(tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     with urllib.request.urlopen(f"http://127.0.0.1:{container.http}/v2/models/stats") as answer:
         listed = re.findall(rb'"name":"([^"]*)"', answer.read())
-    assert {name.decode() for name in listed} == {path.parent.name for path in toy_repository.glob("*/config.pbtxt")}
+    assert {name.decode() for name in listed} == {path.parent.name for path in repository.glob("*/config.pbtxt")}
 
 
-def test_this_triton_does_not_say_that_a_stub_is_dead(toy_repository: Path, tmp_path: Path) -> None:
+def test_this_triton_does_not_say_that_a_stub_is_dead(slow_repository: Path, tmp_path: Path) -> None:
     """The reason for 26.08 in the container; where this fails, the wheel has become as good."""
-    with started(toy_repository, tmp_path) as container:
+    with started(slow_repository, tmp_path) as container:
         stubs = psutil.Process(container.process.pid).children(recursive=True)
-        next(stub for stub in stubs if "encode_mask_0_0" in stub.cmdline()).kill()
+        next(stub for stub in stubs if "slow_0_0" in stub.cmdline()).kill()
         assert container.alive().returncode == 0
 
 
 def test_a_start_removes_what_a_killed_server_left_in_shared_memory(
-    container: Container, toy_repository: Path, tmp_path: Path
+    container: Container, slow_repository: Path, tmp_path: Path
 ) -> None:
     """In a pod /dev/shm stays when its container starts anew."""
     (tmp_path / "killed").mkdir()
-    with started(toy_repository, tmp_path / "killed") as killed:
+    with started(slow_repository, tmp_path / "killed") as killed:
         stubs = psutil.Process(killed.process.pid).children(recursive=True)
         for process in (killed.process, *stubs):
             process.kill()
         wait_until(lambda: not any(map(is_running, stubs)), what="all are dead")
         assert len(killed.files()) > 1
         its = container.files()
-        with started(toy_repository, tmp_path) as again:
+        with started(slow_repository, tmp_path) as again:
             assert len(again.files()) > 1
             assert killed.files() == set()
     assert container.ready()
@@ -227,29 +247,19 @@ def test_a_start_removes_what_a_killed_server_left_in_shared_memory(
     assert its <= container.files()
 
 
-def test_sigterm_ends_it(toy_repository: Path, tmp_path: Path) -> None:
-    with started(toy_repository, tmp_path) as container:
+def test_sigterm_ends_it(slow_repository: Path, tmp_path: Path) -> None:
+    with started(slow_repository, tmp_path) as container:
         container.process.send_signal(signal.SIGTERM)
         assert container.process.wait(60) == 0
 
 
-@pytest.fixture
-def full(tmp_path: Path) -> Iterator[Container]:
-    version = tmp_path / "models" / "slow" / "1"
-    version.mkdir(parents=True)
-    (version.parent / "config.pbtxt").write_text(SLOW)
-    (version / "model.py").write_text(SLEEP)
-    with started(tmp_path / "models", tmp_path) as container:
-        yield container
-
-
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_full_queue_refuses_with_what_the_client_knows_as_overload(full: Container, protocol: str) -> None:
+def test_a_full_queue_refuses_with_what_the_client_knows_as_overload(container: Container, protocol: str) -> None:
     """What Triton says is provoked at a model, for 2.51 leaves an ensemble without an answer (core#466)."""
     api: Any = {"grpc": tritonclient.grpc, "http": tritonclient.http}[protocol]
     tensor = api.InferInput("SECONDS", [1, 1], "FP32")
-    tensor.set_data_from_numpy(np.array([[1.0]], np.float32))
-    url = f"127.0.0.1:{getattr(full, protocol)}"
+    tensor.set_data_from_numpy(np.array([[0.5]], np.float32))
+    url = f"127.0.0.1:{getattr(container, protocol)}"
 
     def infer(_number: int) -> InferenceServerException | None:
         with api.InferenceServerClient(url) as client:

@@ -51,20 +51,3 @@ def test_scripts() -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_can_be_run(script: Path) -> None:
     assert script.stat().st_mode & 0o111 == 0o111
-
-
-@pytest.mark.parametrize(
-    ("tool", "options", "text"),
-    [
-        ("yamllint", ("--strict",), "a:   1\n"),
-        ("hadolint", (), "FROM debian\nRUN apt-get install curl\n"),
-        ("shellcheck", (), "#!/bin/sh\necho $1\n"),
-    ],
-)
-def test_the_linters_object_to_what_is_wrong(tmp_path: Path, tool: str, options: tuple[str, ...], text: str) -> None:
-    """Else a linter that does not run would be one that finds nothing."""
-    wrong = tmp_path / "wrong"
-    wrong.write_text(text)
-    found = lint(tool, *options, wrong)
-    assert found.returncode != 0
-    assert found.stdout

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from monitoring_files import ELSEWHERE, METRICS_OPTIONS, RECORDED, TRITON_SERIES, queries
+from monitoring_files import ELSEWHERE, RECORDED, TRITON_SERIES, queries
 from prometheus_process import WINDOW, PrometheusProcess
 from triton_process import TritonProcess, wait_until
 
@@ -63,7 +63,7 @@ def exported(url: str) -> set[str]:
 
 def test_a_life_of_a_server(toy_repository: Path, tmp_path: Path) -> None:
     """Load, refused pictures, a dead stub, the end: one server, for each of its stages takes the one before."""
-    options = ("--", *METRICS_OPTIONS, "--metrics-interval-ms=500")
+    options = ("--", "--metrics-config=summary_latencies=true", "--metrics-interval-ms=500")
     with TritonProcess(toy_repository, log=tmp_path / "serve.log", options=options) as server:
         with SegmentationClient(f"grpc://{server.grpc_url}", retries=0) as client, pytest.raises(InvalidImageError):
             client.segment(b"no picture at all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,10 +38,15 @@ def files(values: Object | None = None, *, release: str = RELEASE) -> dict[str, 
 
 
 def objects(values: Object | None = None, *, release: str = RELEASE) -> list[Object]:
-    """Return the Kubernetes objects of all templates."""
+    """Return the Kubernetes objects of all templates; who asks again gets the same ones, and must not change them."""
+    return _objects(json.dumps(values), release)
+
+
+@functools.cache
+def _objects(values: str, release: str) -> list[Object]:
     return [
         cast("Object", found)
-        for path, text in files(values, release=release).items()
+        for path, text in files(json.loads(values), release=release).items()
         if path.endswith(".yaml")
         for found in yaml.load_all(text, Loader=yaml.CSafeLoader)
         if found is not None
@@ -115,8 +121,8 @@ VARIANTS: dict[str, Object] = {
             }
         },
         "priorityClassName": "serving",
-        "podAnnotations": {"a": "b"},
-        "podLabels": {"team": "vision"},
+        "podAnnotations": {"prometheus.io/path": "/annotated"},
+        "podLabels": {"team": "perception"},
         "extraEnv": [{"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"}],
         "extraVolumes": [{"name": "more", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
@@ -139,6 +145,7 @@ VARIANTS: dict[str, Object] = {
         },
         "models": {
             "builder": {
+                "nodeSelector": {"disk": "fast"},
                 "podAnnotations": {"sidecar.istio.io/inject": "false"},
                 "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
                 "extraVolumes": [{"name": "weights", "persistentVolumeClaim": {"claimName": "weights"}}],

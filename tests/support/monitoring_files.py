@@ -14,11 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "monitoring"
 PROMETHEUS = ROOT / "out" / "tools" / "prometheus"
 
-# What compose and the chart must pass to tritonserver for these files; the counters of latencies are on by default.
-METRICS_OPTIONS = ("--metrics-config=summary_latencies=true",)
-
-# What tritonserver 2.51 exported on a machine without a GPU with METRICS_OPTIONS. test_monitoring_live.py compares it
-# with a running server.
+# What tritonserver 2.51 exports on a machine without a GPU, with the summaries of latencies that compose and the chart
+# ask for. test_monitoring_live.py compares it with a running server.
 TRITON_SERIES = {
     "nv_cpu_memory_total_bytes",
     "nv_cpu_memory_used_bytes",
