@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
     guard()
 
-import argparse
 import math
 import random
 import sys
@@ -29,10 +28,12 @@ import simpy
 from rich.console import Console
 from rich.table import Table
 
-from load_tests.options import number
+from deeplabv3.arguments import number
+from deeplabv3.command_line import Parser
 from load_tests.summary import SummaryError, load
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
     from load_tests.summary import Summary
@@ -352,7 +353,7 @@ def _table(rows: list[Row], wanted: argparse.Namespace) -> Table:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m load_tests.capacity", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m load_tests.capacity", description=(__doc__ or "").split("\n")[0])
     add, positive = parser.add_argument, number(_TINY)
     most, batched, instances = (number(1, top, kind=int) for top in (_MOST, _MOST_BATCHED, _MOST_INSTANCES))
     add("run", type=Path, metavar="SUMMARY", help="JSON that a run on one server wrote (--summary)")

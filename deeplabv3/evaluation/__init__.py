@@ -1,6 +1,11 @@
 """Measure the accuracy of a server and of the PyTorch module side by side: `python -m deeplabv3.evaluation --help`."""
 
 
+def images(count: int) -> str:
+    """Return a number of images in words."""
+    return "1 image" if count == 1 else f"{count} images"
+
+
 class EvaluationError(Exception):
     """The evaluation cannot go on; the message names the thing, the value and the remedy."""
 

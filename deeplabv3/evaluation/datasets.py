@@ -168,9 +168,10 @@ def mask_folders(
     for these, those, kind, other in ((pictures, drawn, "pictures", "masks"), (drawn, pictures, "masks", "pictures")):
         alone = sorted(these.keys() - those.keys())
         if alone:
+            more = f", nor that of {len(alone) - 1} more of the {kind}" if alone[1:] else ""
             raise EvaluationError(
-                f"{len(alone)} of the {kind} have no partner of the same name among the {other}, such as "
-                f"{these[alone[0]]}; add the {other}, or move these {kind} out of the folder"
+                f"no file among the {other} has the name of {these[alone[0]]}{more}; add the {other}, or move the {kind} "
+                "out of the folder"
             )
     return Dataset(
         ids=sorted(pictures),
@@ -213,8 +214,8 @@ def _read_pair(image_path: Path, mask_path: Path) -> Sample:
         with Image.open(io.BytesIO(read_bytes(mask_path, "the mask"))) as mask:
             if mask.mode not in {"P", "L"}:
                 raise EvaluationError(
-                    f"{annotation} has mode {mask.mode}; VOC's are palette PNGs, and 8-bit grayscale is read too: "
-                    "convert it to class ids"
+                    f"{annotation} has mode {mask.mode}, and the pixels of a mask are class ids, in a palette or 8-bit "
+                    "grayscale PNG: convert it to class ids"
                 )
             target = np.array(mask, np.uint8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import platform
 from dataclasses import asdict
 from importlib import metadata
@@ -12,11 +13,11 @@ from rich.table import Table
 from torchvision.models import get_model_weights
 
 from deeplabv3 import VARIANTS
+from deeplabv3.evaluation import images
 from deeplabv3.evaluation.counting import Figures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -119,7 +120,7 @@ def table(content: Mapping[str, Any]) -> Table:
     """Return a report as a table, in percent."""
     predictors: list[dict[str, Any]] = content["predictors"]
     result = Table(
-        title=f"{content['images']} images of {content['dataset']['size']}: intersection over union, percent"
+        title=f"{images(content['images'])} of {content['dataset']['size']}: intersection over union, percent"
     )
     result.add_column("class")
     for predictor in predictors:
@@ -167,8 +168,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def draw(content: Mapping[str, Any], path: Path) -> None:
-    """Draw a report as a PNG."""
+def draw(content: Mapping[str, Any]) -> bytes:
+    """Return a report as a PNG."""
     # matplotlib takes a second to load.
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see above
     from matplotlib.figure import Figure  # noqa: PLC0415 - see above
@@ -196,9 +197,9 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
         fontsize=16,
         color="darkred" if untrained else "black",
     )
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=100)
-    partial.replace(path)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100)
+    return png.getvalue()
 
 
 def _bars(axes: Any, predictors: list[dict[str, Any]], names: list[str]) -> None:  # noqa: ANN401 - matplotlib's Axes

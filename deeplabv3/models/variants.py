@@ -23,9 +23,8 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
 from torchvision.models.segmentation.fcn import FCNHead
 
 from deeplabv3.errors import InvalidOptionError, UnknownOptionError
-from deeplabv3.models.weights import PRETRAINED, WeightsSource, download, load_state
-
-VARIANTS = ("resnet50", "resnet101")
+from deeplabv3.models.names import PRETRAINED
+from deeplabv3.models.weights import WeightsSource, download, load_state
 
 _BACKBONES: dict[str, Callable[..., ResNet]] = {"resnet50": resnet50, "resnet101": resnet101}
 _BACKBONE_WEIGHTS: dict[str, WeightsEnum] = {

@@ -17,9 +17,7 @@ from torchvision.models import WeightsEnum
 
 from deeplabv3.errors import CheckpointError, WeightsUnavailableError
 from deeplabv3.models.checkpoints import COUNTER, read_checkpoint, shortened, variant_of
-
-PRETRAINED = "COCO_WITH_VOC_LABELS_V1"
-UNTRAINED = "none"
+from deeplabv3.models.names import PRETRAINED, UNTRAINED
 
 _DOWNLOAD_TIMEOUT_SECONDS = 30.0
 # The bias of the classifier's last convolution: one value a class.

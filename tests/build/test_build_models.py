@@ -36,7 +36,8 @@ from deeplabv3.building.assembly import build
 from deeplabv3.building.plan import Plan
 from deeplabv3.building.staging import locked
 from deeplabv3.errors import RepositoryError
-from deeplabv3.models.variants import VARIANTS, load_model
+from deeplabv3.models.names import VARIANTS
+from deeplabv3.models.variants import load_model
 from deeplabv3.repository.config import parse_config
 from deeplabv3.repository.record import read_record
 

@@ -73,7 +73,7 @@ def test_weights_may_be_said_in_the_seeds_words() -> None:
         (["--width_per_group", "64"], "unrecognized arguments"),
         (["--json"], "--json goes with --describe"),
         (["--describe", "--num-classes", "3"], "--describe takes"),
-        (["--replace-stride-with-dilation", "1", "0", "0"], "neither true nor false"),
+        (["--replace-stride-with-dilation", "1", "0", "0"], "must be true or false, got '1'"),
         (["--set", "preprocess.resize_mode"], "must be MODEL.PARAMETER=VALUE, such as "),
         (
             ["--set", "deeplabv3_resnet50.instances=3"],
@@ -86,15 +86,14 @@ def test_weights_may_be_said_in_the_seeds_words() -> None:
         (["--set", "encode_mask.instances=many"], "must be an integer from 1 to 128, got 'many'"),
     ],
 )
-def test_contradictions_are_refused_with_the_known_options(
+def test_contradictions_are_refused_in_two_lines(
     arguments: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse_arguments(arguments)
-    error = capsys.readouterr().err
+    error, hint = capsys.readouterr().err.splitlines()
     assert message in error
-    for option in ("--pretrained-backbone", "--num-classes", "--width-per-group", "--norm-layer"):
-        assert option in error
+    assert hint.endswith(" --help lists the options")
 
 
 @pytest.mark.parametrize(

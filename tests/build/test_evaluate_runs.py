@@ -375,7 +375,7 @@ def test_the_report_holds_every_figure_and_the_picture_is_drawn(tmp_path: Path) 
     assert table(content).row_count == 21 + 3 + 4
     for count in (1, 3):
         shown = content | {"predictors": [*content["predictors"], second][:count]}
-        draw(shown, tmp_path / "figures.png")
+        (tmp_path / "figures.png").write_bytes(draw(shown))
         with pictures.opened(tmp_path / "figures.png") as picture:
             assert picture.format == "PNG"
             assert picture.width == 1800
