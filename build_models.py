@@ -22,7 +22,7 @@ import argparse
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from deeplabv3 import (
@@ -36,6 +36,7 @@ from deeplabv3 import (
     WeightsSource,
     WeightsUnavailableError,
 )
+from deeplabv3.arguments import number
 from deeplabv3.building import tracing
 from deeplabv3.building.assembly import build, is_source
 from deeplabv3.building.model_file import NORM_LAYERS
@@ -161,19 +162,19 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--max-batch-size",
-        type=_at_most(_MOST_BATCHED),
+        type=number(1, _MOST_BATCHED, kind=int),
         metavar="N",
         help=f"with --device cuda: the most pictures in a batch of a core model (default: {GPU_MAX_BATCH_SIZE})",
     )
     parser.add_argument(
         "--instances",
-        type=_at_most(_MOST_INSTANCES),
+        type=number(1, _MOST_INSTANCES, kind=int),
         metavar="N",
         help=f"with --device cuda: the batches that a core model computes side by side (default: {GPU_INSTANCES})",
     )
     parser.add_argument(
         "--max-queue-size",
-        type=_at_most(2**32 - 1),  # what Triton's field holds
+        type=number(1, 2**32 - 1, kind=int),  # what Triton's field holds
         metavar="N",
         help="with --device cuda: the most requests that wait for a core model, above which Triton refuses; for Triton "
         "26.08 or newer, see docs/building.md (default: no limit)",
@@ -262,16 +263,6 @@ def _add_resnet_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="residual branches of untrained weights start at 0",
     )
-
-
-def _at_most(most: int) -> Callable[[str], int]:
-    def number_of(text: str) -> int:
-        number = int(text) if text.isascii() and text.isdigit() else 0
-        if not 0 < number <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {most}")
-        return number
-
-    return number_of
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -29,7 +29,7 @@ import simpy
 from rich.console import Console
 from rich.table import Table
 
-from load_tests.options import number
+from deeplabv3.arguments import number
 from load_tests.summary import SummaryError, load
 
 if TYPE_CHECKING:

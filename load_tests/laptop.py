@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import build_models
+from deeplabv3.arguments import number
 from deeplabv3.embedded.launch import LaunchError, RunningServer
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build, serve, load twice; return an exit code."""
     parser = argparse.ArgumentParser(description="Load the embedded server on this machine.")
     parser.add_argument("--model-repository", type=Path, metavar="DIR", help="default: an untrained ResNet-50")
-    parser.add_argument("--seconds", type=int, default=_SECONDS, metavar="N", help="of each run (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=number(1, kind=int), default=_SECONDS, metavar="N", help="of each run (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="default: out/load")
     options = parser.parse_args(arguments)
     output: Path = options.output.resolve()

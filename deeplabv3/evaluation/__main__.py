@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from deeplabv3.arguments import number
 from deeplabv3.evaluation import EvaluationError, Interrupted
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     )
     folders.add_argument(
         "--ignore",
-        type=_class_id,
+        type=number(0, _MAX_CLASS_ID, kind=int),
         default=_MAX_CLASS_ID,
         metavar="ID",
         help="class id of pixels that count for nothing (default: %(default)s)",
@@ -151,13 +152,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="the server; --core needs gRPC, --ensemble takes http:// too (default: %(default)s)",
     )
     measured.add_argument(
-        "--timeout", type=_seconds, default=120.0, help="seconds that one answer may take (default: %(default)g)"
+        "--timeout", type=number(1e-6), default=120.0, help="seconds that one answer may take (default: %(default)g)"
     )
     run = parser.add_argument_group("the run")
-    run.add_argument("--limit", type=_positive, metavar="N", help="the first N images only")
+    run.add_argument("--limit", type=number(1, kind=int), metavar="N", help="the first N images only")
     run.add_argument(
         "--concurrency",
-        type=_positive,
+        type=number(1, kind=int),
         default=4,
         metavar="N",
         help="images in flight, so that Triton can batch (%(default)s)",
@@ -166,29 +167,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--name", help="of the files in it (default: the data set's kind)")
     run.add_argument("--restart", action="store_true", help="discard what an interrupted run has left")
     run.add_argument("--json", action="store_true", help="print the JSON in place of the table")
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return value
-
-
-def _class_id(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) > _MAX_CLASS_ID:
-        raise argparse.ArgumentTypeError(f"must be a class id from 0 to {_MAX_CLASS_ID}, got {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return value
 
 
 def main(command: Sequence[str] | None = None) -> int:
