@@ -33,6 +33,7 @@ import signal
 import tempfile
 from typing import TYPE_CHECKING
 
+from deeplabv3.arguments import number
 from deeplabv3.command_line import Parser
 from deeplabv3.embedded.checks import check_environment, check_repository, check_temporary_folder, choose_address
 from deeplabv3.embedded.errors import StartError
@@ -58,7 +59,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="IPv4 address or name to listen on (default: %(default)s)")
     for service, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         help_ = "0 takes a free port (default: %(default)s)"
-        parser.add_argument(f"--{service}-port", type=int, default=port, metavar="PORT", help=help_)
+        parser.add_argument(
+            f"--{service}-port", type=number(0, 65535, kind=int), default=port, metavar="PORT", help=help_
+        )
     parser.add_argument("triton_options", nargs="*", metavar="-- TRITON_OPTION", help="options for tritonserver itself")
     return parser.parse_args(argv)
 

@@ -21,7 +21,8 @@ from locust.runners import STATE_STOPPED, STATE_STOPPING, MasterRunner
 from locust.stats import StatsEntry
 from rich.console import Console
 
-from load_tests import objectives, report, server_statistics
+from deeplabv3.repository import statistics
+from load_tests import objectives, report
 from load_tests.options import options_from, weights
 from load_tests.replies import BETWEEN_WORKERS, WRONG_BETWEEN_WORKERS, FirstReplies, FirstReply
 from load_tests.sender import INTERRUPTED_SECONDS, OF_PICTURES, OWN_ERROR, REPORT, RUN
@@ -261,14 +262,14 @@ class Judge:
     def _server_between(self) -> dict[str, Any]:
         """Return what the server counted during the run; nothing where it does not tell."""
         after = self._server_statistics() if self._server_before is not None else None
-        found = server_statistics.between(self._server_before or {}, after) if after else {}
+        found = statistics.between(self._server_before or {}, after) if after else {}
         if after and not found:
             _logger.warning("the server's statistics are left out: it restarted, or several share the address")
         return found
 
     def _server_statistics(self) -> dict[str, Any] | None:
         try:
-            return server_statistics.read(self._environment.host or "")
+            return statistics.read(self._environment.host or "")
         except Exception as error:  # noqa: BLE001 - a run goes without them: a proxy may not let them through
             _logger.info("no statistics of the server: %s", error)
             return None

@@ -60,11 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(description="Load the embedded server on this machine.")
     parser.add_argument("--model-repository", type=Path, metavar="DIR", help="default: an untrained ResNet-50")
     parser.add_argument(
-        "--seconds",
-        type=number(1, kind=int),
-        default=_SECONDS,
-        metavar="N",
-        help="of each run (default: %(default)s)",
+        "--seconds", type=number(1, kind=int), default=_SECONDS, metavar="N", help="of each run (default: %(default)s)"
     )
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="default: out/load")
     options = parser.parse_args(arguments)

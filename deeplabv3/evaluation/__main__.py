@@ -154,7 +154,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="the server; --core needs gRPC, --ensemble takes http:// too (default: %(default)s)",
     )
     measured.add_argument(
-        "--timeout", type=number(0.001), default=120.0, help="seconds that one answer may take (default: %(default)g)"
+        "--timeout", type=number(1e-6), default=120.0, help="seconds that one answer may take (default: %(default)g)"
     )
     run = parser.add_argument_group("the run")
     run.add_argument("--limit", type=number(1, kind=int), metavar="N", help="the first N images only")

@@ -170,8 +170,8 @@ def mask_folders(
         if alone:
             more = f", nor that of {len(alone) - 1} more of the {kind}" if alone[1:] else ""
             raise EvaluationError(
-                f"no file among the {other} has the name of {these[alone[0]]}{more}; add the {other}, or move the {kind} "
-                "out of the folder"
+                f"no file among the {other} has the name of {these[alone[0]]}{more}; add the {other}, or move the "
+                f"{kind} out of the folder"
             )
     return Dataset(
         ids=sorted(pictures),

@@ -22,7 +22,7 @@ OWN = ["folders", "--images", "pictures", "--masks", "masks"]
         (COCO, "give at least one of --eager, --core and --ensemble"),
         ([*COCO, "--core", "x", "--weights", "none"], "--weights is for --eager"),
         ([*COCO, "--core", "x", "--limit", "0"], "must be an integer from 1, got '0'"),
-        ([*COCO, "--core", "x", "--timeout", "-1"], "must be a number from 0.001, got '-1'"),
+        ([*COCO, "--core", "x", "--timeout", "-1"], "must be a number from 1e-06, got '-1'"),
         ([*COCO, "--core", "x", "--name", "a/b"], "--name a/b: a name without folders"),
         (["coco", "--images", "val", "--core", "x"], "--annotations"),
         ([], "coco,voc,folders"),
