@@ -63,6 +63,8 @@ def build(
     name = os.fsencode(repository)
     if name.decode("utf-8", "replace") != str(repository):
         raise BuildError(f"--model-repository {name!r}: torch takes UTF-8 names only")
+    if not is_source(repository):
+        _keep_out_of_source(repository, plans)
     with locked(repository):
         records = _read_records(repository)
         others = _other_plans(repository, plans, records)
@@ -84,6 +86,17 @@ def build(
             elif configs_only:
                 changed += _write(repository, _committed(texts))
         _tell(repository, changed, settings, configs_only=configs_only)
+
+
+def _keep_out_of_source(repository: Path, plans: Sequence[Plan]) -> None:
+    """Refuse a folder in the committed model repository, and links into it: their files would be replaced there."""
+    models = [*steps.STEPS, *(name for plan in plans for name in (plan.core, plan.ensemble))]
+    for folder in (repository, *(repository / name for name in models)):
+        if folder.resolve().is_relative_to(steps.MODEL_REPOSITORY):
+            raise BuildError(
+                f"{folder} lies in {steps.MODEL_REPOSITORY}, which is source; build into a folder elsewhere that "
+                "has no links into it"
+            )
 
 
 def model_file(repository: Path, variant: str) -> Path:

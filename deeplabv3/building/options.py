@@ -148,7 +148,7 @@ def _add_repository_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--model-repository",
-        type=Path,
+        type=_folder,
         default=MODEL_REPOSITORY,
         metavar="DIR",
         help="where to build (default: model_repository/, for the default options)",
@@ -157,6 +157,12 @@ def _add_repository_options(parser: argparse.ArgumentParser) -> None:
     add("--configs-only", action="store_true", help="write the config files and build nothing")
     add("--describe", action="store_true", help="print what the models are published with beside what is found here")
     add("--json", action="store_true", help="with --describe: print JSON instead of tables")
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must be the path of a folder, got ''")
+    return Path(text)
 
 
 def _setting(text: str) -> tuple[str, str]:

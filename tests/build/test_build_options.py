@@ -17,7 +17,7 @@ import torch
 import build_models
 from build_models import make_plans, parse_arguments
 from deeplabv3 import BuildError, InvalidOptionError, WeightsSource, model_deeplabv3_resnet50
-from deeplabv3.building import assembly
+from deeplabv3.building import assembly, steps
 from deeplabv3.building.assembly import build
 from deeplabv3.building.model_file import record_of
 from deeplabv3.building.plan import Plan
@@ -77,8 +77,9 @@ def test_weights_may_be_said_in_the_seeds_words() -> None:
         (["--set", "preprocess.resize_mode"], "must be MODEL.PARAMETER=VALUE, such as "),
         (
             ["--set", "deeplabv3_resnet50.instances=3"],
-            "no settings; preprocess, postprocess, encode_mask have, and --inst",
+            "must be one of preprocess, postprocess, encode_mask, got 'deeplabv3_resnet50'; a core model has --inst",
         ),
+        (["--model-repository", ""], "must be the path of a folder, got ''"),
         (["--set", "preprocess.size=3"], "preprocess has no setting 'size'; it has mean, std, resize_mode, "),
         (["--set", "preprocess.resize_mode=oval"], "must be 'square' or 'shorter_side', got 'oval'"),
         (["--set", "preprocess.std=0.2, 0.2, 0"], "must be three numbers 'R, G, B' above 0, got "),
@@ -123,6 +124,38 @@ def test_the_source_takes_the_default_build_only(
 @pytest.mark.parametrize("options", [["--variant", "resnet50"], ["--precision", "fp32"], ["--num-classes", "21"]])
 def test_the_default_build_may_be_spelled_out(options: list[str]) -> None:
     assert parse_arguments([*options, "--force", "--no-progress"]).model_repository == MODEL_REPOSITORY
+
+
+@pytest.mark.parametrize("link", ["", "preprocess", "deeplabv3_resnet50"])
+def test_no_file_is_written_into_the_source_by_another_path(
+    link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(MODEL_REPOSITORY, source, ignore=shutil.ignore_patterns("model.pt", "__pycache__"))
+    monkeypatch.setattr(steps, "MODEL_REPOSITORY", source)
+    before = sorted(source.rglob("*"))
+    repository = tmp_path / "mine" if link else source / "mine"
+    if link:
+        repository.mkdir()
+        (repository / link).symlink_to(source / link)
+    with pytest.raises(BuildError, match=rf"{link or 'mine'} lies in .*source, which is source; build into a folder"):
+        build(repository, [Plan("resnet50", WeightsSource("none"))], configs_only=True)
+    assert sorted(source.rglob("*")) == before
+
+
+def test_a_build_tells_which_files_and_settings_it_has_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = Plan("resnet50", WeightsSource("none"))
+    setting = {"preprocess.resize_mode": "shorter_side"}
+    with caplog.at_level("INFO"):
+        build(tmp_path, [plan], configs_only=True)
+        build(tmp_path, [plan], configs_only=True, settings=setting)
+        build(tmp_path, [plan], configs_only=True)
+    first, second, third = caplog.messages
+    assert re.fullmatch(rf"{tmp_path}: wrote \d+ files", first)
+    assert second == f"{tmp_path}: wrote preprocess/config.pbtxt, with --set preprocess.resize_mode=shorter_side"
+    assert third == f"{tmp_path}: the config files are up to date, with --set preprocess.resize_mode=shorter_side"
 
 
 def test_classes_have_the_names_of_voc_or_numbers() -> None:
