@@ -37,13 +37,14 @@ from deeplabv3.building.plan import Plan
 from deeplabv3.building.steps import MODEL_REPOSITORY
 from deeplabv3.command_line import Parser, unwind_on_sigterm
 from deeplabv3.embedded.launch import LaunchError, RunningServer
+from deeplabv3.models.names import ensemble_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent
 PHOTOGRAPH = ROOT / "tests" / "assets" / "cat.png"
-ENSEMBLES = tuple(f"segment_{variant}" for variant in VARIANTS)
+ENSEMBLES = tuple(map(ensemble_name, VARIANTS))
 
 # A laptop's first request may meet cold caches; nobody waits for the deadline of a demonstration.
 _REQUEST_SECONDS = 120.0

@@ -41,10 +41,12 @@ def write_whole(path: Path, content: bytes) -> bool:
     Raises:
         OSError: what the storage says.
     """
+    partial = partial_of(path)
     if path.exists() and path.read_bytes() == content:
+        with contextlib.suppress(OSError):  # it is seldom there, and the folder may be read-only
+            partial.unlink()
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_of(path)
     try:
         with partial.open("wb") as file:
             file.write(content)

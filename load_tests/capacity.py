@@ -30,6 +30,7 @@ from rich.table import Table
 
 from deeplabv3.arguments import number
 from deeplabv3.command_line import Parser
+from deeplabv3.models.names import CORE_PREFIX, ensemble_name
 from load_tests.summary import SummaryError, load
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ Service = Callable[[int, random.Random], float]  # draws the seconds of a batch 
 BALANCING: tuple[Balancing, ...] = ("round-robin", "random", "least-outstanding")
 EXIT_TOO_FEW = 1
 
-_CORE, _ENSEMBLE = "deeplabv3_", "segment_"
 _IN_CORE = ("queue_seconds", "compute_input_seconds", "compute_infer_seconds", "compute_output_seconds")
 # Share of the pictures that the server may not have counted as the client did: those in flight at either end.
 _SHARE_MISSING = 0.1
@@ -170,7 +170,7 @@ def service_times(run: Summary, *, model: str | None = None, variation: float = 
     Raises:
         ServiceTimesError: The run has no statistics of such a model, or nothing was answered.
     """
-    cores = {name: counts for name, counts in run.server.items() if name.startswith(_CORE)}
+    cores = {name: counts for name, counts in run.server.items() if name.startswith(CORE_PREFIX)}
     if not cores:
         raise ServiceTimesError(
             "the run has no statistics of a core model: measure with --host at Triton itself, not at a proxy"
@@ -183,12 +183,12 @@ def service_times(run: Summary, *, model: str | None = None, variation: float = 
     name = model or next(iter(cores))
     if name not in cores:
         raise ServiceTimesError(f"the run has no statistics of {name}: it has {', '.join(cores)}")
-    core, variant = cores[name], name.removeprefix(_CORE)
+    core, variant = cores[name], name.removeprefix(CORE_PREFIX)
     if lacking := {"requests", "batches", *_IN_CORE} - core.keys():
         raise ServiceTimesError(f"the statistics of {name} lack {', '.join(sorted(lacking))}: measure again")
     latencies = [kind.milliseconds for kind in run.kinds if kind.name.split()[0] == variant]
     answers = sum(sum(counts.values()) for counts in latencies)
-    ensemble = run.server.get(f"{_ENSEMBLE}{variant}", {}).get("requests", 0)
+    ensemble = run.server.get(ensemble_name(variant), {}).get("requests", 0)
     if abs(ensemble - answers) > _SHARE_MISSING * answers:
         raise ServiceTimesError(
             f"the server counted {ensemble} pictures, and {answers} were answered: measure one server alone, without a "
@@ -197,7 +197,7 @@ def service_times(run: Summary, *, model: str | None = None, variation: float = 
     batches: Mapping[str, Any] = core["batches"]
     counts = {int(size): batch["executions"] for size, batch in batches.items() if batch["executions"]}
     if not counts or not answers:
-        raise ServiceTimesError(f"the run has no batches of {name} or no latencies of {_ENSEMBLE}{variant}")
+        raise ServiceTimesError(f"the run has no batches of {name} or no latencies of {ensemble_name(variant)}")
     measured = {size: batches[str(size)]["seconds"] / count for size, count in counts.items()}
     first, each = _line(measured, counts)
     latency = sum(value * count for kind in latencies for value, count in kind.items()) / answers / 1000

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,6 @@ PHOTOGRAPH = Path(__file__).resolve().parents[1] / "tests" / "assets" / "cat.png
 # Kind of picture, and the most pixels that one has.
 KINDS = {"thumbnail": 100_000, "web": 1_000_000, "photo": 4_000_000, "large": 50_000_000}
 
-_EXIF_ORIENTATION = 0x0112
 _ROTATED = 6  # as a phone held upright stores it: width and height change places when shown
 # Of the noise that enlarging leaves out, in grey levels: an enlarged JPEG without it is a tenth of a camera's.
 _GRAIN = 5.0
@@ -137,7 +136,7 @@ def _encoded(
     pixels = np.clip(np.asarray(part, np.int16) + grain, 0, 255).astype(np.uint8)
     exif = Image.Exif()
     if rotated:
-        exif[_EXIF_ORIENTATION] = _ROTATED
+        exif[ExifTags.Base.Orientation] = _ROTATED
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form, exif=exif, **({} if form == "PNG" else {"quality": 88}))
     return buffer.getvalue()

@@ -274,7 +274,7 @@ def test_the_page_proves_the_run_when_it_is_mailed_alone(tmp_path: Path) -> None
         "resnet50=3",
         "refused & gone   1",
         "deeplabv3_resnet50   100   1.82   10.0   30.0   40 of 1, 15 of 4",
-        "busiest of 1 process(es) at 10% of a core",
+        "busiest of 1 process at 10% of a core",
     ):
         assert re.sub(r"\s+", " ", said) in re.sub(r"\s+", " ", text)
     assert "<title>Load test failed" in page
