@@ -95,7 +95,7 @@ def from_folder(folder: Path) -> list[Picture]:
         PicturesError: There is none, or one cannot be read.
     """
     if not folder.is_dir():
-        raise PicturesError(f"{folder} is no folder")
+        raise PicturesError(f"{folder} is not a folder")
     pictures: list[Picture] = []
     paths = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     for path in paths:
@@ -105,7 +105,7 @@ def from_folder(folder: Path) -> list[Picture]:
             shown.load()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             said = "it is empty" if not data else str(error)
-            raise PicturesError(f"{path} is no picture that can be read: {said}") from error
+            raise PicturesError(f"{path} cannot be read as a picture: {said}") from error
         pictures.append(_picture(path.name, data, shown.size))
     if not pictures:
         raise PicturesError(f"{folder} holds no pictures")

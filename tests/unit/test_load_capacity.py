@@ -267,9 +267,9 @@ def test_a_run_that_was_not_as_it_was_meant_to_be_is_told(tmp_path: Path, capsys
     ("where", "changed", "said"),
     [
         ([], {"format": 0}, "measure again"),
-        ([], {"server": []}, "is no summary of a run"),
-        (["kinds", 0], {"name": ""}, "is no summary of a run"),
-        (["kinds", 0], {"milliseconds": {"3": "x"}}, "is no summary of a run"),
+        ([], {"server": []}, "is not the summary of a run"),
+        (["kinds", 0], {"name": ""}, "is not the summary of a run"),
+        (["kinds", 0], {"milliseconds": {"3": "x"}}, "is not the summary of a run"),
         (["server"], {"deeplabv3_resnet50": {}}, "lack batches"),
     ],
 )
