@@ -25,11 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import simpy
-from rich.console import Console
 from rich.table import Table
 
 from deeplabv3.arguments import number
-from deeplabv3.command_line import Parser
+from deeplabv3.command_line import Parser, console
 from deeplabv3.models.names import CORE_PREFIX, ensemble_name
 from load_tests.summary import SummaryError, load
 
@@ -49,7 +48,6 @@ _IN_CORE = ("queue_seconds", "compute_input_seconds", "compute_infer_seconds", "
 _SHARE_MISSING = 0.1
 _FEW_BATCHES = 50  # a slow moment of the machine would move their mean
 _MORE_ROWS = 2  # after the first number that is enough, to show what another replica would bring
-_COLUMNS = 110
 _TINY = 1e-9
 # Above these a simulation takes too long to wait for.
 _MOST_BATCHED, _MOST_INSTANCES, _MOST = 1024, 256, 10_000_000
@@ -376,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 where some number of replicas is enough."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _COLUMNS)
+    out = console()
     try:
         run = load(options.run)
         times = service_times(run, model=options.model, variation=options.variation)
@@ -392,23 +390,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     most = times.most_per_second(replica.max_batch, replica.instances)
     for problem in run.problems:
-        console.print(f"[yellow]the run was not as it was meant to be: {problem}[/]")
+        out.print(f"[yellow]the run was not as it was meant to be: {problem}[/]")
     sizes = ", ".join(f"{size}: {1000 * seconds:.1f}" for size, seconds in sorted(times.measured.items()))
-    console.print(f"{times.model}: milliseconds of a batch by its pictures: {sizes}")
+    out.print(f"{times.model}: milliseconds of a batch by its pictures: {sizes}")
     if replica.max_batch > times.largest:
-        console.print(f"[yellow]batches above {times.largest} were not measured: a line through the others[/]")
+        out.print(f"[yellow]batches above {times.largest} were not measured: a line through the others[/]")
     if times.batches < _FEW_BATCHES:
-        console.print(f"[yellow]only {times.batches} batches were measured: measure for longer[/]")
-    console.print(f"a replica does {most:.1f} pictures per second at most")
-    console.print(f"outside the core model and its queue a request takes {times.constant:.3f} s")
+        out.print(f"[yellow]only {times.batches} batches were measured: measure for longer[/]")
+    out.print(f"a replica does {most:.1f} pictures per second at most")
+    out.print(f"outside the core model and its queue a request takes {times.constant:.3f} s")
     rows = search(times, replica, options)
     if not rows:
-        console.print(
+        out.print(
             f"[red]{options.rate:g}/s is more than {options.most} replicas can do ({most * options.most:.1f}/s): "
             "see --most[/]"
         )
         return EXIT_TOO_FEW
-    console.print(_table(rows, options))
+    out.print(_table(rows, options))
     return 0 if any(row.is_enough for row in rows) else EXIT_TOO_FEW
 
 
