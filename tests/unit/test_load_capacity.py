@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from load_tests import capacity, summary
-from load_tests.capacity import (
-    BALANCING,
-    Balancing,
-    Outcome,
-    Replica,
-    ServiceTimesError,
-    poisson,
-    service_times,
-    simulate,
-)
+from load_tests.capacity import ServiceTimesError, service_times
+from load_tests.simulation import BALANCING, Balancing, Outcome, Replica, poisson, simulate
 
 if TYPE_CHECKING:
     from pathlib import Path
