@@ -142,11 +142,12 @@ def run(image: Path, wanted: Path | None, output: Path) -> int:
 def _next_steps(repository: Path, image: Path) -> str:
     """Return the commands that a newcomer runs next, as a shell takes them."""
     folder = Path(sys.executable).parent
-    python, deeplab, picture = (shlex.quote(_shown(path)) for path in (folder / "python", folder / "deeplab", image))
+    paths = (folder / "python", ROOT / "serve.py", folder / "deeplab", image)
+    python, serve, deeplab, picture = (shlex.quote(_shown(path)) for path in paths)
     served = "" if repository == MODEL_REPOSITORY else f" --model-repository {shlex.quote(_shown(repository))}"
     return (
         "\nnext, in two terminals (client/README.md, docs/serving.md):\n"
-        f"  {python} serve.py{served}\n"
+        f"  {python} {serve}{served}\n"
         f"  {deeplab} segment {picture} --url grpc://localhost:8001 --output out/segmented"
     )
 

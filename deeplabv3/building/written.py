@@ -16,6 +16,7 @@ from deeplabv3.building import steps
 from deeplabv3.building.settings import apply_settings, as_options, parse_setting, settings_in
 from deeplabv3.building.steps import PLACEMENTS, class_count_of, placement_in, set_class_count, set_placement
 from deeplabv3.errors import BuildError, InvalidOptionError, RepositoryError
+from deeplabv3.files import remove
 from deeplabv3.models.names import VARIANTS, core_name
 from deeplabv3.repository.config import parse_config, read_config
 
@@ -193,4 +194,4 @@ def _is_accepted(setting: str, value: str) -> bool:
 def remove_older_records(repository: Path) -> None:
     """Remove what older versions kept in place of repository.json."""
     for step in PLACEMENTS:
-        (repository / step / _SHIPPED).unlink(missing_ok=True)
+        remove(repository / step / _SHIPPED)
