@@ -135,7 +135,7 @@ def run(image: Path, wanted: Path | None, output: Path) -> int:
         result.overlay(image, legend=True).save(picture)
         console.print(f"{model}: gRPC and HTTP {verdict}; picture: {_shown(picture)}", soft_wrap=True)
     console.print(f"done in {time.monotonic() - started:.0f} s")
-    console.print(_next_steps(repository, image), soft_wrap=True)
+    console.print(_next_steps(repository, image), markup=False, soft_wrap=True)
     return 0 if agree else 1
 
 
