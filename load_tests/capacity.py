@@ -25,7 +25,8 @@ import numpy as np
 from rich.table import Table
 
 from deeplabv3.arguments import number
-from deeplabv3.command_line import Parser, console
+from deeplabv3.command_line import Parser
+from deeplabv3.console import console
 from deeplabv3.models.names import CORE_PREFIX, ensemble_name
 from load_tests.simulation import BALANCING, Outcome, Replica, poisson, simulate
 from load_tests.summary import SummaryError, load

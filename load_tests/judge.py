@@ -19,7 +19,7 @@ from locust.html import get_html_report, process_html_filename
 from locust.runners import STATE_STOPPED, STATE_STOPPING, MasterRunner
 from locust.stats import StatsEntry
 
-from deeplabv3.command_line import console
+from deeplabv3.console import console
 from deeplabv3.repository import statistics
 from load_tests import objectives, report
 from load_tests.generator import INTERRUPTED_SECONDS, OF_PICTURES, OWN_ERROR, REPORT, RUN

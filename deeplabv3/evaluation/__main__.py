@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deeplabv3.arguments import number
-from deeplabv3.command_line import Parser, console
-from deeplabv3.evaluation import EvaluationError, Interrupted, images
+from deeplabv3.command_line import Parser
+from deeplabv3.console import console
+from deeplabv3.evaluation import EvaluationError, Interrupted
 from deeplabv3.models.names import VARIANTS
 
 if TYPE_CHECKING:
@@ -201,9 +202,8 @@ def main(command: Sequence[str] | None = None) -> int:
 
 def _say_what_was_counted(options: Options) -> None:
     with contextlib.suppress(OSError):
-        lines = options.records.read_bytes().count(b"\n")
-        if lines > 1:  # the first one holds the settings
-            _say(f"{options.records} has the counts of {images(lines - 1)}; the same command goes on from there")
+        if options.records.read_bytes().count(b"\n") > 1:  # the first line has the settings
+            _say(f"what was counted is in {options.records}; the same command goes on from there")
 
 
 def _say(message: str) -> None:

@@ -152,7 +152,7 @@ def test_the_orientation_of_exif_is_not_applied_and_told(tmp_path: Path) -> None
 
 
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "no-images": (lambda content: content.pop("images"), r"no COCO instance annotation file \(KeyError: 'images'\)"),
+    "no-images": (lambda content: content.pop("images"), r"not a COCO instance annotation file \(KeyError: 'images'\)"),
     "empty": (lambda content: content.update(images=[]), "lists no image"),
     "other-ids": (
         lambda content: content["categories"][0].update(name="zebra"),
@@ -188,7 +188,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"--images .*nowhere: no such folder"):
         coco_with_voc_labels(folder.annotations, tmp_path / "nowhere")
     folder.annotations.write_text("{")
-    with pytest.raises(EvaluationError, match="no COCO instance annotation file"):
+    with pytest.raises(EvaluationError, match="not a COCO instance annotation file"):
         opened(folder)
 
 
