@@ -10,6 +10,10 @@ class EvaluationError(Exception):
     """The evaluation cannot go on; the message names the thing, the value and the remedy."""
 
 
+class StateError(EvaluationError):
+    """What an interrupted run has left does not belong to this run, or is damaged."""
+
+
 class Interrupted(Exception):  # noqa: N818 - no error: somebody asked for it
     """A signal ended the run; its records are on disk.
 

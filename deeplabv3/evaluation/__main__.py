@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from deeplabv3.arguments import number
 from deeplabv3.command_line import Parser
 from deeplabv3.console import console
-from deeplabv3.evaluation import EvaluationError, Interrupted
+from deeplabv3.evaluation import EvaluationError, Interrupted, StateError
 from deeplabv3.models.names import VARIANTS
 
 if TYPE_CHECKING:
@@ -179,7 +179,8 @@ def main(command: Sequence[str] | None = None) -> int:
         content = run.run(options, console(stderr=True))
     except EvaluationError as exc:
         _say(str(exc))
-        _say_what_was_counted(options)
+        if not isinstance(exc, StateError):
+            _say_what_was_counted(options)
         return EXIT_FAILED
     except Interrupted as exc:
         _say("interrupted")

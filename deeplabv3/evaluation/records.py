@@ -7,7 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, TextIO
 
-from deeplabv3.evaluation import EvaluationError
+from deeplabv3.evaluation import EvaluationError, StateError
 from deeplabv3.files import lock_folder, write_whole
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class RecordFile:
         """Hand over the records of an earlier run, if there was one, and accept new ones until the end of the block.
 
         Raises:
-            EvaluationError: the earlier run had other settings, or the file is damaged or cannot be written.
+            StateError: the earlier run had other settings, or the file is damaged.
+            EvaluationError: the file cannot be read or written.
         """
         with writing(self.path):
             known = self._read(take)
@@ -75,11 +76,9 @@ class RecordFile:
                 for line in records:
                     take(json.loads(line))
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
-            raise EvaluationError(
-                f"{self.path} is not the state of an evaluation; pass --restart to discard it"
-            ) from exc
+            raise StateError(f"{self.path} is not the state of an evaluation; pass --restart to discard it") from exc
         if different:
-            raise EvaluationError(
+            raise StateError(
                 f"{self.path} is what a run with other settings left ({'; '.join(different)}): repeat that command to "
                 "go on with it, pass --restart to discard it, or give this one another --name"
             )

@@ -279,6 +279,7 @@ def test_a_run_goes_on_after_a_signal(
     assert main(arguments(toy, folder, output, "--limit", "7")) == 1
     refused = capsys.readouterr().err
     assert "limit was not there and is 7" in refused
+    assert "goes on from there" not in refused
     assert "--restart" in refused
     assert done(output) == before
 
