@@ -18,9 +18,9 @@ if __name__ == "__main__":
 
     guard()
 
-import argparse
 import logging
 import os
+import shlex
 import time
 from typing import TYPE_CHECKING
 
@@ -30,33 +30,41 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-import build_models
 from deeplab_client import Segmentation, SegmentationClient, SegmentationError
+from deeplabv3 import PRETRAINED, UNTRAINED, VARIANTS, DeepLabV3Error, WeightsSource, WeightsUnavailableError
+from deeplabv3.building.assembly import build
+from deeplabv3.building.plan import Plan
+from deeplabv3.building.steps import MODEL_REPOSITORY
+from deeplabv3.command_line import Parser, unwind_on_sigterm
 from deeplabv3.embedded.launch import LaunchError, RunningServer
+from deeplabv3.models.names import ensemble_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent
 PHOTOGRAPH = ROOT / "tests" / "assets" / "cat.png"
-ENSEMBLES = tuple(f"segment_{variant}" for variant in build_models.VARIANTS)
+ENSEMBLES = tuple(map(ensemble_name, VARIANTS))
 
 # A laptop's first request may meet cold caches; nobody waits for the deadline of a demonstration.
 _REQUEST_SECONDS = 120.0
 _SHOWN_CLASSES = 8
 
 
-def build(wanted: Path | None, output: Path, console: Console) -> tuple[int, Path]:
-    """Build both variants, with untrained weights where the pretrained ones cannot be had.
+def build_both(wanted: Path | None, output: Path, console: Console) -> Path:
+    """Build both variants, with untrained weights where the pretrained ones cannot be downloaded.
 
     Returns:
-        An exit code, and the model repository: the wanted one, or else model_repository. Untrained models would change
-        its config.pbtxt files, and so go to the output.
+        The model repository: the wanted one, else model_repository. Untrained models would change its config.pbtxt
+        files, and so go to the output.
     """
-    repository = (wanted or build_models.MODEL_REPOSITORY).resolve()
-    code = build_models.main(["--model-repository", str(repository)])
-    if code != build_models.EXIT_WEIGHTS_UNAVAILABLE:
-        return code, repository
+    repository = (wanted or MODEL_REPOSITORY).resolve()
+    try:
+        build(repository, [Plan(variant, WeightsSource(PRETRAINED)) for variant in VARIANTS])
+    except WeightsUnavailableError as exc:
+        sys.stderr.write(f"demo.py: {exc}\n")
+    else:
+        return repository
     console.print(
         Panel(
             "The pretrained weights could not be downloaded (see above). The demo goes on with UNTRAINED weights: "
@@ -66,7 +74,8 @@ def build(wanted: Path | None, output: Path, console: Console) -> tuple[int, Pat
         )
     )
     repository = (wanted or output / "model_repository").resolve()
-    return build_models.main(["--model-repository", str(repository), "--weights", build_models.UNTRAINED]), repository
+    build(repository, [Plan(variant, WeightsSource(UNTRAINED)) for variant in VARIANTS])
+    return repository
 
 
 def segment(url: str, image: Path) -> dict[str, Segmentation]:
@@ -101,13 +110,11 @@ def shares(results: dict[str, Segmentation], image: Path) -> Table:
 
 
 def run(image: Path, wanted: Path | None, output: Path) -> int:
-    """Run the demonstration in the wanted model repository, or the one that `build` chooses; return an exit code."""
+    """Run the demonstration in the wanted model repository, or one that `build_both` chooses; return an exit code."""
     console = Console(highlight=False)
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
-    code, repository = build(wanted, output, console)
-    if code:
-        return code
+    repository = build_both(wanted, output, console)
     log = output / "server.log"
     console.print(f"starting Triton on {_shown(repository)}; its log is {_shown(log)}", soft_wrap=True)
     with RunningServer(repository, log=log) as server:
@@ -128,7 +135,21 @@ def run(image: Path, wanted: Path | None, output: Path) -> int:
         result.overlay(image, legend=True).save(picture)
         console.print(f"{model}: gRPC and HTTP {verdict}; picture: {_shown(picture)}", soft_wrap=True)
     console.print(f"done in {time.monotonic() - started:.0f} s")
+    console.print(_next_steps(repository, image), markup=False, soft_wrap=True)
     return 0 if agree else 1
+
+
+def _next_steps(repository: Path, image: Path) -> str:
+    """Return the commands that a newcomer runs next, as a shell takes them."""
+    folder = Path(sys.executable).parent
+    paths = (folder / "python", ROOT / "serve.py", folder / "deeplab", image)
+    python, serve, deeplab, picture = (shlex.quote(_shown(path)) for path in paths)
+    served = "" if repository == MODEL_REPOSITORY else f" --model-repository {shlex.quote(_shown(repository))}"
+    return (
+        "\nnext, in two terminals (client/README.md, docs/serving.md):\n"
+        f"  {python} {serve}{served}\n"
+        f"  {deeplab} segment {picture} --url grpc://localhost:8001 --output out/segmented"
+    )
 
 
 def _shown(path: Path) -> str:
@@ -138,7 +159,7 @@ def _shown(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Segment a photograph end to end on this machine.")
+    parser = Parser(description="Segment a photograph end to end on this machine.")
     parser.add_argument("--image", type=Path, default=PHOTOGRAPH, help="JPEG, PNG, WebP, BMP or PPM (default: a cat)")
     parser.add_argument(
         "--model-repository",
@@ -150,6 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output", type=Path, default=ROOT / "out" / "demo", metavar="DIR", help="for the pictures (default: out/demo)"
     )
     options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    unwind_on_sigterm()
     # The client says it when it talks to an untrained model; here the panel, the table and the pictures do.
     logging.getLogger("deeplab_client").setLevel(logging.ERROR)
     try:
@@ -159,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--image {options.image} cannot be read as a picture: {exc}")
     try:
         return run(options.image, options.model_repository, options.output)
-    except (LaunchError, SegmentationError, OSError) as exc:
+    except (DeepLabV3Error, LaunchError, SegmentationError, OSError) as exc:
         sys.stderr.write(f"demo.py: {exc}\n")
         return 1
     except KeyboardInterrupt:

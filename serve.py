@@ -28,12 +28,13 @@ if __name__ == "__main__":
 
     guard()
 
-import argparse
 import os
 import signal
 import tempfile
 from typing import TYPE_CHECKING
 
+from deeplabv3.arguments import number
+from deeplabv3.command_line import Parser
 from deeplabv3.embedded.checks import check_environment, check_repository, check_temporary_folder, choose_address
 from deeplabv3.embedded.errors import StartError
 from deeplabv3.embedded.gpus import gpu_options
@@ -43,6 +44,7 @@ from deeplabv3.embedded.processes import own_prefix, sweep
 from deeplabv3.embedded.server import STOP_SIGNALS, Server, catch_signals, command_line, say
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent
@@ -50,14 +52,16 @@ ROOT = Path(__file__).resolve().parent
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Serve a model repository with the embedded Triton server.")
+    parser = Parser(description="Serve a model repository with the embedded Triton server.")
     parser.add_argument(
         "--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR", help="default: ours"
     )
     parser.add_argument("--host", default="127.0.0.1", help="IPv4 address or name to listen on (default: %(default)s)")
     for service, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         help_ = "0 takes a free port (default: %(default)s)"
-        parser.add_argument(f"--{service}-port", type=int, default=port, metavar="PORT", help=help_)
+        parser.add_argument(
+            f"--{service}-port", type=number(0, 65535, kind=int), default=port, metavar="PORT", help=help_
+        )
     parser.add_argument("triton_options", nargs="*", metavar="-- TRITON_OPTION", help="options for tritonserver itself")
     return parser.parse_args(argv)
 

@@ -28,10 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import toy
-from benchmarks.arguments import at_least_one
+from deeplabv3.arguments import number
 from deeplabv3.embedded.launch import RunningServer
 from load_tests import summary
-from load_tests.capacity import Outcome, Replica, ServiceTimes, poisson, service_times, simulate
+from load_tests.capacity import ServiceTimes, service_times
+from load_tests.simulation import Outcome, Replica, poisson, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +140,9 @@ def compared(times: ServiceTimes, runs: Sequence[summary.Summary]) -> Table:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, predict, measure again, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=at_least_one, default=120, help="of each of four runs (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=number(1, kind=int), default=120, help="of each of four runs (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench" / "capacity", help="for the runs' files")
     options = parser.parse_args(arguments)
     output: Path = options.output.resolve()

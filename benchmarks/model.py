@@ -35,8 +35,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.arguments import at_least_one
 from deeplabv3 import VARIANTS, WeightsSource
+from deeplabv3.arguments import number
 from deeplabv3.building import tracing
 from deeplabv3.models.variants import load_model
 
@@ -187,8 +187,10 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="may be repeated (default: both)")
-    parser.add_argument("--batch", action="append", type=at_least_one, metavar="N", help="may be repeated (default: 1)")
-    parser.add_argument("--rounds", type=at_least_one, default=10, help="calls of each (default: %(default)s)")
+    parser.add_argument(
+        "--batch", action="append", type=number(1, kind=int), metavar="N", help="may be repeated (default: 1)"
+    )
+    parser.add_argument("--rounds", type=number(1, kind=int), default=10, help="calls of each (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out", "bench"), metavar="DIR")
     options = parser.parse_args()
     torch.set_num_threads(cores())

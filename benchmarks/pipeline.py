@@ -39,7 +39,6 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks import pipeline_tables, stand_in
-from benchmarks.arguments import at_least_one
 from benchmarks.model import cores
 from benchmarks.peers import load, replies
 from benchmarks.peers.contenders import CONTENDERS, ROOT, Place, Setup, installed, missing
@@ -47,6 +46,7 @@ from benchmarks.peers.load import Load, Picture
 from benchmarks.peers.measuring import Core, wait_ready
 from benchmarks.peers.running import Running, end_in_order
 from deeplabv3 import VARIANTS
+from deeplabv3.arguments import number
 from deeplabv3.embedded.layout import TUNING
 
 if TYPE_CHECKING:
@@ -165,23 +165,23 @@ def measure_load(
     """Load the servers in turns; return what was found by server and concurrency."""
     found = {server.name: {level: Found() for level in levels} for server in servers}
     rates = {server.name: 50.0 for server in servers}
-    for number in range(-1, rounds):  # the first warms up and finds out how many requests make a round
+    for turn in range(-1, rounds):  # the first warms up and finds out how many requests make a round
         for level in levels:
-            for server in servers[:: -1 if number % 2 else 1]:
-                count = max(4 * level, round(rates[server.name] * (seconds if number >= 0 else seconds / 4)))
+            for server in servers[:: -1 if turn % 2 else 1]:
+                count = max(4 * level, round(rates[server.name] * (seconds if turn >= 0 else seconds / 4)))
                 figures = measure_round(server, level=level, count=count)
                 rates[server.name] = figures.throughput[-1]
-                if number < 0:
+                if turn < 0:
                     continue
                 kept = found[server.name][level]
                 kept.throughput += figures.throughput
                 kept.seconds += figures.seconds
                 kept.processor += figures.processor
                 kept.stages += figures.stages
-            if number >= 0:
+            if turn >= 0:
                 rates_now = ", ".join(f"{name} {each[level].throughput[-1]:.0f}" for name, each in found.items())
                 console.print(
-                    f"round {number + 1} of {rounds}, concurrency {level}: {rates_now} images/s", soft_wrap=True
+                    f"round {turn + 1} of {rounds}, concurrency {level}: {rates_now} images/s", soft_wrap=True
                 )
     return found
 
@@ -265,9 +265,15 @@ def parse() -> argparse.Namespace:
     parts = ("stages", "load", "model")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="|".join(parts), help="default: all")
-    parser.add_argument("--rounds", type=at_least_one, default=3, help="visits to each server (default: %(default)s)")
     parser.add_argument(
-        "--concurrency", action="append", type=at_least_one, metavar="N", help=f"may be repeated (default: {LEVELS})"
+        "--rounds", type=number(1, kind=int), default=3, help="visits to each server (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--concurrency",
+        action="append",
+        type=number(1, kind=int),
+        metavar="N",
+        help=f"may be repeated (default: {LEVELS})",
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="of one load (default: %(default)s)")
     parser.add_argument("--variant", choices=VARIANTS, default="resnet50", help="for `model` (default: %(default)s)")

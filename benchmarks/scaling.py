@@ -29,10 +29,10 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import stand_in
-from benchmarks.arguments import at_least_one
 from benchmarks.model import SIZE, cores
 from benchmarks.pipeline import measure_stages
 from deeplabv3 import VARIANTS, WeightsSource
+from deeplabv3.arguments import number
 from deeplabv3.building import tracing
 from deeplabv3.models.variants import load_model
 
@@ -164,7 +164,9 @@ def plot_axis(axes: Axes, results: list[dict[str, Any]], axis: str) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=at_least_one, default=2, help="calls of each model (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=number(1, kind=int), default=2, help="calls of each model (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=Path("out", "bench"), metavar="DIR")
     options = parser.parse_args()
     models, steps = measure_models(options.rounds), measure_steps()

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
         UnknownOptionError,
         WeightsUnavailableError,
     )
-    from deeplabv3.models.variants import VARIANTS, VOC_CLASS_NAMES, model_deeplabv3_resnet50, model_deeplabv3_resnet101
-    from deeplabv3.models.weights import PRETRAINED, UNTRAINED, WeightsSource
+    from deeplabv3.models.names import PRETRAINED, UNTRAINED, VARIANTS
+    from deeplabv3.models.variants import VOC_CLASS_NAMES, model_deeplabv3_resnet50, model_deeplabv3_resnet101
+    from deeplabv3.models.weights import WeightsSource
 
 __all__ = [
     "PRETRAINED",
@@ -43,7 +44,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Load torch when a name is first asked for: `deeplabv3.environment` runs where it is not installed."""
     if name in __all__:
-        for module in ("errors", "models.weights", "models.variants"):
+        for module in ("errors", "models.names", "models.weights", "models.variants"):
             found = vars(import_module(f"{__name__}.{module}"))
             if name in found:
                 globals()[name] = found[name]

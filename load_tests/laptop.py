@@ -13,14 +13,18 @@ if __name__ == "__main__":
 
     guard()
 
-import argparse
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import build_models
+from deeplabv3 import UNTRAINED, DeepLabV3Error, WeightsSource
+from deeplabv3.arguments import number
+from deeplabv3.building.assembly import build
+from deeplabv3.building.plan import Plan
+from deeplabv3.command_line import Parser, unwind_on_sigterm
 from deeplabv3.embedded.launch import LaunchError, RunningServer
 
 if TYPE_CHECKING:
@@ -40,14 +44,8 @@ def locust(name: str, server: RunningServer, output: Path, *options: str, second
     """Run Locust with half of its users on each protocol; return its exit code."""
     command = [
         *(sys.executable, "-m", "locust", "--locustfile", str(HERE / "locustfile.py"), "--headless"),
-        *(
-            "--host",
-            f"grpc://{server.grpc_url}",
-            "--second-host",
-            f"http://{server.http_url}",
-            "--variants",
-            "resnet50",
-        ),
+        *("--host", f"grpc://{server.grpc_url}", "--second-host", f"http://{server.http_url}"),
+        *("--variants", "resnet50"),
         *("--users", str(_USERS), "--spawn-rate", str(_USERS), "--run-time", f"{seconds}s"),
         *("--timeout", "60", "--objectives", str(OBJECTIVES)),
         *("--html", str(output / f"{name}.html"), "--summary", str(output / f"{name}.json")),
@@ -59,20 +57,21 @@ def locust(name: str, server: RunningServer, output: Path, *options: str, second
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, serve, load twice; return an exit code."""
-    parser = argparse.ArgumentParser(description="Load the embedded server on this machine.")
+    parser = Parser(description="Load the embedded server on this machine.")
     parser.add_argument("--model-repository", type=Path, metavar="DIR", help="default: an untrained ResNet-50")
-    parser.add_argument("--seconds", type=int, default=_SECONDS, metavar="N", help="of each run (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=number(1, kind=int), default=_SECONDS, metavar="N", help="of each run (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="default: out/load")
     options = parser.parse_args(arguments)
     output: Path = options.output.resolve()
-    output.mkdir(parents=True, exist_ok=True)
-    repository = options.model_repository
-    if repository is None:
-        repository = output / "model_repository"
-        build = ["--variant", "resnet50", "--weights", "none", "--model-repository", str(repository)]
-        if code := build_models.main(build):
-            return code
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    unwind_on_sigterm()
+    repository = options.model_repository or output / "model_repository"
     try:
+        output.mkdir(parents=True, exist_ok=True)
+        if options.model_repository is None:
+            build(repository, [Plan("resnet50", WeightsSource(UNTRAINED))])
         with RunningServer(repository, log=output / "serve.log") as server:
             (output / "closed.json").unlink(missing_ok=True)  # of an earlier run
             closed = locust("closed", server, output, seconds=options.seconds)
@@ -81,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             capacity = json.loads((output / "closed.json").read_text(encoding="utf-8"))["answered_per_second"]
             rate = max(_SHARE_OF_CAPACITY * capacity / _USERS, 0.01)
             opened = locust("open", server, output, "--loop", "open", "--rate", f"{rate:.4f}", seconds=options.seconds)
-    except LaunchError as error:
+    except (DeepLabV3Error, LaunchError, OSError) as error:
         print(f"load_tests.laptop: {error}", file=sys.stderr)  # noqa: T201 a command's own words
         return 1
     print(f"reports: {output / 'closed.html'} and {output / 'open.html'}")  # noqa: T201 likewise

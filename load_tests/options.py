@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from deeplabv3.arguments import number
 from load_tests.pictures import KINDS
 
 if TYPE_CHECKING:
@@ -72,23 +73,6 @@ def weights(text: str, *, names: Sequence[str] = ()) -> dict[str, float]:
     if not any(found.values()):
         raise ValueError(f"no name has a weight above 0 in {text!r}")
     return {name: weight for name, weight in found.items() if weight}
-
-
-def number(low: float, high: float = float("inf"), *, kind: type[int | float] = float) -> Callable[[str], Any]:
-    """Return a `type` for argparse that takes numbers of a range."""
-    noun = "an integer" if kind is int else "a number"
-    bounds = f"from {low:g}" + ("" if high == float("inf") else f" to {high:.0f}")
-
-    def checked(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high or value == float("inf"):
-            raise argparse.ArgumentTypeError(f"must be {noun} {bounds}, got {text!r}")
-        return value
-
-    return checked
 
 
 def _weighted(*names: str) -> Callable[[str], str]:

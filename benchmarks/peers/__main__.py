@@ -34,13 +34,13 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks import stand_in
-from benchmarks.arguments import at_least_one
 from benchmarks.peers import reporting
 from benchmarks.peers.contenders import CONTENDERS, ROOT, installed, missing
 from benchmarks.peers.load import Picture
 from benchmarks.peers.measuring import PLANS, Core, Result, ServerError, visit
 from benchmarks.peers.running import end_in_order
 from deeplabv3 import VARIANTS
+from deeplabv3.arguments import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,18 +97,18 @@ def measure_all(
             setups = contender.setups[core.name] if options.setups else contender.setups[core.name][:1]
             entries += [(contender, Result(core.name, contender.name, setup, failure=lacking)) for setup in setups]
         results += [result for _, result in entries]
-        for number in range(options.rounds):
-            for contender, result in entries[:: -1 if number % 2 else 1]:
+        for turn in range(options.rounds):
+            for contender, result in entries[:: -1 if turn % 2 else 1]:
                 if result.failure:
                     continue
-                last = number == options.rounds - 1 and not options.setups
+                last = turn == options.rounds - 1 and not options.setups
                 try:
                     visit(contender, core, result, python=options.peers_python.absolute(), overload=last)
                 except ServerError as error:
                     result.failure = str(error)
                 minutes, seconds = divmod(round(time.monotonic() - began), 60)
                 console.print(
-                    f"{minutes}:{seconds:02} {core.name}, round {number + 1} of {options.rounds}: {contender.name}"
+                    f"{minutes}:{seconds:02} {core.name}, round {turn + 1} of {options.rounds}: {contender.name}"
                     f" ({result.setup}): {result.failure or progress_text(result)}",
                     markup=False,
                     highlight=False,
@@ -129,7 +129,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--core", action="append", choices=list(PLANS), help="may be repeated (default: both)")
     parser.add_argument("--variant", choices=VARIANTS, default="resnet50", help="of the model (default: %(default)s)")
     parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR")
-    parser.add_argument("--rounds", type=at_least_one, default=2, help="visits to each server (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=number(1, kind=int), default=2, help="visits to each server (default: %(default)s)"
+    )
     parser.add_argument("--setups", action="store_true", help="every setup that was tried, and no overload")
     parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python", metavar="FILE")
     parser.add_argument("--output", type=Path, default=Path("out", "bench"), metavar="DIR")

@@ -6,6 +6,7 @@ elsewhere is written as a whole.
 
 import contextlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ from deeplabv3.building import steps, tracing
 from deeplabv3.building.configs import core_config, ensemble_config
 from deeplabv3.building.model_file import record_of, write_model
 from deeplabv3.building.plan import GPU_MAX_BATCH_SIZE, Plan
-from deeplabv3.building.staging import locked, partial_file, try_writing, write
+from deeplabv3.building.settings import as_options
+from deeplabv3.building.staging import locked, partial_file, try_writing
 from deeplabv3.building.written import Written, refuse_edits, remove_older_records
 from deeplabv3.errors import BuildError, RepositoryError
-from deeplabv3.models.variants import VARIANTS
+from deeplabv3.files import write_whole
+from deeplabv3.models.names import VARIANTS, core_name
 from deeplabv3.models.weights import WeightsSource
 from deeplabv3.repository.config import config_text, pb, read_config
 from deeplabv3.repository.record import BuildRecord, read_record
+
+_NAMED_FILES = 3  # more are counted
 
 _log = logging.getLogger("build_models")
 
@@ -55,6 +60,11 @@ def build(
         DeepLabV3Error: what is wrong, and what to do; the repository is as it was.
         OSError: what the storage says.
     """
+    name = os.fsencode(repository)
+    if name.decode("utf-8", "replace") != str(repository):
+        raise BuildError(f"--model-repository {name!r}: torch takes UTF-8 names only")
+    if not is_source(repository):
+        _keep_out_of_source(repository, plans)
     with locked(repository):
         records = _read_records(repository)
         others = _other_plans(repository, plans, records)
@@ -66,19 +76,32 @@ def build(
             refuse_edits(repository, texts, written, given)
         with contextlib.ExitStack() as stack:
             staged = {} if configs_only else _stage(repository, plans, records, stack, force=force, progress=progress)
+            changed: list[str] = []
             if not is_source(repository):
-                _copy_steps(repository)
+                changed += _write(repository, _step_files())
             for target, partial in staged.items():
                 partial.replace(target)
             if not is_source(repository):
-                _write_texts(repository, texts, written, settings)
+                changed += _write_texts(repository, texts, written, settings)
             elif configs_only:
-                _write_committed(repository, texts)
+                changed += _write(repository, _committed(texts))
+        _tell(repository, changed, settings, configs_only=configs_only)
+
+
+def _keep_out_of_source(repository: Path, plans: Sequence[Plan]) -> None:
+    """Refuse a folder in the committed model repository, and links into it: their files would be replaced there."""
+    models = [*steps.STEPS, *(name for plan in plans for name in (plan.core, plan.ensemble))]
+    for folder in (repository, *(repository / name for name in models)):
+        if folder.resolve().is_relative_to(steps.MODEL_REPOSITORY):
+            raise BuildError(
+                f"{folder} lies in {steps.MODEL_REPOSITORY}, which is source; build into a folder elsewhere that "
+                "has no links into it"
+            )
 
 
 def model_file(repository: Path, variant: str) -> Path:
     """Return the path of the core model's TorchScript file."""
-    return repository / f"deeplabv3_{variant}" / "1" / "model.pt"
+    return repository / core_name(variant) / "1" / "model.pt"
 
 
 def _read_records(repository: Path) -> dict[str, BuildRecord]:
@@ -110,7 +133,7 @@ def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, 
                 f"{file} serves {found}, and a repository has one list of them: build both variants, remove that file, "
                 "or give another --model-repository"
             )
-        core = repository / f"deeplabv3_{variant}" / "config.pbtxt"
+        core = repository / core_name(variant) / "config.pbtxt"
         largest = _read_config(core).max_batch_size if core.exists() else GPU_MAX_BATCH_SIZE
         others.append(Plan(variant, WeightsSource(record.weights or ""), record.class_names, max_batch_size=largest))
     return others
@@ -188,28 +211,49 @@ def _is_up_to_date(plan: Plan, records: Mapping[str, BuildRecord]) -> bool:
     return True
 
 
-def _copy_steps(repository: Path) -> None:
-    """Copy the code of the steps, and the pictures that they warm up with."""
+def _step_files() -> dict[str, bytes]:
+    """Return the code of the steps and the pictures that they warm up with, by their path in a repository."""
+    contents: dict[str, bytes] = {}
     for step in steps.STEPS:
         for source in sorted((steps.MODEL_REPOSITORY / step).rglob("*")):
             name = str(source.relative_to(steps.MODEL_REPOSITORY))
             generated = source.name == "config.pbtxt" or name == steps.LABELS
             if source.is_file() and "__pycache__" not in source.parts and not generated:
-                write(repository / name, source.read_bytes())
+                contents[name] = source.read_bytes()
+    return contents
 
 
-def _write_texts(repository: Path, texts: Mapping[str, str], written: Written, settings: Mapping[str, str]) -> None:
+def _committed(texts: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the committed files that nobody writes by hand; they change where this code has changed."""
+    return {
+        name: text.encode()
+        for name, text in texts.items()
+        if name.split("/")[0] not in steps.STEPS or name == steps.LABELS
+    }
+
+
+def _write_texts(
+    repository: Path, texts: Mapping[str, str], written: Written, settings: Mapping[str, str]
+) -> list[str]:
     configs = {name: text for name, text in texts.items() if name.endswith("config.pbtxt")}
     record = repository / Written.FILE
-    write(record, written.during(repository, configs, settings).text().encode())
-    for name, text in texts.items():
-        write(repository / name, text.encode())
-    write(record, written.after(configs, settings).text().encode())
+    write_whole(record, written.during(repository, configs, settings).text().encode())
+    changed = _write(repository, {name: text.encode() for name, text in texts.items()})
+    write_whole(record, written.after(configs, settings).text().encode())
     remove_older_records(repository)
+    return changed
 
 
-def _write_committed(repository: Path, texts: Mapping[str, str]) -> None:
-    """Write the committed files that nobody writes by hand; they change where this code has changed."""
-    for name, text in texts.items():
-        if name.split("/")[0] not in steps.STEPS or name == steps.LABELS:
-            write(repository / name, text.encode())
+def _write(repository: Path, contents: Mapping[str, bytes]) -> list[str]:
+    """Write files by their path in a repository; return those that have changed."""
+    return [name for name, content in contents.items() if write_whole(repository / name, content)]
+
+
+def _tell(repository: Path, changed: Sequence[str], settings: Mapping[str, str], *, configs_only: bool) -> None:
+    """Say which files were written, because the models alone are told of while they are built."""
+    with_settings = f", with {as_options(settings)}" if settings else ""
+    if changed:
+        what = ", ".join(changed) if len(changed) <= _NAMED_FILES else f"{len(changed)} files"
+        _log.info("%s: wrote %s%s", repository, what, with_settings)
+    elif configs_only:
+        _log.info("%s: the config files are up to date%s", repository, with_settings)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deeplabv3.errors import BuildError
+from deeplabv3.models.names import core_name, ensemble_name
 from deeplabv3.models.variants import VOC_CLASS_NAMES
 from deeplabv3.models.weights import WeightsSource
 
@@ -62,12 +63,12 @@ class Plan:
     @property
     def core(self) -> str:
         """The name of the core model."""
-        return f"deeplabv3_{self.variant}"
+        return core_name(self.variant)
 
     @property
     def ensemble(self) -> str:
         """The name of the ensemble."""
-        return f"segment_{self.variant}"
+        return ensemble_name(self.variant)
 
 
 def choose_class_names(given: tuple[str, ...] | None, count: int) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from deeplabv3.building import tracing
 from deeplabv3.models import figures
+from deeplabv3.models.names import UNTRAINED
 from deeplabv3.models.variants import load_model
-from deeplabv3.models.weights import UNTRAINED, WeightsSource
+from deeplabv3.models.weights import WeightsSource
 
 _log = logging.getLogger("build_models")
 

@@ -69,8 +69,8 @@ def parse_setting(text: str) -> tuple[str, str]:
         raise InvalidOptionError(f"{text!r} must be MODEL.PARAMETER=VALUE, such as preprocess.resize_mode=shorter_side")
     if step not in SETTINGS:
         raise InvalidOptionError(
-            f"the model {step!r} has no settings; {', '.join(SETTINGS)} have, and --instances, --max-batch-size and "
-            "--max-queue-size are those of the core models"
+            f"the model must be one of {', '.join(SETTINGS)}, got {step!r}; a core model has --instances, "
+            "--max-batch-size and --max-queue-size, with --device cuda"
         )
     if parameter not in SETTINGS[step]:
         raise InvalidOptionError(f"{step} has no setting {parameter!r}; it has {', '.join(SETTINGS[step])}")

@@ -16,6 +16,8 @@ from deeplabv3.building import steps
 from deeplabv3.building.settings import apply_settings, as_options, parse_setting, settings_in
 from deeplabv3.building.steps import PLACEMENTS, class_count_of, placement_in, set_class_count, set_placement
 from deeplabv3.errors import BuildError, InvalidOptionError, RepositoryError
+from deeplabv3.files import remove
+from deeplabv3.models.names import VARIANTS, core_name
 from deeplabv3.repository.config import parse_config, read_config
 
 # Versions without repository.json kept the config that they had shipped beside that of each step.
@@ -91,7 +93,7 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
     """
     options: dict[str, str] = {}
     replaceable: list[str] = []
-    lost: list[str] = []
+    lost: list[Path] = []
     for name, text in texts.items():
         path, hashes = repository / name, written.sha256.get(name)
         found = _edited(path, text, hashes)
@@ -103,20 +105,23 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
         edits = {setting: value for setting, value in edits.items() if setting not in given}
         accepted = {setting: value for setting, value in edits.items() if _is_accepted(setting, value)}
         if not is_of_settings or accepted != edits:
-            lost.append(str(path))
+            lost.append(path)
         elif edits:
             replaceable.append(str(path))
         options |= accepted
     if lost:
-        keeping = f" with {as_options(options)}, which keeps its settings" if options else ""
+        them = "it" if len(lost) == 1 else "them"
+        keeping = f" with {as_options(options)}, which keeps the settings" if options else ""
+        if any(path.parent.name in map(core_name, VARIANTS) for path in lost):
+            keeping += "; --instances, --max-batch-size and --max-queue-size set a core model with --device cuda"
         raise BuildError(
-            f"{', '.join(lost)}: edited by hand in a way that no --set says, or of another version; move it away and "
-            f"build again{keeping} (--instances, --max-batch-size and --max-queue-size are settings of the core models)"
+            f"{', '.join(map(str, lost))}: edited by hand in a way that no --set says, or of another version; move "
+            f"{them} away and build again{keeping}"
         )
     if replaceable:
         raise BuildError(
             f"{', '.join(replaceable)}: edited by hand, and a build writes these files whole; build with "
-            f"{as_options(options)}, which says the same, or move the file away to drop the edit"
+            f"{as_options(options)}, which says the same, or move what you edited away to drop the edit"
         )
 
 
@@ -189,4 +194,4 @@ def _is_accepted(setting: str, value: str) -> bool:
 def remove_older_records(repository: Path) -> None:
     """Remove what older versions kept in place of repository.json."""
     for step in PLACEMENTS:
-        (repository / step / _SHIPPED).unlink(missing_ok=True)
+        remove(repository / step / _SHIPPED)

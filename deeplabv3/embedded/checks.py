@@ -155,8 +155,6 @@ def choose_address(host: str, *, http: int, grpc: int, metrics: int) -> Address:
     check_free(host, 0, "--host")
     ports = {"--http-port": http, "--grpc-port": grpc, "--metrics-port": metrics}
     for option, port in ports.items():
-        if not 0 <= port <= 65535:  # noqa: PLR2004 - the largest port number
-            raise StartError(f"{option} {port} is out of range; give 0 (a free port) to 65535")
         same = next((other for other in ports if other != option and ports[other] == port != 0), None)
         if same:
             raise StartError(f"{option} and {same} are both {port}; give each its own port")

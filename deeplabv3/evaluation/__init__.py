@@ -1,8 +1,17 @@
 """Measure the accuracy of a server and of the PyTorch module side by side: `python -m deeplabv3.evaluation --help`."""
 
 
+def images(count: int) -> str:
+    """Return a number of images in words."""
+    return "1 image" if count == 1 else f"{count} images"
+
+
 class EvaluationError(Exception):
     """The evaluation cannot go on; the message names the thing, the value and the remedy."""
+
+
+class StateError(EvaluationError):
+    """What an interrupted run has left does not belong to this run, or is damaged."""
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: somebody asked for it

@@ -8,6 +8,7 @@ if __name__ == "__main__":
     guard()
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -17,19 +18,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-
-from deeplabv3.evaluation import EvaluationError, Interrupted
+from deeplabv3.arguments import number
+from deeplabv3.command_line import Parser
+from deeplabv3.console import console
+from deeplabv3.evaluation import EvaluationError, Interrupted, StateError
+from deeplabv3.models.names import VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-VARIANTS = ("resnet50", "resnet101")
 OUTPUT = Path(__file__).resolve().parents[2] / "out" / "evaluate"
 
 EXIT_FAILED = 1
-# A pipe has no width; this one holds three predictors.
-_TABLE_COLUMNS = 120
 _MAX_CLASS_ID = 255
 
 _DESCRIPTION = """\
@@ -72,7 +72,7 @@ class Options:
 
 def parse(arguments: Sequence[str] | None) -> Options:
     """Return the options of the command line; exit with code 2 where they do not fit."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m deeplabv3.evaluation",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -109,7 +109,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     )
     folders.add_argument(
         "--ignore",
-        type=_class_id,
+        type=number(0, _MAX_CLASS_ID, kind=int),
         default=_MAX_CLASS_ID,
         metavar="ID",
         help="class id of pixels that count for nothing (default: %(default)s)",
@@ -151,13 +151,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="the server; --core needs gRPC, --ensemble takes http:// too (default: %(default)s)",
     )
     measured.add_argument(
-        "--timeout", type=_seconds, default=120.0, help="seconds that one answer may take (default: %(default)g)"
+        "--timeout", type=number(1e-6), default=120.0, help="seconds that one answer may take (default: %(default)g)"
     )
     run = parser.add_argument_group("the run")
-    run.add_argument("--limit", type=_positive, metavar="N", help="the first N images only")
+    run.add_argument("--limit", type=number(1, kind=int), metavar="N", help="the first N images only")
     run.add_argument(
         "--concurrency",
-        type=_positive,
+        type=number(1, kind=int),
         default=4,
         metavar="N",
         help="images in flight, so that Triton can batch (%(default)s)",
@@ -168,29 +168,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--json", action="store_true", help="print the JSON in place of the table")
 
 
-def _positive(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return value
-
-
-def _class_id(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) > _MAX_CLASS_ID:
-        raise argparse.ArgumentTypeError(f"must be a class id from 0 to {_MAX_CLASS_ID}, got {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return value
-
-
 def main(command: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1 (failed), 128 + n (signal n; the same command goes on)."""
     options = parse(command)
@@ -199,14 +176,15 @@ def main(command: Sequence[str] | None = None) -> int:
     try:
         from deeplabv3.evaluation import report, run  # noqa: PLC0415 - loads torch, for which --help need not wait
 
-        content = run.run(options, Console(stderr=True, highlight=False))
+        content = run.run(options, console(stderr=True))
     except EvaluationError as exc:
         _say(str(exc))
-        if options.records.exists():
-            _say(f"what was counted is in {options.records}; the same command goes on from there")
+        if not isinstance(exc, StateError):
+            _say_what_was_counted(options)
         return EXIT_FAILED
     except Interrupted as exc:
-        _say(f"interrupted; {options.records} has what was counted, the same command goes on from there")
+        _say("interrupted")
+        _say_what_was_counted(options)
         if exc.abandoned:
             # Threads that wait for a server or a file cannot be ended, and Python would wait for them.
             sys.stderr.flush()
@@ -218,10 +196,15 @@ def main(command: Sequence[str] | None = None) -> int:
     if options.json:
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
     else:
-        out = Console(highlight=False)
-        Console(highlight=False, width=None if out.is_terminal else _TABLE_COLUMNS).print(report.table(content))
+        console().print(report.table(content))
         sys.stdout.write(f"{options.output / options.name}.json and .png\n")
     return 0
+
+
+def _say_what_was_counted(options: Options) -> None:
+    with contextlib.suppress(OSError):
+        if options.records.read_bytes().count(b"\n") > 1:  # the first line has the settings
+            _say(f"what was counted is in {options.records}; the same command goes on from there")
 
 
 def _say(message: str) -> None:

@@ -66,7 +66,8 @@ def measure(
     def restore(record: dict[str, Any]) -> None:
         """Take what was counted before, unless the image or its annotation has changed since."""
         image_id = str(record["image"])
-        if image_id not in tally.done and record["files"] == dataset.stamp(image_id):
+        is_unchanged = record["files"] == dataset.stamp(image_id)
+        if is_unchanged and image_id not in tally.done:
             tally.restore(record)
 
     with records.open(restore):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from typing import TYPE_CHECKING, Any, TextIO
 
-from deeplabv3.evaluation import EvaluationError
+from deeplabv3.evaluation import EvaluationError, StateError
+from deeplabv3.files import lock_folder, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -35,12 +35,13 @@ class RecordFile:
         """Hand over the records of an earlier run, if there was one, and accept new ones until the end of the block.
 
         Raises:
-            EvaluationError: the earlier run had other settings, or the file is damaged or cannot be written.
+            StateError: the earlier run had other settings, or the file is damaged.
+            EvaluationError: the file cannot be read or written.
         """
-        with _writing(self.path):
+        with writing(self.path):
             known = self._read(take)
             if known is None:
-                write_whole(self.path, json.dumps({"settings": self._settings}) + "\n")
+                write_whole(self.path, f"{json.dumps({'settings': self._settings})}\n".encode())
             else:
                 os.truncate(self.path, known)
             file = self.path.open("a", encoding="utf-8")
@@ -50,7 +51,7 @@ class RecordFile:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write the record of one image."""
         assert self._file is not None, "open() comes first"  # noqa: S101 - a bug of ours
-        with _writing(self.path):
+        with writing(self.path):
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
 
@@ -75,28 +76,18 @@ class RecordFile:
                 for line in records:
                     take(json.loads(line))
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
-            raise EvaluationError(f"{self.path} is no state of an evaluation; pass --restart to discard it") from exc
+            raise StateError(f"{self.path} is not the state of an evaluation; pass --restart to discard it") from exc
         if different:
-            raise EvaluationError(
+            raise StateError(
                 f"{self.path} is what a run with other settings left ({'; '.join(different)}): repeat that command to "
                 "go on with it, pass --restart to discard it, or give this one another --name"
             )
         return len(whole)
 
 
-def write_whole(path: Path, content: str) -> None:
-    """Write a text file so that it holds, whatever happens, what it held before or all of this."""
-    partial = path.with_name(f".{path.name}.partial")
-    with _writing(path):
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-
-
 @contextlib.contextmanager
-def _writing(path: Path) -> Generator[None]:
+def writing(path: Path) -> Generator[None]:
+    """Turn what the storage says into an EvaluationError that names the file."""
     try:
         yield
     except OSError as exc:
@@ -105,19 +96,17 @@ def _writing(path: Path) -> Generator[None]:
 
 @contextlib.contextmanager
 def output_folder(path: Path) -> Generator[None]:
-    """Make the folder and keep a second evaluation out of it; the lock goes with the process, however it ends."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as exc:
-        raise EvaluationError(f"--output {path}: {exc.strerror}; give a folder that can be written") from exc
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Make the folder and keep a second evaluation out of it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock_folder(path))
+        except BlockingIOError as exc:
+            raise EvaluationError(
+                f"another evaluation writes to {path}; wait for it, or give another --output"
+            ) from exc
+        except OSError as exc:
+            raise EvaluationError(f"--output {path}: {exc.strerror}; give a folder that can be written") from exc
         yield
-    except BlockingIOError as exc:
-        raise EvaluationError(f"another evaluation writes to {path}; wait for it, or give another --output") from exc
-    finally:
-        os.close(descriptor)
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Generator[str]:  # noqa: ANN401 - any JSON

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import platform
 from dataclasses import asdict
 from importlib import metadata
@@ -9,22 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
-from torchvision.models import get_model_weights
 
-from deeplabv3 import VARIANTS
+from deeplabv3.evaluation import images
 from deeplabv3.evaluation.counting import Figures
+from deeplabv3.models.figures import recorded_accuracy
+from deeplabv3.models.variants import PUBLISHED_WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
     from deeplabv3.evaluation.counting import Tally
     from deeplabv3.evaluation.datasets import Dataset
     from deeplabv3.evaluation.predictors import PredictorFacts
-
-_PUBLISHED_ON = "COCO-val2017-VOC-labels"
 
 _PACKAGES = ("torch", "torchvision", "torchmetrics", "pillow", "numpy", "pycocotools")
 
@@ -106,20 +105,18 @@ def _predictor(facts: PredictorFacts, tally: Tally, class_names: Sequence[str], 
 
 def published_figures(facts: PredictorFacts) -> dict[str, float] | None:
     """Return what torchvision recorded with its weights, from 0 to 1; None where a predictor has others."""
-    if facts.weights is None or facts.variant not in VARIANTS:
+    weights = PUBLISHED_WEIGHTS.get(facts.variant)
+    if weights is None or weights.name != facts.weights:
         return None
-    known = get_model_weights(f"deeplabv3_{facts.variant}").__members__
-    if facts.weights not in known:
-        return None
-    recorded: Mapping[str, float] = known[facts.weights].meta["_metrics"][_PUBLISHED_ON]
-    return {"mean_iou": recorded["miou"] / 100, "pixel_accuracy": recorded["pixel_acc"] / 100}
+    mean_iou, pixel_accuracy = recorded_accuracy(weights)
+    return {"mean_iou": mean_iou / 100, "pixel_accuracy": pixel_accuracy / 100}
 
 
 def table(content: Mapping[str, Any]) -> Table:
     """Return a report as a table, in percent."""
     predictors: list[dict[str, Any]] = content["predictors"]
     result = Table(
-        title=f"{content['images']} images of {content['dataset']['size']}: intersection over union, percent"
+        title=f"{images(content['images'])} of {content['dataset']['size']}: intersection over union, percent"
     )
     result.add_column("class")
     for predictor in predictors:
@@ -167,8 +164,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def draw(content: Mapping[str, Any], path: Path) -> None:
-    """Draw a report as a PNG."""
+def draw(content: Mapping[str, Any]) -> bytes:
+    """Return a report as a PNG."""
     # matplotlib takes a second to load.
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see above
     from matplotlib.figure import Figure  # noqa: PLC0415 - see above
@@ -196,9 +193,9 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
         fontsize=16,
         color="darkred" if untrained else "black",
     )
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=100)
-    partial.replace(path)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100)
+    return png.getvalue()
 
 
 def _bars(axes: Any, predictors: list[dict[str, Any]], names: list[str]) -> None:  # noqa: ANN401 - matplotlib's Axes

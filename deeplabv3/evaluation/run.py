@@ -14,14 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from deeplabv3.errors import RepositoryError
-from deeplabv3.evaluation import EvaluationError
+from deeplabv3.evaluation import EvaluationError, images
 from deeplabv3.evaluation.coco import coco_with_voc_labels
 from deeplabv3.evaluation.datasets import mask_folders, voc_folders
 from deeplabv3.evaluation.measuring import measure
 from deeplabv3.evaluation.predictors import agreed_class_names, load_eager
-from deeplabv3.evaluation.records import RecordFile, output_folder, write_whole
+from deeplabv3.evaluation.records import RecordFile, output_folder, writing
 from deeplabv3.evaluation.report import draw, report
 from deeplabv3.evaluation.served import CorePredictor, EnsemblePredictor, Server
+from deeplabv3.files import write_whole
 from deeplabv3.repository.class_names import read_class_names
 
 if TYPE_CHECKING:
@@ -60,8 +61,11 @@ def run(options: Options, console: Console) -> dict[str, Any]:
             records.discard()
         tally = _measure(options, dataset, predictors, ids, records, classes=len(class_names), console=console)
         content = report(dataset, facts, tally, class_names=class_names, server=server)
-        write_whole(options.output / f"{options.name}.json", json.dumps(content, indent=1) + "\n")
-        draw(content, options.output / f"{options.name}.png")
+        files = {".json": f"{json.dumps(content, indent=1)}\n".encode(), ".png": draw(content)}
+        for suffix, data in files.items():
+            file = options.output / f"{options.name}{suffix}"
+            with writing(file):
+                write_whole(file, data)
         # Only now: what is finished is measured anew by the next run, which may meet another build of the model.
         records.discard()
     return content
@@ -134,13 +138,13 @@ def _measure(
             if not resumed:
                 resumed.append(done)
                 if done:
-                    console.print(f"going on after {done} of {len(ids)} images")
+                    console.print(f"going on after {done} of {images(len(ids))}")
                 # The rate is that of this sitting.
                 progress.reset(task, total=len(ids), completed=done)
             progress.update(task, completed=done)
 
         def on_stopping(in_flight: int) -> None:
-            console.print(f"stopping after {in_flight} images that are in flight; once more stops at once")
+            console.print(f"stopping after {images(in_flight)} in flight; another signal stops at once")
 
         tally = measure(
             dataset,
@@ -153,7 +157,7 @@ def _measure(
             on_stopping=on_stopping,
         )
     rate = f"{len(tally.done) / tally.seconds:.2f} images/s" if tally.seconds else ""
-    console.print(f"{len(tally.done)} images in {tally.seconds:.1f} s, {rate}", soft_wrap=True)
+    console.print(f"{images(len(tally.done))} in {tally.seconds:.1f} s, {rate}", soft_wrap=True)
     return tally
 
 

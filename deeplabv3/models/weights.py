@@ -17,9 +17,7 @@ from torchvision.models import WeightsEnum
 
 from deeplabv3.errors import CheckpointError, WeightsUnavailableError
 from deeplabv3.models.checkpoints import COUNTER, read_checkpoint, shortened, variant_of
-
-PRETRAINED = "COCO_WITH_VOC_LABELS_V1"
-UNTRAINED = "none"
+from deeplabv3.models.names import PRETRAINED, UNTRAINED
 
 _DOWNLOAD_TIMEOUT_SECONDS = 30.0
 # The bias of the classifier's last convolution: one value a class.
@@ -52,7 +50,7 @@ class WeightsSource:
             return cls(weights)
         path = Path(weights)
         if path.exists() and not path.is_file():
-            raise CheckpointError(f"the weights {weights} are no regular file; give the path of a checkpoint")
+            raise CheckpointError(f"the weights {weights} are not a regular file; give the path of a checkpoint")
         try:
             with path.open("rb") as file:
                 hasher = hashlib.sha256()

@@ -9,6 +9,11 @@ from tritonclient.grpc import model_config_pb2
 
 from deeplabv3.errors import RepositoryError
 
+_HEADER = (
+    "# Written by build_models.py: change its options, not this file. Those of a step are --set MODEL.PARAMETER=VALUE; "
+    "see docs/building.md.\n"
+)
+
 pb: Any = model_config_pb2  # generated at import, without types
 
 
@@ -32,4 +37,4 @@ def parse_config(text: str) -> Any:  # noqa: ANN401 - a protobuf message: triton
 
 def config_text(config: Message) -> str:
     """Return the text of a config.pbtxt."""
-    return f"# Written by build_models.py: change it there.\n{text_format.MessageToString(config)}"
+    return f"{_HEADER}{text_format.MessageToString(config)}"

@@ -36,7 +36,8 @@ from deeplabv3.building.assembly import build
 from deeplabv3.building.plan import Plan
 from deeplabv3.building.staging import locked
 from deeplabv3.errors import RepositoryError
-from deeplabv3.models.variants import VARIANTS, load_model
+from deeplabv3.models.names import VARIANTS
+from deeplabv3.models.variants import load_model
 from deeplabv3.repository.config import parse_config
 from deeplabv3.repository.record import read_record
 
@@ -235,7 +236,7 @@ def test_a_checkpoint_of_the_reference_training_loads_whatever_its_counters(tmp_
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
     for path in (tmp_path / "pipe.pth", tmp_path):
-        with pytest.raises(CheckpointError, match="no regular file"):
+        with pytest.raises(CheckpointError, match="not a regular file"):
             WeightsSource.of(str(path))
 
 
@@ -246,7 +247,7 @@ def test_weights_that_are_no_numbers_are_told_from_a_bad_trace(tmp_path: Path) -
     }
     torch.save(state, tmp_path / "nan.pth")
     plan = Plan("resnet50", WeightsSource.of(str(tmp_path / "nan.pth")), resnet_options={"width_per_group": 4})
-    with pytest.raises(BuildError, match="no finite numbers: the weights are broken"):
+    with pytest.raises(BuildError, match="not finite: the weights are broken"):
         build(tmp_path / "models", [plan], force=False, progress=False)
 
 

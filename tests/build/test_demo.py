@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-import build_models
 import demo
+from deeplabv3 import PRETRAINED, UNTRAINED, WeightsUnavailableError
 from deeplabv3.embedded.launch import LaunchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deeplabv3.building.plan import Plan
 
 pytestmark = pytest.mark.build
 
@@ -26,24 +33,61 @@ def test_untrained_models_change_no_file_of_the_checkout(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    built: list[tuple[str, bool]] = []
+    built: list[tuple[Path, set[str]]] = []
 
-    def build(arguments: list[str]) -> int:
-        options = build_models.parse_arguments(arguments)
-        built.append((str(options.model_repository), options.weights == "none"))
-        return 0 if available or options.weights == "none" else build_models.EXIT_WEIGHTS_UNAVAILABLE
+    def build(repository: Path, plans: Sequence[Plan]) -> None:
+        weights = {plan.source.label for plan in plans}
+        built.append((repository, weights))
+        assert [plan.variant for plan in plans] == ["resnet50", "resnet101"]
+        if weights == {PRETRAINED} and not available:
+            raise WeightsUnavailableError("no route to the weights")
 
     def serve(repository: Path, *, log: Path) -> None:
         raise LaunchError(f"served {repository} with the log {log}")
 
-    monkeypatch.setattr(build_models, "main", build)
+    monkeypatch.setattr(demo, "build", build)
     monkeypatch.setattr(demo, "RunningServer", serve)
     mine, output = tmp_path / "mine", tmp_path / "my dir ü"
     options = ["--model-repository", str(mine)] if given else []
     assert demo.main([*options, "--output", str(output)]) == 1
     trained = mine if given else ROOT / "model_repository"
     untrained = mine if given else output / "model_repository"
-    assert built == [(str(trained), False)] + ([] if available else [(str(untrained), True)])
+    assert built == [(trained, {PRETRAINED})] + ([] if available else [(untrained, {UNTRAINED})])
+
+
+class Served:
+    """Stands for a server that is ready; the process gets SIGTERM as soon as it is asked for."""
+
+    stopped = False
+
+    def __init__(self, repository: Path, *, log: Path) -> None:
+        del repository, log
+
+    def __enter__(self) -> Served:  # noqa: PYI034 - typing.Self needs Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Served.stopped = True
+
+    @property
+    def grpc_url(self) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ""
+
+
+def test_sigterm_stops_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(_: Path, __: Sequence[Plan]) -> None:
+        pass
+
+    monkeypatch.setattr(demo, "build", build)
+    monkeypatch.setattr(demo, "RunningServer", Served)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+            demo.main(["--output", str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert Served.stopped
 
 
 def test_an_output_that_cannot_be_written_to_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

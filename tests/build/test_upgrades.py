@@ -200,6 +200,7 @@ def test_an_edit_that_no_setting_replaces_is_named_before_anything_is_changed(
         assert message.startswith(
             f"build_models.py: {repository}/postprocess/config.pbtxt: edited by hand in a way that"
         )
+        assert "--instances" not in message
         assert files(repository) == before
     settings = advised(message) if advice else []
     assert settings[1::2] == advice
@@ -218,7 +219,7 @@ def test_an_edited_core_model_is_refused_and_one_of_an_older_version_replaced(
     change(repository, edit)
     assert build(repository) == build_models.EXIT_FAILED
     assert f"{repository}/deeplabv3_resnet50/config.pbtxt: edited by hand" in caplog.text
-    assert "--instances" in caplog.text
+    assert "--instances, --max-batch-size and --max-queue-size set a core model" in caplog.text
     forget(repository, shipped=True)
     assert build(repository) == 0  # those versions did so at every build
     assert files(repository) == fresh
@@ -269,7 +270,7 @@ def test_a_build_that_is_killed_while_it_writes_leaves_nothing_that_looks_edited
     if not recorded:
         forget(repository, shipped=True)
     written = 0
-    write = assembly.write
+    write = assembly.write_whole
 
     def kill(path: Path, content: bytes) -> None:
         nonlocal written
@@ -279,7 +280,7 @@ def test_a_build_that_is_killed_while_it_writes_leaves_nothing_that_looks_edited
                 raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(assembly, "write", kill)
+    monkeypatch.setattr(assembly, "write_whole", kill)
     assert build(repository, "--device", "cuda", *MY_SETTINGS) != 0
     monkeypatch.undo()
     assert build(repository, "--num-classes", "3") == 0

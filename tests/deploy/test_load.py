@@ -187,9 +187,9 @@ def test_a_server_that_is_not_there_is_named(locust: Locust, unused_port: int) -
 @pytest.mark.parametrize(
     ("options", "timeout", "said"),
     [
-        (["--objectives", "wrong.toml"], "30", "'latency' is no objective"),
+        (["--objectives", "wrong.toml"], "30", "'latency' is not an objective"),
         (["--summary", "."], "30", "Is a directory"),
-        (["--pictures", "missing"], "30", "missing is no folder"),
+        (["--pictures", "missing"], "30", "missing is not a folder"),
         (["--shape", "spike", "--reset-stats"], "30", "leave it out of --shape spike"),
         ([], "soon", "DEEPLAB_TIMEOUT"),
     ],

@@ -161,7 +161,7 @@ def test_workers_that_come_late_and_send_nothing_are_missed(
         workers(locust, 1, unused_port, folder=elsewhere),
     ):
         theirs = elsewhere / "workers.log"
-        wait_until(lambda: "pictures is no folder" in theirs.read_text(), what="the worker without pictures")
+        wait_until(lambda: "pictures is not a folder" in theirs.read_text(), what="the worker without pictures")
         with workers(locust, 1, unused_port) as doomed:
             assert any("3 workers connected" in line for line in log)
             doomed[0].kill()
@@ -169,7 +169,7 @@ def test_workers_that_come_late_and_send_nothing_are_missed(
         rest = log.read()
         assert process.wait(60) == 1, rest
     problems = sorted(problem.partition(": ")[2] for problem in locust.summary()["problems"])
-    assert problems == ["did not finish", "pictures is no folder"]
+    assert problems == ["did not finish", "pictures is not a folder"]
 
 
 def test_masks_are_compared_between_workers(locust: Locust, unused_port: int) -> None:

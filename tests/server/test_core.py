@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from wire import PROTOCOLS
 
 from deeplabv3.embedded.launch import LaunchError
+from deeplabv3.repository import statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,10 +149,9 @@ def test_requests_that_share_a_batch_get_their_own_rows(toys: TritonProcess) -> 
     for row, reply in zip(rows, replies, strict=True):
         np.testing.assert_array_equal(reply["twice"], 2 * row)
         np.testing.assert_array_equal(reply["thrice"], 3 * row)
-    with wire.connected(toys, "grpc") as client:
-        statistics = client.get_inference_statistics("batches").model_stats[0]
-    assert statistics.inference_count == sum(len(row) for row in rows)
-    assert statistics.execution_count < len(rows)
+    counts = statistics.read(toys.grpc_url)["batches"]
+    assert counts["inferences"] == sum(len(row) for row in rows)
+    assert counts["executions"] < len(rows)
 
 
 @pytest.mark.parametrize("name", MAPPED)

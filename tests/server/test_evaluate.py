@@ -279,6 +279,7 @@ def test_a_run_goes_on_after_a_signal(
     assert main(arguments(toy, folder, output, "--limit", "7")) == 1
     refused = capsys.readouterr().err
     assert "limit was not there and is 7" in refused
+    assert "goes on from there" not in refused
     assert "--restart" in refused
     assert done(output) == before
 
@@ -296,7 +297,7 @@ def test_restart_discards_what_was_counted(
     output.mkdir()
     (output / "coco.state.jsonl").write_text("of another run")
     assert main(arguments(toy, folder, output)) == 1
-    assert "is no state of an evaluation; pass --restart" in capsys.readouterr().err
+    assert "is not the state of an evaluation; pass --restart" in capsys.readouterr().err
     assert main(arguments(toy, folder, output, "--restart")) == 0
     assert figures(output)[NAMES[0]].pixels == coco_data.HALF_PIXELS
 

@@ -23,6 +23,8 @@ from torchvision.transforms.v2 import functional as transforms
 from tritonclient.utils import InferenceServerException
 from wire import PROTOCOLS
 
+from deeplabv3.repository import statistics
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -185,8 +187,7 @@ def test_any_choice_of_outputs_is_answered(server: TritonProcess, count: int) ->
 
 def test_masks_are_encoded_only_for_those_who_ask(server: TritonProcess) -> None:
     def encoded() -> int:
-        with wire.connected(server, "grpc") as client:
-            return client.get_inference_statistics("encode_mask").model_stats[0].inference_count
+        return statistics.read(server.grpc_url)["encode_mask"]["inferences"]
 
     before = encoded()
     image = {"IMAGE": wire.images(pictures.small())}
@@ -211,7 +212,7 @@ def test_two_images_of_one_size_share_a_request(server: TritonProcess) -> None:
 def test_a_broken_picture_costs_its_batch_mates_nothing(server: TritonProcess) -> None:
     """Sixteen callers at once, every fourth with garbage: twelve right masks, four errors, batches in between."""
     good = [pictures.small(), pictures.portrait(), pictures.landscape()]
-    before = _counts(server, "preprocess")
+    before = statistics.read(server.grpc_url)
     barrier = threading.Barrier(16)
 
     def call(index: int) -> npt.NDArray[Any] | InferenceServerException:
@@ -231,15 +232,9 @@ def test_a_broken_picture_costs_its_batch_mates_nothing(server: TritonProcess) -
         else:
             assert isinstance(reply, np.ndarray)
             assert (reply == reference_mask("resnet50", good[index % 4], "torchvision")).mean() >= 0.9999
-    inferences, executions = (after - start for after, start in zip(_counts(server, "preprocess"), before, strict=True))
-    assert inferences == 16
-    assert executions < inferences, "preprocess ran every request by itself: nothing was batched"
-
-
-def _counts(server: TritonProcess, model: str) -> tuple[int, int]:
-    with wire.connected(server, "grpc") as client:
-        statistics = client.get_inference_statistics(model).model_stats[0]
-        return statistics.inference_count, statistics.execution_count
+    counts = statistics.between(before, statistics.read(server.grpc_url))["preprocess"]
+    assert counts["inferences"] == 16
+    assert counts["executions"] < 16, "preprocess ran every request by itself: nothing was batched"
 
 
 def test_a_photograph_of_40_megapixels_takes_bounded_memory(server: TritonProcess) -> None:

@@ -172,6 +172,8 @@ def test_the_demo_tells_that_its_weights_are_untrained(
     assert printed.count("agree pixel for pixel") == 2
     assert "UNTRAINED WEIGHTS" in printed
     assert "(noise)" in printed
+    assert f"serve.py --model-repository {model_repository}\n" in printed
+    assert "cat.png --url grpc://localhost:8001" in printed
     for variant in ("resnet50", "resnet101"):
         with pictures.opened(tmp_path / "out" / f"segment_{variant}.png") as picture:
             # The photograph, the legend to its right, and the banner across the top.

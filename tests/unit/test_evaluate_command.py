@@ -21,12 +21,12 @@ OWN = ["folders", "--images", "pictures", "--masks", "masks"]
     [
         (COCO, "give at least one of --eager, --core and --ensemble"),
         ([*COCO, "--core", "x", "--weights", "none"], "--weights is for --eager"),
-        ([*COCO, "--core", "x", "--limit", "0"], "'0' is no whole number of at least 1"),
-        ([*COCO, "--core", "x", "--timeout", "-1"], "'-1' is no number of seconds above 0"),
+        ([*COCO, "--core", "x", "--limit", "0"], "must be an integer from 1, got '0'"),
+        ([*COCO, "--core", "x", "--timeout", "-1"], "must be a number from 1e-06, got '-1'"),
         ([*COCO, "--core", "x", "--name", "a/b"], "--name a/b: a name without folders"),
         (["coco", "--images", "val", "--core", "x"], "--annotations"),
         ([], "coco,voc,folders"),
-        ([*OWN, "--core", "x", "--ignore", "256"], "must be a class id from 0 to 255, got '256'"),
+        ([*OWN, "--core", "x", "--ignore", "256"], "must be an integer from 0 to 255, got '256'"),
         (OWN[:3], "--masks"),
     ],
 )

@@ -16,7 +16,8 @@ import pytest
 from load_arguments import Parser, parse
 from PIL import Image, ImageOps
 
-from load_tests import objectives, pictures, report, server_statistics, shapes, summary
+from deeplabv3.repository import statistics
+from load_tests import objectives, pictures, report, shapes, summary
 from load_tests.options import add_arguments, weights
 from load_tests.replies import BETWEEN_WORKERS, WRONG_PIXELS, WRONG_SIZE, FirstReplies
 
@@ -224,12 +225,12 @@ def test_a_run_that_was_not_as_it_was_meant_to_be_misses(tmp_path: Path) -> None
     ("text", "said"),
     [
         ("", "holds no objective"),
-        ("error_rate = 1", "'error_rate' is no objective"),
+        ("error_rate = 1", "'error_rate' is not an objective"),
         ("error_share = 1.5", "from 0 to 1"),
         ("error_share = 'x'", "must be a number"),
         ("throughput = true", "must be a number"),
         ("[p99]\nall = -1", "must be a number"),
-        ("p99 = 1", "'p99' is no objective"),
+        ("p99 = 1", "'p99' is not an objective"),
         ("[p99", "cannot be read"),
         ("[p99]", "bounds nothing"),
         ("[p0]\nall = 1", "bounds nothing"),
@@ -273,7 +274,7 @@ def test_the_page_proves_the_run_when_it_is_mailed_alone(tmp_path: Path) -> None
         "resnet50=3",
         "refused & gone   1",
         "deeplabv3_resnet50   100   1.82   10.0   30.0   40 of 1, 15 of 4",
-        "busiest of 1 process(es) at 10% of a core",
+        "busiest of 1 process at 10% of a core",
     ):
         assert re.sub(r"\s+", " ", said) in re.sub(r"\s+", " ", text)
     assert "<title>Load test failed" in page
@@ -306,7 +307,7 @@ def test_only_what_a_server_did_meanwhile_is_counted() -> None:
         },
         "idle": {"requests": 4, "batches": {}},
     }
-    assert server_statistics.between(before, after) == {
+    assert statistics.between(before, after) == {
         "core": {"requests": 6, "seconds": 1.5, "batches": {"4": {"executions": 1, "seconds": 0.7}}}
     }
 
@@ -314,7 +315,7 @@ def test_only_what_a_server_did_meanwhile_is_counted() -> None:
 def test_statistics_of_two_servers_or_of_one_that_restarted_are_none() -> None:
     one = {"core": {"requests": 9, "batches": {"4": {"executions": 5, "seconds": 1.0}}}}
     other = {"core": {"requests": 12, "batches": {"4": {"executions": 3, "seconds": 2.0}}}}
-    assert server_statistics.between(one, other) == server_statistics.between(other, one) == {}
+    assert statistics.between(one, other) == statistics.between(other, one) == {}
 
 
 def test_every_argument_has_a_variable_of_its_own() -> None:

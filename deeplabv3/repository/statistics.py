@@ -1,4 +1,4 @@
-"""What Triton counted while a run lasted: executions, batches, and where the time of a request went."""
+"""Triton's own statistics of its models: requests, executions, batches, and where the time of a request went."""
 
 from __future__ import annotations
 
@@ -12,33 +12,46 @@ _TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
 def read(url: str) -> dict[str, Any]:
-    """Return Triton's statistics by model.
+    """Return what Triton has counted since each model was loaded, by model; times are in seconds.
+
+    Args:
+        url: `grpc://HOST:PORT`, `http://HOST:PORT`, or `HOST:PORT` for gRPC.
 
     Raises:
         OSError: The server cannot be reached.
-        Exception: tritonclient's own, or the answer is no statistics; they are a gift, and nobody handles them by kind.
+        Exception: tritonclient's own, or the reply has no statistics.
     """
     parts = urlsplit(url if "://" in url else f"grpc://{url}")
     if parts.scheme in {"grpc", "grpcs"}:
-        from tritonclient.grpc import InferenceServerClient  # noqa: PLC0415 loads gRPC, which a run over HTTP does without
+        from tritonclient.grpc import InferenceServerClient  # noqa: PLC0415 - loads gRPC, which a run over HTTP does without
 
         with InferenceServerClient(parts.netloc, ssl=parts.scheme == "grpcs") as client:
             answer = client.get_inference_statistics(as_json=True, client_timeout=_SECONDS)
     else:
-        with urllib.request.urlopen(f"{parts.scheme}://{parts.netloc}/v2/models/stats", timeout=_SECONDS) as response:  # noqa: S310 a URL of the command line, its scheme checked
+        with urllib.request.urlopen(f"{parts.scheme}://{parts.netloc}/v2/models/stats", timeout=_SECONDS) as response:  # noqa: S310 - a URL of the command line
             answer = json.load(response)
     return {model["name"]: _counts(model) for model in cast("dict[str, Any]", answer)["model_stats"]}
 
 
 def between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Return what was counted between two readings, for the models that worked meanwhile.
+    """Return what was counted between two readings, for the models that answered a request meanwhile.
 
-    Nothing where a count fell: the readings are of different servers behind one address, or the server restarted.
+    The result is empty when a count fell: several servers share the address, or the server restarted.
     """
     found = {name: _difference(before.get(name, {}), counts) for name, counts in after.items()}
     if any(_fell(counts) for counts in found.values()):
         return {}
     return {name: counts for name, counts in found.items() if counts["requests"] > 0}
+
+
+def means(counts: dict[str, Any]) -> dict[str, float]:
+    """Return the mean `batch`, and by kind of time the mean milliseconds of a request, such as `queue_ms`.
+
+    Args:
+        counts: Of one model that answered a request, as `between` returns them.
+    """
+    times = {f"{name}_ms": 1e3 * counts[f"{name}_seconds"] / counts["requests"] for name in _TIMES}
+    return {"batch": counts["inferences"] / max(1, counts["executions"]), **times}
 
 
 def _fell(counts: dict[str, Any]) -> bool:
@@ -53,6 +66,7 @@ def _counts(model: dict[str, Any]) -> dict[str, Any]:
         "failures": int(times.get("fail", {}).get("count", 0)),
         "seconds": int(times.get("success", {}).get("ns", 0)) / 1e9,
         **{f"{name}_seconds": int(times.get(name, {}).get("ns", 0)) / 1e9 for name in _TIMES},
+        "inferences": int(model.get("inference_count", 0)),
         "executions": int(model.get("execution_count", 0)),
         "batches": {
             str(batch["batch_size"]): {

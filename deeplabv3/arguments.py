@@ -1,0 +1,32 @@
+"""Types of argparse that the command lines share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def number(low: float, high: float = float("inf"), *, kind: type[int | float] = float) -> Callable[[str], Any]:
+    """Return a `type` for argparse that takes numbers of a range, both ends included.
+
+    Args:
+        low: The least number.
+        high: The largest one; without it, any finite number.
+        kind: `int` takes integers only, and returns them.
+    """
+    noun = "an integer" if kind is int else "a number"
+    bounds = f"from {low:g}" + ("" if high == float("inf") else f" to {high:.0f}")
+
+    def checked(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high or value == float("inf"):
+            raise argparse.ArgumentTypeError(f"must be {noun} {bounds}, got {text!r}")
+        return value
+
+    return checked

@@ -1,0 +1,245 @@
+"""The options of build_models.py: what each means, which go together, and the plans that they ask for."""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from deeplabv3.arguments import number
+from deeplabv3.building import tracing
+from deeplabv3.building.assembly import is_source
+from deeplabv3.building.model_file import NORM_LAYERS
+from deeplabv3.building.plan import DEFAULT_PRECISIONS, GPU_INSTANCES, GPU_MAX_BATCH_SIZE, Plan, choose_class_names
+from deeplabv3.building.settings import parse_setting
+from deeplabv3.building.steps import MODEL_REPOSITORY
+from deeplabv3.errors import BuildError, InvalidOptionError, RepositoryError
+from deeplabv3.models.names import PRETRAINED, UNTRAINED, VARIANTS
+from deeplabv3.models.variants import RESNET_OPTIONS, agreed_class_count
+from deeplabv3.models.weights import WeightsSource
+from deeplabv3.repository.class_names import read_class_names
+
+# A larger number is a typing error: each batch size is warmed up before the server is ready.
+_MOST_BATCHED = 128
+_MOST_INSTANCES = 16
+_MOST_QUEUED = 2**32 - 1  # what Triton's field holds
+
+_OF_GPUS = {"cudnn", "preprocess_device", "max_batch_size", "instances", "max_queue_size"}
+# The source takes these, and the others only where they spell out the default build.
+_CHANGING_NOTHING = {"variant", "progress", "model_repository", "force", "configs_only", "describe", "json"}
+_AS_DEFAULT = {"precision": "fp32", "num_classes": 21}
+_OF_DESCRIBE = {"describe", "json", "variant"}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a build to a parser."""
+    _add_model_options(parser)
+    _add_device_options(parser)
+    _add_resnet_options(parser.add_argument_group("the backbone, passed to torchvision's ResNet"))
+    _add_repository_options(parser)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    add, weights = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
+    add(
+        "--variant",
+        action="append",
+        choices=VARIANTS,
+        help="may be repeated; default: both, or the one that the checkpoint fits",
+    )
+    weights(
+        "--weights",
+        default=PRETRAINED,
+        metavar=f"{PRETRAINED}|FILE|{UNTRAINED}",
+        help="pretrained weights by name, a checkpoint, or none for untrained ones (default: %(default)s)",
+    )
+    for option, name in (("--pretrained", PRETRAINED), ("--no-pretrained", UNTRAINED)):
+        weights(option, dest="weights", action="store_const", const=name, help=f"--weights {name}")
+    add("--pretrained-backbone", action="store_true", help="ImageNet weights for the backbone of an untrained model")
+    add("--num-classes", type=int, metavar="N", help="default: what the weights or --classes have")
+    add("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, the background's first")
+    add(
+        "--aux-loss",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="serve the auxiliary head's output `aux` too (default: no)",
+    )
+
+
+def _add_device_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--device",
+        choices=DEFAULT_PRECISIONS,
+        default="cpu",
+        help="where Triton will run the models; either is built on the CPU (default: %(default)s)",
+    )
+    add(
+        "--precision",
+        choices=tracing.PRECISIONS,
+        help="in what they compute; inputs and outputs are FP32 (default: fp32 for cpu, fp16 for cuda)",
+    )
+    add(
+        "--cudnn",
+        choices=tracing.CUDNN_MODES,
+        help="with --device cuda: how cuDNN computes the convolutions (default: heuristic); see docs/building.md",
+    )
+    add(
+        "--preprocess-device",
+        choices=DEFAULT_PRECISIONS,
+        default="cpu",
+        help="with --device cuda: where the pictures are resized; they are decoded on the CPU (default: %(default)s)",
+    )
+    add(
+        "--max-batch-size",
+        type=number(1, _MOST_BATCHED, kind=int),
+        metavar="N",
+        help=f"with --device cuda: the most pictures in a batch of a core model (default: {GPU_MAX_BATCH_SIZE})",
+    )
+    add(
+        "--instances",
+        type=number(1, _MOST_INSTANCES, kind=int),
+        metavar="N",
+        help=f"with --device cuda: the batches that a core model computes side by side (default: {GPU_INSTANCES})",
+    )
+    add(
+        "--max-queue-size",
+        type=number(1, _MOST_QUEUED, kind=int),
+        metavar="N",
+        help="with --device cuda: the most requests that wait for a core model, above which Triton refuses; for Triton "
+        "26.08 or newer, see docs/building.md (default: no limit)",
+    )
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="show a progress bar of the download on stderr (default: yes)",
+    )
+
+
+def _add_resnet_options(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage] - its only name
+    add = group.add_argument
+    add("--groups", type=int, metavar="N", help="groups of the 3 x 3 convolutions (1)")
+    add("--width-per-group", type=int, metavar="N", help="channels of a group in the first stage (64)")
+    add(
+        "--replace-stride-with-dilation",
+        type=_boolean,
+        nargs=3,
+        metavar="BOOL",
+        help="dilation instead of stride, for the last three stages (default: false true true, output stride 8)",
+    )
+    add("--norm-layer", choices=NORM_LAYERS, help="default: BatchNorm2d")
+    add(
+        "--zero-init-residual",
+        action="store_true",
+        default=None,
+        help="residual branches of untrained weights start at 0",
+    )
+
+
+def _add_repository_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="MODEL.PARAMETER=VALUE",
+        help="a setting of preprocess, postprocess or encode_mask, such as preprocess.resize_mode=shorter_side; may be "
+        "repeated; later builds keep it; see docs/building.md",
+    )
+    add(
+        "--model-repository",
+        type=_folder,
+        default=MODEL_REPOSITORY,
+        metavar="DIR",
+        help="where to build (default: model_repository/, for the default options)",
+    )
+    add("--force", action="store_true", help="build even what is up to date")
+    add("--configs-only", action="store_true", help="write the config files and build nothing")
+    add("--describe", action="store_true", help="print what the models are published with beside what is found here")
+    add("--json", action="store_true", help="with --describe: print JSON instead of tables")
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must be the path of a folder, got ''")
+    return Path(text)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    try:
+        return parse_setting(text)
+    except InvalidOptionError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return {"true": True, "false": False}[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}") from None
+
+
+def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str | None:
+    """Return which options do not go together, and what to do about it; None where they do."""
+    given = {name: value for name, value in vars(options).items() if value != parser.get_default(name)}
+    on_cpu = options.device == "cpu"
+    of_gpus = [name for name in given if name in _OF_GPUS]
+    changing = [
+        name for name, value in given.items() if name not in _CHANGING_NOTHING and value != _AS_DEFAULT.get(name)
+    ]
+    faults = {
+        "--precision tf32 is a mode of GPUs: add --device cuda, or take fp32": on_cpu and options.precision == "tf32",
+        f"{_named(of_gpus)}: for GPUs only; add --device cuda": on_cpu and of_gpus,
+        "--cudnn fused takes --precision fp16 or tf32": options.cudnn == "fused"
+        and options.precision in {"fp32", "bf16"},
+        "--json goes with --describe": options.json and not options.describe,
+        "--describe takes --variant and --json only, because it describes the models as they are published": (
+            options.describe and given.keys() - _OF_DESCRIBE
+        ),
+        f"model_repository/ is source, whose files no build changes; {_named(changing)}: add --model-repository with "
+        "another folder, such as models/mine": changing and is_source(options.model_repository),
+    }
+    return next((fault for fault, found in faults.items() if found), None)
+
+
+def _named(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def make_plans(options: argparse.Namespace) -> list[Plan]:
+    """Return the plans that the options ask for.
+
+    Raises:
+        DeepLabV3Error: the weights or the classes cannot be read, or do not fit each other.
+    """
+    source = WeightsSource.of(options.weights)
+    names = None
+    if options.classes is not None:
+        try:
+            names = read_class_names(options.classes)
+        except RepositoryError as exc:
+            raise BuildError(f"--classes {options.classes}: {exc}") from exc
+    wanted = options.num_classes
+    if wanted is None and names is not None and source.label == UNTRAINED:
+        wanted = len(names)
+    class_names = choose_class_names(names, agreed_class_count(source, wanted))
+    resnet_options = {name: getattr(options, name) for name in RESNET_OPTIONS if getattr(options, name) is not None}
+    # A checkpoint fits one variant only.
+    variants = options.variant or ([source.variant] if source.variant else VARIANTS)
+    return [
+        Plan(
+            variant,
+            source,
+            class_names,
+            aux=options.aux_loss,
+            pretrained_backbone=options.pretrained_backbone,
+            resnet_options=resnet_options,
+            device=options.device,
+            precision=options.precision or DEFAULT_PRECISIONS[options.device],
+            cudnn=options.cudnn or tracing.CUDNN_MODES[0],
+            max_batch_size=options.max_batch_size or GPU_MAX_BATCH_SIZE,
+            instances=options.instances or GPU_INSTANCES,
+            max_queue_size=options.max_queue_size or 0,
+        )
+        for variant in dict.fromkeys(variants)
+    ]
