@@ -26,7 +26,7 @@ OWN = ["folders", "--images", "pictures", "--masks", "masks"]
         ([*COCO, "--core", "x", "--name", "a/b"], "--name a/b: a name without folders"),
         (["coco", "--images", "val", "--core", "x"], "--annotations"),
         ([], "coco,voc,folders"),
-        ([*OWN, "--core", "x", "--ignore", "256"], "must be a class id from 0 to 255, got '256'"),
+        ([*OWN, "--core", "x", "--ignore", "256"], "must be an integer from 0 to 255, got '256'"),
         (OWN[:3], "--masks"),
     ],
 )
