@@ -74,16 +74,13 @@ def overhead(report: Report, server: RunningServer, rounds: int) -> None:
                 THEIRS: partial(bare_call, scheme, bare, data),
                 OURS: partial(client.segment, data),
             }
-            found: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "processor": []} for name in calls}
             for turn, name, call in harness.in_turns(calls, rounds, warm_up=WARM_UP):
                 start, busy = time.perf_counter(), time.process_time()
                 call()
+                seconds, busy = time.perf_counter() - start, time.process_time() - busy
                 if turn >= 0:
-                    found[name]["seconds"].append(time.perf_counter() - start)
-                    found[name]["processor"].append(time.process_time() - busy)
-        for name, figures in found.items():
-            rate = [1 / seconds for seconds in figures["seconds"]]
-            report.add("overhead", name, {"protocol": scheme}, {**figures, "rate": rate})
+                    figures = {"seconds": seconds, "processor": busy, "rate": 1 / seconds}
+                    report.add("overhead", name, {"protocol": scheme}, figures)
     report.compare("overhead", "rate", {OURS: (THEIRS,)}, high_is_good=True)
 
 
@@ -94,7 +91,9 @@ def masks(report: Report, server: RunningServer, rounds: int) -> None:
             buffer = BytesIO()
             picture = Image.open(harness.PHOTOGRAPH).convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
             picture.save(buffer, "JPEG", quality=85)
+            size = f"{width} x {height}, {len(buffer.getvalue()) / 1e3:.0f} kB"
             for connection, rate in RATES.items():
+                condition = {"protocol": scheme, "picture": size, "connection": connection}
                 with Proxy(address_of(server, scheme)) as proxy, contextlib.ExitStack() as stack:
                     proxy.rate = rate
                     url = f"{scheme}://{address_of(server, scheme) if rate is None else proxy.address}"
@@ -105,16 +104,11 @@ def masks(report: Report, server: RunningServer, rounds: int) -> None:
                         )
                         for name in FORMATS
                     }
-                    found: dict[str, list[float]] = {name: [] for name in calls}
                     for turn, name, call in harness.in_turns(calls, min(rounds, MASK_ROUNDS), warm_up=1):
                         start = time.perf_counter()
                         call()
                         if turn >= 0:
-                            found[name].append(time.perf_counter() - start)
-                size = f"{width} x {height}, {len(buffer.getvalue()) / 1e3:.0f} kB"
-                condition = {"protocol": scheme, "picture": size, "connection": connection}
-                for name, seconds in found.items():
-                    report.add("masks", name, condition, {"seconds": seconds})
+                            report.add("masks", name, condition, {"seconds": time.perf_counter() - start})
     report.compare("masks", "seconds", {"raw": ("png",)}, high_is_good=False)
 
 

@@ -26,7 +26,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -38,7 +37,7 @@ from benchmarks import harness, servers, toy
 from benchmarks.harness import ROOT, cores
 from benchmarks.load import Load, Picture, Sender
 from benchmarks.peers import contenders
-from benchmarks.report import Column, Panel, Report
+from benchmarks.report import Column, Panel, Report, Row
 from deeplabv3.arguments import number
 from deeplabv3.embedded.layout import TUNING
 from deeplabv3.repository import statistics
@@ -69,38 +68,6 @@ def measure_stages(repository: Path, image: Path) -> dict[str, list[float]]:
     return json.loads(done.stdout)
 
 
-@dataclass(slots=True)
-class Found:
-    """What one server did at one concurrency: by name, a value for each round.
-
-    Attributes:
-        figures: images a second, and percentiles of the seconds of a request.
-        processor: milliseconds of processor time an image, by process.
-        steps: Triton's statistics, by step and kind.
-    """
-
-    figures: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    processor: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    steps: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-
-    def measure(self, server: Server, sender: Sender, load: Load) -> None:
-        """Add a round."""
-        before, counted = processor_seconds(server), read_statistics(server)
-        replies = sender.run(load, server.wire, server.pictures)
-        replies.check(server.name)
-        self.figures["rate"].append(replies.throughput)
-        self.figures["p50"].append(replies.percentile(50) or 0.0)
-        self.figures["p99"].append(replies.percentile(99) or 0.0)
-        for process, taken in processor_seconds(server).items():
-            self.processor[process].append(1e3 * (taken - before[process]) / len(replies.all))
-        meanwhile = statistics.between(counted, read_statistics(server))
-        for step in STEPS if server.is_triton else ():
-            means = statistics.means(meanwhile[step])
-            means["computes"] = sum(value for kind, value in means.items() if kind.startswith("compute"))
-            for kind, value in means.items():
-                self.steps[step][kind].append(value)
-
-
 def measure_load(
     report: Report, running: Sequence[Server], sender: Sender, options: argparse.Namespace, *, limit: float
 ) -> None:
@@ -115,30 +82,36 @@ def measure_load(
     """
     by_name = {server.name: server for server in running}
     for level in options.concurrency or LEVELS:
-        found = {name: Found() for name in by_name}
+        condition = {IN_FLIGHT: level}
         for turn, name, server in harness.in_turns(by_name, options.rounds, warm_up=1):
             if turn < 0:
                 sender.run(Load(options.seconds / 4, level), server.wire, server.pictures)
-            else:
-                found[name].measure(server, sender, Load(options.seconds, level))
-        for name, each in found.items():
-            add_rows(report, name, level, each, limit=limit)
+                continue
+            row = measure_round(report, server, sender, Load(options.seconds, level))
+            if limit and name != IDLE:
+                row.samples["of_limit"] = [rate / limit for rate in row.samples["rate"]]
         if limit:
-            report.add("load", LIMIT, {IN_FLIGHT: level}, {"rate": limit})
-        rates = ", ".join(f"{row.contender} {row.text('rate')}" for row in report.of("load", **{IN_FLIGHT: level}))
+            report.add("load", LIMIT, condition, {"rate": limit})
+        rates = ", ".join(f"{row.contender} {row.text('rate')}" for row in report.of("load", **condition))
         report.say(f"{level} in flight: {rates} images/s")
 
 
-def add_rows(report: Report, name: str, level: int, found: Found, *, limit: float) -> None:
-    """Add what a server did at one concurrency."""
-    shares = {"of_limit": [rate / limit for rate in found.figures["rate"]]} if limit and name != IDLE else {}
-    report.add("load", name, {IN_FLIGHT: level}, {**found.figures, **shares})
-    sums = [sum(turn) for turn in zip(*found.processor.values(), strict=True)]
-    taken = dict(sorted(found.processor.items(), key=lambda each: -each[1][0]))
-    for process, milliseconds in {**taken, "sum": sums}.items():
-        report.add("processor", process, {"server": name, IN_FLIGHT: level}, {"ms": milliseconds})
-    for step, kinds in found.steps.items():
-        report.add("steps", step, {"server": name, IN_FLIGHT: level}, kinds)
+def measure_round(report: Report, server: Server, sender: Sender, load: Load) -> Row:
+    """Send one load and add what the server did; return its row."""
+    before, counted = processor_seconds(server), read_statistics(server)
+    replies = sender.run(load, server.wire, server.pictures)
+    replies.check(server.name)
+    gained = {name: taken - before[name] for name, taken in processor_seconds(server).items()}
+    meanwhile = statistics.between(counted, read_statistics(server))
+    condition = {"server": server.name, IN_FLIGHT: load.concurrency}
+    for process, seconds in {**gained, "sum": sum(gained.values())}.items():
+        report.add("processor", process, condition, {"ms": 1e3 * seconds / len(replies.all)})
+    for step in STEPS if server.is_triton else ():
+        means = statistics.means(meanwhile[step])
+        computes = sum(value for kind, value in means.items() if kind.startswith("compute"))
+        report.add("steps", step, condition, {**means, "computes": computes})
+    percentiles = {f"p{percent}": replies.percentile(percent) or 0.0 for percent in (50, 99)}
+    return report.add("load", server.name, {IN_FLIGHT: load.concurrency}, {"rate": replies.throughput, **percentiles})
 
 
 def processor_seconds(server: Server) -> dict[str, float]:
@@ -188,13 +161,10 @@ def measure_model(report: Report, server: Server, file: Path, *, rounds: int) ->
 
         torch.set_num_threads(cores())
         calls = {"bare loop": loop, "ensemble, one at a time": one_at_a_time, "ensemble, two in flight": two_in_flight}
-        found: dict[str, list[float]] = {name: [] for name in calls}
         for turn, name, call in harness.in_turns(calls, rounds, warm_up=1):
             seconds = call()
             if turn >= 0:
-                found[name] += seconds
-    for name, seconds in found.items():
-        report.add("model", name, {}, {"seconds": seconds})
+                report.add("model", name, {}, {"seconds": seconds})
     report.compare("model", "seconds", dict.fromkeys(list(calls)[1:], ("bare loop",)), high_is_good=False)
 
 

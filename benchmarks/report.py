@@ -11,6 +11,7 @@ import json
 import platform
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +23,7 @@ from rich.table import Table
 from benchmarks.harness import cores
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Mapping
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -51,11 +52,10 @@ class Figure:
     count: int
 
     @classmethod
-    def of(cls, samples: float | Sequence[float]) -> Figure:
+    def of(cls, samples: Sequence[float]) -> Figure:
         """Return the figure of one or several measurements."""
-        values = np.atleast_1d(np.asarray(samples, np.float64))
-        low, median, high = np.percentile(values, (25, 50, 75)).tolist()
-        return cls(median, low, high, len(values))
+        low, median, high = np.percentile(samples, (25, 50, 75)).tolist()
+        return cls(median, low, high, len(samples))
 
     @property
     def spread(self) -> str:
@@ -71,7 +71,7 @@ class Row:
         section: the part of the benchmark.
         contender: what was measured.
         condition: what it was measured under, by name.
-        figures: the numbers, by name.
+        samples: the measurements of each figure, by name.
         notes: what is no number.
         baseline: the contender that it is compared with.
         ratio: its figure divided by the baseline's.
@@ -80,10 +80,15 @@ class Row:
     section: str
     contender: str
     condition: dict[str, Any]
-    figures: dict[str, Figure]
-    notes: dict[str, str]
+    samples: dict[str, list[float]] = field(default_factory=dict[str, "list[float]"])
+    notes: dict[str, str] = field(default_factory=dict[str, str])
     baseline: str = ""
     ratio: float | None = None
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """The numbers, by name."""
+        return {name: Figure.of(samples) for name, samples in self.samples.items() if samples}
 
     def text(self, name: str) -> str:
         """Return a figure as it is said in a line of text."""
@@ -127,7 +132,7 @@ class Panel:
 
 
 class Report:
-    """The rows of one run. The record is on disk after each row, so that a run that is cut off loses nothing.
+    """The rows of one run. The record is written with all that is said or shown: a run that is cut off loses little.
 
     Attributes:
         rows: in the order in which they were added.
@@ -158,17 +163,22 @@ class Report:
         figures: Mapping[str, float | Sequence[float]],
         **notes: str,
     ) -> Row:
-        """Add what one contender did: each figure from its measurements."""
-        row = Row(section, contender, dict(condition), {name: Figure.of(all_) for name, all_ in figures.items()}, notes)
-        self.rows.append(row)
-        self.write()
+        """Add one or several measurements of each figure to the row of a contender under a condition."""
+        row = next(
+            (row for row in self.of(section, contender=contender, **condition) if row.condition == condition), None
+        )
+        if row is None:
+            row = Row(section, contender, dict(condition))
+            self.rows.append(row)
+        for name, samples in figures.items():
+            row.samples.setdefault(name, []).extend(samples if isinstance(samples, Sequence) else [samples])
+        row.notes |= notes
         return row
 
     def skip(self, part: str, reason: str) -> None:
         """Note why something was not measured."""
         self.skipped[part] = reason
         self.say(f"{part}: {reason}")
-        self.write()
 
     @contextlib.contextmanager
     def part(self, name: str) -> Generator[None]:
@@ -186,6 +196,7 @@ class Report:
 
     def say(self, text: str) -> None:
         """Print a line at once, because the run may be cut off."""
+        self.write()
         self.console.print(text, markup=False)
         sys.stdout.flush()
 
@@ -222,7 +233,6 @@ class Report:
             if others and name in row.figures:
                 best = (max if high_is_good else min)(others, key=lambda other: other.figures[name].median)
                 row.baseline, row.ratio = best.contender, row.figures[name].median / best.figures[name].median
-        self.write()
 
     def show(self, title: str, rows: Sequence[Row], columns: Sequence[Column]) -> None:
         """Print rows as a table: contender, conditions, figures, and the ratio where there is one."""
@@ -246,12 +256,25 @@ class Report:
             table.add_row(*cells)
         self.console.print(table)
         sys.stdout.flush()
+        self.write()
 
     def write(self) -> None:
         """Write the record."""
         partial = self._file.with_suffix(".partial")
-        record = {**self._about, "rows": [asdict(row) for row in self.rows], "skipped": self.skipped}
-        partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        rows = [
+            {
+                "section": row.section,
+                "contender": row.contender,
+                "condition": row.condition,
+                "figures": {name: asdict(figure) for name, figure in row.figures.items()},
+                "notes": row.notes,
+                "baseline": row.baseline,
+                "ratio": row.ratio,
+            }
+            for row in self.rows
+        ]
+        record = {**self._about, "rows": rows, "skipped": self.skipped}
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         partial.replace(self._file)
 
     def plot(self, panels: Sequence[Panel], *, columns: int, ours: Sequence[str] = (), title: str = "") -> None:

@@ -88,6 +88,9 @@ def measure_bare(
         for batch, taken in seconds.items():
             figures = rates(report, taken, batch, work, contender)
             report.add("bare", contender.name, {"variant": variant, "batch": batch}, {**figures, **check})
+        top = report.best("bare", "rate", variant=variant, contender=contender.name)
+        if top:
+            report.say(f"{variant}, {contender.name}: {top.text('rate')} images/s at batch {top.condition['batch']}")
         if settings.on_gpu:
             torch.cuda.empty_cache()
 

@@ -146,5 +146,6 @@ def measure_serving(report: Report, served: Served, settings: Settings, deadline
             report.add(
                 "serving", setup.name, {**condition, "cudnn": plan.cudnn}, figures, limited=limited, errors=errors
             )
+            report.say(f"{plan.variant}, {setup.name}, {concurrency} in flight: {figures['rate']:.1f} images/s")
             for step, counts in statistics.between(before, statistics.read(url)).items():
                 report.add("stages", step, {"setup": setup.name, **condition}, statistics.means(counts))

@@ -19,10 +19,9 @@ if __name__ == "__main__":
     guard()
 
 import tempfile
-from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -103,21 +102,20 @@ class Visited:
         core: what it serves.
         peer: the server; None for Triton.
         setup: how it uses the machine.
-        figures: by requests in flight and name, a value for each round.
-        masks: how many masks came, by the share of their pixels that differ.
-        overload: what was found at twice the load, in the last round.
-        errors: of the overload.
+        masks: the share of the pixels that differ, of each mask that came.
         failure: why there is nothing, or no more.
     """
 
     core: Core
     peer: Peer | None
     setup: Setup
-    figures: dict[int, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     masks: list[float] = field(default_factory=list[float])
-    overload: dict[str, float] = field(default_factory=dict[str, float])
-    errors: str = ""
     failure: str = ""
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """Under what it is measured."""
+        return {"core": self.core.name, "setup": str(self.setup)}
 
     @property
     def name(self) -> str:
@@ -132,76 +130,81 @@ class Visited:
         told = service(core.repository, f"deeplabv3_{core.variant}", self.setup, queue=PLANS[core.name].queue)
         return self.peer.start(told, core.repository, core.pictures, python)
 
-    def note(self, replies: Replies) -> Replies:
-        """Keep how right the masks are."""
+    def send(self, sender: Sender, server: Server, load: Load) -> Replies:
+        """Send a load, and keep how right the masks are."""
+        replies = sender.run(load, server.wire, server.pictures)
         self.masks += [0.0] * (len(replies.seconds) - len(replies.differing)) + replies.differing
         return replies
 
+    @property
+    def wrong(self) -> str:
+        """How many masks differ, and by how much."""
+        wrong = [share for share in self.masks if share]
+        return f"{len(wrong)} of {len(self.masks)}" + (f", by {max(wrong):.2%} at most" if wrong else "")
 
-def visit(visited: Visited, sender: Sender, python: Path, *, overload: bool) -> None:
-    """Start a server, load it in several ways, stop it.
+
+def visit(report: Report, visited: Visited, sender: Sender, python: Path, *, overload: bool) -> dict[int, float]:
+    """Start a server, load it in several ways, stop it; return its images a second by concurrency.
 
     Raises:
         LaunchError: it did not start, or did not answer.
     """
     plan = PLANS[visited.core.name]
+    found: dict[int, float] = {}
     with visited.start(python) as server:
         with server.processes.peak_memory() as samples:
-            sender.run(Load(plan.warm_up, concurrency=max(plan.levels)), server.wire, server.pictures)
-        visited.figures[USUAL]["start"].append(server.start)
-        visited.figures[USUAL]["memory"].append(max(samples))
+            visited.send(sender, server, Load(plan.warm_up, concurrency=max(plan.levels)))
         for level, seconds in plan.levels.items():
             before = server.processes.processor_seconds()
-            replies = visited.note(sender.run(Load(seconds, concurrency=level), server.wire, server.pictures))
+            replies = visited.send(sender, server, Load(seconds, concurrency=level))
             taken = server.processes.processor_seconds() - before
-            found = visited.figures[level]
-            found["rate"].append(replies.throughput)
-            found["failed"].append(sum(replies.errors.values()))
-            found["processor"].append(taken / len(replies.all))
-            for percent in (50, 99):
-                found[f"p{percent}"] += [each for each in [replies.percentile(percent)] if each is not None]
-        if not max(found["rate"][-1] for found in visited.figures.values()):
+            figures = {
+                "rate": replies.throughput,
+                "failed": sum(replies.errors.values()),
+                "processor": taken / len(replies.all),
+                **percentiles(replies, 50, 99),
+                **({"start": server.start, "memory": max(samples)} if level == USUAL else {}),
+            }
+            report.add("closed", visited.name, {**visited.condition, "in flight": level}, figures, masks=visited.wrong)
+            found[level] = replies.throughput
+        if not max(found.values()):
             raise LaunchError("no mask under load")
         if overload:
-            measure_overload(visited, server, sender)
+            measure_overload(report, visited, sender, server, found)
+    return found
 
 
-def measure_overload(visited: Visited, server: Server, sender: Sender) -> None:
+def measure_overload(
+    report: Report, visited: Visited, sender: Sender, server: Server, found: Mapping[int, float]
+) -> None:
     """Send twice what the server can answer, then what it usually gets."""
     plan = PLANS[visited.core.name]
-    offered = 2 * max(found["rate"][-1] for found in visited.figures.values())
+    offered = 2 * max(found.values())
     before = server.processes.memory()
     with server.processes.peak_memory() as samples:
-        load = Load(plan.overload_seconds, rate=offered, timeout=TIMEOUT_SECONDS)
-        replies = visited.note(sender.run(load, server.wire, server.pictures))
-    memory = {"before": before, "peak": max(samples), "after": server.processes.memory()}
+        replies = visited.send(sender, server, Load(plan.overload_seconds, rate=offered, timeout=TIMEOUT_SECONDS))
+    after = server.processes.memory()
     useful = replies.in_time(plan.in_time)
-    usual = sender.run(Load(plan.levels[USUAL], concurrency=USUAL), server.wire, server.pictures)
-    visited.overload = {
+    usual = visited.send(sender, server, Load(plan.levels[USUAL], concurrency=USUAL))
+    figures = {
         "offered": offered,
         "in_time": useful / len(replies.all),
         # Over all the time until the last reply: what is sent at twice the rate is still answered after the sending.
         "goodput": useful / replies.elapsed,
-        **({} if (p99 := replies.percentile(99)) is None else {"p99": p99}),
-        **{f"memory_{when}": amount for when, amount in memory.items()},
-        "after": usual.throughput / visited.figures[USUAL]["rate"][-1],
+        **percentiles(replies, 99),
+        "memory_before": before,
+        "memory_peak": max(samples),
+        "memory_after": after,
+        "after": usual.throughput / found[USUAL],
     }
-    visited.errors = ", ".join(f"{count} x {status}" for status, count in replies.errors.items()) or "none"
+    errors = ", ".join(f"{count} x {status}" for status, count in replies.errors.items()) or "none"
+    report.add("overload", visited.name, visited.condition, figures, errors=errors, masks=visited.wrong)
 
 
-def add_rows(report: Report, visited: Visited) -> None:
-    """Add what was found of one server."""
-    condition = {"core": visited.core.name, "setup": str(visited.setup)}
-    wrong = [share for share in visited.masks if share]
-    notes = {"masks": f"{len(wrong)} of {len(visited.masks)}"}
-    if wrong:
-        notes["masks"] += f", by {max(wrong):.2%} at most"
-    for level, figures in sorted(visited.figures.items()):
-        report.add("closed", visited.name, {**condition, "in flight": level}, figures, **notes)
-    if visited.overload:
-        report.add("overload", visited.name, condition, visited.overload, errors=visited.errors)
-    if visited.failure:
-        report.skip(f"{visited.core.name}, {visited.name} ({visited.setup})", visited.failure)
+def percentiles(replies: Replies, *percents: int) -> dict[str, float]:
+    """Return the seconds of a mask, by the name of the percentile; nothing where no mask came."""
+    found = {f"p{percent}": replies.percentile(percent) for percent in percents}
+    return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
 def cores(options: argparse.Namespace, folder: Path) -> list[Core]:
@@ -239,14 +242,14 @@ def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
                     continue
                 last = turn == options.rounds - 1 and not options.setups
                 try:
-                    visit(visited, sender, options.peers_python, overload=last)
+                    found = visit(report, visited, sender, options.peers_python, overload=last)
+                    said = ", ".join(f"{rate:.3g} images/s at {level}" for level, rate in found.items())
                 except LaunchError as error:
-                    visited.failure = f"failed: {error}"
-                rates = {level: found["rate"] for level, found in visited.figures.items() if found["rate"]}
-                rates_now = ", ".join(f"{rate[-1]:.3g} images/s at {level}" for level, rate in sorted(rates.items()))
-                report.say(f"{core.name}, round {turn + 1} of {options.rounds}: {name}: {visited.failure or rates_now}")
-        for visited in all_.values():
-            add_rows(report, visited)
+                    visited.failure = said = f"failed: {error}"
+                report.say(f"{core.name}, round {turn + 1} of {options.rounds}: {name}: {said}")
+        for name, visited in all_.items():
+            if visited.failure:
+                report.skip(f"{core.name}, {name}", visited.failure)
     report.compare("closed", "rate", {peer.name: (TRITON,) for peer in PEERS}, high_is_good=True)
 
 
@@ -268,6 +271,7 @@ def show(report: Report) -> None:
         Column("goodput", "goodput/s"),
         Column("p99", "p99 s", form=".3f"),
         Column("errors", "errors"),
+        Column("masks", "masks that differ"),
         *(Column(f"memory_{when}", f"MB {when}", 1e-6, ".0f") for when in ("before", "peak", "after")),
         Column("after", "images/s afterwards, of before", form=".0%"),
     )

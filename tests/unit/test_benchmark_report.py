@@ -51,7 +51,8 @@ def test_the_table_has_medians_spread_and_ratios(report: Report, capsys: pytest.
     assert ["LitServe", "1", "200"] in lines
 
 
-def test_the_record_is_complete_after_each_row(report: Report, tmp_path: Path) -> None:
+def test_the_record_is_complete_with_each_line_that_is_said(report: Report, tmp_path: Path) -> None:
+    report.say("so far")
     record = json.loads((tmp_path / "made.json").read_text())
     assert record["benchmark"] == "made"
     assert record["cores"] == harness.cores()
@@ -60,6 +61,10 @@ def test_the_record_is_complete_after_each_row(report: Report, tmp_path: Path) -
     assert (row["contender"], row["condition"], row["notes"]) == ("Triton", {"in flight": 1}, {"errors": "none"})
     assert row["figures"]["rate"] == {"median": 100.0, "low": 90.0, "high": 110.0, "count": 3}
     report.add("load", "Triton", {"in flight": 16}, {"rate": 1.0})
+    report.add("load", "Triton", {"in flight": 16}, {"rate": [2.0, 3.0]})
+    report.say("and so on")
+    last = json.loads((tmp_path / "made.json").read_text())["rows"][-1]
+    assert last["figures"]["rate"] == {"median": 2.0, "low": 1.5, "high": 2.5, "count": 3}
     assert len(json.loads((tmp_path / "made.json").read_text())["rows"]) == 5
 
 
