@@ -235,7 +235,8 @@ class Report:
                 row.baseline, row.ratio = best.contender, row.figures[name].median / best.figures[name].median
 
     def show(self, title: str, rows: Sequence[Row], columns: Sequence[Column]) -> None:
-        """Print rows as a table: contender, conditions, figures, and the ratio where there is one."""
+        """Print rows as a table: contender, conditions, the columns that any row has, and the ratio."""
+        columns = [c for c in columns if any(c.name in row.figures or row.notes.get(c.name) for row in rows)]
         conditions = list(dict.fromkeys(name for row in rows for name in row.condition))
         spread = next((c.name for c in columns for row in rows if row.figures.get(c.name, _NONE).count > 1), "")
         compared = any(row.ratio is not None for row in rows)

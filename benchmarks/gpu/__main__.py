@@ -5,9 +5,9 @@
 
 Sections, in this order: `card` measures matrix products and a copy; `bare` the traced models in each precision and
 mode of cuDNN at each batch, checked against PyTorch's float32; `kernels` where their time goes; `steps` what preprocess
-and postprocess cost on the CPU and on the GPU, and whether they agree; `serving` the embedded Triton server under load,
-with and without dynamic batching and with the resize on the GPU. Weights are untrained, with batch normalization that
-fits: they take the same time.
+and postprocess cost on the CPU and on the GPU, and whether they agree; `serving` the embedded Triton server under load
+over HTTP, with and without dynamic batching and with the resize on the GPU. Weights are untrained, with batch
+normalization that fits: they take the same time.
 
 Results are printed as they come, and are in gpu.json after each step. What does not fit the time is left out and named.
 """

@@ -42,7 +42,11 @@ class First(Takes):
 
     def __init__(self) -> None:
         super().__init__()
-        self.forward = Pipeline(service, model=None).preprocess
+        self._preprocess = Pipeline(service, model=None).preprocess
+
+    def forward(self, data: bytes) -> Any:  # noqa: ANN401 - mosec has no types
+        """Return pixels and size."""
+        return self._preprocess(data)
 
 
 class Second(mosec.Worker):
