@@ -330,6 +330,8 @@ def _draw(axes: Axes, panel: Panel, rows: Sequence[Row], ours: Sequence[str]) ->
     if panel.log and not panel.stacked:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
+    if not panel.stacked and all(isinstance(row.condition.get(panel.over), int) for row in rows):
+        axes.set_xticks(sorted({row.condition[panel.over] for row in rows}))
     axes.set_ylim(bottom=0)
     axes.set(title=panel.title, xlabel=panel.over, ylabel=panel.label)
     if axes.get_legend_handles_labels()[0]:

@@ -39,6 +39,14 @@ class Contender(NamedTuple):
         """What it is called in the results."""
         return self.precision if self.cudnn == "heuristic" else f"{self.precision} {self.cudnn}"
 
+    def load(self, model: DeepLabV3, folder: Path, device: str) -> Any:  # noqa: ANN401 - a module of TorchScript
+        """Return what is measured; its file is written once for `bare` and `kernels`."""
+        file = folder / f"{self.name}.pt"
+        if not file.exists():
+            folder.mkdir(exist_ok=True)
+            traced(model, file, device="cuda", precision=self.precision, cudnn=self.cudnn)
+        return loaded(file, device)
+
 
 CONTENDERS = (
     Contender("fp16"),
@@ -60,7 +68,7 @@ def measure_bare(
         model: on the CPU, in inference mode.
         settings: of the run.
         deadline: when to leave out what is left.
-        folder: for the traced files.
+        folder: for the traced files, by variant.
     """
     work = count_work(model, settings.size)
     report.add("work", variant, {}, {name: float(value) for name, value in asdict(work).items()})
@@ -77,8 +85,7 @@ def measure_bare(
             report.skip(part, "no time was left")
             continue
         try:
-            file = traced(model, folder / "model.pt", device="cuda", **contender._asdict())
-            module = loaded(file, settings.device)
+            module = contender.load(model, folder / variant, settings.device)
             with torch.inference_mode():
                 check = compare(module(pixels.to(settings.device))[0].float().cpu(), reference)
                 seconds = seconds_by_batch(module, settings)
@@ -138,8 +145,7 @@ def profile_kernels(
 ) -> None:
     """Add the kernels that take most of the time of fp16 at 32 pictures, or the largest batch below that."""
     batch = max(batch for batch in settings.batches if batch <= _KERNELS_BATCH)
-    file = traced(model, folder / "model.pt", precision="fp16", device="cuda", cudnn=cudnn)
-    module = loaded(file, settings.device)
+    module = Contender("fp16", cudnn).load(model, folder / variant, settings.device)
     pixels = torch.randn((batch, 3, settings.size, settings.size), device=settings.device)
     calls = 3 if settings.on_gpu else 1
     activity = ProfilerActivity.CUDA if settings.on_gpu else ProfilerActivity.CPU
