@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(1)  # a toy is smaller than what threads cost
     with tempfile.TemporaryDirectory() as name:
         models = {
-            variant: calibrated(variant, width=settings.width, device=settings.device, size=settings.calibration)
+            variant: calibrated(variant, width=settings.width, device=settings.device)
             for variant in (settings.variants if {"bare", "kernels", "serving"} & set(sections) else ())
         }
         run = Run(settings, report, deadline, Path(name))

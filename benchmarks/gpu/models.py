@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 _PASSES = 4
 _BATCH = 4
+_SIZE = 128
 
 
-def calibrated(variant: str, *, width: int, device: str, size: int = 128) -> DeepLabV3:
+def calibrated(variant: str, *, width: int, device: str) -> DeepLabV3:
     """Return a model in inference mode on the CPU; the weights come from a fixed seed, the statistics from noise.
 
     Args:
         variant: one of VARIANTS.
         width: the channels of a group in ResNet's first stage; 64 is the published model.
         device: where the statistics are computed.
-        size: height and width of the noise.
     """
     model = load_model(variant, WeightsSource("none"), resnet_options={"width_per_group": width})
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -52,8 +52,8 @@ def calibrated(variant: str, *, width: int, device: str, size: int = 128) -> Dee
         for _ in range(_PASSES):
             # Blobs with noise on them: pictures are smooth, and noise alone averages out.
             coarse = torch.randn((_BATCH, 3, 9, 9), generator=generator)
-            fine = torch.randn((_BATCH, 3, size, size), generator=generator)
-            smooth = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
+            fine = torch.randn((_BATCH, 3, _SIZE, _SIZE), generator=generator)
+            smooth = nn.functional.interpolate(coarse, size=(_SIZE, _SIZE), mode="bicubic", align_corners=False)
             model((smooth + 0.2 * fine).to(device))
     return model.cpu().eval()
 

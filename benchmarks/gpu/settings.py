@@ -14,7 +14,6 @@ class Settings:
         variants: of VARIANTS, in the order in which they are measured.
         size: height and width of the core model's pictures.
         width: the channels of a group in ResNet's first stage: 64, or fewer for a dry run.
-        calibration: height and width of the noise that sets the statistics of the batch normalization.
         batches: of the bare model.
         concurrencies: of the load on the server.
         picture: width and height of the JPEG that the load sends.
@@ -28,7 +27,6 @@ class Settings:
     variants: tuple[str, ...]
     size: int = 520
     width: int = 64
-    calibration: int = 128
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     concurrencies: tuple[int, ...] = (1, 8, 32, 64, 128)
     picture: tuple[int, int] = (640, 480)
@@ -50,7 +48,6 @@ def quick(device: str, variants: tuple[str, ...]) -> Settings:
         variants,
         size=32,
         width=4,
-        calibration=64,
         batches=(1, 2),
         concurrencies=(4,),
         picture=(96, 72),
