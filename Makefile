@@ -38,7 +38,7 @@ load: $(VENV)/installed ## Load the embedded server for two minutes with Locust;
 	$(BIN)/python -m load_tests.laptop
 
 bench: $(VENV)/bench $(PEERS)/installed bench-model ## Measure the traced models, the pipeline around them and the client
-	$(BIN)/python -m benchmarks.model --rounds 5
+	$(BIN)/python -m benchmarks.model
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.pipeline --model-repository out/bench/model_repository
 	$(BIN)/python -m benchmarks.client

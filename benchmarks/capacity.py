@@ -17,7 +17,6 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import toy
+from benchmarks.harness import ROOT
 from deeplabv3.arguments import number
 from deeplabv3.embedded.launch import RunningServer
 from load_tests import summary
@@ -37,7 +37,6 @@ from load_tests.simulation import Outcome, Replica, poisson, simulate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).resolve().parents[1]
 # Seconds of a batch and of each picture in it: at most MAX_BATCH / (FIRST + MAX_BATCH * EACH) = 16 pictures a second.
 FIRST, EACH, MAX_BATCH = 0.1, 0.05, 8  # the largest batch of the ensemble too
 MOST_PER_SECOND = MAX_BATCH / (FIRST + MAX_BATCH * EACH)
@@ -46,45 +45,6 @@ MEASURED_AT = 0.7  # of what one can do
 PERCENTILES = (0.5, 0.9, 0.99)
 USERS = 20  # an even number: half of them for each server
 SIMULATED = 200_000
-
-CORE_CONFIG = f"""\
-name: "deeplabv3_resnet50"
-backend: "python"
-max_batch_size: {MAX_BATCH}
-input {{ name: "input" data_type: TYPE_FP32 dims: 3 dims: -1 dims: -1 }}
-output {{ name: "out" data_type: TYPE_FP32 dims: 21 dims: -1 dims: -1 }}
-output {{ name: "logits_os8" data_type: TYPE_FP32 dims: 21 dims: -1 dims: -1 }}
-instance_group {{ count: 1 kind: KIND_CPU }}
-dynamic_batching {{ }}
-"""
-CORE = f"""\
-import time
-
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        inputs = [pb_utils.get_input_tensor_by_name(request, "input").as_numpy() for request in requests]
-        time.sleep({FIRST} + {EACH} * sum(len(pixels) for pixels in inputs))
-        responses = []
-        for pixels in inputs:
-            logits = np.zeros((len(pixels), 21, -(-pixels.shape[2] // 8), -(-pixels.shape[3] // 8)), np.float32)
-            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor(n, logits) for n in ("out", "logits_os8")]))
-        return responses
-"""
-
-
-def sleeping_repository(folder: Path) -> Path:
-    """Write a model repository whose core model sleeps."""
-    repository = toy.build(folder)
-    core = repository / "deeplabv3_resnet50"
-    shutil.rmtree(core)
-    (core / "1").mkdir(parents=True)
-    (core / "config.pbtxt").write_text(CORE_CONFIG, encoding="utf-8")
-    (core / "1" / "model.py").write_text(CORE, encoding="utf-8")
-    return repository
 
 
 def measured(servers: Sequence[RunningServer], rate: float, *, seconds: int, file: Path) -> summary.Summary:
@@ -110,7 +70,7 @@ def measured(servers: Sequence[RunningServer], rate: float, *, seconds: int, fil
 
 def predicted(times: ServiceTimes, rate: float) -> Outcome:
     """Simulate two replicas that get requests at a rate per second."""
-    source = random.Random(0)  # noqa: S311 draws arrivals, keeps no secret
+    source = random.Random(0)  # noqa: S311 - draws arrivals, keeps no secret
     replica = Replica(times, max_batch=MAX_BATCH, constant=times.constant)
     arrivals = poisson(rate, number=SIMULATED, source=source)
     return simulate(arrivals, replica, replicas=2, balancing="random", source=source)
@@ -124,7 +84,7 @@ def compared(times: ServiceTimes, runs: Sequence[summary.Summary]) -> Table:
     for found in runs:
         rate = found.total.requests / found.seconds
         expected = predicted(times, rate)
-        core = found.server["deeplabv3_resnet50"]
+        core = found.server[toy.CORE]
         batch = core["requests"] / core["executions"]
         cells = [(expected.batch, batch)]
         cells += [(expected.percentile(p), found.total.seconds(p) or float("nan")) for p in PERCENTILES]
@@ -148,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output: Path = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        repository = sleeping_repository(Path(folder) / "models")
+        repository = toy.sleeping(Path(folder) / "models", first=FIRST, each=EACH, max_batch=MAX_BATCH)
         logs = [output / f"serve-{number}.log" for number in (1, 2)]
         servers = [stack.enter_context(RunningServer(repository, log=log)) for log in logs]
         one = measured(servers[:1], MEASURED_AT * MOST_PER_SECOND, seconds=options.seconds, file=output / "one.json")

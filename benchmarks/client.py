@@ -1,13 +1,12 @@
 """What deeplab_client costs beside tritonclient alone, and how masks travel fastest.
 
-    python -m benchmarks.client [overhead] [masks]
+    python -m benchmarks.client [overhead] [masks] [--rounds 600] [--output out/bench]
 
 Both serve the toy model (benchmarks/toy.py) with the embedded server, so that the network and the client weigh as much
-as they can.
-`overhead` sends the same requests through our client and through a bare loop over tritonclient's, in turns, from one
-thread, and prints medians; beside them stands the processor time that this process took, which others on the machine
-hardly change. `masks` sends pictures of several sizes through a throttled connection and prints the median time of each
-format.
+as they can. `overhead` sends the same requests through our client and through a bare loop over tritonclient's, in
+turns, from one thread; beside the time stands the processor time that this process took, which others on the machine
+hardly change. `masks` sends pictures of several sizes through a throttled connection in each format, in turns. Printed,
+and written as client.json and client.png.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ if __name__ == "__main__":
 
     guard()
 
-import argparse
-import statistics
+import contextlib
 import tempfile
 import time
-from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,119 +28,88 @@ import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import toy
+from benchmarks import harness, toy
 from benchmarks.proxy import Proxy
+from benchmarks.report import Column, Panel, Report
 from deeplab_client import SegmentationClient
 from deeplabv3.embedded.launch import RunningServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PHOTOGRAPH = Path(__file__).resolve().parents[1] / "tests" / "assets" / "cat.png"
 Scheme = Literal["grpc", "http"]
-SCHEMES: tuple[Scheme, ...] = ("grpc", "http")
+Format = Literal["raw", "png"]
 LIBRARIES: dict[Scheme, Any] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
+FORMATS: tuple[Format, ...] = ("raw", "png")
 OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")
-WARM_UP, CALLS = 20, 600
+WARM_UP = 20
 SIZES = ((500, 375), (1280, 853), (4000, 3000))
 RATES = {"localhost": None, "1 Gbit/s": 125e6, "100 Mbit/s": 12.5e6, "10 Mbit/s": 1.25e6}
-REPEATS = 3
+MASK_ROUNDS = 2
+THEIRS, OURS = "tritonclient", "deeplab_client"
 
 
-def bare_call(scheme: Scheme, address: str, data: bytes) -> tuple[Callable[[], object], Callable[[], None]]:
-    """Return a call as a program without our client would write it, and what closes it."""
+def bare_call(scheme: Scheme, client: Any, data: bytes) -> list[Any]:  # noqa: ANN401 - tritonclient has no types
+    """Call as a program without our client would."""
     library = LIBRARIES[scheme]
-    client = library.InferenceServerClient(address)
     options = {"binary_data": True} if scheme == "http" else {}
-
-    def call() -> object:
-        image = library.InferInput("IMAGE", [1, 1], "BYTES")
-        image.set_data_from_numpy(np.array([[data]], np.object_), **options)
-        outputs = [library.InferRequestedOutput(name, **options) for name in OUTPUTS]
-        reply = client.infer("segment_resnet50", [image], outputs=outputs)
-        return [reply.as_numpy(name) for name in OUTPUTS]
-
-    return call, client.close
+    image = library.InferInput("IMAGE", [1, 1], "BYTES")
+    image.set_data_from_numpy(np.array([[data]], np.object_), **options)
+    outputs = [library.InferRequestedOutput(name, **options) for name in OUTPUTS]
+    reply = client.infer(toy.ENSEMBLE, [image], outputs=outputs)
+    return [reply.as_numpy(name) for name in OUTPUTS]
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one call takes: seconds, and seconds of processor time in this process."""
-
-    wall: float
-    processor: float
-
-
-def cost_of(call: Callable[[], object]) -> Cost:
-    """Return what one call takes."""
-    start, busy = time.perf_counter(), time.process_time()
-    call()
-    return Cost(time.perf_counter() - start, time.process_time() - busy)
-
-
-def overhead(server: RunningServer) -> Table:
+def overhead(report: Report, server: RunningServer, rounds: int) -> None:
     """Compare our client with tritonclient's."""
-    table = Table("protocol", "client", "ms", "processor ms", "difference ms", "ours / theirs")
-    data = PHOTOGRAPH.read_bytes()
-    for scheme in SCHEMES:
+    data = harness.PHOTOGRAPH.read_bytes()
+    for scheme, library in LIBRARIES.items():
         address = address_of(server, scheme)
-        theirs, close = bare_call(scheme, address, data)
-        with SegmentationClient(f"{scheme}://{address}", mask_format="raw") as client:
+        with (
+            contextlib.closing(library.InferenceServerClient(address)) as bare,
+            SegmentationClient(f"{scheme}://{address}", mask_format="raw") as client,
+        ):
             calls: dict[str, Callable[[], object]] = {
-                "tritonclient": theirs,
-                "deeplab_client": lambda client=client: client.segment(data),
+                THEIRS: partial(bare_call, scheme, bare, data),
+                OURS: partial(client.segment, data),
             }
-            costs: dict[str, list[Cost]] = {name: [] for name in calls}
-            for number in range(-WARM_UP, CALLS):
-                for name, call in sorted(calls.items(), reverse=number % 2 == 0):  # who goes first takes turns too
-                    cost = cost_of(call)
-                    if number >= 0:
-                        costs[name].append(cost)
-        close()
-        wall = {name: statistics.median(cost.wall for cost in found) for name, found in costs.items()}
-        for name, found in costs.items():
-            table.add_row(
-                scheme,
-                name,
-                f"{wall[name] * 1e3:.2f}",
-                f"{statistics.median(cost.processor for cost in found) * 1e3:.2f}",
-                f"{(wall[name] - wall['tritonclient']) * 1e3:+.2f}",
-                f"{wall['tritonclient'] / wall[name]:.3f}",
-            )
-    return table
+            for turn, name, call in harness.in_turns(calls, rounds, warm_up=WARM_UP):
+                start, busy = time.perf_counter(), time.process_time()
+                call()
+                seconds, busy = time.perf_counter() - start, time.process_time() - busy
+                if turn >= 0:
+                    figures = {"seconds": seconds, "processor": busy, "rate": 1 / seconds}
+                    report.add("overhead", name, {"protocol": scheme}, figures)
+    report.compare("overhead", "rate", {OURS: (THEIRS,)}, high_is_good=True)
 
 
-def masks(server: RunningServer) -> Table:
+def masks(report: Report, server: RunningServer, rounds: int) -> None:
     """Compare the formats in which a mask travels."""
-    table = Table("protocol", "picture", "connection", "raw ms", "png ms", "raw / png")
-    for scheme in SCHEMES:
-        for size in SIZES:
-            data = photograph(size)
-            for name, rate in RATES.items():
-                with Proxy(address_of(server, scheme)) as proxy:
+    for scheme in LIBRARIES:
+        for width, height in SIZES:
+            buffer = BytesIO()
+            picture = Image.open(harness.PHOTOGRAPH).convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+            picture.save(buffer, "JPEG", quality=85)
+            size = f"{width} x {height}, {len(buffer.getvalue()) / 1e3:.0f} kB"
+            for connection, rate in RATES.items():
+                condition = {"protocol": scheme, "picture": size, "connection": connection}
+                with Proxy(address_of(server, scheme)) as proxy, contextlib.ExitStack() as stack:
                     proxy.rate = rate
-                    address = address_of(server, scheme) if rate is None else proxy.address
-                    raw, png = (median_of(f"{scheme}://{address}", form, data) for form in ("raw", "png"))
-                label = f"{size[0]} x {size[1]}, {len(data) / 1e3:.0f} kB"
-                table.add_row(scheme, label, name, f"{raw * 1e3:.1f}", f"{png * 1e3:.1f}", f"{raw / png:.2f}")
-    return table
-
-
-def median_of(url: str, mask_format: Literal["raw", "png"], data: bytes) -> float:
-    """Return the seconds of one call by one client."""
-    with SegmentationClient(url, mask_format=mask_format, timeout=300) as client:
-        client.segment(data)
-        return statistics.median(cost_of(lambda: client.segment(data)).wall for _ in range(REPEATS))
-
-
-def photograph(size: tuple[int, int]) -> bytes:
-    """Return the tests' photograph as a JPEG of (width, height)."""
-    buffer = BytesIO()
-    Image.open(PHOTOGRAPH).convert("RGB").resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+                    url = f"{scheme}://{address_of(server, scheme) if rate is None else proxy.address}"
+                    calls = {
+                        name: partial(
+                            stack.enter_context(SegmentationClient(url, mask_format=name, timeout=300)).segment,
+                            buffer.getvalue(),
+                        )
+                        for name in FORMATS
+                    }
+                    for turn, name, call in harness.in_turns(calls, min(rounds, MASK_ROUNDS), warm_up=1):
+                        start = time.perf_counter()
+                        call()
+                        if turn >= 0:
+                            report.add("masks", name, condition, {"seconds": time.perf_counter() - start})
+    report.compare("masks", "seconds", {"raw": ("png",)}, high_is_good=False)
 
 
 def address_of(server: RunningServer, scheme: Scheme) -> str:
@@ -150,20 +117,29 @@ def address_of(server: RunningServer, scheme: Scheme) -> str:
     return server.grpc_url if scheme == "grpc" else server.http_url
 
 
-def main() -> None:
+def main() -> int:
     """Measure what is asked for, or everything."""
     parts = {"overhead": overhead, "masks": masks}
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = harness.parser("benchmarks.client", __doc__, rounds=600)
     parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="|".join(parts), help="default: all")
-    chosen = parser.parse_args().parts or list(parts)
-    console = Console()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        RunningServer(toy.build(Path(folder) / "models"), log=Path(folder) / "serve.log") as server,
-    ):
-        for part in chosen:
-            console.print(parts[part](server))
+    options = parser.parse_args()
+    report = Report("client", options.output)
+    columns = (Column("seconds", "ms", 1e3, ".2f"), Column("processor", "processor ms", 1e3, ".2f"))
+    with tempfile.TemporaryDirectory() as folder:
+        repository = toy.build(Path(folder) / "models")
+        with RunningServer(repository, log=Path(folder) / "serve.log") as server:
+            for part in options.parts or parts:
+                parts[part](report, server, options.rounds)
+                report.show(part, report.of(part), columns)
+    panels = [
+        Panel("overhead", name, label, scheme, scale=1e3, where={"protocol": scheme})
+        for scheme in LIBRARIES
+        for name, label in (("seconds", "ms a call"), ("processor", "processor ms a call"))
+    ]
+    if report.of("overhead"):
+        report.plot(panels, columns=4, ours=(OURS,))
+    return report.end()
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

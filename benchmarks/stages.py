@@ -1,28 +1,24 @@
 """What each stage of the pipeline costs by itself, in one process and one thread; benchmarks/pipeline.py runs it.
 
-Prints one JSON object: seconds an image by stage, the medians of ROUNDS rounds in turns.
+Prints one JSON object: seconds an image by stage, of all rounds.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 # Their folders are on PYTHONPATH: these are the files that Triton's Python models run.
 import image_ops
 import mask_ops
 import torch
 
+from benchmarks import harness
 from deeplabv3.repository.config import read_config
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-WARM_UP, ROUNDS = 10, 100
+ROUNDS = 20
 
 
 def main() -> None:
@@ -35,21 +31,15 @@ def main() -> None:
     decoded = image_ops.decode(image, max_pixels=settings.max_pixels)
     pixels, size = image_ops.preprocess([image], settings)
     logits = core(torch.from_numpy(pixels))[1].numpy()
-    stages: dict[str, Callable[[], object]] = {
+    stages = {
         "decode": lambda: image_ops.decode(image, max_pixels=settings.max_pixels),
-        "resize and normalise": lambda: image_ops.normalise(decoded, settings, pixels[0]),
+        "resize and normalize": lambda: image_ops.normalise(decoded, settings, pixels[0]),
         "upsample and arg max": lambda: mask_ops.postprocess(
             logits, size, class_count=logits.shape[1], max_pixels=settings.max_pixels
         ),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in stages}
-    for number in range(-WARM_UP, ROUNDS):
-        for name, stage in stages.items():
-            start = time.perf_counter()
-            stage()
-            if number >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    sys.stdout.write(json.dumps({name: statistics.median(found) for name, found in seconds.items()}))
+    found = harness.time_in_turns(stages, rounds=ROUNDS, threads=1, seconds=0.01)
+    sys.stdout.write(json.dumps({name: measured.times for name, measured in found.items()}))
 
 
 if __name__ == "__main__":

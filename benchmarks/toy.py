@@ -1,50 +1,162 @@
-"""A model repository that answers in milliseconds: the core model tells classes by colour, so every mask is known."""
+"""Model repositories that are quick: the repository's own steps around a stand-in for the core model.
+
+`colors` tells classes by color, so that every mask is known; `objects` answers with the same logits for every picture
+and costs nothing, so that what is measured is the pipeline around it. `sleeping` takes as long as a GPU would.
+"""
 
 from __future__ import annotations
 
 import shutil
+import warnings
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from benchmarks.harness import ROOT
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
 
-REPOSITORY = Path(__file__).resolve().parents[1] / "model_repository"
 MODELS = ("preprocess", "deeplabv3_resnet50", "postprocess", "encode_mask", "segment_resnet50")
-# One colour a class, as far from each other as a 3 x 3 x 3 grid puts them.
-COLOURS = np.array([(r, g, b) for r in (0, 128, 255) for g in (0, 128, 255) for b in (0, 128, 255)][:21], np.uint8)
+CORE, ENSEMBLE = "deeplabv3_resnet50", "segment_resnet50"
+# One color a class, as far from each other as a 3 x 3 x 3 grid puts them.
+COLORS = np.array([(r, g, b) for r in (0, 128, 255) for g in (0, 128, 255) for b in (0, 128, 255)][:21], np.uint8)
+# What `objects` sees: class id, center row and column, radius, on the logits' grid of SIDE x SIDE.
+SIDE = 65
+OBJECTS = ((15, 30, 25, 14), (2, 45, 40, 9), (8, 15, 50, 8))
 
 
-class ByColour(torch.nn.Module):
-    """The core model's tensors, with the logits of a pixel falling with its distance to the colour of a class."""
+class ByColor(torch.nn.Module):
+    """The core model's tensors, with the logits of a pixel falling with its distance to the color of a class."""
 
     def __init__(self) -> None:
         super().__init__()
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        colours = (torch.from_numpy(COLOURS).float() / 255 - mean) / std
-        self.colours = torch.nn.Buffer(colours.reshape(1, 21, 3, 1, 1))
+        colors = (torch.from_numpy(COLORS).float() / 255 - mean) / std
+        self.colors = torch.nn.Buffer(colors.reshape(1, 21, 3, 1, 1))
 
-    def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: A002 the seed's name
+    def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: A002 - the seed's name
         """Return `out` and `logits_os8`, both at stride 8."""
         small = torch.nn.functional.avg_pool2d(input, 8)
-        logits = -((small.unsqueeze(1) - self.colours) ** 2).sum(2)
+        logits = -((small.unsqueeze(1) - self.colors) ** 2).sum(2)
         return logits, logits.clone()
 
 
-def build(folder: Path) -> Path:
-    """Write the repository, without models that nobody asks for, into a folder that does not exist yet."""
+class Objects(torch.nn.Module):
+    """The core model's tensors without its arithmetic: the same logits for every picture.
+
+    Made up to look like a trained model's: three objects on a background, each ahead of it by several units inside and
+    behind it outside, a few cells between the two, and no other class near the best.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        noise = torch.randn((1, len(COLORS), 9, 9), generator=torch.Generator().manual_seed(0))
+        smooth = torch.nn.functional.interpolate(noise, size=(SIDE, SIDE), mode="bicubic", align_corners=True)
+        logits = smooth - 3
+        logits[0, 0] += 9
+        rows, columns = torch.meshgrid(torch.arange(SIDE).float(), torch.arange(SIDE).float(), indexing="ij")
+        for class_id, row, column, radius in OBJECTS:
+            inside = torch.sigmoid(radius - torch.hypot(rows - row, columns - column))
+            logits[0, class_id] += 12 * inside
+            logits[0, 0] -= 8 * inside
+        self.logits = torch.nn.Buffer(logits)
+
+    def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: A002 - the seed's name
+        """Return `out` and `logits_os8`, both (N, 21, 65, 65) float32."""
+        logits = self.logits.expand(input.shape[0], -1, -1, -1)
+        return logits, logits
+
+
+# Appended to the modules of steps that are to be idle: each computes once, and then answers with what it has.
+_IDLE = """
+
+_computed, _answers = {function}, {{}}
+
+
+def {function}(first, second, **options):
+    key = {key}
+    if key not in _answers:
+        _answers[key] = _computed(first, second, **options)
+    return _answers[key]
+"""
+_IDLE_STEPS = {
+    "preprocess/1/image_ops.py": _IDLE.format(function="preprocess", key="tuple(map(len, first))"),
+    "postprocess/1/mask_ops.py": _IDLE.format(function="postprocess", key="(first.shape, second.tobytes())"),
+}
+
+
+def build(folder: Path, *, core: Literal["colors", "objects"] = "colors", idle: bool = False) -> Path:
+    """Write a repository with a stand-in for the ResNet-50 and no other variant; return its folder.
+
+    Args:
+        folder: where; it does not exist yet.
+        core: `colors` gets pictures of 32 x 32, `objects` those of 520 x 520 that the real model gets.
+        idle: the steps around the core do nothing either, so that what is left is the server. It answers pictures
+            of a length and size with the mask of the first.
+    """
     for model in MODELS:
-        shutil.copytree(REPOSITORY / model, folder / model, ignore=shutil.ignore_patterns("__pycache__", "model.pt"))
-    config = folder / "preprocess" / "config.pbtxt"
-    text = config.read_text()
-    config.write_text(text.replace('string_value: "520"', 'string_value: "32"'))  # 4 x 4 logits
-    core = folder / "deeplabv3_resnet50" / "1"
-    core.mkdir(exist_ok=True)
-    torch.jit.save(torch.jit.trace(ByColour().eval(), torch.zeros(1, 3, 32, 32)), str(core / "model.pt"))
+        shutil.copytree(
+            ROOT / "model_repository" / model, folder / model, ignore=shutil.ignore_patterns("__pycache__", "model.pt")
+        )
+    if core == "colors":
+        config = folder / "preprocess" / "config.pbtxt"
+        config.write_text(config.read_text().replace('string_value: "520"', 'string_value: "32"'))  # 4 x 4 logits
+    version = folder / CORE / "1"
+    version.mkdir(exist_ok=True)
+    module = ByColor() if core == "colors" else Objects()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        traced: Any = torch.jit.trace(module.eval(), torch.zeros(1, 3, 32, 32))
+        traced.save(str(version / "model.pt"))
+    if idle:
+        for name, text in _IDLE_STEPS.items():
+            with (folder / name).open("a", encoding="utf-8") as file:
+                file.write(text)
+    return folder
+
+
+_SLEEPING_CONFIG = """\
+name: "deeplabv3_resnet50"
+backend: "python"
+max_batch_size: {max_batch}
+input {{ name: "input" data_type: TYPE_FP32 dims: 3 dims: -1 dims: -1 }}
+output {{ name: "out" data_type: TYPE_FP32 dims: 21 dims: -1 dims: -1 }}
+output {{ name: "logits_os8" data_type: TYPE_FP32 dims: 21 dims: -1 dims: -1 }}
+instance_group {{ count: 1 kind: KIND_CPU }}
+dynamic_batching {{ }}
+"""
+_SLEEPING = """\
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        inputs = [pb_utils.get_input_tensor_by_name(request, "input").as_numpy() for request in requests]
+        time.sleep({first} + {each} * sum(len(pixels) for pixels in inputs))
+        responses = []
+        for pixels in inputs:
+            logits = np.zeros((len(pixels), 21, -(-pixels.shape[2] // 8), -(-pixels.shape[3] // 8)), np.float32)
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor(n, logits) for n in ("out", "logits_os8")]))
+        return responses
+"""
+
+
+def sleeping(folder: Path, *, first: float, each: float, max_batch: int) -> Path:
+    """Write a repository whose core model batches requests and sleeps `first` seconds, and `each` for each picture."""
+    build(folder)
+    core = folder / CORE
+    shutil.rmtree(core)
+    (core / "1").mkdir(parents=True)
+    (core / "config.pbtxt").write_text(_SLEEPING_CONFIG.format(max_batch=max_batch), encoding="utf-8")
+    (core / "1" / "model.py").write_text(_SLEEPING.format(first=first, each=each), encoding="utf-8")
     return folder
 
 
@@ -64,17 +176,17 @@ class Picture:
 
     def pixels(self) -> npt.NDArray[np.uint8]:
         """Return it as an array."""
-        return np.full((self.height, self.width, 3), COLOURS[self.class_id], np.uint8)
+        return np.full((self.height, self.width, 3), COLORS[self.class_id], np.uint8)
 
     def ppm(self) -> bytes:
         """Return it as an encoded image."""
         return b"P6 %d %d 255\n" % (self.width, self.height) + self.pixels().tobytes()
 
     def is_mask(self, mask: npt.NDArray[np.uint8]) -> bool:
-        """Tell whether a mask is the one of this picture."""
+        """Return whether a mask is the one of this picture."""
         return mask.shape == (self.height, self.width) and bool((mask == self.class_id).all())
 
 
 def picture(number: int) -> Picture:
-    """Return one of a thousand pictures that differ in size, neighbours also in class."""
+    """Return one of a thousand pictures that differ in size, neighbors also in class."""
     return Picture(number % 21, 20 + number % 25, 30 + number // 25 % 40)

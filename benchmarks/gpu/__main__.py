@@ -5,9 +5,9 @@
 
 Sections, in this order: `card` measures matrix products and a copy; `bare` the traced models in each precision and
 mode of cuDNN at each batch, checked against PyTorch's float32; `kernels` where their time goes; `steps` what preprocess
-and postprocess cost on the CPU and on the GPU, and whether they agree; `serving` the embedded Triton server under load,
-with and without dynamic batching and with the resize on the GPU. `serving` needs the project's environment, the others
-torch and torchvision only. Weights are untrained, with batch normalisation that fits: they take the same time.
+and postprocess cost on the CPU and on the GPU, and whether they agree; `serving` the embedded Triton server under load
+over HTTP, with and without dynamic batching and with the resize on the GPU. Weights are untrained, with batch
+normalization that fits: they take the same time.
 
 Results are printed as they come, and are in gpu.json after each step. What does not fit the time is left out and named.
 """
@@ -19,202 +19,219 @@ if __name__ == "__main__":
 
     guard()
 
-import argparse
-import contextlib
-import importlib.util
-import sys
 import tempfile
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 
-from benchmarks.gpu import bare, show
-from benchmarks.gpu.card import measure_card
-from benchmarks.gpu.checkpoint import calibrated
-from benchmarks.gpu.kernels import profile_kernels
-from benchmarks.gpu.picture import encoded
-from benchmarks.gpu.record import NO_GPU, Record
-from benchmarks.gpu.settings import ROOT, Deadline, Settings, quick
-from benchmarks.gpu.steps import measure_steps
-from benchmarks.gpu.targets import verdicts
+from benchmarks import harness
+from benchmarks.gpu.bare import measure_bare, profile_kernels
+from benchmarks.gpu.card import environment, measure_card
+from benchmarks.gpu.models import calibrated
+from benchmarks.gpu.settings import Settings, quick
+from benchmarks.gpu.targets import add_verdicts
+from benchmarks.harness import Deadline
+from benchmarks.report import Column, Panel, Report
 from deeplabv3 import VARIANTS
+from deeplabv3.arguments import number
 from deeplabv3.building.tracing import PRECISIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Mapping, Sequence
 
     from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
-SECTIONS = ("card", "bare", "kernels", "steps", "serving")
+NO_GPU = (
+    "MEASURED ON A CPU: a dry run of the script. None of its figures is one of a GPU, and none tells anything of one."
+)
+# What the report calls the rows of each section.
+SECTIONS = {
+    "card": ("card",),
+    "bare": ("bare",),
+    "kernels": ("kernels",),
+    "steps": ("steps", "steps agree"),
+    "serving": ("serving", "stages"),
+}
 # What the bare models may take of the time that is left when they begin; the sections after them get the rest.
 _BARE_SHARE = 0.4
 # A server's start, with every batch size warmed up, and a load at one concurrency.
 _SETUP_SECONDS = 60
-_FAILED = "failed"
+_KERNELS_SECONDS = 20
+
+_COLUMNS = {
+    "card": (Column("flops_per_second", "TFLOP/s", 1e-12, ".2f"), Column("bytes_per_second", "GB/s", 1e-9, ".1f")),
+    "bare": (
+        Column("rate", "images/s", form=".1f"),
+        Column("seconds", "ms a batch", 1e3, ".2f"),
+        Column("flops_per_second", "TFLOP/s", 1e-12, ".2f"),
+        Column("of_matrix_product", "of the product", form=".1%"),
+        Column("bytes_per_second", "GB/s, estimated", 1e-9, ".1f"),
+        Column("of_copy", "of the copy", form=".1%"),
+        Column("relative_error", "error, of the largest logit", form=".1e"),
+        Column("same_class", "same class", form=".3%"),
+    ),
+    "kernels": (Column("share", "share", form=".1%"), Column("ms", "ms", form=".3f"), Column("calls", "calls")),
+    "steps": (Column("cpu_ms", "as on a CPU, ms", form=".2f"), Column("device_ms", "as on a GPU, ms", form=".2f")),
+    "steps agree": (Column("equal", "equal", form=".4%"), Column("largest_difference", "largest difference")),
+    "serving": (
+        Column("rate", "images/s", form=".1f"),
+        *(Column(f"p{percent}", f"p{percent} ms", 1e3, ".1f") for percent in (50, 95, 99)),
+        Column("failed", "failed", form=".0f"),
+        Column("differing", "masks that differ", form=".0f"),
+        Column("busy", "load's busiest process", form=".0%"),
+        Column("limited", ""),
+    ),
+    "stages": (
+        Column("batch", "batch", form=".1f"),
+        *(
+            Column(f"{kind}_ms", f"{kind.replace('_', ' ')} ms", form=".2f")
+            for kind in ("queue", "compute_input", "compute_infer", "compute_output")
+        ),
+    ),
+    "targets": (
+        Column("required", "at least", form="g"),
+        Column("found", "found", form=".2f"),
+        Column("verdict", ""),
+        Column("of", "of"),
+    ),
+}
 
 
-def run(settings: Settings, sections: list[str], *, minutes: float) -> Record:
-    """Run some sections; return the record of what was found."""
-    record = Record(settings)
-    deadline = Deadline(60 * minutes)
-    if not settings.on_gpu:
-        show.say(NO_GPU)
-        torch.set_num_threads(1)  # a toy is smaller than what threads cost
-    for name, value in record.found["environment"].items():
-        show.say(f"{name}: {value}")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if "card" in sections:
-            with _kept_apart(record, "card"):
-                record.add("card", measure_card(settings))
-                show.show_card(record.found["card"])
-        models: dict[str, DeepLabV3] = {}
-        if {"bare", "kernels", "serving"} & set(sections):
-            models = {
-                variant: calibrated(variant, width=settings.width, device=settings.device)
-                for variant in settings.variants
-            }
-        if "bare" in sections:
-            with _kept_apart(record, "bare"):
-                _run_bare(models, settings, record, Deadline(_BARE_SHARE * deadline.left()), folder)
-        if "kernels" in sections:
-            with _kept_apart(record, "kernels"):
-                _run_kernels(models, settings, record, deadline, folder)
-        if "steps" in sections:
-            with _kept_apart(record, "steps"):
-                record.add("steps", measure_steps(settings))
-                show.show_steps(record.found["steps"])
-        if "serving" in sections:
-            with _kept_apart(record, "serving"):
-                _run_serving(models, settings, record, deadline, folder)
-    record.add("targets", verdicts(record.found))
-    for part, reason in record.found.get("skipped", {}).items():
-        show.say(f"not measured: {part}: {reason}")
-    show.show_verdicts(record.found["targets"], on_gpu=settings.on_gpu)
-    return record
+class Run:
+    """The sections of one run, as methods."""
 
+    def __init__(self, settings: Settings, report: Report, deadline: Deadline, folder: Path) -> None:
+        self._settings = settings
+        self._report = report
+        self._deadline = deadline
+        self._folder = folder
+        self._picture = folder / "picture.jpg"
+        Image.open(harness.PHOTOGRAPH).convert("RGB").resize(settings.picture).save(self._picture, quality=90)
 
-@contextlib.contextmanager
-def _kept_apart(record: Record, part: str) -> Generator[None]:
-    """Let a part that fails cost the others nothing: it is named among what was not measured."""
-    try:
-        yield
-    except Exception as exc:  # noqa: BLE001  named in the output and the exit code; the next part runs
-        traceback.print_exc()
-        record.skip(part, f"{_FAILED}: {exc!r}"[:500])
+    def card(self, _models: Mapping[str, DeepLabV3]) -> None:
+        """Measure the card."""
+        measure_card(self._report, self._settings)
 
+    def bare(self, models: Mapping[str, DeepLabV3]) -> None:
+        """Measure the bare models; each variant gets its share of the time."""
+        deadline = Deadline(_BARE_SHARE * self._deadline.left())
+        for turn, (variant, model) in enumerate(models.items()):
+            share = Deadline(deadline.left() / (len(models) - turn))
+            measure_bare(self._report, variant, model, self._settings, deadline=share, folder=self._folder)
 
-def _run_bare(
-    models: dict[str, DeepLabV3], settings: Settings, record: Record, deadline: Deadline, folder: Path
-) -> None:
-    found: dict[str, Any] = {}
-    for number, (variant, model) in enumerate(models.items()):
-        share = Deadline(deadline.left() / (len(models) - number))
-        for name, found[variant] in bare.measure_bare(model, settings, share, folder, record.found.get("card", {})):
-            record.add("bare", found)
-            show.show_bare(variant, name, found[variant])
-
-
-def _run_kernels(
-    models: dict[str, DeepLabV3], settings: Settings, record: Record, deadline: Deadline, folder: Path
-) -> None:
-    variant, model = next(iter(models.items()))
-    found: dict[str, Any] = {}
-    for cudnn in ("heuristic", "fused") if settings.on_gpu else ("heuristic",):
-        if not deadline.allows(20):
-            record.skip(f"kernels {cudnn}", "no time was left")
-            continue
-        with _kept_apart(record, f"kernels {cudnn}"):
-            found[cudnn] = profile_kernels(model, settings, folder, cudnn=cudnn)
-            record.add("kernels", {variant: found})
-            show.show_kernels(variant, found[cudnn])
-    if settings.on_gpu:
-        torch.cuda.empty_cache()
-
-
-def _run_serving(
-    models: dict[str, DeepLabV3], settings: Settings, record: Record, deadline: Deadline, folder: Path
-) -> None:
-    missing = [name for name in ("pytriton", "tritonclient", "joblib") if importlib.util.find_spec(name) is None]
-    if missing:
-        record.skip(
-            "serving", f"{', '.join(missing)} not installed: it needs the project's environment, as of `make demo`"
-        )
-        return
-    from benchmarks.gpu.repositories import SETUPS, write_model, write_repository  # noqa: PLC0415  see above
-    from benchmarks.gpu.serving import measure_serving  # noqa: PLC0415
-
-    picture = folder / "picture.jpg"
-    picture.write_bytes(encoded(settings.picture))
-    found: dict[str, Any] = {}
-    for variant, model in models.items():
-        found[variant] = {}
-        file = folder / f"{variant}.pt"
-        plan = write_model(model, variant, settings, file, cudnn=_fastest_mode(record.found, variant))
-        for number, setup in enumerate(SETUPS):
-            part = f"serving {variant}, {setup.name}"
-            if setup.preprocess_device == "cuda" and not settings.on_gpu:
-                record.skip(part, "there is no GPU")
+    def kernels(self, models: Mapping[str, DeepLabV3]) -> None:
+        """Profile the first variant."""
+        variant, model = next(iter(models.items()))
+        for cudnn in ("heuristic", "fused") if self._settings.on_gpu else ("heuristic",):
+            if not self._deadline.allows(_KERNELS_SECONDS):
+                self._report.skip(f"kernels {cudnn}", "no time was left")
                 continue
-            if not deadline.allows(_SETUP_SECONDS if settings.on_gpu else 0):
-                record.skip(part, "no time was left")
-                continue
-            repository = write_repository(folder / f"{variant}-{number}", plan, setup, settings, file)
-            with _kept_apart(record, part):
-                for partial in measure_serving(repository, plan.ensemble, settings, deadline, picture):
-                    found[variant][setup.name] = {"cudnn": plan.cudnn, **partial}
-                    record.add("serving", found)
-                show.show_serving(variant, setup.name, found[variant][setup.name])
+            with self._report.part(f"kernels {cudnn}"):
+                profile_kernels(self._report, variant, model, self._settings, folder=self._folder, cudnn=cudnn)
+        if self._settings.on_gpu:
+            torch.cuda.empty_cache()
+
+    def steps(self, _models: Mapping[str, DeepLabV3]) -> None:
+        """Measure what is around the model."""
+        from benchmarks.gpu.steps import measure_steps  # noqa: PLC0415 - it changes sys.path
+
+        measure_steps(self._report, self._settings, self._picture)
+
+    def serving(self, models: Mapping[str, DeepLabV3]) -> None:
+        """Measure each variant in each set-up."""
+        from benchmarks.gpu.serving import SETUPS, Served, measure_serving, write_model, write_repository  # noqa: PLC0415 - the others do without Triton
+
+        settings, report = self._settings, self._report
+        for variant, model in models.items():
+            file = self._folder / f"{variant}.pt"
+            plan = write_model(model, variant, settings, file, cudnn=self._fastest_mode(variant))
+            for turn, setup in enumerate(SETUPS):
+                part = f"serving {variant}, {setup.name}"
+                if setup.preprocess_device == "cuda" and not settings.on_gpu:
+                    report.skip(part, "there is no GPU")
+                elif not self._deadline.allows(_SETUP_SECONDS if settings.on_gpu else 0):
+                    report.skip(part, "no time was left")
+                else:
+                    with report.part(part):
+                        repository = write_repository(self._folder / f"{variant}-{turn}", plan, setup, settings, file)
+                        served = Served(plan, setup, repository, self._picture)
+                        measure_serving(report, served, settings, self._deadline)
+
+    def _fastest_mode(self, variant: str) -> str:
+        """Return the mode of cuDNN to serve with: the faster bare one whose answers are right.
+
+        Not "benchmark", which tries its algorithms for each of 32 batch sizes before the server is ready.
+        """
+        rates = {"heuristic": 0.0}
+        for mode, contender in (("heuristic", "fp16"), ("fused", "fp16 fused")):
+            top = self._report.best("bare", "rate", variant=variant, contender=contender)
+            if top and top.figures["relative_error"].median <= PRECISIONS["fp16"].tolerance:
+                rates[mode] = top.figures["rate"].median
+        return max(rates, key=lambda mode: rates[mode])
 
 
-def _fastest_mode(found: dict[str, Any], variant: str) -> str:
-    """Return the mode of cuDNN to serve with: the faster bare one whose answers are right.
-
-    Not "benchmark", which tries its algorithms for each of 32 batch sizes before the server is ready.
-    """
-    contenders = found.get("bare", {}).get(variant, {"contenders": {}})["contenders"]
-    usable = {
-        name: each
-        for name, each in contenders.items()
-        if name in {"fp16", "fp16 fused"} and each["check"]["relative_error"] <= PRECISIONS["fp16"].tolerance
-    }
-    top = bare.best({"contenders": usable})
-    return "fused" if top is not None and top[0] == "fp16 fused" else "heuristic"
-
-
-def parse(arguments: list[str] | None = None) -> tuple[Settings, list[str], float]:
-    """Read the command line: what to measure, the sections, the minutes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
+def parse(arguments: Sequence[str] | None = None) -> tuple[Settings, list[str], float, Path]:
+    """Read the command line: what to measure, the sections, the minutes, the folder for the results."""
+    parser = harness.parser("benchmarks.gpu", __doc__)
+    parser.set_defaults(output=harness.ROOT / "out" / "bench" / "gpu")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run (default: cuda)")
     parser.add_argument("--quick", action="store_true", help="tiny models and times: shows that it runs")
-    parser.add_argument("--minutes", type=float, default=9.0, help="the time that all may take (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=number(0.1), default=9.0, help="the time that all may take (default: %(default)s)"
+    )
     parser.add_argument("--section", action="append", choices=SECTIONS, help="may be repeated (default: all)")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="may be repeated (default: both)")
-    parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench" / "gpu", metavar="DIR")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no GPU here; --device cpu --quick is a dry run")
     if options.device == "cpu" and not options.quick:
         parser.error("--device cpu is for --quick: its figures would say nothing of a GPU")
     settings = (
-        quick(options.device, tuple(options.variant or ["resnet50"]), options.output)
+        quick(options.device, tuple(options.variant or ["resnet50"]))
         if options.quick
-        else Settings(options.device, tuple(options.variant or VARIANTS), output=options.output)
+        else Settings(options.device, tuple(options.variant or VARIANTS))
     )
-    return settings, options.section or list(SECTIONS), options.minutes
+    sections = [section for section in SECTIONS if section in (options.section or SECTIONS)]
+    return settings, sections, options.minutes, options.output
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 1 where a part failed, 0 also where one was left out."""
-    settings, sections, minutes = parse(arguments)
-    record = run(settings, sections, minutes=minutes)
-    if reason := show.plot(record.found, settings.output / "gpu.png"):
-        show.say(f"no picture: {reason}")
-    show.say(f"written: {', '.join(str(path) for path in sorted(settings.output.glob('gpu.*')))}")
-    return int(any(reason.startswith(_FAILED) for reason in record.found.get("skipped", {}).values()))
+    settings, sections, minutes, output = parse(arguments)
+    warning = "" if settings.on_gpu else NO_GPU
+    about = environment(settings.device)
+    report = Report("gpu", output, environment=about, warning=warning)
+    for name, value in about.items():
+        report.say(f"{name}: {value}")
+    report.say(warning)
+    deadline = Deadline(60 * minutes)
+    if not settings.on_gpu:
+        torch.set_num_threads(1)  # a toy is smaller than what threads cost
+    with tempfile.TemporaryDirectory() as name:
+        models = {
+            variant: calibrated(variant, width=settings.width, device=settings.device)
+            for variant in (settings.variants if {"bare", "kernels", "serving"} & set(sections) else ())
+        }
+        run = Run(settings, report, deadline, Path(name))
+        for section in sections:
+            with report.part(section):
+                getattr(run, section)(models)
+            most = {"in flight": max(settings.concurrencies)}
+            for shown in SECTIONS[section]:
+                report.show(shown, report.of(shown, **(most if shown == "stages" else {})), _COLUMNS[shown])
+    add_verdicts(report, on_gpu=settings.on_gpu)
+    report.show("targets, on an H100", report.of("targets"), _COLUMNS["targets"])
+    panels: list[Panel] = []
+    for variant in settings.variants:
+        where = {"variant": variant}
+        panels.append(Panel("bare", "rate", "images/s", f"{variant}, bare", "batch", log=True, where=where))
+        panels.append(Panel("serving", "rate", "images/s", f"{variant}, served", "in flight", log=True, where=where))
+    report.plot(panels, columns=2, title=warning)
+    report.say(warning)
+    return report.end()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.run(main)

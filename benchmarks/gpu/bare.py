@@ -3,109 +3,106 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.arithmetic import Work, count_work
-from benchmarks.gpu.card import seconds_of, tensor_float_32
+from benchmarks.gpu.card import COPY, seconds_of, tensor_float_32
+from benchmarks.gpu.models import Work, count_work, loaded, traced
 from deeplabv3.building import tracing
-from deeplabv3.building.fusion import fuse_for_cudnn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
-    from benchmarks.gpu.settings import Deadline, Settings
+    from benchmarks.gpu.settings import Settings
+    from benchmarks.harness import Deadline
+    from benchmarks.report import Report
 
 _CHECKED_BATCH = 2
+_KERNELS_SHOWN = 12
+_KERNELS_BATCH = 32  # the most that the server makes
 
 
-@dataclass(frozen=True, slots=True)
-class Contender:
+class Contender(NamedTuple):
     """One way to build a model for a GPU: a precision and a mode of cuDNN, as build_models.py takes them."""
 
     precision: str
-    cudnn: str
+    cudnn: str = "heuristic"
 
     @property
     def name(self) -> str:
         """What it is called in the results."""
         return self.precision if self.cudnn == "heuristic" else f"{self.precision} {self.cudnn}"
 
+    def load(self, model: DeepLabV3, folder: Path, device: str) -> Any:  # noqa: ANN401 - a module of TorchScript
+        """Return what is measured; its file is written once for `bare` and `kernels`."""
+        file = folder / f"{self.name}.pt"
+        if not file.exists():
+            folder.mkdir(exist_ok=True)
+            traced(model, file, device="cuda", precision=self.precision, cudnn=self.cudnn)
+        return loaded(file, device)
+
 
 CONTENDERS = (
-    Contender("fp16", "heuristic"),
+    Contender("fp16"),
     Contender("fp16", "fused"),
     Contender("fp16", "benchmark"),
-    Contender("tf32", "heuristic"),
-    Contender("fp32", "heuristic"),
+    Contender("tf32"),
+    Contender("fp32"),
 )
 
 
-def traced(model: DeepLabV3, contender: Contender, file: Path) -> Path:
-    """Write a contender's file, as build_models.py would."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        precision = tracing.PRECISIONS[contender.precision]
-        module = tracing.trace(model, aux=False, precision=precision, device="cuda", cudnn=contender.cudnn)
-        if contender.cudnn == "fused":
-            fuse_for_cudnn(module)
-        tracing.save(module, file, {})
-    return file
-
-
-def load(file: Path, device: str) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
-    """Load a file as Triton's PyTorch backend does."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        module: Any = torch.jit.load(str(file), map_location=device)
-    return module
-
-
 def measure_bare(
-    model: DeepLabV3, settings: Settings, deadline: Deadline, folder: Path, card: dict[str, Any]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measure one variant; yield the name of each contender and what is found so far.
+    report: Report, variant: str, model: DeepLabV3, settings: Settings, *, deadline: Deadline, folder: Path
+) -> None:
+    """Measure one variant in each precision and mode of cuDNN at each batch.
 
     Args:
+        report: gets the rows; the shares of the card's best are in them where the card was measured before.
+        variant: its name.
         model: on the CPU, in inference mode.
         settings: of the run.
         deadline: when to leave out what is left.
-        folder: for the traced files.
-        card: what `measure_card` found; empty where it did not run.
+        folder: for the traced files, by variant.
     """
     work = count_work(model, settings.size)
-    found: dict[str, Any] = {"work": asdict(work), "contenders": {}, "skipped": {}}
+    report.add("work", variant, {}, {name: float(value) for name, value in asdict(work).items()})
     pixels = torch.randn((_CHECKED_BATCH, 3, settings.size, settings.size), generator=torch.Generator().manual_seed(1))
-    reference = eager_logits(model, pixels, settings.device)
+    with torch.inference_mode(), tensor_float_32(allowed=False):
+        reference = model.to(settings.device)(pixels.to(settings.device))["out"].float().cpu()
+    model.cpu()
     for contender in CONTENDERS:
+        part = f"bare {variant}, {contender.name}"
         if contender.cudnn == "fused" and not settings.on_gpu:
-            found["skipped"][contender.name] = "its operators run on GPUs only"
-        elif not deadline.allows(5 + len(settings.batches) * 3 * settings.call_seconds):
-            found["skipped"][contender.name] = "no time was left"
-        else:
-            try:
-                module = load(traced(model, contender, folder / "model.pt"), settings.device)
-                with torch.inference_mode():
-                    check = compare(module(pixels.to(settings.device))[0].float().cpu(), reference)
-                    seconds = seconds_by_batch(module, settings)
-            except RuntimeError as exc:  # out of memory, or an operator that cuDNN has no algorithm for on this card
-                found["skipped"][contender.name] = str(exc).splitlines()[0]
-            else:
-                batches = {str(batch): rates(taken, batch, work, contender, card) for batch, taken in seconds.items()}
-                found["contenders"][contender.name] = {"check": check, "batches": batches}
+            report.skip(part, "its operators run on GPUs only")
+            continue
+        if not deadline.allows(5 + len(settings.batches) * 3 * settings.call_seconds):
+            report.skip(part, "no time was left")
+            continue
+        try:
+            module = contender.load(model, folder / variant, settings.device)
+            with torch.inference_mode():
+                check = compare(module(pixels.to(settings.device))[0].float().cpu(), reference)
+                seconds = seconds_by_batch(module, settings)
+        except RuntimeError as exc:  # out of memory, or an operator that cuDNN has no algorithm for on this card
+            report.skip(part, str(exc).splitlines()[0])
+            continue
+        for batch, taken in seconds.items():
+            figures = rates(report, taken, batch, work, contender)
+            report.add("bare", contender.name, {"variant": variant, "batch": batch}, {**figures, **check})
+        top = report.best("bare", "rate", variant=variant, contender=contender.name)
+        if top:
+            report.say(f"{variant}, {contender.name}: {top.text('rate')} images/s at batch {top.condition['batch']}")
         if settings.on_gpu:
             torch.cuda.empty_cache()
-        yield contender.name, found
 
 
-def seconds_by_batch(module: Callable[[torch.Tensor], object], settings: Settings) -> dict[int, float]:
+def seconds_by_batch(module: Any, settings: Settings) -> dict[int, float]:  # noqa: ANN401 - a module of TorchScript
     """Return the seconds of a call by the size of its batch, where memory suffices.
 
     The largest runs first, as in the server's warm-up: the executor compiles for the shapes that it sees first.
@@ -114,51 +111,58 @@ def seconds_by_batch(module: Callable[[torch.Tensor], object], settings: Setting
     for batch in sorted(settings.batches, reverse=True):
         with contextlib.suppress(torch.cuda.OutOfMemoryError):
             pixels = torch.randn((batch, 3, settings.size, settings.size), device=settings.device)
-            found[batch] = seconds_of(partial(module, pixels), device=settings.device, seconds=settings.call_seconds)
+            found[batch] = seconds_of(partial(module, pixels), settings.call_seconds)
     return dict(sorted(found.items()))
 
 
-def eager_logits(model: DeepLabV3, pixels: torch.Tensor, device: str) -> torch.Tensor:
-    """Return torchvision's own logits in IEEE float32, on the CPU."""
-    with torch.inference_mode(), tensor_float_32(allowed=False):
-        logits: torch.Tensor = model.to(device)(pixels.to(device))["out"].float().cpu()
-    model.cpu()
-    return logits
-
-
-def compare(logits: torch.Tensor, expected: torch.Tensor) -> dict[str, float | bool]:
+def compare(logits: torch.Tensor, expected: torch.Tensor) -> dict[str, float]:
     """Return how far logits are off, as a share of the largest, and the share of pixels that get the same class."""
     return {
-        "finite": bool(torch.isfinite(logits).all()),
+        "finite": float(torch.isfinite(logits).all()),
         "largest_logit": float(expected.abs().max()),
         "relative_error": float((logits - expected).abs().max() / expected.abs().max()),
         "same_class": float((logits.argmax(1) == expected.argmax(1)).double().mean()),
     }
 
 
-def rates(seconds: float, batch: int, work: Work, contender: Contender, card: dict[str, Any]) -> dict[str, float]:
+def rates(report: Report, seconds: float, batch: int, work: Work, contender: Contender) -> dict[str, float]:
     """Return what the time of one batch comes to, and what part of the card's own measured best that is."""
     images = batch / seconds
     itemsize = tracing.PRECISIONS[contender.precision].dtype.itemsize
     moved = images * work.bytes_moved(itemsize, batch, fused=contender.cudnn == "fused")
-    found = {
-        "seconds": seconds,
-        "images_per_second": images,
-        "tflops": images * work.flops / 1e12,
-        "estimated_bytes_per_second": moved,
-    }
-    if card:
-        found["of_matrix_product"] = found["tflops"] / card["tflops"][contender.precision]
-        found["of_copy"] = moved / card["copy_bytes_per_second"]
+    found = {"seconds": seconds, "rate": images, "flops_per_second": images * work.flops, "bytes_per_second": moved}
+    for part, name, product in (
+        ("of_matrix_product", "flops_per_second", contender.precision),
+        ("of_copy", "bytes_per_second", COPY),
+    ):
+        for row in report.of("card", contender=product):
+            found[part] = found[name] / row.figures[name].median
     return found
 
 
-def best(bare: dict[str, Any], prefix: str = "fp16") -> tuple[str, str, float] | None:
-    """Return the fastest contender of a precision, its best batch, and its images a second."""
-    rows = [
-        (name, batch, row["images_per_second"])
-        for name, contender in bare["contenders"].items()
-        if name.split()[0] == prefix
-        for batch, row in contender["batches"].items()
-    ]
-    return max(rows, key=lambda row: row[2], default=None)
+def profile_kernels(
+    report: Report, variant: str, model: DeepLabV3, settings: Settings, *, folder: Path, cudnn: str
+) -> None:
+    """Add the kernels that take most of the time of fp16 at 32 pictures, or the largest batch below that."""
+    batch = max(batch for batch in settings.batches if batch <= _KERNELS_BATCH)
+    module = Contender("fp16", cudnn).load(model, folder / variant, settings.device)
+    pixels = torch.randn((batch, 3, settings.size, settings.size), device=settings.device)
+    calls = 3 if settings.on_gpu else 1
+    activity = ProfilerActivity.CUDA if settings.on_gpu else ProfilerActivity.CPU
+    with torch.inference_mode():
+        for _ in range(calls):
+            module(pixels)
+        with profile(activities=[activity], acc_events=True) as profiler:
+            for _ in range(calls):
+                module(pixels)
+            if settings.on_gpu:
+                torch.cuda.synchronize()
+    spent = "self_device_time_total" if settings.on_gpu else "self_cpu_time_total"
+    events: list[Any] = sorted(profiler.key_averages(), key=lambda event: -getattr(event, spent))
+    total = sum(getattr(event, spent) for event in events) or 1
+    condition = {"variant": variant, "cudnn": cudnn, "batch": batch}
+    report.add("kernels", "all", condition, {"share": 1.0, "ms": total / 1e3 / calls})
+    for event in events[:_KERNELS_SHOWN]:
+        taken = getattr(event, spent)
+        figures = {"share": taken / total, "ms": taken / 1e3 / calls, "calls": event.count / calls}
+        report.add("kernels", event.key[:80], condition, figures)

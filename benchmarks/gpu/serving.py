@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
-import time
+import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
-import tritonclient.grpc
-
-from benchmarks.gpu.settings import ROOT
-from deeplabv3.embedded.launch import LaunchError, RunningServer
+from benchmarks import servers
+from benchmarks.gpu.models import traced
+from benchmarks.load import Load, Picture, Sender
+from deeplabv3 import VOC_CLASS_NAMES, WeightsSource
+from deeplabv3.building.assembly import build
+from deeplabv3.building.model_file import record_of
+from deeplabv3.building.plan import Plan
+from deeplabv3.repository import statistics
+from deeplabv3.repository.config import config_text, read_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from benchmarks.gpu.settings import Deadline, Settings
+    from torchvision.models.segmentation.deeplabv3 import DeepLabV3
+
+    from benchmarks.gpu.settings import Settings
+    from benchmarks.harness import Deadline
+    from benchmarks.report import Report
 
 _START_SECONDS = 240.0
 # A process of Python's sends and takes some hundreds of requests a second; each has this many in flight.
@@ -30,130 +34,118 @@ _MAX_PROCESSES = 8
 _BUSY = 0.85
 
 
-def measure_serving(
-    repository: Path, model: str, settings: Settings, deadline: Deadline, picture: Path
-) -> Iterator[dict[str, Any]]:
-    """Measure one set-up at each concurrency; yield what is found so far after each."""
-    began = time.monotonic()
-    log = settings.output / f"{repository.name}.log"
-    # A toy on a CPU is smaller than what threads cost.
-    variables = None if settings.on_gpu else {"OMP_NUM_THREADS": "1"}
-    seconds = min(_START_SECONDS, max(30.0, deadline.left()))
-    with RunningServer(repository, log=log, environment=variables, start_seconds=seconds) as server:
-        address = server.grpc_url
-        found: dict[str, Any] = {"ready_after_seconds": time.monotonic() - began, "concurrencies": {}, "skipped": {}}
-        for concurrency in settings.concurrencies:
-            if not deadline.allows(2 * settings.load_seconds + 5):
-                found["skipped"][str(concurrency)] = "no time was left"
-            else:
-                before = statistics_of(address)
-                row = run_load(address, model, picture, concurrency, settings.load_seconds)
-                row["stages"] = stages(before, statistics_of(address))
-                found["concurrencies"][str(concurrency)] = row
-            yield found
+class Setup(NamedTuple):
+    """One way to serve.
+
+    Attributes:
+        name: what it is called in the results.
+        batches: whether the core model batches requests; otherwise each runs alone.
+        preprocess_device: where the pictures are resized, "cpu" or "cuda".
+    """
+
+    name: str
+    batches: bool = True
+    preprocess_device: str = "cpu"
 
 
-def run_load(address: str, model: str, picture: Path, concurrency: int, seconds: float) -> dict[str, Any]:
-    """Keep so many requests in flight from processes of their own; return what came in a time after a ramp."""
-    count = min(_MAX_PROCESSES, max(1, concurrency // _REQUESTS_PER_PROCESS))
-    shares = [concurrency // count + (number < concurrency % count) for number in range(count)]
-    command = [sys.executable, "-m", "benchmarks.gpu.load", address, model, str(picture)]
-    with contextlib.ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                subprocess.Popen(  # noqa: S603  our own module
-                    [*command, str(share)],
-                    cwd=ROOT,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for share in shares
-        ]
-        try:
-            counted = _counts(processes, seconds)
-        except BaseException:
-            for process in processes:
-                process.kill()
-            raise
-    taken = sorted(second for each in counted for second in each["seconds"])
-    errors: dict[str, int] = {}
-    for each in counted:
-        for message, times in each["errors"].items():
-            errors[message] = errors.get(message, 0) + times
-    busiest = max(each["busy"] for each in counted)
-    return {
-        "images_per_second": len(taken) / seconds,
-        "latency_ms": {
-            f"p{percent}": 1e3 * taken[min(len(taken) - 1, len(taken) * percent // 100)] for percent in (50, 95, 99)
-        }
-        if taken
-        else None,
-        "errors": errors,
-        "load_processes": count,
-        "busiest_load_process": busiest,
-        "load_may_hold_it_up": busiest > _BUSY,
-    }
+DYNAMIC, SINGLY = "dynamic batching", "one request at a time"
+SETUPS = (
+    Setup(DYNAMIC),
+    Setup(SINGLY, batches=False),
+    Setup(f"{DYNAMIC}, resize on the GPU", preprocess_device="cuda"),
+)
 
 
-def _counts(processes: list[subprocess.Popen[str]], seconds: float) -> list[dict[str, Any]]:
-    for process in processes:
-        assert process.stdout is not None  # noqa: S101  it was asked for
-        if process.stdout.readline() != "ready\n":
-            raise LaunchError("a process of the load had no answer from the server")
-    begin = time.monotonic() + 0.1
-    counts_from = begin + seconds / 3
-    for process in processes:
-        assert process.stdin is not None  # noqa: S101  it was asked for
-        process.stdin.write(f"{begin} {counts_from} {counts_from + seconds}\n")
-        process.stdin.flush()
-    return [json.loads(process.stdout.readline()) for process in processes if process.stdout is not None]
+def write_model(model: DeepLabV3, variant: str, settings: Settings, file: Path, *, cudnn: str) -> Plan:
+    """Write the model.pt that all set-ups serve, fp16 on a GPU; its check is the bare model's."""
+    plan = Plan(
+        variant,
+        WeightsSource("calibrated on noise"),
+        VOC_CLASS_NAMES,
+        resnet_options={"width_per_group": settings.width},
+        device=settings.device,
+        precision="fp16" if settings.on_gpu else "fp32",
+        cudnn=cudnn,
+    )
+    extra = record_of(plan).as_extra_files()
+    traced(model, file, precision=plan.precision, device=plan.device, cudnn=cudnn, extra=extra)
+    return plan
+
+
+def write_repository(folder: Path, plan: Plan, setup: Setup, settings: Settings, file: Path) -> Path:
+    """Write a complete repository for one set-up, with the configs of build_models.py."""
+    version = folder / plan.core / "1"
+    version.mkdir(parents=True)
+    shutil.copy(file, version / "model.pt")
+    device = setup.preprocess_device if settings.on_gpu else "cpu"
+    size = {"preprocess.resize_size": str(settings.size)}
+    build(folder, [plan], configs_only=True, preprocess_device=device, settings=size)
+    if not setup.batches:
+        for name in (plan.core, plan.ensemble):
+            _serve_singly(folder / name / "config.pbtxt")
+    return folder
+
+
+def _serve_singly(path: Path) -> None:
+    """Let a model take one request at a time, as a repository without dynamic batching does."""
+    config = read_config(path)
+    config.max_batch_size = 1
+    config.ClearField("dynamic_batching")
+    kept = [warm_up for warm_up in config.model_warmup if warm_up.batch_size == 1]
+    del config.model_warmup[:]
+    config.model_warmup.extend(kept)
+    path.write_text(config_text(config))
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """What Triton counted of one model since it was loaded; times in nanoseconds."""
+class Served:
+    """What is served: the model in one set-up, the repository with it, and the picture that is sent."""
 
-    inferences: int
-    executions: int
-    requests: int
-    queue: int
-    compute_input: int
-    compute_infer: int
-    compute_output: int
+    plan: Plan
+    setup: Setup
+    repository: Path
+    picture: Path
 
 
-def statistics_of(address: str) -> dict[str, Totals]:
-    """Return Triton's statistics of every model."""
-    with contextlib.closing(tritonclient.grpc.InferenceServerClient(address)) as client:
-        reply: Any = client.get_inference_statistics()
-    return {
-        model.name: Totals(
-            model.inference_count,
-            model.execution_count,
-            model.inference_stats.success.count,
-            model.inference_stats.queue.ns,
-            model.inference_stats.compute_input.ns,
-            model.inference_stats.compute_infer.ns,
-            model.inference_stats.compute_output.ns,
-        )
-        for model in reply.model_stats
-    }
-
-
-def stages(before: dict[str, Totals], after: dict[str, Totals]) -> dict[str, dict[str, float]]:
-    """Return the mean batch of each step that ran, and the mean milliseconds that a request spent in it."""
-    found: dict[str, dict[str, float]] = {}
-    for model, end in after.items():
-        start = before.get(model, Totals(*[0] * 7))
-        requests, executions = end.requests - start.requests, end.executions - start.executions
-        if not requests or not executions:
-            continue
-        times = {
-            f"{name}_ms": (getattr(end, name) - getattr(start, name)) / requests / 1e6
-            for name in ("queue", "compute_input", "compute_infer", "compute_output")
-        }
-        found[model] = {"mean_batch": (end.inferences - start.inferences) / executions, **times}
-    return found
+def measure_serving(report: Report, served: Served, settings: Settings, deadline: Deadline) -> None:
+    """Measure one set-up at each concurrency."""
+    plan, setup, repository = served.plan, served.setup, served.repository
+    pictures = [Picture(served.picture, repository.with_suffix(".mask"))]
+    with (
+        Sender(min(_MAX_PROCESSES, max(1, max(settings.concurrencies) // _REQUESTS_PER_PROCESS))) as sender,
+        servers.triton(
+            repository,
+            plan.ensemble,
+            pictures,
+            # A toy on a CPU is smaller than what threads cost.
+            environment=None if settings.on_gpu else {"OMP_NUM_THREADS": "1"},
+            start_seconds=min(_START_SECONDS, max(30.0, deadline.left())),
+            log=repository.with_suffix(".log"),
+        ) as server,
+    ):
+        url = f"http://{urlsplit(server.wire.url).netloc}"
+        report.say(f"{plan.variant}, {setup.name}: ready after {server.start:.0f} s")
+        for concurrency in settings.concurrencies:
+            condition = {"variant": plan.variant, "in flight": concurrency}
+            if not deadline.allows(2 * settings.load_seconds + 5):
+                report.skip(f"serving {plan.variant}, {setup.name}, {concurrency} in flight", "no time was left")
+                continue
+            ramp, end = settings.load_seconds / 3, settings.load_seconds * 4 / 3
+            before = statistics.read(url)
+            replies = sender.run(Load(end, concurrency), server.wire, pictures)
+            figures = {
+                "rate": replies.throughput_between(ramp, end),
+                **{f"p{percent}": replies.percentile(percent) or 0.0 for percent in (50, 95, 99)},
+                "failed": float(sum(replies.errors.values())),
+                "differing": float(len(replies.differing)),
+                "busy": replies.busy,
+                "ready": server.start,
+            }
+            limited = "the load may hold it up" if replies.busy > _BUSY else ""
+            errors = ", ".join(f"{count} x {status}" for status, count in replies.errors.items())
+            report.add(
+                "serving", setup.name, {**condition, "cudnn": plan.cudnn}, figures, limited=limited, errors=errors
+            )
+            report.say(f"{plan.variant}, {setup.name}, {concurrency} in flight: {figures['rate']:.1f} images/s")
+            for step, counts in statistics.between(before, statistics.read(url)).items():
+                report.add("stages", step, {"setup": setup.name, **condition}, statistics.means(counts))

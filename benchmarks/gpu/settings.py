@@ -1,12 +1,8 @@
-"""What one run measures: sizes, batches, concurrencies and the time that it may take."""
+"""What one run measures: sizes, batches, concurrencies and times."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +21,6 @@ class Settings:
         load_seconds: how long the load at one concurrency is measured, after a ramp of a third of it.
         matrix: side of the matrices whose product shows what the card can do.
         copy_bytes: of the buffers whose copy shows what its memory can do.
-        output: the folder for the results.
     """
 
     device: str
@@ -39,7 +34,6 @@ class Settings:
     load_seconds: float = 6.0
     matrix: int = 8192
     copy_bytes: int = 4 << 30
-    output: Path = field(default=ROOT / "out" / "bench" / "gpu")
 
     @property
     def on_gpu(self) -> bool:
@@ -47,34 +41,18 @@ class Settings:
         return self.device == "cuda"
 
 
-def quick(device: str, variants: tuple[str, ...], output: Path) -> Settings:
-    """Return what shows in a minute, on a laptop too, that every section runs."""
+def quick(device: str, variants: tuple[str, ...]) -> Settings:
+    """Return what shows on a laptop too that every section runs."""
     return Settings(
         device,
         variants,
-        size=64,
+        size=32,
         width=4,
         batches=(1, 2),
-        concurrencies=(1, 4),
+        concurrencies=(4,),
         picture=(96, 72),
-        call_seconds=0.02,
-        load_seconds=1.0,
-        matrix=256,
-        copy_bytes=1 << 22,
-        output=output,
+        call_seconds=0.01,
+        load_seconds=0.5,
+        matrix=128,
+        copy_bytes=1 << 20,
     )
-
-
-class Deadline:
-    """The time that a run may take; a part that would not fit is left out, with a word about it."""
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Return the seconds that are left."""
-        return self._end - time.monotonic()
-
-    def allows(self, seconds: float) -> bool:
-        """Tell whether a part that takes about so long still fits."""
-        return self.left() >= seconds

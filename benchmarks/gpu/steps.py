@@ -3,98 +3,82 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from benchmarks.gpu.card import seconds_of
-from benchmarks.gpu.picture import encoded
-from benchmarks.gpu.settings import ROOT
+from benchmarks.harness import ROOT
+from deeplabv3.repository.config import read_config
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from benchmarks.gpu.settings import Settings
+    from benchmarks.report import Report
 
 # As Triton finds them: each in its model's folder.
 sys.path[:0] = [str(ROOT / "model_repository" / name / "1") for name in ("preprocess", "postprocess")]
 
-import image_ops  # noqa: E402  after the line above
-import image_ops_cuda  # noqa: E402
-import mask_ops  # noqa: E402
-import mask_ops_cuda  # noqa: E402
+import image_ops  # noqa: E402 - after the line above
+import image_ops_cuda  # noqa: E402 - likewise
+import mask_ops  # noqa: E402 - likewise
+import mask_ops_cuda  # noqa: E402 - likewise
 
 _CLASSES = 21
 _STRIDE = 8
-_MAX_PIXELS = 50_000_000
 
 
-def measure_steps(settings: Settings) -> dict[str, Any]:
+def measure_steps(report: Report, settings: Settings, picture: Path) -> None:
     """Measure both steps both ways, with one thread, and compare what comes out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return {"preprocess": _preprocess(settings), "postprocess": _postprocess(settings)}
-    finally:
-        torch.set_num_threads(threads)
+    parameters = read_config(ROOT / "model_repository" / "preprocess" / "config.pbtxt").parameters
+    values = {name: value.string_value for name, value in parameters.items()} | {"resize_size": str(settings.size)}
+    step = image_ops.Settings.from_parameters(values)
+    device = torch.device(settings.device)
+    data = [picture.read_bytes()]
+    preprocessor = image_ops_cuda.Preprocessor(device, step)
 
+    def preprocess() -> torch.Tensor:
+        pixels = preprocessor.preprocess(data)[0]
+        if pixels.is_cuda:
+            torch.cuda.synchronize()
+        return pixels
 
-def _preprocess(settings: Settings) -> dict[str, Any]:
-    parameters = {
-        "mean": "0.485, 0.456, 0.406",
-        "std": "0.229, 0.224, 0.225",
-        "resize_mode": "square",
-        "resize_size": str(settings.size),
-        "max_pixels": str(_MAX_PIXELS),
-        "max_resized_pixels": str(_MAX_PIXELS),
-    }
-    step = image_ops.Settings.from_parameters(parameters)
-    on_device = image_ops_cuda.Preprocessor(torch.device(settings.device), step)
-    data = encoded(settings.picture)
+    expected = torch.from_numpy(image_ops.preprocess(data, step)[0])
+    difference = (preprocess().cpu() - expected).abs()
+    _add(report, "preprocess, samples", lambda: image_ops.preprocess(data, step), preprocess, settings)
+    agreement = {"equal": float(difference.lt(1e-5).double().mean()), "largest_difference": float(difference.max())}
+    report.add("steps agree", "preprocess, samples", {}, agreement)
 
-    def run() -> torch.Tensor:
-        return _complete(on_device.preprocess([data])[0])
-
-    expected = torch.from_numpy(image_ops.preprocess([data], step)[0])
-    return {
-        "cpu_ms": 1e3 * _seconds(lambda: image_ops.preprocess([data], step), settings),
-        "device_ms": 1e3 * _seconds(run, settings),
-        "agreement": float((run().cpu() - expected).abs().lt(1e-5).double().mean()),
-        "largest_difference": float((run().cpu() - expected).abs().max()),
-        "of": "samples",
-    }
-
-
-def _postprocess(settings: Settings) -> dict[str, Any]:
     side = -(-settings.size // _STRIDE)
     coarse = torch.randn((1, _CLASSES, 5, 5), generator=torch.Generator().manual_seed(0))
     logits = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=True)
+    there = logits.to(settings.device)
     width, height = settings.picture
     size = np.array([[height, width]], np.int32)
-    masker = mask_ops_cuda.Masker(torch.device(settings.device), class_count=_CLASSES, max_pixels=_MAX_PIXELS)
-    there = logits.to(settings.device)
+    masker = mask_ops_cuda.Masker(device, class_count=_CLASSES, max_pixels=step.max_pixels)
 
-    def run() -> mask_ops.Masks:
+    def postprocess() -> mask_ops.Masks:
         masks = masker.start(there, size)
         masker.wait()
         return masks
 
-    def run_on_cpu() -> mask_ops.Masks:
-        return mask_ops.postprocess(logits.numpy(), size, class_count=_CLASSES, max_pixels=_MAX_PIXELS)
+    def on_cpu() -> mask_ops.Masks:
+        return mask_ops.postprocess(logits.numpy(), size, class_count=_CLASSES, max_pixels=step.max_pixels)
 
-    return {
-        "cpu_ms": 1e3 * _seconds(run_on_cpu, settings),
-        "device_ms": 1e3 * _seconds(run, settings),
-        "agreement": float((run().masks == run_on_cpu().masks).mean()),
-        "of": "pixels",
+    _add(report, "postprocess, pixels", on_cpu, postprocess, settings)
+    report.add(
+        "steps agree", "postprocess, pixels", {}, {"equal": float((postprocess().masks == on_cpu().masks).mean())}
+    )
+
+
+def _add(
+    report: Report, step: str, on_cpu: Callable[[], object], on_device: Callable[[], object], settings: Settings
+) -> None:
+    figures = {
+        name: 1e3 * seconds_of(run, settings.call_seconds)
+        for name, run in (("cpu_ms", on_cpu), ("device_ms", on_device))
     }
-
-
-def _complete(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
-    return tensor
-
-
-def _seconds(run: Any, settings: Settings) -> float:  # noqa: ANN401  any call
-    """Return the median seconds by the clock on the wall, for a step's process waits for its GPU."""
-    return seconds_of(run, device="cpu", seconds=settings.call_seconds)
+    report.add("steps", step, {}, figures)

@@ -2,81 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from benchmarks.gpu import bare
+from benchmarks.gpu.serving import DYNAMIC, SETUPS, SINGLY
+
+if TYPE_CHECKING:
+    from benchmarks.report import Report
 
 BARE_IMAGES_PER_SECOND = {"resnet50": 1000.0, "resnet101": 680.0}
 BATCHING_GAIN = 4.0
 END_TO_END_SHARE = 0.85
-
-DYNAMIC, SINGLY = "dynamic batching", "one request at a time"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One target and what was found.
-
-    Attributes:
-        target: in words.
-        required: the least value that reaches it.
-        found: None where it was not measured.
-        met: None where it was not measured, or not on a GPU.
-        of: what the value was computed from.
-    """
-
-    target: str
-    required: float
-    found: float | None
-    met: bool | None
-    of: str
+# The contenders that are fp16.
+_PRECISION = ("fp16", "fp16 fused", "fp16 benchmark")
 
 
-def verdicts(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Hold the results of a run against the targets; every ratio is of two numbers of that run."""
-    on_gpu = found["device"] == "cuda"
-    listed: list[Verdict] = []
+def add_verdicts(report: Report, *, on_gpu: bool) -> None:
+    """Hold the rows of a run against the targets; every ratio is of two numbers of that run."""
     for variant, required in BARE_IMAGES_PER_SECOND.items():
-        top = bare.best(found.get("bare", {}).get(variant, {"contenders": {}}))
-        served = found.get("serving", {}).get(variant, {})
-        dynamic = [best_served(each) for name, each in served.items() if name.startswith(DYNAMIC)]
-        end_to_end = max((each[1] for each in dynamic if each), default=None)
-        singly = best_served(served.get(SINGLY, {}))
-        plain = best_served(served.get(DYNAMIC, {}))
-        listed += [
-            _verdict(
-                f"{variant}: the bare model in fp16, images/s",
-                required,
-                top and top[2],
-                f"{top[0]}, batch {top[1]}" if top else "",
-                on_gpu=on_gpu,
-            ),
-            _verdict(
-                f"{variant}: dynamic batching over one request at a time",
-                BATCHING_GAIN,
-                plain[1] / singly[1] if plain and singly and singly[1] else None,
-                f"{plain[1]:.1f} / {singly[1]:.1f} images/s" if plain and singly else "",
-                on_gpu=on_gpu,
-            ),
-            _verdict(
-                f"{variant}: end to end over the bare model in fp16",
-                END_TO_END_SHARE,
-                end_to_end / top[2] if end_to_end is not None and top else None,
-                f"{end_to_end:.1f} / {top[2]:.1f} images/s" if end_to_end is not None and top else "",
-                on_gpu=on_gpu,
-            ),
-        ]
-    return [asdict(each) for each in listed]
+        bare = _best(report, "bare", variant, _PRECISION)
+        singly = _best(report, "serving", variant, (SINGLY,))
+        plain = _best(report, "serving", variant, (DYNAMIC,))
+        served = _best(report, "serving", variant, tuple(setup.name for setup in SETUPS if setup.batches))
+        for target, least, found, of in (
+            ("the bare model in fp16, images/s", required, bare, 1.0),
+            ("dynamic batching over one request at a time", BATCHING_GAIN, plain, singly),
+            ("end to end over the bare model in fp16", END_TO_END_SHARE, served, bare),
+        ):
+            figures, verdict, of_text = {"required": least}, "not measured", ""
+            if found and of:
+                figures["found"] = found / of
+                verdict = "no GPU" if not on_gpu else "met" if found / of >= least else "NOT MET"
+                of_text = f"{found:.1f} / {of:.1f} images/s" if of != 1 else ""
+            report.add("targets", target, {"variant": variant}, figures, verdict=verdict, of=of_text)
 
 
-def _verdict(target: str, required: float, found: float | None, of: str, *, on_gpu: bool) -> Verdict:
-    met = found >= required if found is not None and on_gpu else None
-    return Verdict(target, required, found, met, of)
-
-
-def best_served(serving: dict[str, Any]) -> tuple[str, float] | None:
-    """Return the concurrency with the most images a second, and these."""
-    rows = {key: row["images_per_second"] for key, row in serving.get("concurrencies", {}).items()}
-    top = max(rows, key=lambda key: rows[key], default=None)
-    return None if top is None else (top, rows[top])
+def _best(report: Report, section: str, variant: str, contenders: tuple[str, ...]) -> float | None:
+    rows = [report.best(section, "rate", variant=variant, contender=name) for name in contenders]
+    return max((row.figures["rate"].median for row in rows if row), default=None)

@@ -6,8 +6,8 @@
 Every server gets the same model.pt, runs the repository's own image_ops and mask_ops around it, and is asked over HTTP
 by the same load generator: JPEG bytes in, class ids out, one byte a pixel. One server at a time, in turns, the order
 turned around from round to round; what is shown are medians. `model` is the real model; `stand-in` has a core that
-costs nothing, so that what is measured is the server and the steps around it. How each peer is set up, and which other
-setups were tried, stands in contenders.py; `--setups` measures them all. Printed, and written as peers.json and
+costs nothing, so that what is measured is the server and the steps around it. How each peer is set up stands in its
+file, and which setups were tried in contenders.py; `--setups` measures them all. Printed, and written as peers.json and
 peers.png.
 """
 
@@ -18,58 +18,193 @@ if __name__ == "__main__":
 
     guard()
 
-import argparse
-import json
-import os
-import platform
-import signal
-import sys
 import tempfile
-import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from rich.console import Console
 
-from benchmarks import stand_in
-from benchmarks.peers import reporting
-from benchmarks.peers.contenders import CONTENDERS, ROOT, installed, missing
-from benchmarks.peers.load import Picture
-from benchmarks.peers.measuring import PLANS, Core, Result, ServerError, visit
-from benchmarks.peers.running import end_in_order
-from deeplabv3 import VARIANTS
-from deeplabv3.arguments import number
+from benchmarks import harness, servers, toy
+from benchmarks.load import Load, Picture, Replies, Sender
+from benchmarks.peers.contenders import (
+    PEERS,
+    TIMEOUT_SECONDS,
+    CoreName,
+    Peer,
+    Setup,
+    add_arguments,
+    check_model,
+    installed,
+    link_models,
+    service,
+)
+from benchmarks.report import Column, Panel, Report
+from deeplabv3.embedded.launch import LaunchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import argparse
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
-    from benchmarks.peers.contenders import Contender
+    from benchmarks.servers import Server
 
-PHOTOGRAPH = ROOT / "tests" / "assets" / "cat.png"
-STEPS = ("preprocess", "postprocess", "encode_mask")
-# The sizes of photographs in the VOC data set and of a camera's preview; neighbours differ, so that a reply to another
+# The sizes of photographs in the VOC data set and of a camera's preview; neighbors differ, so that a reply to another
 # request is found out.
 SIZES = ((500, 375), (375, 500), (640, 480), (480, 640))
+TRITON = "Triton"
+# Its settings are those of model_repository, whatever the core.
+TRITON_SETUP = Setup(2, 2, batch=8, stages=True)
+# Where a figure stands for a server as a whole, and where it is asked again after the overload.
+USUAL = 4
 
 
-def write_pictures(folder: Path, core: str) -> list[Picture]:
-    """Write the photograph as JPEGs; their masks come from the first server."""
-    pictures: list[Picture] = []
-    for width, height in SIZES:
-        file = folder / f"{width}x{height}.jpg"
-        Image.open(PHOTOGRAPH).convert("RGB").resize((width, height)).save(file, quality=90)
-        pictures.append(Picture(file, folder / f"{core}-{width}x{height}.mask"))
-    return pictures
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a core is loaded.
+
+    Attributes:
+        warm_up: seconds that are not counted; the memory is sampled meanwhile.
+        levels: seconds of a closed load, by concurrency.
+        overload_seconds: of an open load at twice the rate that the closed loads have found.
+        in_time: seconds within which an answer is of use.
+        queue: requests that may wait, in servers that have such a limit: about what they answer in time.
+    """
+
+    warm_up: float
+    levels: Mapping[int, float]
+    overload_seconds: float
+    in_time: float
+    queue: int
 
 
-def link_models(repository: Path, folder: Path, variant: str) -> Path:
-    """Make a repository with one variant and its steps alone: the other would take memory that nobody asks for."""
-    folder.mkdir()
-    for model in (*STEPS, f"deeplabv3_{variant}", f"segment_{variant}"):
-        (folder / model).symlink_to(repository / model)
-    return folder
+PLANS: Mapping[CoreName, Plan] = {
+    "model": Plan(warm_up=3, levels={1: 4, 4: 10}, overload_seconds=12, in_time=10, queue=8),
+    "stand-in": Plan(warm_up=1, levels={1: 1, 4: 1.5, 16: 1.5}, overload_seconds=5, in_time=1, queue=64),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """A model repository to serve; the masks of its pictures come from the first server."""
+
+    name: CoreName
+    repository: Path
+    variant: str
+    pictures: list[Picture]
+
+
+@dataclass(slots=True)
+class Visited:
+    """One server with one core and one setup: what all visits to it have found.
+
+    Attributes:
+        core: what it serves.
+        peer: the server; None for Triton.
+        setup: how it uses the machine.
+        masks: the share of the pixels that differ, of each mask that came.
+        failure: why there is nothing, or no more.
+    """
+
+    core: Core
+    peer: Peer | None
+    setup: Setup
+    masks: list[float] = field(default_factory=list[float])
+    failure: str = ""
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """Under what it is measured."""
+        return {"core": self.core.name, "setup": str(self.setup)}
+
+    @property
+    def name(self) -> str:
+        """As shown."""
+        return self.peer.name if self.peer else TRITON
+
+    def start(self, python: Path) -> AbstractContextManager[Server]:
+        """Start the server."""
+        core = self.core
+        if self.peer is None:
+            return servers.triton(core.repository, f"segment_{core.variant}", core.pictures)
+        told = service(core.repository, f"deeplabv3_{core.variant}", self.setup, queue=PLANS[core.name].queue)
+        return self.peer.start(told, core.repository, core.pictures, python)
+
+    def send(self, sender: Sender, server: Server, load: Load) -> Replies:
+        """Send a load, and keep how right the masks are."""
+        replies = sender.run(load, server.wire, server.pictures)
+        self.masks += [0.0] * (len(replies.seconds) - len(replies.differing)) + replies.differing
+        return replies
+
+    @property
+    def wrong(self) -> str:
+        """How many masks differ, and by how much."""
+        wrong = [share for share in self.masks if share]
+        return f"{len(wrong)} of {len(self.masks)}" + (f", by {max(wrong):.2%} at most" if wrong else "")
+
+
+def visit(report: Report, visited: Visited, sender: Sender, python: Path, *, overload: bool) -> dict[int, float]:
+    """Start a server, load it in several ways, stop it; return its images a second by concurrency.
+
+    Raises:
+        LaunchError: it did not start, or did not answer.
+    """
+    plan = PLANS[visited.core.name]
+    found: dict[int, float] = {}
+    with visited.start(python) as server:
+        with server.processes.peak_memory() as samples:
+            visited.send(sender, server, Load(plan.warm_up, concurrency=max(plan.levels)))
+        for level, seconds in plan.levels.items():
+            before = server.processes.processor_seconds()
+            replies = visited.send(sender, server, Load(seconds, concurrency=level))
+            taken = server.processes.processor_seconds() - before
+            figures = {
+                "rate": replies.throughput,
+                "failed": sum(replies.errors.values()),
+                "processor": taken / len(replies.all),
+                **percentiles(replies, 50, 99),
+                **({"start": server.start, "memory": max(samples)} if level == USUAL else {}),
+            }
+            report.add("closed", visited.name, {**visited.condition, "in flight": level}, figures, masks=visited.wrong)
+            found[level] = replies.throughput
+        if not max(found.values()):
+            raise LaunchError("no mask under load")
+        if overload:
+            measure_overload(report, visited, sender, server, found)
+    return found
+
+
+def measure_overload(
+    report: Report, visited: Visited, sender: Sender, server: Server, found: Mapping[int, float]
+) -> None:
+    """Send twice what the server can answer, then what it usually gets."""
+    plan = PLANS[visited.core.name]
+    offered = 2 * max(found.values())
+    before = server.processes.memory()
+    with server.processes.peak_memory() as samples:
+        replies = visited.send(sender, server, Load(plan.overload_seconds, rate=offered, timeout=TIMEOUT_SECONDS))
+    after = server.processes.memory()
+    useful = replies.in_time(plan.in_time)
+    usual = visited.send(sender, server, Load(plan.levels[USUAL], concurrency=USUAL))
+    figures = {
+        "offered": offered,
+        "in_time": useful / len(replies.all),
+        # Over all the time until the last reply: what is sent at twice the rate is still answered after the sending.
+        "goodput": useful / replies.elapsed,
+        **percentiles(replies, 99),
+        "memory_before": before,
+        "memory_peak": max(samples),
+        "memory_after": after,
+        "after": usual.throughput / found[USUAL],
+    }
+    errors = ", ".join(f"{count} x {status}" for status, count in replies.errors.items()) or "none"
+    report.add("overload", visited.name, visited.condition, figures, errors=errors, masks=visited.wrong)
+
+
+def percentiles(replies: Replies, *percents: int) -> dict[str, float]:
+    """Return the seconds of a mask, by the name of the percentile; nothing where no mask came."""
+    found = {f"p{percent}": replies.percentile(percent) for percent in percents}
+    return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
 def cores(options: argparse.Namespace, folder: Path) -> list[Core]:
@@ -77,109 +212,111 @@ def cores(options: argparse.Namespace, folder: Path) -> list[Core]:
     found: list[Core] = []
     for name in options.core or PLANS:
         if name == "stand-in":
-            variant, repository = "resnet50", stand_in.build(folder / name)
+            variant, repository = "resnet50", toy.build(folder / name, core="objects")
         else:
             variant = options.variant
-            repository = link_models(options.model_repository.resolve(), folder / name, variant)
-        found.append(Core(name, repository, variant, write_pictures(folder, name)))
+            repository = link_models(options.model_repository, folder / name, variant)
+        pictures: list[Picture] = []
+        for width, height in SIZES:
+            file = folder / f"{width}x{height}.jpg"
+            Image.open(harness.PHOTOGRAPH).convert("RGB").resize((width, height)).save(file, quality=90)
+            pictures.append(Picture(file, folder / f"{name}-{width}x{height}.mask"))
+        found.append(Core(name, repository, variant, pictures))
     return found
 
 
-def measure_all(
-    chosen: Sequence[tuple[Contender, str]], served: Sequence[Core], options: argparse.Namespace, console: Console
-) -> list[Result]:
-    """Visit every server in every round; what does not run is in its result."""
-    began = time.monotonic()
-    results: list[Result] = []
-    for core in served:
-        entries: list[tuple[Contender, Result]] = []
-        for contender, lacking in chosen:
-            setups = contender.setups[core.name] if options.setups else contender.setups[core.name][:1]
-            entries += [(contender, Result(core.name, contender.name, setup, failure=lacking)) for setup in setups]
-        results += [result for _, result in entries]
-        for turn in range(options.rounds):
-            for contender, result in entries[:: -1 if turn % 2 else 1]:
-                if result.failure:
+def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
+    """Visit every server in every round."""
+    versions = installed(options.peers_python)
+    wanted = [peer for peer in (None, *PEERS) if (peer.name if peer else TRITON) in (options.contender or names())]
+    for core in cores(options, folder):
+        all_: dict[str, Visited] = {}
+        for peer in wanted:
+            setups = peer.setups[core.name] if peer else (TRITON_SETUP,)
+            for setup in setups if options.setups else setups[:1]:
+                visited = Visited(core, peer, setup, failure=peer.missing(versions) if peer else "")
+                all_[f"{visited.name} ({setup})"] = visited
+        with Sender() as sender:
+            for turn, name, visited in harness.in_turns(all_, options.rounds):
+                if visited.failure:
                     continue
                 last = turn == options.rounds - 1 and not options.setups
                 try:
-                    visit(contender, core, result, python=options.peers_python.absolute(), overload=last)
-                except ServerError as error:
-                    result.failure = str(error)
-                minutes, seconds = divmod(round(time.monotonic() - began), 60)
-                console.print(
-                    f"{minutes}:{seconds:02} {core.name}, round {turn + 1} of {options.rounds}: {contender.name}"
-                    f" ({result.setup}): {result.failure or progress_text(result)}",
-                    markup=False,
-                    highlight=False,
-                )
-    return results
+                    found = visit(report, visited, sender, options.peers_python, overload=last)
+                    said = ", ".join(f"{rate:.3g} images/s at {level}" for level, rate in found.items())
+                except LaunchError as error:
+                    visited.failure = said = f"failed: {error}"
+                report.say(f"{core.name}, round {turn + 1} of {options.rounds}: {name}: {said}")
+        for name, visited in all_.items():
+            if visited.failure:
+                report.skip(f"{core.name}, {name}", visited.failure)
+    report.compare("closed", "rate", {peer.name: (TRITON,) for peer in PEERS}, high_is_good=True)
 
 
-def progress_text(result: Result) -> str:
-    """Return the throughputs so far."""
-    return ", ".join(f"{result.throughput(level):.3g} images/s at {level}" for level in result.closed)
-
-
-def parse() -> argparse.Namespace:
-    """Read the command line."""
-    names = [contender.name for contender in CONTENDERS]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--contender", action="append", choices=names, help="may be repeated (default: all)")
-    parser.add_argument("--core", action="append", choices=list(PLANS), help="may be repeated (default: both)")
-    parser.add_argument("--variant", choices=VARIANTS, default="resnet50", help="of the model (default: %(default)s)")
-    parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR")
-    parser.add_argument(
-        "--rounds", type=number(1, kind=int), default=2, help="visits to each server (default: %(default)s)"
+def show(report: Report) -> None:
+    """Print the tables and draw the plot."""
+    closed = (
+        Column("rate", "images/s"),
+        Column("p50", "p50 s", form=".3f"),
+        Column("p99", "p99 s", form=".3f"),
+        Column("failed", "failed", form=".0f"),
+        Column("processor", "CPU ms", 1e3, ".1f"),
+        Column("memory", "MB", 1e-6, ".0f"),
+        Column("start", "start s", form=".1f"),
+        Column("masks", "masks that differ"),
     )
-    parser.add_argument("--setups", action="store_true", help="every setup that was tried, and no overload")
-    parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python", metavar="FILE")
-    parser.add_argument("--output", type=Path, default=Path("out", "bench"), metavar="DIR")
-    options = parser.parse_args()
-    model = options.model_repository / f"deeplabv3_{options.variant}" / "1" / "model.pt"
-    if "model" in (options.core or PLANS) and not model.is_file():
-        build = f"python build_models.py --variant {options.variant} --weights none --model-repository DIR"
-        parser.error(f"{model} does not exist; build it ({build}), or give --model-repository, or --core stand-in")
-    return options
+    overload = (
+        Column("offered", "offered/s"),
+        Column("in_time", "in time", form=".0%"),
+        Column("goodput", "goodput/s"),
+        Column("p99", "p99 s", form=".3f"),
+        Column("errors", "errors"),
+        Column("masks", "masks that differ"),
+        *(Column(f"memory_{when}", f"MB {when}", 1e-6, ".0f") for when in ("before", "peak", "after")),
+        Column("after", "images/s afterwards, of before", form=".0%"),
+    )
+    panels: list[Panel] = []
+    for name, plan in PLANS.items():
+        if not (rows := report.of("closed", core=name)):
+            continue
+        report.show(f"{name}: closed loads, {harness.cores()} cores", rows, closed)
+        if rows := report.of("overload", core=name):
+            title = f"{name}: twice that load for {plan.overload_seconds:g} s, of use within {plan.in_time:g} s"
+            report.show(title, rows, overload)
+        usual = {"core": name, "in flight": USUAL}
+        panels += [
+            Panel("closed", "rate", f"images/s, {USUAL} at once", name, where=usual),
+            Panel("closed", "p99", f"p99 seconds, {USUAL} at once", name, where=usual),
+            Panel("closed", "memory", "memory, GB", name, scale=1e-9, where=usual),
+            Panel("overload", "goodput", "images/s in time, at twice the load", name, where={"core": name}),
+        ]
+    if panels:
+        report.plot(panels, columns=4, ours=(TRITON,))
+
+
+def names() -> list[str]:
+    """Return the names of all servers."""
+    return [TRITON, *(peer.name for peer in PEERS)]
 
 
 def main() -> int:
     """Run the command line; return 1 when a server that is installed did not answer."""
-    options = parse()
-    end_in_order()
-    # Where nobody looks at it yet, the tables are not squeezed into 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    versions = installed(options.peers_python) | {"nvidia-pytriton": installed(Path(sys.executable))["nvidia-pytriton"]}
-    wanted = [c for c in CONTENDERS if c.name in (options.contender or [c.name])]
-    chosen = [(contender, missing(contender, versions)) for contender in wanted]
+    parser = harness.parser("benchmarks.peers", __doc__, rounds=2)
+    parser.add_argument("--contender", action="append", choices=names(), help="may be repeated (default: all)")
+    parser.add_argument("--core", action="append", choices=list(PLANS), help="may be repeated (default: both)")
+    parser.add_argument("--setups", action="store_true", help="every setup that was tried, and no overload")
+    add_arguments(parser)
+    options = parser.parse_args()
+    if "model" in (options.core or PLANS):
+        check_model(parser, options, otherwise="--core stand-in")
+    packages = {name: installed(options.peers_python).get(name, "") for name in ("torch", *(p.package for p in PEERS))}
+    plans = {name: asdict(plan) for name, plan in PLANS.items()}
+    report = Report("peers", options.output, peers=packages, plans=plans)
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        served = cores(options, Path(folder))
-        results = measure_all(chosen, served, options, console)
-    records = [reporting.as_record(result) for result in results]
-    options.output.mkdir(parents=True, exist_ok=True)
-    record = {
-        "cores": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {c.package: versions.get(c.package, "") for c in wanted} | {"torch": versions.get("torch", "")},
-        "plans": {name: asdict(plan) for name, plan in PLANS.items()},
-        "results": records,
-    }
-    (options.output / "peers.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    reporting.plot(records, options.output / "peers.png")
-    for core in served:
-        shown = [each for each in records if each["core"] == core.name]
-        console.print(reporting.load_table(shown, f"{core.name}: closed loads, {record['cores']} cores"))
-        if not options.setups:
-            console.print(
-                reporting.overload_table(shown, f"{core.name}: twice that load for {core.plan.overload_seconds} s")
-            )
-    console.print(f"written: {options.output}/peers.json, peers.png")
-    return int(any(result.failure and not result.failure.startswith("not installed") for result in results))
+        measure(report, options, Path(folder))
+    show(report)
+    return report.end()
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    harness.run(main)

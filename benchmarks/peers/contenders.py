@@ -1,32 +1,33 @@
-"""The servers that are compared: how each is started, and the setups that were tried for it."""
+"""The servers that Triton is compared with, what each is told, and the setups that were tried for it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import secrets
 import shutil
-import signal
-import socket
 import subprocess
-import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks.peers.wire import Wire
+from benchmarks import servers
+from benchmarks.harness import ROOT
+from benchmarks.load import Wire
+from benchmarks.peers.service import Service, free_port
 from deeplabv3.embedded.layout import TUNING
+from deeplabv3.repository.config import read_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import argparse
+    from collections.abc import Generator, Mapping, Sequence
 
-    from benchmarks.peers.service import Service
+    from benchmarks.load import Picture
+    from benchmarks.servers import Server
 
-ROOT = Path(__file__).resolve().parents[2]
-MODULES = "benchmarks.peers"
 CoreName = Literal["model", "stand-in"]
-NONE: Mapping[str, str] = MappingProxyType({})
+TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,194 +41,107 @@ class Setup:
     stages: bool = False
 
     def __str__(self) -> str:
-        kind = "stages" if self.stages else f"{self.workers} worker{'s' * (self.workers > 1)}"
-        return f"{kind} x {self.threads} thread{'s' * (self.threads > 1)}, batch {self.batch}"
+        processes = "2 + 1 + 2 stages" if self.stages else f"{self.workers} x {self.threads}"
+        return f"{processes}, batch {self.batch}"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What a server is started with.
-
-    Attributes:
-        python: of the environment that has the peers.
-        folder: for whatever the server writes; short, for Ray puts sockets into it.
-        repository: the model repository.
-        ensemble: the model in it that Triton is asked for.
-        service: what the peers are told.
-    """
-
-    python: Path
-    folder: Path
-    repository: Path
-    ensemble: str
-    service: Service
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """How a server is started and asked."""
-
-    command: list[str]
-    wire: Wire
-    environment: Mapping[str, str]
-    stop: signal.Signals = signal.SIGTERM
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """A server.
+class Peer:
+    """A server that Triton is compared with.
 
     Attributes:
         name: as shown.
-        package: the distribution whose version is shown; it must be installed.
-        programs: what must be on the PATH besides.
+        package: the distribution that must be installed.
+        module: benchmarks.peers.MODULE starts it, and says how it is set up.
         setups: what was tried with each core, the best first.
-        launch: makes the folder ready and tells how to start.
+        path: of the URL that takes pictures.
+        programs: what must be on the PATH besides.
     """
 
     name: str
     package: str
-    programs: tuple[str, ...]
+    module: str
     setups: Mapping[CoreName, tuple[Setup, ...]]
-    launch: Callable[[Place], Launch]
+    path: str = "/segment"
+    programs: tuple[str, ...] = ()
+
+    def missing(self, versions: Mapping[str, str]) -> str:
+        """Return what it lacks and how to get it; nothing where it can run."""
+        if self.package not in versions:
+            return "not installed: make bench-peers"
+        absent = [program for program in self.programs if shutil.which(program) is None]
+        return f"not installed: {', '.join(absent)}" if absent else ""
+
+    @contextlib.contextmanager
+    def start(self, told: Service, repository: Path, pictures: Sequence[Picture], python: Path) -> Generator[Server]:
+        """Start it with the steps of a model repository, by the Python of the environment that has it.
+
+        Raises:
+            LaunchError: it ends, or does not answer with a mask.
+        """
+        # Short, because Ray puts sockets into it; each may write there what it likes.
+        with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as folder:
+            paths = [ROOT, *(repository / step / "1" for step in ("preprocess", "postprocess"))]
+            environment = {
+                **told.write(Path(folder, "service.json")),
+                "PYTHONPATH": os.pathsep.join(map(str, paths)),
+                "PATH": os.pathsep.join([str(python.absolute().parent), os.environ.get("PATH", "")]),
+                "OMP_NUM_THREADS": str(told.threads),
+                **TUNING,
+                "HOME": folder,
+                "TMPDIR": folder,
+            }
+            command = [str(python.absolute()), "-m", f"benchmarks.peers.{self.module}"]
+            wire = Wire(f"http://127.0.0.1:{told.port}{self.path}")
+            with servers.started(
+                self.name, command, wire, pictures, environment=environment, folder=Path(folder)
+            ) as server:
+                yield server
 
 
-def free_ports(count: int) -> list[int]:
-    """Return so many ports of 127.0.0.1 that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
-
-
-def peer_environment(place: Place) -> dict[str, str]:
-    """Return what all peers are given: where the code is, what serve.py sets, and a folder for all that they write."""
-    folder = str(place.folder)
-    paths = [ROOT, *(place.repository / step / "1" for step in ("preprocess", "postprocess"))]
-    return {
-        **place.service.write(place.folder / "service.json"),
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "PATH": os.pathsep.join([str(place.python.parent), os.environ.get("PATH", "")]),
-        "OMP_NUM_THREADS": str(place.service.threads),
-        **TUNING,
-        "HOME": folder,
-        "TMPDIR": folder,
-    }
-
-
-def launch_triton(place: Place) -> Launch:
-    """Start the embedded server as the README does."""
-    http, grpc, metrics = place.service.port, *free_ports(2)
-    ports = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
-    return Launch(
-        [sys.executable, str(ROOT / "serve.py"), "--model-repository", str(place.repository), *ports],
-        Wire(f"http://127.0.0.1:{http}/v2/models/{place.ensemble}/infer", tensors=True),
-        {"TMPDIR": str(place.folder)},
-    )
-
-
-def launch_module(
-    module: str, *, variables: Mapping[str, str] = NONE, stop: signal.Signals = signal.SIGTERM
-) -> Callable[[Place], Launch]:
-    """Return how to start a peer that is a Python program of its own."""
-
-    def launch(place: Place) -> Launch:
-        return Launch(
-            [str(place.python), "-m", f"{MODULES}.{module}"],
-            Wire(f"http://127.0.0.1:{place.service.port}/segment"),
-            peer_environment(place) | dict(variables),
-            stop,
-        )
-
-    return launch
-
-
-def launch_bentoml(place: Place) -> Launch:
-    """Start `bentoml serve`."""
-    port = str(place.service.port)
-    target = f"{MODULES}.bentoml_app:Segmenter"
-    return Launch(
-        [str(place.python), "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", port],
-        Wire(f"http://127.0.0.1:{port}/segment"),
-        peer_environment(place) | {"BENTOML_HOME": str(place.folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"},
-    )
-
-
-def launch_torchserve(place: Place) -> Launch:
-    """Package the handler, then start `torchserve`."""
-    service, folder, scripts = place.service, place.folder, place.python.parent
-    environment = peer_environment(place) | {"LOG_LOCATION": str(folder), "METRICS_LOCATION": str(folder)}
-    (folder / "store").mkdir()
-    (folder / "model-config.yaml").write_text(
-        f"minWorkers: {service.workers}\n"
-        f"maxWorkers: {service.workers}\n"
-        f"batchSize: {service.batch}\n"
-        f"maxBatchDelay: {max(1, round(service.batch_wait * 1000))}\n"
-        f"responseTimeout: {round(service.timeout)}\n",
-        encoding="utf-8",
-    )
-    management, metrics, grpc, grpc_management = free_ports(4)
-    (folder / "config.properties").write_text(
-        f"inference_address=http://127.0.0.1:{service.port}\n"
-        f"management_address=http://127.0.0.1:{management}\n"
-        f"metrics_address=http://127.0.0.1:{metrics}\n"
-        f"grpc_inference_address=127.0.0.1\ngrpc_inference_port={grpc}\n"
-        f"grpc_management_address=127.0.0.1\ngrpc_management_port={grpc_management}\n"
-        f"job_queue_size={service.queue}\n"
-        f"default_response_timeout={round(service.timeout)}\n"
-        "disable_token_authorization=true\n",
-        encoding="utf-8",
-    )
-    packaged = ["--model-name", "segment", "--version", "1.0", "--serialized-file", service.model]
-    handler = ["--handler", str(Path(__file__).with_name("torchserve_handler.py"))]
-    config = ["--config-file", str(folder / "model-config.yaml")]
-    store = ["--export-path", str(folder / "store"), "--archive-format", "no-archive"]
-    subprocess.run(  # noqa: S603  TorchServe's own program
-        [str(scripts / "torch-model-archiver"), *packaged, *handler, *config, *store],
-        env={**os.environ, **environment},
-        check=True,
-        capture_output=True,
-    )
-    options = ["--ts-config", str(folder / "config.properties"), "--model-store", str(folder / "store")]
-    return Launch(
-        [str(scripts / "torchserve"), "--start", "--foreground", "--ncs", *options, "--models", "segment=segment"],
-        Wire(f"http://127.0.0.1:{service.port}/predictions/segment"),
-        environment,
-    )
-
-
-RAY_VARIABLES = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": secrets.token_hex(),
-}
 ONE_WIDE, TWO_NARROW = Setup(1, 2), Setup(2, 1)
-ONE_BATCHED = Setup(1, 2, batch=8, batch_wait=0.005)
-TWO_BATCHED = Setup(2, 1, batch=8, batch_wait=0.005)
+ONE_BATCHED, TWO_BATCHED = (Setup(*each, batch=8, batch_wait=0.005) for each in ((1, 2), (2, 1)))
+# One more place to decode and one to make masks, as in Triton's repository.
+STAGES = Setup(2, 2, batch=8, batch_wait=0.001, stages=True)
 USUAL: Mapping[CoreName, tuple[Setup, ...]] = {
     "model": (ONE_WIDE, TWO_NARROW, ONE_BATCHED),
     "stand-in": (TWO_NARROW, ONE_WIDE, TWO_BATCHED),
 }
-# One more place to decode and one to make masks, as in Triton's repository.
-STAGES = Setup(2, 2, batch=8, batch_wait=0.001, stages=True)
-CONTENDERS = (
-    # Its settings are those of model_repository, whatever the core.
-    Contender(
-        "Triton",
-        "nvidia-pytriton",
-        (),
-        {"model": (Setup(2, 2, batch=8, stages=True),), "stand-in": (Setup(2, 2, batch=8, stages=True),)},
-        launch_triton,
-    ),
-    Contender("LitServe", "litserve", (), USUAL, launch_module("litserve_app", stop=signal.SIGINT)),
-    Contender("BentoML", "bentoml", (), {core: tried[:2] for core, tried in USUAL.items()}, launch_bentoml),
-    Contender("Ray Serve", "ray", (), USUAL, launch_module("ray_app", variables=RAY_VARIABLES)),
-    Contender(
-        "mosec", "mosec", (), {core: (*tried, STAGES) for core, tried in USUAL.items()}, launch_module("mosec_app")
-    ),
-    Contender("TorchServe", "torchserve", ("java",), USUAL, launch_torchserve),
+PEERS = (
+    Peer("LitServe", "litserve", "on_litserve", USUAL),
+    Peer("BentoML", "bentoml", "on_bentoml", {core: tried[:2] for core, tried in USUAL.items()}),
+    Peer("Ray Serve", "ray", "on_ray", USUAL),
+    Peer("mosec", "mosec", "on_mosec", {core: (*tried, STAGES) for core, tried in USUAL.items()}),
+    Peer("TorchServe", "torchserve", "on_torchserve", USUAL, "/predictions/segment", ("java",)),
 )
+
+
+def service(repository: Path, model: str, setup: Setup, *, queue: int = 64) -> Service:
+    """Return what a peer is told that serves a model of a repository."""
+    preprocess = read_config(repository / "preprocess" / "config.pbtxt")
+    postprocess = read_config(repository / "postprocess" / "config.pbtxt")
+    return Service(
+        model=str((repository / model / "1" / "model.pt").resolve()),
+        preprocess={name: value.string_value for name, value in preprocess.parameters.items()},
+        class_count=next(tensor.dims[0] for tensor in postprocess.input if tensor.name == "LOGITS"),
+        max_pixels=int(postprocess.parameters["max_pixels"].string_value),
+        port=free_port(),
+        workers=setup.workers,
+        threads=setup.threads,
+        batch=setup.batch,
+        batch_wait=setup.batch_wait,
+        stages=setup.stages,
+        queue=queue,
+        timeout=TIMEOUT_SECONDS,
+    )
+
+
+def link_models(repository: Path, folder: Path, variant: str) -> Path:
+    """Make a repository with one variant and its steps alone: the other would take memory that nobody asks for."""
+    folder.mkdir()
+    for model in ("preprocess", "postprocess", "encode_mask", f"deeplabv3_{variant}", f"segment_{variant}"):
+        (folder / model).symlink_to(repository.resolve() / model)
+    return folder
 
 
 def installed(python: Path) -> dict[str, str]:
@@ -238,13 +152,22 @@ def installed(python: Path) -> dict[str, str]:
         "import json, importlib.metadata as m; "
         "print(json.dumps({d.metadata['Name'].lower(): d.version for d in m.distributions()}))"
     )
-    done = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)  # noqa: S603 - ours
     return json.loads(done.stdout)
 
 
-def missing(contender: Contender, versions: Mapping[str, str]) -> str:
-    """Return what a contender lacks and how to get it; nothing where it can run."""
-    if contender.package not in versions:
-        return "not installed: make bench-peers"
-    absent = [program for program in contender.programs if shutil.which(program) is None]
-    return f"not installed: {', '.join(absent)}" if absent else ""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which model is served, and where the peers are installed."""
+    from deeplabv3 import VARIANTS  # noqa: PLC0415 - loads torch
+
+    parser.add_argument("--variant", choices=VARIANTS, default="resnet50", help="of the model (default: %(default)s)")
+    parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR")
+    parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python", metavar="FILE")
+
+
+def check_model(parser: argparse.ArgumentParser, options: argparse.Namespace, *, otherwise: str) -> None:
+    """End the command where the model is not built."""
+    model = options.model_repository / f"deeplabv3_{options.variant}" / "1" / "model.pt"
+    if not model.is_file():
+        build = f"python build_models.py --variant {options.variant} --weights none --model-repository DIR"
+        parser.error(f"{model} does not exist; build it ({build}), or give --model-repository, or {otherwise}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,3 +53,9 @@ class Service:
     def read(cls) -> Service:
         """Return what the environment names."""
         return cls(**json.loads(Path(os.environ[VARIABLE]).read_text(encoding="utf-8")))
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        return opened.getsockname()[1]

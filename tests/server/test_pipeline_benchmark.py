@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_pipeline_is_measured_where_no_peer_is_installed(tmp_path: Path) -> None:
-    options = ["--rounds", "1", "--seconds", "0.1", "--concurrency", "2", "--peers-python", str(tmp_path / "none")]
+    options = ["--rounds", "1", "--seconds", "0.01", "--concurrency", "2", "--peers-python", str(tmp_path / "none")]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.pipeline", "stages", "load", *options, "--output", str(tmp_path)],
         cwd=ROOT,
@@ -26,11 +26,16 @@ def test_the_pipeline_is_measured_where_no_peer_is_installed(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "mosec: not installed: make bench-peers" in done.stdout
     record = json.loads((tmp_path / "pipeline.json").read_text())
-    assert min(record["stages"].values()) > 0
-    assert set(record["load"]) == {"Triton", "Triton, idle steps"}
-    for levels in record["load"].values():
-        found = levels["2"]
-        assert found["throughput"][0] > 0
-        assert found["stages"][0]["postprocess"]["compute_infer"] > 0
-        assert {"tritonserver", "preprocess", "deeplabv3_resnet50", "postprocess"} <= set(found["processor"][0])
+    rows = {(row["section"], row["contender"]): row["figures"] for row in record["rows"]}
+    stages = [figures["seconds"]["median"] for (section, _), figures in rows.items() if section == "stages"]
+    assert min(stages) > 0
+    limit = rows["load", "limit of the stages"]["rate"]["median"]
+    assert limit == pytest.approx(record["cores"] / sum(stages))
+    assert rows["load", "Triton"]["of_limit"]["median"] == pytest.approx(
+        rows["load", "Triton"]["rate"]["median"] / limit
+    )
+    assert rows["load", "Triton, idle steps"]["rate"]["median"] > 0
+    assert rows["steps", "postprocess"]["compute_infer_ms"]["median"] > 0
+    for process in ("tritonserver", "preprocess", "deeplabv3_resnet50", "postprocess", "sum"):
+        assert ("processor", process) in rows
     assert (tmp_path / "pipeline.png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""What the comparison of model servers counts, and that its servers end."""
+"""What the benchmarks' load generator counts, and that the servers that it loads end with all that they started."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import re
-import signal
+import socket
 import struct
 import sys
 from pathlib import Path
@@ -16,12 +16,10 @@ import psutil
 import pytest
 from aiohttp import web
 
-from benchmarks.peers import load, replies
-from benchmarks.peers.contenders import CONTENDERS, missing
-from benchmarks.peers.load import Load
-from benchmarks.peers.replies import Reply
-from benchmarks.peers.running import Running
-from benchmarks.peers.wire import Wire
+from benchmarks import load, servers
+from benchmarks.load import Load, Picture, Replies, Reply, Sender, Wire
+from benchmarks.peers.contenders import PEERS
+from deeplabv3.embedded.launch import LaunchError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,10 +34,10 @@ def reply(seconds: float, status: str = "200", *, sent: float = 0.0, differing: 
 
 def sent_to(
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]], what: Load, *, tensors: bool = False
-) -> list[Reply]:
+) -> Replies:
     """Send a load to a server that answers as the handler says."""
 
-    async def both() -> list[Reply]:
+    async def both() -> Replies:
         application = web.Application()
         application.router.add_post("/segment", handler)
         runner = web.AppRunner(application, shutdown_timeout=0.1)
@@ -48,7 +46,8 @@ def sent_to(
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             port = runner.addresses[0][1]
-            return await load.send(what, Wire(f"http://127.0.0.1:{port}/segment", tensors=tensors), PICTURES)
+            wire = Wire(f"http://127.0.0.1:{port}/segment", tensors=tensors)
+            return Replies(await load.send(what, wire, PICTURES))
         finally:
             await runner.cleanup()
 
@@ -67,14 +66,16 @@ def test_every_reply_is_compared_with_the_mask_of_its_own_picture() -> None:
         seen.add(body)
         return web.Response(body=masks[body])
 
-    found = sent_to(answer, Load(4, concurrency=1))
-    assert [(each.status, each.pixels, each.differing) for each in found] == [
+    found = sent_to(answer, Load(60, concurrency=1, count=4))
+    assert [(each.status, each.pixels, each.differing) for each in found.all] == [
         ("200", 4, 0),
         ("200", 2, 0),
         ("200", 4, 1),
         ("200", 2, 2),
     ]
-    assert replies.worst_difference(found) == 1.0
+    assert found.differing == [0.25, 1.0]
+    with pytest.raises(RuntimeError, match="Triton answered 4 requests, not all of them right: 2 wrong masks"):
+        found.check("Triton")
 
 
 @pytest.mark.unit
@@ -94,8 +95,9 @@ def test_a_closed_load_keeps_its_number_of_requests_in_flight() -> None:
         flying.remove(request)
         return web.Response(body=dict(PICTURES)[body])
 
-    found = sent_to(answer, Load(12, concurrency=3))
-    assert len(found) == 12
+    found = sent_to(answer, Load(60, concurrency=3, count=12))
+    assert len(found.all) == 12
+    found.check("a server whose replies are right")
     assert max(most) == 3
 
 
@@ -111,9 +113,9 @@ def test_an_open_load_does_not_wait_for_replies() -> None:
         await all_here.wait()  # nobody is answered before all have asked
         return web.Response(body=dict(PICTURES)[await request.read()])
 
-    found = sent_to(answer, Load(10, rate=200.0))
-    assert [each.status for each in found] == ["200"] * 10
-    gaps = [later.sent - earlier.sent for earlier, later in itertools.pairwise(found)]
+    found = sent_to(answer, Load(0.05, rate=200.0))
+    assert [each.status for each in found.all] == ["200"] * 10
+    gaps = [later.sent - earlier.sent for earlier, later in itertools.pairwise(found.all)]
     assert sum(gaps) >= 9 / 200 * 0.9
 
 
@@ -131,11 +133,14 @@ def test_what_fails_is_told_by_its_kind_and_answers_nobody() -> None:
         await asyncio.sleep(60)
         return web.Response()
 
-    found = sent_to(answer, Load(3, concurrency=1, timeout=0.5))
-    assert [each.status for each in found] == ["503", "ServerDisconnectedError", "TimeoutError"]
-    assert replies.errors(found) == {"503": 1, "ServerDisconnectedError": 1, "TimeoutError": 1}
-    assert not replies.latencies(found)
-    assert replies.throughput(found) == 0
+    found = sent_to(answer, Load(60, concurrency=1, timeout=0.5, count=3))
+    assert [each.status for each in found.all] == ["503", "ServerDisconnectedError", "TimeoutError"]
+    assert found.errors == {"503": 1, "ServerDisconnectedError": 1, "TimeoutError": 1}
+    assert not found.seconds
+    assert found.throughput == 0
+    assert found.percentile(99) is None
+    with pytest.raises(RuntimeError, match=r"failed: \{'503': 1"):
+        found.check("a server")
 
 
 @pytest.mark.unit
@@ -154,8 +159,8 @@ def test_triton_is_asked_for_the_mask_alone_in_binary() -> None:
             body=head + dict(PICTURES)[image], headers={"Inference-Header-Content-Length": str(len(head))}
         )
 
-    found = sent_to(answer, Load(2, concurrency=1), tensors=True)
-    assert [each.differing for each in found] == [0, 0]
+    found = sent_to(answer, Load(60, concurrency=1, count=2), tensors=True)
+    assert [each.differing for each in found.all] == [0, 0]
     (first, image), _ = asked
     assert image == b"first"
     assert first["outputs"] == [{"name": "MASK", "parameters": {"binary_data": True}}]
@@ -165,56 +170,79 @@ def test_triton_is_asked_for_the_mask_alone_in_binary() -> None:
 
 
 @pytest.mark.unit
-def test_percentiles_are_values_that_were_seen() -> None:
-    hundred = [float(number) for number in range(100, 0, -1)]
-    assert [replies.percentile(hundred, share) for share in (0.5, 0.99, 1.0)] == [50.0, 99.0, 100.0]
-    assert replies.percentile([7.0], 0.5) == 7.0
-    assert replies.percentile([], 0.5) is None
-
-
-@pytest.mark.unit
 def test_throughput_and_answers_in_time_leave_out_what_failed() -> None:
-    found = [
-        reply(1.0),
-        reply(3.0, sent=1.0),
-        reply(0.1, "503", sent=2.0),
-        reply(1.5, sent=2.5, differing=1),
-        reply(5.0, "TimeoutError"),
-    ]
-    assert replies.elapsed(found) == 5.0
-    assert replies.throughput(found) == 3 / 5
-    assert replies.in_time(found, 1.5) == 2
-    assert replies.worst_difference(found) == 0.25
+    found = Replies(
+        [
+            reply(1.0),
+            reply(3.0, sent=1.0),
+            reply(0.1, "503", sent=2.0),
+            reply(1.5, sent=2.5, differing=1),
+            reply(5.0, "TimeoutError"),
+        ]
+    )
+    assert found.elapsed == 5.0
+    assert found.throughput == 3 / 5
+    assert found.in_time(1.5) == 2
+    assert found.percentile(50) == 1.5
+    assert found.throughput_between(2.0, 4.0) == 2 / 2
+    assert found.differing == [0.25]
+
+
+SERVER = """
+import http.server, signal, subprocess, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(bytes(4))
+
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True)
+child.stdout.readline()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
 
 
 @pytest.mark.unit
-def test_a_server_ends_with_all_that_it_started(tmp_path: Path) -> None:
-    child = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
-    )
-    parent = (
-        "import subprocess, sys\n"
-        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE, start_new_session=True)\n"
-        "child.stdout.readline(); print(child.pid, flush=True); child.wait()"
-    )
-    command = [sys.executable, "-c", parent]
-    with Running(command, environment={}, folder=tmp_path, stop=signal.SIGTERM, patience=0.3) as server:
-        while not server.log_tail().strip():
-            assert server.exit_code is None
-        lone = psutil.Process(int(server.log_tail()))
-        processes = server.processes()
-        assert lone in processes
+def test_a_server_is_loaded_and_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(b"a picture")
+    picture = Picture(tmp_path / "picture", tmp_path / "mask")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", SERVER, str(port)]
+    wire = Wire(f"http://127.0.0.1:{port}/segment")
+    with servers.started("a server", command, wire, [picture], environment={}, folder=tmp_path, patience=0.3) as server:
+        assert picture.mask.read_bytes() == bytes(4)  # the first server says what all must answer
+        processes = server.processes.all()
         assert len(processes) == 2
-        assert server.memory() > sum(process.memory_full_info().uss for process in processes) / 2
+        assert server.processes.memory() > sum(process.memory_full_info().uss for process in processes) / 2
+        with Sender(processes=2) as sender:
+            found = sender.run(Load(60, concurrency=4, count=5), wire, [picture])
+        found.check("a server")
+        assert len(found.all) == 10  # five of each process
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
-    assert server.exit_code is not None
+
+
+@pytest.mark.unit
+def test_a_server_that_ends_is_named_with_its_log(tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(b"a picture")
+    pictures = [Picture(tmp_path / "picture", tmp_path / "mask")]
+    command = [sys.executable, "-c", "raise SystemExit('no such model')"]
+    with (
+        pytest.raises(LaunchError, match=r"ended with exit code 1:\nno such model"),
+        servers.started("x", command, Wire("http://127.0.0.1:9/"), pictures, environment={}, folder=tmp_path),
+    ):
+        pass
 
 
 @pytest.mark.unit
 def test_a_peer_that_is_absent_is_reported() -> None:
-    by_name = {contender.name: contender for contender in CONTENDERS}
-    assert missing(by_name["mosec"], {}) == "not installed: make bench-peers"
-    assert missing(by_name["mosec"], {"mosec": "0.9.8"}) == ""
+    mosec = next(peer for peer in PEERS if peer.name == "mosec")
+    assert mosec.missing({}) == "not installed: make bench-peers"
+    assert not mosec.missing({"mosec": "0.9.8"})
 
 
 @pytest.mark.unit

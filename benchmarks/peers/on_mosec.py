@@ -1,8 +1,8 @@
 """The pipeline on mosec: one stage that does it all, or three as in mosec's examples with pre- and postprocessing.
 
 Tried: one stage with two workers of a thread each, with one of two threads, with batches of 8; three stages with 2, 1
-and 2 workers, which send each image's 3.2 MB of pixels through a socket, pickled. CONTENDERS has what was kept.
-`--capacity` turns away what is too much (429).
+and 2 workers, which send each image's 3.2 MB of pixels through a socket, pickled. PEERS has what was kept. `--capacity`
+refuses what is too much (429).
 """
 
 # pyright: reportMissingImports=false, reportUntypedBaseClass=false
@@ -13,25 +13,38 @@ from typing import Any
 
 import mosec
 
-from benchmarks.peers.pipeline import Core, Pipeline, Postprocess, Preprocess, predict
 from benchmarks.peers.service import MEDIA_TYPE, Service
+from benchmarks.peers.steps import Pipeline
 
-# What comes in and goes out is a list where a stage has batches.
-Items = Any
+service = Service.read()
 
 
-class First(mosec.Worker):
+class Takes(mosec.Worker):
     """Takes the bytes of a request as they are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._preprocess = Preprocess(Service.read())
 
     def deserialize(self, data: bytes) -> bytes:
         """Return the image."""
         return data
 
-    def forward(self, data: bytes) -> Items:
+
+class Sends(mosec.Worker):
+    """Sends the bytes of a mask as they are."""
+
+    resp_mime_type = MEDIA_TYPE
+
+    def serialize(self, data: bytes) -> bytes:
+        """Return the mask."""
+        return data
+
+
+class First(Takes):
+    """Decodes and resizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._preprocess = Pipeline(service, model=None).preprocess
+
+    def forward(self, data: bytes) -> Any:  # noqa: ANN401 - mosec has no types
         """Return pixels and size."""
         return self._preprocess(data)
 
@@ -41,56 +54,38 @@ class Second(mosec.Worker):
 
     def __init__(self) -> None:
         super().__init__()
-        self._core = Core(Service.read())
+        self._predict = Pipeline(service).predict
 
-    def forward(self, data: Items) -> Items:
+    def forward(self, data: Any) -> Any:  # noqa: ANN401 - an item, or a list where the stage has batches
         """Return logits and size of each image."""
-        return predict(self._core, data) if isinstance(data, list) else predict(self._core, [data])[0]
+        return self._predict(data) if isinstance(data, list) else self._predict([data])[0]
 
 
-class Third(mosec.Worker):
-    """Sends the bytes of a mask as they are."""
-
-    resp_mime_type = MEDIA_TYPE
+class Third(Sends):
+    """Makes masks."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._postprocess = Postprocess(Service.read())
+        self._postprocess = Pipeline(service, model=None).postprocess
 
-    def forward(self, data: Items) -> bytes:
+    def forward(self, data: Any) -> bytes:  # noqa: ANN401 - mosec has no types
         """Return the mask."""
         return self._postprocess(*data)
 
-    def serialize(self, data: bytes) -> bytes:
-        """Return the mask."""
-        return data
 
-
-class Whole(mosec.Worker):
+class Whole(Takes, Sends):
     """All three steps."""
-
-    resp_mime_type = MEDIA_TYPE
 
     def __init__(self) -> None:
         super().__init__()
-        self._pipeline = Pipeline(Service.read())
+        self._pipeline = Pipeline(service)
 
-    def deserialize(self, data: bytes) -> bytes:
-        """Return the image."""
-        return data
-
-    def serialize(self, data: bytes) -> bytes:
-        """Return the mask."""
-        return data
-
-    def forward(self, data: Items) -> Items:
+    def forward(self, data: Any) -> Any:  # noqa: ANN401 - an item, or a list where the stage has batches
         """Return the mask of each image."""
         return self._pipeline(data) if isinstance(data, list) else self._pipeline([data])[0]
 
 
-def main() -> None:
-    """Serve until a signal comes."""
-    service = Service.read()
+if __name__ == "__main__":
     sys.argv += ["--address", "127.0.0.1", "--port", str(service.port), "--log-level", "warning"]
     sys.argv += ["--capacity", str(service.queue), "--timeout", str(round(service.timeout * 1000))]
     server = mosec.Server()
@@ -103,7 +98,3 @@ def main() -> None:
     else:
         server.append_worker(Whole, num=service.workers, **batches)
     server.run()
-
-
-if __name__ == "__main__":
-    main()

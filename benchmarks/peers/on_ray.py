@@ -1,10 +1,10 @@
 """The pipeline on Ray Serve: one deployment, a replica for each worker, each with its share of the cores.
 
-As Ray's performance guide asks, `num_cpus` and OMP_NUM_THREADS agree, and a bounded queue turns away what is too much
+As Ray's performance guide asks, `num_cpus` and OMP_NUM_THREADS agree, and a bounded queue refuses what is too much
 (503). `max_ongoing_requests` is far above its default of 5: with few slots the router looks for a free one again and
 again, and sixteen callers got half the images a second. Requests go straight to the pipeline unless batches are asked
 for: `serve.batch` with batches of one costs 2 ms. Tried besides: two replicas with a thread each, one with two, batches
-of 8, and RAY_SERVE_THROUGHPUT_OPTIMIZED=1, which changed nothing; CONTENDERS has what was kept. Not tried:
+of 8, and RAY_SERVE_THROUGHPUT_OPTIMIZED=1, which changed nothing; PEERS has what was kept. Not tried:
 RAY_SERVE_ENABLE_HA_PROXY=1, which listens on all interfaces.
 
 The HTTP proxy listens on 127.0.0.1. Ray has no such switch for its own services; a token, new for each run, locks them.
@@ -15,15 +15,23 @@ The HTTP proxy listens on 127.0.0.1. Ray has no such switch for its own services
 # Ray is in an environment that only `make bench-peers` makes; without it nothing has a type.
 
 import os
+import secrets
 import signal
+
+if __name__ == "__main__":  # before Ray is imported
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(),
+    }
 
 import ray
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks.peers.pipeline import Pipeline
 from benchmarks.peers.service import MEDIA_TYPE, Service
+from benchmarks.peers.steps import Pipeline
 
 # The masks are too small for it, and Ray would take 30 % of the memory.
 OBJECT_STORE_BYTES = 200_000_000
@@ -57,8 +65,7 @@ class Segmenter:
         return Response(mask, media_type=MEDIA_TYPE)
 
 
-def main() -> None:
-    """Serve until a signal comes."""
+if __name__ == "__main__":
     ray.init(
         num_cpus=service.workers * service.threads,
         include_dashboard=False,
@@ -71,7 +78,3 @@ def main() -> None:
     signal.sigwait({signal.SIGTERM})
     serve.shutdown()
     ray.shutdown()
-
-
-if __name__ == "__main__":
-    main()

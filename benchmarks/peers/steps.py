@@ -1,0 +1,59 @@
+"""What every peer serves: the repository's own pre- and postprocessing around the same model.pt, in one process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+# The folders of these two modules are on PYTHONPATH: they are the files that Triton's Python models run.
+import image_ops
+import mask_ops
+import numpy as np
+import numpy.typing as npt
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.peers.service import Service
+
+# Of one image: pixels (1, 3, H, W) float32 or logits (1, C, H / 8, W / 8) float32, and its size (1, 2) int32.
+Pixels = tuple[torch.Tensor, npt.NDArray[np.int32]]
+Logits = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
+
+
+class Pipeline:
+    """The three steps.
+
+    Args:
+        service: what the peer is told.
+        model: the model file, where it is not the service's; None for the steps around it alone.
+    """
+
+    def __init__(self, service: Service, *, model: str | None = "") -> None:
+        self._service = service
+        self._settings = image_ops.Settings.from_parameters(service.preprocess)
+        torch.set_num_threads(service.threads)
+        self._model: Any = None if model is None else torch.jit.load(model or service.model)
+
+    def preprocess(self, image: bytes) -> Pixels:
+        """Return the pixels of an encoded image; raises InvalidImageError."""
+        pixels, size = image_ops.preprocess([image], self._settings)
+        return torch.from_numpy(pixels), size
+
+    def predict(self, images: Sequence[Pixels]) -> list[Logits]:
+        """Run the model on some images at once, which may not differ in height and width of their pixels."""
+        pixels = [each for each, _ in images]
+        with torch.inference_mode():
+            logits = self._model(pixels[0] if len(pixels) == 1 else torch.cat(pixels))[1]
+        return [(each.numpy(), size) for each, (_, size) in zip(logits.split(1), images, strict=True)]
+
+    def postprocess(self, logits: npt.NDArray[np.float32], size: npt.NDArray[np.int32]) -> bytes:
+        """Return the class ids, one byte a pixel, row by row."""
+        told = self._service
+        return mask_ops.postprocess(
+            logits, size, class_count=told.class_count, max_pixels=told.max_pixels
+        ).masks.tobytes()
+
+    def __call__(self, images: Sequence[bytes]) -> list[bytes]:
+        """Return the mask of each encoded image."""
+        return [self.postprocess(*each) for each in self.predict([self.preprocess(image) for image in images])]
