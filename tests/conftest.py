@@ -1,4 +1,4 @@
-"""What several tiers share: untrained models, built once and kept under out/, a toy, and servers of both."""
+"""What several tiers share: untrained models, built once and kept under out/, two kinds of toys, and servers of all."""
 
 from __future__ import annotations
 
@@ -35,8 +35,36 @@ def model_repository() -> Path:
 
 @pytest.fixture(scope="session")
 def server(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
-    """The one server that every test of the served models shares."""
+    """The one server of the real network; where its arithmetic does not matter, color_server answers at once."""
     with TritonProcess(model_repository, log=tmp_path_factory.mktemp("server") / "serve.log") as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def color_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `build_models.py --weights none` makes, but with core models that tell classes by color."""
+    import torch  # noqa: PLC0415 - the unit tests do without
+
+    from benchmarks import toy  # noqa: PLC0415 - torch
+    from deeplabv3 import VARIANTS, WeightsSource  # noqa: PLC0415 - torch
+    from deeplabv3.building import assembly, model_file, tracing  # noqa: PLC0415 - torch
+    from deeplabv3.building.plan import Plan  # noqa: PLC0415 - torch
+
+    repository = tmp_path_factory.mktemp("color") / "models"
+    plans = [Plan(variant, WeightsSource("none")) for variant in VARIANTS]
+    assembly.build(repository, plans, configs_only=True)
+    core = torch.jit.trace(toy.ByColour().eval(), torch.zeros(1, 3, 32, 32))
+    for plan in plans:
+        file = assembly.model_file(repository, plan.variant)
+        file.parent.mkdir()
+        tracing.save(core, file, model_file.record_of(plan).as_extra_files())
+    return repository
+
+
+@pytest.fixture(scope="session")
+def color_server(color_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
+    """The one server of it: the default settings, 520 x 520, and both ensembles, whose masks are equal."""
+    with TritonProcess(color_repository, log=tmp_path_factory.mktemp("color-server") / "serve.log") as process:
         yield process
 
 
