@@ -24,6 +24,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let one worker of xdist have all tests that share servers or the built models, and keep the files whole."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            shares = item.get_closest_marker("server") or "model_repository" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("server" if shares else item.path.name))
+
+
+def pytest_runtest_setup() -> None:
+    """Let SIGTERM end pytest as Ctrl-C does, with its servers; a command that a test called may have changed that."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def model_repository() -> Path:
     """A complete model repository with untrained weights; build_models.py rebuilds what is not up to date."""

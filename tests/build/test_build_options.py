@@ -215,6 +215,10 @@ def test_the_resnets_options_and_the_head_reach_the_served_file(
     assert logits.shape == (2, 3, 6, 9)
     for served, wanted in ((out, expected["out"]), (aux, expected["aux"])):
         assert float((served - wanted).abs().max()) <= 1e-4 * max(1.0, float(wanted.abs().max()))
+    for name in ("deeplabv3_resnet50", "segment_resnet50"):
+        config = (repository / name / "config.pbtxt").read_text()
+        assert "mine.pth@sha256:" in config
+        assert ('"aux"' in config) == (name == "deeplabv3_resnet50")
     for name in ("deeplabv3_resnet50", "segment_resnet50", "postprocess"):
         dims = [tensor.dims[0] for tensor in parsed(repository / name / "config.pbtxt").output]
         assert set(dims) <= {3, -1, 1}
