@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # A shell lets its background jobs ignore SIGINT, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# SIGTERM ends pytest as Ctrl-C does: the fixtures stop their servers.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup() -> None:
-    """Let SIGTERM end pytest as Ctrl-C does, with its servers; a command that a test called may have changed that."""
+    """Set it again: a command that a test called in this process may have changed it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
