@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from triton_process import TritonProcess
@@ -68,7 +68,7 @@ def color_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("color") / "models"
     plans = [Plan(variant, WeightsSource("none")) for variant in VARIANTS]
     assembly.build(repository, plans, configs_only=True)
-    core = torch.jit.trace(toy.ByColour().eval(), torch.zeros(1, 3, 32, 32))
+    core: Any = torch.jit.trace(toy.ByColour().eval(), torch.zeros(1, 3, 32, 32))
     for plan in plans:
         file = assembly.model_file(repository, plan.variant)
         file.parent.mkdir()
