@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from triton_process import TritonProcess
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from triton_process import Serving
+    from xdist.remote import Producer
 
 # A shell lets its background jobs ignore SIGINT, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -26,12 +28,16 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let one worker of xdist have all tests that share servers or the built models, and keep the files whole."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            shares = item.get_closest_marker("server") or "model_repository" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("server" if shares else item.path.name))
+class _ByFile(LoadScopeScheduling):
+    """One worker of xdist runs all tests that share servers or the built models; the other files stay whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "server" if file.startswith("tests/server/") or file == "tests/build/test_build_models.py" else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _ByFile(config, log)
 
 
 def pytest_runtest_setup() -> None:
