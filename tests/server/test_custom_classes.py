@@ -74,7 +74,7 @@ def custom_server(model: DeepLabV3, tmp_path_factory: pytest.TempPathFactory) ->
     options = ["--weights", str(folder / "farm.pth"), "--classes", str(folder / "farm.txt"), "--aux-loss"]
     options += ["--width-per-group", str(WIDTH), "--set", f"preprocess.resize_size={SIDE}"]
     command = [sys.executable, "build_models.py", *options, "--model-repository", str(folder / "models")]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=500)
     with TritonProcess(folder / "models", log=folder / "serve.log") as process:
         yield process
 
