@@ -29,7 +29,7 @@ demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
 	$(BIN)/python -u demo.py
 
 test: $(VENV)/deploy lint ## Linters, types, tests with a real server
-	$(BIN)/python -m pytest -m 'not stack'
+	$(BIN)/python -m pytest -m 'not stack' --numprocesses 2
 
 check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Triton behind Envoy, under Prometheus and Locust: what `make test` leaves out
 	$(BIN)/python -m pytest -m stack --numprocesses 2 --dist loadfile

@@ -1,4 +1,4 @@
-"""What several tiers share: untrained models, built once and kept under out/, a toy, and servers of both."""
+"""What several tiers share: untrained models, built once and kept under out/, two kinds of toys, and servers of all."""
 
 from __future__ import annotations
 
@@ -7,21 +7,42 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from triton_process import TritonProcess
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from triton_process import Serving
+    from xdist.remote import Producer
 
 # A shell lets its background jobs ignore SIGINT, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# SIGTERM ends pytest as Ctrl-C does: the fixtures stop their servers.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+class _ByFile(LoadScopeScheduling):
+    """One worker of xdist runs all tests that share servers or the built models; the other files stay whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "server" if file.startswith("tests/server/") or file == "tests/build/test_build_models.py" else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _ByFile(config, log)
+
+
+def pytest_runtest_setup() -> None:
+    """Set it again: a command that a test called in this process may have changed it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +56,36 @@ def model_repository() -> Path:
 
 @pytest.fixture(scope="session")
 def server(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
-    """The one server that every test of the served models shares."""
+    """The one server of the real network; where its arithmetic does not matter, color_server answers at once."""
     with TritonProcess(model_repository, log=tmp_path_factory.mktemp("server") / "serve.log") as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def color_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `build_models.py --weights none` makes, but with core models that tell classes by color."""
+    import torch  # noqa: PLC0415 - the unit tests do without
+
+    from benchmarks import toy  # noqa: PLC0415 - torch
+    from deeplabv3 import VARIANTS, WeightsSource  # noqa: PLC0415 - torch
+    from deeplabv3.building import assembly, model_file, tracing  # noqa: PLC0415 - torch
+    from deeplabv3.building.plan import Plan  # noqa: PLC0415 - torch
+
+    repository = tmp_path_factory.mktemp("color") / "models"
+    plans = [Plan(variant, WeightsSource("none")) for variant in VARIANTS]
+    assembly.build(repository, plans, configs_only=True)
+    core: Any = torch.jit.trace(toy.ByColour().eval(), torch.zeros(1, 3, 32, 32))
+    for plan in plans:
+        file = assembly.model_file(repository, plan.variant)
+        file.parent.mkdir()
+        tracing.save(core, file, model_file.record_of(plan).as_extra_files())
+    return repository
+
+
+@pytest.fixture(scope="session")
+def color_server(color_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
+    """The one server of it: the default settings, 520 x 520, and both ensembles, whose masks are equal."""
+    with TritonProcess(color_repository, log=tmp_path_factory.mktemp("color-server") / "serve.log") as process:
         yield process
 
 

@@ -16,11 +16,12 @@ import torch
 
 import build_models
 from build_models import make_plans, parse_arguments
-from deeplabv3 import BuildError, InvalidOptionError, WeightsSource, model_deeplabv3_resnet50
+from deeplabv3 import VARIANTS, BuildError, InvalidOptionError, WeightsSource, model_deeplabv3_resnet50
 from deeplabv3.building import assembly, steps
 from deeplabv3.building.assembly import build
 from deeplabv3.building.model_file import record_of
 from deeplabv3.building.plan import Plan
+from deeplabv3.building.published import describe
 from deeplabv3.building.steps import MODEL_REPOSITORY
 from deeplabv3.repository.config import read_config
 from deeplabv3.repository.record import read_record
@@ -247,6 +248,10 @@ def test_the_resnets_options_and_the_head_reach_the_served_file(
     assert logits.shape == (2, 3, 6, 9)
     for served, wanted in ((out, expected["out"]), (aux, expected["aux"])):
         assert float((served - wanted).abs().max()) <= 1e-4 * max(1.0, float(wanted.abs().max()))
+    for name in ("deeplabv3_resnet50", "segment_resnet50"):
+        config = (repository / name / "config.pbtxt").read_text()
+        assert "mine.pth@sha256:" in config
+        assert ('"aux"' in config) == (name == "deeplabv3_resnet50")
     for name in ("deeplabv3_resnet50", "segment_resnet50", "postprocess"):
         dims = [tensor.dims[0] for tensor in parsed(repository / name / "config.pbtxt").output]
         assert set(dims) <= {3, -1, 1}
@@ -318,6 +323,21 @@ def test_where_one_of_two_models_fails_neither_is_replaced(tmp_path: Path, monke
     assert (tmp_path / "postprocess" / "labels.txt").read_text().split("\n")[:2] == ["__background__", "aeroplane"]
 
 
+@pytest.fixture(scope="module")
+def all_figures() -> dict[str, Any]:
+    """Both variants' figures: four models are traced for them."""
+    return describe(VARIANTS)
+
+
+@pytest.fixture
+def described_before(all_figures: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(variants: Sequence[str]) -> dict[str, Any]:
+        return {variant: all_figures[variant] for variant in variants}
+
+    monkeypatch.setattr(build_models, "describe", found)
+
+
+@pytest.mark.usefixtures("described_before")
 def test_the_figures_are_those_that_are_published(capsys: pytest.CaptureFixture[str]) -> None:
     assert build_models.main(["--describe", "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
@@ -346,6 +366,7 @@ def test_the_figures_are_those_that_are_published(capsys: pytest.CaptureFixture[
     assert 1 - gflops["served_gflops"] / gflops["gflops"] == pytest.approx(0.056, abs=0.0005)
 
 
+@pytest.mark.usefixtures("described_before")
 def test_the_figures_are_a_table_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert build_models.main(["--describe", "--variant", "resnet50"]) == 0
     printed = capsys.readouterr().out

@@ -279,9 +279,17 @@ def test_a_damaged_state_is_refused(tmp_path: Path, content: str) -> None:
     assert state.read_text() == content
 
 
-@pytest.mark.parametrize(
-    "line", ["", "{", "null", "{}", '{"image": "100", "seconds": 1, "matrices": {"core toy": [[0, 21, 1]]}}']
-)
+def test_a_record_of_a_class_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
+    run(folder, state)
+    header, first, second = state.read_text().splitlines()
+    damaged = json.dumps(json.loads(first) | {"matrices": {"core toy": [[0, 21, 1]]}})
+    state.write_text(f"{header}\n{damaged}\n{second}\n")
+    with pytest.raises(EvaluationError, match="of an evaluation; pass --restart"):
+        run(folder, state)
+
+
+@pytest.mark.parametrize("line", ["", "{", "null", "{}"])
 def test_a_damaged_record_is_refused(tmp_path: Path, line: str) -> None:
     folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
     run(folder, state)

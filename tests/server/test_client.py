@@ -1,7 +1,8 @@
-"""deeplab_client against the real server."""
+"""deeplab_client against a real server, whose core models tell classes by color."""
 
 from __future__ import annotations
 
+import functools
 import io
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,8 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture(params=["grpc", "http"])
-def client(server: TritonProcess, request: pytest.FixtureRequest, kind: Kind) -> Iterator[Driver]:
-    address = {"grpc": server.grpc_url, "http": server.http_url}[request.param]
+def client(color_server: TritonProcess, request: pytest.FixtureRequest, kind: Kind) -> Iterator[Driver]:
+    address = {"grpc": color_server.grpc_url, "http": color_server.http_url}[request.param]
     with connected(kind, f"{request.param}://{address}", timeout=TIMEOUT) as client:
         yield client
 
@@ -50,11 +51,17 @@ def raw_mask(server: TritonProcess, data: bytes, model: str = "segment_resnet50"
     return wire.infer(server, "grpc", model, {"IMAGE": wire.images(data)}, ["MASK"])["MASK"][0]
 
 
+@functools.cache
+def large_picture() -> bytes:
+    """Return a picture that takes the server a few tenths of a second."""
+    return pictures.jpeg((6000, 4000))
+
+
 @pytest.mark.parametrize(("scheme", "kind"), [("grpc", "sync"), ("http", "async")])
 def test_every_form_of_a_picture_gives_the_same_mask(
-    server: TritonProcess, scheme: str, kind: Kind, tmp_path: Path
+    color_server: TritonProcess, scheme: str, kind: Kind, tmp_path: Path
 ) -> None:
-    expected = raw_mask(server, pictures.small())
+    expected = raw_mask(color_server, pictures.small())
     image = pictures.cat()
     (tmp_path / "cat.png").write_bytes(pictures.small())
     forms = {
@@ -68,15 +75,17 @@ def test_every_form_of_a_picture_gives_the_same_mask(
         "tensor": torch.from_numpy(np.array(image)),
         "array with alpha": np.dstack([np.asarray(image), np.zeros((300, 451), np.uint8)]),
     }
-    address = server.grpc_url if scheme == "grpc" else server.http_url
+    address = color_server.grpc_url if scheme == "grpc" else color_server.http_url
     with connected(kind, f"{scheme}://{address}", timeout=TIMEOUT) as client:
         for form, picture in forms.items():
             np.testing.assert_array_equal(client.segment(picture).mask, expected, err_msg=form)
 
 
-def test_a_mask_is_the_models_and_a_result_says_what_it_is(server: TritonProcess, client: Driver, model: str) -> None:
+def test_a_mask_is_the_models_and_a_result_says_what_it_is(
+    color_server: TritonProcess, client: Driver, model: str
+) -> None:
     result = client.segment(pictures.CAT, model=model)
-    np.testing.assert_array_equal(result.mask, raw_mask(server, pictures.small(), model))
+    np.testing.assert_array_equal(result.mask, raw_mask(color_server, pictures.small(), model))
     assert (result.model_name, result.model_version) == (model, "1")
     assert result.weights == "none"
     assert result.untrained
@@ -94,9 +103,11 @@ def test_a_mask_is_the_models_and_a_result_says_what_it_is(server: TritonProcess
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_the_format_in_which_a_mask_travels_does_not_change_it(server: TritonProcess, kind: Kind, scheme: str) -> None:
-    address = server.grpc_url if scheme == "grpc" else server.http_url
-    expected = raw_mask(server, pictures.small())
+def test_the_format_in_which_a_mask_travels_does_not_change_it(
+    color_server: TritonProcess, kind: Kind, scheme: str
+) -> None:
+    address = color_server.grpc_url if scheme == "grpc" else color_server.http_url
+    expected = raw_mask(color_server, pictures.small())
     # A PIL image travels as pixels, and these compressed.
     for picture, options in (
         (pictures.small(), {"mask_format": "png"}),
@@ -169,7 +180,7 @@ def test_a_model_that_is_no_segmentation_is_an_error_of_the_model(client: Driver
 def test_a_deadline_is_kept_and_costs_the_next_call_nothing(client: Driver) -> None:
     client.segment(pictures.small())
     with pytest.raises(deeplab_client.DeadlineExceededError, match=r"0\.05"):
-        client.segment(pictures.small(), timeout=0.05)
+        client.segment(large_picture(), timeout=0.05)
     assert client.segment(pictures.small()).mask.shape == (300, 451)
 
 

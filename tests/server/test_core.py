@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -29,30 +30,35 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.server
 
 
-@pytest.mark.parametrize("shape", [(1, 520, 520), (1, 261, 400), (3, 97, 130)], ids=str)
+@functools.cache
+def eager_logits(variant: str, seed: int, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
+    """Return pixels, and the logits that torchvision has for each picture by itself."""
+    pixels = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    with torch.inference_mode():
+        alone = [eager(variant)(torch.from_numpy(one[None]))["out"].numpy() for one in pixels]
+    return pixels, np.concatenate(alone)
+
+
+# The masks of the ensembles are compared at 520 x 520, in test_pipeline.
+@pytest.mark.parametrize("shape", [(1, 3, 133, 200), (3, 3, 97, 66)], ids=str)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_are_those_of_eager_torchvision(
-    server: TritonProcess, variant: str, protocol: wire.Protocol, shape: tuple[int, int, int]
+    server: TritonProcess, variant: str, protocol: wire.Protocol, shape: tuple[int, int, int, int]
 ) -> None:
-    batch, height, width = shape
-    pixels = np.random.default_rng(3).standard_normal((batch, 3, height, width)).astype(np.float32)
+    pixels, expected = eager_logits(variant, 3, shape)
     reply = wire.infer(server, protocol, f"deeplabv3_{variant}", {"input": pixels}, ["out", "logits_os8"])
-    with torch.inference_mode():
-        expected = eager(variant)(torch.from_numpy(pixels))["out"].numpy()
     assert reply["out"].shape == expected.shape
-    assert reply["logits_os8"].shape == (batch, 21, -(-height // 8), -(-width // 8))
+    assert reply["logits_os8"].shape == (shape[0], 21, -(-shape[2] // 8), -(-shape[3] // 8))
     # 1e-4 for logits of order 1; the untrained ResNet-101's are of order 1000.
     assert np.abs(reply["out"] - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
 
 
 @pytest.mark.parametrize("batch", range(1, 9))
 def test_every_batch_size_gives_each_picture_its_own_logits(server: TritonProcess, batch: int) -> None:
-    pixels = np.random.default_rng(4).standard_normal((batch, 3, 72, 88)).astype(np.float32)
-    together = wire.infer(server, "grpc", "deeplabv3_resnet50", {"input": pixels}, ["out"])["out"]
-    with torch.inference_mode():
-        alone = np.concatenate([eager("resnet50")(torch.from_numpy(one[None]))["out"].numpy() for one in pixels])
-    assert np.abs(together - alone).max() <= 1e-4 * max(1.0, np.abs(alone).max())
+    pixels, alone = eager_logits("resnet50", 4, (8, 3, 72, 88))
+    together = wire.infer(server, "grpc", "deeplabv3_resnet50", {"input": pixels[:batch]}, ["out"])["out"]
+    assert np.abs(together - alone[:batch]).max() <= 1e-4 * max(1.0, np.abs(alone).max())
 
 
 class Doubler(nn.Module):
@@ -103,6 +109,8 @@ def write_model(repository: Path, name: str, module: nn.Module, text: str) -> No
 
 
 UNKNOWN_PARAMETER = 'parameters { key: "weights" value { string_value: "toy" } }\n'
+# Long enough for requests that are sent at once to meet, whatever else the machine does.
+DYNAMIC_BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }\n"
 # name -> inputs and outputs of the config, and what comes out when the first input gets ROW, the second 10 * ROW.
 MAPPED: dict[str, tuple[list[str], list[str], dict[str, npt.NDArray[Any]]]] = {
     "by_argument": (["second", "first"], ["a", "b"], {"a": 2 * ROW * 10, "b": 3 * ROW}),
@@ -118,20 +126,15 @@ REFUSED: dict[str, tuple[nn.Module, list[str], str]] = {
 }
 
 
-DOUBLED = (["first", "second"], ["twice", "thrice"])
-# Long enough for requests that are sent at once to meet, whatever else the machine does.
-DYNAMIC_BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }\n"
-
-
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     """One server with a model for every case."""
     repository = tmp_path_factory.mktemp("toys")
     for name, (inputs, outputs, _) in MAPPED.items():
-        write_model(repository, name, Doubler(), config(name, inputs, outputs, extra=UNKNOWN_PARAMETER))
+        extra = UNKNOWN_PARAMETER + DYNAMIC_BATCHING
+        write_model(repository, name, Doubler(), config(name, inputs, outputs, extra=extra))
     for name, (module, outputs, _) in REFUSED.items():
         write_model(repository, name, module, config(name, ["first"], outputs))
-    write_model(repository, "batches", Doubler(), config("batches", *DOUBLED, extra=DYNAMIC_BATCHING))
     with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
         yield process
 
@@ -142,14 +145,15 @@ def test_requests_that_share_a_batch_get_their_own_rows(toys: TritonProcess) -> 
     rows = [np.full((1 + number % 2, 3), number, np.float32) for number in numbers]
 
     def call(row: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
-        return wire.infer(toys, "grpc", "batches", {"first": row, "second": row}, DOUBLED[1])
+        return wire.infer(toys, "grpc", "by_argument", {"first": row, "second": row}, ["a", "b"])
 
+    before = statistics.read(toys.grpc_url)
     with ThreadPoolExecutor(len(rows)) as pool:
         replies = list(pool.map(call, rows))
     for row, reply in zip(rows, replies, strict=True):
-        np.testing.assert_array_equal(reply["twice"], 2 * row)
-        np.testing.assert_array_equal(reply["thrice"], 3 * row)
-    counts = statistics.read(toys.grpc_url)["batches"]
+        np.testing.assert_array_equal(reply["a"], 2 * row)
+        np.testing.assert_array_equal(reply["b"], 3 * row)
+    counts = statistics.between(before, statistics.read(toys.grpc_url))["by_argument"]
     assert counts["inferences"] == sum(len(row) for row in rows)
     assert counts["executions"] < len(rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -14,7 +15,6 @@ import pytest
 
 import build_models
 import deeplabv3.evaluation.__main__
-import demo
 import serve
 
 if TYPE_CHECKING:
@@ -39,15 +39,15 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("document", ["README.md", "client/README.md"])
-def test_python_blocks_run(server: TritonProcess, document: str, tmp_path: Path) -> None:
+def test_python_blocks_run(color_server: TritonProcess, document: str, tmp_path: Path) -> None:
     # The rest has a fake in place of the server and is run by the unit tests.
     found = [block for block in blocks(document, "python") if "deeplab_client.testing" not in block]
     assert found
     for name in ("cat.png", "cow.jpg"):
         (tmp_path / name).write_bytes(pictures.small())
     for block in found:
-        code = block.replace("localhost:8001", server.grpc_url).replace("timeout=30.0", "timeout=120.0")
-        assert server.grpc_url in code
+        code = block.replace("localhost:8001", color_server.grpc_url).replace("timeout=30.0", "timeout=120.0")
+        assert color_server.grpc_url in code
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
         )
@@ -81,7 +81,7 @@ def test_commands_of_shell_blocks_exist(document: str) -> None:
                 parsers[arguments[0]](arguments[1:])
 
 
-def test_the_clients_commands_run(server: TritonProcess, tmp_path: Path) -> None:
+def test_the_clients_commands_run(color_server: TritonProcess, tmp_path: Path) -> None:
     """Every line of the README, in a folder with the pictures that it names."""
     for name in ("cow.jpg", "photos/a.jpg", "photos/deeper/b.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def test_the_clients_commands_run(server: TritonProcess, tmp_path: Path) -> None
     lines = [line for line in "".join(blocks("client/README.md", "sh")).splitlines() if line.startswith("deeplab ")]
     assert {shlex.split(line)[1] for line in lines} == {"segment", "classes", "ping"}
     for line in lines:
-        arguments = shlex.split(line.replace("localhost:8001", server.grpc_url))[1:]
+        arguments = shlex.split(line.replace("localhost:8001", color_server.grpc_url))[1:]
         command = [sys.executable, "-W", "error", "-m", "deeplab_client", *arguments, "--timeout", "120"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -161,19 +161,21 @@ def test_every_option_of_evaluate_is_documented(capsys: pytest.CaptureFixture[st
             assert f"`{option}" in text
 
 
-def test_the_demo_tells_that_its_weights_are_untrained(
-    model_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_demo_tells_that_its_weights_are_untrained(color_repository: Path, tmp_path: Path) -> None:
     """The demo on a machine without the weights, in a repository where untrained models are built already."""
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    assert demo.main(["--model-repository", str(model_repository), "--output", str(tmp_path / "out")]) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("agree pixel for pixel") == 2
-    assert "UNTRAINED WEIGHTS" in printed
-    assert "(noise)" in printed
-    assert f"serve.py --model-repository {model_repository}\n" in printed
-    assert "cat.png --url grpc://localhost:8001" in printed
+    command = [
+        *(sys.executable, "demo.py", "--model-repository", str(color_repository)),
+        *("--output", str(tmp_path / "out")),
+    ]
+    offline = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | offline, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("up to date (weights none)") == 2
+    assert done.stdout.count("agree pixel for pixel") == 2
+    assert "UNTRAINED WEIGHTS" in done.stdout
+    assert "(noise)" in done.stdout
+    assert f"serve.py --model-repository {color_repository}\n" in done.stdout
+    assert "cat.png --url grpc://localhost:8001" in done.stdout
     for variant in ("resnet50", "resnet101"):
         with pictures.opened(tmp_path / "out" / f"segment_{variant}.png") as picture:
             # The photograph, the legend to its right, and the banner across the top.

@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import fcntl
 import http.client
+import itertools
 import json
 import os
 import re
@@ -108,13 +109,24 @@ def add_model(repository: Path, name: str, *, config: str = ECHO_CONFIG, code: s
     return repository
 
 
+def add_models(repository: Path) -> Path:
+    """Write two sleeping models and `twice`, the ensemble of both."""
+    add_model(repository, "first")
+    add_model(repository, "second")
+    return add_model(repository, "twice", config=TWICE_CONFIG, code=None)
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Two sleeping models and `twice`, the ensemble of both."""
-    models = tmp_path / "models"
-    add_model(models, "first")
-    add_model(models, "second")
-    return add_model(models, "twice", config=TWICE_CONFIG, code=None)
+    return add_models(tmp_path / "models")
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
+    """The server that all tests share that leave it running."""
+    folder = tmp_path_factory.mktemp("lasting")
+    with TritonProcess(add_models(folder / "models"), log=folder / "log") as server:
+        yield server
 
 
 def infer(server: TritonProcess, protocol: str, model: str, *, seconds: float = 0.0) -> float:
@@ -159,48 +171,24 @@ def started(repository: Path, model: str) -> Path:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_both_protocols_answer_on_the_ports_of_the_ready_line(
-    serving: Serving, repository: Path, protocol: str
-) -> None:
-    server = serving(repository)
-    assert infer(server, protocol, "twice") == 0.0
+def test_both_protocols_answer_on_the_ports_of_the_ready_line(lasting: TritonProcess, protocol: str) -> None:
     counted = "nv_inference_request_success"  # a moment after the reply
-    wait_until(lambda: metric(server, counted, "twice") == 1, what="the request is counted")
+    before = metric(lasting, counted, "twice")
+    assert infer(lasting, protocol, "twice") == 0.0
+    wait_until(lambda: metric(lasting, counted, "twice") == before + 1, what="the request is counted")
 
 
-def test_two_servers_run_on_one_machine(serving: Serving, repository: Path) -> None:
-    one, other = serving(repository), serving(repository)
-    assert one.stop() == 0
-    assert infer(other, "grpc", "twice") == 0.0
-
-
-@pytest.mark.parametrize(
-    ("protocol", "number"), [("grpc", signal.SIGTERM), ("http", signal.SIGTERM), ("grpc", signal.SIGINT)]
-)
-def test_requests_in_flight_are_answered_at_a_stop(
-    serving: Serving, repository: Path, protocol: str, number: signal.Signals
-) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_requests_in_flight_are_answered_at_a_stop(serving: Serving, repository: Path, number: signal.Signals) -> None:
     server = serving(repository)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        models = ["twice", "first", "twice", "first"]
-        answers = [pool.submit(infer, server, protocol, model, seconds=0.8) for model in models]
+        calls = itertools.product(["grpc", "http"], ["twice", "first"])
+        answers = [pool.submit(infer, server, protocol, model, seconds=0.8) for protocol, model in calls]
         # One at a time executes, so three that wait mean that the server has all four.
         wait_until(lambda: metric(server, PENDING, "first") == 3, what="four requests in the server")
         # Ctrl-C in a terminal reaches the whole process group.
         (os.killpg if number == signal.SIGINT else os.kill)(server.pid, number)
         assert [answer.result() for answer in answers] == pytest.approx([0.8] * 4)
-    assert server.wait() == 0
-
-
-def test_new_connections_are_refused_while_requests_finish(serving: Serving, repository: Path) -> None:
-    server = serving(repository)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(infer, server, "grpc", "twice", seconds=1.5)
-        wait_until(started(repository, "first").exists, what="the request in the first step")
-        server.signal(signal.SIGTERM)
-        wait_until(lambda: not answers(server.http_url), what="new HTTP connections refused", seconds=2)
-        assert not answer.done()
-        assert answer.result() == 1.5
     assert server.wait() == 0
 
 
@@ -220,7 +208,9 @@ def test_idle_connections_do_not_hold_up_a_stop(serving: Serving, repository: Pa
         assert time.monotonic() - began < 10
 
 
-def test_a_kept_connection_is_not_idle_while_its_request_runs(serving: Serving, repository: Path) -> None:
+def test_new_connections_are_refused_while_the_request_of_a_kept_one_finishes(
+    serving: Serving, repository: Path
+) -> None:
     server = serving(repository)
     connection = connect(server.http_url, "/v2/health/live")
 
@@ -233,6 +223,8 @@ def test_a_kept_connection_is_not_idle_while_its_request_runs(serving: Serving, 
         answer = pool.submit(ask)
         wait_until(started(repository, "first").exists, what="the request in the first step")
         server.signal(signal.SIGTERM)
+        wait_until(lambda: not answers(server.http_url), what="new HTTP connections refused", seconds=2)
+        assert not answer.done()
         assert answer.result() == [2.0]
         assert server.wait() == 0
 
@@ -307,11 +299,10 @@ def test_a_server_whose_watcher_was_paused_is_ended(serving: Serving, repository
     assert "error: serve.py did not run for" in server.log_tail(1)
 
 
-def test_ctrl_z_does_not_pause_a_server(serving: Serving, repository: Path) -> None:
-    server = serving(repository)
-    server.signal(signal.SIGTSTP)
-    wait_until(lambda: "Ctrl-Z is ignored" in server.log_tail(1), what="a line that says so", seconds=5)
-    assert infer(server, "grpc", "twice") == 0.0
+def test_ctrl_z_does_not_pause_a_server(lasting: TritonProcess) -> None:
+    lasting.signal(signal.SIGTSTP)
+    wait_until(lambda: "Ctrl-Z is ignored" in lasting.log_tail(1), what="a line that says so", seconds=5)
+    assert infer(lasting, "grpc", "twice") == 0.0
 
 
 @pytest.mark.parametrize("variables", [(), ("PATH=/nonexistent",)], ids=["none", "useless PATH"])
@@ -366,10 +357,10 @@ FORM = "application/x-www-form-urlencoded"
 @pytest.mark.parametrize("service", ["http", "metrics"])
 @pytest.mark.parametrize("path", ["v2/models/first/infer", "v2/health/ready", "metrics", "nowhere"])
 @pytest.mark.parametrize("megabytes", [5, 60])
-def test_a_form_does_not_end_the_server(administered: TritonProcess, service: str, path: str, megabytes: int) -> None:
-    url = administered.http_url if service == "http" else administered.metrics_url.split("/")[2]
+def test_a_form_does_not_end_the_server(lasting: TritonProcess, service: str, path: str, megabytes: int) -> None:
+    url = lasting.http_url if service == "http" else lasting.metrics_url.split("/")[2]
     assert post(url, path, bytes(megabytes * 1_000_000), FORM) >= http.HTTPStatus.BAD_REQUEST
-    assert infer(administered, "http", "first") == 0.0
+    assert infer(lasting, "http", "first") == 0.0
 
 
 @pytest.mark.parametrize(
@@ -385,14 +376,14 @@ def test_a_form_does_not_end_the_server(administered: TritonProcess, service: st
     ],
     ids=["largest", "many fields", "bytes", "not JSON", "multipart", "nested lists", "nested objects"],
 )
-def test_no_body_ends_the_server(administered: TritonProcess, body: bytes, kind: str) -> None:
-    assert post(administered.http_url, "v2/models/first/infer", body, kind) >= http.HTTPStatus.BAD_REQUEST
-    assert infer(administered, "http", "first") == 0.0
+def test_no_body_ends_the_server(lasting: TritonProcess, body: bytes, kind: str) -> None:
+    assert post(lasting.http_url, "v2/models/first/infer", body, kind) >= http.HTTPStatus.BAD_REQUEST
+    assert infer(lasting, "http", "first") == 0.0
 
 
-def test_a_body_of_many_small_chunks_does_not_end_the_server(administered: TritonProcess) -> None:
+def test_a_body_of_many_small_chunks_does_not_end_the_server(lasting: TritonProcess) -> None:
     """They are counted on the stack: 1,000,000 take 16 MB of it."""
-    connection = http.client.HTTPConnection(administered.http_url, timeout=60)
+    connection = http.client.HTTPConnection(lasting.http_url, timeout=60)
     with contextlib.closing(connection):
         connection.putrequest("POST", "/v2/models/first/infer")
         connection.putheader("Transfer-Encoding", "chunked")
@@ -401,7 +392,7 @@ def test_a_body_of_many_small_chunks_does_not_end_the_server(administered: Trito
             connection.send(b"1\r\n \r\n" * 10_000)
         connection.send(b"0\r\n\r\n")
         assert connection.getresponse().status >= http.HTTPStatus.BAD_REQUEST
-    assert infer(administered, "http", "first") == 0.0
+    assert infer(lasting, "http", "first") == 0.0
 
 
 def post(url: str, path: str, body: bytes, kind: str) -> int:
@@ -470,8 +461,8 @@ def test_options_behind_two_dashes_reach_tritonserver(repository: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["v2/repository/index", "v2/systemsharedmemory/status", "v2/trace/setting", "v2/logging"]
 )
-def test_administration_is_closed(administered: TritonProcess, path: str) -> None:
-    connection = http.client.HTTPConnection(administered.http_url, timeout=10)
+def test_administration_is_closed(lasting: TritonProcess, path: str) -> None:
+    connection = http.client.HTTPConnection(lasting.http_url, timeout=10)
     with contextlib.closing(connection):
         connection.request("POST" if "index" in path else "GET", f"/{path}")
         assert connection.getresponse().status == http.HTTPStatus.FORBIDDEN
@@ -480,9 +471,9 @@ def test_administration_is_closed(administered: TritonProcess, path: str) -> Non
 @pytest.mark.parametrize(
     "call", ["get_model_repository_index", "get_system_shared_memory_status", "get_trace_settings", "get_log_settings"]
 )
-def test_administration_is_closed_over_grpc(administered: TritonProcess, call: str) -> None:
+def test_administration_is_closed_over_grpc(lasting: TritonProcess, call: str) -> None:
     with (
-        tritonclient.grpc.InferenceServerClient(administered.grpc_url) as client,
+        tritonclient.grpc.InferenceServerClient(lasting.grpc_url) as client,
         pytest.raises(tritonclient.grpc.InferenceServerException, match="restricted"),
     ):
         getattr(client, call)()
@@ -542,13 +533,6 @@ def test_a_damaged_model_is_refused(capsys: pytest.CaptureFixture[str], reposito
         archive.writestr("model/data/0", bytes(range(200)))
     file.write_bytes(file.read_bytes().replace(bytes(range(100, 110)), bytes(10)))
     assert "model.pt is damaged in model/data/0; run build_models.py" in refusal(capsys, repository)
-
-
-@pytest.fixture(scope="module")
-def administered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
-    folder = tmp_path_factory.mktemp("administered")
-    with TritonProcess(add_model(folder / "models", "first"), log=folder / "log") as server:
-        yield server
 
 
 def command(repository: Path) -> list[str]:
