@@ -125,7 +125,7 @@ def _agreement(partial: Path, model: DeepLabV3, plan: Plan, calibration: Calibra
     if measured.same_class < plan.min_agreement:
         raise BuildError(
             f"{plan.core} in int8: {found}, and --min-agreement is {plan.min_agreement:g}; calibrate with more "
-            "pictures of the kind to be served, take --precision bf16 or fp32, or accept it with a lower --min-agreement"
+            "pictures of the kind to be served, take --precision bf16, or accept it with a lower --min-agreement"
         )
     return measured
 

@@ -275,7 +275,7 @@ class QuantizedBottleneck(nn.Module):
         residual = ranges.of_input(block.conv1)
         self.downsample = None
         if block.downsample is not None:
-            convolution = block.downsample[0]
+            convolution: Any = block.downsample[0]
             residual = ranges.of_output(convolution)
             self.downsample = ranges.quantized(convolution, residual, relu=False)
         self.conv1 = ranges.quantized(block.conv1, ranges.of_input(block.conv2))
@@ -322,7 +322,7 @@ class QuantizedBackbone(nn.Module):
 class QuantizedHead(nn.Module):
     """ASPP and the classifier after it: takes uint8 features, returns float32 logits at their resolution."""
 
-    def __init__(self, head: nn.Sequential, ranges: Ranges) -> None:
+    def __init__(self, head: Any, ranges: Ranges) -> None:  # noqa: ANN401 - a Sequential of torchvision
         super().__init__()
         aspp, convolution, _, _, last = head
         *branches, pooling = aspp.convs
