@@ -37,13 +37,14 @@ from deeplabv3.building.plan import Plan
 from deeplabv3.building.steps import MODEL_REPOSITORY
 from deeplabv3.command_line import Parser, unwind_on_sigterm
 from deeplabv3.embedded.launch import LaunchError, RunningServer
+from deeplabv3.models.names import ensemble_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent
 PHOTOGRAPH = ROOT / "tests" / "assets" / "cat.png"
-ENSEMBLES = tuple(f"segment_{variant}" for variant in VARIANTS)
+ENSEMBLES = tuple(map(ensemble_name, VARIANTS))
 
 # A laptop's first request may meet cold caches; nobody waits for the deadline of a demonstration.
 _REQUEST_SECONDS = 120.0
@@ -134,18 +135,19 @@ def run(image: Path, wanted: Path | None, output: Path) -> int:
         result.overlay(image, legend=True).save(picture)
         console.print(f"{model}: gRPC and HTTP {verdict}; picture: {_shown(picture)}", soft_wrap=True)
     console.print(f"done in {time.monotonic() - started:.0f} s")
-    console.print(_next_steps(repository, image), soft_wrap=True)
+    console.print(_next_steps(repository, image), markup=False, soft_wrap=True)
     return 0 if agree else 1
 
 
 def _next_steps(repository: Path, image: Path) -> str:
     """Return the commands that a newcomer runs next, as a shell takes them."""
     folder = Path(sys.executable).parent
-    python, deeplab, picture = (shlex.quote(_shown(path)) for path in (folder / "python", folder / "deeplab", image))
+    paths = (folder / "python", ROOT / "serve.py", folder / "deeplab", image)
+    python, serve, deeplab, picture = (shlex.quote(_shown(path)) for path in paths)
     served = "" if repository == MODEL_REPOSITORY else f" --model-repository {shlex.quote(_shown(repository))}"
     return (
         "\nnext, in two terminals (client/README.md, docs/serving.md):\n"
-        f"  {python} serve.py{served}\n"
+        f"  {python} {serve}{served}\n"
         f"  {deeplab} segment {picture} --url grpc://localhost:8001 --output out/segmented"
     )
 

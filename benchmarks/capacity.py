@@ -31,7 +31,8 @@ from benchmarks import toy
 from deeplabv3.arguments import number
 from deeplabv3.embedded.launch import RunningServer
 from load_tests import summary
-from load_tests.capacity import Outcome, Replica, ServiceTimes, poisson, service_times, simulate
+from load_tests.capacity import ServiceTimes, service_times
+from load_tests.simulation import Outcome, Replica, poisson, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -29,6 +29,12 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def remove(path: Path) -> None:
+    """Remove a file if there is one; in a read-only folder, unlink fails for a missing one too."""
+    if path.exists():
+        path.unlink()
+
+
 def write_whole(path: Path, content: bytes) -> bool:
     """Write a file so that it holds, whatever happens, what it held before or all of the content.
 
@@ -41,16 +47,20 @@ def write_whole(path: Path, content: bytes) -> bool:
     Raises:
         OSError: what the storage says.
     """
+    partial = partial_of(path)
     if path.exists() and path.read_bytes() == content:
+        remove(partial)
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_of(path)
     try:
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as exc:
+        exc.filename = exc.filename or str(path)  # a full disk names none
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        remove(partial)
     return True

@@ -17,39 +17,32 @@ if __name__ == "__main__":
 import math
 import random
 import sys
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import simpy
-from rich.console import Console
 from rich.table import Table
 
 from deeplabv3.arguments import number
-from deeplabv3.command_line import Parser
+from deeplabv3.command_line import Parser, console
+from deeplabv3.models.names import CORE_PREFIX, ensemble_name
+from load_tests.simulation import BALANCING, Outcome, Replica, poisson, simulate
 from load_tests.summary import SummaryError, load
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from load_tests.summary import Summary
 
-Balancing = Literal["round-robin", "random", "least-outstanding"]
-Service = Callable[[int, random.Random], float]  # draws the seconds of a batch of a size
-BALANCING: tuple[Balancing, ...] = ("round-robin", "random", "least-outstanding")
 EXIT_TOO_FEW = 1
 
-_CORE, _ENSEMBLE = "deeplabv3_", "segment_"
 _IN_CORE = ("queue_seconds", "compute_input_seconds", "compute_infer_seconds", "compute_output_seconds")
 # Share of the pictures that the server may not have counted as the client did: those in flight at either end.
 _SHARE_MISSING = 0.1
 _FEW_BATCHES = 50  # a slow moment of the machine would move their mean
 _MORE_ROWS = 2  # after the first number that is enough, to show what another replica would bring
-_COLUMNS = 110
 _TINY = 1e-9
 # Above these a simulation takes too long to wait for.
 _MOST_BATCHED, _MOST_INSTANCES, _MOST = 1024, 256, 10_000_000
@@ -101,48 +94,6 @@ class ServiceTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
-    """What each replica is.
-
-    Attributes:
-        service: Seconds of a batch.
-        max_batch: Largest batch of the core model.
-        queue_delay: Seconds that the oldest request waits for a batch to fill while an instance is idle.
-        instances: Batches at a time.
-        max_queue: Requests that may wait; one more is refused. None for no limit.
-        constant: Seconds that a request takes outside the core's queue and the core.
-    """
-
-    service: Service
-    max_batch: int = 1
-    queue_delay: float = 0.0
-    instances: int = 1
-    max_queue: int | None = None
-    constant: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Result of a simulation.
-
-    Attributes:
-        latencies: Seconds of the answered requests, in ascending order.
-        refused: Requests that found a full queue.
-        utilisation: Share of the time in which an instance computed, over all replicas.
-        batch: Mean number of pictures in a batch.
-    """
-
-    latencies: list[float]
-    refused: int
-    utilisation: float
-    batch: float
-
-    def percentile(self, share: float) -> float:
-        """Return a percentile of the latencies in seconds; infinite where nothing was answered."""
-        return float(np.quantile(self.latencies, share, method="inverted_cdf")) if self.latencies else math.inf
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """Result for one number of replicas.
 
@@ -170,7 +121,7 @@ def service_times(run: Summary, *, model: str | None = None, variation: float = 
     Raises:
         ServiceTimesError: The run has no statistics of such a model, or nothing was answered.
     """
-    cores = {name: counts for name, counts in run.server.items() if name.startswith(_CORE)}
+    cores = {name: counts for name, counts in run.server.items() if name.startswith(CORE_PREFIX)}
     if not cores:
         raise ServiceTimesError(
             "the run has no statistics of a core model: measure with --host at Triton itself, not at a proxy"
@@ -183,12 +134,12 @@ def service_times(run: Summary, *, model: str | None = None, variation: float = 
     name = model or next(iter(cores))
     if name not in cores:
         raise ServiceTimesError(f"the run has no statistics of {name}: it has {', '.join(cores)}")
-    core, variant = cores[name], name.removeprefix(_CORE)
+    core, variant = cores[name], name.removeprefix(CORE_PREFIX)
     if lacking := {"requests", "batches", *_IN_CORE} - core.keys():
         raise ServiceTimesError(f"the statistics of {name} lack {', '.join(sorted(lacking))}: measure again")
     latencies = [kind.milliseconds for kind in run.kinds if kind.name.split()[0] == variant]
     answers = sum(sum(counts.values()) for counts in latencies)
-    ensemble = run.server.get(f"{_ENSEMBLE}{variant}", {}).get("requests", 0)
+    ensemble = run.server.get(ensemble_name(variant), {}).get("requests", 0)
     if abs(ensemble - answers) > _SHARE_MISSING * answers:
         raise ServiceTimesError(
             f"the server counted {ensemble} pictures, and {answers} were answered: measure one server alone, without a "
@@ -197,7 +148,7 @@ def service_times(run: Summary, *, model: str | None = None, variation: float = 
     batches: Mapping[str, Any] = core["batches"]
     counts = {int(size): batch["executions"] for size, batch in batches.items() if batch["executions"]}
     if not counts or not answers:
-        raise ServiceTimesError(f"the run has no batches of {name} or no latencies of {_ENSEMBLE}{variant}")
+        raise ServiceTimesError(f"the run has no batches of {name} or no latencies of {ensemble_name(variant)}")
     measured = {size: batches[str(size)]["seconds"] / count for size, count in counts.items()}
     first, each = _line(measured, counts)
     latency = sum(value * count for kind in latencies for value, count in kind.items()) / answers / 1000
@@ -214,100 +165,6 @@ def _line(measured: Mapping[int, float], counts: Mapping[int, int]) -> tuple[flo
     each, first = np.polyfit(sizes, [measured[size] for size in sizes], 1, w=weights)
     # A falling line is noise, and would make large batches free.
     return (max(0.0, float(first)), float(each)) if each > 0 else (measured[sizes[-1]], 0.0)
-
-
-def poisson(rate: float, *, number: int, source: random.Random) -> Iterator[float]:
-    """Yield the moments of `number` independent arrivals, `rate` per second."""
-    now = 0.0
-    for _ in range(number):
-        now += source.expovariate(rate)
-        yield now
-
-
-class _Running:
-    """One replica in a simulation."""
-
-    def __init__(self, env: simpy.Environment, replica: Replica, source: random.Random) -> None:
-        self._env = env
-        self._replica = replica
-        self._source = source
-        self._waiting: deque[float] = deque()  # moments of arrival
-        self._arrived = env.event()
-        self.outstanding = self.batches = self.refused = 0
-        self.busy = 0.0
-        self.latencies: list[float] = []
-        for _ in range(replica.instances):
-            env.process(self._instance())
-
-    def take(self) -> None:
-        """Queue a request that arrives now, or refuse it."""
-        limit = self._replica.max_queue
-        if limit is not None and len(self._waiting) >= limit:
-            self.refused += 1
-            return
-        self.outstanding += 1
-        self._waiting.append(self._env.now)
-        # Wake the idle instances; the next arrival is another event.
-        self._arrived.succeed()
-        self._arrived = self._env.event()
-
-    def _instance(self) -> Generator[simpy.Event, object, None]:
-        replica = self._replica
-        while True:
-            if not self._waiting:
-                yield self._arrived
-                continue
-            left = self._waiting[0] + replica.queue_delay - self._env.now
-            if len(self._waiting) < replica.max_batch and left > _TINY:  # the clock's own error is smaller
-                yield self._arrived | self._env.timeout(left)
-                continue
-            batch = [self._waiting.popleft() for _ in range(min(replica.max_batch, len(self._waiting)))]
-            seconds = replica.service(len(batch), self._source)
-            yield self._env.timeout(seconds)
-            self.busy += seconds
-            self.batches += 1
-            self.outstanding -= len(batch)
-            self.latencies += [self._env.now - moment + replica.constant for moment in batch]
-
-
-def simulate(
-    arrivals: Iterable[float], replica: Replica, *, replicas: int, balancing: Balancing, source: random.Random
-) -> Outcome:
-    """Let requests arrive at identical replicas and wait until all are answered.
-
-    Args:
-        arrivals: Moments in ascending order, seconds.
-        replica: What each replica is.
-        replicas: How many.
-        balancing: How requests are spread over them.
-        source: Draws service times and, for `random`, the replica.
-    """
-    env = simpy.Environment()
-    running = [_Running(env, replica, source) for _ in range(replicas)]
-    moments = list(arrivals)
-
-    def arrive() -> Generator[simpy.Event, object, None]:
-        for index, moment in enumerate(moments):
-            yield env.timeout(max(0.0, moment - env.now))
-            if balancing == "round-robin":
-                chosen = running[index % replicas]
-            elif balancing == "random":
-                chosen = source.choice(running)
-            else:
-                chosen = min(running, key=lambda one: one.outstanding)
-            chosen.take()
-
-    env.process(arrive())
-    env.run()
-    latencies = sorted(latency for one in running for latency in one.latencies)
-    seconds = env.now - moments[0] if moments else 0.0
-    batches = sum(one.batches for one in running)
-    return Outcome(
-        latencies=latencies,
-        refused=sum(one.refused for one in running),
-        utilisation=sum(one.busy for one in running) / (seconds * replicas * replica.instances) if seconds else 0.0,
-        batch=len(latencies) / batches if batches else 0.0,
-    )
 
 
 def search(times: ServiceTimes, replica: Replica, wanted: argparse.Namespace) -> list[Row]:
@@ -376,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 where some number of replicas is enough."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _COLUMNS)
+    out = console()
     try:
         run = load(options.run)
         times = service_times(run, model=options.model, variation=options.variation)
@@ -392,23 +249,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     most = times.most_per_second(replica.max_batch, replica.instances)
     for problem in run.problems:
-        console.print(f"[yellow]the run was not as it was meant to be: {problem}[/]")
+        out.print(f"[yellow]the run was not as it was meant to be: {problem}[/]")
     sizes = ", ".join(f"{size}: {1000 * seconds:.1f}" for size, seconds in sorted(times.measured.items()))
-    console.print(f"{times.model}: milliseconds of a batch by its pictures: {sizes}")
+    out.print(f"{times.model}: milliseconds of a batch by its pictures: {sizes}")
     if replica.max_batch > times.largest:
-        console.print(f"[yellow]batches above {times.largest} were not measured: a line through the others[/]")
+        out.print(f"[yellow]batches above {times.largest} were not measured: a line through the others[/]")
     if times.batches < _FEW_BATCHES:
-        console.print(f"[yellow]only {times.batches} batches were measured: measure for longer[/]")
-    console.print(f"a replica does {most:.1f} pictures per second at most")
-    console.print(f"outside the core model and its queue a request takes {times.constant:.3f} s")
+        out.print(f"[yellow]only {times.batches} batches were measured: measure for longer[/]")
+    out.print(f"a replica does {most:.1f} pictures per second at most")
+    out.print(f"outside the core model and its queue a request takes {times.constant:.3f} s")
     rows = search(times, replica, options)
     if not rows:
-        console.print(
+        out.print(
             f"[red]{options.rate:g}/s is more than {options.most} replicas can do ({most * options.most:.1f}/s): "
             "see --most[/]"
         )
         return EXIT_TOO_FEW
-    console.print(_table(rows, options))
+    out.print(_table(rows, options))
     return 0 if any(row.is_enough for row in rows) else EXIT_TOO_FEW
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import sys
 import time
 import uuid
 from datetime import datetime, timezone
@@ -19,27 +18,26 @@ from locust import log
 from locust.html import get_html_report, process_html_filename
 from locust.runners import STATE_STOPPED, STATE_STOPPING, MasterRunner
 from locust.stats import StatsEntry
-from rich.console import Console
 
+from deeplabv3.command_line import console
 from deeplabv3.repository import statistics
 from load_tests import objectives, report
+from load_tests.generator import INTERRUPTED_SECONDS, OF_PICTURES, OWN_ERROR, REPORT, RUN
 from load_tests.options import options_from, weights
 from load_tests.replies import BETWEEN_WORKERS, WRONG_BETWEEN_WORKERS, FirstReplies, FirstReply
-from load_tests.sender import INTERRUPTED_SECONDS, OF_PICTURES, OWN_ERROR, REPORT, RUN
 from load_tests.sending import protocol_of
 from load_tests.summary import Kind, StageResult, Strain, Summary, all_of
 
 if TYPE_CHECKING:
     from locust.env import Environment
 
-    from load_tests.sender import Sender
+    from load_tests.generator import LoadGenerator
     from load_tests.shapes import Stage
 
 EXIT_MISSED = 1
 
 _POLL_SECONDS = 0.05
 _LAST_REPORTS_SECONDS = 5.0  # beyond the last requests; a worker without a heartbeat may be busy, and report then
-_COLUMNS = 120  # of a table that is written to no terminal
 
 _logger = logging.getLogger("load_tests")
 
@@ -53,13 +51,13 @@ class Judge:
 
     Args:
         environment: Locust's.
-        sender: Of this process, unless it is a master.
+        generator: Of this process, unless it is a master.
     """
 
-    def __init__(self, environment: Environment, sender: Sender | None) -> None:
+    def __init__(self, environment: Environment, generator: LoadGenerator | None) -> None:
         self._environment = environment
         self._parsed = cast("Any", environment.parsed_options)
-        self._sender = sender
+        self._generator = generator
         self._master = environment.runner if isinstance(environment.runner, MasterRunner) else None
         self._judging = gevent.lock.BoundedSemaphore()
         self._workers: set[str] = set()  # of this run
@@ -189,7 +187,7 @@ class Judge:
             elif known["left"] and not self.interrupted:  # Ctrl-C in a terminal ends the workers as well
                 wrong = wrong or "left before the end"
             problems += [f"worker {worker}: {wrong}"] if wrong else []
-        if self._sender is not None:
+        if self._generator is not None:
             problems += filter(None, [self._known("here").get("wrong")])
         elif log.unhandled_greenlet_exception:
             problems.append(OWN_ERROR)
@@ -217,9 +215,7 @@ class Judge:
         # Not at the end of the run: Locust may have killed the greenlet that ended it.
         measured = self._measured or self._summary()
         verdicts = objectives.judge(measured, objectives.read(Path(self._parsed.objectives)))
-        report.show(
-            Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _COLUMNS), measured, verdicts
-        )
+        report.show(console(stderr=True), measured, verdicts)
         met = all(verdict.met for verdict in verdicts)
         if self._parsed.html_file:
             process_html_filename(self._parsed)
@@ -233,8 +229,8 @@ class Judge:
         environment.process_exit_code = 0 if met else EXIT_MISSED
 
     def _summary(self) -> Summary:
-        if self._sender is not None:
-            self._reports["here"] = self._sender.report()
+        if self._generator is not None:
+            self._reports["here"] = self._generator.report()
         reports = [known for known in self._reports.values() if known]
         found = self._environment.stats
         kinds = sorted((Kind.of(cast("Any", entry)) for entry in found.entries.values()), key=lambda kind: kind.title)

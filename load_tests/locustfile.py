@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from load_tests.options import add_arguments
-from load_tests.running import begin
+from load_tests.preparation import begin
 from load_tests.users import HostUser, SecondHostUser
 
 __all__ = ["HostUser", "SecondHostUser"]

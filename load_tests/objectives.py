@@ -87,7 +87,7 @@ def read(file: Path) -> Objectives:
         elif name in _BOUNDS:
             bounds[name] = _number(file, name, value)
         else:
-            raise ObjectivesError(f"{file}: {name!r} is no objective; known are {_FORM}")
+            raise ObjectivesError(f"{file}: {name!r} is not an objective; known are {_FORM}")
     if bounds.get("error_share", 0) > 1:
         raise ObjectivesError(f"{file}: error_share is a share from 0 to 1; found {bounds['error_share']:g}")
     if not bounds and not latency:

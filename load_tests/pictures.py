@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,6 @@ PHOTOGRAPH = Path(__file__).resolve().parents[1] / "tests" / "assets" / "cat.png
 # Kind of picture, and the most pixels that one has.
 KINDS = {"thumbnail": 100_000, "web": 1_000_000, "photo": 4_000_000, "large": 50_000_000}
 
-_EXIF_ORIENTATION = 0x0112
 _ROTATED = 6  # as a phone held upright stores it: width and height change places when shown
 # Of the noise that enlarging leaves out, in grey levels: an enlarged JPEG without it is a tenth of a camera's.
 _GRAIN = 5.0
@@ -96,7 +95,7 @@ def from_folder(folder: Path) -> list[Picture]:
         PicturesError: There is none, or one cannot be read.
     """
     if not folder.is_dir():
-        raise PicturesError(f"{folder} is no folder")
+        raise PicturesError(f"{folder} is not a folder")
     pictures: list[Picture] = []
     paths = sorted(path for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     for path in paths:
@@ -106,7 +105,7 @@ def from_folder(folder: Path) -> list[Picture]:
             shown.load()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             said = "it is empty" if not data else str(error)
-            raise PicturesError(f"{path} is no picture that can be read: {said}") from error
+            raise PicturesError(f"{path} cannot be read as a picture: {said}") from error
         pictures.append(_picture(path.name, data, shown.size))
     if not pictures:
         raise PicturesError(f"{folder} holds no pictures")
@@ -137,7 +136,7 @@ def _encoded(
     pixels = np.clip(np.asarray(part, np.int16) + grain, 0, 255).astype(np.uint8)
     exif = Image.Exif()
     if rotated:
-        exif[_EXIF_ORIENTATION] = _ROTATED
+        exif[ExifTags.Base.Orientation] = _ROTATED
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form, exif=exif, **({} if form == "PNG" else {"quality": 88}))
     return buffer.getvalue()

@@ -149,8 +149,9 @@ def _server(summary: Summary) -> Section:
 
 def _generator(summary: Summary) -> str:
     strain = summary.strain
+    processes = "process" if strain.processes == 1 else "processes"
     return (
-        f"load generator: busiest of {strain.processes} process(es) at {strain.busiest_cpu:.0%} of a core, "
+        f"load generator: busiest of {strain.processes} {processes} at {strain.busiest_cpu:.0%} of a core, "
         f"late by {1000 * strain.late_p99:.0f} ms (p99)"
         + (f", at most {strain.most_unfinished} requests unfinished" if strain.most_unfinished else "")
     )

@@ -28,6 +28,7 @@ from deeplab_client import (
     ServerUnavailableError,
     TLSError,
 )
+from deeplabv3.models.names import ensemble_name
 from load_tests.options import weights
 from load_tests.replies import WRONG_REQUEST, FirstReplies, FirstReply
 from load_tests.summary import rounded
@@ -81,9 +82,9 @@ def wait_until_ready(urls: Sequence[str], options: Options, *, seconds: float) -
         with client_for(url, options) as client:
             try:
                 left = max(0.001, deadline - time.monotonic())
-                client.wait_until_ready(model=f"segment_{variant}", timeout=left)
+                client.wait_until_ready(model=ensemble_name(variant), timeout=left)
             except SegmentationError as error:
-                return f"{url} does not serve segment_{variant}: {error}"
+                return f"{url} does not serve {ensemble_name(variant)}: {error}"
     return None
 
 
@@ -152,7 +153,7 @@ class Sending:
         took: float | None = None
         received = 0
         try:
-            model = f"segment_{variant}"
+            model = ensemble_name(variant)
             result = self._client(url).segment(picture.data, model=model)
             took, received = time.perf_counter() - since, result.mask.nbytes
             trained = "untrained weights" if result.untrained else f"weights {result.weights or 'unknown'}"

@@ -22,7 +22,7 @@ LATE_SECONDS = 0.05
 
 
 class SummaryError(Exception):
-    """A file is no summary of a run; the message says why."""
+    """A file is not the summary of a run; the message says why."""
 
 
 class Entry(Protocol):
@@ -232,7 +232,7 @@ def load(file: Path) -> Summary:
             models=content.get("models", {}),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SummaryError(f"{file} is no summary of a run ({error!r}): write one with --summary") from error
+        raise SummaryError(f"{file} is not the summary of a run ({error!r}): write one with --summary") from error
 
 
 def all_of(kinds: Sequence[Kind]) -> Kind:

@@ -23,7 +23,7 @@ from deeplabv3.building.staging import locked, partial_file, try_writing
 from deeplabv3.building.written import Written, refuse_edits, remove_older_records
 from deeplabv3.errors import BuildError, RepositoryError
 from deeplabv3.files import write_whole
-from deeplabv3.models.names import VARIANTS
+from deeplabv3.models.names import VARIANTS, core_name
 from deeplabv3.models.weights import WeightsSource
 from deeplabv3.repository.config import config_text, parse_config, pb, read_config
 from deeplabv3.repository.record import BuildRecord, read_record
@@ -111,7 +111,7 @@ def _keep_out_of_source(repository: Path, plans: Sequence[Plan]) -> None:
 
 def model_file(repository: Path, variant: str) -> Path:
     """Return the path of the core model's TorchScript file."""
-    return repository / f"deeplabv3_{variant}" / "1" / "model.pt"
+    return repository / core_name(variant) / "1" / "model.pt"
 
 
 def _read_records(repository: Path) -> dict[str, BuildRecord]:
@@ -143,7 +143,7 @@ def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, 
                 f"{file} serves {found}, and a repository has one list of them: build both variants, remove that file, "
                 "or give another --model-repository"
             )
-        core = repository / f"deeplabv3_{variant}" / "config.pbtxt"
+        core = repository / core_name(variant) / "config.pbtxt"
         largest = _read_config(core).max_batch_size if core.exists() else GPU_MAX_BATCH_SIZE
         others.append(Plan(variant, WeightsSource(record.weights or ""), record.class_names, max_batch_size=largest))
     return others

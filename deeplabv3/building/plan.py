@@ -6,6 +6,7 @@ from typing import Any
 
 from deeplabv3.building.calibration import Calibration
 from deeplabv3.errors import BuildError
+from deeplabv3.models.names import core_name, ensemble_name
 from deeplabv3.models.variants import VOC_CLASS_NAMES
 from deeplabv3.models.weights import WeightsSource
 
@@ -71,12 +72,12 @@ class Plan:
     @property
     def core(self) -> str:
         """The name of the core model."""
-        return f"deeplabv3_{self.variant}"
+        return core_name(self.variant)
 
     @property
     def ensemble(self) -> str:
         """The name of the ensemble."""
-        return f"segment_{self.variant}"
+        return ensemble_name(self.variant)
 
 
 def choose_class_names(given: tuple[str, ...] | None, count: int) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from deeplabv3.errors import BuildError, RetryableBuildError
-from deeplabv3.files import lock_folder, partial_of
+from deeplabv3.files import lock_folder, partial_of, remove
 
 
 @contextlib.contextmanager
@@ -27,11 +27,11 @@ def partial_file(target: Path) -> Generator[Path]:
     partial = partial_of(target)
     with _writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # of a build that was killed
+        remove(partial)  # of a build that was killed
     try:
         yield partial
     finally:
-        partial.unlink(missing_ok=True)
+        remove(partial)
         with contextlib.suppress(OSError):
             for folder in (target.parent, target.parent.parent):
                 folder.rmdir()

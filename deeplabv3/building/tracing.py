@@ -216,12 +216,12 @@ def verify(file: Path, eager: DeepLabV3, *, aux: bool, precision: Precision = PR
             pairs["aux"] = (rest[0], reference["aux"])
         if not all(bool(torch.isfinite(logits).all()) for logits in reference.values()):
             raise BuildError(
-                "PyTorch itself finds logits that are no finite numbers: the weights are broken, or trained with other "
+                "PyTorch itself finds logits that are not finite: the weights are broken, or trained with other "
                 "options than these"
             )
         if not all(bool(torch.isfinite(logits).all()) for logits in (out, logits_os8, *rest)):
             raise BuildError(
-                "the saved file finds logits that are no finite numbers, where float32 finds finite ones: the model "
+                "the saved file finds logits that are not finite, where float32 finds finite ones: the model "
                 "needs a larger range than fp16 has; take --precision bf16 or fp32"
             )
     findings: list[str] = []

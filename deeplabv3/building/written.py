@@ -16,7 +16,8 @@ from deeplabv3.building import steps
 from deeplabv3.building.settings import apply_settings, as_options, parse_setting, settings_in
 from deeplabv3.building.steps import PLACEMENTS, class_count_of, placement_in, set_class_count, set_placement
 from deeplabv3.errors import BuildError, InvalidOptionError, RepositoryError
-from deeplabv3.models.names import VARIANTS
+from deeplabv3.files import remove
+from deeplabv3.models.names import VARIANTS, core_name
 from deeplabv3.repository.config import parse_config, read_config
 
 # Versions without repository.json kept the config that they had shipped beside that of each step.
@@ -111,22 +112,17 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
     if lost:
         them = "it" if len(lost) == 1 else "them"
         keeping = f" with {as_options(options)}, which keeps the settings" if options else ""
-        of_cores = (
-            "; --instances, --max-batch-size and --max-queue-size set a core model that is built with --device cuda"
-        )
+        if any(path.parent.name in map(core_name, VARIANTS) for path in lost):
+            keeping += "; --instances, --max-batch-size and --max-queue-size set a core model with --device cuda"
         raise BuildError(
             f"{', '.join(map(str, lost))}: edited by hand in a way that no --set says, or of another version; move "
-            f"{them} away and build again{keeping}{of_cores if any(map(_is_of_core, lost)) else ''}"
+            f"{them} away and build again{keeping}"
         )
     if replaceable:
         raise BuildError(
             f"{', '.join(replaceable)}: edited by hand, and a build writes these files whole; build with "
             f"{as_options(options)}, which says the same, or move what you edited away to drop the edit"
         )
-
-
-def _is_of_core(path: Path) -> bool:
-    return path.parent.name in {f"deeplabv3_{variant}" for variant in VARIANTS}
 
 
 def _edited(path: Path, text: str, hashes: list[str] | None) -> Any:  # noqa: ANN401 - a protobuf message
@@ -198,4 +194,4 @@ def _is_accepted(setting: str, value: str) -> bool:
 def remove_older_records(repository: Path) -> None:
     """Remove what older versions kept in place of repository.json."""
     for step in PLACEMENTS:
-        (repository / step / _SHIPPED).unlink(missing_ok=True)
+        remove(repository / step / _SHIPPED)

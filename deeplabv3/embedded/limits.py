@@ -90,8 +90,10 @@ def check_shared_memory(configs: Mapping[str, Any]) -> Iterator[str]:
     }
     at_rest = INSTANCE_BYTES * sum(instances.values())
     a_pixel = sum(PIXEL_BYTES.get(name, 0) * count for name, count in instances.items())
-    limits = [config.parameters["max_pixels"] for config in configs.values() if "max_pixels" in config.parameters]
-    pixels = min((int(limit.string_value) for limit in limits), default=0)
+    limits = [
+        config.parameters["max_pixels"].string_value for config in configs.values() if "max_pixels" in config.parameters
+    ]
+    pixels = min((int(limit) for limit in limits if limit.isdecimal()), default=0)  # its model refuses another one
     needed = at_rest + a_pixel * pixels
     room = os.statvfs(SHARED_MEMORY)
     free = room.f_bavail * room.f_frsize

@@ -18,10 +18,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-
 from deeplabv3.arguments import number
-from deeplabv3.command_line import Parser
+from deeplabv3.command_line import Parser, console
 from deeplabv3.evaluation import EvaluationError, Interrupted, images
 from deeplabv3.models.names import VARIANTS
 
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 OUTPUT = Path(__file__).resolve().parents[2] / "out" / "evaluate"
 
 EXIT_FAILED = 1
-# A pipe has no width; this one holds three predictors.
-_TABLE_COLUMNS = 120
 _MAX_CLASS_ID = 255
 
 _DESCRIPTION = """\
@@ -179,7 +175,7 @@ def main(command: Sequence[str] | None = None) -> int:
     try:
         from deeplabv3.evaluation import report, run  # noqa: PLC0415 - loads torch, for which --help need not wait
 
-        content = run.run(options, Console(stderr=True, highlight=False))
+        content = run.run(options, console(stderr=True))
     except EvaluationError as exc:
         _say(str(exc))
         _say_what_was_counted(options)
@@ -198,8 +194,7 @@ def main(command: Sequence[str] | None = None) -> int:
     if options.json:
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
     else:
-        out = Console(highlight=False)
-        Console(highlight=False, width=None if out.is_terminal else _TABLE_COLUMNS).print(report.table(content))
+        console().print(report.table(content))
         sys.stdout.write(f"{options.output / options.name}.json and .png\n")
     return 0
 

@@ -74,7 +74,7 @@ def coco_with_voc_labels(annotations: Path, images: Path, *, drop_unannotated: b
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         flaw = f"{type(exc).__name__}: {exc}"
         raise EvaluationError(
-            f"--annotations {annotations} is no COCO instance annotation file ({flaw}); {_REMEDY}"
+            f"--annotations {annotations} is not a COCO instance annotation file ({flaw}); {_REMEDY}"
         ) from exc
     if not ids:
         raise EvaluationError(f"--annotations {annotations} lists no image to evaluate on")

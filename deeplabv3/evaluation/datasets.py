@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from deeplab_client import voc
 from deeplabv3.evaluation import EvaluationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 IGNORED = 255
 """The class id of pixels that count for nothing, in COCO's masks, in VOC's, and by default in a user's own."""
 
-_ORIENTATION_TAG = 0x0112  # EXIF 2.32, table 4; 1 is "as stored"
 _NAMED_IDS = 5
 
 
@@ -210,16 +209,15 @@ def _read_pair(image_path: Path, mask_path: Path) -> Sample:
     data = read_bytes(image_path, "the image")
     image, turned = decode(data, image_path)
     annotation = f"the mask {mask_path}"
-    try:
-        with Image.open(io.BytesIO(read_bytes(mask_path, "the mask"))) as mask:
-            if mask.mode not in {"P", "L"}:
-                raise EvaluationError(
-                    f"{annotation} has mode {mask.mode}, and the pixels of a mask are class ids, in a palette or 8-bit "
-                    "grayscale PNG: convert it to class ids"
-                )
-            target = np.array(mask, np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        raise EvaluationError(f"{annotation} cannot be decoded: {exc}; replace it") from exc
+    content = read_bytes(mask_path, "the mask")
+    # Formats that lose detail change class ids.
+    with _decoding(annotation, unknown="it is not a PNG"), Image.open(io.BytesIO(content), formats=["PNG"]) as mask:
+        if mask.mode not in {"P", "L"}:
+            raise EvaluationError(
+                f"{annotation} has mode {mask.mode}, and the pixels of a mask are class ids, in a palette or 8-bit "
+                "grayscale PNG: convert it to class ids"
+            )
+        target = np.array(mask, np.uint8)
     check_size(image_path, image, target.shape, annotation, turned=turned)
     return Sample(image_path.name, data, image, turned, target, annotation)
 
@@ -234,14 +232,22 @@ def read_bytes(path: Path, what: str) -> bytes:
 
 def decode(data: bytes, path: Path) -> tuple[Image.Image, bool]:
     """Return an image as stored, RGB, and whether its EXIF asks viewers to turn it."""
+    with _decoding(f"the image {path}", unknown="its format is unknown"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        with Image.open(io.BytesIO(data)) as opened:
+            orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+            return opened.convert("RGB"), orientation in range(2, 9)
+
+
+@contextlib.contextmanager
+def _decoding(what: str, *, unknown: str) -> Generator[None]:
+    """Turn what Pillow says of a file into an EvaluationError; unknown is what to say of one of another format."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-            with Image.open(io.BytesIO(data)) as opened:
-                orientation = opened.getexif().get(_ORIENTATION_TAG, 1)
-                return opened.convert("RGB"), orientation in range(2, 9)
+        yield
+    except UnidentifiedImageError as exc:
+        raise EvaluationError(f"{what} cannot be decoded: {unknown}; replace it") from exc
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        raise EvaluationError(f"the image {path} cannot be decoded: {exc}; replace it") from exc
+        raise EvaluationError(f"{what} cannot be decoded: {exc}; replace it") from exc
 
 
 def check_size(path: Path, image: Image.Image, annotated: tuple[int, ...], annotation: str, *, turned: bool) -> None:

@@ -75,7 +75,9 @@ class RecordFile:
                 for line in records:
                     take(json.loads(line))
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
-            raise EvaluationError(f"{self.path} is no state of an evaluation; pass --restart to discard it") from exc
+            raise EvaluationError(
+                f"{self.path} is not the state of an evaluation; pass --restart to discard it"
+            ) from exc
         if different:
             raise EvaluationError(
                 f"{self.path} is what a run with other settings left ({'; '.join(different)}): repeat that command to "

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
-from torchvision.models import get_model_weights
 
-from deeplabv3 import VARIANTS
 from deeplabv3.evaluation import images
 from deeplabv3.evaluation.counting import Figures
+from deeplabv3.models.figures import recorded_accuracy
+from deeplabv3.models.variants import PUBLISHED_WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from deeplabv3.evaluation.counting import Tally
     from deeplabv3.evaluation.datasets import Dataset
     from deeplabv3.evaluation.predictors import PredictorFacts
-
-_PUBLISHED_ON = "COCO-val2017-VOC-labels"
 
 _PACKAGES = ("torch", "torchvision", "torchmetrics", "pillow", "numpy", "pycocotools")
 
@@ -107,13 +105,11 @@ def _predictor(facts: PredictorFacts, tally: Tally, class_names: Sequence[str], 
 
 def published_figures(facts: PredictorFacts) -> dict[str, float] | None:
     """Return what torchvision recorded with its weights, from 0 to 1; None where a predictor has others."""
-    if facts.weights is None or facts.variant not in VARIANTS:
+    weights = PUBLISHED_WEIGHTS.get(facts.variant)
+    if weights is None or weights.name != facts.weights:
         return None
-    known = get_model_weights(f"deeplabv3_{facts.variant}").__members__
-    if facts.weights not in known:
-        return None
-    recorded: Mapping[str, float] = known[facts.weights].meta["_metrics"][_PUBLISHED_ON]
-    return {"mean_iou": recorded["miou"] / 100, "pixel_accuracy": recorded["pixel_acc"] / 100}
+    mean_iou, pixel_accuracy = recorded_accuracy(weights)
+    return {"mean_iou": mean_iou / 100, "pixel_accuracy": pixel_accuracy / 100}
 
 
 def table(content: Mapping[str, Any]) -> Table:

@@ -1,9 +1,22 @@
-"""The names of the variants, and of weights that are no file. Importing it imports no torch, as command lines need."""
+"""The names of variants, of their models, and of weights that are not a file; without torch, for command lines."""
 
 VARIANTS = ("resnet50", "resnet101")
+
+CORE_PREFIX = "deeplabv3_"
+"""What the name of a core model begins with; the variant follows."""
 
 PRETRAINED = "COCO_WITH_VOC_LABELS_V1"
 """The weights that torchvision publishes."""
 
 UNTRAINED = "none"
 """Random weights from a fixed seed."""
+
+
+def core_name(variant: str) -> str:
+    """Return the name of a variant's core model."""
+    return f"{CORE_PREFIX}{variant}"
+
+
+def ensemble_name(variant: str) -> str:
+    """Return the name of the ensemble around it."""
+    return f"segment_{variant}"

@@ -187,7 +187,7 @@ def _resnet(variant: str, options: Mapping[str, Any]) -> ResNet:
         )
     for name in ("groups", "width_per_group"):  # torch takes 0, and makes convolutions without channels
         if not _is_positive(options.get(name, 1)):
-            raise InvalidOptionError(f"{name}={options[name]!r}: give a whole number, 1 or more")
+            raise InvalidOptionError(f"{name}={options[name]!r}: give an integer from 1")
     try:
         return _BACKBONES[variant](**{"replace_stride_with_dilation": list(_DILATION), **options})
     except Exception as exc:  # what torch raises differs with the option and the type of its value

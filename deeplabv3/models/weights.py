@@ -50,7 +50,7 @@ class WeightsSource:
             return cls(weights)
         path = Path(weights)
         if path.exists() and not path.is_file():
-            raise CheckpointError(f"the weights {weights} are no regular file; give the path of a checkpoint")
+            raise CheckpointError(f"the weights {weights} are not a regular file; give the path of a checkpoint")
         try:
             with path.open("rb") as file:
                 hasher = hashlib.sha256()

@@ -276,7 +276,7 @@ def test_settings_survive_another_number_of_classes(tmp_path: Path) -> None:
 def fake_model(repository: Path, plan: Plan) -> Path:
     """Write a file with a build's record and nothing else in it."""
     file = repository / plan.core / "1" / "model.pt"
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(file, "w") as archive:
         for name, text in record_of(plan).as_extra_files().items():
             archive.writestr(f"model/extra/{name}", text)
@@ -406,6 +406,20 @@ def test_a_read_only_file_system_is_told_before_anything_is_traced(
     monkeypatch.setattr(assembly, "locked", contextlib.nullcontext)
     assert build_models.main(["--weights", "none", "--model-repository", str(tmp_path)]) == 1
     assert "cannot be written to: Read-only file system; change that" in caplog.text
+
+
+def test_what_is_up_to_date_may_be_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root, who may write everywhere: a read-only file system refuses to unlink even what is missing."""
+    plan = Plan("resnet50", WeightsSource("none"))
+    build(tmp_path, [plan], configs_only=True)
+    fake_model(tmp_path, plan)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "unlink", read_only)
+    build(tmp_path, [plan], configs_only=True)
+    build(tmp_path, [plan])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,41 @@ def test_untrained_models_change_no_file_of_the_checkout(
     trained = mine if given else ROOT / "model_repository"
     untrained = mine if given else output / "model_repository"
     assert built == [(trained, {PRETRAINED})] + ([] if available else [(untrained, {UNTRAINED})])
+
+
+class Served:
+    """Stands for a server that is ready; the process gets SIGTERM as soon as it is asked for."""
+
+    stopped = False
+
+    def __init__(self, repository: Path, *, log: Path) -> None:
+        del repository, log
+
+    def __enter__(self) -> Served:  # noqa: PYI034 - typing.Self needs Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Served.stopped = True
+
+    @property
+    def grpc_url(self) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ""
+
+
+def test_sigterm_stops_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(_: Path, __: Sequence[Plan]) -> None:
+        pass
+
+    monkeypatch.setattr(demo, "build", build)
+    monkeypatch.setattr(demo, "RunningServer", Served)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+            demo.main(["--output", str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert Served.stopped
 
 
 def test_an_output_that_cannot_be_written_to_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -274,7 +274,7 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
 def test_a_damaged_state_is_refused(tmp_path: Path, content: str) -> None:
     folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
     state.write_text(content)
-    with pytest.raises(EvaluationError, match="is no state of an evaluation; pass --restart"):
+    with pytest.raises(EvaluationError, match="is not the state of an evaluation; pass --restart"):
         run(folder, state)
     assert state.read_text() == content
 
@@ -287,7 +287,7 @@ def test_a_damaged_record_is_refused(tmp_path: Path, line: str) -> None:
     run(folder, state)
     header, first, second = state.read_text().splitlines()
     state.write_text(f"{header}\n{first}\n{line}\n{second}\n")
-    with pytest.raises(EvaluationError, match="is no state of an evaluation; pass --restart"):
+    with pytest.raises(EvaluationError, match="is not the state of an evaluation; pass --restart"):
         run(folder, state)
 
 

@@ -342,7 +342,7 @@ def test_workers_that_come_late_and_send_nothing_are_missed(
         workers(locust, 1, unused_port, folder=elsewhere),
     ):
         theirs = elsewhere / "workers.log"
-        wait_until(lambda: "pictures is no folder" in theirs.read_text(), what="the worker without pictures")
+        wait_until(lambda: "pictures is not a folder" in theirs.read_text(), what="the worker without pictures")
         with workers(locust, 1, unused_port) as doomed:
             assert any("3 workers connected" in line for line in log)
             doomed[0].kill()
@@ -350,7 +350,7 @@ def test_workers_that_come_late_and_send_nothing_are_missed(
         rest = log.read()
         assert process.wait(60) == 1, rest
     problems = sorted(problem.partition(": ")[2] for problem in locust.summary()["problems"])
-    assert problems == ["did not finish", "pictures is no folder"]
+    assert problems == ["did not finish", "pictures is not a folder"]
 
 
 def test_masks_are_compared_between_workers(locust: Locust, unused_port: int) -> None:
@@ -437,9 +437,9 @@ def test_a_server_that_is_not_there_is_named(locust: Locust, unused_port: int) -
 @pytest.mark.parametrize(
     ("options", "timeout", "said"),
     [
-        (["--objectives", "wrong.toml"], "30", "'latency' is no objective"),
+        (["--objectives", "wrong.toml"], "30", "'latency' is not an objective"),
         (["--summary", "."], "30", "Is a directory"),
-        (["--pictures", "missing"], "30", "missing is no folder"),
+        (["--pictures", "missing"], "30", "missing is not a folder"),
         (["--shape", "spike", "--reset-stats"], "30", "leave it out of --shape spike"),
         ([], "soon", "DEEPLAB_TIMEOUT"),
     ],

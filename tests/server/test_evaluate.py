@@ -296,7 +296,7 @@ def test_restart_discards_what_was_counted(
     output.mkdir()
     (output / "coco.state.jsonl").write_text("of another run")
     assert main(arguments(toy, folder, output)) == 1
-    assert "is no state of an evaluation; pass --restart" in capsys.readouterr().err
+    assert "is not the state of an evaluation; pass --restart" in capsys.readouterr().err
     assert main(arguments(toy, folder, output, "--restart")) == 0
     assert figures(output)[NAMES[0]].pixels == coco_data.HALF_PIXELS
 

@@ -97,6 +97,15 @@ def test_dockers_shared_memory_is_too_small_for_the_largest_picture(
     assert "--shm-size" in warning
 
 
+def test_a_limit_that_is_no_number_is_left_to_its_model(
+    monkeypatch: pytest.MonkeyPatch, committed: dict[str, Any]
+) -> None:
+    committed["preprocess"].parameters["max_pixels"].string_value = "many"
+    room(monkeypatch, 64 * MIB)
+    (warning,) = limits.check_shared_memory(committed)
+    assert "for pictures of 50 megapixels" in warning
+
+
 def test_enough_shared_memory_passes(monkeypatch: pytest.MonkeyPatch, committed: dict[str, Any]) -> None:
     room(monkeypatch, 600_000_000)
     assert list(limits.check_shared_memory(committed)) == []

@@ -233,7 +233,7 @@ def test_what_is_wrong_with_voc_folders_is_named(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="is 9 x 6 pixels and its annotation 6 x 9"):
         voc_folders(root).read("a")
     (root / "JPEGImages" / "a.jpg").write_bytes(b"no picture")
-    with pytest.raises(EvaluationError, match=r"the image .*a\.jpg cannot be decoded"):
+    with pytest.raises(EvaluationError, match=r"the image .*a\.jpg cannot be decoded: its format is unknown"):
         voc_folders(root).read("a")
 
 
@@ -318,6 +318,7 @@ BAD_MASKS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "16 bits": (lambda path: Image.new("I;16", (9, 6)).save(path), r"the mask .*b\.png has mode I;16"),
     "1 bit": (lambda path: Image.new("1", (9, 6)).save(path), r"the mask .*b\.png has mode 1"),
+    "a JPEG": (lambda path: Image.new("L", (9, 6)).save(path, "JPEG"), r"b\.png cannot be decoded: it is not a PNG"),
     "truncated": (
         lambda path: path.write_bytes(path.read_bytes()[:60]),
         r"the mask .*b\.png cannot be decoded: .*replace",

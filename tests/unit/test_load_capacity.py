@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from load_tests import capacity, summary
-from load_tests.capacity import (
-    BALANCING,
-    Balancing,
-    Outcome,
-    Replica,
-    ServiceTimesError,
-    poisson,
-    service_times,
-    simulate,
-)
+from load_tests.capacity import ServiceTimesError, service_times
+from load_tests.simulation import BALANCING, Balancing, Outcome, Replica, poisson, simulate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -267,9 +259,9 @@ def test_a_run_that_was_not_as_it_was_meant_to_be_is_told(tmp_path: Path, capsys
     ("where", "changed", "said"),
     [
         ([], {"format": 0}, "measure again"),
-        ([], {"server": []}, "is no summary of a run"),
-        (["kinds", 0], {"name": ""}, "is no summary of a run"),
-        (["kinds", 0], {"milliseconds": {"3": "x"}}, "is no summary of a run"),
+        ([], {"server": []}, "is not the summary of a run"),
+        (["kinds", 0], {"name": ""}, "is not the summary of a run"),
+        (["kinds", 0], {"milliseconds": {"3": "x"}}, "is not the summary of a run"),
         (["server"], {"deeplabv3_resnet50": {}}, "lack batches"),
     ],
 )

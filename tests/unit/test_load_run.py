@@ -225,12 +225,12 @@ def test_a_run_that_was_not_as_it_was_meant_to_be_misses(tmp_path: Path) -> None
     ("text", "said"),
     [
         ("", "holds no objective"),
-        ("error_rate = 1", "'error_rate' is no objective"),
+        ("error_rate = 1", "'error_rate' is not an objective"),
         ("error_share = 1.5", "from 0 to 1"),
         ("error_share = 'x'", "must be a number"),
         ("throughput = true", "must be a number"),
         ("[p99]\nall = -1", "must be a number"),
-        ("p99 = 1", "'p99' is no objective"),
+        ("p99 = 1", "'p99' is not an objective"),
         ("[p99", "cannot be read"),
         ("[p99]", "bounds nothing"),
         ("[p0]\nall = 1", "bounds nothing"),
@@ -274,7 +274,7 @@ def test_the_page_proves_the_run_when_it_is_mailed_alone(tmp_path: Path) -> None
         "resnet50=3",
         "refused & gone   1",
         "deeplabv3_resnet50   100   1.82   10.0   30.0   40 of 1, 15 of 4",
-        "busiest of 1 process(es) at 10% of a core",
+        "busiest of 1 process at 10% of a core",
     ):
         assert re.sub(r"\s+", " ", said) in re.sub(r"\s+", " ", text)
     assert "<title>Load test failed" in page

@@ -123,7 +123,7 @@ def _thread_count(parameters: Mapping[str, str], name: str) -> int | None:
     try:
         return int(parameters[name])
     except ValueError as exc:
-        raise ModelContractError(f"parameter {name} is {parameters[name]!r}; it must be a whole number") from exc
+        raise ModelContractError(f"parameter {name} is {parameters[name]!r}; it must be an integer") from exc
 
 
 def _index_suffixes(names: Sequence[str]) -> list[int] | None:

@@ -82,7 +82,7 @@ def _parameter(parameters: Mapping[str, str], name: str) -> str:
 def _positive_int(parameters: Mapping[str, str], name: str) -> int:
     text = _parameter(parameters, name)
     if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise ValueError(f"parameter {name} is {text!r}; it must be a whole number of at least 1")
+        raise ValueError(f"parameter {name} is {text!r}; it must be an integer from 1")
     return int(text)
 
 

@@ -30,7 +30,7 @@ _TICK_SECONDS = 0.05
 _logger = logging.getLogger("load_tests")
 
 
-class Sender:
+class LoadGenerator:
     """Listens to Locust's events, and has the users of this process send.
 
     Args:

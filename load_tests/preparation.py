@@ -14,10 +14,10 @@ from locust import stats
 from locust.runners import MasterRunner, WorkerRunner
 
 from load_tests import objectives, shapes
+from load_tests.generator import INTERRUPTED_SECONDS, LoadGenerator
 from load_tests.judge import Judge
 from load_tests.options import options_from
 from load_tests.pictures import PicturesError
-from load_tests.sender import INTERRUPTED_SECONDS, Sender
 from load_tests.sending import client_for, wait_until_ready
 from load_tests.summary import rounded
 from load_tests.users import HostUser, SecondHostUser, StagedShape
@@ -99,7 +99,7 @@ class _Preparation:
         """
         parsed, environment = self._parsed, self._environment
         is_worker = isinstance(environment.runner, WorkerRunner)
-        sender: Sender | None = None
+        generator: LoadGenerator | None = None
         try:
             options = options_from(vars(parsed))
             self._check_shape(options)
@@ -109,14 +109,14 @@ class _Preparation:
                     _check_writable(Path(file))
             client_for(environment.host or _SOMEWHERE, options).close()  # its own variables may be wrong
             if not isinstance(environment.runner, MasterRunner):
-                sender = Sender(environment)
+                generator = LoadGenerator(environment)
             if is_worker:
                 return
-            if sender is not None:
-                sender.make_pictures()
+            if generator is not None:
+                generator.make_pictures()
         except (objectives.ObjectivesError, PicturesError, OSError, ValueError) as error:
             _stop(str(error), EXIT_USAGE)
-        self._judge = Judge(environment, sender)
+        self._judge = Judge(environment, generator)
         self._take_users(options, users=parsed.num_users or 1)
         if environment.web_ui is not None and environment.web_ui.app is not None:
             environment.web_ui.app.before_request(self._check_page)
