@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 progress=options.progress,
                 configs_only=options.configs_only,
                 preprocess_device=options.preprocess_device,
+                calibration=options.calibration,
                 settings=dict(options.set),
             )
     except WeightsUnavailableError as exc:

@@ -8,13 +8,16 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deeplabv3.building import steps, tracing
+from deeplabv3.building.calibration import Calibration
 from deeplabv3.building.configs import core_config, ensemble_config
-from deeplabv3.building.model_file import record_of, write_model
+from deeplabv3.building.model_file import is_of, write_model
 from deeplabv3.building.plan import GPU_MAX_BATCH_SIZE, Plan
+from deeplabv3.building.quantization import check_cpu
 from deeplabv3.building.settings import as_options
 from deeplabv3.building.staging import locked, partial_file, try_writing
 from deeplabv3.building.written import Written, refuse_edits, remove_older_records
@@ -22,7 +25,7 @@ from deeplabv3.errors import BuildError, RepositoryError
 from deeplabv3.files import write_whole
 from deeplabv3.models.names import VARIANTS, core_name
 from deeplabv3.models.weights import WeightsSource
-from deeplabv3.repository.config import config_text, pb, read_config
+from deeplabv3.repository.config import config_text, parse_config, pb, read_config
 from deeplabv3.repository.record import BuildRecord, read_record
 
 _NAMED_FILES = 3  # more are counted
@@ -43,6 +46,7 @@ def build(
     progress: bool = True,
     configs_only: bool = False,
     preprocess_device: str = "cpu",
+    calibration: Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> None:
     """Build what is not up to date, and put it in place only when all of it is done and checked.
@@ -54,6 +58,7 @@ def build(
         progress: show a progress bar of a download on stderr.
         configs_only: write everything but the model.pt files.
         preprocess_device: where pictures are resized, "cpu" or "cuda".
+        calibration: a folder of pictures for models in int8.
         settings: of the steps, as parse_setting returns them; others stay as earlier builds were told.
 
     Raises:
@@ -74,6 +79,11 @@ def build(
         texts = _texts(repository, plans, others, records, preprocess_device=preprocess_device, settings=settings)
         if not is_source(repository):
             refuse_edits(repository, texts, written, given)
+        if calibration is not None and not configs_only:
+            parameters = parse_config(texts["preprocess/config.pbtxt"]).parameters
+            values = {name: value.string_value for name, value in parameters.items()}
+            found = Calibration.of(calibration, values)
+            plans = [replace(plan, calibration=found) for plan in plans]
         with contextlib.ExitStack() as stack:
             staged = {} if configs_only else _stage(repository, plans, records, stack, force=force, progress=progress)
             changed: list[str] = []
@@ -199,13 +209,16 @@ def _stage(
         folders = [folder for name in models for folder in (repository / name, repository / name / "1")]
         try_writing([repository, *folders])
         tracing.check_room(repository, len(staged))
+        if calibration := staged[0].calibration:
+            check_cpu()
+            calibration.check()
     for plan in staged:
         write_model(partials[plan.core], plan, progress=progress)
     return {model_file(repository, plan.variant): partials[plan.core] for plan in staged}
 
 
 def _is_up_to_date(plan: Plan, records: Mapping[str, BuildRecord]) -> bool:
-    if records.get(plan.variant) != record_of(plan):
+    if not is_of(records.get(plan.variant), plan):
         return False
     _log.info("%s: up to date (weights %s)", plan.core, plan.source.label)
     return True

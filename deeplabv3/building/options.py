@@ -8,7 +8,14 @@ from deeplabv3.arguments import number
 from deeplabv3.building import tracing
 from deeplabv3.building.assembly import is_source
 from deeplabv3.building.model_file import NORM_LAYERS
-from deeplabv3.building.plan import DEFAULT_PRECISIONS, GPU_INSTANCES, GPU_MAX_BATCH_SIZE, Plan, choose_class_names
+from deeplabv3.building.plan import (
+    DEFAULT_PRECISIONS,
+    GPU_INSTANCES,
+    GPU_MAX_BATCH_SIZE,
+    MIN_AGREEMENT,
+    Plan,
+    choose_class_names,
+)
 from deeplabv3.building.settings import parse_setting
 from deeplabv3.building.steps import MODEL_REPOSITORY
 from deeplabv3.errors import BuildError, InvalidOptionError, RepositoryError
@@ -76,6 +83,19 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=tracing.PRECISIONS,
         help="in what they compute; inputs and outputs are FP32 (default: fp32 for cpu, fp16 for cuda)",
+    )
+    add(
+        "--calibration",
+        type=_folder,
+        metavar="DIR",
+        help="with --precision int8: a folder of pictures like those to be served, 100 or more; see docs/building.md",
+    )
+    add(
+        "--min-agreement",
+        type=number(0, 1, kind=float),
+        metavar="SHARE",
+        help="with --precision int8: the share of the pixels of held-out pictures that must get the same class as in "
+        f"fp32, 0 to 1 (default: {MIN_AGREEMENT})",
     )
     add(
         "--cudnn",
@@ -183,6 +203,8 @@ def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) 
     """Return which options do not go together, and what to do about it; None where they do."""
     given = {name: value for name, value in vars(options).items() if value != parser.get_default(name)}
     on_cpu = options.device == "cpu"
+    int8 = options.precision == "int8"
+    of_int8 = [name for name in given if name in {"calibration", "min_agreement"}]
     of_gpus = [name for name in given if name in _OF_GPUS]
     changing = [
         name for name, value in given.items() if name not in _CHANGING_NOTHING and value != _AS_DEFAULT.get(name)
@@ -190,6 +212,9 @@ def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) 
     faults = {
         "--precision tf32 is a mode of GPUs: add --device cuda, or take fp32": on_cpu and options.precision == "tf32",
         f"{_named(of_gpus)}: for GPUs only; add --device cuda": on_cpu and of_gpus,
+        "--precision int8 is for CPUs: leave out --device cuda, or take fp16": not on_cpu and int8,
+        "--precision int8 needs --calibration with a folder of pictures": int8 and options.calibration is None,
+        f"{_named(of_int8)}: for --precision int8 only": not int8 and of_int8,
         "--cudnn fused takes --precision fp16 or tf32": options.cudnn == "fused"
         and options.precision in {"fp32", "bf16"},
         "--json goes with --describe": options.json and not options.describe,
@@ -240,6 +265,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
             max_batch_size=options.max_batch_size or GPU_MAX_BATCH_SIZE,
             instances=options.instances or GPU_INSTANCES,
             max_queue_size=options.max_queue_size or 0,
+            min_agreement=MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,
         )
         for variant in dict.fromkeys(variants)
     ]

@@ -1,0 +1,106 @@
+"""The pictures that an int8 build calibrates with: read as the server reads them, and in part held out."""
+
+import functools
+import hashlib
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deeplabv3.building.steps import MODEL_REPOSITORY
+from deeplabv3.errors import BuildError
+
+FEWEST = 20
+"""Calibration with fewer pictures is refused: the ranges of activations would be those of these few."""
+
+_HELD_OUT = 5  # every fifth picture
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The pictures in a folder, and how the server prepares them.
+
+    Attributes:
+        files: the pictures, in the order of their names.
+        parameters: of `preprocess`, as its config.pbtxt has them.
+        digest: SHA-256 of names, pictures and parameters.
+    """
+
+    files: tuple[Path, ...]
+    parameters: Mapping[str, str]
+    digest: str
+
+    @classmethod
+    def of(cls, folder: Path, parameters: Mapping[str, str]) -> "Calibration":
+        """Find the pictures in a folder and its subfolders; hidden files are left out.
+
+        Raises:
+            BuildError: the folder cannot be read, or has fewer than FEWEST files.
+        """
+        if not folder.is_dir():
+            raise BuildError(f"--calibration {folder} is not a folder; give one with pictures like those to be served")
+        try:
+            files = sorted(
+                file
+                for file in folder.rglob("*")
+                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+            )
+            digest = hashlib.sha256(repr(sorted(parameters.items())).encode())
+            for file in files:
+                digest.update(f"{file.relative_to(folder)}\0".encode(errors="surrogateescape"))
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+        except OSError as exc:
+            raise BuildError(f"--calibration {folder}: {exc}") from exc
+        if len(files) < FEWEST:
+            raise BuildError(
+                f"--calibration {folder} has {len(files)} files; give at least {FEWEST} pictures, better 100, of the "
+                "kind that is to be served"
+            )
+        return cls(tuple(files), parameters, digest.hexdigest())
+
+    def check(self) -> None:
+        """Read every picture once, because a refused one would end a build after minutes.
+
+        Raises:
+            BuildError: the server would refuse one.
+        """
+        for file in self.files:
+            self.read(file)
+
+    def read(self, file: Path) -> torch.Tensor:
+        """Return the pixels (1, 3, H, W) float32, normalized, that the server makes of a picture.
+
+        Raises:
+            BuildError: it refuses the picture.
+        """
+        image_ops = _image_ops()
+        settings = image_ops.Settings.from_parameters(self.parameters)
+        try:
+            pixels, _ = image_ops.preprocess([file.read_bytes()], settings)
+        except (image_ops.InvalidImageError, OSError) as exc:
+            raise BuildError(f"--calibration: {file}: {exc}; move it out of the folder") from exc
+        return torch.from_numpy(pixels)
+
+    @property
+    def observed(self) -> int:
+        """The number of pictures that set the ranges."""
+        return len(self.files) - len(self.files[::_HELD_OUT])
+
+    def to_observe(self) -> Iterator[torch.Tensor]:
+        """Yield the pixels of the pictures that set the ranges: four of five."""
+        return map(self.read, [file for number, file in enumerate(self.files) if number % _HELD_OUT])
+
+    def held_out(self) -> Iterator[torch.Tensor]:
+        """Yield the pixels of the other pictures."""
+        return map(self.read, self.files[::_HELD_OUT])
+
+
+@functools.cache
+def _image_ops() -> Any:  # noqa: ANN401 - a module without a package
+    """Return the module with which preprocess reads pictures; Triton, too, puts its folder on the path."""
+    sys.path.append(str(MODEL_REPOSITORY / "preprocess" / "1"))
+    return importlib.import_module("image_ops")

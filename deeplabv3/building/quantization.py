@@ -1,0 +1,369 @@
+"""int8 for CPUs: a DeepLabV3 whose convolutions multiply 8-bit integers, in one TorchScript file.
+
+Weights are rounded to int8, with one scale for each output channel. Activations are rounded to uint8, with one scale
+for each tensor, from the range that torch.ao's observers found in calibration pictures. Each convolution takes in what
+follows it: the ReLU, or the residual sum and the ReLU, and the rounding to the next tensor's scale, so that layers hand
+on uint8. The operators are those that torch.compile emits for CPUs, `onednn::qconv2d_pointwise` in libtorch. The first
+convolution, the 1 x 1 convolution after the image-level pooling and the auxiliary head stay in float32.
+"""
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, List, NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript compiles with these names
+
+import torch
+from torch import nn
+from torch.ao.quantization import HistogramObserver, PerChannelMinMaxObserver
+from torchvision.models.resnet import Bottleneck
+from torchvision.models.segmentation.deeplabv3 import DeepLabV3
+
+from deeplabv3.building.fusion import fold_batch_norm
+from deeplabv3.errors import BuildError, InvalidOptionError
+
+_CPU_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
+# Symmetric: oneDNN's weights have no zero points. Without -128 a sum of two products fits 16 bits.
+_WEIGHT_RANGE = (-127, 127)
+_ACTIVATION_RANGE = (0, 255)
+
+
+def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Check that this CPU multiplies 8-bit integers without overflow.
+
+    Raises:
+        BuildError: it has neither VNNI nor AMX.
+    """
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    if not flags & _CPU_FLAGS:
+        raise BuildError(
+            f"--precision int8 needs a CPU with VNNI or AMX, and the flags in {cpuinfo} have none of "
+            f"{', '.join(sorted(_CPU_FLAGS))}; build on the machine that serves, or take --precision fp32"
+        )
+
+
+class Grid(NamedTuple):
+    """The numbers that a uint8 tensor stands for: (value - zero_point) * scale."""
+
+    scale: float
+    zero_point: int
+
+
+class Int8Weights(nn.Module):
+    """The int8 weights of a convolution, which get oneDNN's layout when the file is loaded."""
+
+    def __init__(self, convolution: nn.Conv2d, grid: Grid, input_size: list[int]) -> None:
+        super().__init__()
+        weight = convolution.weight.detach()
+        least, most = _WEIGHT_RANGE
+        observer = PerChannelMinMaxObserver(
+            dtype=torch.qint8, qscheme=torch.per_channel_symmetric, quant_min=least, quant_max=most
+        )
+        observer(weight)
+        scales, zero_points = observer.calculate_qparams()
+        self.scales = scales.float()
+        self.plain = torch.quantize_per_channel(weight, scales.double(), zero_points, 0, torch.qint8).int_repr()
+        self.input_scale, self.input_zero_point = grid
+        self.stride, self.dilation = list(convolution.stride), list(convolution.dilation)
+        self.padding = [int(side) for side in convolution.padding]
+        self.groups = convolution.groups
+        self.input_size = input_size
+        self.packed = self._pack()
+
+    def forward(self) -> torch.Tensor:
+        """Return them, packed."""
+        return self.packed
+
+    def _pack(self) -> torch.Tensor:
+        return torch.ops.onednn.qconv_prepack(
+            self.plain,
+            self.scales,
+            self.input_scale,
+            self.input_zero_point,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.input_size,
+        )
+
+    # TorchScript reads these types when it compiles, and knows the names of typing only.
+    @torch.jit.export
+    def __getstate__(  # pyright: ignore[reportIncompatibleMethodOverride] - TorchScript's, not copy's
+        self,
+    ) -> Tuple[torch.Tensor, torch.Tensor, float, int, List[int], List[int], List[int], int, List[int], bool]:  # noqa: UP006
+        return (
+            self.plain,
+            self.scales,
+            self.input_scale,
+            self.input_zero_point,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.input_size,
+            self.training,
+        )
+
+    @torch.jit.export
+    def __setstate__(
+        self,
+        state: Tuple[torch.Tensor, torch.Tensor, float, int, List[int], List[int], List[int], int, List[int], bool],  # noqa: UP006
+    ) -> None:
+        (
+            self.plain,
+            self.scales,
+            self.input_scale,
+            self.input_zero_point,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.input_size,
+            self.training,
+        ) = state
+        self.packed = self._pack()
+        self.plain = torch.zeros([0], dtype=torch.int8)  # a model that was loaded is not saved again
+
+
+class QuantizedConvolution(nn.Module):
+    """A convolution of uint8 that adds its bias, a residual if given, and applies the ReLU before it writes.
+
+    Its forward takes (N, C, H, W) uint8 and returns uint8 on another grid, or float32 where there is no other grid.
+    TorchScript compiles this class, because its tracer does not know the operators' lists of scalars.
+    """
+
+    def __init__(
+        self,
+        convolution: nn.Conv2d,
+        grid: Grid,
+        output: Grid | None,
+        input_size: list[int],
+        *,
+        relu: bool = True,
+        residual: Grid | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights = Int8Weights(convolution, grid, input_size)
+        self.scales = self.weights.scales
+        self.zero_points = torch.zeros(len(self.scales), dtype=torch.int32)
+        bias = convolution.bias
+        self.bias = torch.zeros(len(self.scales)) if bias is None else bias.detach()
+        self.input_scale, self.input_zero_point = grid
+        self.output_scale, self.output_zero_point = output or Grid(1.0, 0)
+        self.residual_scale, self.residual_zero_point = residual or Grid(1.0, 0)
+        self.dtype = torch.float32 if output is None else torch.uint8
+        self.activation = "relu" if relu else "none"
+        self.stride, self.dilation = list(convolution.stride), list(convolution.dilation)
+        self.padding = [int(side) for side in convolution.padding]
+        self.groups = convolution.groups
+
+    def forward(self, features: torch.Tensor, residual: Optional[torch.Tensor] = None) -> torch.Tensor:  # noqa: UP045
+        """Convolve; a residual, which has the size of the output, is overwritten."""
+        no_scalars: List[Optional[number]] = []  # noqa: F821, UP006, UP045  # pyright: ignore - a type of TorchScript
+        if residual is None:
+            return torch.ops.onednn.qconv2d_pointwise(
+                features,
+                self.input_scale,
+                self.input_zero_point,
+                self.weights(),
+                self.scales,
+                self.zero_points,
+                self.bias,
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.groups,
+                self.output_scale,
+                self.output_zero_point,
+                self.dtype,
+                self.activation,
+                no_scalars,
+                "",
+            )
+        return torch.ops.onednn.qconv2d_pointwise(
+            features,
+            self.input_scale,
+            self.input_zero_point,
+            self.weights(),
+            self.scales,
+            self.zero_points,
+            residual,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.output_scale,
+            self.output_zero_point,
+            self.dtype,
+            self.residual_scale,
+            self.residual_zero_point,
+            "sum",
+            1.0,
+            self.activation,
+            no_scalars,
+            "",
+        )
+
+
+class Ranges:
+    """The ranges of a model's tensors, observed while it takes calibration pictures.
+
+    Args:
+        model: float32, its batch normalization folded.
+    """
+
+    def __init__(self, model: DeepLabV3) -> None:
+        self._model = model
+        self._of_outputs = {module for name, module in model.named_modules() if "downsample" in name}
+        self._observers: dict[tuple[nn.Module, str], HistogramObserver] = {}
+        self.input_sizes: dict[nn.Module, list[int]] = {}
+
+    def observe(self, pictures: Iterable[torch.Tensor]) -> None:
+        """Run the model on pixels (1, 3, H, W) float32, normalized."""
+        hooks = [
+            module.register_forward_hook(self._note)
+            for module in self._model.modules()
+            if isinstance(module, nn.Conv2d)
+        ]
+        with torch.inference_mode():
+            for pixels in pictures:
+                self._model(pixels)
+        for hook in hooks:
+            hook.remove()
+
+    def _note(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        self.input_sizes.setdefault(module, list(inputs[0].shape))
+        tensors = {"input": inputs[0]} | ({"output": output} if module in self._of_outputs else {})
+        for side, tensor in tensors.items():
+            key = (module, side)
+            if key not in self._observers:
+                least, most = _ACTIVATION_RANGE
+                self._observers[key] = HistogramObserver(dtype=torch.quint8, quant_min=least, quant_max=most)
+            self._observers[key](tensor)
+
+    def of_input(self, convolution: nn.Module) -> Grid:
+        """Return the grid for what a convolution takes."""
+        return self._grid(convolution, "input")
+
+    def of_output(self, convolution: nn.Module) -> Grid:
+        """Return the grid for what a convolution of a downsampling returns."""
+        return self._grid(convolution, "output")
+
+    def _grid(self, convolution: nn.Module, side: str) -> Grid:
+        scale, zero_point = self._observers[convolution, side].calculate_qparams()
+        return Grid(float(scale), int(zero_point))
+
+    def quantized(
+        self, convolution: nn.Conv2d, output: Grid | None, *, relu: bool = True, residual: Grid | None = None
+    ) -> nn.Module:
+        """Return the convolution in int8."""
+        grid, size = self.of_input(convolution), self.input_sizes[convolution]
+        return torch.jit.script(QuantizedConvolution(convolution, grid, output, size, relu=relu, residual=residual))
+
+
+def _rounded(features: torch.Tensor, grid: Grid) -> torch.Tensor:
+    return torch.quantize_per_tensor(features, grid.scale, grid.zero_point, torch.quint8).int_repr()
+
+
+class QuantizedBottleneck(nn.Module):
+    """A block of ResNet from uint8 to uint8."""
+
+    def __init__(self, block: Bottleneck, output: Grid, ranges: Ranges) -> None:
+        super().__init__()
+        residual = ranges.of_input(block.conv1)
+        self.downsample = None
+        if block.downsample is not None:
+            convolution: Any = block.downsample[0]
+            residual = ranges.of_output(convolution)
+            self.downsample = ranges.quantized(convolution, residual, relu=False)
+        self.conv1 = ranges.quantized(block.conv1, ranges.of_input(block.conv2))
+        self.conv2 = ranges.quantized(block.conv2, ranges.of_input(block.conv3))
+        self.conv3 = ranges.quantized(block.conv3, output, residual=residual)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Take (N, C, H, W); the block's input is not read again and holds the output afterwards, if sizes agree."""
+        found = self.conv2(self.conv1(features))
+        residual = features if self.downsample is None else self.downsample(features)
+        return self.conv3(found, residual)
+
+
+class QuantizedBackbone(nn.Module):
+    """The ResNet of a DeepLabV3: takes pixels (N, 3, H, W) float32, returns `out` uint8 and, if kept, `aux` float32."""
+
+    def __init__(self, backbone: nn.Module, output: Grid, ranges: Ranges, *, aux: bool) -> None:
+        super().__init__()
+        layers: dict[str, nn.Module] = dict(backbone.named_children())
+        self.stem = nn.Sequential(layers["conv1"], nn.ReLU(), layers["maxpool"])
+        stages: list[list[Any]] = [list(layers[f"layer{number}"].children()) for number in range(1, 5)]
+        blocks = [block for stage in stages for block in stage]
+        grids = [ranges.of_input(block.conv1) for block in blocks] + [output]
+        self.grid = grids[0]
+        self.blocks = nn.ModuleList(
+            QuantizedBottleneck(block, grid, ranges) for block, grid in zip(blocks, grids[1:], strict=True)
+        )
+        self.aux_after = len(blocks) - len(stages[3]) if aux else None
+        self.aux_grid = grids[-1 - len(stages[3])]
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the features that the heads take."""
+        features = _rounded(self.stem(pixels), self.grid)
+        found: dict[str, torch.Tensor] = {}
+        for number, block in enumerate(self.blocks):
+            if number == self.aux_after:
+                scale, zero_point = self.aux_grid
+                found["aux"] = (features.float() - zero_point) * scale
+            features = block(features)
+        found["out"] = features
+        return found
+
+
+class QuantizedHead(nn.Module):
+    """ASPP and the classifier after it: takes uint8 features, returns float32 logits at their resolution."""
+
+    def __init__(self, head: Any, ranges: Ranges) -> None:  # noqa: ANN401 - a Sequential of torchvision
+        super().__init__()
+        aspp, convolution, _, _, last = head
+        *branches, pooling = aspp.convs
+        project = aspp.project[0]
+        self.grid, self.joined = ranges.of_input(branches[0][0]), ranges.of_input(project)
+        self.branches = nn.ModuleList(ranges.quantized(branch[0], self.joined) for branch in branches)
+        self.pooled = nn.Sequential(pooling[1], nn.ReLU())
+        self.project = ranges.quantized(project, ranges.of_input(convolution))
+        self.convolution = ranges.quantized(convolution, ranges.of_input(last))
+        self.last = ranges.quantized(last, None, relu=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Take (N, 2048, h, w) uint8, return (N, classes, h, w) float32."""
+        mean = features.sum((2, 3), keepdim=True, dtype=torch.int32) / (features.shape[2] * features.shape[3])
+        pooled = _rounded(self.pooled((mean - self.grid.zero_point) * self.grid.scale), self.joined)
+        parts = [branch(features) for branch in self.branches]
+        parts.append(pooled.expand_as(parts[0]))
+        return self.last(self.convolution(self.project(torch.cat(parts, 1))))
+
+
+def quantize(model: DeepLabV3, pictures: Iterable[torch.Tensor], *, aux: bool) -> DeepLabV3:
+    """Return a model in int8; the one given stays as it is.
+
+    Args:
+        model: float32, in evaluation mode.
+        pictures: pixels (1, 3, H, W) float32, normalized; the ranges of activations come from them.
+        aux: whether the auxiliary head is served.
+
+    Raises:
+        InvalidOptionError: the model's normalization depends on the picture, and cannot be folded into a convolution.
+    """
+    model = copy.deepcopy(model)
+    fold_batch_norm(model)
+    if any(isinstance(module, nn.InstanceNorm2d) for module in model.modules()):
+        raise InvalidOptionError("--precision int8 takes models with batch normalization; this one has InstanceNorm2d")
+    if not aux:
+        model.aux_classifier = None
+    ranges = Ranges(model)
+    ranges.observe(pictures)
+    head: Any = model.classifier
+    output = ranges.of_input(head[0].convs[0][0])
+    model.backbone = QuantizedBackbone(model.backbone, output, ranges, aux=aux)  # pyright: ignore[reportAttributeAccessIssue]
+    model.classifier = QuantizedHead(head, ranges)
+    return model.eval()

@@ -1,0 +1,172 @@
+"""int8 for CPUs: what a build with --precision int8 makes, tells and refuses."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from PIL import Image
+
+import build_models
+from deeplabv3 import model_deeplabv3_resnet50
+from deeplabv3.building import quantization, tracing
+from deeplabv3.errors import BuildError
+from deeplabv3.repository.record import read_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torchvision.models.segmentation import DeepLabV3
+
+pytestmark = pytest.mark.build
+
+OPTIONS = ["--variant", "resnet50", "--weights", "none", "--width-per-group", "4", "--precision", "int8"]
+SMALL = ["--set", "preprocess.resize_size=48"]
+
+
+@pytest.fixture(autouse=True)
+def _needs_int8_arithmetic() -> None:
+    quantization.check_cpu()  # a CPU without it would serve other masks: the tests say so, and do not skip
+
+
+def photographs(folder: Path, count: int) -> Path:
+    """Write pictures of colored rectangles: structure at several scales, and no two alike."""
+    draw = random.Random(3)  # noqa: S311 - draws pictures, keeps no secret
+    for number in range(count):
+        picture = Image.new("RGB", (64, 56))
+        for _ in range(12):
+            left, top = draw.randrange(56), draw.randrange(48)
+            color = (draw.randrange(256), draw.randrange(256), draw.randrange(256))
+            picture.paste(color, (left, top, left + draw.randrange(4, 40), top + draw.randrange(4, 40)))
+        folder.mkdir(exist_ok=True)
+        picture.save(folder / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def eager() -> DeepLabV3:
+    """torchvision's own arithmetic on the weights of an untrained build, in 1 / 16 of the channels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return model_deeplabv3_resnet50(aux_loss=True, width_per_group=4).eval()
+
+
+def smooth(count: int, *shape: int) -> Iterator[torch.Tensor]:
+    for seed in range(count):
+        yield torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_build_tells_and_records_how_near_it_comes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pictures = photographs(tmp_path / "pictures", 20)
+    repository = tmp_path / "models"
+    command = [*OPTIONS, *SMALL, "--calibration", str(pictures), "--model-repository", str(repository)]
+    with caplog.at_level("INFO"):
+        assert build_models.main(command) == 0
+    record = read_record(repository / "deeplabv3_resnet50" / "1" / "model.pt")
+    assert record is not None
+    found = record.fields["agreement"]
+    assert found["pictures"] == 4  # every fifth, held out
+    assert 0.95 <= found["same_class"] <= 1
+    assert 0 < found["error"] < 0.1
+    assert f"same class as fp32 for {found['same_class']:.2%} of the pixels of 4 pictures" in caplog.text
+
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert build_models.main(command) == 0
+        assert "up to date" in caplog.text
+        Image.new("RGB", (64, 56), "red").save(pictures / "000.png")
+        caplog.clear()
+        assert build_models.main([*command, "--min-agreement", "1"]) == 1
+    assert "calibrating with 16 pictures" in caplog.text  # another picture, another model
+    assert "--min-agreement is 1; calibrate with more pictures" in caplog.text
+    assert read_record(repository / "deeplabv3_resnet50" / "1" / "model.pt") == record
+
+
+def test_the_file_computes_in_int8_what_pytorch_does_in_float32(tmp_path: Path, eager: DeepLabV3) -> None:
+    module = tracing.trace(eager, aux=True, precision=tracing.PRECISIONS["int8"], pictures=smooth(3, 1, 3, 72, 88))
+    tracing.save(module, tmp_path / "model.pt", {})
+    loaded = torch.jit.load(str(tmp_path / "model.pt"))
+    for pixels in smooth(2, 2, 3, 97, 61):  # another batch, shape and picture than those of calibration
+        with torch.inference_mode():
+            expected = eager(pixels)
+            out, _, aux = loaded(pixels)
+        for found, wanted in ((out, expected["out"]), (aux, expected["aux"])):
+            assert found.dtype == torch.float32
+            assert float((found - wanted).norm() / wanted.norm()) < 0.08
+        assert float((out.argmax(1) == expected["out"].argmax(1)).double().mean()) > 0.97
+    in_float32 = ("aux_classifier", "backbone.conv1", "classifier.0.convs.4")
+    bytes_of = {name: 4 if name.startswith(in_float32) else 1 for name, _ in eager.named_parameters()}
+    expected_size = sum(parameter.numel() * bytes_of[name] for name, parameter in eager.named_parameters())
+    assert (tmp_path / "model.pt").stat().st_size == pytest.approx(expected_size, rel=0.03)
+
+
+def test_a_block_does_not_disturb_what_it_is_given(eager: DeepLabV3) -> None:
+    module = tracing.trace(eager, aux=True, precision=tracing.PRECISIONS["int8"], pictures=smooth(1, 1, 3, 72, 88))
+    (pixels,) = smooth(1, 1, 3, 72, 88)
+    with torch.inference_mode():
+        first, second = module(pixels), module(pixels)
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--precision int8 needs --calibration with a folder of pictures"),
+        (["--device", "cuda", "--calibration", "."], "--precision int8 is for CPUs: leave out --device cuda"),
+        (["--min-agreement", "95", "--calibration", "."], "must be a number from 0 to 1, got '95'"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        build_models.main([*OPTIONS, *options, "--model-repository", str(tmp_path / "models")])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_calibration_without_int8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_models.main(["--calibration", str(tmp_path), "--model-repository", str(tmp_path / "models")])
+    assert "--calibration: for --precision int8 only" in capsys.readouterr().err
+
+
+def refused(tmp_path: Path, pictures: Path, *more: str) -> bool:
+    repository = tmp_path / "models"
+    code = build_models.main([*OPTIONS, *more, "--calibration", str(pictures), "--model-repository", str(repository)])
+    return code == 1 and not list(repository.rglob("model.pt"))
+
+
+def test_too_few_pictures_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert refused(tmp_path, photographs(tmp_path / "pictures", 19))
+    assert "has 19 files; give at least 20 pictures" in caplog.text
+    assert refused(tmp_path, tmp_path / "nowhere")
+    assert "nowhere is not a folder" in caplog.text
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pictures = photographs(tmp_path / "pictures", 20)
+    (pictures / ".hidden").write_text("left out")
+    (pictures / "notes.txt").write_text("These pictures are mine.")
+    assert refused(tmp_path, pictures)
+    assert "notes.txt" in caplog.text
+    assert "move it out of the folder" in caplog.text
+
+
+def test_a_cpu_without_the_arithmetic_is_refused(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor: 0\nflags\t\t: fpu sse4_2 avx2 avx512f\n")
+    with pytest.raises(BuildError, match="needs a CPU with VNNI or AMX"):
+        quantization.check_cpu(cpuinfo)
+    with pytest.raises(BuildError, match="needs a CPU with VNNI or AMX"):
+        quantization.check_cpu(tmp_path / "missing")
+    cpuinfo.write_text("flags\t\t: fpu avx_vnni\n")
+    quantization.check_cpu(cpuinfo)
+
+
+def test_normalization_that_depends_on_the_picture_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert refused(tmp_path, photographs(tmp_path / "pictures", 20), *SMALL, "--norm-layer", "InstanceNorm2d")
+    assert "--precision int8 takes models with batch normalization" in caplog.text
