@@ -74,7 +74,7 @@ def color_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("color") / "models"
     plans = [Plan(variant, WeightsSource("none")) for variant in VARIANTS]
     assembly.build(repository, plans, configs_only=True)
-    core: Any = torch.jit.trace(toy.ByColour().eval(), torch.zeros(1, 3, 32, 32))
+    core: Any = torch.jit.trace(toy.ByColor().eval(), torch.zeros(1, 3, 32, 32))
     for plan in plans:
         file = assembly.model_file(repository, plan.variant)
         file.parent.mkdir()

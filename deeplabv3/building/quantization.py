@@ -15,7 +15,6 @@ from typing import Any, List, NamedTuple, Optional, Tuple  # noqa: UP035 - Torch
 import torch
 from torch import nn
 from torch.ao.quantization import HistogramObserver, PerChannelMinMaxObserver
-from torchvision.models.resnet import Bottleneck
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
 from deeplabv3.building.fusion import fold_batch_norm
@@ -270,12 +269,12 @@ def _rounded(features: torch.Tensor, grid: Grid) -> torch.Tensor:
 class QuantizedBottleneck(nn.Module):
     """A block of ResNet from uint8 to uint8."""
 
-    def __init__(self, block: Bottleneck, output: Grid, ranges: Ranges) -> None:
+    def __init__(self, block: Any, output: Grid, ranges: Ranges) -> None:  # noqa: ANN401 - a Bottleneck of torchvision
         super().__init__()
         residual = ranges.of_input(block.conv1)
         self.downsample = None
         if block.downsample is not None:
-            convolution: Any = block.downsample[0]
+            convolution = block.downsample[0]
             residual = ranges.of_output(convolution)
             self.downsample = ranges.quantized(convolution, residual, relu=False)
         self.conv1 = ranges.quantized(block.conv1, ranges.of_input(block.conv2))

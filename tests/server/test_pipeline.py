@@ -43,8 +43,8 @@ OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES", "MASK_PNG", "IMAGE_ID")
 
 
 @functools.cache
-def by_color() -> toy.ByColour:
-    return toy.ByColour().eval()
+def by_color() -> toy.ByColor:
+    return toy.ByColor().eval()
 
 
 def core_logits(network: str, pixels: torch.Tensor) -> torch.Tensor:
