@@ -4,7 +4,8 @@
 
 Every contender computes the same logits from the same pixels, in turns, with as many threads as the process has cores.
 The weights are untrained: they take the same time. Printed, and written as model.json and model.png: medians, and each
-of ours beside the best other runtime of its precision.
+of ours beside the best other runtime of its precision. int8 is made by NNCF for OpenVINO, and by ONNX Runtime's static
+quantization with a scale for each output channel; all three calibrate with the same noise.
 """
 
 # pyright: reportMissingImports=false
@@ -38,16 +39,26 @@ if TYPE_CHECKING:
 
 SIZE = tracing.TRAINED_SIZE
 # Ours, by precision as build_models.py has it, and what each is compared with.
-OURS = {"ours fp32": "fp32", "ours bf16": "bf16"}
-BASELINES = {"ours fp32": ("ONNX Runtime fp32", "OpenVINO fp32"), "ours bf16": ("OpenVINO bf16",)}
+OURS = {"ours fp32": "fp32", "ours bf16": "bf16", "ours int8": "int8"}
+BASELINES = {
+    "ours fp32": ("ONNX Runtime fp32", "OpenVINO fp32"),
+    "ours bf16": ("OpenVINO bf16",),
+    "ours int8": ("ONNX Runtime int8", "OpenVINO int8"),
+}
 COLUMNS = (Column("seconds", "s an image", form=".3f"), Column("rate", "images/s", form=".2f"))
+
+
+def noise(count: int) -> list[torch.Tensor]:
+    """Return pixels (1, 3, SIZE, SIZE), with which all calibrate for int8: the ranges do not change the time."""
+    return [torch.randn((1, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(seed)) for seed in range(count)]
 
 
 def write(variant: str, precision: str, folder: Path) -> Path:
     """Write a model as build_models.py does, with untrained weights."""
     file = folder / f"{variant}-{precision}.pt"
     model = load_model(variant, WeightsSource("none")).eval()
-    tracing.trace(model, aux=False, precision=tracing.PRECISIONS[precision]).save(str(file))
+    pictures = noise(2) if precision == "int8" else None
+    tracing.trace(model, aux=False, precision=tracing.PRECISIONS[precision], pictures=pictures).save(str(file))
     return file
 
 
@@ -65,8 +76,10 @@ def contenders(variant: str, folder: Path) -> dict[str, Callable[[torch.Tensor],
 
 def runtimes(model: torch.nn.Module, file: Path) -> dict[str, Callable[[torch.Tensor], object]]:
     """Return the other runtimes, each set up as its documentation says for the least time of one request."""
-    import onnxruntime  # noqa: PLC0415 - takes a second, and is not needed for --help
+    import nncf  # noqa: PLC0415 - takes seconds, and is not needed for --help
+    import onnxruntime  # noqa: PLC0415 - likewise
     import openvino  # noqa: PLC0415 - likewise
+    from onnxruntime import quantization  # noqa: PLC0415 - likewise
 
     torch.onnx.export(
         model,
@@ -78,26 +91,39 @@ def runtimes(model: torch.nn.Module, file: Path) -> dict[str, Callable[[torch.Te
         dynamic_axes={"input": {0: "n", 2: "h", 3: "w"}},
         opset_version=17,
     )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores()
-    session: Any = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    calibration = [{"input": pixels.numpy()} for pixels in noise(2)]
 
-    def with_openvino(precision: str) -> Callable[[torch.Tensor], object]:
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self._rest = iter(calibration)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._rest, None)
+
+    in_int8 = file.with_suffix(".int8.onnx")
+    quantization.quantize_static(str(file), str(in_int8), Reader(), per_channel=True)
+
+    def with_onnxruntime(model: Path) -> Callable[[torch.Tensor], object]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cores()
+        session: Any = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return lambda pixels: session.run(None, {"input": pixels.numpy()})
+
+    core = openvino.Core()
+    read = core.read_model(str(file))
+
+    def with_openvino(model: Any, precision: str) -> Callable[[torch.Tensor], object]:  # noqa: ANN401 - no types here
         hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": cores(), "PERFORMANCE_HINT": "LATENCY"}
-        request: Any = openvino.Core().compile_model(str(file), "CPU", hints).create_infer_request()
+        request: Any = core.compile_model(model, "CPU", hints).create_infer_request()
+        return lambda pixels: request.infer({0: pixels.numpy()})
 
-        def infer(pixels: torch.Tensor) -> object:
-            return request.infer({0: pixels.numpy()})
-
-        return infer
-
-    def with_onnxruntime(pixels: torch.Tensor) -> object:
-        return session.run(None, {"input": pixels.numpy()})
-
+    quantized = nncf.quantize(read, nncf.Dataset(calibration), subset_size=len(calibration))
     return {
-        "ONNX Runtime fp32": with_onnxruntime,
-        "OpenVINO fp32": with_openvino("f32"),
-        "OpenVINO bf16": with_openvino("bf16"),
+        "ONNX Runtime fp32": with_onnxruntime(file),
+        "ONNX Runtime int8": with_onnxruntime(in_int8),
+        "OpenVINO fp32": with_openvino(read, "f32"),
+        "OpenVINO bf16": with_openvino(read, "bf16"),
+        "OpenVINO int8": with_openvino(quantized, "f32"),
     }
 
 
