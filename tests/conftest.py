@@ -28,12 +28,18 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# These start servers of their own; the other files of tests/server share some.
+_OWN_SERVERS = ("custom_classes", "evaluate", "gpu_benchmark", "pipeline_benchmark", "serve")
+
+
 class _ByFile(LoadScopeScheduling):
     """One worker of xdist runs all tests that share servers or the built models; the other files stay whole."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "server" if file.startswith("tests/server/") or file == "tests/build/test_build_models.py" else file
+        own = file.removeprefix("tests/server/test_").removesuffix(".py") in _OWN_SERVERS
+        shares = (file.startswith("tests/server/") and not own) or file == "tests/build/test_build_models.py"
+        return "server" if shares else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:

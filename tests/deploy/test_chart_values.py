@@ -278,7 +278,7 @@ def test_what_a_user_sets_is_in_what_is_rendered(values: Object) -> None:
 
 @pytest.mark.parametrize("values", EXAMPLES, ids=lambda values: ".".join(path[-1] for path, _ in paths(values)))
 def test_the_readmes_examples_give_options_that_there_are(values: Object) -> None:
-    known = (CHART.parents[2] / "build_models.py").read_text()
+    known = (CHART.parents[2] / "deeplabv3" / "building" / "options.py").read_text()
     for option in values.get("models", {}).get("builder", {}).get("extraArgs", []):
         assert not option.startswith("--") or f'"{option}"' in known
 

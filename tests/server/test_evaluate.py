@@ -450,4 +450,4 @@ def test_what_does_not_fit_the_served_classes_is_named(
         "--ignore", "7", "--concurrency", "1", "--restart"
     )
     mask.unlink()
-    assert f"such as {tmp_path / 'pictures' / 'post.png'}; add the masks" in refused("--restart")
+    assert f"has the name of {tmp_path / 'pictures' / 'post.png'}; add the masks" in refused("--restart")

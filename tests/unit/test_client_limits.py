@@ -245,6 +245,26 @@ def test_a_batch_waits_until_the_deadline_of_each_picture(kind: Kind, picture: P
     assert isinstance(fine, Segmentation)
 
 
+def test_a_limit_is_named_where_the_deadline_passes_while_the_image_is_read_again(
+    picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures, may_end = [OSError(errno.EMFILE, "Too many open files")], threading.Event()
+
+    def read_bytes(_: Path) -> bytes:
+        if failures:
+            raise failures.pop()
+        may_end.wait(30)
+        return b""
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    try:
+        with connected("async", "host", transport=fake_of("async"), timeout=0.3) as client:
+            (limited,) = client.segment_many([picture])
+    finally:
+        may_end.set()
+    assert isinstance(limited, ClientLimitError)
+
+
 def test_the_rest_of_a_file_is_not_taken_for_all_of_it(kind: Kind) -> None:
     class Parts:
         def __init__(self) -> None:

@@ -173,14 +173,19 @@ class _Call:
 
     def retried(self, attempt: Callable[[], _Part[_T]]) -> _Part[_T]:
         """Make attempts until one does not fail, or fails for good."""
+        limits: list[ClientLimitError] = []
         while True:
             try:
                 return (yield from attempt())
             except SegmentationError as error:
+                if isinstance(error, DeadlineExceededError) and limits and self._request is None:
+                    break  # nobody was asked: what kept the image from being read is the reason
                 pause = self._pause_after(error)
                 if pause is None:
                     raise
+                limits = [error] if isinstance(error, ClientLimitError) else []
             yield pause
+        raise limits.pop()
 
     def segment(self, image: ImageLike) -> _Part[Segmentation]:
         """Make one attempt; the image is read by the first."""
