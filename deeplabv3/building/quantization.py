@@ -17,7 +17,7 @@ from torch import nn
 from torch.ao.quantization import HistogramObserver, PerChannelMinMaxObserver
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
-from deeplabv3.building.fusion import fold_batch_norm
+from deeplabv3.building.fusion import GlobalAveragePool, fold_batch_norm
 from deeplabv3.errors import BuildError, InvalidOptionError
 
 _CPU_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
@@ -294,11 +294,13 @@ class QuantizedBackbone(nn.Module):
     def __init__(self, backbone: nn.Module, output: Grid, ranges: Ranges, *, aux: bool) -> None:
         super().__init__()
         layers: dict[str, nn.Module] = dict(backbone.named_children())
-        self.stem = nn.Sequential(layers["conv1"], nn.ReLU(), layers["maxpool"])
+        stem: Any = layers["conv1"]
+        self.pool = layers["maxpool"]
         stages: list[list[Any]] = [list(layers[f"layer{number}"].children()) for number in range(1, 5)]
         blocks = [block for stage in stages for block in stage]
         grids = [ranges.of_input(block.conv1) for block in blocks] + [output]
-        self.grid = grids[0]
+        self.pixels, self.grid = ranges.of_input(stem), grids[0]
+        self.stem = ranges.quantized(stem, self.grid)
         self.blocks = nn.ModuleList(
             QuantizedBottleneck(block, grid, ranges) for block, grid in zip(blocks, grids[1:], strict=True)
         )
@@ -307,7 +309,9 @@ class QuantizedBackbone(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the features that the heads take."""
-        features = _rounded(self.stem(pixels), self.grid)
+        features = self.stem(torch.quantize_per_tensor(pixels, *self.pixels, torch.quint8).int_repr())
+        # As a quantized tensor, for which torch has a fast pooling.
+        features = self.pool(torch._make_per_tensor_quantized_tensor(features, *self.grid)).int_repr()  # noqa: SLF001
         found: dict[str, torch.Tensor] = {}
         for number, block in enumerate(self.blocks):
             if number == self.aux_after:
@@ -328,6 +332,7 @@ class QuantizedHead(nn.Module):
         project = aspp.project[0]
         self.grid, self.joined = ranges.of_input(branches[0][0]), ranges.of_input(project)
         self.branches = nn.ModuleList(ranges.quantized(branch[0], self.joined) for branch in branches)
+        self.mean = GlobalAveragePool()
         self.pooled = nn.Sequential(pooling[1], nn.ReLU())
         self.project = ranges.quantized(project, ranges.of_input(convolution))
         self.convolution = ranges.quantized(convolution, ranges.of_input(last))
@@ -335,10 +340,12 @@ class QuantizedHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Take (N, 2048, h, w) uint8, return (N, classes, h, w) float32."""
-        mean = features.sum((2, 3), keepdim=True, dtype=torch.int32) / (features.shape[2] * features.shape[3])
+        # bfloat16 holds 0 to 255 exactly, and oneDNN sums it in float32 in a fifth of the time of torch's integer sum.
+        mean = self.mean(features.to(torch.bfloat16)).float()
         pooled = _rounded(self.pooled((mean - self.grid.zero_point) * self.grid.scale), self.joined)
         parts = [branch(features) for branch in self.branches]
-        parts.append(pooled.expand_as(parts[0]))
+        # Concatenation is ten times as fast where all parts have one layout.
+        parts.append(pooled.expand_as(parts[0]).contiguous(memory_format=torch.channels_last))
         return self.last(self.convolution(self.project(torch.cat(parts, 1))))
 
 
