@@ -34,6 +34,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # What computes a trace: a change of one makes every model.pt out of date.
 _SOURCES = (
     "building/calibration.py",
+    "building/dilation.py",
     "building/fusion.py",
     "building/model_file.py",
     "building/packing.py",

@@ -1,11 +1,15 @@
 """Weights that a CPU finds in oneDNN's own layout, into which they are brought when a TorchScript file is loaded."""
 
 from collections.abc import Mapping
-from typing import Any, List, Tuple  # noqa: UP035  TorchScript compiles with these, see PackedWeights
+from typing import Any, List, Optional, Tuple  # noqa: UP035  TorchScript compiles with these, see PackedWeights
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from deeplabv3.building.dilation import DilatedConvolution, is_wide
+
+_NARROW = 8  # the largest dilation of a ResNet of output stride 8 is 4, ASPP's least is 12
 
 
 class PackedWeights(nn.Module):
@@ -59,11 +63,59 @@ class PackedConvolution(nn.Module):
         return functional.conv2d(features, self.packed(), self.bias, *self.options)
 
 
+class PackedPointwise(nn.Module):
+    """A PackedConvolution that TorchScript compiles."""
+
+    def __init__(self, convolution: nn.Conv2d, input_size: list[int]) -> None:
+        super().__init__()
+        self.packed = PackedWeights(convolution, input_size)
+        self.bias = convolution.bias
+        self.padding = [int(side) for side in convolution.padding]
+        self.stride, self.dilation, self.groups = (
+            list(convolution.stride),
+            list(convolution.dilation),
+            convolution.groups,
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Take (N, C, H, W)."""
+        no_scalars: List[Optional[number]] = []  # noqa: F821, UP006, UP045  # pyright: ignore - a type of TorchScript
+        return torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001 - the name of the operator
+            features,
+            self.packed(),
+            self.bias,
+            self.padding,
+            self.stride,
+            self.dilation,
+            self.groups,
+            "none",
+            no_scalars,
+            "",
+        )
+
+
+class PackedDilation(nn.Module):
+    """A DilatedConvolution with PackedWeights, in the features' type."""
+
+    def __init__(self, convolution: nn.Conv2d, input_size: list[int]) -> None:
+        super().__init__()
+
+        def pointwise(part: nn.Conv2d) -> nn.Module:
+            return PackedPointwise(part, input_size)
+
+        self.convolution = torch.jit.script(DilatedConvolution(convolution, pointwise))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Take (N, C, H, W)."""
+        return self.convolution(features).to(features.dtype)
+
+
 def pack_weights(module: nn.Module, input_sizes: Mapping[nn.Module, list[int]]) -> None:
     """Put PackedConvolution in the place of each Conv2d, for inputs of the size given for it."""
     for name, child in module.named_children():
         if isinstance(child, nn.Conv2d):
-            setattr(module, name, PackedConvolution(child, input_sizes[child]))
+            packed = PackedDilation if is_wide(child, above=_NARROW) else PackedConvolution
+            setattr(module, name, packed(child, input_sizes[child]))
         else:
             pack_weights(child, input_sizes)
 

@@ -17,11 +17,13 @@ from torch import nn
 from torch.ao.quantization import HistogramObserver, PerChannelMinMaxObserver
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
+from deeplabv3.building.dilation import DilatedConvolution, is_wide
 from deeplabv3.building.fusion import GlobalAveragePool, fold_batch_norm
 from deeplabv3.errors import BuildError, InvalidOptionError
 
 _CPU_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 # Symmetric: oneDNN's weights have no zero points. Without -128 a sum of two products fits 16 bits.
+_WIDE = 12  # at 65 x 65: up to here oneDNN's own kernel is as fast
 _WEIGHT_RANGE = (-127, 127)
 _ACTIVATION_RANGE = (0, 255)
 
@@ -206,6 +208,23 @@ class QuantizedConvolution(nn.Module):
         )
 
 
+class QuantizedDilation(nn.Module):
+    """A DilatedConvolution from uint8 to uint8, with a ReLU."""
+
+    def __init__(self, convolution: nn.Conv2d, grid: Grid, output: Grid, input_size: list[int]) -> None:
+        super().__init__()
+
+        def pointwise(part: nn.Conv2d) -> nn.Module:
+            return QuantizedConvolution(part, grid, None, input_size, relu=False)
+
+        self.convolution = torch.jit.script(DilatedConvolution(convolution, pointwise))
+        self.grid = output
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Convolve (N, C, H, W)."""
+        return _rounded(torch.relu(self.convolution(features)), self.grid)
+
+
 class Ranges:
     """The ranges of a model's tensors, observed while it takes calibration pictures.
 
@@ -259,6 +278,8 @@ class Ranges:
     ) -> nn.Module:
         """Return the convolution in int8."""
         grid, size = self.of_input(convolution), self.input_sizes[convolution]
+        if output is not None and is_wide(convolution, above=_WIDE):
+            return QuantizedDilation(convolution, grid, output, size)
         return torch.jit.script(QuantizedConvolution(convolution, grid, output, size, relu=relu, residual=residual))
 
 

@@ -11,7 +11,7 @@ import torch
 import build_models
 from build_models import make_plans, parse_arguments
 from deeplabv3 import BuildError, model_deeplabv3_resnet50
-from deeplabv3.building import fusion, tracing
+from deeplabv3.building import dilation, fusion, tracing
 from deeplabv3.repository.config import read_config
 from deeplabv3.repository.record import read_record
 
@@ -71,7 +71,9 @@ def test_a_build_for_a_device_in_a_precision(
     # Only a CPU runs what oneDNN fuses, and there nothing is left to fuse.
     operators = {node.kind() for node in module.graph.nodes()}
     assert ("mkldnn::_convolution_pointwise" in operators) == (kind == CPU)
-    assert bool(operators & {"aten::relu", "aten::relu_", "aten::add_", "aten::_convolution"}) == (kind == GPU)
+    # In bf16 ASPP's dilated convolutions are sums, before a ReLU.
+    unfused = {"aten::add_", "aten::_convolution"} | (set() if precision == "bf16" else {"aten::relu", "aten::relu_"})
+    assert bool(operators & unfused) == (kind == GPU)
 
     pixels = torch.randn((2, 3, 161, 98), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
@@ -87,7 +89,8 @@ def test_weights_are_packed_once_and_for_all_sizes(tmp_path: Path, eager: DeepLa
     tracing.trace(eager, aux=False, precision=bf16).save(str(tmp_path / "model.pt"))
     module = torch.jit.load(str(tmp_path / "model.pt"))
     packed = [part.weights for part in module.modules() if part.original_name == "PackedWeights"]
-    assert len(packed) == 61  # the convolutions of a ResNet-50, of ASPP, and after it
+    # The convolutions of a ResNet-50, of ASPP, and after it; of ASPP's three dilated ones each of the nine weights.
+    assert len(packed) == 61 - 3 + 3 * 9
     assert all(weights.is_mkldnn for weights in packed)
     pixels = torch.randn((3, 3, 77, 530), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
@@ -142,6 +145,16 @@ def test_the_pool_for_bf16_is_the_mean(shape: tuple[int, ...]) -> None:
     expected = features.double().mean((2, 3), keepdim=True)
     assert pooled.dtype == torch.bfloat16
     torch.testing.assert_close(pooled.double(), expected, rtol=2**-7, atol=0)  # rounded twice
+
+
+@pytest.mark.parametrize("size", [(65, 65), (20, 90), (90, 20), (5, 7)])
+def test_a_dilated_convolution_is_the_sum_of_its_weights(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(8, 6, 3, padding=24, dilation=24)
+    module = torch.jit.script(dilation.DilatedConvolution(convolution, lambda part: part))
+    features = torch.randn(2, 8, *size).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        torch.testing.assert_close(module(features), convolution(features), rtol=1e-4, atol=1e-5)
 
 
 class Block(torch.nn.Module):
