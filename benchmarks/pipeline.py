@@ -38,9 +38,9 @@ from benchmarks.harness import ROOT, cores
 from benchmarks.load import Load, Picture, Sender
 from benchmarks.peers import contenders
 from benchmarks.report import Column, Panel, Report, Row
+from deeplabv3 import server_statistics
 from deeplabv3.arguments import number
 from deeplabv3.embedded.layout import TUNING
-from deeplabv3.repository import statistics
 
 if TYPE_CHECKING:
     import argparse
@@ -102,12 +102,12 @@ def measure_round(report: Report, server: Server, sender: Sender, load: Load) ->
     replies = sender.run(load, server.wire, server.pictures)
     replies.check(server.name)
     gained = {name: taken - before[name] for name, taken in processor_seconds(server).items()}
-    meanwhile = statistics.between(counted, read_statistics(server))
+    meanwhile = server_statistics.between(counted, read_statistics(server))
     condition = {"server": server.name, IN_FLIGHT: load.concurrency}
     for process, seconds in {**gained, "sum": sum(gained.values())}.items():
         report.add("processor", process, condition, {"ms": 1e3 * seconds / len(replies.all)})
     for step in STEPS if server.is_triton else ():
-        means = statistics.means(meanwhile[step])
+        means = server_statistics.means(meanwhile[step])
         computes = sum(value for kind, value in means.items() if kind.startswith("compute"))
         report.add("steps", step, condition, {**means, "computes": computes})
     percentiles = {f"p{percent}": replies.percentile(percent) or 0.0 for percent in (50, 99)}
@@ -132,7 +132,7 @@ def kind_of(name: str, command: Sequence[str]) -> str:
 
 def read_statistics(server: Server) -> dict[str, Any]:
     """Return Triton's statistics; nothing for another server."""
-    return statistics.read(f"http://{urlsplit(server.wire.url).netloc}") if server.is_triton else {}
+    return server_statistics.read(f"http://{urlsplit(server.wire.url).netloc}") if server.is_triton else {}
 
 
 def measure_model(report: Report, server: Server, file: Path, *, rounds: int) -> None:
