@@ -134,7 +134,7 @@ def measure_serving(report: Report, served: Served, settings: Settings, deadline
             replies = sender.run(Load(end, concurrency), server.wire, pictures)
             figures = {
                 "rate": replies.throughput_between(ramp, end),
-                **{f"p{percent}": replies.percentile(percent) or 0.0 for percent in (50, 95, 99)},
+                **{f"p{percent}": replies.percentile(percent / 100) or 0.0 for percent in (50, 95, 99)},
                 "failed": float(sum(replies.errors.values())),
                 "differing": float(len(replies.differing)),
                 "busy": replies.busy,
