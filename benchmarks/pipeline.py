@@ -259,7 +259,9 @@ def show(report: Report) -> None:
             Panel("load", "p50", "ms, median", over=IN_FLIGHT, scale=1e3, log=True),
             Panel("load", "p99", "ms, 99th percentile", over=IN_FLIGHT, scale=1e3, log=True),
             Panel("steps", "queue_ms", "ms", "Triton: a request waits", IN_FLIGHT, stacked=True, where=of_triton),
-            Panel("steps", "compute_ms", "ms", "Triton: a request computes", IN_FLIGHT, stacked=True, where=of_triton),
+            Panel(
+                "steps", "compute_ms", "ms", "Triton: a request is computed", IN_FLIGHT, stacked=True, where=of_triton
+            ),
             Panel("processor", "ms", "ms", "Triton: processor time", IN_FLIGHT, log=True, where=of_triton),
         ]
         report.plot(panels, columns=3)

@@ -258,9 +258,15 @@ def test_the_page_proves_the_run_when_it_is_mailed_alone(tmp_path: Path) -> None
     run.problems.append("worker a: did not finish")
     run.models["segment_resnet50"] = "version 1, weights VOC"
     run.setting.update(host="grpc://there:8001", users=7, variants={"resnet50": 3.0})
-    times = {f"{part}_seconds": 1.0 for part in ("queue", "compute_input", "compute_infer", "compute_output")}
+    times = {f"{part}_seconds": 1.0 for part in server_statistics.TIMES}
     batches = {"1": {"executions": 40}, "4": {"executions": 15}}
-    run.server["deeplabv3_resnet50"] = {"requests": 100, "executions": 55, **times, "batches": batches}
+    run.server["deeplabv3_resnet50"] = {
+        "requests": 100,
+        "inferences": 100,
+        "executions": 55,
+        **times,
+        "batches": batches,
+    }
     verdicts = objectives.judge(run, read(tmp_path, '[p99]\n"* <web>" = 0.5'))
     page = report.page('<title>Locust</title><body><div id="root"></div>', run, verdicts)
     text = html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page))
