@@ -37,7 +37,7 @@ check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Triton behind Envoy, unde
 load: $(VENV)/installed ## Load the embedded server for two minutes with Locust; reports in out/load
 	$(BIN)/python -m load_tests.laptop
 
-bench: $(VENV)/bench $(PEERS)/installed bench-model ## Measure the traced models, the pipeline around them and the client
+bench: $(VENV)/bench $(PEERS)/installed bench-model ## Measure the models in fp32, bf16 and int8, how their cost grows, the pipeline around them and the client
 	$(BIN)/python -m benchmarks.model
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.pipeline --model-repository out/bench/model_repository

@@ -110,11 +110,10 @@ def _print_figures(described: dict[str, list[figures.Figure]], *, as_json: bool)
     if as_json:
         sys.stdout.write(figures.as_json(described) + "\n")
         return
-    from rich.console import Console  # noqa: PLC0415 - a build needs no tables
+    from deeplabv3.console import console  # noqa: PLC0415 - a build needs no tables
 
-    console = Console()
     for variant, found in described.items():
-        console.print(figures.as_table(variant, found))
+        console().print(figures.as_table(variant, found))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
@@ -36,11 +35,14 @@ from deeplabv3.building.assembly import build
 from deeplabv3.building.plan import Plan
 from deeplabv3.building.steps import MODEL_REPOSITORY
 from deeplabv3.command_line import Parser, unwind_on_sigterm
+from deeplabv3.console import console
 from deeplabv3.embedded.launch import LaunchError, RunningServer
 from deeplabv3.models.names import ensemble_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent
 PHOTOGRAPH = ROOT / "tests" / "assets" / "cat.png"
@@ -51,7 +53,7 @@ _REQUEST_SECONDS = 120.0
 _SHOWN_CLASSES = 8
 
 
-def build_both(wanted: Path | None, output: Path, console: Console) -> Path:
+def build_both(wanted: Path | None, output: Path, screen: Console) -> Path:
     """Build both variants, with untrained weights where the pretrained ones cannot be downloaded.
 
     Returns:
@@ -65,7 +67,7 @@ def build_both(wanted: Path | None, output: Path, console: Console) -> Path:
         sys.stderr.write(f"demo.py: {exc}\n")
     else:
         return repository
-    console.print(
+    screen.print(
         Panel(
             "The pretrained weights could not be downloaded (see above). The demo goes on with UNTRAINED weights: "
             "every part runs as it would, but the masks are noise and segment nothing.",
@@ -111,21 +113,21 @@ def shares(results: dict[str, Segmentation], image: Path) -> Table:
 
 def run(image: Path, wanted: Path | None, output: Path) -> int:
     """Run the demonstration in the wanted model repository, or one that `build_both` chooses; return an exit code."""
-    console = Console(highlight=False)
+    screen = console()
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
-    repository = build_both(wanted, output, console)
+    repository = build_both(wanted, output, screen)
     log = output / "server.log"
-    console.print(f"starting Triton on {_shown(repository)}; its log is {_shown(log)}", soft_wrap=True)
+    screen.print(f"starting Triton on {_shown(repository)}; its log is {_shown(log)}", soft_wrap=True)
     with RunningServer(repository, log=log) as server:
-        console.print(f"ready: grpc://{server.grpc_url} http://{server.http_url}")
+        screen.print(f"ready: grpc://{server.grpc_url} http://{server.http_url}")
         try:
             results = segment(f"grpc://{server.grpc_url}", image)
             over_http = segment(f"http://{server.http_url}", image)
         finally:
-            console.print("stopping the server")
+            screen.print("stopping the server")
 
-    console.print(shares(results, image))
+    screen.print(shares(results, image))
     agree = True
     for model, result in results.items():
         differing = int(np.count_nonzero(result.mask != over_http[model].mask))
@@ -133,9 +135,9 @@ def run(image: Path, wanted: Path | None, output: Path) -> int:
         verdict = "agree pixel for pixel" if differing == 0 else f"DISAGREE on {differing} pixels"
         picture = output / f"{model}.png"
         result.overlay(image, legend=True).save(picture)
-        console.print(f"{model}: gRPC and HTTP {verdict}; picture: {_shown(picture)}", soft_wrap=True)
-    console.print(f"done in {time.monotonic() - started:.0f} s")
-    console.print(_next_steps(repository, image), markup=False, soft_wrap=True)
+        screen.print(f"{model}: gRPC and HTTP {verdict}; picture: {_shown(picture)}", soft_wrap=True)
+    screen.print(f"done in {time.monotonic() - started:.0f} s")
+    screen.print(_next_steps(repository, image), markup=False, soft_wrap=True)
     return 0 if agree else 1
 
 
@@ -160,7 +162,7 @@ def _shown(path: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = Parser(description="Segment a photograph end to end on this machine.")
-    parser.add_argument("--image", type=Path, default=PHOTOGRAPH, help="JPEG, PNG, WebP, BMP or PPM (default: a cat)")
+    parser.add_argument("--image", type=Path, default=PHOTOGRAPH, help="JPEG, PNG, WebP or others (default: a cat)")
     parser.add_argument(
         "--model-repository",
         type=Path,

@@ -10,11 +10,12 @@ Port 0 takes a free port. When every model is ready, one line goes to stdout and
 Exit codes: the server's; 2 refused to start; 1 a Python stub died or the server was paused; 128 + n ended by signal n.
 
 The number of OpenMP's threads (`OMP_NUM_THREADS`), how they wait, and what malloc keeps are set for the server, unless
-the environment sets them; docs/performance.md has the figures. Limits that are too low are raised (embedded/limits.py).
+the environment sets them; docs/performance.md has the figures. Limits that are too low are raised
+(deeplabv3/embedded/limits.py).
 
 SIGTERM, SIGINT and SIGHUP drain and stop; another signal stops at once. A stub that dies, which Triton neither
 restarts nor reports, stops the server too, after BROKEN_DRAIN_SECONDS for the requests elsewhere. A server that was
-paused is killed (embedded/watching.py).
+paused is killed (deeplabv3/embedded/watching.py).
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
     guard()
 
-import argparse
 import contextlib
 import random
 import subprocess
@@ -23,12 +22,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks import toy
+from benchmarks import harness, toy
 from benchmarks.harness import ROOT
+from deeplabv3 import server_statistics
 from deeplabv3.arguments import number
+from deeplabv3.console import console
 from deeplabv3.embedded.launch import RunningServer
 from load_tests import summary
 from load_tests.capacity import ServiceTimes, service_times
@@ -84,8 +84,7 @@ def compared(times: ServiceTimes, runs: Sequence[summary.Summary]) -> Table:
     for found in runs:
         rate = found.total.requests / found.seconds
         expected = predicted(times, rate)
-        core = found.server[toy.CORE]
-        batch = core["requests"] / core["executions"]
+        batch = server_statistics.means(found.server[toy.CORE])["batch"]
         cells = [(expected.batch, batch)]
         cells += [(expected.percentile(p), found.total.seconds(p) or float("nan")) for p in PERCENTILES]
         table.add_row(
@@ -97,14 +96,14 @@ def compared(times: ServiceTimes, runs: Sequence[summary.Summary]) -> Table:
     return table
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Measure, predict, measure again, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = harness.parser("benchmarks.capacity", __doc__)
+    parser.set_defaults(output=ROOT / "out" / "bench" / "capacity")
     parser.add_argument(
         "--seconds", type=number(1, kind=int), default=120, help="of each of four runs (default: %(default)s)"
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench" / "capacity", help="for the runs' files")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     output: Path = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -118,9 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             measured(servers, rate, seconds=options.seconds, file=output / f"two-{share:.0%}.json")
             for share, rate in rates.items()
         ]
-    Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(compared(times, runs))
+    console(columns=140).print(compared(times, runs))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.run(main)

@@ -6,7 +6,6 @@ does meets them alike. What was measured goes into a `benchmarks.report.Report`.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -14,7 +13,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from PIL import Image
+
 from deeplabv3.arguments import number
+from deeplabv3.command_line import Parser, unwind_on_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,9 +34,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def parser(module: str, description: str | None, *, rounds: int | None = None) -> argparse.ArgumentParser:
+def save_photograph(file: Path, size: tuple[int, int]) -> None:
+    """Save the photograph as a JPEG with a width and height in pixels."""
+    Image.open(PHOTOGRAPH).convert("RGB").resize(size).save(file, quality=90)
+
+
+def parser(module: str, description: str | None, *, rounds: int | None = None) -> Parser:
     """Return a command line with the options that all benchmarks have; `--rounds` only where there is a default."""
-    found = argparse.ArgumentParser(prog=f"python -m {module}", description=(description or "").splitlines()[0])
+    found = Parser(prog=f"python -m {module}", description=(description or "").splitlines()[0])
     if rounds is not None:
         found.add_argument(
             "--rounds",
@@ -48,14 +55,10 @@ def parser(module: str, description: str | None, *, rounds: int | None = None) -
 
 
 def run(main: Callable[[], int]) -> None:
-    """Run a benchmark and exit. SIGTERM ends it as Ctrl-C does, so that no server stays behind."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
+    """Run a benchmark and exit. SIGTERM and Ctrl-C unwind, so that no server stays behind."""
     # A shell lets its background jobs ignore SIGINT, and the servers would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, stop)
+    unwind_on_sigterm()
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -163,9 +163,9 @@ class Replies:
         times = [each.sent + each.seconds for each in self.all if each.status == ANSWERED]
         return sum(begin <= time <= end for time in times) / (end - begin)
 
-    def percentile(self, percent: float) -> float | None:
-        """Return a percentile of the seconds that masks took; None where none came."""
-        return float(np.percentile(self.seconds, percent)) if self.seconds else None
+    def percentile(self, share: float) -> float | None:
+        """Return a percentile, a share from 0 to 1, of the seconds that masks took; None where none came."""
+        return float(np.quantile(self.seconds, share, method="inverted_cdf")) if self.seconds else None
 
     def in_time(self, seconds: float) -> int:
         """Return how many masks came within some seconds of their request."""

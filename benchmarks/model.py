@@ -29,7 +29,7 @@ import torch
 from benchmarks import harness
 from benchmarks.harness import cores
 from benchmarks.report import Column, Panel, Report
-from deeplabv3 import VARIANTS, WeightsSource
+from deeplabv3 import UNTRAINED, VARIANTS, WeightsSource
 from deeplabv3.arguments import number
 from deeplabv3.building import tracing
 from deeplabv3.models.variants import load_model
@@ -56,7 +56,7 @@ def noise(count: int) -> list[torch.Tensor]:
 def write(variant: str, precision: str, folder: Path) -> Path:
     """Write a model as build_models.py does, with untrained weights."""
     file = folder / f"{variant}-{precision}.pt"
-    model = load_model(variant, WeightsSource("none")).eval()
+    model = load_model(variant, WeightsSource(UNTRAINED)).eval()
     pictures = noise(2) if precision == "int8" else None
     tracing.trace(model, aux=False, precision=tracing.PRECISIONS[precision], pictures=pictures).save(str(file))
     return file
@@ -64,7 +64,7 @@ def write(variant: str, precision: str, folder: Path) -> Path:
 
 def contenders(variant: str, folder: Path) -> dict[str, Callable[[torch.Tensor], object]]:
     """Return what computes the logits of pixels (N, 3, H, W), by name."""
-    model = load_model(variant, WeightsSource("none")).eval()
+    model = load_model(variant, WeightsSource(UNTRAINED)).eval()
     plain = tracing.ServedDeepLabV3(model, aux=False).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -30,17 +30,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import psutil
 import torch
-from PIL import Image
 
 from benchmarks import harness, servers, toy
 from benchmarks.harness import ROOT, cores
 from benchmarks.load import Load, Picture, Sender
 from benchmarks.peers import contenders
 from benchmarks.report import Column, Panel, Report, Row
+from deeplabv3 import server_statistics
 from deeplabv3.arguments import number
+from deeplabv3.building.tracing import TRAINED_SIZE
 from deeplabv3.embedded.layout import TUNING
-from deeplabv3.repository import statistics
+from deeplabv3.models.names import core_name, ensemble_name
 
 if TYPE_CHECKING:
     import argparse
@@ -102,15 +104,13 @@ def measure_round(report: Report, server: Server, sender: Sender, load: Load) ->
     replies = sender.run(load, server.wire, server.pictures)
     replies.check(server.name)
     gained = {name: taken - before[name] for name, taken in processor_seconds(server).items()}
-    meanwhile = statistics.between(counted, read_statistics(server))
+    meanwhile = server_statistics.between(counted, read_statistics(server))
     condition = {"server": server.name, IN_FLIGHT: load.concurrency}
     for process, seconds in {**gained, "sum": sum(gained.values())}.items():
         report.add("processor", process, condition, {"ms": 1e3 * seconds / len(replies.all)})
     for step in STEPS if server.is_triton else ():
-        means = statistics.means(meanwhile[step])
-        computes = sum(value for kind, value in means.items() if kind.startswith("compute"))
-        report.add("steps", step, condition, {**means, "computes": computes})
-    percentiles = {f"p{percent}": replies.percentile(percent) or 0.0 for percent in (50, 99)}
+        report.add("steps", step, condition, server_statistics.means(meanwhile[step]))
+    percentiles = {f"p{percent}": replies.percentile(percent / 100) or 0.0 for percent in (50, 99)}
     return report.add("load", server.name, {IN_FLIGHT: load.concurrency}, {"rate": replies.throughput, **percentiles})
 
 
@@ -118,8 +118,9 @@ def processor_seconds(server: Server) -> dict[str, float]:
     """Return the processor time that each kind of its processes has taken, in seconds."""
     taken: dict[str, float] = defaultdict(float)
     for process in server.processes.all():
-        kind = kind_of(process.name(), process.cmdline()) if server.is_triton else server.name
-        taken[kind] += sum(process.cpu_times()[:2])
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            kind = kind_of(process.name(), process.cmdline()) if server.is_triton else server.name
+            taken[kind] += sum(process.cpu_times()[:2])
     return taken
 
 
@@ -132,13 +133,13 @@ def kind_of(name: str, command: Sequence[str]) -> str:
 
 def read_statistics(server: Server) -> dict[str, Any]:
     """Return Triton's statistics; nothing for another server."""
-    return statistics.read(f"http://{urlsplit(server.wire.url).netloc}") if server.is_triton else {}
+    return server_statistics.read(f"http://{urlsplit(server.wire.url).netloc}") if server.is_triton else {}
 
 
 def measure_model(report: Report, server: Server, file: Path, *, rounds: int) -> None:
     """Compare the ensemble with a bare loop over its core's file, in turns: seconds an image."""
     model: Any = torch.jit.load(str(file))
-    pixels = torch.randn((1, 3, 520, 520), generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn((1, 3, TRAINED_SIZE, TRAINED_SIZE), generator=torch.Generator().manual_seed(0))
     with Sender() as sender, torch.inference_mode():
 
         def loop() -> list[float]:
@@ -192,7 +193,7 @@ def parse() -> argparse.Namespace:
 def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
     """Measure the chosen parts."""
     image = folder / "picture.jpg"
-    Image.open(harness.PHOTOGRAPH).convert("RGB").resize(SIZE).save(image, quality=90)
+    harness.save_photograph(image, SIZE)
     repository = toy.build(folder / "models", core="objects")
     limit = 0.0
     if "stages" in options.parts:
@@ -223,8 +224,8 @@ def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
     if "model" in options.parts:
         served = contenders.link_models(options.model_repository, folder / "real", options.variant)
         pictures = [Picture(image, folder / "model.mask")]
-        with servers.triton(served, f"segment_{options.variant}", pictures) as server:
-            file = served / f"deeplabv3_{options.variant}" / "1" / "model.pt"
+        with servers.triton(served, ensemble_name(options.variant), pictures) as server:
+            file = served / core_name(options.variant) / "1" / "model.pt"
             measure_model(report, server, file, rounds=options.rounds)
 
 
@@ -249,8 +250,7 @@ def show(report: Report) -> None:
             for row in report.of("processor", server=name, **{IN_FLIGHT: top.condition[IN_FLIGHT]})
         ]
         report.show("processor time at the best throughput", rows, (Column("ms", "ms an image", form=".2f"),))
-        kinds = ("queue", "compute_input", "compute_infer", "compute_output")
-        times = [Column(f"{kind}_ms", f"{kind.replace('_', ' ')} ms", form=".2f") for kind in kinds]
+        times = [Column(f"{kind}_ms", f"{kind.replace('_', ' ')} ms", form=".2f") for kind in server_statistics.TIMES]
         title = "Triton's statistics: a request in each step"
         report.show(title, report.of("steps", server=TRITON), (*times, Column("batch", "batch", form=".1f")))
         of_triton = {"server": TRITON}
@@ -259,7 +259,9 @@ def show(report: Report) -> None:
             Panel("load", "p50", "ms, median", over=IN_FLIGHT, scale=1e3, log=True),
             Panel("load", "p99", "ms, 99th percentile", over=IN_FLIGHT, scale=1e3, log=True),
             Panel("steps", "queue_ms", "ms", "Triton: a request waits", IN_FLIGHT, stacked=True, where=of_triton),
-            Panel("steps", "computes", "ms", "Triton: a request is computed", IN_FLIGHT, stacked=True, where=of_triton),
+            Panel(
+                "steps", "compute_ms", "ms", "Triton: a request is computed", IN_FLIGHT, stacked=True, where=of_triton
+            ),
             Panel("processor", "ms", "ms", "Triton: processor time", IN_FLIGHT, log=True, where=of_triton),
         ]
         report.plot(panels, columns=3)

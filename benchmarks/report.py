@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure as Picture
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import cores
+from deeplabv3.console import console
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -148,8 +148,7 @@ class Report:
     def __init__(self, name: str, folder: Path, **about: Any) -> None:  # noqa: ANN401 - JSON
         self.rows: list[Row] = []
         self.skipped: dict[str, str] = {}
-        # A pipe has no width.
-        self.console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, soft_wrap=True)
+        self.console = console(columns=140)
         self._file = folder / f"{name}.json"
         self._about = {"benchmark": name, "machine": platform.machine(), "cores": cores(), "versions": versions()}
         self._about |= about
@@ -197,7 +196,7 @@ class Report:
     def say(self, text: str) -> None:
         """Print a line at once, because the run may be cut off."""
         self.write()
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
         sys.stdout.flush()
 
     def of(self, section: str, **wanted: Any) -> list[Row]:  # noqa: ANN401 - JSON
@@ -255,7 +254,7 @@ class Report:
             if compared:
                 cells.append("" if row.ratio is None else f"{row.ratio:.3f} of {row.baseline}")
             table.add_row(*cells)
-        self.console.print(table)
+        self.console.print(table, soft_wrap=True)
         sys.stdout.flush()
         self.write()
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 
 from benchmarks import harness, toy
 from benchmarks.harness import cores
@@ -71,10 +70,9 @@ def measure_steps(report: Report) -> None:
     """Measure each stage of pre- and postprocessing by the picture's size."""
     with tempfile.TemporaryDirectory() as folder:
         repository = toy.build(Path(folder) / "models", core="objects")
-        photograph = Image.open(harness.PHOTOGRAPH).convert("RGB")
         file = Path(folder) / "picture.jpg"
         for width, height in PICTURES:
-            photograph.resize((width, height)).save(file, quality=90)
+            harness.save_photograph(file, (width, height))
             condition = {"picture": f"{width} x {height}", "megapixels": width * height / 1e6}
             for stage, seconds in measure_stages(repository, file).items():
                 report.add("steps", stage, condition, {"seconds": seconds})

@@ -16,6 +16,7 @@ import mask_ops
 import torch
 
 from benchmarks import harness
+from deeplabv3.models.names import core_name
 from deeplabv3.repository.config import read_config
 
 ROUNDS = 20
@@ -27,7 +28,7 @@ def main() -> None:
     torch.set_num_threads(1)
     parameters = read_config(repository / "preprocess" / "config.pbtxt").parameters
     settings = image_ops.Settings.from_parameters({name: value.string_value for name, value in parameters.items()})
-    core: Any = torch.jit.load(str(repository / "deeplabv3_resnet50" / "1" / "model.pt"))
+    core: Any = torch.jit.load(str(repository / core_name("resnet50") / "1" / "model.pt"))
     decoded = image_ops.decode(image, max_pixels=settings.max_pixels)
     pixels, size = image_ops.preprocess([image], settings)
     logits = core(torch.from_numpy(pixels))[1].numpy()

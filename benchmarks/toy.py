@@ -15,14 +15,17 @@ import numpy as np
 import torch
 
 from benchmarks.harness import ROOT
+from deeplabv3.building.steps import STEPS
+from deeplabv3.models.names import core_name, ensemble_name
+from deeplabv3.repository.config import config_text, read_config
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
-MODELS = ("preprocess", "deeplabv3_resnet50", "postprocess", "encode_mask", "segment_resnet50")
-CORE, ENSEMBLE = "deeplabv3_resnet50", "segment_resnet50"
+CORE, ENSEMBLE = core_name("resnet50"), ensemble_name("resnet50")
+MODELS = (*STEPS, CORE, ENSEMBLE)
 # One color a class, as far from each other as a 3 x 3 x 3 grid puts them.
 COLORS = np.array([(r, g, b) for r in (0, 128, 255) for g in (0, 128, 255) for b in (0, 128, 255)][:21], np.uint8)
 # What `objects` sees: class id, center row and column, radius, on the logits' grid of SIDE x SIDE.
@@ -104,8 +107,10 @@ def build(folder: Path, *, core: Literal["colors", "objects"] = "colors", idle: 
             ROOT / "model_repository" / model, folder / model, ignore=shutil.ignore_patterns("__pycache__", "model.pt")
         )
     if core == "colors":
-        config = folder / "preprocess" / "config.pbtxt"
-        config.write_text(config.read_text().replace('string_value: "520"', 'string_value: "32"'))  # 4 x 4 logits
+        path = folder / "preprocess" / "config.pbtxt"
+        config = read_config(path)
+        config.parameters["resize_size"].string_value = "32"  # 4 x 4 logits
+        path.write_text(config_text(config), encoding="utf-8")
     version = folder / CORE / "1"
     version.mkdir(exist_ok=True)
     module = ByColor() if core == "colors" else Objects()
@@ -121,7 +126,7 @@ def build(folder: Path, *, core: Literal["colors", "objects"] = "colors", idle: 
 
 
 _SLEEPING_CONFIG = """\
-name: "deeplabv3_resnet50"
+name: "{name}"
 backend: "python"
 max_batch_size: {max_batch}
 input {{ name: "input" data_type: TYPE_FP32 dims: 3 dims: -1 dims: -1 }}
@@ -155,7 +160,7 @@ def sleeping(folder: Path, *, first: float, each: float, max_batch: int) -> Path
     core = folder / CORE
     shutil.rmtree(core)
     (core / "1").mkdir(parents=True)
-    (core / "config.pbtxt").write_text(_SLEEPING_CONFIG.format(max_batch=max_batch), encoding="utf-8")
+    (core / "config.pbtxt").write_text(_SLEEPING_CONFIG.format(name=CORE, max_batch=max_batch), encoding="utf-8")
     (core / "1" / "model.py").write_text(_SLEEPING.format(first=first, each=each), encoding="utf-8")
     return folder
 

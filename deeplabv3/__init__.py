@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Load torch when a name is first asked for: `deeplabv3.environment` runs where it is not installed."""
+    """Import a name's module when it is first asked for: `deeplabv3.environment` runs where torch is not installed."""
     if name in __all__:
         for module in ("errors", "models.names", "models.weights", "models.variants"):
             found = vars(import_module(f"{__name__}.{module}"))

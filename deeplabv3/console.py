@@ -6,10 +6,8 @@ import sys
 
 from rich.console import Console
 
-_COLUMNS = 120
 
-
-def console(*, stderr: bool = False) -> Console:
-    """Return a console on stdout or stderr; a pipe or a file has no width of its own, and gets 120 columns."""
+def console(*, stderr: bool = False, columns: int = 120) -> Console:
+    """Return a console on stdout or stderr; a pipe or a file has no width of its own, and gets so many columns."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else _COLUMNS)
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else columns)

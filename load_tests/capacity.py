@@ -28,6 +28,7 @@ from deeplabv3.arguments import number
 from deeplabv3.command_line import Parser
 from deeplabv3.console import console
 from deeplabv3.models.names import CORE_PREFIX, ensemble_name
+from deeplabv3.server_statistics import TIMES
 from load_tests.simulation import BALANCING, Outcome, Replica, poisson, simulate
 from load_tests.summary import SummaryError, load
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 EXIT_TOO_FEW = 1
 
-_IN_CORE = ("queue_seconds", "compute_input_seconds", "compute_infer_seconds", "compute_output_seconds")
+_IN_CORE = tuple(f"{name}_seconds" for name in TIMES)
 # Share of the pictures that the server may not have counted as the client did: those in flight at either end.
 _SHARE_MISSING = 0.1
 _FEW_BATCHES = 50  # a slow moment of the machine would move their mean

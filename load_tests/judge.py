@@ -19,8 +19,8 @@ from locust.html import get_html_report, process_html_filename
 from locust.runners import STATE_STOPPED, STATE_STOPPING, MasterRunner
 from locust.stats import StatsEntry
 
+from deeplabv3 import server_statistics
 from deeplabv3.console import console
-from deeplabv3.repository import statistics
 from load_tests import objectives, report
 from load_tests.generator import INTERRUPTED_SECONDS, OF_PICTURES, OWN_ERROR, REPORT, RUN
 from load_tests.options import options_from, weights
@@ -258,14 +258,14 @@ class Judge:
     def _server_between(self) -> dict[str, Any]:
         """Return what the server counted during the run; nothing where it does not tell."""
         after = self._server_statistics() if self._server_before is not None else None
-        found = statistics.between(self._server_before or {}, after) if after else {}
+        found = server_statistics.between(self._server_before or {}, after) if after else {}
         if after and not found:
             _logger.warning("the server's statistics are left out: it restarted, or several share the address")
         return found
 
     def _server_statistics(self) -> dict[str, Any] | None:
         try:
-            return statistics.read(self._environment.host or "")
+            return server_statistics.read(self._environment.host or "")
         except Exception as error:  # noqa: BLE001 - a run goes without them: a proxy may not let them through
             _logger.info("no statistics of the server: %s", error)
             return None

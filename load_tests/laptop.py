@@ -2,8 +2,9 @@
 
     python -m load_tests.laptop [--model-repository DIR]
 
-Without a repository an untrained ResNet-50 is built into out/load. Reports go to out/load: closed.html, open.html and
-their summaries as JSON. Exit code 0 only if both runs kept objectives-laptop.toml.
+Without a repository an untrained ResNet-50 is built into out/load; one with both variants is asked for ResNet-50.
+Reports go to out/load: closed.html, open.html and their summaries as JSON. Exit code 0 only if both runs kept
+objectives-laptop.toml.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ if __name__ == "__main__":
 
     guard()
 
-import json
 import logging
 import subprocess
 import sys
@@ -26,6 +26,8 @@ from deeplabv3.building.assembly import build
 from deeplabv3.building.plan import Plan
 from deeplabv3.command_line import Parser, unwind_on_sigterm
 from deeplabv3.embedded.launch import LaunchError, RunningServer
+from deeplabv3.models.names import VARIANTS, ensemble_name
+from load_tests import summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,12 +42,12 @@ _USERS = 4
 _SHARE_OF_CAPACITY = 0.6
 
 
-def locust(name: str, server: RunningServer, output: Path, *options: str, seconds: int) -> int:
+def locust(name: str, server: RunningServer, variant: str, output: Path, *options: str, seconds: int) -> int:
     """Run Locust with half of its users on each protocol; return its exit code."""
     command = [
         *(sys.executable, "-m", "locust", "--locustfile", str(HERE / "locustfile.py"), "--headless"),
         *("--host", f"grpc://{server.grpc_url}", "--second-host", f"http://{server.http_url}"),
-        *("--variants", "resnet50"),
+        *("--variants", variant),
         *("--users", str(_USERS), "--spawn-rate", str(_USERS), "--run-time", f"{seconds}s"),
         *("--timeout", "60", "--objectives", str(OBJECTIVES)),
         *("--html", str(output / f"{name}.html"), "--summary", str(output / f"{name}.json")),
@@ -72,14 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output.mkdir(parents=True, exist_ok=True)
         if options.model_repository is None:
             build(repository, [Plan("resnet50", WeightsSource(UNTRAINED))])
+        variant = next((each for each in VARIANTS if (repository / ensemble_name(each)).is_dir()), VARIANTS[0])
         with RunningServer(repository, log=output / "serve.log") as server:
             (output / "closed.json").unlink(missing_ok=True)  # of an earlier run
-            closed = locust("closed", server, output, seconds=options.seconds)
+            closed = locust("closed", server, variant, output, seconds=options.seconds)
             if not (output / "closed.json").is_file():
                 return closed
-            capacity = json.loads((output / "closed.json").read_text(encoding="utf-8"))["answered_per_second"]
+            capacity = summary.load(output / "closed.json").answered_per_second
             rate = max(_SHARE_OF_CAPACITY * capacity / _USERS, 0.01)
-            opened = locust("open", server, output, "--loop", "open", "--rate", f"{rate:.4f}", seconds=options.seconds)
+            pace = ("--loop", "open", "--rate", f"{rate:.4f}")
+            opened = locust("open", server, variant, output, *pace, seconds=options.seconds)
     except (DeepLabV3Error, LaunchError, OSError) as error:
         print(f"load_tests.laptop: {error}", file=sys.stderr)  # noqa: T201 a command's own words
         return 1

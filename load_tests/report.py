@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from deeplabv3 import server_statistics
 from load_tests.objectives import UNMEASURED
 from load_tests.summary import SHOWN_PERCENTILES
 
@@ -136,13 +137,12 @@ def _failures(summary: Summary) -> Section:
 def _server(summary: Summary) -> Section:
     rows: list[tuple[str, ...]] = []
     for model, counts in sorted(summary.server.items()):
-        requests, executions = counts["requests"], counts["executions"]
-        compute = sum(counts[f"compute_{part}_seconds"] for part in ("input", "infer", "output"))
+        means = server_statistics.means(counts)
         sizes = {int(size): batch["executions"] for size, batch in counts["batches"].items() if batch["executions"]}
         shown = ", ".join(f"{number} of {size}" for size, number in sorted(sizes.items()))
-        mean = f"{requests / executions:.2f}" if executions else "-"
-        times = (f"{1000 * seconds / requests:.1f}" for seconds in (counts["queue_seconds"], compute))
-        rows.append((model, str(requests), mean, *times, shown or "-"))
+        batch = f"{means['batch']:.2f}" if counts["executions"] else "-"
+        times = (f"{means[name]:.1f}" for name in ("queue_ms", "compute_ms"))
+        rows.append((model, str(counts["requests"]), batch, *times, shown or "-"))
     columns = ("model", "requests", "mean batch", "queue, ms", "compute, ms", "batches by size")
     return Section("what the server counted: batches, and mean milliseconds of a request", columns, rows)
 

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 
 from benchmarks import harness
 from benchmarks.gpu.bare import measure_bare, profile_kernels
@@ -34,7 +33,7 @@ from benchmarks.gpu.settings import Settings, quick
 from benchmarks.gpu.targets import add_verdicts
 from benchmarks.harness import Deadline
 from benchmarks.report import Column, Panel, Report
-from deeplabv3 import VARIANTS
+from deeplabv3 import VARIANTS, server_statistics
 from deeplabv3.arguments import number
 from deeplabv3.building.tracing import PRECISIONS
 
@@ -85,10 +84,7 @@ _COLUMNS = {
     ),
     "stages": (
         Column("batch", "batch", form=".1f"),
-        *(
-            Column(f"{kind}_ms", f"{kind.replace('_', ' ')} ms", form=".2f")
-            for kind in ("queue", "compute_input", "compute_infer", "compute_output")
-        ),
+        *(Column(f"{kind}_ms", f"{kind.replace('_', ' ')} ms", form=".2f") for kind in server_statistics.TIMES),
     ),
     "targets": (
         Column("required", "at least", form="g"),
@@ -108,7 +104,7 @@ class Run:
         self._deadline = deadline
         self._folder = folder
         self._picture = folder / "picture.jpg"
-        Image.open(harness.PHOTOGRAPH).convert("RGB").resize(settings.picture).save(self._picture, quality=90)
+        harness.save_photograph(self._picture, settings.picture)
 
     def card(self, _models: Mapping[str, DeepLabV3]) -> None:
         """Measure the card."""

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import Bottleneck
 
-from deeplabv3 import WeightsSource
+from deeplabv3 import UNTRAINED, WeightsSource
 from deeplabv3.building import tracing
 from deeplabv3.building.fusion import fuse_for_cudnn
 from deeplabv3.models.variants import load_model
@@ -41,7 +41,7 @@ def calibrated(variant: str, *, width: int, device: str) -> DeepLabV3:
         width: the channels of a group in ResNet's first stage; 64 is the published model.
         device: where the statistics are computed.
     """
-    model = load_model(variant, WeightsSource("none"), resnet_options={"width_per_group": width})
+    model = load_model(variant, WeightsSource(UNTRAINED), resnet_options={"width_per_group": width})
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None  # the mean of all passes

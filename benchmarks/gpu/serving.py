@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 from benchmarks import servers
 from benchmarks.gpu.models import traced
 from benchmarks.load import Load, Picture, Sender
-from deeplabv3 import VOC_CLASS_NAMES, WeightsSource
+from deeplabv3 import VOC_CLASS_NAMES, WeightsSource, server_statistics
 from deeplabv3.building.assembly import build
 from deeplabv3.building.model_file import record_of
 from deeplabv3.building.plan import Plan
-from deeplabv3.repository import statistics
 from deeplabv3.repository.config import config_text, read_config
 
 if TYPE_CHECKING:
@@ -131,11 +130,11 @@ def measure_serving(report: Report, served: Served, settings: Settings, deadline
                 report.skip(f"serving {plan.variant}, {setup.name}, {concurrency} in flight", "no time was left")
                 continue
             ramp, end = settings.load_seconds / 3, settings.load_seconds * 4 / 3
-            before = statistics.read(url)
+            before = server_statistics.read(url)
             replies = sender.run(Load(end, concurrency), server.wire, pictures)
             figures = {
                 "rate": replies.throughput_between(ramp, end),
-                **{f"p{percent}": replies.percentile(percent) or 0.0 for percent in (50, 95, 99)},
+                **{f"p{percent}": replies.percentile(percent / 100) or 0.0 for percent in (50, 95, 99)},
                 "failed": float(sum(replies.errors.values())),
                 "differing": float(len(replies.differing)),
                 "busy": replies.busy,
@@ -147,5 +146,5 @@ def measure_serving(report: Report, served: Served, settings: Settings, deadline
                 "serving", setup.name, {**condition, "cudnn": plan.cudnn}, figures, limited=limited, errors=errors
             )
             report.say(f"{plan.variant}, {setup.name}, {concurrency} in flight: {figures['rate']:.1f} images/s")
-            for step, counts in statistics.between(before, statistics.read(url)).items():
-                report.add("stages", step, {"setup": setup.name, **condition}, statistics.means(counts))
+            for step, counts in server_statistics.between(before, server_statistics.read(url)).items():
+                report.add("stages", step, {"setup": setup.name, **condition}, server_statistics.means(counts))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deeplabv3.building.tracing import TRAINED_SIZE
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -25,7 +27,7 @@ class Settings:
 
     device: str
     variants: tuple[str, ...]
-    size: int = 520
+    size: int = TRAINED_SIZE
     width: int = 64
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     concurrencies: tuple[int, ...] = (1, 8, 32, 64, 128)

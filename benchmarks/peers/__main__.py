@@ -23,8 +23,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from benchmarks import harness, servers, toy
 from benchmarks.load import Load, Picture, Replies, Sender
 from benchmarks.peers.contenders import (
@@ -41,6 +39,8 @@ from benchmarks.peers.contenders import (
 )
 from benchmarks.report import Column, Panel, Report
 from deeplabv3.embedded.launch import LaunchError
+from deeplabv3.models.names import core_name, ensemble_name
+from deeplabv3.repository.config import read_config
 
 if TYPE_CHECKING:
     import argparse
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 # request is found out.
 SIZES = ((500, 375), (375, 500), (640, 480), (480, 640))
 TRITON = "Triton"
-# Its settings are those of model_repository, whatever the core.
-TRITON_SETUP = Setup(2, 2, batch=8, stages=True)
 # Where a figure stands for a server as a whole, and where it is asked again after the overload.
 USUAL = 4
 
@@ -126,8 +124,8 @@ class Visited:
         """Start the server."""
         core = self.core
         if self.peer is None:
-            return servers.triton(core.repository, f"segment_{core.variant}", core.pictures)
-        told = service(core.repository, f"deeplabv3_{core.variant}", self.setup, queue=PLANS[core.name].queue)
+            return servers.triton(core.repository, ensemble_name(core.variant), core.pictures)
+        told = service(core.repository, core_name(core.variant), self.setup, queue=PLANS[core.name].queue)
         return self.peer.start(told, core.repository, core.pictures, python)
 
     def send(self, sender: Sender, server: Server, load: Load) -> Replies:
@@ -202,8 +200,8 @@ def measure_overload(
 
 
 def percentiles(replies: Replies, *percents: int) -> dict[str, float]:
-    """Return the seconds of a mask, by the name of the percentile; nothing where no mask came."""
-    found = {f"p{percent}": replies.percentile(percent) for percent in percents}
+    """Return percentiles of the seconds of a mask, by name; nothing where no mask came."""
+    found = {f"p{percent}": replies.percentile(percent / 100) for percent in percents}
     return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
@@ -219,10 +217,17 @@ def cores(options: argparse.Namespace, folder: Path) -> list[Core]:
         pictures: list[Picture] = []
         for width, height in SIZES:
             file = folder / f"{width}x{height}.jpg"
-            Image.open(harness.PHOTOGRAPH).convert("RGB").resize((width, height)).save(file, quality=90)
+            harness.save_photograph(file, (width, height))
             pictures.append(Picture(file, folder / f"{name}-{width}x{height}.mask"))
         found.append(Core(name, repository, variant, pictures))
     return found
+
+
+def triton_setup(repository: Path) -> Setup:
+    """Return how Triton uses the machine, by the config of a step in its repository."""
+    config = read_config(repository / "preprocess" / "config.pbtxt")
+    workers = config.instance_group[0].count
+    return Setup(workers, harness.cores(), batch=config.max_batch_size, stages=True)
 
 
 def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
@@ -232,7 +237,7 @@ def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
     for core in cores(options, folder):
         all_: dict[str, Visited] = {}
         for peer in wanted:
-            setups = peer.setups[core.name] if peer else (TRITON_SETUP,)
+            setups = peer.setups[core.name] if peer else (triton_setup(core.repository),)
             for setup in setups if options.setups else setups[:1]:
                 visited = Visited(core, peer, setup, failure=peer.missing(versions) if peer else "")
                 all_[f"{visited.name} ({setup})"] = visited

@@ -16,7 +16,9 @@ from benchmarks import servers
 from benchmarks.harness import ROOT
 from benchmarks.load import Wire
 from benchmarks.peers.service import Service, free_port
+from deeplabv3.building.steps import STEPS
 from deeplabv3.embedded.layout import TUNING
+from deeplabv3.models.names import VARIANTS, core_name, ensemble_name
 from deeplabv3.repository.config import read_config
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class Setup:
     stages: bool = False
 
     def __str__(self) -> str:
-        processes = "2 + 1 + 2 stages" if self.stages else f"{self.workers} x {self.threads}"
+        processes = f"{self.workers} + 1 + {self.workers} stages" if self.stages else f"{self.workers} x {self.threads}"
         return f"{processes}, batch {self.batch}"
 
 
@@ -139,7 +141,7 @@ def service(repository: Path, model: str, setup: Setup, *, queue: int = 64) -> S
 def link_models(repository: Path, folder: Path, variant: str) -> Path:
     """Make a repository with one variant and its steps alone: the other would take memory that nobody asks for."""
     folder.mkdir()
-    for model in ("preprocess", "postprocess", "encode_mask", f"deeplabv3_{variant}", f"segment_{variant}"):
+    for model in (*STEPS, core_name(variant), ensemble_name(variant)):
         (folder / model).symlink_to(repository.resolve() / model)
     return folder
 
@@ -158,8 +160,6 @@ def installed(python: Path) -> dict[str, str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what says which model is served, and where the peers are installed."""
-    from deeplabv3 import VARIANTS  # noqa: PLC0415 - loads torch
-
     parser.add_argument("--variant", choices=VARIANTS, default="resnet50", help="of the model (default: %(default)s)")
     parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR")
     parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python", metavar="FILE")
@@ -167,7 +167,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_model(parser: argparse.ArgumentParser, options: argparse.Namespace, *, otherwise: str) -> None:
     """End the command where the model is not built."""
-    model = options.model_repository / f"deeplabv3_{options.variant}" / "1" / "model.pt"
+    model = options.model_repository / core_name(options.variant) / "1" / "model.pt"
     if not model.is_file():
         build = f"python build_models.py --variant {options.variant} --weights none --model-repository DIR"
         parser.error(f"{model} does not exist; build it ({build}), or give --model-repository, or {otherwise}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from tritonclient import grpc
@@ -14,6 +13,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from deeplab_client import SegmentationClient, SegmentationError
 from deeplabv3.evaluation import EvaluationError
 from deeplabv3.evaluation.predictors import Answer, Classes, PredictorFacts
+from deeplabv3.server_statistics import server_address
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from deeplabv3.evaluation.datasets import Sample
 
-_DEFAULT_PORTS = {"grpc": 8001, "http": 8000}
 _SECONDS = 30.0
 _INPUT, _OUTPUT = "input", "out"
 
@@ -51,15 +50,12 @@ class Server:
 
     @classmethod
     def of(cls, url: str) -> Server:
-        """Parse what deeplab_client takes too: `grpc://host:port`, `http://host:port` or `host:port` for gRPC."""
-        parts = urlsplit(url if "://" in url else f"grpc://{url}")
-        try:
-            host = parts.netloc if parts.port else f"{parts.netloc}:{_DEFAULT_PORTS[parts.scheme]}"
-        except (ValueError, KeyError):
-            host = ""
-        if not host or not parts.hostname or parts.scheme not in _DEFAULT_PORTS:
-            raise EvaluationError(f"--url {url}: give grpc://host:port or http://host:port")
-        return cls(parts.scheme, host)
+        """Parse `grpc://host:port`, `http://host:port`, or `host:port` for gRPC; TLS is not supported."""
+        with contextlib.suppress(ValueError):
+            scheme, host = server_address(url)
+            if scheme in {"grpc", "http"}:
+                return cls(scheme, host)
+        raise EvaluationError(f"--url {url}: give grpc://host:port or http://host:port")
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}"

@@ -17,8 +17,8 @@ from triton_process import TritonProcess
 from tritonclient.utils import InferenceServerException
 from wire import PROTOCOLS
 
+from deeplabv3 import server_statistics
 from deeplabv3.embedded.launch import LaunchError
-from deeplabv3.repository import statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,13 +147,13 @@ def test_requests_that_share_a_batch_get_their_own_rows(toys: TritonProcess) -> 
     def call(row: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
         return wire.infer(toys, "grpc", "by_argument", {"first": row, "second": row}, ["a", "b"])
 
-    before = statistics.read(toys.grpc_url)
+    before = server_statistics.read(toys.grpc_url)
     with ThreadPoolExecutor(len(rows)) as pool:
         replies = list(pool.map(call, rows))
     for row, reply in zip(rows, replies, strict=True):
         np.testing.assert_array_equal(reply["a"], 2 * row)
         np.testing.assert_array_equal(reply["b"], 3 * row)
-    counts = statistics.between(before, statistics.read(toys.grpc_url))["by_argument"]
+    counts = server_statistics.between(before, server_statistics.read(toys.grpc_url))["by_argument"]
     assert counts["inferences"] == sum(len(row) for row in rows)
     assert counts["executions"] < len(rows)
 

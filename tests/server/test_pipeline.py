@@ -28,7 +28,7 @@ from tritonclient.utils import InferenceServerException
 from wire import PROTOCOLS
 
 from benchmarks import toy
-from deeplabv3.repository import statistics
+from deeplabv3 import server_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,7 +212,7 @@ def test_any_choice_of_outputs_is_answered(color_server: TritonProcess, count: i
 
 def test_masks_are_encoded_only_for_those_who_ask(color_server: TritonProcess) -> None:
     def encoded() -> int:
-        return statistics.read(color_server.grpc_url)["encode_mask"]["inferences"]
+        return server_statistics.read(color_server.grpc_url)["encode_mask"]["inferences"]
 
     before = encoded()
     image = {"IMAGE": wire.images(pictures.small())}
@@ -239,7 +239,7 @@ def test_two_images_of_one_size_share_a_request(color_server: TritonProcess) -> 
 def test_a_broken_picture_costs_its_batch_mates_nothing(color_server: TritonProcess) -> None:
     """Sixteen callers at once, every fourth with garbage: twelve right masks, four errors, batches in between."""
     good = [pictures.small(), pictures.portrait(), pictures.landscape()]
-    before = statistics.read(color_server.grpc_url)
+    before = server_statistics.read(color_server.grpc_url)
     barrier = threading.Barrier(16)
 
     def call(index: int) -> npt.NDArray[Any] | InferenceServerException:
@@ -259,7 +259,7 @@ def test_a_broken_picture_costs_its_batch_mates_nothing(color_server: TritonProc
         else:
             assert isinstance(reply, np.ndarray)
             assert (reply == reference_mask(good[index % 4])).mean() >= 0.9999
-    counts = statistics.between(before, statistics.read(color_server.grpc_url))["preprocess"]
+    counts = server_statistics.between(before, server_statistics.read(color_server.grpc_url))["preprocess"]
     assert counts["inferences"] == 16
     assert counts["executions"] < 16, "preprocess ran every request by itself: nothing was batched"
 

@@ -16,7 +16,7 @@ import pytest
 from load_arguments import Parser, parse
 from PIL import Image, ImageOps
 
-from deeplabv3.repository import statistics
+from deeplabv3 import server_statistics
 from load_tests import objectives, pictures, report, shapes, summary
 from load_tests.options import add_arguments, weights
 from load_tests.replies import BETWEEN_WORKERS, WRONG_PIXELS, WRONG_SIZE, FirstReplies
@@ -258,9 +258,15 @@ def test_the_page_proves_the_run_when_it_is_mailed_alone(tmp_path: Path) -> None
     run.problems.append("worker a: did not finish")
     run.models["segment_resnet50"] = "version 1, weights VOC"
     run.setting.update(host="grpc://there:8001", users=7, variants={"resnet50": 3.0})
-    times = {f"{part}_seconds": 1.0 for part in ("queue", "compute_input", "compute_infer", "compute_output")}
+    times = {f"{part}_seconds": 1.0 for part in server_statistics.TIMES}
     batches = {"1": {"executions": 40}, "4": {"executions": 15}}
-    run.server["deeplabv3_resnet50"] = {"requests": 100, "executions": 55, **times, "batches": batches}
+    run.server["deeplabv3_resnet50"] = {
+        "requests": 100,
+        "inferences": 100,
+        "executions": 55,
+        **times,
+        "batches": batches,
+    }
     verdicts = objectives.judge(run, read(tmp_path, '[p99]\n"* <web>" = 0.5'))
     page = report.page('<title>Locust</title><body><div id="root"></div>', run, verdicts)
     text = html.unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page))
@@ -307,7 +313,7 @@ def test_only_what_a_server_did_meanwhile_is_counted() -> None:
         },
         "idle": {"requests": 4, "batches": {}},
     }
-    assert statistics.between(before, after) == {
+    assert server_statistics.between(before, after) == {
         "core": {"requests": 6, "seconds": 1.5, "batches": {"4": {"executions": 1, "seconds": 0.7}}}
     }
 
@@ -315,7 +321,7 @@ def test_only_what_a_server_did_meanwhile_is_counted() -> None:
 def test_statistics_of_two_servers_or_of_one_that_restarted_are_none() -> None:
     one = {"core": {"requests": 9, "batches": {"4": {"executions": 5, "seconds": 1.0}}}}
     other = {"core": {"requests": 12, "batches": {"4": {"executions": 3, "seconds": 2.0}}}}
-    assert statistics.between(one, other) == statistics.between(other, one) == {}
+    assert server_statistics.between(one, other) == server_statistics.between(other, one) == {}
 
 
 def test_every_argument_has_a_variable_of_its_own() -> None:

@@ -138,7 +138,7 @@ def test_what_fails_is_told_by_its_kind_and_answers_nobody() -> None:
     assert found.errors == {"503": 1, "ServerDisconnectedError": 1, "TimeoutError": 1}
     assert not found.seconds
     assert found.throughput == 0
-    assert found.percentile(99) is None
+    assert found.percentile(0.99) is None
     with pytest.raises(RuntimeError, match=r"failed: \{'503': 1"):
         found.check("a server")
 
@@ -183,7 +183,7 @@ def test_throughput_and_answers_in_time_leave_out_what_failed() -> None:
     assert found.elapsed == 5.0
     assert found.throughput == 3 / 5
     assert found.in_time(1.5) == 2
-    assert found.percentile(50) == 1.5
+    assert found.percentile(0.5) == 1.5
     assert found.throughput_between(2.0, 4.0) == 2 / 2
     assert found.differing == [0.25]
 

@@ -8,27 +8,42 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 _SECONDS = 10.0
-_TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
+TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
+"""What the time of a request in a model consists of."""
+
+_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}  # as in deeplab_client
+
+
+def server_address(url: str) -> tuple[str, str]:
+    """Return the scheme of a server's URL, gRPC where it has none, and `HOST:PORT` with the default port.
+
+    Raises:
+        ValueError: the URL has no host, or another scheme than `grpc`, `grpcs`, `http` and `https`.
+    """
+    parts = urlsplit(url if "://" in url else f"grpc://{url}")
+    if not parts.hostname or parts.scheme not in _PORTS:
+        raise ValueError(f"{url}: give grpc://HOST:PORT or http://HOST:PORT")
+    return parts.scheme, parts.netloc if parts.port else f"{parts.netloc}:{_PORTS[parts.scheme]}"
 
 
 def read(url: str) -> dict[str, Any]:
     """Return what Triton has counted since each model was loaded, by model; times are in seconds.
 
     Args:
-        url: `grpc://HOST:PORT`, `http://HOST:PORT`, or `HOST:PORT` for gRPC.
+        url: as `server_address` takes it.
 
     Raises:
         OSError: The server cannot be reached.
         Exception: tritonclient's own, or the reply has no statistics.
     """
-    parts = urlsplit(url if "://" in url else f"grpc://{url}")
-    if parts.scheme in {"grpc", "grpcs"}:
+    scheme, address = server_address(url)
+    if scheme in {"grpc", "grpcs"}:
         from tritonclient.grpc import InferenceServerClient  # noqa: PLC0415 - loads gRPC, which a run over HTTP does without
 
-        with InferenceServerClient(parts.netloc, ssl=parts.scheme == "grpcs") as client:
+        with InferenceServerClient(address, ssl=scheme == "grpcs") as client:
             answer = client.get_inference_statistics(as_json=True, client_timeout=_SECONDS)
     else:
-        with urllib.request.urlopen(f"{parts.scheme}://{parts.netloc}/v2/models/stats", timeout=_SECONDS) as response:  # noqa: S310 - a URL of the command line
+        with urllib.request.urlopen(f"{scheme}://{address}/v2/models/stats", timeout=_SECONDS) as response:  # noqa: S310 - a URL of the command line
             answer = json.load(response)
     return {model["name"]: _counts(model) for model in cast("dict[str, Any]", answer)["model_stats"]}
 
@@ -45,13 +60,14 @@ def between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
 
 
 def means(counts: dict[str, Any]) -> dict[str, float]:
-    """Return the mean `batch`, and by kind of time the mean milliseconds of a request, such as `queue_ms`.
+    """Return the mean `batch`, and the mean milliseconds of a request by TIMES, such as `queue_ms`, and `compute_ms`.
 
     Args:
         counts: Of one model that answered a request, as `between` returns them.
     """
-    times = {f"{name}_ms": 1e3 * counts[f"{name}_seconds"] / counts["requests"] for name in _TIMES}
-    return {"batch": counts["inferences"] / max(1, counts["executions"]), **times}
+    times = {f"{name}_ms": 1e3 * counts[f"{name}_seconds"] / counts["requests"] for name in TIMES}
+    compute = sum(times[f"{name}_ms"] for name in TIMES[1:])
+    return {"batch": counts["inferences"] / max(1, counts["executions"]), **times, "compute_ms": compute}
 
 
 def _fell(counts: dict[str, Any]) -> bool:
@@ -65,13 +81,13 @@ def _counts(model: dict[str, Any]) -> dict[str, Any]:
         "requests": int(times.get("success", {}).get("count", 0)),
         "failures": int(times.get("fail", {}).get("count", 0)),
         "seconds": int(times.get("success", {}).get("ns", 0)) / 1e9,
-        **{f"{name}_seconds": int(times.get(name, {}).get("ns", 0)) / 1e9 for name in _TIMES},
+        **{f"{name}_seconds": int(times.get(name, {}).get("ns", 0)) / 1e9 for name in TIMES},
         "inferences": int(model.get("inference_count", 0)),
         "executions": int(model.get("execution_count", 0)),
         "batches": {
             str(batch["batch_size"]): {
                 "executions": int(batch["compute_infer"]["count"]),
-                "seconds": sum(int(batch[name].get("ns", 0)) for name in _TIMES[1:]) / 1e9,
+                "seconds": sum(int(batch[name].get("ns", 0)) for name in TIMES[1:]) / 1e9,
             }
             for batch in model.get("batch_stats", [])
         },
