@@ -149,16 +149,22 @@ def trace(
 
 
 @contextlib.contextmanager
+def without_deprecation_warnings() -> Generator[None]:
+    """Leave out torch.jit's warnings: TorchScript is deprecated and remains what Triton's PyTorch backend serves."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        yield
+
+
+@contextlib.contextmanager
 def _tracing(precision: Precision, *, benchmark: bool) -> Generator[None]:
     """Set what a trace takes over from the process that makes it: how cuDNN is used is part of each convolution."""
     with (
         torch.inference_mode(mode=False),
         torch.no_grad(),
         cudnn_backend.flags(enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=precision.tf32),
-        warnings.catch_warnings(),
+        without_deprecation_warnings(),
     ):
-        # TorchScript is deprecated and remains what Triton's PyTorch backend serves.
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
         yield
 
 
@@ -199,8 +205,7 @@ def verify(file: Path, eager: DeepLabV3, *, aux: bool, precision: Precision = PR
         BuildError: another signature, number of outputs or shape, or a difference above the precision's tolerance.
     """
     pixels = torch.randn(VERIFY_SHAPE, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+    with torch.inference_mode(), without_deprecation_warnings():
         # Read here: torch has an error of its own for storage that fails, and says nothing of the cause.
         module = torch.jit.load(io.BytesIO(file.read_bytes()), map_location="cpu")
         arguments = [argument.name for argument in module.forward.schema.arguments]
@@ -260,8 +265,7 @@ def agreement(file: Path, eager: DeepLabV3, pictures: Iterable[torch.Tensor]) ->
         OSError: what the storage says.
     """
     same, difference, total, count = 0.0, 0.0, 0.0, 0
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+    with torch.inference_mode(), without_deprecation_warnings():
         module = torch.jit.load(io.BytesIO(file.read_bytes()), map_location="cpu")
         for pixels in pictures:
             expected, found = eager(pixels)["out"], module(pixels)[0]
