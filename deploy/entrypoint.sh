@@ -12,6 +12,14 @@ if [[ $repository != *://* ]] && ! compgen -G "$repository/*/config.pbtxt" >/dev
     exit 2
 fi
 
+# deeplabv3/cpus.py says why, and a test compares the flags.
+if grep -qs 'string_value: "int8"' "$repository"/*/config.pbtxt &&
+    ! grep -qwE '^flags.* (amx_int8|avx512_vnni|avx_vnni)' /proc/cpuinfo; then
+    echo "entrypoint.sh: error: $repository has an int8 model, which needs a CPU with VNNI or AMX; run it on another" \
+        "machine, or build_models.py with --precision fp32" >&2
+    exit 2
+fi
+
 # deeplabv3/embedded/layout.py says why; a test compares the values.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432}

@@ -13,6 +13,8 @@ import pytest
 from triton_process import TritonProcess
 from xdist.scheduler import LoadScopeScheduling
 
+from deeplabv3.repository.paths import model_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -74,7 +76,8 @@ def color_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from benchmarks import toy  # noqa: PLC0415 - torch
     from deeplabv3 import VARIANTS, WeightsSource  # noqa: PLC0415 - torch
-    from deeplabv3.building import assembly, model_file, tracing  # noqa: PLC0415 - torch
+    from deeplabv3.building import assembly, tracing  # noqa: PLC0415 - torch
+    from deeplabv3.building.model_file import record_of  # noqa: PLC0415 - torch
     from deeplabv3.building.plan import Plan  # noqa: PLC0415 - torch
 
     repository = tmp_path_factory.mktemp("color") / "models"
@@ -82,9 +85,9 @@ def color_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assembly.build(repository, plans, configs_only=True)
     core: Any = torch.jit.trace(toy.ByColor().eval(), torch.zeros(1, 3, 32, 32))
     for plan in plans:
-        file = assembly.model_file(repository, plan.variant)
+        file = model_file(repository, plan.core)
         file.parent.mkdir()
-        tracing.save(core, file, model_file.record_of(plan).as_extra_files())
+        tracing.save(core, file, record_of(plan).as_extra_files())
     return repository
 
 

@@ -8,24 +8,24 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deeplabv3.building import steps, tracing
-from deeplabv3.building.calibration import Calibration
+from deeplabv3.building.calibration import Calibration, pixel_settings
 from deeplabv3.building.configs import core_config, ensemble_config
-from deeplabv3.building.model_file import is_of, write_model
+from deeplabv3.building.model_file import CALIBRATED_WITH, is_up_to_date, write_model
 from deeplabv3.building.plan import GPU_MAX_BATCH_SIZE, Plan
-from deeplabv3.building.quantization import check_cpu
 from deeplabv3.building.settings import as_options
 from deeplabv3.building.staging import locked, partial_file, try_writing
 from deeplabv3.building.written import Written, refuse_edits, remove_older_records
+from deeplabv3.cpus import missing_for_int8
 from deeplabv3.errors import BuildError, RepositoryError
 from deeplabv3.files import write_whole
 from deeplabv3.models.names import VARIANTS, core_name
 from deeplabv3.models.weights import WeightsSource
-from deeplabv3.repository.config import config_text, parse_config, pb, read_config
+from deeplabv3.repository.config import config_text, parameters_of, parse_config, pb, read_config
+from deeplabv3.repository.paths import model_file
 from deeplabv3.repository.record import BuildRecord, read_record
 
 _NAMED_FILES = 3  # more are counted
@@ -79,13 +79,13 @@ def build(
         texts = _texts(repository, plans, others, records, preprocess_device=preprocess_device, settings=settings)
         if not is_source(repository):
             refuse_edits(repository, texts, written, given)
-        if calibration is not None and not configs_only:
-            parameters = parse_config(texts["preprocess/config.pbtxt"]).parameters
-            values = {name: value.string_value for name, value in parameters.items()}
-            found = Calibration.of(calibration, values)
-            plans = [replace(plan, calibration=found) for plan in plans]
+        parameters = parameters_of(parse_config(texts["preprocess/config.pbtxt"]))
+        found = Calibration.of(calibration, parameters) if calibration is not None and not configs_only else None
+        _warn_of_other_pixels(others, records, parameters)
         with contextlib.ExitStack() as stack:
-            staged = {} if configs_only else _stage(repository, plans, records, stack, force=force, progress=progress)
+            staged = (
+                {} if configs_only else _stage(repository, plans, records, found, stack, force=force, progress=progress)
+            )
             changed: list[str] = []
             if not is_source(repository):
                 changed += _write(repository, _step_files())
@@ -109,17 +109,12 @@ def _keep_out_of_source(repository: Path, plans: Sequence[Plan]) -> None:
             )
 
 
-def model_file(repository: Path, variant: str) -> Path:
-    """Return the path of the core model's TorchScript file."""
-    return repository / core_name(variant) / "1" / "model.pt"
-
-
 def _read_records(repository: Path) -> dict[str, BuildRecord]:
     """Return the build records by variant. A model.pt is read as a whole, and so this is done once a build."""
     records: dict[str, BuildRecord] = {}
     for variant in VARIANTS:
         with contextlib.suppress(RepositoryError):
-            if record := read_record(model_file(repository, variant)):
+            if record := read_record(model_file(repository, core_name(variant))):
                 records[variant] = record
     return records
 
@@ -134,7 +129,7 @@ def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, 
     """
     others: list[Plan] = []
     for variant in sorted(set(VARIANTS) - {plan.variant for plan in plans}):
-        file, record = model_file(repository, variant), records.get(variant)
+        file, record = model_file(repository, core_name(variant)), records.get(variant)
         if not file.exists():
             continue
         if record is None or record.class_names != plans[0].class_names:
@@ -147,6 +142,19 @@ def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, 
         largest = _read_config(core).max_batch_size if core.exists() else GPU_MAX_BATCH_SIZE
         others.append(Plan(variant, WeightsSource(record.weights or ""), record.class_names, max_batch_size=largest))
     return others
+
+
+def _warn_of_other_pixels(
+    others: Sequence[Plan], records: Mapping[str, BuildRecord], parameters: Mapping[str, str]
+) -> None:
+    for plan in others:
+        calibrated = records[plan.variant].fields.get(CALIBRATED_WITH)
+        if calibrated not in (None, pixel_settings(parameters)):
+            _log.warning(
+                "%s: warning: its int8 is calibrated with other settings of preprocess (%s); build it again",
+                plan.core,
+                ", ".join(f"{name}={value}" for name, value in calibrated.items()),
+            )
 
 
 def _texts(
@@ -196,32 +204,32 @@ def _stage(
     repository: Path,
     plans: Sequence[Plan],
     records: Mapping[str, BuildRecord],
+    calibration: Calibration | None,
     stack: contextlib.ExitStack,
     *,
     force: bool,
     progress: bool,
 ) -> dict[Path, Path]:
     """Make the model.pt files that are not up to date; return their partial files by where they belong."""
-    partials = {plan.core: stack.enter_context(partial_file(model_file(repository, plan.variant))) for plan in plans}
-    staged = [plan for plan in plans if force or not _is_up_to_date(plan, records)]
+    partials = {plan.core: stack.enter_context(partial_file(model_file(repository, plan.core))) for plan in plans}
+    staged: list[Plan] = []
+    for plan in plans:
+        if force or not is_up_to_date(records.get(plan.variant), plan, calibration):
+            staged.append(plan)
+        else:
+            _log.info("%s: up to date (weights %s)", plan.core, plan.source.label)
     if staged:
         models = [*steps.STEPS, *(name for plan in staged for name in (plan.core, plan.ensemble))]
         folders = [folder for name in models for folder in (repository / name, repository / name / "1")]
         try_writing([repository, *folders])
         tracing.check_room(repository, len(staged))
-        if calibration := staged[0].calibration:
-            check_cpu()
+        if calibration is not None:
+            if missing := missing_for_int8():
+                raise BuildError(f"{missing}; build on the machine that serves, or take --precision fp32")
             calibration.check()
     for plan in staged:
-        write_model(partials[plan.core], plan, progress=progress)
-    return {model_file(repository, plan.variant): partials[plan.core] for plan in staged}
-
-
-def _is_up_to_date(plan: Plan, records: Mapping[str, BuildRecord]) -> bool:
-    if not is_of(records.get(plan.variant), plan):
-        return False
-    _log.info("%s: up to date (weights %s)", plan.core, plan.source.label)
-    return True
+        write_model(partials[plan.core], plan, calibration=calibration, progress=progress)
+    return {model_file(repository, plan.core): partials[plan.core] for plan in staged}
 
 
 def _step_files() -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ FEWEST = 20
 """Calibration with fewer pictures is refused: the ranges of activations would be those of these few."""
 
 _HELD_OUT = 5  # every fifth picture
+_PREPROCESS = MODEL_REPOSITORY / "preprocess" / "1"
+
+
+def pixel_settings(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the parameters of `preprocess` that change pixels."""
+    return {name: parameters[name] for name in ("mean", "std", "resize_mode", "resize_size")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,7 @@ class Calibration:
     Attributes:
         files: the pictures, in the order of their names.
         parameters: of `preprocess`, as its config.pbtxt has them.
-        digest: SHA-256 of names, pictures and parameters.
+        digest: SHA-256 of the names, the pictures, and what makes pixels of them.
     """
 
     files: tuple[Path, ...]
@@ -49,7 +56,7 @@ class Calibration:
                 for file in folder.rglob("*")
                 if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
             )
-            digest = hashlib.sha256(repr(sorted(parameters.items())).encode())
+            digest = hashlib.sha256(repr((pixel_settings(parameters), _versions())).encode())
             for file in files:
                 digest.update(f"{file.relative_to(folder)}\0".encode(errors="surrogateescape"))
                 digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -86,7 +93,7 @@ class Calibration:
         return torch.from_numpy(pixels)
 
     @property
-    def observed(self) -> int:
+    def observed_count(self) -> int:
         """The number of pictures that set the ranges."""
         return len(self.files) - len(self.files[::_HELD_OUT])
 
@@ -99,8 +106,18 @@ class Calibration:
         return map(self.read, self.files[::_HELD_OUT])
 
 
+def _versions() -> list[str]:
+    """Return what tells one version of the code that reads pictures from another."""
+    sources = [file for file in sorted(_PREPROCESS.glob("image_*.py")) if not file.stem.endswith("_cuda")]
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sources]
+    return [*hashes, *map(importlib.metadata.version, ("pillow", "pi-heif"))]
+
+
 @functools.cache
 def _image_ops() -> Any:  # noqa: ANN401 - a module without a package
-    """Return the module with which preprocess reads pictures; Triton, too, puts its folder on the path."""
-    sys.path.append(str(MODEL_REPOSITORY / "preprocess" / "1"))
-    return importlib.import_module("image_ops")
+    """Return the module with which preprocess reads pictures."""
+    sys.path.insert(0, str(_PREPROCESS))
+    try:
+        return importlib.import_module("image_ops")
+    finally:
+        sys.path.remove(str(_PREPROCESS))

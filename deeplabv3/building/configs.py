@@ -5,12 +5,10 @@ from typing import Any
 from google.protobuf.message import Message
 
 from deeplabv3.building.plan import Plan
+from deeplabv3.building.settings import LARGEST_REQUEST
 from deeplabv3.building.tracing import TRAINED_SIZE
 from deeplabv3.repository.config import pb
 
-# The most pictures of one request, for the steps around a core model take no more: see steps.py. Nor does a core model
-# on a CPU, where nothing batches.
-_LARGEST_REQUEST = 8
 # A batch uses a GPU better than a picture alone, so that a wait for others is worth it, where it is shorter than the
 # time that a batch of one would take. A full batch leaves at once.
 _GPU_QUEUE_DELAY_MICROSECONDS = 2_000
@@ -20,7 +18,7 @@ _GPU_WARM_UP_RUNS = 2
 
 def core_config(plan: Plan) -> Message:
     """Return the config of deeplabv3_<variant>."""
-    largest = plan.max_batch_size if plan.device == "cuda" else _LARGEST_REQUEST
+    largest = plan.max_batch_size if plan.device == "cuda" else LARGEST_REQUEST
     config = pb.ModelConfig(name=plan.core, platform="pytorch_libtorch", max_batch_size=largest)
     config.input.add(name="input", data_type=pb.TYPE_FP32, dims=[3, -1, -1])
     for name in ("out", "logits_os8", "aux") if plan.aux else ("out", "logits_os8"):
@@ -61,7 +59,7 @@ def _add_warm_up(config: Any, batch: int, *, runs: int = 0) -> None:  # noqa: AN
 def ensemble_config(plan: Plan) -> Message:
     """Return the config of segment_<variant>: image bytes in, mask at the image's own size out."""
     # A GPU's core model may be told to take less.
-    largest = min(_LARGEST_REQUEST, plan.max_batch_size)
+    largest = min(LARGEST_REQUEST, plan.max_batch_size)
     config = pb.ModelConfig(name=plan.ensemble, platform="ensemble", max_batch_size=largest)
     config.input.add(name="IMAGE", data_type=pb.TYPE_STRING, dims=[1])
     config.output.add(name="MASK", data_type=pb.TYPE_UINT8, dims=[-1, -1])

@@ -13,7 +13,8 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 from torchvision.ops import FrozenBatchNorm2d
 
 from deeplabv3.building import tracing
-from deeplabv3.building.calibration import Calibration
+from deeplabv3.building.calibration import Calibration, pixel_settings
+from deeplabv3.building.checking import VERIFY_SHAPE, Agreement, agreement, verify
 from deeplabv3.building.fusion import fuse_for_cudnn
 from deeplabv3.building.plan import Plan
 from deeplabv3.errors import BuildError
@@ -28,12 +29,16 @@ NORM_LAYERS: dict[str, type[nn.Module]] = {
 """What --norm-layer may name."""
 
 AGREEMENT = "agreement"
-"""The field of a build record that says how near int8 comes to float32, a tracing.Agreement."""
+"""The field of a build record that says how near int8 comes to float32, a checking.Agreement."""
+
+CALIBRATED_WITH = "calibrated_with"
+"""The field of a build record that has the settings of `preprocess` with which int8 was calibrated."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # What computes a trace: a change of one makes every model.pt out of date.
 _SOURCES = (
     "building/calibration.py",
+    "building/checking.py",
     "building/dilation.py",
     "building/fusion.py",
     "building/model_file.py",
@@ -48,7 +53,7 @@ _SOURCES = (
 _log = logging.getLogger("build_models")
 
 
-def record_of(plan: Plan) -> BuildRecord:
+def record_of(plan: Plan, calibration: Calibration | None = None) -> BuildRecord:
     """Return the record that a build of a plan by these very sources leaves."""
     sources = hashlib.sha256()
     for name in _SOURCES:
@@ -67,23 +72,36 @@ def record_of(plan: Plan) -> BuildRecord:
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
             "sources_sha256": sources.hexdigest(),
-            **({"calibration_sha256": plan.calibration.digest} if plan.calibration else {}),
+            **(
+                {}
+                if calibration is None
+                else {
+                    "calibration_sha256": calibration.digest,
+                    CALIBRATED_WITH: pixel_settings(calibration.parameters),
+                }
+            ),
         }
     )
 
 
-def is_of(record: BuildRecord | None, plan: Plan) -> bool:
-    """Return whether a record is the one that a build of a plan leaves, whose agreement, if measured, is enough."""
+def is_up_to_date(record: BuildRecord | None, plan: Plan, calibration: Calibration | None) -> bool:
+    """Return whether a record is the one that a build of a plan leaves.
+
+    Raises:
+        BuildError: it is, and int8 comes less near to float32 than the plan asks: so it would again.
+    """
     if record is None:
         return False
-    agreement = record.fields.get(AGREEMENT)
-    expected = record_of(plan).fields
-    return record.fields == ({**expected, AGREEMENT: agreement} if agreement else expected) and (
-        agreement is None or agreement["same_class"] >= plan.min_agreement
-    )
+    fields = dict(record.fields)
+    measured = fields.pop(AGREEMENT, None)
+    if fields != record_of(plan, calibration).fields:
+        return False
+    if measured is not None:
+        _check_agreement(plan, Agreement(**measured))
+    return True
 
 
-def write_model(partial: Path, plan: Plan, *, progress: bool) -> None:
+def write_model(partial: Path, plan: Plan, *, calibration: Calibration | None, progress: bool) -> None:
     """Write a model's file and check it against PyTorch.
 
     Raises:
@@ -93,42 +111,47 @@ def write_model(partial: Path, plan: Plan, *, progress: bool) -> None:
     _log.info("%s: loading weights %s", plan.core, plan.source.label)
     model = _load(plan, progress=progress)
     _log.info("%s: tracing for %s in %s", plan.core, plan.device, plan.precision)
-    precision = tracing.PRECISIONS[plan.precision]
     pictures = None
-    if plan.calibration is not None:
-        _log.info("%s: calibrating with %d pictures", plan.core, plan.calibration.observed)
-        pictures = plan.calibration.to_observe()
+    if calibration is not None:
+        _log.info("%s: calibrating with %d pictures", plan.core, calibration.observed_count)
+        pictures = calibration.to_observe()
+    precision = tracing.PRECISIONS[plan.precision]
     traced = tracing.trace(
         model, aux=plan.aux, precision=precision, device=plan.device, cudnn=plan.cudnn, pictures=pictures
     )
-    record = record_of(plan)
+    record, agreed = record_of(plan, calibration), None
+    if calibration is not None:
+        tracing.save(traced, partial, {})
+        measured = agreement(partial, model, calibration.held_out())
+        agreed = _check_agreement(plan, measured)
+        record = BuildRecord({**record.fields, AGREEMENT: asdict(measured)})
     tracing.save(traced, partial, record.as_extra_files())
-    shape = "x".join(map(str, tracing.VERIFY_SHAPE))
+    shape = "x".join(map(str, VERIFY_SHAPE))
     _log.info("%s: checking the saved file against PyTorch at %s", plan.core, shape)
-    findings = tracing.verify(partial, model, aux=plan.aux, precision=precision)
+    findings = verify(partial, model, aux=plan.aux, precision=plan.precision)
     if plan.cudnn == "fused":  # after the check, because only a GPU runs what comes out
         fuse_for_cudnn(traced)
         tracing.save(traced, partial, record.as_extra_files())
-    if plan.calibration is not None:
-        measured = _agreement(partial, model, plan, plan.calibration)
-        record = BuildRecord({**record.fields, AGREEMENT: asdict(measured)})
-        tracing.save(traced, partial, record.as_extra_files())
-    _log.info("%s: done, %.0f MB; %s", plan.core, partial.stat().st_size / 2**20, findings)
+    # A difference on noise says nothing of int8, which has the ranges of pictures.
+    _log.info("%s: done, %.0f MB; %s", plan.core, partial.stat().st_size / 2**20, agreed or findings)
 
 
-def _agreement(partial: Path, model: DeepLabV3, plan: Plan, calibration: Calibration) -> tracing.Agreement:
-    measured = tracing.agreement(partial, model, calibration.held_out())
+def _check_agreement(plan: Plan, measured: Agreement) -> str:
+    """Return how near int8 comes to float32, in words.
+
+    Raises:
+        BuildError: less near than the plan asks.
+    """
     found = (
         f"same class as fp32 for {measured.same_class:.2%} of the pixels of {measured.pictures} pictures held out from "
         f"calibration, error of the logits {measured.error:.2%}"
     )
-    _log.info("%s: %s", plan.core, found)
     if measured.same_class < plan.min_agreement:
         raise BuildError(
             f"{plan.core} in int8: {found}, and --min-agreement is {plan.min_agreement:g}; calibrate with more "
             "pictures of the kind to be served, take --precision bf16, or accept it with a lower --min-agreement"
         )
-    return measured
+    return found
 
 
 def _load(plan: Plan, *, progress: bool) -> DeepLabV3:

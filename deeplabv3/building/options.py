@@ -32,7 +32,7 @@ _MOST_QUEUED = 2**32 - 1  # what Triton's field holds
 _OF_GPUS = {"cudnn", "preprocess_device", "max_batch_size", "instances", "max_queue_size"}
 # The source takes these, and the others only where they spell out the default build.
 _CHANGING_NOTHING = {"variant", "progress", "model_repository", "force", "configs_only", "describe", "json"}
-_AS_DEFAULT = {"precision": "fp32", "num_classes": 21}
+_AS_DEFAULT = {"precision": DEFAULT_PRECISIONS["cpu"], "num_classes": 21}
 _OF_DESCRIBE = {"describe", "json", "variant"}
 
 
@@ -82,7 +82,8 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--precision",
         choices=tracing.PRECISIONS,
-        help="in what they compute; inputs and outputs are FP32 (default: fp32 for cpu, fp16 for cuda)",
+        help="in what they compute; inputs and outputs are FP32 (default: "
+        f"{', '.join(f'{precision} for {device}' for device, precision in DEFAULT_PRECISIONS.items())})",
     )
     add(
         "--calibration",
@@ -213,7 +214,9 @@ def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) 
         "--precision tf32 is a mode of GPUs: add --device cuda, or take fp32": on_cpu and options.precision == "tf32",
         f"{_named(of_gpus)}: for GPUs only; add --device cuda": on_cpu and of_gpus,
         "--precision int8 is for CPUs: leave out --device cuda, or take fp16": not on_cpu and int8,
-        "--precision int8 needs --calibration with a folder of pictures": int8 and options.calibration is None,
+        "--precision int8 needs --calibration with a folder of pictures": (
+            int8 and options.calibration is None and not options.configs_only
+        ),
         f"{_named(of_int8)}: for --precision int8 only": not int8 and of_int8,
         "--cudnn fused takes --precision fp16 or tf32": options.cudnn == "fused"
         and options.precision in {"fp32", "bf16"},

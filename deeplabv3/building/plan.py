@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from deeplabv3.building.calibration import Calibration
 from deeplabv3.errors import BuildError
 from deeplabv3.models.names import core_name, ensemble_name
 from deeplabv3.models.variants import VOC_CLASS_NAMES
@@ -48,7 +47,6 @@ class Plan:
         cudnn: how a GPU computes its convolutions, one of tracing.CUDNN_MODES; without effect on a CPU.
         max_batch_size: the largest batch of a core model on a GPU.
         instances: of a core model on a GPU.
-        calibration: the pictures for int8, which the build fills in; None for other precisions.
         min_agreement: the least share of the pixels of held-out pictures to which int8 gives the class that float32
             does.
         max_queue_size: the most requests that wait for a core model on a GPU, 0 for any number.
@@ -61,12 +59,11 @@ class Plan:
     pretrained_backbone: bool = False
     resnet_options: dict[str, Any] = field(default_factory=dict[str, Any])
     device: str = "cpu"
-    precision: str = "fp32"
+    precision: str = DEFAULT_PRECISIONS["cpu"]
     cudnn: str = "heuristic"
     max_batch_size: int = GPU_MAX_BATCH_SIZE
     instances: int = GPU_INSTANCES
     max_queue_size: int = 0
-    calibration: Calibration | None = None
     min_agreement: float = MIN_AGREEMENT
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deeplabv3.building import tracing
 from deeplabv3.models import figures
-from deeplabv3.models.names import UNTRAINED
+from deeplabv3.models.names import UNTRAINED, core_name
 from deeplabv3.models.variants import load_model
 from deeplabv3.models.weights import WeightsSource
 
@@ -19,7 +19,7 @@ def describe(variants: Sequence[str]) -> dict[str, list[figures.Figure]]:
     source = WeightsSource(UNTRAINED)
     described: dict[str, list[figures.Figure]] = {}
     for variant in variants:
-        _log.info("deeplabv3_%s: tracing with and without its auxiliary head", variant)
+        _log.info("%s: tracing with and without its auxiliary head", core_name(variant))
         model = load_model(variant, source)
         sizes: list[int] = []
         with tempfile.TemporaryDirectory() as folder:

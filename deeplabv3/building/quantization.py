@@ -3,13 +3,13 @@
 Weights are rounded to int8, with one scale for each output channel. Activations are rounded to uint8, with one scale
 for each tensor, from the range that torch.ao's observers found in calibration pictures. Each convolution takes in what
 follows it: the ReLU, or the residual sum and the ReLU, and the rounding to the next tensor's scale, so that layers hand
-on uint8. The operators are those that torch.compile emits for CPUs, `onednn::qconv2d_pointwise` in libtorch. The first
-convolution, the 1 x 1 convolution after the image-level pooling and the auxiliary head stay in float32.
+on uint8. The operators are those that torch.compile emits for CPUs, `onednn::qconv2d_pointwise` in libtorch. The 1 x 1
+convolution after the image-level pooling and the auxiliary head stay in float32.
 """
 
 import copy
+import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, List, NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript compiles with these names
 
 import torch
@@ -19,28 +19,14 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
 from deeplabv3.building.dilation import DilatedConvolution, is_wide
 from deeplabv3.building.fusion import GlobalAveragePool, fold_batch_norm
-from deeplabv3.errors import BuildError, InvalidOptionError
+from deeplabv3.errors import InvalidOptionError
 
-_CPU_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
-# Symmetric: oneDNN's weights have no zero points. Without -128 a sum of two products fits 16 bits.
 _WIDE = 12  # at 65 x 65: up to here oneDNN's own kernel is as fast
+# Symmetric, because oneDNN's weights have no zero points.
 _WEIGHT_RANGE = (-127, 127)
 _ACTIVATION_RANGE = (0, 255)
-
-
-def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Check that this CPU multiplies 8-bit integers without overflow.
-
-    Raises:
-        BuildError: it has neither VNNI nor AMX.
-    """
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
-    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
-    if not flags & _CPU_FLAGS:
-        raise BuildError(
-            f"--precision int8 needs a CPU with VNNI or AMX, and the flags in {cpuinfo} have none of "
-            f"{', '.join(sorted(_CPU_FLAGS))}; build on the machine that serves, or take --precision fp32"
-        )
+# Convolutions that stay in float32, or take what another one takes.
+_UNOBSERVED = re.compile(r"aux_classifier\.|classifier\.0\.convs\.[1-4]\.")
 
 
 class Grid(NamedTuple):
@@ -234,17 +220,19 @@ class Ranges:
 
     def __init__(self, model: DeepLabV3) -> None:
         self._model = model
-        self._of_outputs = {module for name, module in model.named_modules() if "downsample" in name}
-        self._observers: dict[tuple[nn.Module, str], HistogramObserver] = {}
+        least, most = _ACTIVATION_RANGE
+        self._convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+        self._of_outputs = {module for name, module in self._convolutions.items() if "downsample" in name}
+        self._observers: dict[nn.Module, HistogramObserver] = {
+            module: HistogramObserver(dtype=torch.quint8, quant_min=least, quant_max=most)
+            for name, module in self._convolutions.items()
+            if not _UNOBSERVED.match(name)
+        }
         self.input_sizes: dict[nn.Module, list[int]] = {}
 
     def observe(self, pictures: Iterable[torch.Tensor]) -> None:
         """Run the model on pixels (1, 3, H, W) float32, normalized."""
-        hooks = [
-            module.register_forward_hook(self._note)
-            for module in self._model.modules()
-            if isinstance(module, nn.Conv2d)
-        ]
+        hooks = [module.register_forward_hook(self._note) for module in self._convolutions.values()]
         with torch.inference_mode():
             for pixels in pictures:
                 self._model(pixels)
@@ -253,31 +241,25 @@ class Ranges:
 
     def _note(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         self.input_sizes.setdefault(module, list(inputs[0].shape))
-        tensors = {"input": inputs[0]} | ({"output": output} if module in self._of_outputs else {})
-        for side, tensor in tensors.items():
-            key = (module, side)
-            if key not in self._observers:
-                least, most = _ACTIVATION_RANGE
-                self._observers[key] = HistogramObserver(dtype=torch.quint8, quant_min=least, quant_max=most)
-            self._observers[key](tensor)
+        if module in self._observers:
+            self._observers[module](output if module in self._of_outputs else inputs[0])
 
-    def of_input(self, convolution: nn.Module) -> Grid:
-        """Return the grid for what a convolution takes."""
-        return self._grid(convolution, "input")
-
-    def of_output(self, convolution: nn.Module) -> Grid:
-        """Return the grid for what a convolution of a downsampling returns."""
-        return self._grid(convolution, "output")
-
-    def _grid(self, convolution: nn.Module, side: str) -> Grid:
-        scale, zero_point = self._observers[convolution, side].calculate_qparams()
+    def grid(self, convolution: nn.Module) -> Grid:
+        """Return the grid for what a convolution takes, or, of one in a downsampling, for what it returns."""
+        scale, zero_point = self._observers[convolution].calculate_qparams()
         return Grid(float(scale), int(zero_point))
 
     def quantized(
-        self, convolution: nn.Conv2d, output: Grid | None, *, relu: bool = True, residual: Grid | None = None
+        self,
+        convolution: nn.Conv2d,
+        grid: Grid,
+        output: Grid | None,
+        *,
+        relu: bool = True,
+        residual: Grid | None = None,
     ) -> nn.Module:
-        """Return the convolution in int8."""
-        grid, size = self.of_input(convolution), self.input_sizes[convolution]
+        """Return the convolution in int8, from one grid to another."""
+        size = self.input_sizes[convolution]
         if output is not None and is_wide(convolution, above=_WIDE):
             return QuantizedDilation(convolution, grid, output, size)
         return torch.jit.script(QuantizedConvolution(convolution, grid, output, size, relu=relu, residual=residual))
@@ -292,18 +274,19 @@ class QuantizedBottleneck(nn.Module):
 
     def __init__(self, block: Any, output: Grid, ranges: Ranges) -> None:  # noqa: ANN401 - a Bottleneck of torchvision
         super().__init__()
-        residual = ranges.of_input(block.conv1)
+        taken, between, last = (ranges.grid(part) for part in (block.conv1, block.conv2, block.conv3))
+        residual = taken
         self.downsample = None
         if block.downsample is not None:
             convolution = block.downsample[0]
-            residual = ranges.of_output(convolution)
-            self.downsample = ranges.quantized(convolution, residual, relu=False)
-        self.conv1 = ranges.quantized(block.conv1, ranges.of_input(block.conv2))
-        self.conv2 = ranges.quantized(block.conv2, ranges.of_input(block.conv3))
-        self.conv3 = ranges.quantized(block.conv3, output, residual=residual)
+            residual = ranges.grid(convolution)
+            self.downsample = ranges.quantized(convolution, taken, residual, relu=False)
+        self.conv1 = ranges.quantized(block.conv1, taken, between)
+        self.conv2 = ranges.quantized(block.conv2, between, last)
+        self.conv3 = ranges.quantized(block.conv3, last, output, residual=residual)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Take (N, C, H, W); the block's input is not read again and holds the output afterwards, if sizes agree."""
+        """Take (N, C, H, W); without downsampling, the output overwrites it."""
         found = self.conv2(self.conv1(features))
         residual = features if self.downsample is None else self.downsample(features)
         return self.conv3(found, residual)
@@ -319,9 +302,9 @@ class QuantizedBackbone(nn.Module):
         self.pool = layers["maxpool"]
         stages: list[list[Any]] = [list(layers[f"layer{number}"].children()) for number in range(1, 5)]
         blocks = [block for stage in stages for block in stage]
-        grids = [ranges.of_input(block.conv1) for block in blocks] + [output]
-        self.pixels, self.grid = ranges.of_input(stem), grids[0]
-        self.stem = ranges.quantized(stem, self.grid)
+        grids = [ranges.grid(block.conv1) for block in blocks] + [output]
+        self.pixels, self.grid = ranges.grid(stem), grids[0]
+        self.stem = ranges.quantized(stem, self.pixels, self.grid)
         self.blocks = nn.ModuleList(
             QuantizedBottleneck(block, grid, ranges) for block, grid in zip(blocks, grids[1:], strict=True)
         )
@@ -351,13 +334,14 @@ class QuantizedHead(nn.Module):
         aspp, convolution, _, _, last = head
         *branches, pooling = aspp.convs
         project = aspp.project[0]
-        self.grid, self.joined = ranges.of_input(branches[0][0]), ranges.of_input(project)
-        self.branches = nn.ModuleList(ranges.quantized(branch[0], self.joined) for branch in branches)
+        self.grid, self.joined = ranges.grid(branches[0][0]), ranges.grid(project)
+        projected, classified = ranges.grid(convolution), ranges.grid(last)
+        self.branches = nn.ModuleList(ranges.quantized(branch[0], self.grid, self.joined) for branch in branches)
         self.mean = GlobalAveragePool()
         self.pooled = nn.Sequential(pooling[1], nn.ReLU())
-        self.project = ranges.quantized(project, ranges.of_input(convolution))
-        self.convolution = ranges.quantized(convolution, ranges.of_input(last))
-        self.last = ranges.quantized(last, None, relu=False)
+        self.project = ranges.quantized(project, self.joined, projected)
+        self.convolution = ranges.quantized(convolution, projected, classified)
+        self.last = ranges.quantized(last, classified, None, relu=False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Take (N, 2048, h, w) uint8, return (N, classes, h, w) float32."""
@@ -390,7 +374,7 @@ def quantize(model: DeepLabV3, pictures: Iterable[torch.Tensor], *, aux: bool) -
     ranges = Ranges(model)
     ranges.observe(pictures)
     head: Any = model.classifier
-    output = ranges.of_input(head[0].convs[0][0])
+    output = ranges.grid(head[0].convs[0][0])
     model.backbone = QuantizedBackbone(model.backbone, output, ranges, aux=aux)  # pyright: ignore[reportAttributeAccessIssue]
     model.classifier = QuantizedHead(head, ranges)
     return model.eval()

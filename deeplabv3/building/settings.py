@@ -38,8 +38,10 @@ def _three_numbers(words: str, least: float) -> _Kind:
 _PIXELS = _integer(1, 2**31 - 1)
 INSTANCES = "instances"
 MAX_BATCH_SIZE = "max_batch_size"
-# The ensembles take requests of up to 8 pictures, and so every step has to.
-_OF_EVERY_STEP = {INSTANCES: _integer(1, 128), MAX_BATCH_SIZE: _integer(8, 128)}
+LARGEST_REQUEST = 8
+"""The most pictures of one request: the ensembles take so many, and so every step and core model has to."""
+
+_OF_EVERY_STEP = {INSTANCES: _integer(1, 128), MAX_BATCH_SIZE: _integer(LARGEST_REQUEST, 128)}
 
 SETTINGS: dict[str, dict[str, _Kind]] = {
     "preprocess": {

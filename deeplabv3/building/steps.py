@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deeplabv3.building.settings import apply_settings
+from deeplabv3.building.settings import LARGEST_REQUEST, apply_settings
 from deeplabv3.repository.config import pb, read_config
 
 MODEL_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
@@ -32,7 +32,7 @@ class Placement:
 
     kind: str
     count: int
-    max_batch_size: int = 8
+    max_batch_size: int = LARGEST_REQUEST
     inputs_on_gpu: bool = False
 
 

@@ -1,9 +1,7 @@
-"""A DeepLabV3 as a TorchScript file that Triton serves, and the check that it computes what PyTorch does."""
+"""A DeepLabV3 as a TorchScript file that Triton serves."""
 
 import contextlib
 import copy
-import io
-import math
 import shutil
 import warnings
 from collections.abc import Generator, Iterable
@@ -20,13 +18,10 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 from deeplabv3.building.fusion import fold_batch_norm, fuse_convolutions, inline, replace_pooling
 from deeplabv3.building.packing import input_sizes, pack_weights
 from deeplabv3.building.quantization import quantize
-from deeplabv3.errors import BuildError, InvalidOptionError, RetryableBuildError
+from deeplabv3.errors import InvalidOptionError, RetryableBuildError
 
 TRAINED_SIZE = 520
 """Height and width, in pixels, of the pictures that the published weights were trained with."""
-
-VERIFY_SHAPE = (2, 3, 299, 421)
-"""The saved file runs once more at another batch size and a shape that is not square and no multiple of the stride."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +47,7 @@ PRECISIONS = {
     # 8 and 11 significant bits.
     "bf16": Precision(torch.bfloat16, 1e-1),
     "fp16": Precision(torch.float16, 1e-2),
-    # Judged by pictures that were held out from calibration, see `agreement`: noise has other ranges than pictures.
+    # Judged by pictures that were held out, see checking.agreement: noise has other ranges than pictures.
     "int8": Precision(torch.float32, float("inf")),
 }
 """The names that --precision takes."""
@@ -83,8 +78,6 @@ class ServedDeepLabV3(nn.Module):
 
     def __init__(self, model: DeepLabV3, *, aux: bool, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        if aux and model.aux_classifier is None:
-            raise InvalidOptionError("aux_loss asks for the auxiliary head, and the checkpoint has none; leave it out")
         self.backbone = model.backbone
         self.classifier = model.classifier
         self.aux_classifier = model.aux_classifier if aux else None
@@ -96,13 +89,14 @@ class ServedDeepLabV3(nn.Module):
         features = self.backbone(input.to(self.dtype).contiguous(memory_format=torch.channels_last))
         size = input.shape[-2:]
         logits = self.classifier(features["out"]).float()
-        served = (_upsample(logits, size), logits)
+        served = (upsample(logits, size), logits)
         if self.aux_classifier is None:
             return served
-        return (*served, _upsample(self.aux_classifier(features["aux"]).float(), size))
+        return (*served, upsample(self.aux_classifier(features["aux"]).float(), size))
 
 
-def _upsample(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
+def upsample(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Resize logits as torchvision's forward does."""
     return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
@@ -115,19 +109,27 @@ def trace(
     cudnn: str = "heuristic",
     pictures: Iterable[torch.Tensor] | None = None,
 ) -> torch.jit.ScriptModule:
-    """Trace a model on the CPU for a device, "cpu" or "cuda", and freeze it; the model itself stays as it is.
+    """Trace a model on the CPU for a device, "cpu" or "cuda"; the model itself stays as it is.
 
-    `cudnn` is one of CUDNN_MODES; "fused" is left to the caller, for what comes of it runs on no CPU. With `pictures`,
-    pixels (1, 3, H, W) float32 for calibration, the convolutions compute in int8.
+    `cudnn` is one of CUDNN_MODES; "fused" is left to the caller, for what comes of it runs on no CPU. int8 takes
+    `pictures` for calibration, pixels (1, 3, H, W) float32.
 
     For the CPU the convolutions take in what follows them; that file runs on no GPU. Not `optimize_for_inference`:
     what it makes of a model cannot be saved.
+
+    Raises:
+        InvalidOptionError: the model has no auxiliary head, or int8 has no pictures, or pictures came with another
+            precision.
     """
+    quantizes = precision is PRECISIONS["int8"]
+    if quantizes != (pictures is not None):
+        raise InvalidOptionError("int8 needs pictures for calibration, and only int8 takes them; give --calibration")
+    if aux and model.aux_classifier is None:
+        raise InvalidOptionError("aux_loss asks for the auxiliary head, and the checkpoint has none; leave it out")
     model = copy.deepcopy(model).eval()
     fuses = device == "cpu" and torch.backends.mkldnn.is_available()
     packs = fuses and precision.dtype is torch.bfloat16
-    quantizes = pictures is not None
-    if quantizes:
+    if pictures is not None:
         model = quantize(model, pictures, aux=aux)
     sizes = input_sizes(model, torch.zeros(1, 3, TRAINED_SIZE, TRAINED_SIZE)) if packs else {}
     fold_batch_norm(model)  # before the weights are rounded
@@ -149,16 +151,22 @@ def trace(
 
 
 @contextlib.contextmanager
+def without_deprecation_warnings() -> Generator[None]:
+    """Leave out torch.jit's warnings: TorchScript is deprecated and remains what Triton's PyTorch backend serves."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        yield
+
+
+@contextlib.contextmanager
 def _tracing(precision: Precision, *, benchmark: bool) -> Generator[None]:
     """Set what a trace takes over from the process that makes it: how cuDNN is used is part of each convolution."""
     with (
         torch.inference_mode(mode=False),
         torch.no_grad(),
         cudnn_backend.flags(enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=precision.tf32),
-        warnings.catch_warnings(),
+        without_deprecation_warnings(),
     ):
-        # TorchScript is deprecated and remains what Triton's PyTorch backend serves.
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
         yield
 
 
@@ -187,86 +195,3 @@ def save(module: torch.jit.ScriptModule, file: Path, extra: dict[str, str]) -> N
     check_room(file.parent)
     # Not to the file: where a write fails, torch aborts the process.
     file.write_bytes(module.save_to_buffer(_extra_files=extra))
-
-
-def verify(file: Path, eager: DeepLabV3, *, aux: bool, precision: Precision = PRECISIONS["fp32"]) -> str:
-    """Run a saved file at VERIFY_SHAPE against torchvision's own float32 forward; return how far it is off.
-
-    That is the largest difference of a logit, and the share of the pixels that get the same class.
-
-    Raises:
-        OSError: what the storage says.
-        BuildError: another signature, number of outputs or shape, or a difference above the precision's tolerance.
-    """
-    pixels = torch.randn(VERIFY_SHAPE, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        # Read here: torch has an error of its own for storage that fails, and says nothing of the cause.
-        module = torch.jit.load(io.BytesIO(file.read_bytes()), map_location="cpu")
-        arguments = [argument.name for argument in module.forward.schema.arguments]
-        if arguments != ["self", "input"]:
-            raise BuildError(f"the traced forward takes {arguments}, and config.pbtxt names its tensor 'input'")
-        reference = eager(pixels)
-        out, logits_os8, *rest = module(pixels)
-        pairs = {
-            "out": (out, reference["out"]),
-            "logits_os8": (_upsample(logits_os8, pixels.shape[-2:]), reference["out"]),
-        }
-        if aux:
-            pairs["aux"] = (rest[0], reference["aux"])
-        if not all(bool(torch.isfinite(logits).all()) for logits in reference.values()):
-            raise BuildError(
-                "PyTorch itself finds logits that are not finite: the weights are broken, or trained with other "
-                "options than these"
-            )
-        if not all(bool(torch.isfinite(logits).all()) for logits in (out, logits_os8, *rest)):
-            raise BuildError(
-                "the saved file finds logits that are not finite, where float32 finds finite ones: the model "
-                "needs a larger range than fp16 has; take --precision bf16 or fp32"
-            )
-    findings: list[str] = []
-    for name, (served, expected) in pairs.items():
-        if served.shape != expected.shape or served.dtype != torch.float32:
-            raise BuildError(f"{name} is {served.dtype} {tuple(served.shape)} instead of {tuple(expected.shape)}")
-        difference = float((served - expected).abs().max())
-        bound = precision.tolerance * max(1.0, float(expected.abs().max()))
-        if not difference <= bound:
-            raise BuildError(f"{name} of the saved file is off PyTorch's by {difference:.2e}, more than {bound:.2e}")
-        allowed = f" ({bound:.1e} allowed)" if math.isfinite(bound) else ""
-        findings.append(f"{name} {difference:.1e}{allowed}")
-    same = float((out.argmax(1) == reference["out"].argmax(1)).double().mean())
-    return f"largest difference from PyTorch: {', '.join(findings)}; same class for {same:.3%} of the pixels"
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How near a saved file comes to torchvision's own forward in float32.
-
-    Attributes:
-        same_class: the share of the pixels that get the same class, 0 to 1.
-        error: the difference of the logits by the logits, both as root mean squares over classes and pixels.
-        pictures: how many pictures were compared.
-    """
-
-    same_class: float
-    error: float
-    pictures: int
-
-
-def agreement(file: Path, eager: DeepLabV3, pictures: Iterable[torch.Tensor]) -> Agreement:
-    """Compare a saved file with torchvision's own float32 forward on pixels (1, 3, H, W) float32, normalized.
-
-    Raises:
-        OSError: what the storage says.
-    """
-    same, difference, total, count = 0.0, 0.0, 0.0, 0
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        module = torch.jit.load(io.BytesIO(file.read_bytes()), map_location="cpu")
-        for pixels in pictures:
-            expected, found = eager(pixels)["out"], module(pixels)[0]
-            same += float((found.argmax(1) == expected.argmax(1)).double().mean())
-            difference += float((found - expected).double().square().mean())
-            total += float(expected.double().square().mean())
-            count += 1
-    return Agreement(same / count, math.sqrt(difference / total), count)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from deeplabv3.embedded.errors import StartError
 from deeplabv3.errors import RepositoryError
 from deeplabv3.repository.class_names import read_class_names
+from deeplabv3.repository.paths import model_file
 from deeplabv3.repository.record import BuildRecord, read_record
 
 if TYPE_CHECKING:
@@ -26,18 +27,18 @@ def check_builds(repository: Path, configs: dict[str, Any]) -> None:
     served: dict[str, str] = {}
     builds: dict[str, BuildRecord] = {}
     for name in filter(lambda name: is_core(configs[name]), configs):
-        model = repository / name / "1" / "model.pt"
+        model = model_file(repository, name)
         record = _read_record(model)
         if record is not None:
             builds[name] = record
-        built, label = record and record.weights, labelled_weights(configs[name])
+        built, label = record and record.weights, stated("weights", configs[name])
         require_equal(name, label, built, source=f"{model} holds")
         if weights := built or label:
             served[name] = weights
     for name, config in configs.items():
         steps = [step.model_name for step in config.ensemble_scheduling.step]
         for step in steps:
-            require_equal(name, labelled_weights(config), served.get(step), source=f"its step {step} has")
+            require_equal(name, stated("weights", config), served.get(step), source=f"its step {step} has")
         for core in builds.keys() & set(steps):
             for file in label_files(repository, configs, steps):
                 check_class_names(name, core, builds[core], file)
@@ -52,9 +53,9 @@ def _read_record(model: Path) -> BuildRecord | None:
         raise StartError(f"{model} cannot be read ({error}); the storage fails") from error
 
 
-def labelled_weights(config: Any) -> str | None:  # noqa: ANN401 - a protobuf message
-    """Return the name of the weights that a config.pbtxt states."""
-    return config.parameters["weights"].string_value if "weights" in config.parameters else None
+def stated(name: str, config: Any) -> str | None:  # noqa: ANN401 - a protobuf message
+    """Return a parameter that a config.pbtxt states."""
+    return config.parameters[name].string_value if name in config.parameters else None
 
 
 def require_equal(name: str, label: str | None, weights: str | None, *, source: str) -> None:

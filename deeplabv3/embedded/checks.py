@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeplabv3.embedded.builds import check_builds, is_core
+from deeplabv3.cpus import missing_for_int8
+from deeplabv3.embedded.builds import check_builds, is_core, stated
 from deeplabv3.embedded.errors import StartError
 from deeplabv3.errors import RepositoryError
+from deeplabv3.repository.paths import model_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,12 +125,13 @@ def check_repository(repository: Path) -> dict[str, Any]:
         # 2.51 would neither load such a model nor exit: it had done neither after 200 s.
         if config.backend == "python" and not any((repository / name).glob(f"[0-9]*/{script}")):
             raise StartError(f"{repository / name / '1' / script} is missing; restore it or remove {repository / name}")
-        if is_core(config) and not (repository / name / "1" / "model.pt").is_file():
+        if is_core(config) and not model_file(repository, name).is_file():
             raise StartError(
-                f"{repository / name / '1' / 'model.pt'} is missing; run build_models.py --model-repository "
+                f"{model_file(repository, name)} is missing; run build_models.py --model-repository "
                 f"{shlex.quote(str(repository))}, with the options that this repository is built with"
             )
     check_queues(configs)
+    check_precisions(configs)
     check_builds(repository, configs)
     return configs
 
@@ -147,6 +150,15 @@ def check_queues(configs: dict[str, Any]) -> None:
             raise StartError(
                 f"{name}: config.pbtxt bounds the queue, under which tritonserver 2.51 loses requests and stalls; run "
                 "build_models.py without --max-queue-size, or use the Triton container"
+            )
+
+
+def check_precisions(configs: dict[str, Any], cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Raise where a model is int8 and this CPU would serve other masks, without a word."""
+    for name, config in configs.items():
+        if stated("precision", config) == "int8" and (missing := missing_for_int8(cpuinfo)):
+            raise StartError(
+                f"{name}: {missing}; run build_models.py with --precision fp32, or serve on another machine"
             )
 
 

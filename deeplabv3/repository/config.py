@@ -35,6 +35,11 @@ def parse_config(text: str) -> Any:  # noqa: ANN401 - a protobuf message: triton
     return text_format.Parse(text, pb.ModelConfig())
 
 
+def parameters_of(config: Any) -> dict[str, str]:  # noqa: ANN401 - a protobuf message: tritonclient has no types
+    """Return the parameters that a model configuration states."""
+    return {name: value.string_value for name, value in config.parameters.items()}
+
+
 def config_text(config: Message) -> str:
     """Return the text of a config.pbtxt."""
     return f"{_HEADER}{text_format.MessageToString(config)}"

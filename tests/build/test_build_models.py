@@ -98,7 +98,7 @@ def test_a_build_into_the_checkout_changes_no_file_that_git_knows(
     before = files(source)
     monkeypatch.setattr(steps, "MODEL_REPOSITORY", source)
 
-    def write_model(partial: Path, plan: Plan, *, progress: bool) -> None:
+    def write_model(partial: Path, plan: Plan, *, progress: bool, **_: object) -> None:
         partial.write_bytes(f"{plan.core} {progress}".encode())
 
     monkeypatch.setattr(assembly, "write_model", write_model)

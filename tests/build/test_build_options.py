@@ -307,7 +307,7 @@ def test_where_one_of_two_models_fails_neither_is_replaced(tmp_path: Path, monke
     before = [fake_model(tmp_path, Plan(plan.variant, plan.source)).read_bytes() for plan in both]
     shutil.copytree(MODEL_REPOSITORY / "postprocess", tmp_path / "postprocess")
 
-    def fail_at_the_second(partial: Path, plan: Plan, *, progress: bool) -> None:
+    def fail_at_the_second(partial: Path, plan: Plan, *, progress: bool, **_: object) -> None:
         partial.write_bytes(b"new")
         if plan.variant == "resnet101":
             raise BuildError(f"no {plan.variant} today, progress {progress}")

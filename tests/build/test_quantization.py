@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import random
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +13,9 @@ from PIL import Image
 
 import build_models
 from deeplabv3 import model_deeplabv3_resnet50
-from deeplabv3.building import quantization, tracing
-from deeplabv3.errors import BuildError
+from deeplabv3.building import assembly, calibration, steps, tracing
+from deeplabv3.cpus import missing_for_int8
+from deeplabv3.errors import InvalidOptionError
 from deeplabv3.repository.record import read_record
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ SMALL = ["--set", "preprocess.resize_size=48"]
 
 @pytest.fixture(autouse=True)
 def _needs_int8_arithmetic() -> None:
-    quantization.check_cpu()  # a CPU without it would serve other masks: the tests say so, and do not skip
+    assert missing_for_int8() is None  # a CPU without it would serve other masks: the tests say so, and do not skip
 
 
 def photographs(folder: Path, count: int) -> Path:
@@ -72,17 +75,27 @@ def test_a_build_tells_and_records_how_near_it_comes(tmp_path: Path, caplog: pyt
     assert 0.95 <= found["same_class"] <= 1
     assert 0 < found["error"] < 0.1
     assert f"same class as fp32 for {found['same_class']:.2%} of the pixels of 4 pictures" in caplog.text
+    assert caplog.text.count("same class") == 1  # and nothing on noise
 
     caplog.clear()
     with caplog.at_level("INFO"):
-        assert build_models.main(command) == 0
+        assert build_models.main([*command, "--set", "preprocess.max_pixels=9999"]) == 0  # changes no pixel
         assert "up to date" in caplog.text
+        assert build_models.main([*command, "--min-agreement", "1"]) == 1
+        assert "--min-agreement is 1; calibrate with more pictures" in caplog.text
+        assert "calibrating" not in caplog.text  # known from the record
         Image.new("RGB", (64, 56), "red").save(pictures / "000.png")
         caplog.clear()
         assert build_models.main([*command, "--min-agreement", "1"]) == 1
     assert "calibrating with 16 pictures" in caplog.text  # another picture, another model
     assert "--min-agreement is 1; calibrate with more pictures" in caplog.text
     assert read_record(repository / "deeplabv3_resnet50" / "1" / "model.pt") == record
+
+    caplog.clear()
+    other = ["--variant", "resnet101", "--weights", "none", "--configs-only", "--set", "preprocess.resize_size=64"]
+    assert build_models.main([*other, "--model-repository", str(repository)]) == 0
+    assert "deeplabv3_resnet50: warning: its int8 is calibrated with other settings of preprocess" in caplog.text
+    assert "resize_size=48" in caplog.text
 
 
 def test_the_file_computes_in_int8_what_pytorch_does_in_float32(tmp_path: Path, eager: DeepLabV3) -> None:
@@ -97,13 +110,13 @@ def test_the_file_computes_in_int8_what_pytorch_does_in_float32(tmp_path: Path, 
             assert found.dtype == torch.float32
             assert float((found - wanted).norm() / wanted.norm()) < 0.08
         assert float((out.argmax(1) == expected["out"].argmax(1)).double().mean()) > 0.97
-    in_float32 = ("aux_classifier", "backbone.conv1", "classifier.0.convs.4")
+    in_float32 = ("aux_classifier", "classifier.0.convs.4")
     bytes_of = {name: 4 if name.startswith(in_float32) else 1 for name, _ in eager.named_parameters()}
     expected_size = sum(parameter.numel() * bytes_of[name] for name, parameter in eager.named_parameters())
     assert (tmp_path / "model.pt").stat().st_size == pytest.approx(expected_size, rel=0.03)
 
 
-def test_a_block_does_not_disturb_what_it_is_given(eager: DeepLabV3) -> None:
+def test_a_second_run_finds_the_same(eager: DeepLabV3) -> None:
     module = tracing.trace(eager, aux=True, precision=tracing.PRECISIONS["int8"], pictures=smooth(1, 1, 3, 72, 88))
     (pixels,) = smooth(1, 1, 3, 72, 88)
     with torch.inference_mode():
@@ -156,15 +169,59 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, caplog: pytest.LogCa
     assert "move it out of the folder" in caplog.text
 
 
-def test_a_cpu_without_the_arithmetic_is_refused(tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor: 0\nflags\t\t: fpu sse4_2 avx2 avx512f\n")
-    with pytest.raises(BuildError, match="needs a CPU with VNNI or AMX"):
-        quantization.check_cpu(cpuinfo)
-    with pytest.raises(BuildError, match="needs a CPU with VNNI or AMX"):
-        quantization.check_cpu(tmp_path / "missing")
-    cpuinfo.write_text("flags\t\t: fpu avx_vnni\n")
-    quantization.check_cpu(cpuinfo)
+def test_a_cpu_without_the_arithmetic_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(assembly, "missing_for_int8", lambda: "int8 needs another CPU")
+    assert refused(tmp_path, photographs(tmp_path / "pictures", 20))
+    assert "int8 needs another CPU; build on the machine that serves, or take --precision fp32" in caplog.text
+
+
+def test_what_makes_other_pixels_makes_another_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = photographs(tmp_path / "pictures", 20)
+    settings = {"mean": "0, 0, 0", "std": "1, 1, 1", "resize_mode": "square", "resize_size": "48", "max_pixels": "1"}
+
+    def digest(**changed: str) -> str:
+        return calibration.Calibration.of(pictures, settings | changed).digest
+
+    def older(_: str) -> str:
+        return "0"
+
+    first = digest()
+    assert digest(max_pixels="2") == first
+    assert digest(resize_size="49") != first
+    source = shutil.copytree(steps.MODEL_REPOSITORY / "preprocess" / "1", tmp_path / "preprocess")
+    monkeypatch.setattr(calibration, "_PREPROCESS", source)
+    assert digest() == first
+    (source / "image_sizes.py").write_text("# another version")
+    assert digest() != first
+    monkeypatch.undo()
+    monkeypatch.setattr(importlib.metadata, "version", older)  # of Pillow
+    assert digest() != first
+
+
+@pytest.mark.parametrize(("precision", "pictures"), [("int8", None), ("fp32", [torch.zeros(1, 3, 72, 88)])])
+def test_int8_and_no_other_precision_takes_pictures(
+    eager: DeepLabV3, precision: str, pictures: list[torch.Tensor] | None
+) -> None:
+    with pytest.raises(InvalidOptionError, match="int8 needs pictures for calibration, and only int8 takes them"):
+        tracing.trace(eager, aux=False, precision=tracing.PRECISIONS[precision], pictures=pictures)
+
+
+def test_a_missing_auxiliary_head_is_told_before_calibration() -> None:
+    pictures = smooth(1, 1, 3, 72, 88)
+    with pytest.raises(InvalidOptionError, match="auxiliary head"):
+        tracing.trace(
+            model_deeplabv3_resnet50(width_per_group=4),
+            aux=True,
+            precision=tracing.PRECISIONS["int8"],
+            pictures=pictures,
+        )
+    assert len(list(pictures)) == 1
+
+
+def test_configs_alone_need_no_calibration(tmp_path: Path) -> None:
+    assert build_models.main([*OPTIONS, "--configs-only", "--model-repository", str(tmp_path / "models")]) == 0
 
 
 def test_normalization_that_depends_on_the_picture_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

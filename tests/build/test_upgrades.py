@@ -16,7 +16,7 @@ from google.protobuf import text_format
 
 import build_models
 from deeplabv3 import BuildError, CheckpointError, RetryableBuildError, WeightsUnavailableError
-from deeplabv3.building import assembly, steps, tracing
+from deeplabv3.building import assembly, checking, steps, tracing
 from deeplabv3.building.model_file import record_of
 from deeplabv3.errors import RepositoryError
 from deeplabv3.repository import record
@@ -291,8 +291,7 @@ def test_a_build_that_is_killed_while_it_writes_leaves_nothing_that_looks_edited
 def test_the_ensemble_of_a_model_that_is_not_built_follows_the_steps(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def small(partial: Path, plan: Plan, *, progress: bool) -> None:
-        del progress
+    def small(partial: Path, plan: Plan, **_: object) -> None:
         tracing.save(torch.jit.script(torch.nn.Identity()), partial, record_of(plan).as_extra_files())
 
     def older_config(plan: Plan) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
@@ -355,7 +354,7 @@ def test_a_write_that_fails_is_an_error_and_not_the_end_of_the_process(monkeypat
 def test_a_read_that_fails_is_the_storages_error() -> None:
     unused: Any = None
     with pytest.raises(OSError, match="Input/output error"):
-        tracing.verify(Path("/proc/self/mem"), unused, aux=False)
+        checking.verify(Path("/proc/self/mem"), unused, aux=False)
 
 
 def test_the_record_of_a_model_on_storage_that_fails_is_not_none(

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from wheel import on_path
 
+from deeplabv3.cpus import INT8_FLAGS
 from deeplabv3.embedded import gpus, layout, limits
+from deeplabv3.repository.config import config_text, pb
 
 pytestmark = pytest.mark.deploy
 
@@ -229,6 +231,21 @@ def test_an_empty_repository_is_refused(programs: Path, tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert re.fullmatch(f"entrypoint.sh: error: {tmp_path} has no models; .*build_models.py.*\n", ended.stderr)
+
+
+@pytest.mark.parametrize("flag", [*INT8_FLAGS, "avx512f", "avx_vnni_int16"])
+def test_int8_is_refused_on_a_cpu_that_it_overflows_on(script: Path, programs: Path, models: Path, flag: str) -> None:
+    cpuinfo = script.with_name("cpuinfo")
+    cpuinfo.write_text(f"flags\t\t: fpu {flag}\n")
+    script.write_text(script.read_text().replace("/proc/cpuinfo", str(cpuinfo)))
+    environment = on_path(programs) | {"DEEPLAB_MODEL_REPOSITORY": str(models)}
+    assert subprocess.run([script], env=environment, capture_output=True, check=False).returncode == 0
+    config = pb.ModelConfig()
+    config.parameters["precision"].string_value = "int8"
+    (models / "some" / "config.pbtxt").write_text(config_text(config))
+    ended = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == (0 if flag in INT8_FLAGS else 2)
+    assert ("has an int8 model, which needs a CPU with VNNI or AMX" in ended.stderr) == (flag not in INT8_FLAGS)
 
 
 def test_a_remote_repository_is_left_to_triton(script: Path, programs: Path) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import tracemalloc
-from pathlib import Path
 
 import mask_ops
 import numpy as np
@@ -143,11 +142,8 @@ def test_tensors_that_are_no_masks_are_refused(
         mask_ops.postprocess(logits, np.array(sizes, np.int32), class_count=4, max_pixels=100)
 
 
-def test_class_names_are_read_in_order_and_checked(tmp_path: Path) -> None:
-    file = tmp_path / "labels.txt"
-    file.write_text("sky\ncafé au lait\n", encoding="utf-8")
-    assert mask_ops.read_class_names(file) == ("sky", "café au lait")
-    for text, message in {"": "0 class names", "a\n\nb\n": "empty", "a\na\n": "repeated", "x\n" * 257: "257"}.items():
-        file.write_text(text, encoding="utf-8")
-        with pytest.raises(ValueError, match=message):
-            mask_ops.read_class_names(file)
+@pytest.mark.parametrize("parameters", [{}, {"max_pixels": "many"}, {"max_pixels": "0"}, {"max_pixels": "-1"}])
+def test_a_limit_that_is_missing_or_impossible_is_named(parameters: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"parameter max_pixels of the model's config\.pbtxt must be an integer"):
+        mask_ops.max_pixels_in(parameters)
+    assert mask_ops.max_pixels_in({"max_pixels": " 40000000"}) == 40_000_000

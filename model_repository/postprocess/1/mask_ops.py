@@ -7,6 +7,7 @@ for a bilinear blend is a weighted mean. So each tile interpolates those classes
 a tile with one such class is filled with it (`_contenders`). The masks are those of the whole computation.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,17 +48,31 @@ class Masks:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read one class name a line, id 0 first.
+    """Read one class name a line, id 0 first; blank lines at the end are none.
+
+    The rules are those of deeplabv3/repository/class_names.py; a test compares both.
 
     Raises:
-        ValueError: no name, more than the 256 that a uint8 mask can hold, an empty or a repeated one.
+        ValueError: no name, more than the 256 that a uint8 mask can hold, an empty, a repeated or an unprintable one.
     """
-    names = tuple(path.read_text(encoding="utf-8").splitlines())
-    if not 1 <= len(names) <= _MAX_CLASSES:
-        raise ValueError(f"{path.name} has {len(names)} class names; a uint8 mask takes 1 to {_MAX_CLASSES}")
-    if not all(names) or len(set(names)) != len(names):
-        raise ValueError(f"{path.name} has an empty or a repeated class name")
+    names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n"))
+    if len(names) > _MAX_CLASSES:
+        raise ValueError(f"{path.name} has {len(names)} class names; a uint8 mask takes at most {_MAX_CLASSES}")
+    if len(set(names)) != len(names) or not all(name and name.isprintable() for name in names):
+        raise ValueError(f"{path.name} has an empty, a repeated or an unprintable class name")
     return names
+
+
+def max_pixels_in(parameters: Mapping[str, str]) -> int:
+    """Return the limit on the pixels of a mask that the string parameters of config.pbtxt state.
+
+    Raises:
+        ValueError: it is missing or impossible.
+    """
+    text = parameters.get("max_pixels", "").strip()
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise ValueError(f"parameter max_pixels of the model's config.pbtxt must be an integer from 1, got {text!r}")
+    return int(text)
 
 
 def postprocess(

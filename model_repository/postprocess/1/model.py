@@ -27,7 +27,9 @@ class TritonPythonModel:
             / pb_utils.get_output_config_by_name(config, "CLASS_PIXELS")["label_filename"]
         )
         self._class_names = np.array(names, np.object_)
-        self._max_pixels = int(config["parameters"]["max_pixels"]["string_value"])
+        self._max_pixels = mask_ops.max_pixels_in(
+            {name: value["string_value"] for name, value in config["parameters"].items()}
+        )
         self._masker = self._gpu_masker(args)
 
     def _gpu_masker(self, args: dict[str, str]) -> mask_ops_cuda.Masker | None:
