@@ -8,7 +8,7 @@ of ours beside the best other runtime of its precision. int8 is made by NNCF for
 quantization with a scale for each output channel; all three calibrate with the same noise.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false, reportUnknownLambdaType=false
 # ONNX Runtime and OpenVINO are in a dependency group that only `make bench` installs.
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def runtimes(model: torch.nn.Module, file: Path) -> dict[str, Callable[[torch.Te
     import onnxruntime  # noqa: PLC0415 - likewise
     import openvino  # noqa: PLC0415 - likewise
     from onnxruntime import quantization  # noqa: PLC0415 - likewise
+    from onnxruntime.quantization import shape_inference  # noqa: PLC0415 - likewise
 
     torch.onnx.export(
         model,
@@ -100,8 +101,9 @@ def runtimes(model: torch.nn.Module, file: Path) -> dict[str, Callable[[torch.Te
         def get_next(self) -> dict[str, Any] | None:
             return next(self._rest, None)
 
-    in_int8 = file.with_suffix(".int8.onnx")
-    quantization.quantize_static(str(file), str(in_int8), Reader(), per_channel=True)
+    prepared, in_int8 = file.with_suffix(".prepared.onnx"), file.with_suffix(".int8.onnx")
+    shape_inference.quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
+    quantization.quantize_static(str(prepared), str(in_int8), Reader(), per_channel=True)
 
     def with_onnxruntime(model: Path) -> Callable[[torch.Tensor], object]:
         options = onnxruntime.SessionOptions()

@@ -56,8 +56,9 @@ def is_wide(convolution: nn.Conv2d, *, above: int) -> bool:
     )
 
 
-def _one_weight(convolution: nn.Conv2d, row: int, column: int, bias: nn.Parameter | None) -> nn.Conv2d:
+def _one_weight(convolution: nn.Conv2d, row: int, column: int, bias: torch.Tensor | None) -> nn.Conv2d:
     found = nn.Conv2d(convolution.in_channels, convolution.out_channels, 1, groups=convolution.groups, bias=False)
     weight = convolution.weight.detach()[:, :, row : row + 1, column : column + 1]
-    found.weight, found.bias = nn.Parameter(weight.contiguous(memory_format=torch.channels_last)), bias
+    found.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+    found.bias = None if bias is None else nn.Parameter(bias.detach())
     return found

@@ -315,7 +315,7 @@ class QuantizedBackbone(nn.Module):
         """Return the features that the heads take."""
         features = self.stem(torch.quantize_per_tensor(pixels, *self.pixels, torch.quint8).int_repr())
         # As a quantized tensor, for which torch has a fast pooling.
-        features = self.pool(torch._make_per_tensor_quantized_tensor(features, *self.grid)).int_repr()  # noqa: SLF001
+        features = self.pool(torch.ops.aten._make_per_tensor_quantized_tensor(features, *self.grid)).int_repr()  # noqa: SLF001 - its only name
         found: dict[str, torch.Tensor] = {}
         for number, block in enumerate(self.blocks):
             if number == self.aux_after:
