@@ -135,7 +135,7 @@ def test_a_run_ends_with_its_last_worker_and_what_was_sent_is_not_lost(
         workers(locust, 2, unused_port) as started,
         locust.begun(locust.command("--summary", str(locust.json), *options)) as (process, log),
     ):
-        wait_for_a_reply(toy_server, users=4)
+        wait_for_a_reply(toy_server, users=50)  # four users, but each worker is to have begun
         for worker in started:
             worker.terminate()
         rest = log.read()
