@@ -72,7 +72,7 @@ class Row:
         contender: what was measured.
         condition: what it was measured under, by name.
         samples: the measurements of each figure, by name.
-        notes: what is no number.
+        notes: values that are not numbers.
         baseline: the contender that it is compared with.
         ratio: its figure divided by the baseline's.
     """
@@ -116,7 +116,7 @@ class Panel:
         over: the condition on the other axis; bars of contenders where it is empty.
         scale: what figures are multiplied with.
         log: for the condition, base 2.
-        stacked: contenders on top of each other in place of lines.
+        stacked: draw contenders on top of each other instead of as lines.
         where: conditions that rows must have.
     """
 

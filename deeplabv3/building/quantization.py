@@ -245,7 +245,7 @@ class Ranges:
             self._observers[module](output if module in self._of_outputs else inputs[0])
 
     def grid(self, convolution: nn.Module) -> Grid:
-        """Return the grid for what a convolution takes, or, of one in a downsampling, for what it returns."""
+        """Return the grid of a convolution's input; for a convolution of a downsampling, that of its output."""
         scale, zero_point = self._observers[convolution].calculate_qparams()
         return Grid(float(scale), int(zero_point))
 

@@ -38,7 +38,7 @@ def files(values: Object | None = None, *, release: str = RELEASE) -> dict[str, 
 
 
 def objects(values: Object | None = None, *, release: str = RELEASE) -> list[Object]:
-    """Return the Kubernetes objects of all templates; who asks again gets the same ones, and must not change them."""
+    """Return the Kubernetes objects of all templates; they are cached: do not change them."""
     return _objects(json.dumps(values), release)
 
 

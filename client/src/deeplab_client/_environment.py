@@ -27,7 +27,7 @@ def arguments_from(environment: Mapping[str, str], given: Mapping[str, Any]) -> 
     """Return a client's arguments, of which those that are given win; a variable that is empty counts as not set.
 
     Raises:
-        ValueError: There is no URL, or a number is none. The message names the variable.
+        ValueError: The URL is missing, or a value is not a number. The message names the variable.
     """
     values = {name: value for name, value in environment.items() if name.startswith("DEEPLAB_") and value}
     arguments: dict[str, Any] = {argument: values[name] for name, argument in _TEXTS.items() if name in values}

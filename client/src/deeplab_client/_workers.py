@@ -97,7 +97,7 @@ def _call(work: Callable[[], object], outcome: asyncio.Future[tuple[Any, BaseExc
     """Call `work` in a thread, and tell the event loop what came of it."""
     try:
         result, error = work(), None
-    except BaseException as failure:  # noqa: BLE001 raised by who waits
+    except BaseException as failure:  # noqa: BLE001 - raised in the thread that waits
         result, error = None, failure
     with contextlib.suppress(RuntimeError):  # the loop has ended
         outcome.get_loop().call_soon_threadsafe(_tell, outcome, (result, error))
