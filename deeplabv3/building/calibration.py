@@ -24,7 +24,7 @@ _PREPROCESS = MODEL_REPOSITORY / "preprocess" / "1"
 
 def pixel_settings(parameters: Mapping[str, str]) -> dict[str, str]:
     """Return those of the parameters of `preprocess` that change pixels."""
-    return {name: parameters[name] for name in ("mean", "std", "resize_mode", "resize_size")}
+    return {name: parameters[name] for name in ("mean", "std", "resize_mode", "resize_size", "scaled_decoding")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ SETTINGS: dict[str, dict[str, _Kind]] = {
         "resize_size": _integer(1, 65_535),
         "max_pixels": _PIXELS,
         "max_resized_pixels": _PIXELS,
+        "scaled_decoding": _Kind("'true' or 'false'", {"true", "false"}.__contains__),
     }
     | _OF_EVERY_STEP,
     "postprocess": {"max_pixels": _PIXELS} | _OF_EVERY_STEP,

@@ -31,6 +31,7 @@ PARAMETERS = {
     "resize_size": "520",
     "max_pixels": "50000000",
     "max_resized_pixels": "2163200",
+    "scaled_decoding": "true",
 }
 SQUARE = image_ops.Settings.from_parameters(PARAMETERS)
 SHORTER_SIDE = image_ops.Settings.from_parameters(PARAMETERS | {"resize_mode": "shorter_side"})
@@ -158,6 +159,7 @@ def test_a_sliver_is_refused_where_the_aspect_ratio_stays() -> None:
         ("resize_size", "52.0"),
         ("max_pixels", "-1"),
         ("max_resized_pixels", ""),
+        ("scaled_decoding", "yes"),
     ],
 )
 def test_a_wrong_parameter_is_named(name: str, value: str) -> None:

@@ -18,6 +18,7 @@ PARAMETERS = {
     "resize_size": "520",
     "max_pixels": "50000000",
     "max_resized_pixels": "2163200",
+    "scaled_decoding": "true",
 }
 SQUARE = image_ops.Settings.from_parameters(PARAMETERS)
 SHORTER_SIDE = image_ops.Settings.from_parameters(PARAMETERS | {"resize_mode": "shorter_side"})
@@ -43,6 +44,17 @@ def test_a_sample_is_at_most_one_step_of_255_from_the_cpus(settings: image_ops.S
     # The CPU's uint8 kernel rounds after each of its two directions, this one at the end.
     assert difference.max() <= 1.01 * STEP
     assert (difference > 0.01 * STEP).mean() <= 0.3
+
+
+@pytest.mark.parametrize("settings", [SQUARE, SHORTER_SIDE], ids=["square", "shorter side"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_a_large_jpeg_is_scaled_and_turned_as_on_the_cpu(settings: image_ops.Settings, orientation: int) -> None:
+    data = pictures.jpeg((2501, 2083), orientation=orientation)
+    found, shown = preprocess(data, settings)
+    expected, size = image_ops.preprocess([data], settings)
+    assert shown == size.tolist()
+    assert found.is_contiguous()
+    assert np.abs(found.numpy() - expected).max() <= 1.01 * STEP
 
 
 def test_what_needs_no_resize_is_the_cpus_to_rounding() -> None:

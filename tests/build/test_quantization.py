@@ -179,7 +179,14 @@ def test_a_cpu_without_the_arithmetic_is_refused(
 
 def test_what_makes_other_pixels_makes_another_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = photographs(tmp_path / "pictures", 20)
-    settings = {"mean": "0, 0, 0", "std": "1, 1, 1", "resize_mode": "square", "resize_size": "48", "max_pixels": "1"}
+    settings = {
+        "mean": "0, 0, 0",
+        "std": "1, 1, 1",
+        "resize_mode": "square",
+        "resize_size": "48",
+        "scaled_decoding": "true",
+        "max_pixels": "1",
+    }
 
     def digest(**changed: str) -> str:
         return calibration.Calibration.of(pictures, settings | changed).digest
@@ -190,6 +197,7 @@ def test_what_makes_other_pixels_makes_another_calibration(tmp_path: Path, monke
     first = digest()
     assert digest(max_pixels="2") == first
     assert digest(resize_size="49") != first
+    assert digest(scaled_decoding="false") != first
     source = shutil.copytree(steps.MODEL_REPOSITORY / "preprocess" / "1", tmp_path / "preprocess")
     monkeypatch.setattr(calibration, "_PREPROCESS", source)
     assert digest() == first

@@ -56,6 +56,21 @@ def test_scans_are_counted_to_the_end_of_the_image(jpeg: bytes) -> None:
     assert image_bytes.jpeg_scans(jpeg[:-2]) == scans
 
 
+def test_the_frame_of_a_jpeg_is_the_one_that_a_decoder_meets_first() -> None:
+    lossless = files.lossless_jpeg(RGB[..., 0])
+    for jpeg, marker in ((BASELINE, 0xC0), (PROGRESSIVE, 0xC2), (lossless, 0xC3)):
+        hidden = (
+            files.jpeg_segment(0xFE, b"\xff\xc1" * 9),
+            b"\xff" * 9,
+            b"\xff\0junk",
+            files.jpeg_segment(0xCC, b"\xff\xc1"),
+        )
+        assert image_bytes.jpeg_frame(files.with_segments(jpeg, *hidden)) == marker
+        assert image_bytes.jpeg_frame(jpeg + lossless) == marker
+    assert image_bytes.jpeg_frame(b"\xff\xd8" + BASELINE[BASELINE.index(b"\xff\xda") :]) == 0
+    assert image_bytes.jpeg_frame(b"\xff\xd8") == 0
+
+
 def test_every_scan_that_a_decoder_meets_is_counted() -> None:
     last = PROGRESSIVE.rindex(b"\xff\xda")
     scan = PROGRESSIVE[last:-2]

@@ -35,6 +35,7 @@ _PNG_CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _JPEG_START_OF_IMAGE, _JPEG_END_OF_IMAGE, _JPEG_START_OF_SCAN = 0xD8, 0xD9, 0xDA
 _JPEG_FIRST_WITH_LENGTH, _JPEG_EXIF = 0xC0, 0xE1
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # without DHT, JPG and DAC
 _JPEG_METADATA = frozenset({*range(0xE0, 0xF0), 0xFE})  # application data, comment
 # Of these, what says how colors are stored, from the lengths on with which libjpeg believes it.
 _JPEG_COLORS = re.compile(rb"\xe0..JFIF\0.{9}|\xee..Adobe.{7}", re.DOTALL)
@@ -183,6 +184,21 @@ def jpeg_scans(data: bytes) -> int:
             return scans
         scans += marker == _JPEG_START_OF_SCAN
     raise ValueError(f"the JPEG image has more than {_MAX_PARTS} segments; save it anew")
+
+
+def jpeg_frame(data: bytes) -> int:
+    """Return the marker of a JPEG's first frame, which says how it is coded (T.81, table B.1); 0 if there is none."""
+    position = 2
+    for _ in range(_MAX_PARTS):
+        match = _JPEG_MARKER.search(data, position)
+        if match is None:
+            break
+        marker, position = data[match.end() - 1], _end_of_segment(data, match.start())
+        if marker in _JPEG_FRAMES:
+            return marker
+        if marker in {_JPEG_START_OF_SCAN, _JPEG_END_OF_IMAGE}:
+            break
+    return 0
 
 
 def _webp(data: bytes) -> tuple[bytes, int]:

@@ -6,16 +6,18 @@ Pillow decodes, and pi-heif in it. What they would take out of proportion to its
 import io
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import image_boxes
 import image_bytes
 import image_kinds
+import image_scaling
 import image_sizes
 import numpy as np
-import numpy.typing as npt
 import pi_heif
+from image_samples import pieces
+from image_scaling import Picture
 from PIL import AvifImagePlugin, Image, ImageFile, TiffImagePlugin
 
 # The limit on pixels is ours, from the model's config, and holds before anything is decoded.
@@ -40,7 +42,7 @@ _MAX_OVERLAP = 2
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _MAXIMUM, _SIXTEEN_BIT_MAXIMUM = 255, 65_535
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
-_PIECE = 1 << 18  # samples or pixels that are converted at once
+_PIECE = 1 << 18  # samples that are converted at once
 # Formats whose images keep the decoder's canvases and planes, or the whole file.
 _KEEPING = frozenset({"WEBP", "AVIF", "HEIF", "TIFF"})
 
@@ -76,6 +78,23 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         InvalidImageError: empty, of another format, broken or truncated, or more than max_pixels. The size is checked
             from the header, before any pixel is decoded.
     """
+    return decode_for_resize(data, max_pixels=max_pixels, resized=None).image
+
+
+def decode_for_resize(
+    data: bytes, *, max_pixels: int, resized: Callable[[int, int], tuple[int, int]] | None
+) -> Picture:
+    """Decode an image as `decode` does, a large JPEG perhaps at a fraction of its size.
+
+    Args:
+        data: the encoded image.
+        max_pixels: of the whole image.
+        resized: returns, for the height and width of an image as shown, those that it is resized to; may raise
+            InvalidImageError. With None every image is decoded as a whole.
+
+    Raises:
+        InvalidImageError: as `decode`, and what `resized` raises.
+    """
     with warnings.catch_warnings():
         # Pillow's remarks on odd metadata are of no use in a server's log, and must not become errors.
         warnings.simplefilter("ignore")
@@ -84,29 +103,13 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         _check_size(image.width, image.height, max_pixels)
         if name == "AVIF":  # as its boxes declare, which Pillow translates
             orientation = image.getexif().get(image_bytes.ORIENTATION_TAG, 1)
-        method = image_bytes.TRANSPOSE_BY_ORIENTATION.get(orientation)
+        fraction = None if resized is None else image_scaling.scale_down(image, plain, orientation, resized)
         rgb = _load(image, plain, max_pixels)
         del image  # and what its decoder holds
-        return rgb if method is None else rgb.transpose(Image.Transpose[method])
-
-
-def samples_of(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Return the samples of an RGB image, (height, width, 3), as memory that may be written to.
-
-    They are copied piece by piece, because Pillow's own way holds three copies for a time.
-    """
-    copy = np.empty((image.height, image.width, 3), np.uint8)
-    for rows, piece in _pieces(image):
-        copy[rows] = piece
-    return copy
-
-
-def _pieces(image: Image.Image) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
-    """Yield the samples of some rows after another, and which rows they are."""
-    height = max(1, _PIECE // image.width)
-    for top in range(0, image.height, height):
-        rows = slice(top, min(top + height, image.height))
-        yield rows, np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+        method = image_bytes.TRANSPOSE_BY_ORIENTATION.get(orientation)
+        if fraction is None and method is not None:
+            rgb = rgb.transpose(Image.Transpose[method])
+    return Picture(rgb, fraction)
 
 
 def _prepare(data: bytes, max_pixels: int) -> tuple[str, bytes, int]:
@@ -262,7 +265,7 @@ def _scaled(image: Image.Image, data: bytes, *, maximum: int) -> Image.Image:
 def _correct_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     """Correct what Pillow takes otherwise than libtiff's own conversion to RGB."""
     if image.mode == "I;16" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        for rows, piece in _pieces(image):
+        for rows, piece in pieces(image):
             image.paste(Image.fromarray(~piece), (0, rows.start))
     colors = _numbers(image.tag_v2.get(_COLOR_MAP, ()))
     if image.mode == "P" and max(colors, default=_SIXTEEN_BIT_MAXIMUM) <= _MAXIMUM:
@@ -274,7 +277,7 @@ def _correct_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT_MODES:
         high = np.empty((image.height, image.width), np.uint8)
-        for rows, piece in _pieces(image):
+        for rows, piece in pieces(image):
             high[rows] = piece.clip(0, _SIXTEEN_BIT_MAXIMUM) >> 8
         image = Image.fromarray(high)
     elif image.mode in {"F", "LAB"}:

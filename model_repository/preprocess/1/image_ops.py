@@ -1,8 +1,4 @@
-"""From the bytes of an encoded image to the normalised pixels that DeepLabV3 takes.
-
-`image_decoding` decodes, torch resizes: its uint8 kernel with antialiasing is what torchvision's transforms use on
-tensors.
-"""
+"""From the bytes of an encoded image to the normalised pixels that DeepLabV3 takes."""
 
 import math
 from collections.abc import Mapping
@@ -11,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from image_decoding import InvalidImageError, decode, samples_of
-from PIL import Image
+from image_decoding import InvalidImageError, decode, decode_for_resize
+from image_resizing import resize
+from image_scaling import Picture
 
-__all__ = ["InvalidImageError", "Settings", "decode", "decode_alike", "normalise", "preprocess", "samples_of"]
+__all__ = ["InvalidImageError", "Settings", "decode", "decode_alike", "normalise", "preprocess"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +25,7 @@ class Settings:
         resize_size: pixels.
         max_pixels: an image with more, as encoded, is refused.
         max_resized_pixels: an image that would have more after the resize is refused.
+        scaled_decoding: whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size.
     """
 
     mean: tuple[float, float, float]
@@ -36,6 +34,7 @@ class Settings:
     resize_size: int
     max_pixels: int
     max_resized_pixels: int
+    scaled_decoding: bool
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "Settings":
@@ -47,6 +46,7 @@ class Settings:
             resize_size=_positive_int(parameters, "resize_size"),
             max_pixels=_positive_int(parameters, "max_pixels"),
             max_resized_pixels=_positive_int(parameters, "max_resized_pixels"),
+            scaled_decoding=_boolean(parameters, "scaled_decoding"),
         )
         if settings.resize_mode not in {"square", "shorter_side"}:
             raise ValueError(f"parameter resize_mode is {settings.resize_mode!r}; use 'square' or 'shorter_side'")
@@ -86,6 +86,13 @@ def _positive_int(parameters: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
+def _boolean(parameters: Mapping[str, str], name: str) -> bool:
+    text = _parameter(parameters, name)
+    if text not in {"true", "false"}:
+        raise ValueError(f"parameter {name} is {text!r}; use 'true' or 'false'")
+    return text == "true"
+
+
 def _three_floats(parameters: Mapping[str, str], name: str) -> tuple[float, float, float]:
     text = _parameter(parameters, name)
     try:
@@ -97,25 +104,13 @@ def _three_floats(parameters: Mapping[str, str], name: str) -> tuple[float, floa
     return first, second, third
 
 
-def _resize(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    if size == tuple(pixels.shape[-2:]):
-        return pixels
-    return torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def normalise(image: Image.Image, settings: Settings, pixels: npt.NDArray[np.float32]) -> None:
-    """Resize an RGB image to pixels' size, and write (value / 255 - mean) / std into them: (3, H, W), contiguous."""
-    # The batch dimension comes before the channels move, or torch would not see that this is channels-last, for which
-    # it has a quick kernel.
-    samples = torch.from_numpy(samples_of(image)).unsqueeze(0).permute(0, 3, 1, 2)
+def normalise(picture: Picture, settings: Settings, pixels: npt.NDArray[np.float32]) -> None:
+    """Resize a picture to pixels' size, and write (value / 255 - mean) / std into them: (3, H, W), contiguous."""
     height, width = pixels.shape[-2:]
-    if image.height * width > settings.max_pixels:
-        # torch resizes rows first: of a picture that is very high and narrow it would make one that is wide as well.
-        samples = _resize(samples, (height, image.width))
-    samples = _resize(samples, (height, width))
+    samples = resize(picture, (height, width), max_pixels=settings.max_pixels)
     mean = torch.tensor(settings.mean).view(3, 1, 1)
     std = torch.tensor(settings.std).view(3, 1, 1)
-    torch.from_numpy(pixels).copy_(samples[0]).div_(255).sub_(mean).div_(std)
+    torch.from_numpy(pixels).copy_(samples).div_(255).sub_(mean).div_(std)
 
 
 def preprocess(encoded: list[bytes], settings: Settings) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
@@ -124,25 +119,26 @@ def preprocess(encoded: list[bytes], settings: Settings) -> tuple[npt.NDArray[np
     Raises:
         InvalidImageError: an image is refused, or the images differ in size: one request has one MASK tensor.
     """
-    images, sizes = decode_alike(encoded, max_pixels=settings.max_pixels)
-    pixels = np.empty((len(images), 3, *settings.resized(images[0].height, images[0].width)), np.float32)
-    for image, planes in zip(images, pixels, strict=True):
-        normalise(image, settings, planes)
+    pictures, sizes = decode_alike(encoded, settings)
+    pixels = np.empty((len(pictures), 3, *settings.resized(*pictures[0].size)), np.float32)
+    for picture, planes in zip(pictures, pixels, strict=True):
+        normalise(picture, settings, planes)
     return pixels, sizes
 
 
-def decode_alike(encoded: list[bytes], *, max_pixels: int) -> tuple[list[Image.Image], npt.NDArray[np.int32]]:
+def decode_alike(encoded: list[bytes], settings: Settings) -> tuple[list[Picture], npt.NDArray[np.int32]]:
     """Decode the images of one request; return them and SIZE (N, 2) int32, height and width.
 
     Raises:
         InvalidImageError: an image is refused, or the images differ in size.
     """
-    images = [decode(data, max_pixels=max_pixels) for data in encoded]
-    sizes = [(image.height, image.width) for image in images]
+    resized = settings.resized if settings.scaled_decoding else None
+    pictures = [decode_for_resize(data, max_pixels=settings.max_pixels, resized=resized) for data in encoded]
+    sizes = [picture.size for picture in pictures]
     if len(set(sizes)) > 1:
         listed = ", ".join(f"{width}x{height}" for height, width in sizes)
         raise InvalidImageError(
             f"the images of one request must have one size, and these are {listed}; send one image a request, "
             "the server batches them"
         )
-    return images, np.array(sizes, np.int32)
+    return pictures, np.array(sizes, np.int32)

@@ -8,7 +8,9 @@ import image_ops
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from image_resizing import interpolate
+from image_samples import samples_of
+from image_scaling import Fraction, Picture, swapped
 
 # torch keeps a resize's weights in a block's shared memory, and refuses a scale for which they are too many (some 80
 # to 1). What is shrunk further than this is resized on the CPU.
@@ -35,26 +37,25 @@ class Preprocessor:
         Raises:
             image_ops.InvalidImageError: as `image_ops.preprocess`.
         """
-        images, sizes = image_ops.decode_alike(encoded, max_pixels=self._settings.max_pixels)
-        target = self._settings.resized(images[0].height, images[0].width)
+        pictures, sizes = image_ops.decode_alike(encoded, self._settings)
+        target = self._settings.resized(*pictures[0].size)
         with torch.inference_mode():
-            return torch.stack([self._normalise(image, target) for image in images]), sizes
+            return torch.stack([self._normalise(picture, target) for picture in pictures]), sizes
 
-    def _normalise(self, image: Image.Image, target: tuple[int, int]) -> torch.Tensor:
-        if max(image.height / target[0], image.width / target[1]) > _MAX_SCALE:
+    def _normalise(self, picture: Picture, target: tuple[int, int]) -> torch.Tensor:
+        image, fraction = picture.image, picture.fraction
+        height, width = target if fraction is None else swapped(target, fraction.orientation)
+        if max(image.height / height, image.width / width) > _MAX_SCALE:
             planes = np.empty((3, *target), np.float32)
-            image_ops.normalise(image, self._settings, planes)
+            image_ops.normalise(picture, self._settings, planes)
             return torch.from_numpy(planes).to(self._device)
-        pixels = torch.from_numpy(image_ops.samples_of(image)).to(self._device).permute(2, 0, 1)
-        return (resize(pixels, target) / 255).sub_(self._mean).div_(self._std)
+        pixels = torch.from_numpy(samples_of(image)).to(self._device)[..., :3].permute(2, 0, 1)
+        return (resize(pixels, target, fraction) / 255).sub_(self._mean).div_(self._std)
 
 
-def resize(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize (3, H, W) uint8 to a height and width, bilinearly with antialiasing; whole numbers in float32."""
+def resize(pixels: torch.Tensor, size: tuple[int, int], fraction: Fraction | None) -> torch.Tensor:
+    """Resize (3, H, W) uint8 to a height and width as shown; whole numbers in float32."""
     values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    if size == tuple(pixels.shape[-2:]):
+    if fraction is None and size == tuple(pixels.shape[-2:]):
         return values
-    resized = torch.nn.functional.interpolate(
-        values.unsqueeze(0), size=size, mode="bilinear", align_corners=False, antialias=True
-    )
-    return resized[0].round_().clamp_(0, 255)
+    return interpolate(values.unsqueeze(0), size, fraction)[0].round_().clamp_(0, 255)
