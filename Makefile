@@ -42,6 +42,7 @@ bench: $(VENV)/bench $(PEERS)/installed bench-model ## Measure the models in fp3
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.pipeline --model-repository out/bench/model_repository
 	$(BIN)/python -m benchmarks.client
+	$(BIN)/python -m benchmarks.photographs
 
 bench-peers: $(VENV)/installed $(PEERS)/installed bench-model ## Measure Triton beside five other model servers
 	$(BIN)/python -m benchmarks.peers --model-repository out/bench/model_repository

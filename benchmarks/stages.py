@@ -29,11 +29,11 @@ def main() -> None:
     parameters = read_config(repository / "preprocess" / "config.pbtxt").parameters
     settings = image_ops.Settings.from_parameters({name: value.string_value for name, value in parameters.items()})
     core: Any = torch.jit.load(str(repository / core_name("resnet50") / "1" / "model.pt"))
-    decoded = image_ops.decode(image, max_pixels=settings.max_pixels)
+    (decoded,), _ = image_ops.decode_alike([image], settings)
     pixels, size = image_ops.preprocess([image], settings)
     logits = core(torch.from_numpy(pixels))[1].numpy()
     stages = {
-        "decode": lambda: image_ops.decode(image, max_pixels=settings.max_pixels),
+        "decode": lambda: image_ops.decode_alike([image], settings),
         "resize and normalize": lambda: image_ops.normalise(decoded, settings, pixels[0]),
         "upsample and arg max": lambda: mask_ops.postprocess(
             logits, size, class_count=logits.shape[1], max_pixels=settings.max_pixels
