@@ -132,6 +132,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     for name, (inputs, outputs, _) in MAPPED.items():
         extra = UNKNOWN_PARAMETER + DYNAMIC_BATCHING
         write_model(repository, name, Doubler(), config(name, inputs, outputs, extra=extra))
+    late = 'parameters { key: "LOAD_AT_FIRST_REQUEST" value { string_value: "true" } }\n'
+    write_model(repository, "read_late", Half(), config("read_late", ["first", "second"], ["out"], extra=late))
     for name, (module, outputs, _) in REFUSED.items():
         write_model(repository, name, module, config(name, ["first"], outputs))
     with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
@@ -174,6 +176,13 @@ def test_what_the_native_backend_refuses_at_inference_is_refused(toys: TritonPro
     _, outputs, message = REFUSED[name]
     with pytest.raises(InferenceServerException, match=re.escape(message)):
         wire.infer(toys, "grpc", name, {"first": ROW}, outputs)
+
+
+def test_a_model_for_direct_callers_is_read_at_its_first_request(toys: TritonProcess) -> None:
+    """What cannot be read is told to its caller, and the server serves on."""
+    with pytest.raises(InferenceServerException, match="2 inputs and the model's forward takes 1"):
+        wire.infer(toys, "grpc", "read_late", {"first": ROW, "second": ROW}, ["out"])
+    np.testing.assert_array_equal(wire.infer(toys, "grpc", "by_order", {"x": ROW, "y": ROW}, ["b"])["b"], 3 * ROW)
 
 
 def test_warm_up_makes_a_model_of_the_wrong_dtype_fail_at_load(tmp_path: Path, serving: Serving) -> None:
