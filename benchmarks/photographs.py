@@ -163,7 +163,7 @@ def pixels_of(data: bytes) -> tuple[dict[str, torch.Tensor], tuple[int, int]]:
         step = settings(scaled=scaled)
         resized = step.resized if scaled else None
         picture = image_decoding.decode_for_resize(data, max_pixels=step.max_pixels, resized=resized)
-        found[name] = image_resizing.resize(picture, SIZE, max_pixels=step.max_pixels)
+        found[name] = image_resizing.resized_planes(picture, SIZE, max_pixels=step.max_pixels)
         if not scaled:
             theirs = picture.image.resize(SIZE, Image.Resampling.BILINEAR)
             found[PILLOW] = torch.from_numpy(np.array(theirs)).permute(2, 0, 1)

@@ -121,9 +121,9 @@ def _set_apart(module: torch.jit.ScriptModule) -> None:
         channels = list(convolution.inputs())[1].toIValue().shape[1]
         for relu in [use.user for use in convolution.output().uses()]:
             if channels % _CUDNN_CHANNELS and relu.kind() in _RELUS:
-                graph.setInsertPoint(relu)
-                clamp = graph.create("aten::clamp_min", [convolution.output(), graph.insertConstant(0)])
-                graph.insertNode(clamp)
+                with graph.insert_point_guard(relu):  # or the graph would go on from a node that is gone
+                    clamp = graph.create("aten::clamp_min", [convolution.output(), graph.insertConstant(0)])
+                    graph.insertNode(clamp)
                 relu.output().replaceAllUsesWith(clamp.output())
                 relu.destroy()
 

@@ -1,4 +1,4 @@
-"""The core models, called directly; and that the stand-in backend refuses what the native one refuses."""
+"""The models for direct callers; and that the stand-in backend refuses what the native one refuses."""
 
 from __future__ import annotations
 
@@ -47,9 +47,8 @@ def test_logits_are_those_of_eager_torchvision(
     server: TritonProcess, variant: str, protocol: wire.Protocol, shape: tuple[int, int, int, int]
 ) -> None:
     pixels, expected = eager_logits(variant, 3, shape)
-    reply = wire.infer(server, protocol, f"deeplabv3_{variant}", {"input": pixels}, ["out", "logits_os8"])
+    reply = wire.infer(server, protocol, f"deeplabv3_{variant}", {"input": pixels}, ["out"])
     assert reply["out"].shape == expected.shape
-    assert reply["logits_os8"].shape == (shape[0], 21, -(-shape[2] // 8), -(-shape[3] // 8))
     # 1e-4 for logits of order 1; the untrained ResNet-101's are of order 1000.
     assert np.abs(reply["out"] - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
 
@@ -133,6 +132,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     for name, (inputs, outputs, _) in MAPPED.items():
         extra = UNKNOWN_PARAMETER + DYNAMIC_BATCHING
         write_model(repository, name, Doubler(), config(name, inputs, outputs, extra=extra))
+    late = 'parameters { key: "LOAD_AT_FIRST_REQUEST" value { string_value: "true" } }\n'
+    write_model(repository, "read_late", Half(), config("read_late", ["first", "second"], ["out"], extra=late))
     for name, (module, outputs, _) in REFUSED.items():
         write_model(repository, name, module, config(name, ["first"], outputs))
     with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
@@ -175,6 +176,13 @@ def test_what_the_native_backend_refuses_at_inference_is_refused(toys: TritonPro
     _, outputs, message = REFUSED[name]
     with pytest.raises(InferenceServerException, match=re.escape(message)):
         wire.infer(toys, "grpc", name, {"first": ROW}, outputs)
+
+
+def test_a_model_for_direct_callers_is_read_at_its_first_request(toys: TritonProcess) -> None:
+    """What cannot be read is told to its caller, and the server serves on."""
+    with pytest.raises(InferenceServerException, match="2 inputs and the model's forward takes 1"):
+        wire.infer(toys, "grpc", "read_late", {"first": ROW, "second": ROW}, ["out"])
+    np.testing.assert_array_equal(wire.infer(toys, "grpc", "by_order", {"x": ROW, "y": ROW}, ["b"])["b"], 3 * ROW)
 
 
 def test_warm_up_makes_a_model_of_the_wrong_dtype_fail_at_load(tmp_path: Path, serving: Serving) -> None:

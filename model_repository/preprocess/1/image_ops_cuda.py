@@ -1,4 +1,4 @@
-"""The resize and the normalisation of `image_ops` on a GPU; the decoding stays what and where it is.
+"""The resize of `image_ops` on a GPU; the decoding stays what and where it is.
 
 torch's uint8 resize exists on CPUs only, so that a GPU resizes in float32 and rounds the result, once, where the CPU
 rounds between the two directions as well. A test states by how much the results differ.
@@ -28,11 +28,9 @@ class Preprocessor:
     def __init__(self, device: torch.device, settings: image_ops.Settings) -> None:
         self._device = device
         self._settings = settings
-        self._mean = torch.tensor(settings.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(settings.std, device=device).view(3, 1, 1)
 
     def preprocess(self, encoded: list[bytes]) -> tuple[torch.Tensor, npt.NDArray[np.int32]]:
-        """Turn the images of one request into PIXELS (N, 3, H, W) float32 and SIZE (N, 2) int32, height and width.
+        """Turn the images of one request into PIXELS (N, H, W, 3) uint8 and SIZE (N, 2) int32, height and width.
 
         Raises:
             image_ops.InvalidImageError: as `image_ops.preprocess`.
@@ -40,22 +38,20 @@ class Preprocessor:
         pictures, sizes = image_ops.decode_alike(encoded, self._settings)
         target = self._settings.resized(*pictures[0].size)
         with torch.inference_mode():
-            return torch.stack([self._normalise(picture, target) for picture in pictures]), sizes
+            return torch.stack([self._resize(picture, target) for picture in pictures]), sizes
 
-    def _normalise(self, picture: Picture, target: tuple[int, int]) -> torch.Tensor:
+    def _resize(self, picture: Picture, target: tuple[int, int]) -> torch.Tensor:
         image, fraction = picture.image, picture.fraction
         height, width = target if fraction is None else swapped(target, fraction.orientation)
         if max(image.height / height, image.width / width) > _MAX_SCALE:
-            planes = np.empty((3, *target), np.float32)
-            image_ops.normalise(picture, self._settings, planes)
-            return torch.from_numpy(planes).to(self._device)
-        pixels = torch.from_numpy(samples_of(image)).to(self._device)[..., :3].permute(2, 0, 1)
-        return (resize(pixels, target, fraction) / 255).sub_(self._mean).div_(self._std)
+            return torch.from_numpy(image_ops.resize(picture, target, self._settings)).to(self._device)
+        return resize(torch.from_numpy(samples_of(image)).to(self._device)[..., :3], target, fraction)
 
 
-def resize(pixels: torch.Tensor, size: tuple[int, int], fraction: Fraction | None) -> torch.Tensor:
-    """Resize (3, H, W) uint8 to a height and width as shown; whole numbers in float32."""
-    values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    if fraction is None and size == tuple(pixels.shape[-2:]):
-        return values
-    return interpolate(values.unsqueeze(0), size, fraction)[0].round_().clamp_(0, 255)
+def resize(samples: torch.Tensor, size: tuple[int, int], fraction: Fraction | None) -> torch.Tensor:
+    """Resize (H, W, 3) uint8 to a height and width as shown, bilinearly with antialiasing."""
+    if fraction is None and size == tuple(samples.shape[:2]):
+        return samples
+    planes = samples.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    resized = interpolate(planes.unsqueeze(0), size, fraction)
+    return resized[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()

@@ -14,7 +14,7 @@ _FLIPPED = {2: [-1], 3: [-2, -1], 4: [-2], 6: [-1], 7: [-2, -1], 8: [-2]}
 _JUST_ABOVE = 1 + 1e-9
 
 
-def resize(picture: Picture, size: tuple[int, int], *, max_pixels: int) -> torch.Tensor:
+def resized_planes(picture: Picture, size: tuple[int, int], *, max_pixels: int) -> torch.Tensor:
     """Return a picture as shown at a height and width: (3, H, W) uint8, of any strides.
 
     Where the picture has that size already, this is its own memory. max_pixels bounds what the resize makes on its way.
