@@ -109,6 +109,18 @@ def write_model(repository: Path, name: str, module: nn.Module, text: str) -> No
 
 
 UNKNOWN_PARAMETER = 'parameters { key: "weights" value { string_value: "toy" } }\n'
+
+
+def parameters(**values: str) -> str:
+    return "".join(
+        f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n' for name, value in values.items()
+    )
+
+
+# What the native backend takes: ParseBoolValue and ParseIntValue in triton-inference-server/backend.
+LOOSE_PARAMETERS = parameters(
+    INFERENCE_MODE="On", DISABLE_CUDNN="off", INTRA_OP_THREAD_COUNT="2x", INTER_OP_THREAD_COUNT="-1"
+)
 # Long enough for requests that are sent at once to meet, whatever else the machine does.
 DYNAMIC_BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }\n"
 # name -> inputs and outputs of the config, and what comes out when the first input gets ROW, the second 10 * ROW.
@@ -133,6 +145,9 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     for name, (inputs, outputs, _) in MAPPED.items():
         extra = UNKNOWN_PARAMETER + DYNAMIC_BATCHING
         write_model(repository, name, Doubler(), config(name, inputs, outputs, extra=extra))
+    write_model(
+        repository, "unnamed", Doubler(), config("unnamed", ["first", "second"], ["b", "a"], extra=LOOSE_PARAMETERS)
+    )
     for name, (module, outputs, _) in REFUSED.items():
         write_model(repository, name, module, config(name, ["first"], outputs))
     with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
@@ -166,6 +181,12 @@ def test_tensors_are_mapped_as_the_native_backend_maps_them(toys: TritonProcess,
         np.testing.assert_array_equal(reply[output], array)
 
 
+def test_unnamed_outputs_come_in_alphabetical_order(toys: TritonProcess) -> None:
+    reply = wire.infer(toys, "grpc", "unnamed", {"first": ROW, "second": ROW}, None)
+    assert list(reply) == ["a", "b"]
+    np.testing.assert_array_equal(reply["a"], 3 * ROW)  # by the order of the config, "b" is the first
+
+
 def test_unknown_parameters_are_ignored_with_a_line_in_the_log(toys: TritonProcess) -> None:
     assert "ignored, no parameters of the pytorch backend: weights" in toys.log_tail(1000)
 
@@ -192,3 +213,13 @@ def test_a_config_with_more_inputs_than_forward_takes_fails_at_load(tmp_path: Pa
     write_model(tmp_path / "models", "toy", Half(), config("toy", ["first", "second"], ["out"]))
     with pytest.raises(LaunchError, match="2 inputs and the model's forward takes 1"):
         serving(tmp_path / "models")
+
+
+def test_parameters_that_the_native_backend_cannot_parse_fail_at_load(tmp_path: Path, serving: Serving) -> None:
+    for name, wrong in (("switch", {"INFERENCE_MODE": "yes"}), ("count", {"INTRA_OP_THREAD_COUNT": "x2"})):
+        text = config(name, ["first"], ["out"], extra=parameters(**wrong))
+        write_model(tmp_path / "models", name, Half(), text)
+    with pytest.raises(LaunchError) as caught:
+        serving(tmp_path / "models")
+    assert "INFERENCE_MODE is 'yes'; it must be 'true' or 'false'" in str(caught.value)
+    assert "INTRA_OP_THREAD_COUNT is 'x2'; it must be an integer" in str(caught.value)
