@@ -145,7 +145,7 @@ class Run:
             plan = write_model(model, variant, settings, file, cudnn=self._fastest_mode(variant))
             for turn, setup in enumerate(SETUPS):
                 part = f"serving {variant}, {setup.name}"
-                if setup.preprocess_device == "cuda" and not settings.on_gpu:
+                if setup.of_gpus and not settings.on_gpu:
                     report.skip(part, "there is no GPU")
                 elif not self._deadline.allows(_SETUP_SECONDS if settings.on_gpu else 0):
                     report.skip(part, "no time was left")

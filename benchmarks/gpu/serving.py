@@ -40,17 +40,25 @@ class Setup(NamedTuple):
         name: what it is called in the results.
         batches: whether the core model batches requests; otherwise each runs alone.
         preprocess_device: where the pictures are resized, "cpu" or "cuda".
+        postprocess_device: where the masks are made, "cpu" or "cuda".
     """
 
     name: str
     batches: bool = True
     preprocess_device: str = "cpu"
+    postprocess_device: str = "cuda"
+
+    @property
+    def of_gpus(self) -> bool:
+        """Whether it differs from others only where there is a GPU."""
+        return (self.preprocess_device, self.postprocess_device) != ("cpu", "cuda")
 
 
 DYNAMIC, SINGLY = "dynamic batching", "one request at a time"
 SETUPS = (
     Setup(DYNAMIC),
     Setup(SINGLY, batches=False),
+    Setup(f"{DYNAMIC}, masks on the CPU", postprocess_device="cpu"),
     Setup(f"{DYNAMIC}, resize on the GPU", preprocess_device="cuda"),
 )
 
@@ -76,9 +84,9 @@ def write_repository(folder: Path, plan: Plan, setup: Setup, settings: Settings,
     version = folder / plan.core / "1"
     version.mkdir(parents=True)
     shutil.copy(file, version / "model.pt")
-    device = setup.preprocess_device if settings.on_gpu else "cpu"
     size = {"preprocess.resize_size": str(settings.size)}
-    build(folder, [plan], configs_only=True, preprocess_device=device, settings=size)
+    devices = {"preprocess": setup.preprocess_device, "postprocess": setup.postprocess_device}
+    build(folder, [plan], configs_only=True, step_devices=devices, settings=size)
     if not setup.batches:
         for name in (plan.core, plan.ensemble):
             _serve_singly(folder / name / "config.pbtxt")

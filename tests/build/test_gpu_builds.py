@@ -85,6 +85,7 @@ def test_a_core_takes_as_much_of_a_gpu_as_it_is_told_to(tmp_path: Path, variant:
         [],
         ["--device", "cuda"],
         ["--device", "cuda", "--preprocess-device", "cuda"],
+        ["--device", "cuda", "--postprocess-device", "cpu"],
         ["--device", "cuda", "--max-batch-size", "2"],
     ],
 )
@@ -102,8 +103,10 @@ def test_the_steps_go_where_the_core_is_and_back(tmp_path: Path) -> None:
     assert (where(configs["preprocess"]), where(configs["postprocess"])) == ([(CPU, 8)], [(GPU, 2)])
     assert configs["postprocess"].max_batch_size == 32
     assert configs["postprocess"].parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
-    configs = configure(tmp_path, "--device", "cuda", "--preprocess-device", "cuda")
-    assert where(configs["preprocess"]) == [(GPU, 4)]
+    configs = configure(tmp_path, "--device", "cuda", "--preprocess-device", "cuda", "--postprocess-device", "cpu")
+    assert (where(configs["preprocess"]), where(configs["postprocess"])) == ([(GPU, 4)], [(CPU, 4)])
+    assert configs["postprocess"].max_batch_size == 8
+    assert configs["postprocess"].parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "yes"
     assert configure(tmp_path) == before
 
 
@@ -130,9 +133,10 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
     assert configs["deeplabv3_resnet50"].max_batch_size == configs["segment_resnet50"].max_batch_size == 4
     assert where(configs["deeplabv3_resnet101"]) == [(CPU, 1)]
     assert where(configs["deeplabv3_resnet50"]) == where(configs["postprocess"]) == [(GPU, 2)]
-    configure(tmp_path, "--variant", "resnet50", "--device", "cuda", "--preprocess-device", "cuda")
+    other_way = ["--device", "cuda", "--preprocess-device", "cuda", "--postprocess-device", "cpu"]
+    configure(tmp_path, "--variant", "resnet50", *other_way)
     configs = configure(tmp_path, "--variant", "resnet101")
-    assert where(configs["preprocess"]) == [(GPU, 4)]
+    assert (where(configs["preprocess"]), where(configs["postprocess"])) == ([(GPU, 4)], [(CPU, 4)])
 
 
 @pytest.mark.parametrize(
@@ -140,6 +144,7 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
     [
         (["--cudnn", "fused"], "add --device cuda"),
         (["--preprocess-device", "cuda"], "add --device cuda"),
+        (["--postprocess-device", "cuda"], "add --device cuda"),
         (["--max-queue-size", "128"], "add --device cuda"),
         (["--max-batch-size", "16"], "add --device cuda"),
         (["--instances", "1"], "add --device cuda"),
@@ -158,6 +163,10 @@ def test_settings_that_do_not_go_together_are_refused(
     with pytest.raises(SystemExit):
         build_models.parse_arguments([*options, "--model-repository", "models/mine"])
     assert message in capsys.readouterr().err
+
+
+def test_the_default_build_may_say_where_its_steps_run() -> None:
+    build_models.parse_arguments(["--preprocess-device", "cpu", "--postprocess-device", "cpu"])
 
 
 @pytest.mark.parametrize("cudnn", ["heuristic", "benchmark"])
