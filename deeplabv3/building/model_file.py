@@ -130,7 +130,8 @@ def write_model(partial: Path, plan: Plan, *, calibration: Calibration | None, p
     _log.info("%s: checking the saved file against PyTorch at %s", plan.core, shape)
     findings = verify(partial, model, aux=plan.aux, precision=plan.precision)
     if plan.cudnn == "fused":  # after the check, because only a GPU runs what comes out
-        fuse_for_cudnn(traced)
+        with tracing.without_deprecation_warnings():
+            fuse_for_cudnn(traced)
         tracing.save(traced, partial, record.as_extra_files())
     # A difference on noise says nothing of int8, which has the ranges of pictures.
     _log.info("%s: done, %.0f MB; %s", plan.core, partial.stat().st_size / 2**20, agreed or findings)
