@@ -2,7 +2,8 @@
 
     .venv/bin/python -m benchmarks.model [--variant resnet50] [--batch 1] [--rounds 4] [--output out/bench]
 
-Every contender computes the same logits from the same pixels, in turns, with as many threads as the process has cores.
+Every contender computes the same logits, at stride 8, from the same samples of 8 bits, in turns, with as many threads
+as the process has cores.
 The weights are untrained: they take the same time. Printed, and written as model.json and model.png: medians, and each
 of ours beside the best other runtime of its precision. int8 is made by NNCF for OpenVINO, and by ONNX Runtime's static
 quantization with a scale for each output channel; all three calibrate with the same noise.
@@ -32,10 +33,13 @@ from benchmarks.report import Column, Panel, Report
 from deeplabv3 import UNTRAINED, VARIANTS, WeightsSource
 from deeplabv3.arguments import number
 from deeplabv3.building import tracing
+from deeplabv3.building.plan import MEAN, STD
 from deeplabv3.models.variants import load_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
 SIZE = tracing.TRAINED_SIZE
 # Ours, by precision as build_models.py has it, and what each is compared with.
@@ -48,30 +52,52 @@ BASELINES = {
 COLUMNS = (Column("seconds", "s an image", form=".3f"), Column("rate", "images/s", form=".2f"))
 
 
-def noise(count: int) -> list[torch.Tensor]:
-    """Return pixels (1, 3, SIZE, SIZE), with which all calibrate for int8: the ranges do not change the time."""
-    return [torch.randn((1, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(seed)) for seed in range(count)]
+def noise(count: int, side: int = SIZE) -> list[torch.Tensor]:
+    """Return pixels (1, side, side, 3) uint8; int8 is calibrated with them, because ranges do not change the time."""
+    return [
+        torch.randint(0, 256, (1, side, side, 3), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+        for seed in range(count)
+    ]
 
 
 def write(variant: str, precision: str, folder: Path) -> Path:
     """Write a model as build_models.py does, with untrained weights."""
     file = folder / f"{variant}-{precision}.pt"
     model = load_model(variant, WeightsSource(UNTRAINED)).eval()
-    pictures = noise(2) if precision == "int8" else None
-    tracing.trace(model, aux=False, precision=tracing.PRECISIONS[precision], pictures=pictures).save(str(file))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    pictures = [tracing.normalized(pixels, mean, std) for pixels in noise(2)] if precision == "int8" else None
+    tracer = tracing.Tracer(model, precision=tracing.PRECISIONS[precision], pictures=pictures)
+    tracer.core(mean=MEAN, std=STD).save(str(file))
     return file
 
 
+class Plain(torch.nn.Module):
+    """What the core model computes, with PyTorch's layers as they are."""
+
+    def __init__(self, model: DeepLabV3) -> None:
+        super().__init__()
+        self.core = tracing.Core(model, mean=MEAN, std=STD)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Take (N, H, W, 3) uint8, return the logits."""
+        return self.core(pixels, pixels[:, :1, 0, 0].long())[0]
+
+
 def contenders(variant: str, folder: Path) -> dict[str, Callable[[torch.Tensor], object]]:
-    """Return what computes the logits of pixels (N, 3, H, W), by name."""
-    model = load_model(variant, WeightsSource(UNTRAINED)).eval()
-    plain = tracing.ServedDeepLabV3(model, aux=False).eval()
+    """Return what computes the logits of pixels (N, H, W, 3) uint8, by name."""
+    plain = Plain(load_model(variant, WeightsSource(UNTRAINED))).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced: Any = torch.jit.trace(plain, torch.zeros(1, 3, SIZE, SIZE), check_trace=False)
-        ours = {name: torch.jit.load(str(write(variant, precision, folder))) for name, precision in OURS.items()}
+        traced: Any = torch.jit.trace(plain, noise(1)[0], check_trace=False)
+        ours = {name: core(write(variant, precision, folder)) for name, precision in OURS.items()}
         others = runtimes(plain, folder / f"{variant}.onnx")
-    return {"PyTorch eager fp32": model, "torch.jit.trace fp32": traced, **ours, **others}
+    return {"PyTorch eager fp32": plain, "torch.jit.trace fp32": traced, **ours, **others}
+
+
+def core(file: Path) -> Callable[[torch.Tensor], object]:
+    """Return what computes the logits by a core model's file."""
+    module: Any = torch.jit.load(str(file))
+    return lambda pixels: module(pixels, torch.zeros(len(pixels), 1, dtype=torch.int64))
 
 
 def runtimes(model: torch.nn.Module, file: Path) -> dict[str, Callable[[torch.Tensor], object]]:
@@ -84,15 +110,15 @@ def runtimes(model: torch.nn.Module, file: Path) -> dict[str, Callable[[torch.Te
 
     torch.onnx.export(
         model,
-        (torch.zeros(1, 3, SIZE, SIZE),),
+        (noise(1)[0],),
         str(file),
         dynamo=False,
-        input_names=["input"],
-        output_names=["out", "logits_os8"],
-        dynamic_axes={"input": {0: "n", 2: "h", 3: "w"}},
+        input_names=["pixels"],
+        output_names=["logits"],
+        dynamic_axes={"pixels": {0: "n", 1: "h", 2: "w"}},
         opset_version=17,
     )
-    calibration = [{"input": pixels.numpy()} for pixels in noise(2)]
+    calibration = [{"pixels": pixels.numpy()} for pixels in noise(2)]
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -109,14 +135,14 @@ def runtimes(model: torch.nn.Module, file: Path) -> dict[str, Callable[[torch.Te
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = cores()
         session: Any = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        return lambda pixels: session.run(None, {"input": pixels.numpy()})
+        return lambda pixels: session.run(None, {"pixels": pixels.numpy()})
 
-    core = openvino.Core()
-    read = core.read_model(str(file))
+    compiler = openvino.Core()
+    read = compiler.read_model(str(file))
 
     def with_openvino(model: Any, precision: str) -> Callable[[torch.Tensor], object]:  # noqa: ANN401 - no types here
         hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": cores(), "PERFORMANCE_HINT": "LATENCY"}
-        request: Any = core.compile_model(model, "CPU", hints).create_infer_request()
+        request: Any = compiler.compile_model(model, "CPU", hints).create_infer_request()
         return lambda pixels: request.infer({0: pixels.numpy()})
 
     quantized = nncf.quantize(read, nncf.Dataset(calibration), subset_size=len(calibration))
@@ -143,7 +169,7 @@ def main() -> int:
             runs = contenders(variant, Path(folder))
             for batch in options.batch or [1]:
                 report.say(f"{variant}, batch {batch}: {options.rounds} rounds")
-                pixels = torch.randn((batch, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+                pixels = torch.cat(noise(batch))
                 calls = {name: partial(run, pixels) for name, run in runs.items()}
                 with torch.inference_mode():
                     found = harness.time_in_turns(calls, rounds=options.rounds, threads=cores())

@@ -23,15 +23,16 @@ import torch
 
 from benchmarks import harness, toy
 from benchmarks.harness import cores
-from benchmarks.model import SIZE, write
+from benchmarks.model import core, noise, write
 from benchmarks.pipeline import measure_stages
 from benchmarks.report import Column, Panel, Report
 from deeplabv3 import VARIANTS
+from deeplabv3.building.tracing import TRAINED_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 PICTURES = ((320, 240), (640, 480), (1280, 960), (2560, 1920), (4000, 3000))
 # What is varied, with its label, and the values.
 AXES: dict[str, tuple[str, Sequence[Any]]] = {
@@ -44,11 +45,11 @@ AXES: dict[str, tuple[str, Sequence[Any]]] = {
 
 def measure_models(report: Report, rounds: int) -> None:
     """Vary one axis after the other; a setting that is on several axes is measured once."""
-    base: dict[str, Any] = {"variant": "resnet50", "batch": 1, "side": SIZE, "threads": cores()}
+    base: dict[str, Any] = {"variant": "resnet50", "batch": 1, "side": TRAINED_SIZE, "threads": cores()}
     known: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         models: dict[tuple[str, str], Any] = {
-            (variant, precision): torch.jit.load(str(write(variant, precision, Path(folder))))
+            (variant, precision): core(write(variant, precision, Path(folder)))
             for variant in VARIANTS
             for precision in PRECISIONS
         }
@@ -57,7 +58,7 @@ def measure_models(report: Report, rounds: int) -> None:
             setting = base | {axis: value}
             if (key := tuple(setting.values())) not in known:
                 report.say(f"{label}: {value}")
-                pixels = torch.randn((setting["batch"], 3, setting["side"], setting["side"]))
+                pixels = torch.cat(noise(setting["batch"], setting["side"]))
                 calls = {precision: partial(models[setting["variant"], precision], pixels) for precision in PRECISIONS}
                 with torch.inference_mode():
                     found = harness.time_in_turns(calls, rounds=rounds, threads=setting["threads"])

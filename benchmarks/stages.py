@@ -31,10 +31,10 @@ def main() -> None:
     core: Any = torch.jit.load(str(repository / core_name("resnet50") / "1" / "model.pt"))
     decoded = image_ops.decode(image, max_pixels=settings.max_pixels)
     pixels, size = image_ops.preprocess([image], settings)
-    logits = core(torch.from_numpy(pixels))[1].numpy()
+    logits = core(torch.from_numpy(pixels), torch.zeros(1, 1, dtype=torch.int64))[0].numpy()
     stages = {
         "decode": lambda: image_ops.decode(image, max_pixels=settings.max_pixels),
-        "resize and normalize": lambda: image_ops.normalise(decoded, settings, pixels[0]),
+        "resize": lambda: image_ops.resize(decoded, (pixels.shape[1], pixels.shape[2]), settings),
         "upsample and arg max": lambda: mask_ops.postprocess(
             logits, size, class_count=logits.shape[1], max_pixels=settings.max_pixels
         ),

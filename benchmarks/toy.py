@@ -38,15 +38,12 @@ class ByColor(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        colors = (torch.from_numpy(COLORS).float() / 255 - mean) / std
-        self.colors = torch.nn.Buffer(colors.reshape(1, 21, 3, 1, 1))
+        self.colors = torch.nn.Buffer(torch.from_numpy(COLORS).float().reshape(1, 21, 3, 1, 1))
 
-    def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: A002 - the seed's name
-        """Return `out` and `logits_os8`, both at stride 8."""
-        small = torch.nn.functional.avg_pool2d(input, 8)
-        logits = -((small.unsqueeze(1) - self.colors) ** 2).sum(2)
-        return logits, logits.clone()
+    def forward(self, PIXELS: torch.Tensor, IMAGE_ID: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803 - the tensors' names on the wire
+        """Return LOGITS, at stride 8, and IMAGE_ID."""
+        small = torch.nn.functional.avg_pool2d(PIXELS.permute(0, 3, 1, 2).float(), 8)
+        return -(((small.unsqueeze(1) - self.colors) / 64) ** 2).sum(2), IMAGE_ID
 
 
 class Objects(torch.nn.Module):
@@ -69,10 +66,9 @@ class Objects(torch.nn.Module):
             logits[0, 0] -= 8 * inside
         self.logits = torch.nn.Buffer(logits)
 
-    def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: A002 - the seed's name
-        """Return `out` and `logits_os8`, both (N, 21, 65, 65) float32."""
-        logits = self.logits.expand(input.shape[0], -1, -1, -1)
-        return logits, logits
+    def forward(self, PIXELS: torch.Tensor, IMAGE_ID: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803 - the tensors' names on the wire
+        """Return LOGITS, (N, 21, 65, 65) float32, and IMAGE_ID."""
+        return self.logits.expand(PIXELS.shape[0], -1, -1, -1), IMAGE_ID
 
 
 # Appended to the modules of steps that are to be idle: each computes once, and then answers with what it has.
@@ -113,11 +109,7 @@ def build(folder: Path, *, core: Literal["colors", "objects"] = "colors", idle: 
         path.write_text(config_text(config), encoding="utf-8")
     version = folder / CORE / "1"
     version.mkdir(exist_ok=True)
-    module = ByColor() if core == "colors" else Objects()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        traced: Any = torch.jit.trace(module.eval(), torch.zeros(1, 3, 32, 32))
-        traced.save(str(version / "model.pt"))
+    traced(ByColor() if core == "colors" else Objects()).save(str(version / "model.pt"))
     if idle:
         for name, text in _IDLE_STEPS.items():
             with (folder / name).open("a", encoding="utf-8") as file:
@@ -125,13 +117,22 @@ def build(folder: Path, *, core: Literal["colors", "objects"] = "colors", idle: 
     return folder
 
 
+def traced(module: torch.nn.Module) -> Any:  # noqa: ANN401 - a module of TorchScript
+    """Return the trace of a stand-in."""
+    example = (torch.zeros(1, 32, 32, 3, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        return torch.jit.trace(module.eval(), example)
+
+
 _SLEEPING_CONFIG = """\
 name: "{name}"
 backend: "python"
 max_batch_size: {max_batch}
-input {{ name: "input" data_type: TYPE_FP32 dims: 3 dims: -1 dims: -1 }}
-output {{ name: "out" data_type: TYPE_FP32 dims: 21 dims: -1 dims: -1 }}
-output {{ name: "logits_os8" data_type: TYPE_FP32 dims: 21 dims: -1 dims: -1 }}
+input {{ name: "PIXELS" data_type: TYPE_UINT8 dims: -1 dims: -1 dims: 3 }}
+input {{ name: "IMAGE_ID" data_type: TYPE_INT64 dims: 1 }}
+output {{ name: "LOGITS" data_type: TYPE_FP32 dims: 21 dims: -1 dims: -1 }}
+output {{ name: "IMAGE_ID" data_type: TYPE_INT64 dims: 1 }}
 instance_group {{ count: 1 kind: KIND_CPU }}
 dynamic_batching {{ }}
 """
@@ -144,12 +145,16 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def execute(self, requests):
-        inputs = [pb_utils.get_input_tensor_by_name(request, "input").as_numpy() for request in requests]
-        time.sleep({first} + {each} * sum(len(pixels) for pixels in inputs))
+        inputs = [
+            [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("PIXELS", "IMAGE_ID")]
+            for request in requests
+        ]
+        time.sleep({first} + {each} * sum(len(pixels) for pixels, _ in inputs))
         responses = []
-        for pixels in inputs:
-            logits = np.zeros((len(pixels), 21, -(-pixels.shape[2] // 8), -(-pixels.shape[3] // 8)), np.float32)
-            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor(n, logits) for n in ("out", "logits_os8")]))
+        for pixels, ids in inputs:
+            logits = np.zeros((len(pixels), 21, -(-pixels.shape[1] // 8), -(-pixels.shape[2] // 8)), np.float32)
+            outputs = [pb_utils.Tensor("LOGITS", logits), pb_utils.Tensor("IMAGE_ID", ids.copy())]
+            responses.append(pb_utils.InferenceResponse(outputs))
         return responses
 """
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from triton_process import TritonProcess
@@ -72,8 +72,6 @@ def server(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def color_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `build_models.py --weights none` makes, but with core models that tell classes by color."""
-    import torch  # noqa: PLC0415 - the unit tests do without
-
     from benchmarks import toy  # noqa: PLC0415 - torch
     from deeplabv3 import VARIANTS, WeightsSource  # noqa: PLC0415 - torch
     from deeplabv3.building import assembly, tracing  # noqa: PLC0415 - torch
@@ -81,9 +79,9 @@ def color_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from deeplabv3.building.plan import Plan  # noqa: PLC0415 - torch
 
     repository = tmp_path_factory.mktemp("color") / "models"
-    plans = [Plan(variant, WeightsSource("none")) for variant in VARIANTS]
+    plans = [Plan(variant, WeightsSource("none"), direct=False) for variant in VARIANTS]
     assembly.build(repository, plans, configs_only=True)
-    core: Any = torch.jit.trace(toy.ByColor().eval(), torch.zeros(1, 3, 32, 32))
+    core = toy.traced(toy.ByColor())
     for plan in plans:
         file = model_file(repository, plan.core)
         file.parent.mkdir()

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu.card import COPY, seconds_of, tensor_float_32
 from benchmarks.gpu.models import Work, count_work, loaded, traced
 from deeplabv3.building import tracing
+from deeplabv3.building.plan import MEAN, STD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,9 +73,9 @@ def measure_bare(
     """
     work = count_work(model, settings.size)
     report.add("work", variant, {}, {name: float(value) for name, value in asdict(work).items()})
-    pixels = torch.randn((_CHECKED_BATCH, 3, settings.size, settings.size), generator=torch.Generator().manual_seed(1))
+    arguments = noise(_CHECKED_BATCH, settings)
     with torch.inference_mode(), tensor_float_32(allowed=False):
-        reference = model.to(settings.device)(pixels.to(settings.device))["out"].float().cpu()
+        reference = tracing.Core(model, mean=MEAN, std=STD).to(settings.device)(*arguments)[0].cpu()
     model.cpu()
     for contender in CONTENDERS:
         part = f"bare {variant}, {contender.name}"
@@ -87,7 +88,7 @@ def measure_bare(
         try:
             module = contender.load(model, folder / variant, settings.device)
             with torch.inference_mode():
-                check = compare(module(pixels.to(settings.device))[0].float().cpu(), reference)
+                check = compare(module(*arguments)[0].cpu(), reference)
                 seconds = seconds_by_batch(module, settings)
         except RuntimeError as exc:  # out of memory, or an operator that cuDNN has no algorithm for on this card
             report.skip(part, str(exc).splitlines()[0])
@@ -102,6 +103,13 @@ def measure_bare(
             torch.cuda.empty_cache()
 
 
+def noise(batch: int, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return PIXELS and IMAGE_ID of a batch, on the device."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (batch, settings.size, settings.size, 3), generator=generator).to(torch.uint8)
+    return pixels.to(settings.device), torch.zeros((batch, 1), dtype=torch.int64, device=settings.device)
+
+
 def seconds_by_batch(module: Any, settings: Settings) -> dict[int, float]:  # noqa: ANN401 - a module of TorchScript
     """Return the seconds of a call by the size of its batch, where memory suffices.
 
@@ -110,8 +118,7 @@ def seconds_by_batch(module: Any, settings: Settings) -> dict[int, float]:  # no
     found: dict[int, float] = {}
     for batch in sorted(settings.batches, reverse=True):
         with contextlib.suppress(torch.cuda.OutOfMemoryError):
-            pixels = torch.randn((batch, 3, settings.size, settings.size), device=settings.device)
-            found[batch] = seconds_of(partial(module, pixels), settings.call_seconds)
+            found[batch] = seconds_of(partial(module, *noise(batch, settings)), settings.call_seconds)
     return dict(sorted(found.items()))
 
 
@@ -146,15 +153,15 @@ def profile_kernels(
     """Add the kernels that take most of the time of fp16 at 32 pictures, or the largest batch below that."""
     batch = max(batch for batch in settings.batches if batch <= _KERNELS_BATCH)
     module = Contender("fp16", cudnn).load(model, folder / variant, settings.device)
-    pixels = torch.randn((batch, 3, settings.size, settings.size), device=settings.device)
+    arguments = noise(batch, settings)
     calls = 3 if settings.on_gpu else 1
     activity = ProfilerActivity.CUDA if settings.on_gpu else ProfilerActivity.CPU
     with torch.inference_mode():
         for _ in range(calls):
-            module(pixels)
+            module(*arguments)
         with profile(activities=[activity], acc_events=True) as profiler:
             for _ in range(calls):
-                module(pixels)
+                module(*arguments)
             if settings.on_gpu:
                 torch.cuda.synchronize()
     spent = "self_device_time_total" if settings.on_gpu else "self_cpu_time_total"

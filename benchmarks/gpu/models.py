@@ -20,6 +20,7 @@ from torchvision.models.resnet import Bottleneck
 from deeplabv3 import UNTRAINED, WeightsSource
 from deeplabv3.building import tracing
 from deeplabv3.building.fusion import fuse_for_cudnn
+from deeplabv3.building.plan import MEAN, STD
 from deeplabv3.models.variants import load_model
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def traced(
 ) -> Path:
     """Write a model's file, as build_models.py would."""
     with _torch_jit_allowed():
-        module = tracing.trace(model, aux=False, precision=tracing.PRECISIONS[precision], device=device, cudnn=cudnn)
+        tracer = tracing.Tracer(model, precision=tracing.PRECISIONS[precision], device=device, cudnn=cudnn)
+        module = tracer.core(mean=MEAN, std=STD)
         if cudnn == "fused":
             fuse_for_cudnn(module)
         tracing.save(module, file, dict(extra or {}))

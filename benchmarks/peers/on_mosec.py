@@ -1,7 +1,7 @@
 """The pipeline on mosec: one stage that does it all, or three as in mosec's examples with pre- and postprocessing.
 
 Tried: one stage with two workers of a thread each, with one of two threads, with batches of 8; three stages with 2, 1
-and 2 workers, which send each image's 3.2 MB of pixels through a socket, pickled. PEERS has what was kept. `--capacity`
+and 2 workers, which send each image's 0.8 MB of pixels through a socket, pickled. PEERS has what was kept. `--capacity`
 refuses what is too much (429).
 """
 

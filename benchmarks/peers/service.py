@@ -17,7 +17,7 @@ class Service:
     """What a peer's program is told.
 
     Attributes:
-        model: the TorchScript file; its forward returns (out, logits_os8).
+        model: the TorchScript file of a core model.
         preprocess: the parameters in the config.pbtxt of the preprocess model.
         class_count: what the model tells apart.
         max_pixels: of a mask.

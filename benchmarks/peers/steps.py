@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from benchmarks.peers.service import Service
 
-# Of one image: pixels (1, 3, H, W) float32 or logits (1, C, H / 8, W / 8) float32, and its size (1, 2) int32.
+# Of one image: pixels (1, H, W, 3) uint8 or logits (1, C, H / 8, W / 8) float32, and its size (1, 2) int32.
 Pixels = tuple[torch.Tensor, npt.NDArray[np.int32]]
 Logits = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 
@@ -44,7 +44,8 @@ class Pipeline:
         """Run the model on some images at once, which may not differ in height and width of their pixels."""
         pixels = [each for each, _ in images]
         with torch.inference_mode():
-            logits = self._model(pixels[0] if len(pixels) == 1 else torch.cat(pixels))[1]
+            ids = torch.zeros(len(pixels), 1, dtype=torch.int64)
+            logits = self._model(pixels[0] if len(pixels) == 1 else torch.cat(pixels), ids)[0]
         return [(each.numpy(), size) for each, (_, size) in zip(logits.split(1), images, strict=True)]
 
     def postprocess(self, logits: npt.NDArray[np.float32], size: npt.NDArray[np.int32]) -> bytes:

@@ -13,16 +13,16 @@ from typing import Any
 
 from deeplabv3.building import steps, tracing
 from deeplabv3.building.calibration import Calibration, pixel_settings
-from deeplabv3.building.configs import core_config, ensemble_config
-from deeplabv3.building.model_file import CALIBRATED_WITH, is_up_to_date, write_model
+from deeplabv3.building.configs import core_config, direct_config, ensemble_config
+from deeplabv3.building.model_file import CALIBRATED_WITH, is_up_to_date, write_models
 from deeplabv3.building.plan import GPU_MAX_BATCH_SIZE, Plan
 from deeplabv3.building.settings import as_options
 from deeplabv3.building.staging import locked, partial_file, try_writing
 from deeplabv3.building.written import Written, refuse_edits, remove_older_records
 from deeplabv3.cpus import missing_for_int8
 from deeplabv3.errors import BuildError, RepositoryError
-from deeplabv3.files import write_whole
-from deeplabv3.models.names import VARIANTS, core_name
+from deeplabv3.files import remove, write_whole
+from deeplabv3.models.names import VARIANTS, core_name, direct_name, ensemble_name
 from deeplabv3.models.weights import WeightsSource
 from deeplabv3.repository.config import config_text, parameters_of, parse_config, pb, read_config
 from deeplabv3.repository.paths import model_file
@@ -75,10 +75,11 @@ def build(
         others = _other_plans(repository, plans, records)
         written = Written.read(repository)
         given = settings or {}
+        left_out = [direct_name(plan.variant) for plan in plans if not plan.direct]
         settings = written.settings | dict(given)
         texts = _texts(repository, plans, others, records, step_devices=step_devices, settings=settings)
         if not is_source(repository):
-            refuse_edits(repository, texts, written, given)
+            refuse_edits(repository, texts | dict.fromkeys(map(_config_of, left_out), ""), written, given)
         parameters = parameters_of(parse_config(texts["preprocess/config.pbtxt"]))
         found = Calibration.of(calibration, parameters) if calibration is not None and not configs_only else None
         _warn_of_other_pixels(others, records, parameters)
@@ -95,12 +96,14 @@ def build(
                 changed += _write_texts(repository, texts, written, settings)
             elif configs_only:
                 changed += _write(repository, _committed(texts))
+            for name in left_out:
+                _remove_model(repository, name)
         _tell(repository, changed, settings, configs_only=configs_only)
 
 
 def _keep_out_of_source(repository: Path, plans: Sequence[Plan]) -> None:
     """Refuse a folder in the committed model repository, and links into it: their files would be replaced there."""
-    models = [*steps.STEPS, *(name for plan in plans for name in (plan.core, plan.ensemble))]
+    models = [*steps.STEPS, *(name for plan in plans for name in (*plan.models, plan.ensemble))]
     for folder in (repository, *(repository / name for name in models)):
         if folder.resolve().is_relative_to(steps.MODEL_REPOSITORY):
             raise BuildError(
@@ -110,12 +113,13 @@ def _keep_out_of_source(repository: Path, plans: Sequence[Plan]) -> None:
 
 
 def _read_records(repository: Path) -> dict[str, BuildRecord]:
-    """Return the build records by variant. A model.pt is read as a whole, and so this is done once a build."""
+    """Return the build records by model. A model.pt is read as a whole, and so this is done once a build."""
     records: dict[str, BuildRecord] = {}
     for variant in VARIANTS:
-        with contextlib.suppress(RepositoryError):
-            if record := read_record(model_file(repository, core_name(variant))):
-                records[variant] = record
+        for name in (core_name(variant), direct_name(variant)):
+            with contextlib.suppress(RepositoryError):
+                if record := read_record(model_file(repository, name)):
+                    records[name] = record
     return records
 
 
@@ -129,8 +133,14 @@ def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, 
     """
     others: list[Plan] = []
     for variant in sorted(set(VARIANTS) - {plan.variant for plan in plans}):
-        file, record = model_file(repository, core_name(variant)), records.get(variant)
+        file, record = model_file(repository, core_name(variant)), records.get(core_name(variant))
         if not file.exists():
+            older = model_file(repository, direct_name(variant))
+            if older.exists():
+                raise BuildError(
+                    f"{older} stands without {file}: it is of an older version, and its ensemble would not load; build "
+                    f"both variants, or remove {older.parents[1]} and {repository / ensemble_name(variant)}"
+                )
             continue
         if record is None or record.class_names != plans[0].class_names:
             found = "unknown classes" if record is None else f"other classes ({', '.join(record.class_names)[:200]})"
@@ -148,7 +158,7 @@ def _warn_of_other_pixels(
     others: Sequence[Plan], records: Mapping[str, BuildRecord], parameters: Mapping[str, str]
 ) -> None:
     for plan in others:
-        calibrated = records[plan.variant].fields.get(CALIBRATED_WITH)
+        calibrated = records[plan.core].fields.get(CALIBRATED_WITH)
         if calibrated not in (None, pixel_settings(parameters)):
             _log.warning(
                 "%s: warning: its int8 is calibrated with other settings of preprocess (%s); build it again",
@@ -167,12 +177,16 @@ def _texts(
     settings: Mapping[str, str],
 ) -> dict[str, str]:
     """Return the files that a build generates, by their path in the repository."""
-    texts = {f"{plan.core}/config.pbtxt": config_text(core_config(plan)) for plan in plans}
+    texts: dict[str, str] = {}
+    for plan in plans:
+        texts[_config_of(plan.core)] = config_text(core_config(plan))
+        if plan.direct:
+            texts[_config_of(direct_name(plan.variant))] = config_text(direct_config(plan))
     for plan in (*plans, *others):  # the others may come from a version with other steps
         texts[f"{plan.ensemble}/config.pbtxt"] = config_text(ensemble_config(plan))
         texts[f"{plan.ensemble}/1/.gitkeep"] = ""  # Triton wants a version of an ensemble too
     planned = {plan.device for plan in plans}
-    devices = planned | {records[plan.variant].device for plan in others}
+    devices = planned | {records[plan.core].device for plan in others}
     if "cuda" in devices - planned:
         # The steps stay where the model on the GPU has them.
         step_devices = {
@@ -200,6 +214,20 @@ def _device_of(path: Path, default: str) -> str:
     return "cuda" if on_gpu else "cpu"
 
 
+def _config_of(model: str) -> str:
+    return f"{model}/config.pbtxt"
+
+
+def _remove_model(repository: Path, name: str) -> None:
+    """Remove what an earlier build made and this one leaves out: Triton would load it."""
+    folder = repository / name
+    for file in (repository / _config_of(name), model_file(repository, name)):
+        remove(file)
+    with contextlib.suppress(OSError):  # something else lies there
+        for empty in (folder / "1", folder):
+            empty.rmdir()
+
+
 def _read_config(path: Path) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
     try:
         return read_config(path)
@@ -218,25 +246,27 @@ def _stage(
     progress: bool,
 ) -> dict[Path, Path]:
     """Make the model.pt files that are not up to date; return their partial files by where they belong."""
-    partials = {plan.core: stack.enter_context(partial_file(model_file(repository, plan.core))) for plan in plans}
+    partials = {
+        name: stack.enter_context(partial_file(model_file(repository, name))) for plan in plans for name in plan.models
+    }
     staged: list[Plan] = []
     for plan in plans:
-        if force or not is_up_to_date(records.get(plan.variant), plan, calibration):
+        if force or not all(is_up_to_date(records.get(name), plan, calibration) for name in plan.models):
             staged.append(plan)
         else:
-            _log.info("%s: up to date (weights %s)", plan.core, plan.source.label)
+            _log.info("%s: up to date (weights %s)", plan.variant, plan.source.label)
     if staged:
-        models = [*steps.STEPS, *(name for plan in staged for name in (plan.core, plan.ensemble))]
+        models = [*steps.STEPS, *(name for plan in staged for name in (*plan.models, plan.ensemble))]
         folders = [folder for name in models for folder in (repository / name, repository / name / "1")]
         try_writing([repository, *folders])
-        tracing.check_room(repository, len(staged))
+        tracing.check_room(repository, sum(len(plan.models) for plan in staged))
         if calibration is not None:
             if missing := missing_for_int8():
                 raise BuildError(f"{missing}; build on the machine that serves, or take --precision fp32")
             calibration.check()
     for plan in staged:
-        write_model(partials[plan.core], plan, calibration=calibration, progress=progress)
-    return {model_file(repository, plan.core): partials[plan.core] for plan in staged}
+        write_models(partials, plan, calibration=calibration, progress=progress)
+    return {model_file(repository, name): partials[name] for plan in staged for name in plan.models}
 
 
 def _step_files() -> dict[str, bytes]:

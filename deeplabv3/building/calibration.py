@@ -24,7 +24,7 @@ _PREPROCESS = MODEL_REPOSITORY / "preprocess" / "1"
 
 def pixel_settings(parameters: Mapping[str, str]) -> dict[str, str]:
     """Return those of the parameters of `preprocess` that change pixels."""
-    return {name: parameters[name] for name in ("mean", "std", "resize_mode", "resize_size")}
+    return {name: parameters[name] for name in ("resize_mode", "resize_size")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Calibration:
             self.read(file)
 
     def read(self, file: Path) -> torch.Tensor:
-        """Return the pixels (1, 3, H, W) float32, normalized, that the server makes of a picture.
+        """Return the samples (1, 3, H, W) uint8 that the server makes of a picture.
 
         Raises:
             BuildError: it refuses the picture.
@@ -90,7 +90,7 @@ class Calibration:
             pixels, _ = image_ops.preprocess([file.read_bytes()], settings)
         except (image_ops.InvalidImageError, OSError) as exc:
             raise BuildError(f"--calibration: {file}: {exc}; move it out of the folder") from exc
-        return torch.from_numpy(pixels)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     @property
     def observed_count(self) -> int:
@@ -98,11 +98,11 @@ class Calibration:
         return len(self.files) - len(self.files[::_HELD_OUT])
 
     def to_observe(self) -> Iterator[torch.Tensor]:
-        """Yield the pixels of the pictures that set the ranges: four of five."""
+        """Yield the samples of the pictures that set the ranges: four of five."""
         return map(self.read, [file for number, file in enumerate(self.files) if number % _HELD_OUT])
 
     def held_out(self) -> Iterator[torch.Tensor]:
-        """Yield the pixels of the other pictures."""
+        """Yield the samples of the other pictures."""
         return map(self.read, self.files[::_HELD_OUT])
 
 

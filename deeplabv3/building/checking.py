@@ -2,66 +2,93 @@
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
+from torchvision.transforms import functional
 
+from deeplabv3.building.plan import Plan
 from deeplabv3.building.tracing import PRECISIONS, upsample, without_deprecation_warnings
 from deeplabv3.errors import BuildError
 
 VERIFY_SHAPE = (2, 3, 299, 421)
-"""The saved file runs once more at another batch size and a shape that is not square and no multiple of the stride."""
+"""The saved files run once more at another batch size and a shape that is not square and no multiple of the stride."""
 
 
-def verify(file: Path, eager: DeepLabV3, *, aux: bool, precision: str = "fp32") -> str:
-    """Run a saved file at VERIFY_SHAPE against torchvision's own float32 forward; return how far it is off.
+def verify(files: Mapping[str, Path], eager: DeepLabV3, plan: Plan) -> str:
+    """Run the saved files of a plan at VERIFY_SHAPE against torchvision's own float32 forward.
 
-    That is the largest difference of a logit, and the share of the pixels that get the same class. `precision` is one
-    of PRECISIONS.
+    Args:
+        files: by the names in `plan.models`.
+        eager: the model that they were traced from.
+        plan: says what they are.
+
+    Returns:
+        How far they are off: the largest difference of a logit of each output, and the share of the pixels that get
+        the same class.
 
     Raises:
         OSError: what the storage says.
         BuildError: another signature, number of outputs or shape, or a difference above the precision's tolerance.
     """
-    pixels = torch.randn(VERIFY_SHAPE, generator=torch.Generator().manual_seed(1))
+    samples = torch.randint(0, 256, VERIFY_SHAPE, generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    pixels = functional.normalize(samples.float() / 255, list(plan.mean), list(plan.std))
     with torch.inference_mode(), without_deprecation_warnings():
-        # Read here: torch has an error of its own for storage that fails, and says nothing of the cause.
-        module = torch.jit.load(io.BytesIO(file.read_bytes()), map_location="cpu")
-        arguments = [argument.name for argument in module.forward.schema.arguments]
-        if arguments != ["self", "input"]:
-            raise BuildError(f"the traced forward takes {arguments}, and config.pbtxt names its tensor 'input'")
         reference = eager(pixels)
-        out, logits_os8, *rest = module(pixels)
-        pairs = {
-            "out": (out, reference["out"]),
-            "logits_os8": (upsample(logits_os8, pixels.shape[-2:]), reference["out"]),
-        }
-        if aux:
-            pairs["aux"] = (rest[0], reference["aux"])
         if not all(bool(torch.isfinite(logits).all()) for logits in reference.values()):
             raise BuildError(
                 "PyTorch itself finds logits that are not finite: the weights are broken, or trained with other "
                 "options than these"
             )
-        if not all(bool(torch.isfinite(logits).all()) for logits in (out, logits_os8, *rest)):
-            raise BuildError(
-                f"the saved file finds logits that are not finite in {precision}, where float32 finds finite ones; "
-                f"take --precision {'bf16 or fp32' if precision == 'fp16' else 'fp32'}"
-            )
+        served = {"LOGITS": _of_core(_load(files[plan.core], ["PIXELS", "IMAGE_ID"]), samples)}
+        for name in plan.models[1:]:
+            outputs = _load(files[name], ["input"])(pixels)
+            served |= dict(zip(("out", "aux") if plan.aux else ("out",), outputs, strict=True))
     findings: list[str] = []
-    for name, (served, expected) in pairs.items():
-        if served.shape != expected.shape or served.dtype != torch.float32:
-            raise BuildError(f"{name} is {served.dtype} {tuple(served.shape)} instead of {tuple(expected.shape)}")
-        difference = float((served - expected).abs().max())
-        bound = PRECISIONS[precision].tolerance * max(1.0, float(expected.abs().max()))
-        if not difference <= bound:
-            raise BuildError(f"{name} of the saved file is off PyTorch's by {difference:.2e}, more than {bound:.2e}")
-        findings.append(f"{name} {difference:.1e} ({bound:.1e} allowed)")
-    same = float((out.argmax(1) == reference["out"].argmax(1)).double().mean())
+    for name, logits in served.items():
+        expected = reference["aux" if name == "aux" else "out"]
+        findings.append(_compared(name, logits, expected, plan.precision))
+    same = float((served["LOGITS"].argmax(1) == reference["out"].argmax(1)).double().mean())
     return f"largest difference from PyTorch: {', '.join(findings)}; same class for {same:.3%} of the pixels"
+
+
+def _load(file: Path, arguments: list[str]) -> Any:  # noqa: ANN401 - a module of TorchScript
+    """Load a file, on the CPU, whose forward takes these arguments."""
+    # Read here: torch has an error of its own for storage that fails, and says nothing of the cause.
+    module: Any = torch.jit.load(io.BytesIO(file.read_bytes()), map_location="cpu")
+    found = [argument.name for argument in module.forward.schema.arguments][1:]
+    if found != arguments:
+        raise BuildError(f"the traced forward takes {found}, and config.pbtxt names its tensors {arguments}")
+    return module
+
+
+def _of_core(module: Any, samples: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - a module of TorchScript
+    """Return the logits (N, C, H, W) that a core model has for (N, 3, H, W) uint8."""
+    ids = torch.arange(len(samples)).unsqueeze(1)
+    logits, returned = module(samples.permute(0, 2, 3, 1).contiguous(), ids)
+    if not torch.equal(returned, ids):
+        raise BuildError(f"IMAGE_ID comes out of the saved file as {returned.tolist()} instead of {ids.tolist()}")
+    return upsample(logits, samples.shape[-2:])
+
+
+def _compared(name: str, logits: torch.Tensor, expected: torch.Tensor, precision: str) -> str:
+    """Return how far an output is off, in words, or raise BuildError."""
+    if logits.shape != expected.shape or logits.dtype != torch.float32:
+        raise BuildError(f"{name} is {logits.dtype} {tuple(logits.shape)} instead of {tuple(expected.shape)}")
+    if not bool(torch.isfinite(logits).all()):
+        raise BuildError(
+            f"the saved file finds logits that are not finite in {precision}, where float32 finds finite ones; "
+            f"take --precision {'bf16 or fp32' if precision == 'fp16' else 'fp32'}"
+        )
+    difference = float((logits - expected).abs().max())
+    bound = PRECISIONS[precision].tolerance * max(1.0, float(expected.abs().max()))
+    if not difference <= bound:
+        raise BuildError(f"{name} of the saved file is off PyTorch's by {difference:.2e}, more than {bound:.2e}")
+    return f"{name} {difference:.1e} ({bound:.1e} allowed)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +106,18 @@ class Agreement:
     pictures: int
 
 
-def agreement(file: Path, eager: DeepLabV3, pictures: Iterable[torch.Tensor]) -> Agreement:
-    """Compare a saved file with torchvision's own float32 forward on pixels (1, 3, H, W) float32, normalized.
+def agreement(file: Path, eager: DeepLabV3, pictures: Iterable[torch.Tensor], plan: Plan) -> Agreement:
+    """Compare a core model's saved file with torchvision's own float32 forward on samples (1, 3, H, W) uint8.
 
     Raises:
         OSError: what the storage says.
     """
     same, difference, total, count = 0.0, 0.0, 0.0, 0
     with torch.inference_mode(), without_deprecation_warnings():
-        module = torch.jit.load(io.BytesIO(file.read_bytes()), map_location="cpu")
-        for pixels in pictures:
-            expected, found = eager(pixels)["out"], module(pixels)[0]
+        module = _load(file, ["PIXELS", "IMAGE_ID"])
+        for samples in pictures:
+            pixels = functional.normalize(samples.float() / 255, list(plan.mean), list(plan.std))
+            expected, found = eager(pixels)["out"], _of_core(module, samples)
             same += float((found.argmax(1) == expected.argmax(1)).double().mean())
             difference += float((found - expected).double().square().mean())
             total += float(expected.double().square().mean())

@@ -1,4 +1,4 @@
-"""The configs of the core models and of the ensembles around them."""
+"""The configs of the core models, of the ensembles around them, and of the models for direct callers."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from deeplabv3.building.plan import Plan
 from deeplabv3.building.settings import LARGEST_REQUEST
 from deeplabv3.building.tracing import TRAINED_SIZE
+from deeplabv3.models.names import direct_name
 from deeplabv3.repository.config import pb
 
 # A batch uses a GPU better than a picture alone, so that a wait for others is worth it, where it is shorter than the
@@ -17,43 +18,78 @@ _GPU_WARM_UP_RUNS = 2
 
 
 def core_config(plan: Plan) -> Message:
-    """Return the config of deeplabv3_<variant>."""
-    largest = plan.max_batch_size if plan.device == "cuda" else LARGEST_REQUEST
-    config = pb.ModelConfig(name=plan.core, platform="pytorch_libtorch", max_batch_size=largest)
-    config.input.add(name="input", data_type=pb.TYPE_FP32, dims=[3, -1, -1])
-    for name in ("out", "logits_os8", "aux") if plan.aux else ("out", "logits_os8"):
-        config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[len(plan.class_names), -1, -1])
-    config.parameters["weights"].string_value = plan.source.label
-    config.parameters["precision"].string_value = plan.precision
+    """Return the config of core_<variant>, which the ensemble asks: the samples of pictures in, coarse logits out."""
+    config = _model_config(plan, plan.core)
+    config.input.add(name="PIXELS", data_type=pb.TYPE_UINT8, dims=[-1, -1, 3])
+    config.input.add(name="IMAGE_ID", data_type=pb.TYPE_INT64, dims=[1])
+    config.output.add(name="LOGITS", data_type=pb.TYPE_FP32, dims=[len(plan.class_names), -1, -1])
+    config.output.add(name="IMAGE_ID", data_type=pb.TYPE_INT64, dims=[1])
     if plan.device == "cpu":
         # What is built for one device does not run, or runs slowly, on the other. No dynamic batching: one picture
         # keeps all cores busy, so that eight together take 4 % longer than one by one (docs/performance.md), and each
         # of them waits for all.
+        config.max_batch_size = LARGEST_REQUEST
         config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
         # The first run of the executor finds a wrong output dtype or number, so that a broken file fails at load.
         _add_warm_up(config, 1)
         return config
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=plan.instances)
+    config.max_batch_size = plan.max_batch_size
+    _add_batching(config, plan, instances=plan.instances)
     config.dynamic_batching.max_queue_delay_microseconds = _GPU_QUEUE_DELAY_MICROSECONDS
+    # The largest first: what it allocates serves the others, and the first two shapes are those that the executor
+    # compiles kernels for. cuDNN plans every convolution anew for each batch size; those between these cost a few
+    # milliseconds more once, where a warm-up of all sizes would cost every start.
+    sizes = {plan.max_batch_size, *(1 << power for power in range(plan.max_batch_size.bit_length()))}
+    for batch in sorted(sizes, reverse=True):
+        _add_warm_up(config, batch, runs=_GPU_WARM_UP_RUNS)
+    return config
+
+
+def direct_config(plan: Plan) -> Message:
+    """Return the config of deeplabv3_<variant>, for direct callers: a normalized batch in, full-size logits out."""
+    config = _model_config(plan, direct_name(plan.variant))
+    config.input.add(name="input", data_type=pb.TYPE_FP32, dims=[3, -1, -1])
+    for name in ("out", "aux") if plan.aux else ("out",):
+        config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[len(plan.class_names), -1, -1])
+    # `out` is 22.7 MB a picture of 520 x 520, and Triton copies it: small batches.
+    config.max_batch_size = min(LARGEST_REQUEST, plan.max_batch_size)
+    if plan.device == "cpu":
+        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
+    else:
+        _add_batching(config, plan, instances=1)
+    # The embedded server reads the file when the first request comes: most never send one. NVIDIA's backend, which
+    # does not know this parameter, reads it at the start.
+    config.parameters["LOAD_AT_FIRST_REQUEST"].string_value = "true"
+    return config
+
+
+def _model_config(plan: Plan, name: str) -> Any:  # noqa: ANN401 - a protobuf message
+    config = pb.ModelConfig(name=name, platform="pytorch_libtorch")
+    config.parameters["weights"].string_value = plan.source.label
+    config.parameters["precision"].string_value = plan.precision
+    return config
+
+
+def _add_batching(config: Any, plan: Plan, *, instances: int) -> None:  # noqa: ANN401 - a protobuf message
+    """Let a model on GPUs take requests together."""
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=instances)
+    config.dynamic_batching.SetInParent()
     if plan.max_queue_size:
         config.dynamic_batching.default_queue_policy.max_queue_size = plan.max_queue_size
     # One copy of the weights for all instances; only NVIDIA's own backend has more than one in a process.
     config.parameters["ENABLE_WEIGHT_SHARING"].string_value = "true"
     # Read where a Python-based backend stands in for NVIDIA's, which leaves tensors where they are in any case.
     config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
-    # cuDNN plans every convolution anew for each batch size, and any from 1 on occurs. The largest first: what it
-    # allocates serves the others, and the first two shapes are those that the executor compiles kernels for.
-    for batch in range(config.max_batch_size, 0, -1):
-        _add_warm_up(config, batch, runs=_GPU_WARM_UP_RUNS)
-    return config
 
 
-def _add_warm_up(config: Any, batch: int, *, runs: int = 0) -> None:  # noqa: ANN401  a protobuf message
+def _add_warm_up(config: Any, batch: int, *, runs: int = 0) -> None:  # noqa: ANN401 - a protobuf message
+    """Let a core model compute a batch of black pictures before it is ready."""
     name = f"batch {batch} at {TRAINED_SIZE} x {TRAINED_SIZE}"
-    warm_up = config.model_warmup.add(name=name, batch_size=batch, count=runs)
-    warm_up.inputs["input"].data_type = pb.TYPE_FP32
-    warm_up.inputs["input"].dims.extend([3, TRAINED_SIZE, TRAINED_SIZE])
-    warm_up.inputs["input"].zero_data = True
+    inputs = config.model_warmup.add(name=name, batch_size=batch, count=runs).inputs
+    for tensor, sides in (("PIXELS", [TRAINED_SIZE, TRAINED_SIZE, 3]), ("IMAGE_ID", [1])):
+        inputs[tensor].data_type = next(each.data_type for each in config.input if each.name == tensor)
+        inputs[tensor].dims.extend(sides)
+        inputs[tensor].zero_data = True
 
 
 def ensemble_config(plan: Plan) -> Message:
@@ -68,12 +104,12 @@ def ensemble_config(plan: Plan) -> Message:
     config.output.add(name="MASK_PNG", data_type=pb.TYPE_STRING, dims=[1])
     config.output.add(name="IMAGE_ID", data_type=pb.TYPE_INT64, dims=[1])
     steps = {
+        # IMAGE_ID goes through every step, so that it shows a mix-up in any. It has a name of its own on each way,
+        # because Triton counts an output of the ensemble that a step reads twice (MASK_FOR_PNG).
         "preprocess": ({"IMAGE": "IMAGE"}, {"PIXELS": "PIXELS", "SIZE": "SIZE", "IMAGE_ID": "PIXELS_ID"}),
-        plan.core: ({"input": "PIXELS"}, {"logits_os8": "LOGITS"}),
+        plan.core: ({"PIXELS": "PIXELS", "IMAGE_ID": "PIXELS_ID"}, {"LOGITS": "LOGITS", "IMAGE_ID": "LOGITS_ID"}),
         "postprocess": (
-            # Out of postprocess and not straight out of preprocess, so that it shows a mix-up in either. It has another
-            # name on its way, because Triton counts an output of the ensemble that a step reads twice (MASK_FOR_PNG).
-            {"LOGITS": "LOGITS", "SIZE": "SIZE", "IMAGE_ID": "PIXELS_ID"},
+            {"LOGITS": "LOGITS", "SIZE": "SIZE", "IMAGE_ID": "LOGITS_ID"},
             {name: name for name in ("MASK", "MASK_FOR_PNG", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")},
         ),
         "encode_mask": ({"MASK": "MASK_FOR_PNG"}, {"MASK_PNG": "MASK_PNG"}),

@@ -1,8 +1,9 @@
-"""One model.pt: load the weights, trace, check, and record what made it."""
+"""The model.pt files of a variant: load the weights, trace, check, and record what made them."""
 
 import hashlib
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from deeplabv3.building.checking import VERIFY_SHAPE, Agreement, agreement, veri
 from deeplabv3.building.fusion import fuse_for_cudnn
 from deeplabv3.building.plan import Plan
 from deeplabv3.errors import BuildError
+from deeplabv3.models.names import direct_name
 from deeplabv3.models.variants import load_model
 from deeplabv3.repository.record import BuildRecord
 
@@ -64,6 +66,8 @@ def record_of(plan: Plan, calibration: Calibration | None = None) -> BuildRecord
             "weights": plan.source.label,
             "class_names": list(plan.class_names),
             "aux": plan.aux,
+            "mean": list(plan.mean),
+            "std": list(plan.std),
             "pretrained_backbone": plan.pretrained_backbone,
             "resnet_options": dict(plan.resnet_options),
             "device": plan.device,
@@ -101,40 +105,58 @@ def is_up_to_date(record: BuildRecord | None, plan: Plan, calibration: Calibrati
     return True
 
 
-def write_model(partial: Path, plan: Plan, *, calibration: Calibration | None, progress: bool) -> None:
-    """Write a model's file and check it against PyTorch.
+def write_models(partials: Mapping[str, Path], plan: Plan, *, calibration: Calibration | None, progress: bool) -> None:
+    """Write the files of a variant's models and check them against PyTorch.
+
+    Args:
+        partials: the files to write, by the names in `plan.models`.
+        plan: what they are.
+        calibration: for int8.
+        progress: show a progress bar of a download on stderr.
 
     Raises:
-        DeepLabV3Error: the weights do not fit, or the file computes something else.
+        DeepLabV3Error: the weights do not fit, or a file computes something else.
         OSError: what the storage says.
     """
-    _log.info("%s: loading weights %s", plan.core, plan.source.label)
+    _log.info("%s: loading weights %s", plan.variant, plan.source.label)
     model = _load(plan, progress=progress)
-    _log.info("%s: tracing for %s in %s", plan.core, plan.device, plan.precision)
+    _log.info("%s: tracing for %s in %s", plan.variant, plan.device, plan.precision)
     pictures = None
     if calibration is not None:
-        _log.info("%s: calibrating with %d pictures", plan.core, calibration.observed_count)
-        pictures = calibration.to_observe()
+        _log.info("%s: calibrating with %d pictures", plan.variant, calibration.observed_count)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.mean, plan.std))
+        pictures = (tracing.normalized(samples.permute(0, 2, 3, 1), mean, std) for samples in calibration.to_observe())
     precision = tracing.PRECISIONS[plan.precision]
-    traced = tracing.trace(
+    tracer = tracing.Tracer(
         model, aux=plan.aux, precision=precision, device=plan.device, cudnn=plan.cudnn, pictures=pictures
     )
     record, agreed = record_of(plan, calibration), None
+    core = tracer.core(mean=plan.mean, std=plan.std)
     if calibration is not None:
-        tracing.save(traced, partial, {})
-        measured = agreement(partial, model, calibration.held_out())
+        tracing.save(core, partials[plan.core], {})
+        measured = agreement(partials[plan.core], model, calibration.held_out(), plan)
         agreed = _check_agreement(plan, measured)
         record = BuildRecord({**record.fields, AGREEMENT: asdict(measured)})
-    tracing.save(traced, partial, record.as_extra_files())
+    traced = {plan.core: core}
+    if plan.direct:
+        traced[direct_name(plan.variant)] = tracer.direct()
+    _save(traced, partials, record)
     shape = "x".join(map(str, VERIFY_SHAPE))
-    _log.info("%s: checking the saved file against PyTorch at %s", plan.core, shape)
-    findings = verify(partial, model, aux=plan.aux, precision=plan.precision)
+    _log.info("%s: checking the saved files against PyTorch at %s", plan.variant, shape)
+    findings = verify(partials, model, plan)
     if plan.cudnn == "fused":  # after the check, because only a GPU runs what comes out
         with tracing.without_deprecation_warnings():
-            fuse_for_cudnn(traced)
-        tracing.save(traced, partial, record.as_extra_files())
+            for module in traced.values():
+                fuse_for_cudnn(module)
+        _save(traced, partials, record)
+    sizes = " and ".join(f"{name} of {partials[name].stat().st_size / 2**20:.0f} MB" for name in plan.models)
     # A difference on noise says nothing of int8, which has the ranges of pictures.
-    _log.info("%s: done, %.0f MB; %s", plan.core, partial.stat().st_size / 2**20, agreed or findings)
+    _log.info("%s: done, %s; %s", plan.variant, sizes, agreed or findings)
+
+
+def _save(traced: Mapping[str, torch.jit.ScriptModule], partials: Mapping[str, Path], record: BuildRecord) -> None:
+    for name, module in traced.items():
+        tracing.save(module, partials[name], record.as_extra_files())
 
 
 def _check_agreement(plan: Plan, measured: Agreement) -> str:
@@ -170,5 +192,5 @@ def _load(plan: Plan, *, progress: bool) -> DeepLabV3:
             resnet_options=resnet_options,
         )
     for warning in caught:
-        _log.warning("%s: warning: %s", plan.core, warning.message)
+        _log.warning("%s: warning: %s", plan.variant, warning.message)
     return model

@@ -1,7 +1,8 @@
 """The options of build_models.py: what each means, which go together, and the plans that they ask for."""
 
 import argparse
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from deeplabv3.arguments import number
@@ -12,7 +13,9 @@ from deeplabv3.building.plan import (
     DEFAULT_PRECISIONS,
     GPU_INSTANCES,
     GPU_MAX_BATCH_SIZE,
+    MEAN,
     MIN_AGREEMENT,
+    STD,
     Plan,
     choose_class_names,
 )
@@ -72,7 +75,26 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--aux-loss",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="serve the auxiliary head's output `aux` too (default: no)",
+        help="serve the auxiliary head's output `aux` too, from the model for direct callers (default: no)",
+    )
+    add(
+        "--no-direct",
+        action="store_true",
+        help="leave out deeplabv3_*, the models for direct callers, which take normalized batches and return `out`",
+    )
+    add(
+        "--mean",
+        type=_three_numbers("three numbers R,G,B", -math.inf),
+        default=MEAN,
+        metavar="R,G,B",
+        help="with which the weights were trained, on the scale 0 to 1 (default: ImageNet's)",
+    )
+    add(
+        "--std",
+        type=_three_numbers("three numbers R,G,B above 0", 0.0),
+        default=STD,
+        metavar="R,G,B",
+        help="the standard deviation, likewise (default: ImageNet's)",
     )
 
 
@@ -196,6 +218,19 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def _three_numbers(words: str, least: float) -> Callable[[str], tuple[float, ...]]:
+    def parsed(text: str) -> tuple[float, ...]:
+        try:
+            numbers = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != len("RGB") or not all(math.isfinite(number) and number > least for number in numbers):
+            raise argparse.ArgumentTypeError(f"must be {words}, got {text!r}")
+        return numbers
+
+    return parsed
+
+
 def _setting(text: str) -> tuple[str, str]:
     try:
         return parse_setting(text)
@@ -230,6 +265,9 @@ def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) 
         f"{_named(of_int8)}: for --precision int8 only": not int8 and of_int8,
         "--cudnn fused takes --precision fp16 or tf32": options.cudnn == "fused"
         and options.precision in {"fp32", "bf16"},
+        "--aux-loss: `aux` is served by the model for direct callers; leave out --no-direct": (
+            options.aux_loss and options.no_direct
+        ),
         "--json goes with --describe": options.json and not options.describe,
         "--describe takes --variant and --json only, because it describes the models as they are published": (
             options.describe and given.keys() - _OF_DESCRIBE
@@ -275,6 +313,9 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
             source,
             class_names,
             aux=options.aux_loss,
+            direct=not options.no_direct,
+            mean=options.mean,
+            std=options.std,
             pretrained_backbone=options.pretrained_backbone,
             resnet_options=resnet_options,
             device=options.device,

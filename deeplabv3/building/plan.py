@@ -1,11 +1,11 @@
-"""What is asked of a build: a variant, its weights, and the classes under which it is served."""
+"""What is asked of a build: a variant, its weights, the classes under which it is served, and how it computes."""
 
 import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from deeplabv3.errors import BuildError
-from deeplabv3.models.names import core_name, ensemble_name
+from deeplabv3.models.names import core_name, direct_name, ensemble_name
 from deeplabv3.models.variants import VOC_CLASS_NAMES
 from deeplabv3.models.weights import WeightsSource
 
@@ -25,6 +25,9 @@ While one computes, the other gathers its batch and copies it to the GPU: Triton
 and copies out one after the other, waiting for each.
 """
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's statistics of R, G, B on the scale 0 to 1, with which the published weights were trained."""
+
 MIN_AGREEMENT = 0.95
 """The share of pixels below which an int8 model is refused, unless another is asked for."""
 
@@ -33,13 +36,16 @@ _log = logging.getLogger("build_models")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One core model and the ensemble around it, as they are to be built.
+    """One variant as it is to be built: its core model, the ensemble around it, and the model for direct callers.
 
     Attributes:
         variant: one of VARIANTS.
         source: the weights.
         class_names: the name of each class, the background first.
-        aux: whether to serve the auxiliary head's output.
+        aux: whether the model for direct callers serves the auxiliary head's output.
+        direct: whether there is a model for direct callers.
+        mean: of the pixels with which the weights were trained: R, G, B, on the scale 0 to 1.
+        std: their standard deviation, likewise.
         pretrained_backbone: whether an untrained model gets the ImageNet weights in its backbone.
         resnet_options: arguments of torchvision's ResNet; values that JSON can hold.
         device: where Triton runs it, "cpu" or "cuda".
@@ -56,6 +62,9 @@ class Plan:
     source: WeightsSource
     class_names: tuple[str, ...] = VOC_CLASS_NAMES
     aux: bool = False
+    direct: bool = True
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
     pretrained_backbone: bool = False
     resnet_options: dict[str, Any] = field(default_factory=dict[str, Any])
     device: str = "cpu"
@@ -70,6 +79,11 @@ class Plan:
     def core(self) -> str:
         """The name of the core model."""
         return core_name(self.variant)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models with a file: the core model, and that for direct callers if there is one."""
+        return (self.core, direct_name(self.variant)) if self.direct else (self.core,)
 
     @property
     def ensemble(self) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deeplabv3.building import tracing
+from deeplabv3.building.plan import MEAN, STD
 from deeplabv3.models import figures
-from deeplabv3.models.names import UNTRAINED, core_name
+from deeplabv3.models.names import UNTRAINED, direct_name
 from deeplabv3.models.variants import load_model
 from deeplabv3.models.weights import WeightsSource
 
@@ -19,13 +20,16 @@ def describe(variants: Sequence[str]) -> dict[str, list[figures.Figure]]:
     source = WeightsSource(UNTRAINED)
     described: dict[str, list[figures.Figure]] = {}
     for variant in variants:
-        _log.info("%s: tracing with and without its auxiliary head", core_name(variant))
+        _log.info("%s: tracing with and without its auxiliary head", direct_name(variant))
         model = load_model(variant, source)
         sizes: list[int] = []
         with tempfile.TemporaryDirectory() as folder:
-            for aux in (True, False):
+            for traced in (
+                tracing.Tracer(model, aux=True).direct(),
+                tracing.Tracer(model).core(mean=MEAN, std=STD),
+            ):
                 file = Path(folder, "model.pt")
-                tracing.save(tracing.trace(model, aux=aux), file, {})
+                tracing.save(traced, file, {})
                 sizes.append(file.stat().st_size)
         described[variant] = figures.describe(variant, model, traced_bytes=sizes[0], served_bytes=sizes[1])
     return described

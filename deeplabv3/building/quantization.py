@@ -354,13 +354,12 @@ class QuantizedHead(nn.Module):
         return self.last(self.convolution(self.project(torch.cat(parts, 1))))
 
 
-def quantize(model: DeepLabV3, pictures: Iterable[torch.Tensor], *, aux: bool) -> DeepLabV3:
+def quantize(model: DeepLabV3, pictures: Iterable[torch.Tensor]) -> DeepLabV3:
     """Return a model in int8; the one given stays as it is.
 
     Args:
         model: float32, in evaluation mode.
         pictures: pixels (1, 3, H, W) float32, normalized; the ranges of activations come from them.
-        aux: whether the auxiliary head is served.
 
     Raises:
         InvalidOptionError: the model's normalization depends on the picture, and cannot be folded into a convolution.
@@ -369,12 +368,10 @@ def quantize(model: DeepLabV3, pictures: Iterable[torch.Tensor], *, aux: bool) -
     fold_batch_norm(model)
     if any(isinstance(module, nn.InstanceNorm2d) for module in model.modules()):
         raise InvalidOptionError("--precision int8 takes models with batch normalization; this one has InstanceNorm2d")
-    if not aux:
-        model.aux_classifier = None
     ranges = Ranges(model)
     ranges.observe(pictures)
     head: Any = model.classifier
     output = ranges.grid(head[0].convs[0][0])
-    model.backbone = QuantizedBackbone(model.backbone, output, ranges, aux=aux)  # pyright: ignore[reportAttributeAccessIssue]
+    model.backbone = QuantizedBackbone(model.backbone, output, ranges, aux=model.aux_classifier is not None)  # pyright: ignore[reportAttributeAccessIssue]
     model.classifier = QuantizedHead(head, ranges)
     return model.eval()

@@ -1,6 +1,5 @@
 """The settings of the steps around a core model: what --set takes, and where they stand in a config.pbtxt."""
 
-import math
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,17 +23,6 @@ def _integer(least: int, most: int) -> _Kind:
     return _Kind(f"an integer from {least} to {most}", accepts)
 
 
-def _three_numbers(words: str, least: float) -> _Kind:
-    def accepts(text: str) -> bool:
-        try:
-            numbers = [float(part) for part in text.split(",")]
-        except ValueError:
-            return False
-        return len(numbers) == len("RGB") and all(math.isfinite(number) and number > least for number in numbers)
-
-    return _Kind(words, accepts)
-
-
 _PIXELS = _integer(1, 2**31 - 1)
 INSTANCES = "instances"
 MAX_BATCH_SIZE = "max_batch_size"
@@ -45,8 +33,6 @@ _OF_EVERY_STEP = {INSTANCES: _integer(1, 128), MAX_BATCH_SIZE: _integer(LARGEST_
 
 SETTINGS: dict[str, dict[str, _Kind]] = {
     "preprocess": {
-        "mean": _three_numbers("three numbers 'R, G, B'", -math.inf),
-        "std": _three_numbers("three numbers 'R, G, B' above 0", 0.0),
         "resize_mode": _Kind("'square' or 'shorter_side'", {"square", "shorter_side"}.__contains__),
         "resize_size": _integer(1, 65_535),
         "max_pixels": _PIXELS,
@@ -74,6 +60,8 @@ def parse_setting(text: str) -> tuple[str, str]:
             f"the model must be one of {', '.join(SETTINGS)}, got {step!r}; a core model has --instances, "
             "--max-batch-size and --max-queue-size, with --device cuda"
         )
+    if name in {"preprocess.mean", "preprocess.std"}:  # of versions whose preprocess normalized
+        raise InvalidOptionError(f"the core models normalize: give --{parameter} {value.strip()} and build them again")
     if parameter not in SETTINGS[step]:
         raise InvalidOptionError(f"{step} has no setting {parameter!r}; it has {', '.join(SETTINGS[step])}")
     kind, value = SETTINGS[step][parameter], value.strip()

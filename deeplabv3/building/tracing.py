@@ -1,10 +1,10 @@
-"""A DeepLabV3 as a TorchScript file that Triton serves."""
+"""A DeepLabV3 as the TorchScript files that Triton serves: for the ensembles, and for direct callers."""
 
 import contextlib
 import copy
 import shutil
 import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,37 +62,65 @@ CUDNN_MODES = ("heuristic", "benchmark", "fused")
 """
 
 # A trace holds no sizes; a small picture is quicker where the CPU has no arithmetic of its own for the precision.
-_TRACE_SHAPE = (1, 3, 104, 104)
+_TRACE_SIDE = 104
 
 # Room for the larger variant, 245 MB with its auxiliary head.
 _SAVE_BYTES = 260_000_000
 
 
-class ServedDeepLabV3(nn.Module):
-    """DeepLabV3 as it is served: a tuple in the order of the config's outputs.
+class Core(nn.Module):
+    """DeepLabV3 as the ensembles ask it: the samples of pictures in, the logits before the last upsampling out.
 
-    The tuple is `out` (N, C, H, W), the logits at the input's size; `logits_os8` (N, C, H/8, W/8 rounded up), the same
-    before the last upsampling; and, if asked for, `aux` (N, C, H, W). All float32. Triton's PyTorch backend takes no
-    dict, which torchvision's model returns.
+    Args:
+        model: its layers, in `dtype`.
+        dtype: in which they compute.
+        mean: of R, G, B on the scale 0 to 1, with which the weights were trained.
+        std: the standard deviation, likewise.
     """
 
-    def __init__(self, model: DeepLabV3, *, aux: bool, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, model: DeepLabV3, *, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.backbone = model.backbone
         self.classifier = model.classifier
-        self.aux_classifier = model.aux_classifier if aux else None
+        self.mean, self.std = (nn.Buffer(torch.tensor(values).view(3, 1, 1)) for values in (mean, std))
         self.dtype = dtype
 
-    def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: A002  the tensor's name on the wire
-        """Take (N, 3, H, W) float32, normalised with ImageNet's mean and standard deviation."""
+    def forward(self, PIXELS: torch.Tensor, IMAGE_ID: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803 - the tensors' names on the wire
+        """Take (N, H, W, 3) uint8; return LOGITS (N, C, H/8, W/8, rounded up) float32, and IMAGE_ID as it came."""
+        pixels = normalized(PIXELS, self.mean, self.std).to(self.dtype)
+        return self.classifier(self.backbone(pixels)["out"]).float().contiguous(), IMAGE_ID
+
+
+class Direct(nn.Module):
+    """DeepLabV3 for direct callers, as the seed describes it: `out` (N, C, H, W) and, if it has the head, `aux`.
+
+    Both are float32 logits at the input's size. A tuple, because Triton's PyTorch backend takes no dict, which
+    torchvision's model returns.
+    """
+
+    def __init__(self, model: DeepLabV3, *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self.heads = nn.ModuleDict({"out": model.classifier})
+        if model.aux_classifier is not None:
+            self.heads["aux"] = model.aux_classifier
+        self.dtype = dtype
+
+    def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: A002 - the tensor's name on the wire
+        """Take (N, 3, H, W) float32, normalized with the mean and standard deviation of the weights."""
         # The layout is part of the trace: Triton hands over contiguous NCHW, and its backend has no switch for it.
         features = self.backbone(input.to(self.dtype).contiguous(memory_format=torch.channels_last))
-        size = input.shape[-2:]
-        logits = self.classifier(features["out"]).float()
-        served = (upsample(logits, size), logits)
-        if self.aux_classifier is None:
-            return served
-        return (*served, upsample(self.aux_classifier(features["aux"]).float(), size))
+        # Contiguous before they grow, as Triton takes them: after it they are 64 times as many.
+        return tuple(
+            upsample(head(features[name]).float().contiguous(), input.shape[-2:]) for name, head in self.heads.items()
+        )
+
+
+def normalized(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Return (N, H, W, 3) uint8 as (N, 3, H, W) float32, channels-last: (value / 255 - mean) / std."""
+    return pixels.permute(0, 3, 1, 2).float().div(255).sub(mean).div(std)
 
 
 def upsample(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
@@ -100,54 +128,87 @@ def upsample(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
     return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
-def trace(
-    model: DeepLabV3,
-    *,
-    aux: bool,
-    precision: Precision = PRECISIONS["fp32"],
-    device: str = "cpu",
-    cudnn: str = "heuristic",
-    pictures: Iterable[torch.Tensor] | None = None,
-) -> torch.jit.ScriptModule:
-    """Trace a model on the CPU for a device, "cpu" or "cuda"; the model itself stays as it is.
-
-    `cudnn` is one of CUDNN_MODES; "fused" is left to the caller, for what comes of it runs on no CPU. int8 takes
-    `pictures` for calibration, pixels (1, 3, H, W) float32.
+class Tracer:
+    """Traces a model on the CPU for a device; the model itself stays as it is.
 
     For the CPU the convolutions take in what follows them; that file runs on no GPU. Not `optimize_for_inference`:
     what it makes of a model cannot be saved.
+
+    Args:
+        model: a DeepLabV3 in float32.
+        aux: whether the auxiliary head is served.
+        precision: in what it computes.
+        device: "cpu" or "cuda".
+        cudnn: one of CUDNN_MODES; "fused" is left to the caller, because what comes of it runs on no CPU.
+        pictures: for int8, normalized pixels (1, 3, H, W) float32 to calibrate with.
 
     Raises:
         InvalidOptionError: the model has no auxiliary head, or int8 has no pictures, or pictures came with another
             precision.
     """
-    quantizes = precision is PRECISIONS["int8"]
-    if quantizes != (pictures is not None):
-        raise InvalidOptionError("int8 needs pictures for calibration, and only int8 takes them; give --calibration")
-    if aux and model.aux_classifier is None:
-        raise InvalidOptionError("aux_loss asks for the auxiliary head, and the checkpoint has none; leave it out")
-    model = copy.deepcopy(model).eval()
-    fuses = device == "cpu" and torch.backends.mkldnn.is_available()
-    packs = fuses and precision.dtype is torch.bfloat16
-    if pictures is not None:
-        model = quantize(model, pictures, aux=aux)
-    sizes = input_sizes(model, torch.zeros(1, 3, TRAINED_SIZE, TRAINED_SIZE)) if packs else {}
-    fold_batch_norm(model)  # before the weights are rounded
-    served = ServedDeepLabV3(model.to(precision.dtype), aux=aux, dtype=precision.dtype)
-    served = served.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  no such overload
-    if packs:
-        replace_pooling(served)
-        pack_weights(served, sizes)
-    example = torch.randn(_TRACE_SHAPE, generator=torch.Generator().manual_seed(0))
-    with _tracing(precision, benchmark=cudnn == "benchmark"):
-        module: Any = torch.jit.trace(served, example, check_trace=False)
-        if packs or quantizes:
-            inline(module)  # in place of freezing, which would make constants of what is packed at load
-        else:
-            module = torch.jit.freeze(module)
-    if fuses:
-        fuse_convolutions(module)
-    return module
+
+    def __init__(
+        self,
+        model: DeepLabV3,
+        *,
+        aux: bool = False,
+        precision: Precision = PRECISIONS["fp32"],
+        device: str = "cpu",
+        cudnn: str = "heuristic",
+        pictures: Iterable[torch.Tensor] | None = None,
+    ) -> None:
+        self._precision = precision
+        self._benchmark = cudnn == "benchmark"
+        quantizes = precision is PRECISIONS["int8"]
+        if quantizes != (pictures is not None):
+            raise InvalidOptionError(
+                "int8 needs pictures for calibration, and only int8 takes them; give --calibration"
+            )
+        if aux and model.aux_classifier is None:
+            raise InvalidOptionError("aux_loss asks for the auxiliary head, and the checkpoint has none; leave it out")
+        model = copy.deepcopy(model).eval()
+        if not aux:
+            model.aux_classifier = None
+        self._fuses = device == "cpu" and torch.backends.mkldnn.is_available()
+        packs = self._fuses and precision.dtype is torch.bfloat16
+        # Frozen, the weights would be constants, which are not packed when the file is loaded.
+        self._freezes = not packs and not quantizes
+        if pictures is not None:
+            model = quantize(model, pictures)
+        sizes = input_sizes(model, torch.zeros(1, 3, TRAINED_SIZE, TRAINED_SIZE)) if packs else {}
+        fold_batch_norm(model)  # before the weights are rounded
+        if packs:
+            replace_pooling(model)
+        model = model.to(precision.dtype).eval()
+        self._model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - no such overload
+        if packs:
+            pack_weights(self._model, sizes)
+
+    def core(self, *, mean: Sequence[float], std: Sequence[float]) -> torch.jit.ScriptModule:
+        """Return a trace of Core."""
+        pixels = torch.randint(0, 256, (1, _TRACE_SIDE, _TRACE_SIDE, 3), generator=_seeded()).to(torch.uint8)
+        served = Core(self._model, mean=mean, std=std, dtype=self._precision.dtype)
+        return self._trace(served, (pixels, torch.zeros(1, 1, dtype=torch.int64)))
+
+    def direct(self) -> torch.jit.ScriptModule:
+        """Return a trace of Direct."""
+        pixels = torch.randn((1, 3, _TRACE_SIDE, _TRACE_SIDE), generator=_seeded())
+        return self._trace(Direct(self._model, dtype=self._precision.dtype), (pixels,))
+
+    def _trace(self, served: nn.Module, example: tuple[torch.Tensor, ...]) -> torch.jit.ScriptModule:
+        with _tracing(self._precision, benchmark=self._benchmark):
+            module: Any = torch.jit.trace(served.eval(), example, check_trace=False)
+            if self._freezes:
+                module = torch.jit.freeze(module)
+            else:
+                inline(module)
+        if self._fuses:
+            fuse_convolutions(module)
+        return module
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 @contextlib.contextmanager

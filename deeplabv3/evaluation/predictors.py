@@ -16,7 +16,7 @@ from deeplab_client import voc
 from deeplabv3 import PRETRAINED, UNTRAINED, DeepLabV3Error, WeightsSource
 from deeplabv3.building.plan import choose_class_names
 from deeplabv3.evaluation import EvaluationError
-from deeplabv3.models.names import core_name
+from deeplabv3.models.names import direct_name
 from deeplabv3.models.variants import agreed_class_count, load_model
 
 if TYPE_CHECKING:
@@ -242,4 +242,4 @@ def load_eager(variant: str, weights: str | None, *, device: str, progress: bool
         classes = Classes(agreed_class_count(source, None), voc.CLASS_NAMES if source.label == PRETRAINED else None)
     except DeepLabV3Error as exc:
         raise EvaluationError(f"--eager {variant}: {exc}") from exc
-    return EagerPredictor(module, model=core_name(variant), weights=source.label, classes=classes, device=device)
+    return EagerPredictor(module, model=direct_name(variant), weights=source.label, classes=classes, device=device)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import WeightsEnum
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
-from deeplabv3.models.names import core_name
+from deeplabv3.models.names import direct_name
 from deeplabv3.models.variants import PUBLISHED_WEIGHTS, drop_auxiliary_head
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def describe(variant: str, model: DeepLabV3, *, traced_bytes: int, served_bytes:
         variant: one of VARIANTS.
         model: the variant with its auxiliary head, as it is published.
         traced_bytes: size of its traced file.
-        served_bytes: size of the traced file without the head, as it is served by default.
+        served_bytes: size of the core model's traced file, without the head.
     """
     published = PUBLISHED[variant]
     served = copy.deepcopy(model)
@@ -156,7 +156,7 @@ def as_table(variant: str, found: Sequence[Figure]) -> "Table":
     """Return the figures of one variant as a table for rich's console; what it says fits 80 columns."""
     from rich.table import Table  # noqa: PLC0415  a build needs no tables
 
-    table = Table(title=core_name(variant), title_justify="left")
+    table = Table(title=direct_name(variant), title_justify="left")
     table.add_column("", no_wrap=True)
     for column in ("found", "published", "difference"):
         table.add_column(column, justify="right")

@@ -2,8 +2,8 @@
 
 VARIANTS = ("resnet50", "resnet101")
 
-CORE_PREFIX = "deeplabv3_"
-"""What the name of a core model begins with; the variant follows."""
+CORE_PREFIX = "core_"
+"""What the name of an ensemble's core model begins with; the variant follows."""
 
 PRETRAINED = "COCO_WITH_VOC_LABELS_V1"
 """The weights that torchvision publishes."""
@@ -13,8 +13,13 @@ UNTRAINED = "none"
 
 
 def core_name(variant: str) -> str:
-    """Return the name of a variant's core model."""
+    """Return the name of a variant's core model, which its ensemble asks."""
     return f"{CORE_PREFIX}{variant}"
+
+
+def direct_name(variant: str) -> str:
+    """Return the name of a variant's model for direct callers, which is that of the function in torchvision."""
+    return f"deeplabv3_{variant}"
 
 
 def ensemble_name(variant: str) -> str:

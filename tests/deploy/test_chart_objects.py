@@ -65,6 +65,7 @@ def test_keda_asks_for_this_release_alone() -> None:
         assert not re.fullmatch(pattern, f"{NAME}-locust-worker-7d9c5bb6f4-x2x9p")
         # An ensemble's own queue is always empty.
         (models,) = set(re.findall(r'model=~"([^"]+)"', query))
+        assert re.fullmatch(models, "core_resnet50")
         assert re.fullmatch(models, "deeplabv3_resnet50")
         assert not re.fullmatch(models, "segment_resnet50")
     # KEDA 2.16 multiplies their whole part with the replicas of the fallback.

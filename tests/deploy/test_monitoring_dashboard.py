@@ -26,13 +26,13 @@ nv_inference_request_success{pod="b", model="segment_resnet50"} 30
 nv_inference_request_success{pod="a", model="segment_resnet101"} 15
 nv_inference_request_success{pod="a", model="preprocess"} 90
 nv_inference_request_success{pod="b", model="preprocess"} 30
-nv_inference_request_success{pod="a", model="deeplabv3_resnet50"} 60
-nv_inference_request_success{pod="b", model="deeplabv3_resnet50"} 30
-nv_inference_request_success{pod="a", model="deeplabv3_resnet101"} 10
+nv_inference_request_success{pod="a", model="core_resnet50"} 60
+nv_inference_request_success{pod="b", model="core_resnet50"} 30
+nv_inference_request_success{pod="a", model="core_resnet101"} 10
 nv_inference_request_success{pod="a", model="postprocess"} 78
 nv_inference_request_success{pod="b", model="postprocess"} 30
 nv_inference_request_failure{pod="a", model="segment_resnet50", reason="OTHER"} 60
-nv_inference_request_failure{pod="a", model="deeplabv3_resnet50", reason="BACKEND"} 3
+nv_inference_request_failure{pod="a", model="core_resnet50", reason="BACKEND"} 3
 nv_inference_request_failure{pod="a", model="postprocess", reason="CANCELED"} 9
 nv_inference_request_failure{pod="a", model="encode_mask", reason="BACKEND"} 0
 nv_inference_request_failure{pod="b", model="encode_mask", reason="BACKEND"} 0
@@ -41,24 +41,24 @@ nv_inference_request_duration_us{pod="b", model="segment_resnet50"} 45000000
 nv_inference_request_duration_us{pod="a", model="segment_resnet101"} 15000000
 nv_inference_request_duration_us{pod="a", model="preprocess"} 9000000
 nv_inference_request_duration_us{pod="b", model="preprocess"} 6000000
-nv_inference_request_duration_us{pod="a", model="deeplabv3_resnet50"} 24000000
-nv_inference_request_duration_us{pod="b", model="deeplabv3_resnet50"} 21000000
+nv_inference_request_duration_us{pod="a", model="core_resnet50"} 24000000
+nv_inference_request_duration_us{pod="b", model="core_resnet50"} 21000000
 nv_inference_queue_duration_us{pod="a", model="preprocess"} 2400000
-nv_inference_queue_duration_us{pod="a", model="deeplabv3_resnet50"} 6000000
-nv_inference_queue_duration_us{pod="b", model="deeplabv3_resnet50"} 12000000
-nv_inference_queue_duration_us{pod="a", model="deeplabv3_resnet101"} 1000000
-nv_inference_compute_input_duration_us{pod="a", model="deeplabv3_resnet50"} 2000000
-nv_inference_compute_infer_duration_us{pod="a", model="deeplabv3_resnet50"} 15000000
-nv_inference_compute_infer_duration_us{pod="b", model="deeplabv3_resnet50"} 12000000
-nv_inference_compute_output_duration_us{pod="b", model="deeplabv3_resnet50"} 1000000
+nv_inference_queue_duration_us{pod="a", model="core_resnet50"} 6000000
+nv_inference_queue_duration_us{pod="b", model="core_resnet50"} 12000000
+nv_inference_queue_duration_us{pod="a", model="core_resnet101"} 1000000
+nv_inference_compute_input_duration_us{pod="a", model="core_resnet50"} 2000000
+nv_inference_compute_infer_duration_us{pod="a", model="core_resnet50"} 15000000
+nv_inference_compute_infer_duration_us{pod="b", model="core_resnet50"} 12000000
+nv_inference_compute_output_duration_us{pod="b", model="core_resnet50"} 1000000
 nv_inference_count{pod="a", model="preprocess"} 90
 nv_inference_count{pod="b", model="preprocess"} 30
-nv_inference_count{pod="a", model="deeplabv3_resnet50"} 60
-nv_inference_count{pod="b", model="deeplabv3_resnet50"} 30
+nv_inference_count{pod="a", model="core_resnet50"} 60
+nv_inference_count{pod="b", model="core_resnet50"} 30
 nv_inference_exec_count{pod="a", model="preprocess"} 40
 nv_inference_exec_count{pod="b", model="preprocess"} 20
-nv_inference_exec_count{pod="a", model="deeplabv3_resnet50"} 15
-nv_inference_exec_count{pod="b", model="deeplabv3_resnet50"} 15
+nv_inference_exec_count{pod="a", model="core_resnet50"} 15
+nv_inference_exec_count{pod="b", model="core_resnet50"} 15
 """
 # What every scrape finds. Replica c is down.
 FOUND = """
@@ -66,9 +66,9 @@ up{pod="a"} 1
 up{pod="b"} 1
 up{pod="c"} 0
 nv_inference_pending_request_count{pod="a", model="preprocess"} 2
-nv_inference_pending_request_count{pod="a", model="deeplabv3_resnet50"} 3
-nv_inference_pending_request_count{pod="b", model="deeplabv3_resnet50"} 5
-nv_inference_pending_request_count{pod="a", model="deeplabv3_resnet101"} 1
+nv_inference_pending_request_count{pod="a", model="core_resnet50"} 3
+nv_inference_pending_request_count{pod="b", model="core_resnet50"} 5
+nv_inference_pending_request_count{pod="a", model="core_resnet101"} 1
 nv_inference_pending_request_count{pod="a", model="segment_resnet50"} 100
 nv_inference_request_summary_us{pod="a", model="segment_resnet50", quantile="0.5"} 400000
 nv_inference_request_summary_us{pod="b", model="segment_resnet50", quantile="0.5"} 700000
@@ -76,9 +76,9 @@ nv_inference_request_summary_us{pod="a", model="segment_resnet50", quantile="0.9
 nv_inference_request_summary_us{pod="b", model="segment_resnet50", quantile="0.99"} 1800000
 nv_inference_request_summary_us{pod="a", model="segment_resnet101", quantile="0.5"} 300000
 nv_inference_request_summary_us{pod="a", model="segment_resnet101", quantile="0.99"} 900000
-nv_inference_request_summary_us{pod="a", model="deeplabv3_resnet50", quantile="0.5"} 100000
-nv_inference_request_summary_us{pod="a", model="deeplabv3_resnet50", quantile="0.99"} 800000
-nv_inference_request_summary_us{pod="b", model="deeplabv3_resnet50", quantile="0.99"} 600000
+nv_inference_request_summary_us{pod="a", model="core_resnet50", quantile="0.5"} 100000
+nv_inference_request_summary_us{pod="a", model="core_resnet50", quantile="0.99"} 800000
+nv_inference_request_summary_us{pod="b", model="core_resnet50", quantile="0.99"} 600000
 nv_gpu_utilization{pod="a", gpu_uuid="GPU-1"} 0.7
 nv_gpu_memory_used_bytes{pod="a", gpu_uuid="GPU-1"} 32
 nv_gpu_memory_total_bytes{pod="a", gpu_uuid="GPU-1"} 80
@@ -102,21 +102,21 @@ SHOWN = {
     "Alerts firing": {"": 3},  # DeepLabErrors, DeepLabCallersGiveUp, DeepLabReplicaDown
     "Pictures answered": {"segment_resnet50": 6, "segment_resnet101": 1},
     "What becomes of pictures": {"answered": 7, "refused": 1, "failed": 0.4, "given up": 0.6},
-    "Failures by step": {"deeplabv3_resnet50 BACKEND": 0.2, "postprocess CANCELED": 0.6, "encode_mask BACKEND": 0},
+    "Failures by step": {"core_resnet50 BACKEND": 0.2, "postprocess CANCELED": 0.6, "encode_mask BACKEND": 0},
     "Whole pipeline, slowest replica": {
         "segment_resnet50 p50": 0.7,
         "segment_resnet50 p99": 1.8,
         "segment_resnet101 p50": 0.3,
         "segment_resnet101 p99": 0.9,
     },
-    "Mean by step": {"preprocess": 0.125, "deeplabv3_resnet50": 0.5},  # 15 s for 120 requests, 45 s for 90
-    "p99 by step, slowest replica": {"deeplabv3_resnet50": 0.8},
+    "Mean by step": {"preprocess": 0.125, "core_resnet50": 0.5},  # 15 s for 120 requests, 45 s for 90
+    "p99 by step, slowest replica": {"core_resnet50": 0.8},
     # 19, 2, 27 and 1 s for the 100 requests of both core models.
     "Where a request's time at the core model goes": {"queue": 0.19, "input": 0.02, "network": 0.27, "output": 0.01},
     "Mean pipeline by replica": {"a a:8002": 0.6, "b b:8002": 1.5},  # 45 s for 75 pictures, and for 30
-    "Requests that wait, by step": {"preprocess": 2, "deeplabv3_resnet50": 8, "deeplabv3_resnet101": 1},
-    "Mean wait by step": {"preprocess": 0.02, "deeplabv3_resnet50": 0.2, "deeplabv3_resnet101": 0.1},
-    "Mean batch by step": {"preprocess": 2, "deeplabv3_resnet50": 3},
+    "Requests that wait, by step": {"preprocess": 2, "core_resnet50": 8, "core_resnet101": 1},
+    "Mean wait by step": {"preprocess": 0.02, "core_resnet50": 0.2, "core_resnet101": 0.1},
+    "Mean batch by step": {"preprocess": 2, "core_resnet50": 3},
     "Utilization": {"a a:8002 GPU-1": 0.7},
     "Memory in use": {"a a:8002 GPU-1": 0.4},
     "Power": {"a a:8002 GPU-1": 300, "limit a a:8002 GPU-1": 400},

@@ -25,12 +25,12 @@ INTERVAL, AT = "15s", "10m"
 # Of each pod and model: pending requests, microseconds in the queue and requests every 15 s. The ensemble's and the
 # step's are what no scaling must see.
 SERVED = {
-    (PODS[0], "deeplabv3_resnet50"): (6, 3_000_000, 60),
-    (PODS[0], "deeplabv3_resnet101"): (2, 6_000_000, 30),
-    (PODS[1], "deeplabv3_resnet50"): (20, 60_000_000, 150),
+    (PODS[0], "core_resnet50"): (6, 3_000_000, 60),
+    (PODS[0], "core_resnet101"): (2, 6_000_000, 30),
+    (PODS[1], "core_resnet50"): (20, 60_000_000, 150),
 }
 NOISE = {(pod, model): (1000, 10**9, 1) for pod in PODS for model in ("segment_resnet50", "preprocess")}
-OTHERS = {(pod, "deeplabv3_resnet50"): (1000, 10**9, 1) for pod in STRANGERS}
+OTHERS = {(pod, "core_resnet50"): (1000, 10**9, 1) for pod in STRANGERS}
 # (3 + 6) s over 90 requests, and 60 s over 150.
 PENDING = {PODS[0]: 8, PODS[1]: 20}
 QUEUE_SECONDS = {PODS[0]: 0.1, PODS[1]: 0.4}

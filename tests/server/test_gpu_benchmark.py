@@ -71,8 +71,8 @@ def test_the_server_ran_under_load_with_and_without_batches(dry_run: tuple[str, 
         assert figures["rate"] > 0
         stages = rows(dry_run[1], "stages", setup=setup)
         # Nobody asked for what encode_mask makes.
-        assert set(stages) == {"preprocess", "deeplabv3_resnet50", "postprocess", "segment_resnet50"}
-    assert rows(dry_run[1], "stages", setup="one request at a time")["deeplabv3_resnet50"]["batch"] == 1
+        assert set(stages) == {"preprocess", "core_resnet50", "postprocess", "segment_resnet50"}
+    assert rows(dry_run[1], "stages", setup="one request at a time")["core_resnet50"]["batch"] == 1
 
 
 def test_it_says_loudly_that_a_cpu_is_no_gpu(dry_run: tuple[str, dict[str, Any], Path]) -> None:

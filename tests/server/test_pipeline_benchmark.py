@@ -36,6 +36,6 @@ def test_the_pipeline_is_measured_where_no_peer_is_installed(tmp_path: Path) -> 
     )
     assert rows["load", "Triton, idle steps"]["rate"]["median"] > 0
     assert rows["steps", "postprocess"]["compute_infer_ms"]["median"] > 0
-    for process in ("tritonserver", "preprocess", "deeplabv3_resnet50", "postprocess", "sum"):
+    for process in ("tritonserver", "preprocess", "core_resnet50", "postprocess", "sum"):
         assert ("processor", process) in rows
     assert (tmp_path / "pipeline.png").stat().st_size > 10_000

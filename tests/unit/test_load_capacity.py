@@ -156,7 +156,7 @@ def run_of(batches: dict[int, tuple[int, float]], *, queue: float = 0.0, latency
         kind,
         {},
         summary.Strain(1, 0.1, 0.0, 0),
-        {"deeplabv3_resnet50": core, "segment_resnet50": {"requests": requests}},
+        {"core_resnet50": core, "segment_resnet50": {"requests": requests}},
     )
 
 
@@ -193,8 +193,8 @@ def test_a_run_without_the_servers_statistics_is_refused() -> None:
     run.server.clear()
     with pytest.raises(ServiceTimesError, match="Triton itself"):
         service_times(run)
-    with pytest.raises(ServiceTimesError, match="it has deeplabv3_resnet50"):
-        service_times(run_of({1: (50, 0.02)}), model="deeplabv3_resnet101")
+    with pytest.raises(ServiceTimesError, match="it has core_resnet50"):
+        service_times(run_of({1: (50, 0.02)}), model="core_resnet101")
 
 
 def test_a_run_beside_other_callers_or_through_a_balancer_is_refused() -> None:
@@ -232,10 +232,10 @@ def test_what_is_overloaded_is_never_enough(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_run_of_both_models_is_refused_unless_one_is_named() -> None:
     run = run_of({1: (50, 0.02)})
-    run.server["deeplabv3_resnet101"] = run.server["deeplabv3_resnet50"]
-    with pytest.raises(ServiceTimesError, match="deeplabv3_resnet101 and deeplabv3_resnet50, which share"):
+    run.server["core_resnet101"] = run.server["core_resnet50"]
+    with pytest.raises(ServiceTimesError, match="core_resnet101 and core_resnet50, which share"):
         service_times(run)
-    assert service_times(run, model="deeplabv3_resnet50").mean(1) == pytest.approx(0.02)
+    assert service_times(run, model="core_resnet50").mean(1) == pytest.approx(0.02)
 
 
 def test_the_command_says_what_it_cannot_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,7 +262,7 @@ def test_a_run_that_was_not_as_it_was_meant_to_be_is_told(tmp_path: Path, capsys
         ([], {"server": []}, "is not the summary of a run"),
         (["kinds", 0], {"name": ""}, "is not the summary of a run"),
         (["kinds", 0], {"milliseconds": {"3": "x"}}, "is not the summary of a run"),
-        (["server"], {"deeplabv3_resnet50": {}}, "lack batches"),
+        (["server"], {"core_resnet50": {}}, "lack batches"),
     ],
 )
 def test_the_command_refuses_what_is_no_run(

@@ -260,7 +260,7 @@ def test_the_page_proves_the_run_when_it_is_mailed_alone(tmp_path: Path) -> None
     run.setting.update(host="grpc://there:8001", users=7, variants={"resnet50": 3.0})
     times = {f"{part}_seconds": 1.0 for part in server_statistics.TIMES}
     batches = {"1": {"executions": 40}, "4": {"executions": 15}}
-    run.server["deeplabv3_resnet50"] = {
+    run.server["core_resnet50"] = {
         "requests": 100,
         "inferences": 100,
         "executions": 55,
@@ -279,7 +279,7 @@ def test_the_page_proves_the_run_when_it_is_mailed_alone(tmp_path: Path) -> None
         "users 7",
         "resnet50=3",
         "refused & gone   1",
-        "deeplabv3_resnet50   100   1.82   10.0   30.0   40 of 1, 15 of 4",
+        "core_resnet50   100   1.82   10.0   30.0   40 of 1, 15 of 4",
         "busiest of 1 process at 10% of a core",
     ):
         assert re.sub(r"\s+", " ", said) in re.sub(r"\s+", " ", text)
