@@ -141,6 +141,28 @@ def _convolution_relu(  # noqa: PLR0917 - the arguments of the operator
     return torch.ops.aten.cudnn_convolution_add_relu(x, weight, z, 0, bias, stride, padding, dilation, groups)
 
 
+def separate_pointwise(module: torch.jit.ScriptModule) -> None:
+    """Let what follows each convolution of a module in one graph be operators that TorchScript's executor can fuse.
+
+    On a GPU its TensorExpr fuser, which is on by default, makes one pass over memory of the bias, the residual sum and
+    the ReLU. It groups neither a bias inside of a convolution nor operators in place.
+    """
+    graph: Any = module.graph
+    torch._C._jit_pass_remove_mutation(graph)  # noqa: SLF001
+    for convolution in graph.findAllNodes("aten::_convolution"):
+        bias = list(convolution.inputs())[2].toIValue()
+        if bias is None:
+            continue
+        graph.setInsertPoint(convolution)
+        convolution.replaceInput(2, graph.insertConstant(None))
+        summands = [convolution.output(), graph.insertConstant(bias.reshape(1, -1, 1, 1)), graph.insertConstant(1)]
+        add = graph.create("aten::add", summands)
+        add.insertAfter(convolution)
+        convolution.output().replaceAllUsesWith(add.output())
+        add.replaceInput(0, convolution.output())
+    graph.setInsertPoint(graph.return_node())
+
+
 def _set_apart(module: torch.jit.ScriptModule) -> None:
     """Write the ReLU after an unsuitable convolution as the clamping that it is: it is not taken in."""
     graph: Any = module.graph
@@ -154,6 +176,7 @@ def _set_apart(module: torch.jit.ScriptModule) -> None:
                 clamp = graph.create("aten::clamp_min", [convolution.output(), graph.insertConstant(0)])
                 graph.insertNode(clamp)
                 relu.output().replaceAllUsesWith(clamp.output())
+                graph.setInsertPoint(graph.return_node())  # a rewriting comes back to this point: it must exist
                 relu.destroy()
 
 

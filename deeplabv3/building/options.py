@@ -263,8 +263,11 @@ def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) 
             int8 and options.calibration is None and not options.configs_only
         ),
         f"{_named(of_int8)}: for --precision int8 only": not int8 and of_int8,
-        "--cudnn fused takes --precision fp16 or tf32": options.cudnn == "fused"
-        and options.precision in {"fp32", "bf16"},
+        # Their operators take TensorFloat-32 where they get float32.
+        f"--cudnn {options.cudnn} takes --precision fp16 or tf32": (
+            options.cudnn not in {None, "heuristic", "benchmark", "tensorexpr"}
+            and options.precision in {"fp32", "bf16"}
+        ),
         "--aux-loss: `aux` is served by the model for direct callers; leave out --no-direct": (
             options.aux_loss and options.no_direct
         ),

@@ -1,15 +1,13 @@
-"""What --device cuda writes: configs for a GPU, and files whose convolutions cuDNN computes as asked."""
+"""What --device cuda writes into the configs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 import build_models
-from deeplabv3 import VARIANTS, model_deeplabv3_resnet50
-from deeplabv3.building import fusion, tracing
+from deeplabv3 import VARIANTS
 from deeplabv3.repository.config import parse_config
 
 if TYPE_CHECKING:
@@ -167,61 +165,3 @@ def test_settings_that_do_not_go_together_are_refused(
 
 def test_the_default_build_may_say_where_its_steps_run() -> None:
     build_models.parse_arguments(["--preprocess-device", "cpu", "--postprocess-device", "cpu"])
-
-
-@pytest.mark.parametrize("cudnn", ["heuristic", "benchmark"])
-def test_whether_cudnn_tries_its_algorithms_is_part_of_the_file(cudnn: str) -> None:
-    model = model_deeplabv3_resnet50(width_per_group=4).eval()
-    graph: Any = tracing.trace(model, aux=False, device="cuda", cudnn=cudnn).graph
-    # The tenth argument is `benchmark`, the ninth `groups`.
-    found = {list(node.inputs())[9].toIValue() for node in graph.findAllNodes("aten::_convolution")}
-    assert found == {cudnn == "benchmark"}
-    assert not torch.backends.cudnn.benchmark  # as it was
-
-
-def test_convolutions_take_in_what_follows_them_on_a_gpu() -> None:
-    torch.manual_seed(0)
-    model = model_deeplabv3_resnet50(width_per_group=8).eval()
-    module = tracing.trace(model, aux=False, precision=tracing.PRECISIONS["fp16"], device="cuda")
-    graph: Any = module.graph
-    plain = len(graph.findAllNodes("aten::_convolution"))
-    fusion.fuse_for_cudnn(module)
-    counts = {
-        kind: len(graph.findAllNodes(f"aten::{kind}"))
-        for kind in ("cudnn_convolution_relu", "cudnn_convolution_add_relu", "_convolution", "relu", "relu_", "add_")
-    }
-    # The four downsamplings and the last convolution have no ReLU, and the first has three channels.
-    assert counts == {
-        "cudnn_convolution_relu": 0,
-        "cudnn_convolution_add_relu": plain - 6,
-        "_convolution": 6,
-        "relu": 0,
-        "relu_": 0,
-        "add_": 0,
-    }
-
-
-def test_the_fused_operators_mean_what_they_replace() -> None:
-    """Compute by hand, in the operators' own order of arguments, what a rewritten graph asks of cuDNN."""
-    torch.manual_seed(0)
-    model = model_deeplabv3_resnet50(width_per_group=8).eval()
-    module = tracing.trace(model, aux=False, device="cuda")
-    pixels = torch.randn(2, 3, 33, 47)
-    expected = module(pixels)[0]
-    fusion.fuse_for_cudnn(module)
-    library = torch.library.Library("aten", "IMPL")
-    try:
-        library.impl("cudnn_convolution_add_relu", _convolution_add_relu, "CPU")
-        torch.testing.assert_close(module(pixels)[0], expected, rtol=1e-4, atol=1e-5)
-    finally:
-        library._destroy()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
-
-
-def _convolution_add_relu(*arguments: Any) -> torch.Tensor:  # noqa: ANN401  torch's
-    pixels, weight, other, alpha, bias, stride, padding, dilation, groups = arguments
-    sums = torch.nn.functional.conv2d(pixels, weight, bias, stride, padding, dilation, groups)
-    # 0 * NaN is NaN: also what is multiplied with 0 must be defined.
-    assert other.shape == sums.shape
-    assert other.is_contiguous(memory_format=torch.channels_last)
-    assert other.isfinite().all()
-    return (sums + alpha * other).relu()
