@@ -32,6 +32,8 @@ _MOST_BATCHED = 128
 _MOST_INSTANCES = 16
 _MOST_QUEUED = 2**32 - 1  # what Triton's field holds
 
+# Modes of cuDNN with operators that round float32 to TensorFloat-32.
+_ROUNDING = {mode for mode in tracing.CUDNN_MODES if mode.startswith("fused") or mode.endswith("-corners")}
 _OF_GPUS = {"cudnn", "preprocess_device", "postprocess_device", "max_batch_size", "instances", "max_queue_size"}
 # The source takes these, and the others only where they spell out the default build.
 _CHANGING_NOTHING = {"variant", "progress", "model_repository", "force", "configs_only", "describe", "json"}
@@ -263,10 +265,8 @@ def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) 
             int8 and options.calibration is None and not options.configs_only
         ),
         f"{_named(of_int8)}: for --precision int8 only": not int8 and of_int8,
-        # Their operators take TensorFloat-32 where they get float32.
         f"--cudnn {options.cudnn} takes --precision fp16 or tf32": (
-            options.cudnn not in {None, "heuristic", "benchmark", "tensorexpr"}
-            and options.precision in {"fp32", "bf16"}
+            options.cudnn in _ROUNDING and options.precision in {"fp32", "bf16"}
         ),
         "--aux-loss: `aux` is served by the model for direct callers; leave out --no-direct": (
             options.aux_loss and options.no_direct

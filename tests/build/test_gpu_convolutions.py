@@ -134,7 +134,7 @@ def passes_of(module: torch.jit.ScriptModule, features: torch.Tensor) -> list[li
     """Return the operators of each group that the executor compiles, sorted."""
     for _ in range(3):
         module(features)
-    graph: Any = torch.jit.last_executed_optimized_graph()
+    graph: Any = torch._C._last_executed_optimized_graph()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
     groups = [node.g("Subgraph") for node in graph.findAllNodes("prim::TensorExprGroup")]
     kinds = ([node.kind() for node in group.nodes() if node.kind().startswith("aten::")] for group in groups)
     return sorted(kind for kind in kinds)
