@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from benchmarks import servers
 from benchmarks.gpu.models import traced
+from benchmarks.harness import cores
 from benchmarks.load import Load, Picture, Sender
 from deeplabv3 import VOC_CLASS_NAMES, WeightsSource, server_statistics
 from deeplabv3.building.assembly import build
@@ -140,13 +142,17 @@ def measure_serving(report: Report, served: Served, settings: Settings, deadline
                 continue
             ramp, end = settings.load_seconds / 3, settings.load_seconds * 4 / 3
             before = server_statistics.read(url)
+            processor, began = server.processes.processor_seconds(), time.monotonic()
             replies = sender.run(Load(end, concurrency), server.wire, pictures)
+            server_cores = (server.processes.processor_seconds() - processor) / (time.monotonic() - began)
             figures = {
                 "rate": replies.throughput_between(ramp, end),
                 **{f"p{percent}": replies.percentile(percent / 100) or 0.0 for percent in (50, 95, 99)},
                 "failed": float(sum(replies.errors.values())),
                 "differing": float(len(replies.differing)),
                 "busy": replies.busy,
+                "load_share": replies.cores / cores(),
+                "server_share": server_cores / cores(),
                 "ready": server.start,
             }
             limited = "the load may hold it up" if replies.busy > _BUSY else ""
