@@ -122,7 +122,7 @@ class Direct(nn.Module):
     def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: A002 - the tensor's name on the wire
         """Take (N, 3, H, W) float32, normalized with the mean and standard deviation of the weights."""
         # The layout is part of the trace: Triton hands over contiguous NCHW, and its backend has no switch for it.
-        features = self.backbone(input.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        features = self.backbone(input.to(self.dtype, memory_format=torch.channels_last))  # one pass for both
         # Contiguous before they grow, as Triton takes them: after it they are 64 times as many.
         return tuple(
             upsample(head(features[name]).float().contiguous(), input.shape[-2:]) for name, head in self.heads.items()
