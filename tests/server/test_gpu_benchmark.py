@@ -17,8 +17,12 @@ from triton_process import wait_until
 from benchmarks.gpu import targets
 from benchmarks.gpu.__main__ import shared_memory_lacking
 from benchmarks.gpu.card import watched
+from benchmarks.gpu.serving import SETUPS, write_repository
 from benchmarks.gpu.settings import quick
 from benchmarks.report import Report
+from deeplabv3 import UNTRAINED, WeightsSource
+from deeplabv3.building.plan import Plan
+from deeplabv3.repository.config import read_config
 
 pytestmark = pytest.mark.server
 
@@ -92,6 +96,26 @@ def test_it_says_loudly_that_a_cpu_is_no_gpu(dry_run: tuple[str, dict[str, Any],
     assert printed.count("MEASURED ON A CPU") >= 2
     assert "MEASURED ON A CPU" in found["warning"]
     assert {verdict["verdict"] for verdict in rows(found, "targets").values()} <= {"no GPU", "not measured"}
+
+
+def test_each_setup_places_its_steps_and_its_batches(tmp_path: Path) -> None:
+    """The dry run has no GPU to place them on."""
+    plan = Plan("resnet50", WeightsSource(UNTRAINED), direct=False, device="cuda", precision="fp16")
+    file = tmp_path / "model.pt"
+    file.write_bytes(b"")
+    found: dict[str, tuple[bool, bool, int]] = {}
+    for setup in SETUPS:
+        repository = write_repository(tmp_path / setup.name, plan, setup, quick("cuda", ("resnet50",)), file)
+        configs = [read_config(repository / name / "config.pbtxt") for name in ("preprocess", "postprocess", plan.core)]
+        on_gpu = [config.instance_group[0].kind == config.instance_group[0].KIND_GPU for config in configs]
+        found[setup.name] = on_gpu[0], on_gpu[1], configs[2].max_batch_size
+        assert on_gpu[2]
+    assert found == {
+        "dynamic batching": (False, True, 32),
+        "one request at a time": (False, True, 1),
+        "dynamic batching, masks on the CPU": (False, False, 32),
+        "dynamic batching, resize on the GPU": (True, True, 32),
+    }
 
 
 def found_on(report: Report, *, batched: float = 880.0) -> Report:
