@@ -153,14 +153,15 @@ def separate_pointwise(module: torch.jit.ScriptModule) -> None:
         bias = list(convolution.inputs())[2].toIValue()
         if bias is None:
             continue
-        graph.setInsertPoint(convolution)
-        convolution.replaceInput(2, graph.insertConstant(None))
-        summands = [convolution.output(), graph.insertConstant(bias.reshape(1, -1, 1, 1)), graph.insertConstant(1)]
-        add = graph.create("aten::add", summands)
+        with graph.insert_point_guard(convolution):
+            none, one = graph.insertConstant(None), graph.insertConstant(1)
+            addend = graph.insertConstant(bias.reshape(1, -1, 1, 1))
+        convolution.replaceInput(2, none)
+        found = convolution.output()
+        add = graph.create("aten::add", [found, addend, one])
         add.insertAfter(convolution)
-        convolution.output().replaceAllUsesWith(add.output())
-        add.replaceInput(0, convolution.output())
-    graph.setInsertPoint(graph.return_node())
+        found.replaceAllUsesWith(add.output())
+        add.replaceInput(0, found)
 
 
 def _set_apart(module: torch.jit.ScriptModule) -> None:
@@ -172,11 +173,10 @@ def _set_apart(module: torch.jit.ScriptModule) -> None:
         grows = outputs > channels * inputs[8].toIValue()  # of each group
         for relu in [use.user for use in convolution.output().uses()]:
             if (channels % _CUDNN_CHANNELS or grows) and relu.kind() in _RELUS:
-                graph.setInsertPoint(relu)
-                clamp = graph.create("aten::clamp_min", [convolution.output(), graph.insertConstant(0)])
-                graph.insertNode(clamp)
+                with graph.insert_point_guard(relu):  # or the graph would go on from a node that is gone
+                    clamp = graph.create("aten::clamp_min", [convolution.output(), graph.insertConstant(0)])
+                    graph.insertNode(clamp)
                 relu.output().replaceAllUsesWith(clamp.output())
-                graph.setInsertPoint(graph.return_node())  # a rewriting comes back to this point: it must exist
                 relu.destroy()
 
 

@@ -25,7 +25,7 @@ FEW_FILES = 1024
 
 # What an instance of a Python model takes in /dev/shm whatever the pictures: its region at the start, and the tensors
 # of one picture at the core models' size.
-INSTANCE_BYTES = 6 << 20
+INSTANCE_BYTES = 3 << 20
 # And for each pixel of the picture (measured): the picture, encoded as PPM, which arrays travel as; MASK and
 # MASK_FOR_PNG; the mask once more.
 PIXEL_BYTES = {"preprocess": 3, "postprocess": 2, "encode_mask": 1}

@@ -34,7 +34,7 @@ _MAX_CLASS_ID = 255
 
 _DESCRIPTION = """\
 Measure mean IoU and pixel accuracy, on the 21 classes of Pascal VOC or on classes of your own, of one or several
-predictors side by side: --eager (PyTorch), --core (the same tensors to a core model on a server), --ensemble (files
+predictors side by side: --eager (PyTorch), --direct (the same tensors to a model on a server), --ensemble (files
 to a segmentation ensemble, as users send them). An interrupted run goes on when the same command is given again.
 docs/accuracy.md
 """
@@ -51,7 +51,7 @@ class Options:
     dataset: Literal["coco", "voc", "folders"]
     data: Mapping[str, Any]
     eager: Sequence[str]
-    core: Sequence[str]
+    direct: Sequence[str]
     ensemble: Sequence[str]
     weights: str | None
     device: str
@@ -117,14 +117,14 @@ def parse(arguments: Sequence[str] | None) -> Options:
     for each in (coco, voc, folders):
         _add_common(each)
     found = vars(parser.parse_args(arguments))
-    if not (found["eager"] or found["core"] or found["ensemble"]):
-        parser.error("nothing to measure: give at least one of --eager, --core and --ensemble")
+    if not (found["eager"] or found["direct"] or found["ensemble"]):
+        parser.error("nothing to measure: give at least one of --eager, --direct and --ensemble")
     if found["weights"] is not None and not found["eager"]:
         parser.error("--weights is for --eager; a server's models have theirs since they were built")
     found["name"] = name = found["name"] or found["dataset"]
     if Path(name).name != name:
         parser.error(f"--name {name}: a name without folders; --output is for those")
-    for kind in ("eager", "core", "ensemble"):
+    for kind in ("eager", "direct", "ensemble"):
         # The same predictor twice would be counted once.
         found[kind] = tuple(dict.fromkeys(found[kind]))
     common = {field.name for field in fields(Options)}
@@ -137,7 +137,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     measured.add_argument(
         "--eager", action="append", default=[], choices=VARIANTS, help="torchvision's module, without a server"
     )
-    measured.add_argument("--core", action="append", default=[], metavar="MODEL", help="such as deeplabv3_resnet50")
+    measured.add_argument("--direct", action="append", default=[], metavar="MODEL", help="such as deeplabv3_resnet50")
     measured.add_argument("--ensemble", action="append", default=[], metavar="MODEL", help="such as segment_resnet50")
     measured.add_argument(
         "--weights",
@@ -148,7 +148,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     measured.add_argument(
         "--url",
         default="grpc://localhost:8001",
-        help="the server; --core needs gRPC, --ensemble takes http:// too (default: %(default)s)",
+        help="the server; --direct needs gRPC, --ensemble takes http:// too (default: %(default)s)",
     )
     measured.add_argument(
         "--timeout", type=number(1e-6), default=120.0, help="seconds that one answer may take (default: %(default)g)"

@@ -45,7 +45,7 @@ class PredictorFacts:
     """
 
     name: str
-    kind: Literal["eager", "core", "ensemble"]
+    kind: Literal["eager", "direct", "ensemble"]
     model: str
     version: str | None
     weights: str | None

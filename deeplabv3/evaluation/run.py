@@ -21,7 +21,7 @@ from deeplabv3.evaluation.measuring import measure
 from deeplabv3.evaluation.predictors import agreed_class_names, load_eager
 from deeplabv3.evaluation.records import RecordFile, output_folder, writing
 from deeplabv3.evaluation.report import draw, report
-from deeplabv3.evaluation.served import CorePredictor, EnsemblePredictor, Server
+from deeplabv3.evaluation.served import DirectPredictor, EnsemblePredictor, Server
 from deeplabv3.files import write_whole
 from deeplabv3.repository.class_names import read_class_names
 
@@ -97,18 +97,18 @@ def _open_predictors(options: Options) -> Generator[tuple[list[Predictor], str |
             predictors.append(predictor)
 
         version = None
-        if options.core or options.ensemble:
+        if options.direct or options.ensemble:
             # Before the module is loaded: a server that is down should be told at once.
             server = Server.of(options.url)
             version = server.version()
-            for model in options.core:
-                keep(CorePredictor(server, model, timeout=options.timeout))
+            for model in options.direct:
+                keep(DirectPredictor(server, model, timeout=options.timeout))
             for model in options.ensemble:
                 keep(EnsemblePredictor(server, model, timeout=options.timeout))
         for variant in options.eager:
             keep(load_eager(variant, options.weights, device=options.device, progress=sys.stderr.isatty()))
         # As the table shows them: what is closest to PyTorch first.
-        order = ("eager", "core", "ensemble")
+        order = ("eager", "direct", "ensemble")
         yield sorted(predictors, key=lambda predictor: order.index(predictor.facts.kind)), version
 
 

@@ -1,4 +1,4 @@
-"""Models on a running Triton server: the core alone, and the ensemble as deeplab_client's users call it."""
+"""Models on a running Triton server: the network alone, and the ensemble as deeplab_client's users call it."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ class Server:
                 ) from exc
 
 
-class CorePredictor:
-    """A core model, asked with the very tensor that the eager module gets.
+class DirectPredictor:
+    """A model for direct callers, asked with the very tensor that the eager module gets.
 
     Args:
         server: by gRPC, because tritonclient's HTTP client may not be shared between threads.
@@ -125,20 +125,20 @@ class CorePredictor:
 
     def __init__(self, server: Server, model: str, *, timeout: float) -> None:
         if server.scheme != "grpc":
-            raise EvaluationError(f"--core {model} is asked over gRPC; give --url grpc://host:port instead of {server}")
+            raise EvaluationError(f"--direct {model} needs gRPC; give --url grpc://host:port instead of {server}")
         served = server.model(model)
         _, count, *_ = [*served.outputs.get(_OUTPUT, []), 0, 0]
         if count < 1:
             raise EvaluationError(
                 f"{server}: {model} has no output {_OUTPUT!r} with the logits of its classes; its outputs are "
-                f"{dict(served.outputs)}; name a core model such as deeplabv3_resnet50"
+                f"{dict(served.outputs)}; name a model for direct callers, such as deeplabv3_resnet50"
             )
         self._client: Any = grpc.InferenceServerClient(server.host)
         self._timeout = timeout
         self.classes = Classes(count, self._class_names(count))
         self.facts = PredictorFacts(
-            name=f"core {model}",
-            kind="core",
+            name=f"direct {model}",
+            kind="direct",
             model=model,
             version=served.version,
             weights=served.parameters.get("weights"),
@@ -161,7 +161,7 @@ class CorePredictor:
         self._client.close()
 
     def _class_names(self, count: int) -> tuple[str, ...] | None:
-        """Return the names of the classes where the server tells: a core model has none, `postprocess` has them."""
+        """Return the names of the classes where the server tells: this model has none, `postprocess` has them."""
         inputs = {
             "LOGITS": np.zeros((1, count, 1, 1), np.float32),
             "SIZE": np.ones((1, 2), np.int32),

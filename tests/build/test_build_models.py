@@ -19,6 +19,7 @@ import torch
 from eager_models import eager
 from torch.nn import functional
 from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights
+from torchvision.transforms.v2 import functional as transforms
 
 import build_models
 from deeplabv3 import BuildError, CheckpointError, InvalidOptionError, WeightsSource, model_deeplabv3_resnet50
@@ -56,19 +57,27 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("variant", ["resnet50", "resnet101"])
 def test_the_saved_file_computes_what_eager_torchvision_does(model_repository: Path, variant: str) -> None:
     model = eager(variant)
-    module = torch.jit.load(str(model_repository / f"deeplabv3_{variant}" / "1" / "model.pt"))
-    for seed, shape in enumerate([(1, 3, 200, 264), (2, 3, 133, 97)]):
-        pixels = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    core, direct = (
+        torch.jit.load(str(model_repository / f"{kind}_{variant}" / "1" / "model.pt")) for kind in ("core", "deeplabv3")
+    )
+    for seed, (count, height, width) in enumerate([(1, 200, 264), (2, 133, 97)]):
+        generator = torch.Generator().manual_seed(seed)
+        samples = torch.randint(0, 256, (count, height, width, 3), generator=generator).to(torch.uint8)
+        ids = torch.tensor([[7 + number] for number in range(count)])
+        pixels = transforms.normalize(samples.permute(0, 3, 1, 2) / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         with torch.inference_mode():
             expected = model(pixels)["out"]
-            out, logits_os8 = module(pixels)
+            logits, returned = core(samples, ids)
+            (out,) = direct(pixels)
         # 1e-4 for logits of order 1; the untrained ResNet-101's are of order 1000.
         tolerance = 1e-4 * max(1.0, float(expected.abs().max()))
-        assert out.dtype == logits_os8.dtype == torch.float32
+        assert out.dtype == logits.dtype == torch.float32
+        assert out.is_contiguous()
         assert float((out - expected).abs().max()) <= tolerance
-        assert logits_os8.shape[-2:] == (-(-shape[2] // 8), -(-shape[3] // 8))
-        upsampled = functional.interpolate(logits_os8, size=shape[-2:], mode="bilinear", align_corners=False)
-        assert float((upsampled - out).abs().max()) <= tolerance
+        assert torch.equal(returned, ids)
+        assert logits.shape[-2:] == (-(-height // 8), -(-width // 8))
+        upsampled = functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        assert float((upsampled - expected).abs().max()) <= tolerance
 
 
 def test_committed_configs_are_those_of_the_default_options(tmp_path: Path) -> None:
@@ -92,18 +101,19 @@ def test_a_build_into_the_checkout_changes_no_file_that_git_knows(
     """Not even one that somebody has edited: it is source."""
     source = tmp_path / "model_repository"
     shutil.copytree(COMMITTED, source, ignore=shutil.ignore_patterns("model.pt", "__pycache__"))
-    for name in ("preprocess", "deeplabv3_resnet50"):
+    for name in ("preprocess", "core_resnet50"):
         config = source / name / "config.pbtxt"
         config.write_text(config.read_text().replace('"520"', '"512"').replace("count: 1", "count: 2"))
     before = files(source)
     monkeypatch.setattr(steps, "MODEL_REPOSITORY", source)
 
-    def write_model(partial: Path, plan: Plan, *, progress: bool, **_: object) -> None:
-        partial.write_bytes(f"{plan.core} {progress}".encode())
+    def write_models(partials: dict[str, Path], plan: Plan, *, progress: bool, **_: object) -> None:
+        for name in plan.models:
+            partials[name].write_bytes(f"{name} {progress}".encode())
 
-    monkeypatch.setattr(assembly, "write_model", write_model)
+    monkeypatch.setattr(assembly, "write_models", write_models)
     build(source, [Plan(variant, WeightsSource("COCO_WITH_VOC_LABELS_V1")) for variant in VARIANTS])
-    added = {f"deeplabv3_{variant}/1/model.pt" for variant in VARIANTS}
+    added = {f"{kind}_{variant}/1/model.pt" for kind in ("core", "deeplabv3") for variant in VARIANTS}
     after = files(source)
     assert after.keys() - before.keys() == added
     assert {name: after[name] for name in before} == before
@@ -117,7 +127,7 @@ def test_class_names_are_those_of_the_weights(weights: type) -> None:
 
 def test_a_second_build_finds_everything_up_to_date_and_changes_nothing(model_repository: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in model_repository.rglob("model.pt")}
-    assert len(before) == 2
+    assert len(before) == 4
     command = [sys.executable, "build_models.py", "--weights", "none", "--model-repository", str(model_repository)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0
@@ -202,7 +212,7 @@ def test_a_file_name_that_is_not_utf8_makes_a_label(tmp_path: Path) -> None:
 
 
 def test_a_damaged_model_is_not_up_to_date(model_repository: Path, tmp_path: Path) -> None:
-    source = model_repository / "deeplabv3_resnet50" / "1" / "model.pt"
+    source = model_repository / "core_resnet50" / "1" / "model.pt"
     assert read_record(source) is not None
     damaged = tmp_path / "model.pt"
     shutil.copy(source, damaged)
@@ -220,7 +230,7 @@ def test_a_full_disk_is_told_before_torch_aborts(tmp_path: Path, monkeypatch: py
         return usage._replace(free=60_000_000)
 
     monkeypatch.setattr(shutil, "disk_usage", nearly_full)
-    with pytest.raises(BuildError, match="has 60 MB left, and a model takes up to 260"):
+    with pytest.raises(BuildError, match="has 60 MB left, and 2 models take up to 520"):
         build(tmp_path, [SMALL_50], force=False, progress=False)
     assert not list(tmp_path.rglob("*model.pt*"))
 
@@ -273,16 +283,16 @@ def test_a_damaged_file_in_the_cache_is_named(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_build_leaves_the_model_that_was_there(tmp_path: Path, number: signal.Signals) -> None:
-    (tmp_path / "deeplabv3_resnet50" / "1").mkdir(parents=True)
-    (tmp_path / "deeplabv3_resnet50" / "1" / "model.pt").write_bytes(b"the model that is served")
-    before = files(tmp_path / "deeplabv3_resnet50")
+    (tmp_path / "core_resnet50" / "1").mkdir(parents=True)
+    (tmp_path / "core_resnet50" / "1" / "model.pt").write_bytes(b"the model that is served")
+    before = files(tmp_path / "core_resnet50")
     command = ["build_models.py", "--weights", "none", "--variant", "resnet50"]
     builder = subprocess.Popen(
         [sys.executable, *command, "--model-repository", str(tmp_path)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
     )
-    partial = tmp_path / "deeplabv3_resnet50" / "1" / ".model.pt.partial"
+    partial = tmp_path / "core_resnet50" / "1" / ".model.pt.partial"
     deadline = time.monotonic() + 200
     while not partial.exists():
         assert builder.poll() is None, builder.communicate()[1]
@@ -291,7 +301,7 @@ def test_an_interrupted_build_leaves_the_model_that_was_there(tmp_path: Path, nu
     builder.send_signal(number)
     builder.communicate(timeout=60)
     assert builder.returncode == (-9 if number == signal.SIGKILL else 128 + number)
-    after = files(tmp_path / "deeplabv3_resnet50")
+    after = files(tmp_path / "core_resnet50")
     if number == signal.SIGKILL:  # Nobody could clean up; the next build does.
         after.pop("1/.model.pt.partial", None)
     assert after == before
@@ -310,22 +320,21 @@ def test_a_second_build_in_the_same_repository_at_the_same_time_is_refused(
 def test_a_trace_that_computes_something_else_never_gets_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = tracing.trace
+    class Wrong(tracing.Tracer):
+        def __init__(self, model: DeepLabV3, **options: Any) -> None:  # noqa: ANN401 - Tracer's own
+            model = copy.deepcopy(model)
+            with torch.no_grad():
+                dict(model.classifier.named_parameters())["4.bias"].add_(0.01)
+            super().__init__(model, **options)
 
-    def wrong(model: DeepLabV3, **options: Any) -> torch.jit.ScriptModule:  # noqa: ANN401  trace's own
-        model = copy.deepcopy(model)
-        with torch.no_grad():
-            dict(model.classifier.named_parameters())["4.bias"].add_(0.01)
-        return original(model, **options)
-
-    monkeypatch.setattr(tracing, "trace", wrong)
-    with pytest.raises(BuildError, match=r"out of the saved file is off PyTorch's by 1\.00e-02"):
+    monkeypatch.setattr(tracing, "Tracer", Wrong)
+    with pytest.raises(BuildError, match=r"LOGITS of the saved file is off PyTorch's by 1\.00e-02"):
         build(tmp_path, [SMALL_50], force=False, progress=False)
     assert not list(tmp_path.rglob("*model.pt*"))
 
 
 def test_the_record_travels_inside_the_model(model_repository: Path) -> None:
-    file = model_repository / "deeplabv3_resnet50" / "1" / "model.pt"
+    file = model_repository / "core_resnet50" / "1" / "model.pt"
     extra = {"build.json": ""}
     torch.jit.load(str(file), _extra_files=extra)
     record = json.loads(extra["build.json"])

@@ -77,13 +77,17 @@ def test_weights_may_be_said_in_the_seeds_words() -> None:
         (["--replace-stride-with-dilation", "1", "0", "0"], "must be true or false, got '1'"),
         (["--set", "preprocess.resize_mode"], "must be MODEL.PARAMETER=VALUE, such as "),
         (
-            ["--set", "deeplabv3_resnet50.instances=3"],
-            "must be one of preprocess, postprocess, encode_mask, got 'deeplabv3_resnet50'; a core model has --inst",
+            ["--set", "core_resnet50.instances=3"],
+            "must be one of preprocess, postprocess, encode_mask, got 'core_resnet50'; a core model has --inst",
         ),
         (["--model-repository", ""], "must be the path of a folder, got ''"),
-        (["--set", "preprocess.size=3"], "preprocess has no setting 'size'; it has mean, std, resize_mode, "),
+        (["--set", "preprocess.size=3"], "preprocess has no setting 'size'; it has resize_mode, "),
         (["--set", "preprocess.resize_mode=oval"], "must be 'square' or 'shorter_side', got 'oval'"),
-        (["--set", "preprocess.std=0.2, 0.2, 0"], "must be three numbers 'R, G, B' above 0, got "),
+        (["--set", "preprocess.std=0.2, 0.2, 0.2"], "the core models normalize: give --std 0.2, 0.2, 0.2 and build"),
+        (["--std", "0.2,0.2,0"], "must be three numbers R,G,B above 0, got "),
+        (["--mean", "0.2,0.2"], "must be three numbers R,G,B, got "),
+        (["--mean", "nan,0,0"], "must be three numbers R,G,B, got "),
+        (["--no-direct", "--aux-loss"], "leave out --no-direct"),
         (["--set", "postprocess.max_batch_size=4"], "must be an integer from 8 to 128, got '4'"),
         (["--set", "encode_mask.instances=many"], "must be an integer from 1 to 128, got 'many'"),
     ],
@@ -244,15 +248,17 @@ def test_the_resnets_options_and_the_head_reach_the_served_file(
     pixels = torch.randn(2, 3, 96, 130, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         expected = model(pixels)
-        out, logits, aux = torch.jit.load(str(repository / "deeplabv3_resnet50" / "1" / "model.pt"))(pixels)
+        out, aux = torch.jit.load(str(repository / "deeplabv3_resnet50" / "1" / "model.pt"))(pixels)
+        samples, ids = torch.zeros(2, 96, 130, 3, dtype=torch.uint8), torch.zeros(2, 1, dtype=torch.int64)
+        logits, _ = torch.jit.load(str(repository / "core_resnet50" / "1" / "model.pt"))(samples, ids)
     assert logits.shape == (2, 3, 6, 9)
     for served, wanted in ((out, expected["out"]), (aux, expected["aux"])):
         assert float((served - wanted).abs().max()) <= 1e-4 * max(1.0, float(wanted.abs().max()))
-    for name in ("deeplabv3_resnet50", "segment_resnet50"):
+    for name in ("core_resnet50", "deeplabv3_resnet50", "segment_resnet50"):
         config = (repository / name / "config.pbtxt").read_text()
         assert "mine.pth@sha256:" in config
         assert ('"aux"' in config) == (name == "deeplabv3_resnet50")
-    for name in ("deeplabv3_resnet50", "segment_resnet50", "postprocess"):
+    for name in ("core_resnet50", "deeplabv3_resnet50", "segment_resnet50", "postprocess"):
         dims = [tensor.dims[0] for tensor in parsed(repository / name / "config.pbtxt").output]
         assert set(dims) <= {3, -1, 1}
         assert 3 in dims
@@ -279,13 +285,14 @@ def test_settings_survive_another_number_of_classes(tmp_path: Path) -> None:
 
 
 def fake_model(repository: Path, plan: Plan) -> Path:
-    """Write a file with a build's record and nothing else in it."""
-    file = repository / plan.core / "1" / "model.pt"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, text in record_of(plan).as_extra_files().items():
-            archive.writestr(f"model/extra/{name}", text)
-    return file
+    """Write files with a build's record and nothing else in them; return the core model's."""
+    for model in plan.models:
+        file = repository / model / "1" / "model.pt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, text in record_of(plan).as_extra_files().items():
+                archive.writestr(f"model/extra/{name}", text)
+    return repository / plan.core / "1" / "model.pt"
 
 
 def test_a_repository_has_one_list_of_classes(tmp_path: Path) -> None:
@@ -307,12 +314,12 @@ def test_where_one_of_two_models_fails_neither_is_replaced(tmp_path: Path, monke
     before = [fake_model(tmp_path, Plan(plan.variant, plan.source)).read_bytes() for plan in both]
     shutil.copytree(MODEL_REPOSITORY / "postprocess", tmp_path / "postprocess")
 
-    def fail_at_the_second(partial: Path, plan: Plan, *, progress: bool, **_: object) -> None:
-        partial.write_bytes(b"new")
+    def fail_at_the_second(partials: dict[str, Path], plan: Plan, *, progress: bool, **_: object) -> None:
+        partials[plan.core].write_bytes(b"new")
         if plan.variant == "resnet101":
             raise BuildError(f"no {plan.variant} today, progress {progress}")
 
-    monkeypatch.setattr(assembly, "write_model", fail_at_the_second)
+    monkeypatch.setattr(assembly, "write_models", fail_at_the_second)
     with pytest.raises(BuildError, match="today"):
         build(tmp_path / "new", both, force=False, progress=False)
     assert list((tmp_path / "new").iterdir()) == []
@@ -378,7 +385,7 @@ def test_the_figures_are_a_table_too(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     "place",
     [
-        "deeplabv3_resnet101",
+        "core_resnet101",
         "deeplabv3_resnet101/1",
         "segment_resnet50",
         "segment_resnet101/1",
@@ -390,7 +397,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_traced(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As root, who may write everywhere, a file in the place of a folder stands for a read-only one."""
-    monkeypatch.setattr(assembly, "write_model", traced_nothing)
+    monkeypatch.setattr(assembly, "write_models", traced_nothing)
     models = tmp_path / "models"
     (models / place).parent.mkdir(parents=True)
     (models / place).touch()
@@ -417,7 +424,7 @@ def leave(free: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_read_only_file_system_is_told_before_anything_is_traced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(assembly, "write_model", traced_nothing)
+    monkeypatch.setattr(assembly, "write_models", traced_nothing)
     build(tmp_path, [Plan("resnet50", WeightsSource("none"))], configs_only=True)
 
     def read_only(*_: object, **__: object) -> None:
@@ -444,7 +451,7 @@ def test_what_is_up_to_date_may_be_read_only(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("variants", "needed"), [(["resnet50"], "a model takes up to 260"), ([], "2 models take up to 520")]
+    ("variants", "needed"), [(["resnet50"], "2 models take up to 520"), ([], "4 models take up to 1040")]
 )
 def test_a_full_disk_is_told_before_anything_is_traced(
     variants: list[str],
@@ -453,7 +460,7 @@ def test_a_full_disk_is_told_before_anything_is_traced(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(assembly, "write_model", traced_nothing)
+    monkeypatch.setattr(assembly, "write_models", traced_nothing)
     leave(250_000_000, tmp_path, monkeypatch)
     options = [f"--variant={variant}" for variant in variants]
     code = build_models.main(["--weights", "none", "--model-repository", str(tmp_path / "models"), *options])
@@ -474,14 +481,18 @@ def test_an_up_to_date_build_reads_each_model_once(tmp_path: Path, monkeypatch: 
         return testzip(archive)
 
     monkeypatch.setattr(zipfile.ZipFile, "testzip", noted)
-    monkeypatch.setattr(assembly, "write_model", traced_nothing)
+    monkeypatch.setattr(assembly, "write_models", traced_nothing)
     assert build_models.main(["--weights", "none", "--model-repository", str(tmp_path)]) == 0
-    assert read == [str(tmp_path / f"deeplabv3_{variant}" / "1" / "model.pt") for variant in ("resnet50", "resnet101")]
+    assert read == [
+        str(tmp_path / f"{kind}_{variant}" / "1" / "model.pt")
+        for variant in ("resnet50", "resnet101")
+        for kind in ("core", "deeplabv3")
+    ]
 
 
 def test_what_is_up_to_date_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan("resnet50", WeightsSource("none"))
     fake_model(tmp_path, plan)
     leave(0, tmp_path, monkeypatch)
-    monkeypatch.setattr(assembly, "write_model", traced_nothing)
+    monkeypatch.setattr(assembly, "write_models", traced_nothing)
     assert build_models.main(["--weights", "none", "--variant", "resnet50", "--model-repository", str(tmp_path)]) == 0

@@ -113,7 +113,7 @@ def test_published_figures_are_those_recorded_with_the_weights(variant: str, mea
     def facts(model: str, weights: str | None) -> PredictorFacts:
         return PredictorFacts(
             name="x",
-            kind="core",
+            kind="direct",
             model=model,
             version=None,
             weights=weights,
@@ -210,7 +210,7 @@ def test_a_checkpoint_of_own_classes_is_measured_on_own_masks(
             ["--eager", "resnet50", "--weights", "nowhere.pth"],
             "--eager resnet50: the weights nowhere.pth cannot be read: No such file",
         ),
-        (["--core", "deeplabv3_resnet50", "--url", "grpc://127.0.0.1:9"], "grpc://127.0.0.1:9: the server does not"),
+        (["--direct", "deeplabv3_resnet50", "--url", "grpc://127.0.0.1:9"], "grpc://127.0.0.1:9: the server does not"),
         (["--ensemble", "segment_resnet50", "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9: the server does not"),
     ],
 )

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.build
 
 FACTS = PredictorFacts(
-    name="core toy",
-    kind="core",
+    name="direct toy",
+    kind="direct",
     model="toy",
     version="1",
     weights="toy",
@@ -102,7 +102,7 @@ def done_images(state: Path) -> list[str]:
 
 
 def figures(tally: Tally) -> Figures:
-    return Figures.of(tally.matrices["core toy"])
+    return Figures.of(tally.matrices["direct toy"])
 
 
 def test_a_perfect_model_gets_everything(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_file_that_has_changed_is_counted_again_and_once(tmp_path: Path) -> No
         again = run(folder, state, on_progress=progress.append)
         assert progress[0] == already_done
         assert again.done == once.done
-        assert np.array_equal(again.matrices["core toy"], once.matrices["core toy"])
+        assert np.array_equal(again.matrices["direct toy"], once.matrices["direct toy"])
 
 
 def test_an_empty_picture_is_all_background(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_the_number_of_images_in_flight_is_bounded_and_changes_nothing(tmp_path:
     folder = coco_data.write(tmp_path, (PERFECT + HALF)[:8])
     tally = run(folder, tmp_path / "state", [ByColour(before=enter)], concurrency=concurrency)
     alone = run(folder, tmp_path / "other", concurrency=1)
-    np.testing.assert_array_equal(tally.matrices["core toy"], alone.matrices["core toy"])
+    np.testing.assert_array_equal(tally.matrices["direct toy"], alone.matrices["direct toy"])
     assert most <= concurrency
 
 
@@ -172,7 +172,7 @@ def test_agreement_is_counted_where_resolutions_are_the_same(tmp_path: Path) -> 
     ]
     tally = run(coco_data.write(tmp_path, PERFECT[:2]), tmp_path / "state", [ByColour(), *others])
     # Over all pixels, one row of each picture apart.
-    assert tally.agreements == {("core toy", "second"): (2 * 519 * 520, 2 * 520 * 520)}
+    assert tally.agreements == {("direct toy", "second"): (2 * 519 * 520, 2 * 520 * 520)}
 
 
 def interrupting(number: signal.Signals, after: int) -> Callable[[int], None]:
@@ -207,7 +207,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, number: sig
     assert not {f"{int(image_id):012d}.png" for image_id in done} & set(asked)
     assert len(asked) == len(PERFECT + HALF) - len(done)
     whole = run(folder, tmp_path / "whole")
-    np.testing.assert_array_equal(tally.matrices["core toy"], whole.matrices["core toy"])
+    np.testing.assert_array_equal(tally.matrices["direct toy"], whole.matrices["direct toy"])
 
 
 def test_a_second_signal_does_not_wait_for_a_model_that_hangs(tmp_path: Path) -> None:
@@ -247,10 +247,10 @@ def test_an_image_that_cannot_be_read_stops_the_run_and_keeps_the_rest(tmp_path:
 def test_a_model_that_fails_is_named_with_the_image(tmp_path: Path) -> None:
     def fail(sample: Sample) -> None:
         if sample.name == "000000000101.png":
-            raise EvaluationError("core toy: the server went away")
+            raise EvaluationError("direct toy: the server went away")
 
     folder = coco_data.write(tmp_path, PERFECT)
-    with pytest.raises(EvaluationError, match=r"^image 000000000101\.png: core toy: the server went away$"):
+    with pytest.raises(EvaluationError, match=r"^image 000000000101\.png: direct toy: the server went away$"):
         run(folder, tmp_path / "state", [ByColour(before=fail)])
 
 
@@ -283,7 +283,7 @@ def test_a_record_of_a_class_that_does_not_exist_is_refused(tmp_path: Path) -> N
     folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
     run(folder, state)
     header, first, second = state.read_text().splitlines()
-    damaged = json.dumps(json.loads(first) | {"matrices": {"core toy": [[0, 21, 1]]}})
+    damaged = json.dumps(json.loads(first) | {"matrices": {"direct toy": [[0, 21, 1]]}})
     state.write_text(f"{header}\n{damaged}\n{second}\n")
     with pytest.raises(EvaluationError, match="of an evaluation; pass --restart"):
         run(folder, state)
@@ -310,11 +310,11 @@ def test_a_torn_last_line_is_dropped_and_its_image_counted_again(tmp_path: Path,
     tally = run(folder, state, [ByColour(before=lambda sample: asked.append(sample.name))])
     assert asked == ["000000000101.png"]
     assert done_images(state) == ["100", "101"]
-    np.testing.assert_array_equal(tally.matrices["core toy"], whole.matrices["core toy"])
+    np.testing.assert_array_equal(tally.matrices["direct toy"], whole.matrices["direct toy"])
     # Nothing is left to do, and what was counted is read back from the file alone.
     again = run(folder, state, [ByColour(before=lambda sample: asked.append(sample.name))])
     assert asked == ["000000000101.png"]
-    np.testing.assert_array_equal(again.matrices["core toy"], whole.matrices["core toy"])
+    np.testing.assert_array_equal(again.matrices["direct toy"], whole.matrices["direct toy"])
     assert again.seconds == tally.seconds > 0
 
 
@@ -334,7 +334,7 @@ def test_agreements_are_read_back_too(tmp_path: Path) -> None:
     assert (
         run(folder, state, predictors).agreements
         == expected
-        == {("core toy", "second"): (2 * 519 * 520, 2 * 520 * 520)}
+        == {("direct toy", "second"): (2 * 519 * 520, 2 * 520 * 520)}
     )
 
 
@@ -372,7 +372,7 @@ def test_the_report_holds_every_figure_and_the_picture_is_drawn(tmp_path: Path) 
     )
     first, second = content["predictors"]
     assert first["mean_iou"] == pytest.approx(coco_data.HALF_MEAN_IOU)
-    assert first["confusion"] == tally.matrices["core toy"].tolist()
+    assert first["confusion"] == tally.matrices["direct toy"].tolist()
     assert {each["name"]: each["iou"] for each in first["classes"] if each["iou"] is not None} == pytest.approx(
         coco_data.HALF_IOU
     )
@@ -405,14 +405,18 @@ def test_other_classes_than_those_of_the_annotations_are_refused() -> None:
         (
             vocs,
             [of_classes(*vocs[:3], "zebra", *vocs[4:])],
-            r"core toy: its classes are not the 21 of Pascal VOC, .*: 3 is 'zebra' instead of 'bird'; give a model of",
+            r"direct toy: its classes are not the 21 of Pascal VOC, .*: 3 is 'zebra' instead of 'bird'; give a model",
         ),
         (vocs, [of_classes(count=3)], "the 21 of Pascal VOC, .*: it has 3 classes instead of 21"),
         (vocs, [of_classes(*vocs[:3])], "it has 3 classes instead of 21"),
         (farm, [of_classes(count=5)], "not the 3 of --classes, .*: it has 5 classes instead of 3"),
         (farm, [of_classes("ground", "hen", "fence")], "not the 3 of --classes, .*: 1 is 'hen' instead of 'chicken'"),
-        (None, [of_classes(count=257)], "core toy: the model has 257 classes, .* at most 256"),
-        (None, [of_classes(*farm), of_classes(count=21)], "not the 3 of core toy, .*: it has 21 classes instead of 3"),
+        (None, [of_classes(count=257)], "direct toy: the model has 257 classes, .* at most 256"),
+        (
+            None,
+            [of_classes(*farm), of_classes(count=21)],
+            "the 3 of direct toy, .*: it has 21 classes instead of 3",
+        ),
     ):
         with pytest.raises(EvaluationError, match=message):
             agreed_class_names(named, predictors)

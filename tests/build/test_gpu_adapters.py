@@ -199,7 +199,7 @@ def test_preprocess_hands_on_a_tensor_of_torch(monkeypatch: pytest.MonkeyPatch, 
     data = pictures.encoded(pictures.cat((90, 60)), "PNG")
     good, bad = model.execute([Request(IMAGE=np.array([[each]], np.object_)) for each in (data, b"no")])
     found = good.arrays()
-    assert found["PIXELS"].shape == (1, 3, 520, 520)
+    assert found["PIXELS"].shape == (1, 520, 520, 3)
     assert found["SIZE"].tolist() == [[60, 90]]
     assert (found["IMAGE_ID"].dtype, found["IMAGE_ID"].tolist()) == (np.int64, [[binascii.crc32(data)]])
     assert bad.error.code == TritonError.INVALID_ARG

@@ -12,8 +12,6 @@ import torch
 pytestmark = pytest.mark.build
 
 PARAMETERS = {
-    "mean": "0.485, 0.456, 0.406",
-    "std": "0.229, 0.224, 0.225",
     "resize_mode": "square",
     "resize_size": "520",
     "max_pixels": "50000000",
@@ -21,7 +19,6 @@ PARAMETERS = {
 }
 SQUARE = image_ops.Settings.from_parameters(PARAMETERS)
 SHORTER_SIDE = image_ops.Settings.from_parameters(PARAMETERS | {"resize_mode": "shorter_side"})
-STEP = 1 / 255 / 0.224
 
 
 def preprocess(data: bytes, settings: image_ops.Settings = SQUARE) -> tuple[torch.Tensor, list[list[int]]]:
@@ -37,17 +34,17 @@ def test_a_sample_is_at_most_one_step_of_255_from_the_cpus(settings: image_ops.S
     expected, _ = image_ops.preprocess([data], settings)
     assert shown == [[size[1], size[0]]]
     assert found.shape == expected.shape
-    assert found.dtype == torch.float32
+    assert found.dtype == torch.uint8
     assert found.is_contiguous()  # as Triton's DLPack takes it
-    difference = np.abs(found.numpy() - expected)
+    difference = np.abs(found.numpy().astype(int) - expected)
     # The CPU's uint8 kernel rounds after each of its two directions, this one at the end.
-    assert difference.max() <= 1.01 * STEP
-    assert (difference > 0.01 * STEP).mean() <= 0.3
+    assert difference.max() <= 1
+    assert difference.mean() <= 0.3
 
 
-def test_what_needs_no_resize_is_the_cpus_to_rounding() -> None:
+def test_what_needs_no_resize_is_the_cpus() -> None:
     data = pictures.encoded(pictures.cat((520, 520)), "PNG")
-    np.testing.assert_allclose(preprocess(data)[0].numpy(), image_ops.preprocess([data], SQUARE)[0], atol=1e-6)
+    np.testing.assert_array_equal(preprocess(data)[0].numpy(), image_ops.preprocess([data], SQUARE)[0])
 
 
 def test_what_a_gpu_cannot_shrink_is_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as transforms
 
 import build_models
 from build_models import make_plans, parse_arguments
-from deeplabv3 import BuildError, model_deeplabv3_resnet50
+from deeplabv3 import BuildError, WeightsSource, model_deeplabv3_resnet50
 from deeplabv3.building import checking, dilation, fusion, tracing
+from deeplabv3.building.plan import Plan
 from deeplabv3.repository.config import read_config
 from deeplabv3.repository.record import read_record
 
@@ -57,36 +59,54 @@ def test_a_build_for_a_device_in_a_precision(
 ) -> None:
     dtype, error = PRECISIONS[precision]
     assert build_models.main([*OPTIONS, *options, "--model-repository", str(tmp_path)]) == 0
-    file = tmp_path / "deeplabv3_resnet50" / "1" / "model.pt"
-    config = read_config(tmp_path / "deeplabv3_resnet50" / "config.pbtxt")
-    assert [group.kind for group in config.instance_group] == [kind]
-    assert config.parameters["precision"].string_value == precision
-    record = read_record(file)
-    assert record is not None
-    assert (record.device, record.fields["precision"]) == ("cpu" if kind == CPU else "cuda", precision)
+    modules: dict[str, Any] = {}
+    for name in ("core_resnet50", "deeplabv3_resnet50"):
+        file = tmp_path / name / "1" / "model.pt"
+        config = read_config(tmp_path / name / "config.pbtxt")
+        assert [group.kind for group in config.instance_group] == [kind]
+        assert config.parameters["precision"].string_value == precision
+        record = read_record(file)
+        assert record is not None
+        assert (record.device, record.fields["precision"]) == ("cpu" if kind == CPU else "cuda", precision)
 
-    module = torch.jit.load(str(file))
-    weights = sum(parameter.numel() for parameter in eager.parameters())
-    assert file.stat().st_size == pytest.approx(weights * dtype.itemsize, rel=0.02)
-    # Only a CPU runs what oneDNN fuses, and there nothing is left to fuse.
-    operators = {node.kind() for node in module.graph.nodes()}
-    assert ("mkldnn::_convolution_pointwise" in operators) == (kind == CPU)
-    # In bf16 ASPP's dilated convolutions are sums, before a ReLU.
-    unfused = {"aten::add_", "aten::_convolution"} | (set() if precision == "bf16" else {"aten::relu", "aten::relu_"})
-    assert bool(operators & unfused) == (kind == GPU)
+        module = modules[name] = torch.jit.load(str(file))
+        served = [
+            parameter
+            for part, parameter in eager.named_parameters()
+            if name != "core_resnet50" or not part.startswith("aux")
+        ]
+        weights = sum(parameter.numel() for parameter in served)
+        assert file.stat().st_size == pytest.approx(weights * dtype.itemsize, rel=0.02)
+        # Only a CPU runs what oneDNN fuses, and there nothing is left to fuse.
+        operators = {node.kind() for node in module.graph.nodes()}
+        assert ("mkldnn::_convolution_pointwise" in operators) == (kind == CPU)
+        # In bf16 ASPP's dilated convolutions are sums, before a ReLU.
+        unfused = {"aten::add_", "aten::_convolution"}
+        unfused |= set() if precision == "bf16" else {"aten::relu", "aten::relu_"}
+        assert bool(operators & unfused) == (kind == GPU)
 
-    pixels = torch.randn((2, 3, 161, 98), generator=torch.Generator().manual_seed(3))
+    samples, pixels = noise(2, 161, 98)
     with torch.inference_mode():
         expected = eager(pixels)
-        out, logits_os8, aux = module(pixels)
-    assert out.dtype == logits_os8.dtype == aux.dtype == torch.float32
-    for found, wanted in ((out, expected["out"]), (aux, expected["aux"])):
+        logits, _ = modules["core_resnet50"](samples, torch.zeros(2, 1, dtype=torch.int64))
+        out, aux = modules["deeplabv3_resnet50"](pixels)
+    assert out.dtype == logits.dtype == aux.dtype == torch.float32
+    upsampled = torch.nn.functional.interpolate(logits, size=(161, 98), mode="bilinear", align_corners=False)
+    for found, wanted in ((out, expected["out"]), (upsampled, expected["out"]), (aux, expected["aux"])):
         assert float((found - wanted).abs().max()) <= error * float(wanted.abs().max())
+
+
+def noise(count: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the samples of pictures and the same, normalized as a user of torchvision does it."""
+    generator = torch.Generator().manual_seed(3)
+    samples = torch.randint(0, 256, (count, height, width, 3), generator=generator).to(torch.uint8)
+    planes = samples.permute(0, 3, 1, 2) / 255
+    return samples, transforms.normalize(planes, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 def test_weights_are_packed_once_and_for_all_sizes(tmp_path: Path, eager: DeepLabV3) -> None:
     bf16 = tracing.PRECISIONS["bf16"]
-    tracing.trace(eager, aux=False, precision=bf16).save(str(tmp_path / "model.pt"))
+    tracing.Tracer(eager, precision=bf16).direct().save(str(tmp_path / "model.pt"))
     module = torch.jit.load(str(tmp_path / "model.pt"))
     packed = [part.weights for part in module.modules() if part.original_name == "PackedWeights"]
     # The convolutions of a ResNet-50, of ASPP, and after it; of ASPP's three dilated ones each of the nine weights.
@@ -121,7 +141,7 @@ def test_a_mode_of_gpus_is_refused_for_a_cpu(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize("tf32", [False, True])
 def test_how_cudnn_computes_is_part_of_the_file(eager: DeepLabV3, device: str, tf32: bool) -> None:  # noqa: FBT001  a parameter of the test
     precision = tracing.PRECISIONS["tf32" if tf32 else "fp32"]
-    graph: Any = tracing.trace(eager, aux=False, precision=precision, device=device).graph
+    graph: Any = tracing.Tracer(eager, precision=precision, device=device).direct().graph
     # The last argument of aten::_convolution is allow_tf32.
     used = {list(node.inputs())[-1].toIValue() for node in graph.findAllNodes("aten::_convolution")}
     assert used == (set() if device == "cpu" else {tf32})
@@ -132,10 +152,11 @@ def test_a_model_beyond_the_range_of_fp16_is_refused_with_a_remedy(tmp_path: Pat
     model = copy.deepcopy(eager)
     with torch.no_grad():
         dict(model.classifier.named_parameters())["4.bias"].fill_(1e5)
-    fp16 = tracing.PRECISIONS["fp16"]
-    tracing.save(tracing.trace(model, aux=False, precision=fp16, device="cuda"), tmp_path / "model.pt", {})
+    tracer = tracing.Tracer(model, precision=tracing.PRECISIONS["fp16"], device="cuda")
+    tracing.save(tracer.core(mean=[0, 0, 0], std=[1, 1, 1]), tmp_path / "model.pt", {})
+    plan = Plan("resnet50", WeightsSource("none"), precision="fp16", direct=False)
     with pytest.raises(BuildError, match=r"not finite in fp16, .* take --precision bf16 or fp32"):
-        checking.verify(tmp_path / "model.pt", model, aux=False, precision="fp16")
+        checking.verify({"core_resnet50": tmp_path / "model.pt"}, model, plan)
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 1, 1), (3, 256, 65, 65), (2, 7, 9, 130)])

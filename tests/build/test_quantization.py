@@ -68,7 +68,7 @@ def test_a_build_tells_and_records_how_near_it_comes(tmp_path: Path, caplog: pyt
     command = [*OPTIONS, *SMALL, "--calibration", str(pictures), "--model-repository", str(repository)]
     with caplog.at_level("INFO"):
         assert build_models.main(command) == 0
-    record = read_record(repository / "deeplabv3_resnet50" / "1" / "model.pt")
+    record = read_record(repository / "core_resnet50" / "1" / "model.pt")
     assert record is not None
     found = record.fields["agreement"]
     assert found["pictures"] == 4  # every fifth, held out
@@ -89,23 +89,27 @@ def test_a_build_tells_and_records_how_near_it_comes(tmp_path: Path, caplog: pyt
         assert build_models.main([*command, "--min-agreement", "1"]) == 1
     assert "calibrating with 16 pictures" in caplog.text  # another picture, another model
     assert "--min-agreement is 1; calibrate with more pictures" in caplog.text
-    assert read_record(repository / "deeplabv3_resnet50" / "1" / "model.pt") == record
+    assert read_record(repository / "core_resnet50" / "1" / "model.pt") == record
 
     caplog.clear()
     other = ["--variant", "resnet101", "--weights", "none", "--configs-only", "--set", "preprocess.resize_size=64"]
     assert build_models.main([*other, "--model-repository", str(repository)]) == 0
-    assert "deeplabv3_resnet50: warning: its int8 is calibrated with other settings of preprocess" in caplog.text
+    assert "core_resnet50: warning: its int8 is calibrated with other settings of preprocess" in caplog.text
     assert "resize_size=48" in caplog.text
 
 
+def int8(model: DeepLabV3, pictures: Iterator[torch.Tensor]) -> torch.jit.ScriptModule:
+    return tracing.Tracer(model, aux=True, precision=tracing.PRECISIONS["int8"], pictures=pictures).direct()
+
+
 def test_the_file_computes_in_int8_what_pytorch_does_in_float32(tmp_path: Path, eager: DeepLabV3) -> None:
-    module = tracing.trace(eager, aux=True, precision=tracing.PRECISIONS["int8"], pictures=smooth(3, 1, 3, 72, 88))
+    module = int8(eager, smooth(3, 1, 3, 72, 88))
     tracing.save(module, tmp_path / "model.pt", {})
     loaded = torch.jit.load(str(tmp_path / "model.pt"))
     for pixels in smooth(2, 2, 3, 97, 61):  # another batch, shape and picture than those of calibration
         with torch.inference_mode():
             expected = eager(pixels)
-            out, _, aux = loaded(pixels)
+            out, aux = loaded(pixels)
         for found, wanted in ((out, expected["out"]), (aux, expected["aux"])):
             assert found.dtype == torch.float32
             assert float((found - wanted).norm() / wanted.norm()) < 0.08
@@ -117,7 +121,7 @@ def test_the_file_computes_in_int8_what_pytorch_does_in_float32(tmp_path: Path, 
 
 
 def test_a_second_run_finds_the_same(eager: DeepLabV3) -> None:
-    module = tracing.trace(eager, aux=True, precision=tracing.PRECISIONS["int8"], pictures=smooth(1, 1, 3, 72, 88))
+    module = int8(eager, smooth(1, 1, 3, 72, 88))
     (pixels,) = smooth(1, 1, 3, 72, 88)
     with torch.inference_mode():
         first, second = module(pixels), module(pixels)
@@ -179,7 +183,7 @@ def test_a_cpu_without_the_arithmetic_is_refused(
 
 def test_what_makes_other_pixels_makes_another_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = photographs(tmp_path / "pictures", 20)
-    settings = {"mean": "0, 0, 0", "std": "1, 1, 1", "resize_mode": "square", "resize_size": "48", "max_pixels": "1"}
+    settings = {"resize_mode": "square", "resize_size": "48", "max_pixels": "1"}
 
     def digest(**changed: str) -> str:
         return calibration.Calibration.of(pictures, settings | changed).digest
@@ -205,18 +209,13 @@ def test_int8_and_no_other_precision_takes_pictures(
     eager: DeepLabV3, precision: str, pictures: list[torch.Tensor] | None
 ) -> None:
     with pytest.raises(InvalidOptionError, match="int8 needs pictures for calibration, and only int8 takes them"):
-        tracing.trace(eager, aux=False, precision=tracing.PRECISIONS[precision], pictures=pictures)
+        tracing.Tracer(eager, precision=tracing.PRECISIONS[precision], pictures=pictures)
 
 
 def test_a_missing_auxiliary_head_is_told_before_calibration() -> None:
     pictures = smooth(1, 1, 3, 72, 88)
     with pytest.raises(InvalidOptionError, match="auxiliary head"):
-        tracing.trace(
-            model_deeplabv3_resnet50(width_per_group=4),
-            aux=True,
-            precision=tracing.PRECISIONS["int8"],
-            pictures=pictures,
-        )
+        int8(model_deeplabv3_resnet50(width_per_group=4), pictures)
     assert len(list(pictures)) == 1
 
 

@@ -34,7 +34,7 @@ NEW_OUTPUT = 'output {\n  name: "MASK_FOR_PNG"\n  data_type: TYPE_UINT8\n  dims:
 # What an older version shipped: by step, what stands there now and what stood there then.
 TENSORS = {"postprocess": (NEW_OUTPUT, ""), "encode_mask": ('"MASK"', '"MASK_IN"')}
 SETTINGS = {"preprocess": ('"2163200"', '"1000000"'), "encode_mask": ("count: 1", "count: 4")}
-COMMENT = {"preprocess": ("# ImageNet's statistics", "# The statistics")}
+COMMENT = {"preprocess": ("# Larger images are refused", "# Larger pictures are refused")}
 MINE = {"preprocess": ('"square"', '"shorter_side"'), "postprocess": ('"50000000"', '"999"')}
 MY_SETTINGS = ["--set", "preprocess.resize_mode=shorter_side", "--set", "postprocess.max_pixels=999"]
 OPTIONS = ([], ["--num-classes", "3"], ["--device", "cuda", "--preprocess-device", "cuda", "--num-classes", "3"])
@@ -186,7 +186,7 @@ def test_an_edit_that_no_setting_replaces_is_named_before_anything_is_changed(
     def built(*_: object, **__: object) -> None:
         raise AssertionError("a model was built")
 
-    monkeypatch.setattr(assembly, "write_model", built)
+    monkeypatch.setattr(assembly, "write_models", built)
     build_older(repository, {})
     if not recorded:
         forget(repository, shipped=True)
@@ -215,10 +215,10 @@ def test_an_edited_core_model_is_refused_and_one_of_an_older_version_replaced(
 ) -> None:
     build_older(repository, {})
     fresh = files(repository)
-    edit = {"deeplabv3_resnet50": ("count: 1", "count: 2")}
+    edit = {"core_resnet50": ("count: 1", "count: 2")}
     change(repository, edit)
     assert build(repository) == build_models.EXIT_FAILED
-    assert f"{repository}/deeplabv3_resnet50/config.pbtxt: edited by hand" in caplog.text
+    assert f"{repository}/core_resnet50/config.pbtxt: edited by hand" in caplog.text
     assert "--instances, --max-batch-size and --max-queue-size set a core model" in caplog.text
     forget(repository, shipped=True)
     assert build(repository) == 0  # those versions did so at every build
@@ -291,14 +291,15 @@ def test_a_build_that_is_killed_while_it_writes_leaves_nothing_that_looks_edited
 def test_the_ensemble_of_a_model_that_is_not_built_follows_the_steps(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def small(partial: Path, plan: Plan, **_: object) -> None:
-        tracing.save(torch.jit.script(torch.nn.Identity()), partial, record_of(plan).as_extra_files())
+    def small(partials: dict[str, Path], plan: Plan, **_: object) -> None:
+        for name in plan.models:
+            tracing.save(torch.jit.script(torch.nn.Identity()), partials[name], record_of(plan).as_extra_files())
 
     def older_config(plan: Plan) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
         return parse_config(text_format.MessageToString(ensemble_config(plan)).replace("MASK_FOR_PNG", "OLD"))
 
     ensemble_config = assembly.ensemble_config
-    monkeypatch.setattr(assembly, "write_model", small)
+    monkeypatch.setattr(assembly, "write_models", small)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembly, "ensemble_config", older_config)
         assert build_models.main(["--weights", "none", "--model-repository", str(repository)]) == 0
@@ -333,7 +334,7 @@ def test_the_exit_code_tells_what_may_pass(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(assembly, "write_model", fail)
+    monkeypatch.setattr(assembly, "write_models", fail)
     assert build_models.main(["--weights", "none", "--model-repository", str(repository)]) == code
 
 
@@ -354,7 +355,7 @@ def test_a_write_that_fails_is_an_error_and_not_the_end_of_the_process(monkeypat
 def test_a_read_that_fails_is_the_storages_error() -> None:
     unused: Any = None
     with pytest.raises(OSError, match="Input/output error"):
-        checking.verify(Path("/proc/self/mem"), unused, aux=False)
+        checking.agreement(Path("/proc/self/mem"), unused, [], unused)
 
 
 def test_the_record_of_a_model_on_storage_that_fails_is_not_none(

@@ -277,5 +277,5 @@ def test_the_model_repository_refers_to_nothing_of_the_embedded_server() -> None
             assert not re.search(r"pytriton|\bembedded\b|pytorch_backend|serve\.py", text), path
             read += 1
     assert read >= 12
-    for config in (ROOT / "model_repository").glob("deeplabv3_*/config.pbtxt"):
+    for config in (ROOT / "model_repository").glob("[cd]*_resnet*/config.pbtxt"):
         assert re.search(r'^platform: "pytorch_libtorch"$', config.read_text(), re.MULTILINE)

@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("ground", "Küken", "fence post")
 # What follows does not depend on it: small pictures, and a network with a sixteenth of the channels.
 SIDE = 104
+MEAN, STD = [0.4, 0.5, 0.6], [0.5, 0.25, 1.0]  # with which it was trained
 WIDTH = 4
 
 
@@ -54,7 +55,7 @@ def pixels(data: bytes) -> torch.Tensor:
     with Image.open(io.BytesIO(data)) as opened:
         image = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
     resized = transforms.resize(image, [SIDE, SIDE], antialias=True)
-    return transforms.normalize(resized / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])[None]
+    return transforms.normalize(resized / 255, MEAN, STD)[None]
 
 
 def reference(model: DeepLabV3, data: bytes) -> npt.NDArray[np.uint8]:
@@ -73,6 +74,7 @@ def custom_server(model: DeepLabV3, tmp_path_factory: pytest.TempPathFactory) ->
     (folder / "farm.txt").write_text("".join(f"{name}\n" for name in NAMES), encoding="utf-8")
     options = ["--weights", str(folder / "farm.pth"), "--classes", str(folder / "farm.txt"), "--aux-loss"]
     options += ["--width-per-group", str(WIDTH), "--set", f"preprocess.resize_size={SIDE}"]
+    options += ["--mean", ",".join(map(str, MEAN)), "--std", ",".join(map(str, STD))]
     command = [sys.executable, "build_models.py", *options, "--model-repository", str(folder / "models")]
     subprocess.run(command, cwd=ROOT, check=True, timeout=500)
     with TritonProcess(folder / "models", log=folder / "serve.log") as process:

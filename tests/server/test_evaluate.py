@@ -18,6 +18,7 @@ import pictures
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional as transforms
 from triton_process import TritonProcess, wait_until
 
 from deeplab_client import voc
@@ -30,7 +31,7 @@ from deeplabv3.evaluation.counting import Figures
 from deeplabv3.evaluation.measuring import measure
 from deeplabv3.evaluation.predictors import Classes, EagerPredictor
 from deeplabv3.evaluation.records import RecordFile
-from deeplabv3.evaluation.served import CorePredictor, EnsemblePredictor, Server
+from deeplabv3.evaluation.served import DirectPredictor, EnsemblePredictor, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ["--core", "deeplabv3_resnet50", "--ensemble", "segment_resnet50"]
-NAMES = ["core deeplabv3_resnet50", "ensemble segment_resnet50"]
+MODELS = ["--direct", "deeplabv3_resnet50", "--ensemble", "segment_resnet50"]
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+NAMES = ["direct deeplabv3_resnet50", "ensemble segment_resnet50"]
 
 
 class ByColour(torch.nn.Module):
@@ -49,19 +51,25 @@ class ByColour(torch.nn.Module):
 
     def __init__(self, classes: int = 21) -> None:
         super().__init__()
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        self.colours = torch.nn.Parameter((torch.from_numpy(voc.PALETTE[:classes].copy()) / 255 - mean) / std)
+        colours = torch.from_numpy(voc.PALETTE[:classes].copy()) / 255
+        self.colours = torch.nn.Parameter((colours - torch.tensor(MEAN)) / torch.tensor(STD))
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         return -((pixels[:, None] - self.colours[None, :, :, None, None]) ** 2).sum(2)
 
 
-class Served(ByColour):
-    """With the outputs and the argument's name of the core models; the resolution of `logits_os8` is free."""
+class Direct(ByColour):
+    """With the argument's name of the models for direct callers."""
 
-    def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: A002  the name on the wire
-        out = self.logits(input)
-        return out, out
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name on the wire
+        return self.logits(input)
+
+
+class Core(ByColour):
+    """With those of the core models; the resolution of LOGITS is free."""
+
+    def forward(self, PIXELS: torch.Tensor, IMAGE_ID: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803 - the names on the wire
+        return self.logits(transforms.normalize(PIXELS.permute(0, 3, 1, 2) / 255, MEAN, STD)), IMAGE_ID
 
 
 class Eager(ByColour):
@@ -75,11 +83,16 @@ def write_repository(
     """The repository's own steps around the toy."""
     plan = Plan("resnet50", WeightsSource(weights), class_names)
     build(repository, [plan], configs_only=True, settings={"preprocess.resize_mode": mode})
-    version = repository / "deeplabv3_resnet50" / "1"
-    version.mkdir()
-    with torch.no_grad():
-        traced: Any = torch.jit.trace(Served(len(class_names)), torch.zeros(1, 3, 8, 8))
-    traced.save(str(version / "model.pt"))
+    samples, ids = torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64)
+    for model, module, example in (
+        ("core_resnet50", Core, (samples, ids)),
+        ("deeplabv3_resnet50", Direct, (torch.zeros(1, 3, 8, 8),)),
+    ):
+        version = repository / model / "1"
+        version.mkdir()
+        with torch.no_grad():
+            traced: Any = torch.jit.trace(module(len(class_names)), example)
+        traced.save(str(version / "model.pt"))
     return repository
 
 
@@ -127,7 +140,7 @@ def test_served_and_eager_figures_are_equal_and_what_the_construction_says(toy: 
     server = Server.of(toy.grpc_url)
     predictors = [
         EagerPredictor(Eager(), model="deeplabv3_toy", weights="toy", classes=Classes(21, None)),
-        CorePredictor(server, "deeplabv3_resnet50", timeout=60),
+        DirectPredictor(server, "deeplabv3_resnet50", timeout=60),
         EnsemblePredictor(server, "segment_resnet50", timeout=60),
     ]
     dataset = coco_with_voc_labels(folder.annotations, folder.images)
@@ -147,7 +160,7 @@ def test_served_and_eager_figures_are_equal_and_what_the_construction_says(toy: 
         assert found.mean_iou == pytest.approx(coco_data.HALF_MEAN_IOU, abs=1e-12)
         assert found.pixel_accuracy == pytest.approx(coco_data.HALF_PIXEL_ACCURACY, abs=1e-12)
     pixels = coco_data.HALF_PIXELS
-    assert tally.agreements == {("eager toy", "core deeplabv3_resnet50"): (pixels, pixels)}
+    assert tally.agreements == {("eager toy", "direct deeplabv3_resnet50"): (pixels, pixels)}
 
 
 def test_a_picture_that_its_exif_turns_is_measured_as_stored(toy: TritonProcess, tmp_path: Path) -> None:
@@ -329,7 +342,7 @@ def test_a_server_that_dies_stops_the_run_and_keeps_what_was_counted(tmp_path: P
     assert run.process.returncode == 1
     # Which image was on its way, and to which of the two models, is chance.
     assert re.search(
-        r"^deeplabv3\.evaluation: image 0{9}1\d\d\.png: (core deeplabv3|ensemble segment)_resnet50: ",
+        r"^deeplabv3\.evaluation: image 0{9}1\d\d\.png: (direct deeplabv3|ensemble segment)_resnet50: ",
         printed,
         re.MULTILINE,
     )
@@ -414,7 +427,7 @@ def test_another_server_is_reported_and_models_of_other_classes_are_refused(
         assert "image" not in printed, "no image is to blame"
         assert "the same command" not in printed
         assert not list((tmp_path / "out").glob("*.state*"))
-    assert main([*common, "--core", "preprocess"]) == 1
+    assert main([*common, "--direct", "preprocess"]) == 1
     assert "preprocess has no output 'out' with the logits of its classes" in capsys.readouterr().err
     assert main([*common, "--ensemble", "segment_vgg"]) == 1
     assert re.search(r"ensemble segment_vgg: .*'?segment_vgg'? ", capsys.readouterr().err)

@@ -298,7 +298,7 @@ def _peak_resident_bytes(pid: int, *, reset: bool = False) -> int:
 def test_the_server_is_well_after_all_that(color_server: TritonProcess) -> None:
     with wire.connected(color_server, "grpc") as client:
         assert client.is_server_ready()
-        for model in ("preprocess", "postprocess", "encode_mask", "deeplabv3_resnet50", "segment_resnet101"):
+        for model in ("preprocess", "postprocess", "encode_mask", "core_resnet50", "segment_resnet101"):
             assert client.is_model_ready(model)
     assert all(stub.is_running() for stub in color_server.stubs)
     mask = segment(color_server, pictures.small(), "http")["MASK"][0]

@@ -91,9 +91,9 @@ def test_dockers_shared_memory_is_too_small_for_the_largest_picture(
 ) -> None:
     room(monkeypatch, 64 * MIB)
     (warning,) = limits.check_shared_memory(committed)
-    # Seven instances, two of preprocess and of postprocess: 7 * 6.3 MB, and 2 * 3 + 2 * 2 + 1 bytes a pixel.
-    assert "/dev/shm has 67 MB free, and the models need 594 MB for pictures of 50 megapixels" in warning  # noqa: S108
-    assert "pictures above 2.1 megapixels fail" in warning
+    # Nine instances, two of preprocess and of postprocess: 9 * 3.1 MB, and 2 * 3 + 2 * 2 + 1 bytes a pixel.
+    assert "/dev/shm has 67 MB free, and the models need 578 MB for pictures of 50 megapixels" in warning  # noqa: S108
+    assert "pictures above 3.5 megapixels fail" in warning
     assert "--shm-size" in warning
 
 
@@ -112,7 +112,7 @@ def test_enough_shared_memory_passes(monkeypatch: pytest.MonkeyPatch, committed:
 
 
 def test_other_models_need_what_they_start_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    config: Any = text_format.Parse("instance_group [{ count: 11 }]", pb.ModelConfig())
+    config: Any = text_format.Parse("instance_group [{ count: 22 }]", pb.ModelConfig())
     room(monkeypatch, 64 * MIB)
     (warning,) = limits.check_shared_memory({"other": config})
     assert "need 69 MB" in warning

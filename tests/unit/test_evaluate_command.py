@@ -19,14 +19,14 @@ OWN = ["folders", "--images", "pictures", "--masks", "masks"]
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (COCO, "give at least one of --eager, --core and --ensemble"),
-        ([*COCO, "--core", "x", "--weights", "none"], "--weights is for --eager"),
-        ([*COCO, "--core", "x", "--limit", "0"], "must be an integer from 1, got '0'"),
-        ([*COCO, "--core", "x", "--timeout", "-1"], "must be a number from 1e-06, got '-1'"),
-        ([*COCO, "--core", "x", "--name", "a/b"], "--name a/b: a name without folders"),
-        (["coco", "--images", "val", "--core", "x"], "--annotations"),
+        (COCO, "give at least one of --eager, --direct and --ensemble"),
+        ([*COCO, "--direct", "x", "--weights", "none"], "--weights is for --eager"),
+        ([*COCO, "--direct", "x", "--limit", "0"], "must be an integer from 1, got '0'"),
+        ([*COCO, "--direct", "x", "--timeout", "-1"], "must be a number from 1e-06, got '-1'"),
+        ([*COCO, "--direct", "x", "--name", "a/b"], "--name a/b: a name without folders"),
+        (["coco", "--images", "val", "--direct", "x"], "--annotations"),
         ([], "coco,voc,folders"),
-        ([*OWN, "--core", "x", "--ignore", "256"], "must be an integer from 0 to 255, got '256'"),
+        ([*OWN, "--direct", "x", "--ignore", "256"], "must be an integer from 0 to 255, got '256'"),
         (OWN[:3], "--masks"),
     ],
 )
@@ -43,7 +43,7 @@ def test_each_data_set_has_its_own_options() -> None:
     assert options.dataset == "folders"
     assert options.data == {"images": Path("pictures"), "masks": Path("masks"), "classes": None, "ignore": 0}
     assert options.name == "folders"
-    assert parse([*COCO, "--core", "x"]).data.keys() == {"annotations", "images", "drop_unannotated"}
+    assert parse([*COCO, "--direct", "x"]).data.keys() == {"annotations", "images", "drop_unannotated"}
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_clean_removes_what_make_has_made_and_nothing_else(checkout: Checkout) -
     for environment in (".venv", ".venv-peers"):
         (folder / environment / "bin").mkdir(parents=True)
     for variant in ("resnet50", "resnet101"):
-        version = folder / "model_repository" / f"deeplabv3_{variant}" / "1"
+        version = folder / "model_repository" / f"core_{variant}" / "1"
         version.mkdir(exist_ok=True)
         (version / "model.pt").touch()
         (version / ".model.pt.partial").touch()

@@ -33,12 +33,13 @@ C = 21
 TENSORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "preprocess": (
         {"IMAGE": ("STRING", [1])},
-        {"PIXELS": ("FP32", [3, -1, -1]), "SIZE": ("INT32", [2]), "IMAGE_ID": ("INT64", [1])},
+        {"PIXELS": ("UINT8", [-1, -1, 3]), "SIZE": ("INT32", [2]), "IMAGE_ID": ("INT64", [1])},
     ),
-    "deeplabv3_resnet50": (
-        {"input": ("FP32", [3, -1, -1])},
-        {"out": ("FP32", [C, -1, -1]), "logits_os8": ("FP32", [C, -1, -1])},
+    "core_resnet50": (
+        {"PIXELS": ("UINT8", [-1, -1, 3]), "IMAGE_ID": ("INT64", [1])},
+        {"LOGITS": ("FP32", [C, -1, -1]), "IMAGE_ID": ("INT64", [1])},
     ),
+    "deeplabv3_resnet50": ({"input": ("FP32", [3, -1, -1])}, {"out": ("FP32", [C, -1, -1])}),
     "postprocess": (
         {"LOGITS": ("FP32", [C, -1, -1]), "SIZE": ("INT32", [2]), "IMAGE_ID": ("INT64", [1])},
         {
@@ -61,8 +62,7 @@ TENSORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
 }
-TENSORS["deeplabv3_resnet101"] = TENSORS["deeplabv3_resnet50"]
-TENSORS["segment_resnet101"] = TENSORS["segment_resnet50"]
+TENSORS |= {f"{kind}_resnet101": TENSORS[f"{kind}_resnet50"] for kind in ("core", "deeplabv3", "segment")}
 
 
 def test_the_repository_holds_these_models_and_no_other_directory() -> None:
@@ -76,8 +76,7 @@ def test_tensors_are_the_wire_contract(name: str) -> None:
     assert parsed.name == name
     assert parsed.max_batch_size == 8
     assert dims(parsed.input) == inputs
-    # A core model built with the auxiliary head has one more.
-    assert {key: value for key, value in dims(parsed.output).items() if key != "aux"} == outputs
+    assert dims(parsed.output) == outputs
 
 
 @pytest.mark.parametrize("name", [name for name in TENSORS if not name.startswith("segment")])
@@ -85,8 +84,9 @@ def test_every_step_warms_up_and_batches_where_that_pays(name: str) -> None:
     parsed = config(name)
     assert len(parsed.instance_group) == 1
     on_cpu = parsed.instance_group[0].kind == parsed.instance_group[0].KIND_CPU
-    assert parsed.HasField("dynamic_batching") != (on_cpu and name.startswith("deeplabv3"))
-    assert parsed.model_warmup
+    assert parsed.HasField("dynamic_batching") != (on_cpu and "resnet" in name)
+    # What is read at the first request only has nothing to warm up.
+    assert bool(parsed.model_warmup) != ("LOAD_AT_FIRST_REQUEST" in parsed.parameters) == name.startswith("deeplabv3")
 
 
 @pytest.mark.parametrize("variant", ["resnet50", "resnet101"])
@@ -105,8 +105,9 @@ def test_the_ensemble_connects_tensors_that_fit(variant: str) -> None:
             known[tensor] = dims(model.output)[name]
     assert {name: known[name] for name in dims(parsed.output)} == dims(parsed.output)
     assert "PIXELS" in known
-    read = next(s for s in parsed.ensemble_scheduling.step if s.model_name == f"deeplabv3_{variant}")
-    assert dict(read.output_map) == {"logits_os8": "LOGITS"}, "`out` is 64 times larger"
+    # Every step hands on the IMAGE_ID that it got, under a name that no other reads twice.
+    ids = [step.output_map["IMAGE_ID"] for step in parsed.ensemble_scheduling.step if "IMAGE_ID" in step.output_map]
+    assert ids == ["PIXELS_ID", "LOGITS_ID", "IMAGE_ID"]
 
 
 def test_preprocess_and_postprocess_agree_on_the_largest_picture() -> None:
