@@ -8,6 +8,7 @@ import operator
 import shutil
 import statistics
 import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,11 @@ _MAX_RUNS = 50
 COPY = "copy"
 _SPOILT_BYTES = 8 << 30
 _SMALL_BYTES = 1 << 20  # up to so many torch's allocator takes blocks from a pool of their own
-_SAMPLE_MILLISECONDS = 200
-_WATCHED = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "clocks_throttle_reasons.active")
-# The bits of the last one, from NVIDIA's nvml.h; the lowest is a card that idles.
+_SAMPLE_SECONDS = 0.2
+_PATIENCE_SECONDS = 5.0
+_WATCHED = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
+_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # the name of newer drivers, and of older
+# Their bits, from NVIDIA's nvml.h; the lowest is a card that idles.
 _THROTTLES = (
     "",
     "applications clocks",
@@ -111,18 +114,28 @@ def watched(found: dict[str, float], notes: dict[str, str], *, device: str) -> G
         notes["throttle"] = "not known: no nvidia-smi" if device == "cuda" else "not known: no GPU"
         yield
         return
-    command = [program, "--id=0", f"--query-gpu={','.join(_WATCHED)}", "--format=csv,noheader,nounits"]
-    with subprocess.Popen(  # noqa: S603 - the driver's own program
-        [*command, f"--loop-ms={_SAMPLE_MILLISECONDS}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
-            said = process.communicate()[0]
-    samples = [line.split(", ") for line in said.splitlines() if line.count(", ") == len(_WATCHED) - 1]
+    known = _output([program, "--help-query-gpu"])
+    fields = (*_WATCHED, next((name for name in _REASONS if name in known), _REASONS[-1]))
+    command = [program, "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    said: list[str] = []
+    done = threading.Event()
+
+    def sample() -> None:
+        while True:
+            said.extend(_output(command).splitlines())  # one call a sample: a loop's output may be lost with it
+            if done.wait(_SAMPLE_SECONDS):
+                return
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    samples = [line.split(", ") for line in said if line.count(", ") == len(fields) - 1]
     if not samples:
-        notes["throttle"] = f"not known: {said[:200].strip()}"
+        notes["throttle"] = f"not known: {''.join(said[:1])[:200]}"
         return
     for place, name in enumerate(("sm_mhz", "memory_mhz", "watts", "celsius")):
         with contextlib.suppress(ValueError):  # "[N/A]"
@@ -132,6 +145,17 @@ def watched(found: dict[str, float], notes: dict[str, str], *, device: str) -> G
         bits = functools.reduce(operator.or_, (int(sample[-1], 16) for sample in samples))
         reasons = [name for bit, name in enumerate(_THROTTLES) if name and bits >> bit & 1]
         notes["throttle"] = ", ".join(reasons) or "nothing"
+
+
+def _output(command: list[str]) -> str:
+    """Return what a program says, on stderr too; nothing where it does not end in time."""
+    try:
+        done = subprocess.run(  # noqa: S603 - the driver's own program
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=_PATIENCE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -159,7 +183,4 @@ def _nvidia_smi() -> str | None:
     if program is None:
         return None
     fields = "name,driver_version,clocks.max.sm,clocks.max.mem,power.limit,temperature.gpu"
-    done = subprocess.run(  # noqa: S603 - the driver's own program
-        [program, f"--query-gpu={fields}", "--format=csv,noheader"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
+    return _output([program, f"--query-gpu={fields}", "--format=csv,noheader"]).strip() or None
