@@ -295,6 +295,56 @@ def fake_model(repository: Path, plan: Plan) -> Path:
     return repository / plan.core / "1" / "model.pt"
 
 
+def test_models_for_direct_callers_can_be_left_out_and_come_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_small = ["--variant", "resnet50", "--weights", "none", *SMALL_OPTIONS, "--model-repository", str(tmp_path)]
+    direct, core = tmp_path / "deeplabv3_resnet50", tmp_path / "core_resnet50" / "1" / "model.pt"
+    assert build_models.main(build_small) == 0
+    assert (direct / "1" / "model.pt").exists()
+    built = core.stat().st_mtime_ns
+    config = direct / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 3"))
+    assert build_models.main([*build_small, "--no-direct"]) == 1
+    assert f"{config}: edited by hand" in caplog.text
+    assert (direct / "1" / "model.pt").exists()
+    config.write_text(config.read_text().replace("count: 3", "count: 1"))
+    assert build_models.main([*build_small, "--no-direct"]) == 0
+    assert not direct.exists()
+    assert core.stat().st_mtime_ns == built  # it is the same model
+    assert build_models.main(build_small) == 0
+    assert (direct / "1" / "model.pt").exists()
+
+
+def test_a_model_of_an_older_version_beside_those_to_build_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its ensemble connects tensors that no step has now."""
+    fake_model(tmp_path, Plan("resnet101", WeightsSource("none"))).unlink()
+    command = ["--variant", "resnet50", "--weights", "none", "--model-repository", str(tmp_path)]
+    assert build_models.main(command) == 1
+    older = tmp_path / "deeplabv3_resnet101"
+    assert f"{older}/1/model.pt stands without {tmp_path}/core_resnet101/1/model.pt" in caplog.text
+    assert f"build both variants, or remove {older} and {tmp_path}/segment_resnet101" in caplog.text
+
+
+def test_pixels_are_normalized_as_the_weights_were_trained(tmp_path: Path) -> None:
+    own = ["--mean", "0.5,0.4,0.3", "--std", "0.5,0.25,1"]
+    command = ["--variant", "resnet50", "--weights", "none", *SMALL_OPTIONS, *own, "--model-repository", str(tmp_path)]
+    assert build_models.main(command) == 0
+    core, direct = (
+        torch.jit.load(str(tmp_path / name / "1" / "model.pt")) for name in ("core_resnet50", "deeplabv3_resnet50")
+    )
+    generator = torch.Generator().manual_seed(1)
+    samples = torch.randint(0, 256, (1, 64, 64, 3), generator=generator).to(torch.uint8)
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.5, 0.25, 1.0])
+    with torch.inference_mode():
+        logits = core(samples, torch.zeros(1, 1, dtype=torch.int64))[0]
+        (out,) = direct(((samples / 255 - mean) / std).permute(0, 3, 1, 2))
+    upsampled = torch.nn.functional.interpolate(logits, (64, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(upsampled, out, rtol=0, atol=1e-4 * max(1.0, float(out.abs().max())))
+
+
 def test_a_repository_has_one_list_of_classes(tmp_path: Path) -> None:
     other = fake_model(tmp_path, Plan("resnet101", WeightsSource("none")))
     custom = Plan("resnet50", WeightsSource("none"), ("sky", "sea"))

@@ -107,15 +107,13 @@ def write_model(repository: Path, name: str, module: nn.Module, text: str) -> No
     (version.parent / "config.pbtxt").write_text(text)
 
 
-UNKNOWN_PARAMETER = 'parameters { key: "weights" value { string_value: "toy" } }\n'
-
-
 def parameters(**values: str) -> str:
     return "".join(
         f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n' for name, value in values.items()
     )
 
 
+UNKNOWN_PARAMETER = parameters(weights="toy")
 # What the native backend takes: ParseBoolValue and ParseIntValue in triton-inference-server/backend.
 LOOSE_PARAMETERS = parameters(
     INFERENCE_MODE="On", DISABLE_CUDNN="off", INTRA_OP_THREAD_COUNT="2x", INTER_OP_THREAD_COUNT="-1"
@@ -144,9 +142,10 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     for name, (inputs, outputs, _) in MAPPED.items():
         extra = UNKNOWN_PARAMETER + DYNAMIC_BATCHING
         write_model(repository, name, Doubler(), config(name, inputs, outputs, extra=extra))
-    write_model(
-        repository, "unnamed", Doubler(), config("unnamed", ["first", "second"], ["b", "a"], extra=LOOSE_PARAMETERS)
-    )
+    loose = config("unnamed", ["first", "second"], ["b", "a"], extra=LOOSE_PARAMETERS)
+    write_model(repository, "unnamed", Doubler(), loose)
+    late = parameters(LOAD_AT_FIRST_REQUEST="true")
+    write_model(repository, "read_late", Half(), config("read_late", ["first", "second"], ["out"], extra=late))
     for name, (module, outputs, _) in REFUSED.items():
         write_model(repository, name, module, config(name, ["first"], outputs))
     with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
@@ -195,6 +194,13 @@ def test_what_the_native_backend_refuses_at_inference_is_refused(toys: TritonPro
     _, outputs, message = REFUSED[name]
     with pytest.raises(InferenceServerException, match=re.escape(message)):
         wire.infer(toys, "grpc", name, {"first": ROW}, outputs)
+
+
+def test_a_model_for_direct_callers_is_read_at_its_first_request(toys: TritonProcess) -> None:
+    """What cannot be read is told to its caller, and the server serves on."""
+    with pytest.raises(InferenceServerException, match="2 inputs and the model's forward takes 1"):
+        wire.infer(toys, "grpc", "read_late", {"first": ROW, "second": ROW}, ["out"])
+    np.testing.assert_array_equal(wire.infer(toys, "grpc", "by_order", {"x": ROW, "y": ROW}, ["b"])["b"], 3 * ROW)
 
 
 def test_warm_up_makes_a_model_of_the_wrong_dtype_fail_at_load(tmp_path: Path, serving: Serving) -> None:

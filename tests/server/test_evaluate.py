@@ -18,7 +18,6 @@ import pictures
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms.v2 import functional as transforms
 from triton_process import TritonProcess, wait_until
 
 from deeplab_client import voc
@@ -51,8 +50,9 @@ class ByColour(torch.nn.Module):
 
     def __init__(self, classes: int = 21) -> None:
         super().__init__()
+        self.mean, self.std = (torch.nn.Buffer(torch.tensor(values)) for values in (MEAN, STD))
         colours = torch.from_numpy(voc.PALETTE[:classes].copy()) / 255
-        self.colours = torch.nn.Parameter((colours - torch.tensor(MEAN)) / torch.tensor(STD))
+        self.colours = torch.nn.Parameter((colours - self.mean) / self.std)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         return -((pixels[:, None] - self.colours[None, :, :, None, None]) ** 2).sum(2)
@@ -69,7 +69,8 @@ class Core(ByColour):
     """With those of the core models; the resolution of LOGITS is free."""
 
     def forward(self, PIXELS: torch.Tensor, IMAGE_ID: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803 - the names on the wire
-        return self.logits(transforms.normalize(PIXELS.permute(0, 3, 1, 2) / 255, MEAN, STD)), IMAGE_ID
+        planes = (PIXELS / 255 - self.mean) / self.std
+        return self.logits(planes.permute(0, 3, 1, 2)), IMAGE_ID
 
 
 class Eager(ByColour):

@@ -47,11 +47,13 @@ def by_color() -> toy.ByColor:
     return toy.ByColor().eval()
 
 
-def core_logits(network: str, pixels: torch.Tensor) -> torch.Tensor:
+def core_logits(network: str, samples: torch.Tensor) -> torch.Tensor:
+    """Return the logits of a picture, (3, H, W) uint8."""
     if network == "toy":
-        return by_color()(pixels)[1]
+        return by_color()(samples.permute(1, 2, 0)[None], torch.zeros(1, 1))[0]
     model = eager(network)
-    return model.classifier(model.backbone(pixels)["out"])
+    normalized = transforms.normalize(samples / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    return model.classifier(model.backbone(normalized[None])["out"])
 
 
 @functools.cache
@@ -66,9 +68,8 @@ def reference_mask(data: bytes, resize: str = "torchvision", network: str = "toy
         pixels = torch.from_numpy(np.array(rows.resize((520, 520), Image.Resampling.BILINEAR))).permute(2, 0, 1)
     else:
         pixels = transforms.resize(torch.from_numpy(np.array(image)).permute(2, 0, 1), [520, 520], antialias=True)
-    normalised = transforms.normalize(pixels / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     with torch.inference_mode():
-        logits = core_logits(network, normalised[None])
+        logits = core_logits(network, pixels)
         upsampled = functional.interpolate(logits, (image.height, image.width), mode="bilinear", align_corners=False)
     return upsampled.argmax(1)[0].numpy().astype(np.uint8)
 
