@@ -130,8 +130,9 @@ def _convolution_relu(  # noqa: PLR0917 - the arguments of the operator
     """Compute `aten::cudnn_convolution_relu` with a defined operand. TorchScript compiles this function.
 
     PyTorch's operator asks cuDNN for relu(convolution + 0 * z + bias), and z is its output before anything was written
-    to it (ATen/native/cudnn/ConvShared.cpp): where that memory holds a NaN, 0 * NaN is one. Here z is the begin of the
-    input, read with the output's shape. That costs nothing, and what a network computes is finite.
+    to it (ATen/native/cudnn/ConvShared.cpp): where that memory holds a NaN, 0 * NaN is one. Here z is the start of the
+    input, read with the output's shape. That costs nothing, and is finite as long as the network is: where fp16
+    overflows in one picture, another of its batch may get NaN too.
     """
     channels = weight.size(0)
     height = (x.size(2) + 2 * padding[0] - dilation[0] * (weight.size(2) - 1) - 1) // stride[0] + 1
