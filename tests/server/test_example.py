@@ -40,7 +40,7 @@ def test_the_core_model_and_the_client_find_the_same_classes(
         assert result.fraction(name) == pytest.approx(share, abs=0.005), name
     assert {name for name, share in zip(core["names"], shares, strict=True) if share > 0.005} <= set(result.pixels)
 
-    with Image.open("overlay-core.png") as overlay:
+    with Image.open("overlay-direct.png") as overlay:
         assert overlay.size == (520, 520)
     with Image.open("overlay-client.png") as overlay:
         assert overlay.width == 451
