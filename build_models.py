@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from deeplabv3 import UNTRAINED, VARIANTS, DeepLabV3Error, RetryableBuildError, WeightsUnavailableError
 from deeplabv3.building.assembly import build
-from deeplabv3.building.options import add_options, contradiction, make_plans
+from deeplabv3.building.options import add_options, chosen_step_devices, contradiction, make_plans
 from deeplabv3.building.published import describe
 from deeplabv3.command_line import Parser, unwind_on_sigterm
 from deeplabv3.errors import PASSING_ERRORS
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 force=options.force,
                 progress=options.progress,
                 configs_only=options.configs_only,
-                preprocess_device=options.preprocess_device,
+                step_devices=chosen_step_devices(options),
                 calibration=options.calibration,
                 settings=dict(options.set),
             )

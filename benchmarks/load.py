@@ -138,10 +138,12 @@ class Replies:
     Attributes:
         all: of them.
         busy: the share of a core that the busiest process of the load took; near 1 it may hold up what is measured.
+        cores: that all processes of the load took together.
     """
 
     all: list[Reply]
     busy: float = 0.0
+    cores: float = 0.0
 
     @property
     def seconds(self) -> list[float]:
@@ -235,7 +237,8 @@ class Sender:
             self._tell(process, begin)
         answers = [self._hear(process) for process in used]
         replies = [Reply(*reply) for answer in answers for reply in answer["replies"]]
-        return Replies(sorted(replies, key=lambda reply: reply.sent), max(answer["busy"] for answer in answers))
+        busy = [answer["busy"] for answer in answers]
+        return Replies(sorted(replies, key=lambda reply: reply.sent), max(busy), sum(busy))
 
     def _tell(self, process: subprocess.Popen[str], message: object) -> None:
         assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe

@@ -4,10 +4,11 @@
     python -m benchmarks.gpu --device cpu --quick     a dry run: every section on a toy, whose figures mean nothing
 
 Sections, in this order: `card` measures matrix products and a copy; `bare` the traced models in each precision and
-mode of cuDNN at each batch, checked against PyTorch's float32; `kernels` where their time goes; `steps` what preprocess
-and postprocess cost on the CPU and on the GPU, and whether they agree; `serving` the embedded Triton server under load
-over HTTP, with and without dynamic batching and with the resize on the GPU. Weights are untrained, with batch
-normalization that fits: they take the same time.
+mode of cuDNN at each batch, checked against PyTorch's float32, and the best for 5 s with the card's clocks; `steps`
+what preprocess and postprocess cost on the CPU and on the GPU, and whether they agree; `serving` the embedded Triton
+server under load over HTTP, with and without dynamic batching, with the masks on the CPU and with the resize on the
+GPU; `kernels` where the bare models' time goes. Both variants have their turn in a set-up before the next begins.
+Weights are untrained, with batch normalization that fits: they take the same time.
 
 Results are printed as they come, and are in gpu.json after each step. What does not fit the time is left out and named.
 """
@@ -19,6 +20,8 @@ if __name__ == "__main__":
 
     guard()
 
+import itertools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +29,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks import harness
-from benchmarks.gpu.bare import measure_bare, profile_kernels
+from benchmarks.gpu.bare import by_name, fastest, measure_bare, profile_kernels
 from benchmarks.gpu.card import environment, measure_card
 from benchmarks.gpu.models import calibrated
 from benchmarks.gpu.settings import Settings, quick
@@ -35,12 +38,14 @@ from benchmarks.harness import Deadline
 from benchmarks.report import Column, Panel, Report
 from deeplabv3 import VARIANTS, server_statistics
 from deeplabv3.arguments import number
-from deeplabv3.building.tracing import PRECISIONS
+from deeplabv3.embedded.processes import SHARED_MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torchvision.models.segmentation.deeplabv3 import DeepLabV3
+
+    from deeplabv3.building.plan import Plan
 
 NO_GPU = (
     "MEASURED ON A CPU: a dry run of the script. None of its figures is one of a GPU, and none tells anything of one."
@@ -48,15 +53,15 @@ NO_GPU = (
 # What the report calls the rows of each section.
 SECTIONS = {
     "card": ("card",),
-    "bare": ("bare",),
-    "kernels": ("kernels",),
+    "bare": ("bare", "sustained"),
     "steps": ("steps", "steps agree"),
     "serving": ("serving", "stages"),
+    "kernels": ("kernels",),
 }
 # What the bare models may take of the time that is left when they begin; the sections after them get the rest.
 _BARE_SHARE = 0.4
-# A server's start, with every batch size warmed up, and a load at one concurrency.
-_SETUP_SECONDS = 60
+# A server's start, with its batch sizes warmed up, and a load at one concurrency.
+_SETUP_SECONDS = 45
 _KERNELS_SECONDS = 20
 
 _COLUMNS = {
@@ -71,6 +76,16 @@ _COLUMNS = {
         Column("relative_error", "error, of the largest logit", form=".1e"),
         Column("same_class", "same class", form=".3%"),
     ),
+    "sustained": (
+        Column("rate", "images/s", form=".1f"),
+        Column("flops_per_second", "TFLOP/s", 1e-12, ".2f"),
+        Column("of_matrix_product", "of the product", form=".1%"),
+        Column("sm_mhz", "SM MHz", form=".0f"),
+        Column("memory_mhz", "memory MHz", form=".0f"),
+        Column("watts", "W", form=".0f"),
+        Column("celsius", "°C", form=".0f"),
+        Column("throttle", "throttled by"),
+    ),
     "kernels": (Column("share", "share", form=".1%"), Column("ms", "ms", form=".3f"), Column("calls", "calls")),
     "steps": (Column("cpu_ms", "as on a CPU, ms", form=".2f"), Column("device_ms", "as on a GPU, ms", form=".2f")),
     "steps agree": (Column("equal", "equal", form=".4%"), Column("largest_difference", "largest difference")),
@@ -79,6 +94,8 @@ _COLUMNS = {
         *(Column(f"p{percent}", f"p{percent} ms", 1e3, ".1f") for percent in (50, 95, 99)),
         Column("failed", "failed", form=".0f"),
         Column("differing", "masks that differ", form=".0f"),
+        Column("server_share", "server's share of the CPU", form=".0%"),
+        Column("load_share", "load's", form=".0%"),
         Column("busy", "load's busiest process", form=".0%"),
         Column("limited", ""),
     ),
@@ -118,9 +135,10 @@ class Run:
             measure_bare(self._report, variant, model, self._settings, deadline=share, folder=self._folder)
 
     def kernels(self, models: Mapping[str, DeepLabV3]) -> None:
-        """Profile the first variant."""
+        """Profile the first variant, as PyTorch computes by itself and as the fastest contender does."""
         variant, model = next(iter(models.items()))
-        for cudnn in ("heuristic", "fused") if self._settings.on_gpu else ("heuristic",):
+        top = fastest(self._report, variant)
+        for cudnn in dict.fromkeys(("heuristic", by_name(top.contender).cudnn if top else "heuristic")):
             if not self._deadline.allows(_KERNELS_SECONDS):
                 self._report.skip(f"kernels {cudnn}", "no time was left")
                 continue
@@ -140,32 +158,46 @@ class Run:
         from benchmarks.gpu.serving import SETUPS, Served, measure_serving, write_model, write_repository  # noqa: PLC0415 - the others do without Triton
 
         settings, report = self._settings, self._report
-        for variant, model in models.items():
-            file = self._folder / f"{variant}.pt"
-            plan = write_model(model, variant, settings, file, cudnn=self._fastest_mode(variant))
-            for turn, setup in enumerate(SETUPS):
-                part = f"serving {variant}, {setup.name}"
-                if setup.preprocess_device == "cuda" and not settings.on_gpu:
-                    report.skip(part, "there is no GPU")
-                elif not self._deadline.allows(_SETUP_SECONDS if settings.on_gpu else 0):
-                    report.skip(part, "no time was left")
-                else:
-                    with report.part(part):
-                        repository = write_repository(self._folder / f"{variant}-{turn}", plan, setup, settings, file)
-                        served = Served(plan, setup, repository, self._picture)
-                        measure_serving(report, served, settings, self._deadline)
+        if lacking := shared_memory_lacking(settings):
+            report.skip("serving", lacking)
+            return
+        # The kernels keep their time: two profiles.
+        needed = _SETUP_SECONDS + 2 * _KERNELS_SECONDS if settings.on_gpu else 0
+        plans: dict[str, Plan] = {}
+        for setup, variant in itertools.product(SETUPS, models):
+            part, file = f"serving {variant}, {setup.name}", self._folder / f"{variant}.pt"
+            if setup.of_gpus and not settings.on_gpu:
+                report.skip(part, "there is no GPU")
+            elif not self._deadline.allows(needed):
+                report.skip(part, "no time was left")
+            else:
+                with report.part(part):
+                    if variant not in plans:
+                        mode = self._served_mode(variant)
+                        plans[variant] = write_model(models[variant], variant, settings, file, cudnn=mode)
+                    folder = self._folder / f"{variant}-{SETUPS.index(setup)}"
+                    repository = write_repository(folder, plans[variant], setup, settings, file)
+                    served = Served(plans[variant], setup, repository, self._picture)
+                    measure_serving(report, served, settings, self._deadline)
 
-    def _fastest_mode(self, variant: str) -> str:
-        """Return the mode of cuDNN to serve with: the faster bare one whose answers are right.
+    def _served_mode(self, variant: str) -> str:
+        """Return the mode of cuDNN to serve with: the fastest bare one whose answers are right.
 
-        Not "benchmark", which tries its algorithms for each of 32 batch sizes before the server is ready.
+        Not "benchmark", which tries its algorithms for each batch size before the server is ready.
         """
-        rates = {"heuristic": 0.0}
-        for mode, contender in (("heuristic", "fp16"), ("fused", "fp16 fused")):
-            top = self._report.best("bare", "rate", variant=variant, contender=contender)
-            if top and top.figures["relative_error"].median <= PRECISIONS["fp16"].tolerance:
-                rates[mode] = top.figures["rate"].median
-        return max(rates, key=lambda mode: rates[mode])
+        top = fastest(self._report, variant, tries_algorithms=False)
+        return by_name(top.contender).cudnn if top else "heuristic"
+
+
+def shared_memory_lacking(settings: Settings) -> str:
+    """Return what /dev/shm lacks for the served models, and the remedy; nothing where it suffices."""
+    free, needed = shutil.disk_usage(SHARED_MEMORY).free, settings.shared_memory_bytes
+    if free >= needed:
+        return ""
+    return (
+        f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, and the server needs {needed / 1e6:.0f} MB; enlarge it, such "
+        "as with docker run --shm-size"
+    )
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Settings, list[str], float, Path]:
@@ -202,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in about.items():
         report.say(f"{name}: {value}")
     report.say(warning)
+    report.say(shared_memory_lacking(settings) if "serving" in sections else "")
     deadline = Deadline(60 * minutes)
     if not settings.on_gpu:
         torch.set_num_threads(1)  # a toy is smaller than what threads cost

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.card import COPY, seconds_of, tensor_float_32
+from benchmarks.gpu.card import COPY, seconds_of, spoil_free_memory, tensor_float_32, watched
 from benchmarks.gpu.models import Work, count_work, loaded, traced
 from deeplabv3.building import tracing
 from deeplabv3.building.plan import MEAN, STD
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from benchmarks.gpu.settings import Settings
     from benchmarks.harness import Deadline
-    from benchmarks.report import Report
+    from benchmarks.report import Report, Row
 
-_CHECKED_BATCH = 2
+_CHECKED_PICTURES = 2
+_ANY_NUMBER = 1_000_000
 _KERNELS_SHOWN = 12
 _KERNELS_BATCH = 32  # the most that the server makes
 
@@ -41,7 +42,7 @@ class Contender(NamedTuple):
         return self.precision if self.cudnn == "heuristic" else f"{self.precision} {self.cudnn}"
 
     def load(self, model: DeepLabV3, folder: Path, device: str) -> Any:  # noqa: ANN401 - a module of TorchScript
-        """Return what is measured; its file is written once for `bare` and `kernels`."""
+        """Return what is measured; its file is written once."""
         file = folder / f"{self.name}.pt"
         if not file.exists():
             folder.mkdir(exist_ok=True)
@@ -49,9 +50,13 @@ class Contender(NamedTuple):
         return loaded(file, device)
 
 
+# By what is lost where there is no time for them.
 CONTENDERS = (
     Contender("fp16"),
     Contender("fp16", "fused"),
+    Contender("fp16", "tensorexpr"),
+    Contender("fp16", "fused-corners"),
+    Contender("fp16", "tensorexpr-corners"),
     Contender("fp16", "benchmark"),
     Contender("tf32"),
     Contender("fp32"),
@@ -61,7 +66,7 @@ CONTENDERS = (
 def measure_bare(
     report: Report, variant: str, model: DeepLabV3, settings: Settings, *, deadline: Deadline, folder: Path
 ) -> None:
-    """Measure one variant in each precision and mode of cuDNN at each batch.
+    """Measure one variant in each precision and mode of cuDNN at each batch, and the best of fp16 for longer.
 
     Args:
         report: gets the rows; the shares of the card's best are in them where the card was measured before.
@@ -73,53 +78,106 @@ def measure_bare(
     """
     work = count_work(model, settings.size)
     report.add("work", variant, {}, {name: float(value) for name, value in asdict(work).items()})
-    arguments = noise(_CHECKED_BATCH, settings)
     with torch.inference_mode(), tensor_float_32(allowed=False):
-        reference = tracing.Core(model, mean=MEAN, std=STD).to(settings.device)(*arguments)[0].cpu()
+        core = tracing.Core(model, mean=MEAN, std=STD).to(settings.device)
+        reference = core(*noise(_CHECKED_PICTURES, settings))[0].cpu()
     model.cpu()
     for contender in CONTENDERS:
         part = f"bare {variant}, {contender.name}"
-        if contender.cudnn == "fused" and not settings.on_gpu:
+        if contender.cudnn.startswith("fused") and not settings.on_gpu:
             report.skip(part, "its operators run on GPUs only")
             continue
-        if not deadline.allows(5 + len(settings.batches) * 3 * settings.call_seconds):
+        if not deadline.allows(5 + settings.sustained_seconds + len(settings.batches) * 3 * settings.call_seconds):
             report.skip(part, "no time was left")
             continue
         try:
             module = contender.load(model, folder / variant, settings.device)
             with torch.inference_mode():
-                check = compare(module(*arguments)[0].cpu(), reference)
                 seconds = seconds_by_batch(module, settings)
+                if not seconds:
+                    report.skip(part, "no batch fits the memory")
+                    continue
+                best = max(seconds, key=lambda batch: batch / seconds[batch])
+                check = compare(*answers(module, best, reference, settings))
         except RuntimeError as exc:  # out of memory, or an operator that cuDNN has no algorithm for on this card
             report.skip(part, str(exc).splitlines()[0])
             continue
         for batch, taken in seconds.items():
             figures = rates(report, taken, batch, work, contender)
             report.add("bare", contender.name, {"variant": variant, "batch": batch}, {**figures, **check})
-        top = report.best("bare", "rate", variant=variant, contender=contender.name)
-        if top:
-            report.say(f"{variant}, {contender.name}: {top.text('rate')} images/s at batch {top.condition['batch']}")
+        report.say(f"{variant}, {contender.name}: {best / seconds[best]:.1f} images/s at batch {best}")
         if settings.on_gpu:
             torch.cuda.empty_cache()
+    if top := fastest(report, variant):
+        contender, batch = by_name(top.contender), top.condition["batch"]
+        module = contender.load(model, folder / variant, settings.device)
+        notes: dict[str, str] = {}
+        watched_figures: dict[str, float] = {}
+        with torch.inference_mode():
+            run = partial(module, *noise(batch, settings))
+            seconds_of(run, settings.call_seconds)
+            with watched(watched_figures, notes, device=settings.device):
+                taken = seconds_of(run, settings.sustained_seconds, most=_ANY_NUMBER)
+        figures = rates(report, taken, batch, work, contender) | watched_figures
+        report.add("sustained", contender.name, {"variant": variant, "batch": batch}, figures, **notes)
+
+
+def fastest(report: Report, variant: str, *, tries_algorithms: bool = True) -> Row | None:
+    """Return the row of the fastest in fp16 whose answers are right, at its best batch; `by_name` has its contender.
+
+    Args:
+        report: with the rows of this section.
+        variant: one of VARIANTS.
+        tries_algorithms: whether it may be the one that tries cuDNN's algorithms for each batch size.
+    """
+    rows = [
+        row
+        for contender in CONTENDERS
+        if contender.precision == "fp16" and (tries_algorithms or contender.cudnn != "benchmark")
+        for row in [report.best("bare", "rate", variant=variant, contender=contender.name)]
+        if row and row.figures["relative_error"].median <= tracing.PRECISIONS["fp16"].tolerance
+    ]
+    return max(rows, key=lambda row: row.figures["rate"].median, default=None)
+
+
+def by_name(name: str) -> Contender:
+    """Return the contender of a row."""
+    return next(contender for contender in CONTENDERS if contender.name == name)
 
 
 def noise(batch: int, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
     """Return PIXELS and IMAGE_ID of a batch, on the device."""
     generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (batch, settings.size, settings.size, 3), generator=generator).to(torch.uint8)
+    shape = (batch, settings.size, settings.size, 3)
+    pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     return pixels.to(settings.device), torch.zeros((batch, 1), dtype=torch.int64, device=settings.device)
 
 
 def seconds_by_batch(module: Any, settings: Settings) -> dict[int, float]:  # noqa: ANN401 - a module of TorchScript
     """Return the seconds of a call by the size of its batch, where memory suffices.
 
-    The largest runs first, as in the server's warm-up: the executor compiles for the shapes that it sees first.
+    The largest runs first of all, as in the server's warm-up: the executor compiles for the shapes that it sees first.
     """
     found: dict[int, float] = {}
     for batch in sorted(settings.batches, reverse=True):
         with contextlib.suppress(torch.cuda.OutOfMemoryError):
             found[batch] = seconds_of(partial(module, *noise(batch, settings)), settings.call_seconds)
     return dict(sorted(found.items()))
+
+
+def answers(
+    module: Any,  # noqa: ANN401 - a module of TorchScript
+    batch: int,
+    reference: torch.Tensor,
+    settings: Settings,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of the last pictures of a batch, and what they should be; free memory holds NaN before."""
+    pixels, image_id = noise(len(reference), settings)
+    chosen = torch.arange(batch) % len(reference)
+    arguments = pixels[chosen.to(pixels.device)], image_id.new_zeros((batch, 1))
+    spoil_free_memory(settings.device)
+    found = module(*arguments)[0]
+    return found[-len(reference) :].cpu(), reference[chosen[-len(reference) :]]
 
 
 def compare(logits: torch.Tensor, expected: torch.Tensor) -> dict[str, float]:
@@ -135,8 +193,7 @@ def compare(logits: torch.Tensor, expected: torch.Tensor) -> dict[str, float]:
 def rates(report: Report, seconds: float, batch: int, work: Work, contender: Contender) -> dict[str, float]:
     """Return what the time of one batch comes to, and what part of the card's own measured best that is."""
     images = batch / seconds
-    itemsize = tracing.PRECISIONS[contender.precision].dtype.itemsize
-    moved = images * work.bytes_moved(itemsize, batch, fused=contender.cudnn == "fused")
+    moved = images * work.bytes_moved(contender.precision, batch, cudnn=contender.cudnn)
     found = {"seconds": seconds, "rate": images, "flops_per_second": images * work.flops, "bytes_per_second": moved}
     for part, name, product in (
         ("of_matrix_product", "flops_per_second", contender.precision),

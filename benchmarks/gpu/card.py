@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 import shutil
+import statistics
 import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +23,34 @@ if TYPE_CHECKING:
 
 _MAX_RUNS = 50
 COPY = "copy"
+_SPOILT_BYTES = 8 << 30
+_SMALL_BYTES = 1 << 20  # up to so many torch's allocator takes blocks from a pool of their own
+_SAMPLE_SECONDS = 0.2
+_PATIENCE_SECONDS = 5.0
+_WATCHED = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
+_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # the name of newer drivers, and of older
+# Their bits, from NVIDIA's nvml.h; the lowest is a card that idles.
+_THROTTLES = (
+    "",
+    "applications clocks",
+    "software power cap",
+    "hardware slowdown",
+    "sync boost",
+    "software thermal",
+    "hardware thermal",
+    "hardware power brake",
+    "display clocks",
+)
 
 
-def seconds_of(run: Callable[[], object], seconds: float) -> float:
-    """Return the seconds of a call: of 3 to 50 calls one after the other, in about so many seconds.
+def seconds_of(run: Callable[[], object], seconds: float, *, most: int = _MAX_RUNS) -> float:
+    """Return the seconds of a call: of 3 calls or more one after the other, in about so many seconds.
 
     On a GPU they are queued, and waited for at the end; what torch compiles for a shape is ready before.
     """
     timer = Timer("run()", globals={"run": run})
     once = timer.timeit(1).median
-    return timer.timeit(min(_MAX_RUNS, max(3, int(seconds / once)))).median
+    return timer.timeit(min(most, max(3, int(seconds / once)))).median
 
 
 @contextlib.contextmanager
@@ -64,6 +86,78 @@ def measure_card(report: Report, settings: Settings) -> None:
     report.add("card", COPY, {"of": f"{settings.copy_bytes} bytes, read and written"}, moved)
 
 
+def spoil_free_memory(device: str) -> None:
+    """Leave NaN, in any floating type, in the memory that torch's allocator hands out next on a GPU.
+
+    An answer that depends on memory before anything was written there is NaN afterwards.
+    """
+    if device != "cuda":
+        return
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info()[0]
+    large = min(_SPOILT_BYTES, free // 2) // 8
+    blocks = [
+        torch.full((size,), 0xFF, dtype=torch.uint8, device=device) for size in [large] * 8 + [_SMALL_BYTES // 2] * 128
+    ]
+    torch.cuda.synchronize()
+    blocks.clear()
+
+
+@contextlib.contextmanager
+def watched(found: dict[str, float], notes: dict[str, str], *, device: str) -> Generator[None]:
+    """Put into `found` what the card did meanwhile, and into `notes` what held its clocks down, or why it is unknown.
+
+    The figures are medians: the clocks of the multiprocessors and of the memory in MHz, watts, degrees Celsius.
+    """
+    program = shutil.which("nvidia-smi") if device == "cuda" else None
+    if program is None:
+        notes["throttle"] = "not known: no nvidia-smi" if device == "cuda" else "not known: no GPU"
+        yield
+        return
+    known = _output([program, "--help-query-gpu"])
+    fields = (*_WATCHED, next((name for name in _REASONS if name in known), _REASONS[-1]))
+    command = [program, "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    said: list[str] = []
+    done = threading.Event()
+
+    def sample() -> None:
+        while True:
+            said.extend(_output(command).splitlines())  # one call a sample: a loop's output may be lost with it
+            if done.wait(_SAMPLE_SECONDS):
+                return
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    samples = [line.split(", ") for line in said if line.count(", ") == len(fields) - 1]
+    if not samples:
+        notes["throttle"] = f"not known: {''.join(said[:1])[:200]}"
+        return
+    for place, name in enumerate(("sm_mhz", "memory_mhz", "watts", "celsius")):
+        with contextlib.suppress(ValueError):  # "[N/A]"
+            found[name] = statistics.median(float(sample[place]) for sample in samples)
+    notes["throttle"] = "not known: nvidia-smi does not tell"
+    with contextlib.suppress(ValueError):
+        bits = functools.reduce(operator.or_, (int(sample[-1], 16) for sample in samples))
+        reasons = [name for bit, name in enumerate(_THROTTLES) if name and bits >> bit & 1]
+        notes["throttle"] = ", ".join(reasons) or "nothing"
+
+
+def _output(command: list[str]) -> str:
+    """Return what a program says, on stderr too; nothing where it does not end in time."""
+    try:
+        done = subprocess.run(  # noqa: S603 - the driver's own program
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=_PATIENCE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout
+
+
 def environment(device: str) -> dict[str, Any]:
     """Return what the figures depend on: the card, its driver and libraries."""
     found: dict[str, Any] = {
@@ -89,7 +183,4 @@ def _nvidia_smi() -> str | None:
     if program is None:
         return None
     fields = "name,driver_version,clocks.max.sm,clocks.max.mem,power.limit,temperature.gpu"
-    done = subprocess.run(  # noqa: S603 - the driver's own program
-        [program, f"--query-gpu={fields}", "--format=csv,noheader"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
+    return _output([program, f"--query-gpu={fields}", "--format=csv,noheader"]).strip() or None

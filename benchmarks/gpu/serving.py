@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from benchmarks import servers
 from benchmarks.gpu.models import traced
+from benchmarks.harness import cores
 from benchmarks.load import Load, Picture, Sender
 from deeplabv3 import VOC_CLASS_NAMES, WeightsSource, server_statistics
 from deeplabv3.building.assembly import build
@@ -40,17 +42,25 @@ class Setup(NamedTuple):
         name: what it is called in the results.
         batches: whether the core model batches requests; otherwise each runs alone.
         preprocess_device: where the pictures are resized, "cpu" or "cuda".
+        postprocess_device: where the masks are made, "cpu" or "cuda".
     """
 
     name: str
     batches: bool = True
     preprocess_device: str = "cpu"
+    postprocess_device: str = "cuda"
+
+    @property
+    def of_gpus(self) -> bool:
+        """Whether it differs from others only where there is a GPU."""
+        return (self.preprocess_device, self.postprocess_device) != ("cpu", "cuda")
 
 
 DYNAMIC, SINGLY = "dynamic batching", "one request at a time"
 SETUPS = (
     Setup(DYNAMIC),
     Setup(SINGLY, batches=False),
+    Setup(f"{DYNAMIC}, masks on the CPU", postprocess_device="cpu"),
     Setup(f"{DYNAMIC}, resize on the GPU", preprocess_device="cuda"),
 )
 
@@ -77,9 +87,9 @@ def write_repository(folder: Path, plan: Plan, setup: Setup, settings: Settings,
     version = folder / plan.core / "1"
     version.mkdir(parents=True)
     shutil.copy(file, version / "model.pt")
-    device = setup.preprocess_device if settings.on_gpu else "cpu"
     size = {"preprocess.resize_size": str(settings.size)}
-    build(folder, [plan], configs_only=True, preprocess_device=device, settings=size)
+    devices = {"preprocess": setup.preprocess_device, "postprocess": setup.postprocess_device}
+    build(folder, [plan], configs_only=True, step_devices=devices, settings=size)
     if not setup.batches:
         for name in (plan.core, plan.ensemble):
             _serve_singly(folder / name / "config.pbtxt")
@@ -132,13 +142,17 @@ def measure_serving(report: Report, served: Served, settings: Settings, deadline
                 continue
             ramp, end = settings.load_seconds / 3, settings.load_seconds * 4 / 3
             before = server_statistics.read(url)
+            processor, began = server.processes.processor_seconds(), time.monotonic()
             replies = sender.run(Load(end, concurrency), server.wire, pictures)
+            server_cores = (server.processes.processor_seconds() - processor) / (time.monotonic() - began)
             figures = {
                 "rate": replies.throughput_between(ramp, end),
                 **{f"p{percent}": replies.percentile(percent / 100) or 0.0 for percent in (50, 95, 99)},
                 "failed": float(sum(replies.errors.values())),
                 "differing": float(len(replies.differing)),
                 "busy": replies.busy,
+                "load_share": replies.cores / cores(),
+                "server_share": server_cores / cores(),
                 "ready": server.start,
             }
             limited = "the load may hold it up" if replies.busy > _BUSY else ""

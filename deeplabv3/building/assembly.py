@@ -45,7 +45,7 @@ def build(
     force: bool = False,
     progress: bool = True,
     configs_only: bool = False,
-    preprocess_device: str = "cpu",
+    step_devices: Mapping[str, str] = steps.STEP_DEVICES,
     calibration: Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> None:
@@ -57,7 +57,7 @@ def build(
         force: build what is up to date, too.
         progress: show a progress bar of a download on stderr.
         configs_only: write everything but the model.pt files.
-        preprocess_device: where pictures are resized, "cpu" or "cuda".
+        step_devices: "cpu" or "cuda" by step, beside core models on a GPU.
         calibration: a folder of pictures for models in int8.
         settings: of the steps, as parse_setting returns them; others stay as earlier builds were told.
 
@@ -77,7 +77,7 @@ def build(
         given = settings or {}
         left_out = [direct_name(plan.variant) for plan in plans if not plan.direct]
         settings = written.settings | dict(given)
-        texts = _texts(repository, plans, others, records, preprocess_device=preprocess_device, settings=settings)
+        texts = _texts(repository, plans, others, records, step_devices=step_devices, settings=settings)
         if not is_source(repository):
             refuse_edits(repository, texts | dict.fromkeys(map(_config_of, left_out), ""), written, given)
         parameters = parameters_of(parse_config(texts["preprocess/config.pbtxt"]))
@@ -173,7 +173,7 @@ def _texts(
     others: Sequence[Plan],
     records: Mapping[str, BuildRecord],
     *,
-    preprocess_device: str,
+    step_devices: Mapping[str, str],
     settings: Mapping[str, str],
 ) -> dict[str, str]:
     """Return the files that a build generates, by their path in the repository."""
@@ -189,22 +189,29 @@ def _texts(
     devices = planned | {records[plan.core].device for plan in others}
     if "cuda" in devices - planned:
         # The steps stay where the model on the GPU has them.
-        preprocess = repository / "preprocess" / "config.pbtxt"
-        groups = _read_config(preprocess).instance_group if preprocess.exists() else []
-        on_gpu = any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in groups)
-        preprocess_device = "cuda" if on_gpu else "cpu"
+        step_devices = {
+            step: _device_of(repository / step / "config.pbtxt", device) for step, device in step_devices.items()
+        }
     class_names = plans[0].class_names
     for step in steps.STEPS:
         config = steps.step_config(
             step,
             class_count=len(class_names),
             device="cuda" if "cuda" in devices else "cpu",
-            preprocess_device=preprocess_device,
+            step_devices=step_devices,
             settings=settings,
         )
         texts[f"{step}/config.pbtxt"] = config_text(config)
     texts[steps.LABELS] = "".join(f"{name}\n" for name in class_names)
     return texts
+
+
+def _device_of(path: Path, default: str) -> str:
+    """Return where the step of a config.pbtxt runs, "cpu" or "cuda"."""
+    if not path.exists():
+        return default
+    on_gpu = any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in _read_config(path).instance_group)
+    return "cuda" if on_gpu else "cpu"
 
 
 def _config_of(model: str) -> str:

@@ -2,7 +2,7 @@
 
 By itself each ReLU and each residual sum is a pass over memory of its own, and on a GPU each bias too. oneDNN and cuDNN
 compute them at the end of the convolution before them, and PyTorch has the operators for it: for CPUs
-`mkldnn::_convolution_pointwise`, which torch.compile emits too, for GPUs `aten::cudnn_convolution_relu`. Either run
+`mkldnn::_convolution_pointwise`, which torch.compile emits too, for GPUs `aten::cudnn_convolution_add_relu`. Either run
 there only.
 """
 
@@ -26,6 +26,7 @@ _POINTWISE = "%weight, %bias, %padding, %stride, %dilation, %groups"
 _RELUS = ("aten::relu", "aten::relu_")
 _CUDNN_CHANNELS = 8
 _CUDNN = "%bias, %stride, %padding, %dilation, %groups"
+_ALONE = f"aten::cudnn_convolution_relu(%x, %weight, {_CUDNN})"
 _NAMES = {"%add": "add", "%relu": "relu", "%none": "none"}
 
 
@@ -102,25 +103,77 @@ def fuse_for_cudnn(module: torch.jit.ScriptModule) -> None:
 
     PyTorch adds the bias of `aten::_convolution` on a GPU in a pass of its own (ATen/native/Convolution.cpp). A
     convolution without a ReLU stays. So does one whose input channels are no multiple of 8, here the first, of the
-    picture's three: a precaution, for a convolution that cuDNN cannot fuse is an error and no pass more. The operators
-    choose algorithms and TensorFloat-32 by the switches of the process that runs them, which are heuristics and yes
-    where nobody sets them.
+    picture's three: a precaution, because a convolution that cuDNN cannot fuse is an error. So does one with a ReLU
+    alone and more output than input channels, see _convolution_relu. The operators choose algorithms and
+    TensorFloat-32 by the switches of the process that runs them, which are heuristics and yes where nobody sets them.
     """
     _set_apart(module)
     _take_in_relu(
         module,
-        alone=f"aten::cudnn_convolution_relu(%x, %weight, {_CUDNN})",
+        alone=_ALONE,
         after_sum=f"aten::cudnn_convolution_add_relu(%x, %weight, %other, %alpha, {_CUDNN})",
     )
+    before = f"graph(%x, %weight, {_CUDNN}):\n  %r = {_ALONE}\n  return (%r)"
+    after = str(torch.jit.script(_convolution_relu).graph)
+    torch._C._jit_pass_custom_pattern_based_rewrite_graph(before, after, module.graph)  # noqa: SLF001
+
+
+def _convolution_relu(  # noqa: PLR0917 - the arguments of the operator
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> torch.Tensor:
+    """Compute `aten::cudnn_convolution_relu` with a defined operand. TorchScript compiles this function.
+
+    PyTorch's operator asks cuDNN for relu(convolution + 0 * z + bias), and z is its output before anything was written
+    to it (ATen/native/cudnn/ConvShared.cpp): where that memory holds a NaN, 0 * NaN is one. Here z is the start of the
+    input, read with the output's shape. That costs nothing, and is finite as long as the network is: where fp16
+    overflows in one picture, another of its batch may get NaN too.
+    """
+    channels = weight.size(0)
+    height = (x.size(2) + 2 * padding[0] - dilation[0] * (weight.size(2) - 1) - 1) // stride[0] + 1
+    width = (x.size(3) + 2 * padding[1] - dilation[1] * (weight.size(3) - 1) - 1) // stride[1] + 1
+    shape = [x.size(0), channels, height, width]
+    z = x.as_strided(shape, [channels * height * width, 1, channels * width, channels])  # channels last
+    return torch.ops.aten.cudnn_convolution_add_relu(x, weight, z, 0, bias, stride, padding, dilation, groups)
+
+
+def separate_pointwise(module: torch.jit.ScriptModule) -> None:
+    """Let what follows each convolution of a module in one graph be operators that TorchScript's executor can fuse.
+
+    On a GPU its TensorExpr fuser, which is on by default, makes one pass over memory of the bias, the residual sum and
+    the ReLU. It groups neither a bias inside of a convolution nor operators in place.
+    """
+    graph: Any = module.graph
+    torch._C._jit_pass_remove_mutation(graph)  # noqa: SLF001
+    for convolution in graph.findAllNodes("aten::_convolution"):
+        bias = list(convolution.inputs())[2].toIValue()
+        if bias is None:
+            continue
+        with graph.insert_point_guard(convolution):
+            none, one = graph.insertConstant(None), graph.insertConstant(1)
+            addend = graph.insertConstant(bias.reshape(1, -1, 1, 1))
+        convolution.replaceInput(2, none)
+        found = convolution.output()
+        add = graph.create("aten::add", [found, addend, one])
+        add.insertAfter(convolution)
+        found.replaceAllUsesWith(add.output())
+        add.replaceInput(0, found)
 
 
 def _set_apart(module: torch.jit.ScriptModule) -> None:
-    """Write the ReLU after a convolution of unsuitable channels as the clamping that it is: it is not taken in."""
+    """Write the ReLU after an unsuitable convolution as the clamping that it is: it is not taken in."""
     graph: Any = module.graph
     for convolution in graph.findAllNodes("aten::_convolution"):
-        channels = list(convolution.inputs())[1].toIValue().shape[1]
+        inputs = list(convolution.inputs())
+        outputs, channels = inputs[1].toIValue().shape[:2]
+        grows = outputs > channels * inputs[8].toIValue()  # of each group
         for relu in [use.user for use in convolution.output().uses()]:
-            if channels % _CUDNN_CHANNELS and relu.kind() in _RELUS:
+            if (channels % _CUDNN_CHANNELS or grows) and relu.kind() in _RELUS:
                 with graph.insert_point_guard(relu):  # or the graph would go on from a node that is gone
                     clamp = graph.create("aten::clamp_min", [convolution.output(), graph.insertConstant(0)])
                     graph.insertNode(clamp)

@@ -144,9 +144,10 @@ def write_models(partials: Mapping[str, Path], plan: Plan, *, calibration: Calib
     shape = "x".join(map(str, VERIFY_SHAPE))
     _log.info("%s: checking the saved files against PyTorch at %s", plan.variant, shape)
     findings = verify(partials, model, plan)
-    if plan.cudnn == "fused":  # after the check, because only a GPU runs what comes out
-        for module in traced.values():
-            fuse_for_cudnn(module)
+    if plan.cudnn.startswith("fused"):  # after the check, because only a GPU runs what comes out
+        with tracing.without_deprecation_warnings():
+            for module in traced.values():
+                fuse_for_cudnn(module)
         _save(traced, partials, record)
     sizes = " and ".join(f"{name} of {partials[name].stat().st_size / 2**20:.0f} MB" for name in plan.models)
     # A difference on noise says nothing of int8, which has the ranges of pictures.

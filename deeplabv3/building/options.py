@@ -20,7 +20,7 @@ from deeplabv3.building.plan import (
     choose_class_names,
 )
 from deeplabv3.building.settings import parse_setting
-from deeplabv3.building.steps import MODEL_REPOSITORY
+from deeplabv3.building.steps import MODEL_REPOSITORY, STEP_DEVICES
 from deeplabv3.errors import BuildError, InvalidOptionError, RepositoryError
 from deeplabv3.models.names import PRETRAINED, UNTRAINED, VARIANTS
 from deeplabv3.models.variants import RESNET_OPTIONS, agreed_class_count
@@ -32,10 +32,17 @@ _MOST_BATCHED = 128
 _MOST_INSTANCES = 16
 _MOST_QUEUED = 2**32 - 1  # what Triton's field holds
 
-_OF_GPUS = {"cudnn", "preprocess_device", "max_batch_size", "instances", "max_queue_size"}
+# Modes of cuDNN with operators that round float32 to TensorFloat-32.
+_ROUNDING = {mode for mode in tracing.CUDNN_MODES if mode.startswith("fused") or mode.endswith("-corners")}
+_OF_GPUS = {"cudnn", "preprocess_device", "postprocess_device", "max_batch_size", "instances", "max_queue_size"}
 # The source takes these, and the others only where they spell out the default build.
 _CHANGING_NOTHING = {"variant", "progress", "model_repository", "force", "configs_only", "describe", "json"}
-_AS_DEFAULT = {"precision": DEFAULT_PRECISIONS["cpu"], "num_classes": 21}
+_AS_DEFAULT = {
+    "precision": DEFAULT_PRECISIONS["cpu"],
+    "num_classes": 21,
+    "preprocess_device": "cpu",
+    "postprocess_device": "cpu",
+}
 _OF_DESCRIBE = {"describe", "json", "variant"}
 
 
@@ -128,8 +135,13 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--preprocess-device",
         choices=DEFAULT_PRECISIONS,
-        default="cpu",
-        help="with --device cuda: where the pictures are resized; they are decoded on the CPU (default: %(default)s)",
+        help="with --device cuda: where the pictures are resized; they are decoded on the CPU "
+        f"(default: {STEP_DEVICES['preprocess']})",
+    )
+    add(
+        "--postprocess-device",
+        choices=DEFAULT_PRECISIONS,
+        help=f"with --device cuda: where the masks are made (default: {STEP_DEVICES['postprocess']})",
     )
     add(
         "--max-batch-size",
@@ -241,7 +253,7 @@ def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) 
     on_cpu = options.device == "cpu"
     int8 = options.precision == "int8"
     of_int8 = [name for name in given if name in {"calibration", "min_agreement"}]
-    of_gpus = [name for name in given if name in _OF_GPUS]
+    of_gpus = [name for name, value in given.items() if name in _OF_GPUS and value != _AS_DEFAULT.get(name)]
     changing = [
         name for name, value in given.items() if name not in _CHANGING_NOTHING and value != _AS_DEFAULT.get(name)
     ]
@@ -253,8 +265,9 @@ def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) 
             int8 and options.calibration is None and not options.configs_only
         ),
         f"{_named(of_int8)}: for --precision int8 only": not int8 and of_int8,
-        "--cudnn fused takes --precision fp16 or tf32": options.cudnn == "fused"
-        and options.precision in {"fp32", "bf16"},
+        f"--cudnn {options.cudnn} takes --precision fp16 or tf32": (
+            options.cudnn in _ROUNDING and options.precision in {"fp32", "bf16"}
+        ),
         "--aux-loss: `aux` is served by the model for direct callers; leave out --no-direct": (
             options.aux_loss and options.no_direct
         ),
@@ -270,6 +283,11 @@ def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) 
 
 def _named(names: Iterable[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def chosen_step_devices(options: argparse.Namespace) -> dict[str, str]:
+    """Return the device of each step that can run on a GPU."""
+    return {step: getattr(options, f"{step}_device") or default for step, default in STEP_DEVICES.items()}
 
 
 def make_plans(options: argparse.Namespace) -> list[Plan]:

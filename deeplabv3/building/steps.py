@@ -36,7 +36,10 @@ class Placement:
     inputs_on_gpu: bool = False
 
 
-_GPU_PREPROCESS = "cuda with --preprocess-device cuda"
+_STEP_ON_GPU = "cuda, and the step too"
+
+STEP_DEVICES = {"preprocess": "cpu", "postprocess": "cuda"}
+"""The steps that can run on a GPU, and the device of each beside core models on a GPU unless another is asked for."""
 
 PLACEMENTS: dict[str, dict[str, Placement]] = {
     # A JPEG of 640 x 480 takes 3.6 ms of one core, one of 1280 x 960 about 8 (docs/performance.md): eight processes
@@ -45,12 +48,16 @@ PLACEMENTS: dict[str, dict[str, Placement]] = {
     "preprocess": {
         "cpu": Placement("KIND_CPU", 2),
         "cuda": Placement("KIND_CPU", 8),
-        _GPU_PREPROCESS: Placement("KIND_GPU", 4),
+        _STEP_ON_GPU: Placement("KIND_GPU", 4),
     },
-    # In the batches in which the logits come. Two: one waits for the GPU while the other hands its masks to Triton.
+    # On a CPU a picture of 640 x 480 takes 2.5 ms of one core: four processes make 1,600 a second on as many cores,
+    # without torch, a CUDA context or a share of the card; their small batches spread the 32 pictures that a core model
+    # hands on at once. On a GPU they come in one batch, and two instances suffice: one waits for the GPU while the
+    # other hands its masks to Triton.
     "postprocess": {
         "cpu": Placement("KIND_CPU", 2),
-        "cuda": Placement("KIND_GPU", 2, max_batch_size=32, inputs_on_gpu=True),
+        "cuda": Placement("KIND_CPU", 4),
+        _STEP_ON_GPU: Placement("KIND_GPU", 2, max_batch_size=32, inputs_on_gpu=True),
     },
     # PNGs are made on request, by Pillow.
     "encode_mask": {"cpu": Placement("KIND_CPU", 1), "cuda": Placement("KIND_CPU", 1)},
@@ -62,7 +69,7 @@ STEPS = tuple(PLACEMENTS)
 
 
 def step_config(
-    step: str, *, class_count: int, device: str, preprocess_device: str, settings: Mapping[str, str]
+    step: str, *, class_count: int, device: str, step_devices: Mapping[str, str], settings: Mapping[str, str]
 ) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
     """Return the config of a step.
 
@@ -70,13 +77,13 @@ def step_config(
         step: one of STEPS.
         class_count: the number of classes of the core models.
         device: where the core models run, "cpu" or "cuda".
-        preprocess_device: where pictures are resized, "cpu" or "cuda"; the latter with core models on a GPU only.
+        step_devices: "cpu" or "cuda" by step, as STEP_DEVICES; without effect where the core models run on a CPU.
         settings: by name, as parse_setting returns them; they take precedence.
     """
-    on_gpu = step == "preprocess" and device == preprocess_device == "cuda"
+    on_gpu = device == "cuda" and step_devices.get(step) == "cuda"
     config = read_config(MODEL_REPOSITORY / step / "config.pbtxt")
     set_class_count(config, class_count)
-    set_placement(config, PLACEMENTS[step][_GPU_PREPROCESS if on_gpu else device])
+    set_placement(config, PLACEMENTS[step][_STEP_ON_GPU if on_gpu else device])
     apply_settings(step, config, settings)
     return config
 

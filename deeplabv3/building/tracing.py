@@ -15,7 +15,14 @@ from torch.backends import cudnn as cudnn_backend
 from torch.nn import functional
 from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
-from deeplabv3.building.fusion import fold_batch_norm, fuse_convolutions, inline, replace_pooling
+from deeplabv3.building.dilation import use_corners
+from deeplabv3.building.fusion import (
+    fold_batch_norm,
+    fuse_convolutions,
+    inline,
+    replace_pooling,
+    separate_pointwise,
+)
 from deeplabv3.building.packing import input_sizes, pack_weights
 from deeplabv3.building.quantization import quantize
 from deeplabv3.errors import InvalidOptionError, RetryableBuildError
@@ -52,13 +59,17 @@ PRECISIONS = {
 }
 """The names that --precision takes."""
 
-CUDNN_MODES = ("heuristic", "benchmark", "fused")
+CUDNN_MODES = ("heuristic", "benchmark", "fused", "tensorexpr", "fused-corners", "tensorexpr-corners")
 """How a GPU's convolutions are computed, as it is part of a trace for one.
 
 - heuristic: the algorithm that cuDNN expects to be best for a shape.
 - benchmark: the best of those that it tries at the first call of a shape, a batch size included.
 - fused: each convolution adds its bias, what the residual connection brings, and the ReLU before it writes; see
   fusion.fuse_for_cudnn.
+- tensorexpr: the three are operators of their own, for TorchScript's executor to make one pass of; see
+  fusion.separate_pointwise.
+- ...-corners: likewise, and a convolution that mostly meets padding computes less of it; see
+  dilation.CornerConvolution.
 """
 
 # A trace holds no sizes; a small picture is quicker where the CPU has no arithmetic of its own for the precision.
@@ -111,7 +122,7 @@ class Direct(nn.Module):
     def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: A002 - the tensor's name on the wire
         """Take (N, 3, H, W) float32, normalized with the mean and standard deviation of the weights."""
         # The layout is part of the trace: Triton hands over contiguous NCHW, and its backend has no switch for it.
-        features = self.backbone(input.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        features = self.backbone(input.to(self.dtype, memory_format=torch.channels_last))  # one pass for both
         # Contiguous before they grow, as Triton takes them: after it they are 64 times as many.
         return tuple(
             upsample(head(features[name]).float().contiguous(), input.shape[-2:]) for name, head in self.heads.items()
@@ -139,7 +150,7 @@ class Tracer:
         aux: whether the auxiliary head is served.
         precision: in what it computes.
         device: "cpu" or "cuda".
-        cudnn: one of CUDNN_MODES; "fused" is left to the caller, because what comes of it runs on no CPU.
+        cudnn: one of CUDNN_MODES; what "fused" asks for is left to the caller, because it runs on no CPU.
         pictures: for int8, normalized pixels (1, 3, H, W) float32 to calibrate with.
 
     Raises:
@@ -158,7 +169,7 @@ class Tracer:
         pictures: Iterable[torch.Tensor] | None = None,
     ) -> None:
         self._precision = precision
-        self._benchmark = cudnn == "benchmark"
+        self._cudnn = cudnn
         quantizes = precision is PRECISIONS["int8"]
         if quantizes != (pictures is not None):
             raise InvalidOptionError(
@@ -183,6 +194,9 @@ class Tracer:
         self._model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - no such overload
         if packs:
             pack_weights(self._model, sizes)
+        if cudnn.endswith("-corners"):
+            with without_deprecation_warnings():
+                use_corners(self._model, side=TRAINED_SIZE // 8)
 
     def core(self, *, mean: Sequence[float], std: Sequence[float]) -> torch.jit.ScriptModule:
         """Return a trace of Core."""
@@ -196,7 +210,7 @@ class Tracer:
         return self._trace(Direct(self._model, dtype=self._precision.dtype), (pixels,))
 
     def _trace(self, served: nn.Module, example: tuple[torch.Tensor, ...]) -> torch.jit.ScriptModule:
-        with _tracing(self._precision, benchmark=self._benchmark):
+        with _tracing(self._precision, benchmark=self._cudnn == "benchmark"):
             module: Any = torch.jit.trace(served.eval(), example, check_trace=False)
             if self._freezes:
                 module = torch.jit.freeze(module)
@@ -204,6 +218,8 @@ class Tracer:
                 inline(module)
         if self._fuses:
             fuse_convolutions(module)
+        if self._cudnn.startswith("tensorexpr"):
+            separate_pointwise(module)
         return module
 
 

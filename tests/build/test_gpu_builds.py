@@ -1,15 +1,13 @@
-"""What --device cuda writes: configs for a GPU, and files whose convolutions cuDNN computes as asked."""
+"""What --device cuda writes into the configs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 import build_models
-from deeplabv3 import VARIANTS, model_deeplabv3_resnet50
-from deeplabv3.building import fusion, tracing
+from deeplabv3 import VARIANTS
 from deeplabv3.repository.config import parse_config
 
 if TYPE_CHECKING:
@@ -92,6 +90,7 @@ def test_a_core_takes_as_much_of_a_gpu_as_it_is_told_to(tmp_path: Path, variant:
         [],
         ["--device", "cuda"],
         ["--device", "cuda", "--preprocess-device", "cuda"],
+        ["--device", "cuda", "--postprocess-device", "cpu"],
         ["--device", "cuda", "--max-batch-size", "2"],
     ],
 )
@@ -109,8 +108,10 @@ def test_the_steps_go_where_the_core_is_and_back(tmp_path: Path) -> None:
     assert (where(configs["preprocess"]), where(configs["postprocess"])) == ([(CPU, 8)], [(GPU, 2)])
     assert configs["postprocess"].max_batch_size == 32
     assert configs["postprocess"].parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
-    configs = configure(tmp_path, "--device", "cuda", "--preprocess-device", "cuda")
-    assert where(configs["preprocess"]) == [(GPU, 4)]
+    configs = configure(tmp_path, "--device", "cuda", "--preprocess-device", "cuda", "--postprocess-device", "cpu")
+    assert (where(configs["preprocess"]), where(configs["postprocess"])) == ([(GPU, 4)], [(CPU, 4)])
+    assert configs["postprocess"].max_batch_size == 8
+    assert configs["postprocess"].parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "yes"
     assert configure(tmp_path) == before
 
 
@@ -137,9 +138,10 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
     assert configs["core_resnet50"].max_batch_size == configs["segment_resnet50"].max_batch_size == 4
     assert where(configs["core_resnet101"]) == [(CPU, 1)]
     assert where(configs["core_resnet50"]) == where(configs["postprocess"]) == [(GPU, 2)]
-    configure(tmp_path, "--variant", "resnet50", "--device", "cuda", "--preprocess-device", "cuda")
+    other_way = ["--device", "cuda", "--preprocess-device", "cuda", "--postprocess-device", "cpu"]
+    configure(tmp_path, "--variant", "resnet50", *other_way)
     configs = configure(tmp_path, "--variant", "resnet101")
-    assert where(configs["preprocess"]) == [(GPU, 4)]
+    assert (where(configs["preprocess"]), where(configs["postprocess"])) == ([(GPU, 4)], [(CPU, 4)])
 
 
 @pytest.mark.parametrize(
@@ -147,6 +149,7 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
     [
         (["--cudnn", "fused"], "add --device cuda"),
         (["--preprocess-device", "cuda"], "add --device cuda"),
+        (["--postprocess-device", "cuda"], "add --device cuda"),
         (["--max-queue-size", "128"], "add --device cuda"),
         (["--max-batch-size", "16"], "add --device cuda"),
         (["--instances", "1"], "add --device cuda"),
@@ -167,62 +170,5 @@ def test_settings_that_do_not_go_together_are_refused(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("cudnn", ["heuristic", "benchmark"])
-def test_whether_cudnn_tries_its_algorithms_is_part_of_the_file(cudnn: str) -> None:
-    model = model_deeplabv3_resnet50(width_per_group=4).eval()
-    graph: Any = tracing.Tracer(model, device="cuda", cudnn=cudnn).direct().graph
-    # The tenth argument is `benchmark`, the ninth `groups`.
-    found = {list(node.inputs())[9].toIValue() for node in graph.findAllNodes("aten::_convolution")}
-    assert found == {cudnn == "benchmark"}
-    assert not torch.backends.cudnn.benchmark  # as it was
-
-
-def test_convolutions_take_in_what_follows_them_on_a_gpu() -> None:
-    torch.manual_seed(0)
-    model = model_deeplabv3_resnet50(width_per_group=8).eval()
-    module = tracing.Tracer(model, precision=tracing.PRECISIONS["fp16"], device="cuda").direct()
-    graph: Any = module.graph
-    plain = len(graph.findAllNodes("aten::_convolution"))
-    fusion.fuse_for_cudnn(module)
-    counts = {
-        kind: len(graph.findAllNodes(f"aten::{kind}"))
-        for kind in ("cudnn_convolution_relu", "cudnn_convolution_add_relu", "_convolution", "relu", "relu_", "add_")
-    }
-    # 16 blocks end in a sum; the four downsamplings and the last convolution have no ReLU, and the first has three
-    # channels.
-    assert counts == {
-        "cudnn_convolution_relu": plain - 16 - 6,
-        "cudnn_convolution_add_relu": 16,
-        "_convolution": 6,
-        "relu": 0,
-        "relu_": 0,
-        "add_": 0,
-    }
-
-
-def test_the_fused_operators_mean_what_they_replace() -> None:
-    """Compute by hand, in the operators' own order of arguments, what a rewritten graph asks of cuDNN."""
-    torch.manual_seed(0)
-    model = model_deeplabv3_resnet50(width_per_group=8).eval()
-    module = tracing.Tracer(model, device="cuda").direct()
-    pixels = torch.randn(1, 3, 33, 47)
-    expected = module(pixels)[0]
-    fusion.fuse_for_cudnn(module)
-    library = torch.library.Library("aten", "IMPL")
-    try:
-        library.impl("cudnn_convolution_relu", _convolution_relu, "CPU")
-        library.impl("cudnn_convolution_add_relu", _convolution_add_relu, "CPU")
-        torch.testing.assert_close(module(pixels)[0], expected, rtol=1e-4, atol=1e-5)
-    finally:
-        library._destroy()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
-
-
-def _convolution_relu(*arguments: Any) -> torch.Tensor:  # noqa: ANN401  torch's
-    pixels, weight, bias, stride, padding, dilation, groups = arguments
-    return torch.nn.functional.conv2d(pixels, weight, bias, stride, padding, dilation, groups).relu()
-
-
-def _convolution_add_relu(*arguments: Any) -> torch.Tensor:  # noqa: ANN401  torch's
-    pixels, weight, other, alpha, bias, stride, padding, dilation, groups = arguments
-    sums = torch.nn.functional.conv2d(pixels, weight, bias, stride, padding, dilation, groups) + alpha * other
-    return sums.relu()
+def test_the_default_build_may_say_where_its_steps_run() -> None:
+    build_models.parse_arguments(["--preprocess-device", "cpu", "--postprocess-device", "cpu"])

@@ -107,7 +107,17 @@ def write_model(repository: Path, name: str, module: nn.Module, text: str) -> No
     (version.parent / "config.pbtxt").write_text(text)
 
 
-UNKNOWN_PARAMETER = 'parameters { key: "weights" value { string_value: "toy" } }\n'
+def parameters(**values: str) -> str:
+    return "".join(
+        f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n' for name, value in values.items()
+    )
+
+
+UNKNOWN_PARAMETER = parameters(weights="toy")
+# What the native backend takes: ParseBoolValue and ParseIntValue in triton-inference-server/backend.
+LOOSE_PARAMETERS = parameters(
+    INFERENCE_MODE="On", DISABLE_CUDNN="off", INTRA_OP_THREAD_COUNT="2x", INTER_OP_THREAD_COUNT="-1"
+)
 # Long enough for requests that are sent at once to meet, whatever else the machine does.
 DYNAMIC_BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 }\n"
 # name -> inputs and outputs of the config, and what comes out when the first input gets ROW, the second 10 * ROW.
@@ -132,7 +142,9 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     for name, (inputs, outputs, _) in MAPPED.items():
         extra = UNKNOWN_PARAMETER + DYNAMIC_BATCHING
         write_model(repository, name, Doubler(), config(name, inputs, outputs, extra=extra))
-    late = 'parameters { key: "LOAD_AT_FIRST_REQUEST" value { string_value: "true" } }\n'
+    loose = config("unnamed", ["first", "second"], ["b", "a"], extra=LOOSE_PARAMETERS)
+    write_model(repository, "unnamed", Doubler(), loose)
+    late = parameters(LOAD_AT_FIRST_REQUEST="true")
     write_model(repository, "read_late", Half(), config("read_late", ["first", "second"], ["out"], extra=late))
     for name, (module, outputs, _) in REFUSED.items():
         write_model(repository, name, module, config(name, ["first"], outputs))
@@ -165,6 +177,12 @@ def test_tensors_are_mapped_as_the_native_backend_maps_them(toys: TritonProcess,
     reply = wire.infer(toys, "grpc", name, dict(zip(inputs, (ROW, ROW * 10), strict=True)), outputs)
     for output, array in expected.items():
         np.testing.assert_array_equal(reply[output], array)
+
+
+def test_unnamed_outputs_come_in_alphabetical_order(toys: TritonProcess) -> None:
+    reply = wire.infer(toys, "grpc", "unnamed", {"first": ROW, "second": ROW}, None)
+    assert list(reply) == ["a", "b"]
+    np.testing.assert_array_equal(reply["a"], 3 * ROW)  # by the order of the config, "b" is the first
 
 
 def test_unknown_parameters_are_ignored_with_a_line_in_the_log(toys: TritonProcess) -> None:
@@ -200,3 +218,13 @@ def test_a_config_with_more_inputs_than_forward_takes_fails_at_load(tmp_path: Pa
     write_model(tmp_path / "models", "toy", Half(), config("toy", ["first", "second"], ["out"]))
     with pytest.raises(LaunchError, match="2 inputs and the model's forward takes 1"):
         serving(tmp_path / "models")
+
+
+def test_parameters_that_the_native_backend_cannot_parse_fail_at_load(tmp_path: Path, serving: Serving) -> None:
+    for name, wrong in (("switch", {"INFERENCE_MODE": "yes"}), ("count", {"INTRA_OP_THREAD_COUNT": "x2"})):
+        text = config(name, ["first"], ["out"], extra=parameters(**wrong))
+        write_model(tmp_path / "models", name, Half(), text)
+    with pytest.raises(LaunchError) as caught:
+        serving(tmp_path / "models")
+    assert "INFERENCE_MODE is 'yes'; it must be 'true' or 'false'" in str(caught.value)
+    assert "INTRA_OP_THREAD_COUNT is 'x2'; it must be an integer" in str(caught.value)

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.gpu import targets
+from benchmarks.gpu import bare, targets
+from benchmarks.gpu.__main__ import shared_memory_lacking
+from benchmarks.gpu.card import watched
+from benchmarks.gpu.models import calibrated
+from benchmarks.gpu.serving import SETUPS, write_repository
+from benchmarks.gpu.settings import quick
+from benchmarks.harness import Deadline
 from benchmarks.report import Report
+from deeplabv3 import UNTRAINED, WeightsSource
+from deeplabv3.building import tracing
+from deeplabv3.building.plan import MEAN, STD, Plan
+from deeplabv3.repository.config import read_config
+
+if TYPE_CHECKING:
+    import torch
 
 pytestmark = pytest.mark.server
 
@@ -43,14 +59,18 @@ def test_every_section_is_in_the_json(dry_run: tuple[str, dict[str, Any], Path])
     assert {"nvidia-pytriton", "torch"} <= set(found["versions"])
     assert found["environment"]["device"] == "cpu"
     assert set(rows(found, "card")) == {"fp16", "bf16", "tf32", "fp32", "copy"}
-    assert found["skipped"]["bare resnet50, fp16 fused"] == "its operators run on GPUs only"
+    for contender in ("fp16 fused", "fp16 fused-corners"):
+        assert found["skipped"][f"bare resnet50, {contender}"] == "its operators run on GPUs only"
     flops = rows(found, "work")["resnet50"]["flops"]
     for batch in (1, 2):
         bare = rows(found, "bare", variant="resnet50", batch=batch)
-        assert set(bare) == {"fp16", "fp16 benchmark", "tf32", "fp32"}
+        assert set(bare) == {"fp16", "fp16 tensorexpr", "fp16 tensorexpr-corners", "fp16 benchmark", "tf32", "fp32"}
         for figures in bare.values():
             assert figures["rate"] == pytest.approx(batch / figures["seconds"])
             assert figures["flops_per_second"] == pytest.approx(figures["rate"] * flops)
+    (sustained,) = rows(found, "sustained", variant="resnet50").values()
+    assert sustained["rate"] > 0
+    assert sustained["throttle"] == "not known: no GPU"
     assert rows(found, "kernels", cudnn="heuristic")["all"]["ms"] > 0
     assert rows(found, "steps agree")["postprocess, pixels"]["equal"] >= 0.999
 
@@ -69,6 +89,7 @@ def test_the_server_ran_under_load_with_and_without_batches(dry_run: tuple[str, 
     for setup, figures in served.items():
         assert figures["failed"] == 0
         assert figures["rate"] > 0
+        assert 0 < figures["load_share"] < 1
         stages = rows(dry_run[1], "stages", setup=setup)
         # Nobody asked for what encode_mask makes.
         assert set(stages) == {"preprocess", "core_resnet50", "postprocess", "segment_resnet50"}
@@ -82,10 +103,58 @@ def test_it_says_loudly_that_a_cpu_is_no_gpu(dry_run: tuple[str, dict[str, Any],
     assert {verdict["verdict"] for verdict in rows(found, "targets").values()} <= {"no GPU", "not measured"}
 
 
+def test_each_setup_places_its_steps_and_its_batches(tmp_path: Path) -> None:
+    """The dry run has no GPU to place them on."""
+    plan = Plan("resnet50", WeightsSource(UNTRAINED), direct=False, device="cuda", precision="fp16")
+    file = tmp_path / "model.pt"
+    file.write_bytes(b"")
+    found: dict[str, tuple[bool, bool, int]] = {}
+    for setup in SETUPS:
+        repository = write_repository(tmp_path / setup.name, plan, setup, quick("cuda", ("resnet50",)), file)
+        configs = [read_config(repository / name / "config.pbtxt") for name in ("preprocess", "postprocess", plan.core)]
+        on_gpu = [config.instance_group[0].kind == config.instance_group[0].KIND_GPU for config in configs]
+        found[setup.name] = on_gpu[0], on_gpu[1], configs[2].max_batch_size
+        assert on_gpu[2]
+    assert found == {
+        "dynamic batching": (False, True, 32),
+        "one request at a time": (False, True, 1),
+        "dynamic batching, masks on the CPU": (False, False, 32),
+        "dynamic batching, resize on the GPU": (True, True, 32),
+    }
+
+
+def test_the_largest_batch_runs_before_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TorchScript's executor compiles for the shapes that it sees first."""
+    model = calibrated("resnet50", width=4, device="cpu")
+    core = tracing.Core(model, mean=MEAN, std=STD)
+    seen: list[int] = []
+
+    def run(pixels: torch.Tensor, image_id: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(pixels))
+        return core(pixels, image_id)
+
+    def load(*_: object) -> Any:  # noqa: ANN401 - in place of a module of TorchScript
+        return run
+
+    monkeypatch.setattr(bare, "CONTENDERS", (bare.Contender("fp16"),))
+    monkeypatch.setattr(bare.Contender, "load", load)
+    report, settings = Report("gpu", tmp_path), quick("cpu", ("resnet50",))
+    bare.measure_bare(report, "resnet50", model, settings, deadline=Deadline(60), folder=tmp_path)
+    assert seen[0] == max(settings.batches)
+    assert report.of("bare", batch=2)[0].figures["relative_error"].median == 0
+
+
 def found_on(report: Report, *, batched: float = 880.0) -> Report:
     """Add what an H100 may have shown of the ResNet-50, and nothing of the ResNet-101."""
-    for contender, batch, rate in (("fp16", 8, 900.0), ("fp16 fused", 32, 1100.0), ("fp32", 64, 2000.0)):
-        report.add("bare", contender, {"variant": "resnet50", "batch": batch}, {"rate": rate})
+    for contender, batch, rate, error in (
+        ("fp16", 8, 900.0, 1e-3),
+        ("fp16 tensorexpr", 32, 1100.0, 1e-3),
+        ("fp16 fused", 32, 1200.0, math.nan),
+        ("fp16 fused-corners", 32, 1300.0, 1.0),
+        ("fp32", 64, 2000.0, 1e-6),
+    ):
+        condition = {"variant": "resnet50", "batch": batch}
+        report.add("bare", contender, condition, {"rate": rate, "relative_error": error})
     for setup, level, rate in (
         ("dynamic batching", 1, 90.0),
         ("dynamic batching", 64, batched),
@@ -112,6 +181,40 @@ def test_targets_are_held_against_ratios_of_what_was_measured(tmp_path: Path) ->
         (pytest.approx(0.9), "met 990.0 / 1100.0 images/s"),
     ]
     assert verdicts(report, "resnet101") == [(None, "not measured ")] * 3
+
+
+def test_a_small_shared_memory_is_told_with_its_remedy() -> None:
+    settings = quick("cpu", ("resnet50",))
+    assert not shared_memory_lacking(settings)
+    lacking = shared_memory_lacking(replace(settings, shared_memory_bytes=1 << 50))
+    assert re.search(r"shm has \d+ MB free, and the server needs 1125899907 MB; enlarge it", lacking)
+
+
+@pytest.mark.parametrize(
+    ("said", "figures", "throttle"),
+    [
+        (
+            "1980, 2619, 655.10, 61, 0x0000000000000004\n1200, 2619, 700.30, 63, 0x0000000000000020",
+            {"sm_mhz": 1590.0, "memory_mhz": 2619.0, "watts": 677.7, "celsius": 62.0},
+            "software power cap, software thermal",
+        ),
+        ("1980, 2619, 655.10, 61, 0x0000000000000000", {"sm_mhz": 1980.0}, "nothing"),
+        ("1980, 2619, [N/A], 61, [N/A]", {"sm_mhz": 1980.0}, "not known: nvidia-smi does not tell"),
+        ('Field "power" is not a valid field', {}, 'not known: Field "power" is not a valid field'),
+    ],
+)
+def test_a_card_is_watched_while_it_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, figures: dict[str, float], throttle: str
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found, notes = dict[str, float](), dict[str, str]()
+    with watched(found, notes, device="cuda"):
+        pass  # one sample at least
+    assert figures.items() <= {name: round(value, 3) for name, value in found.items()}.items()
+    assert notes == {"throttle": throttle}
 
 
 def test_no_target_is_met_or_missed_on_a_cpu(tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ def infer(
     protocol: Protocol,
     model: str,
     inputs: Mapping[str, npt.NDArray[Any]],
-    outputs: Sequence[str],
+    outputs: Sequence[str] | None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Send one request and return the outputs that were asked for."""
+    """Send one request; return the outputs that were asked for, with None all that a gRPC reply has, in its order."""
     library = _LIBRARIES[protocol]
     tensors: list[Any] = []
     for name, array in inputs.items():
@@ -49,8 +49,10 @@ def infer(
         tensor.set_data_from_numpy(array)
         tensors.append(tensor)
     with connected(server, protocol) as client:
-        reply = client.infer(model, tensors, outputs=[library.InferRequestedOutput(name) for name in outputs])
-        return {name: reply.as_numpy(name) for name in outputs}
+        requested = None if outputs is None else [library.InferRequestedOutput(name) for name in outputs]
+        reply = client.infer(model, tensors, outputs=requested)
+        names = [output.name for output in reply.get_response().outputs] if outputs is None else outputs
+        return {name: reply.as_numpy(name) for name in names}
 
 
 def images(*encoded: bytes) -> npt.NDArray[Any]:

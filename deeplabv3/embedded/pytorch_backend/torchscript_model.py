@@ -10,6 +10,7 @@ rule below was read in the native backend's source (triton-inference-server/pyto
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class Settings:
         unknown = sorted(set(parameters) - _KNOWN_PARAMETERS)
         if unknown:
             pb_utils.Logger.log_info(f"ignored, no parameters of the pytorch backend: {', '.join(unknown)}")
+        _flag(parameters, "ENABLE_WEIGHT_SHARING")  # has no effect here, but the native backend refuses other words
         return cls(
             inference_mode=_flag(parameters, "INFERENCE_MODE"),
             disable_optimized_execution=_flag(parameters, "DISABLE_OPTIMIZED_EXECUTION"),
@@ -111,21 +113,23 @@ class Settings:
 
 
 def _flag(parameters: Mapping[str, str], name: str) -> bool | None:
+    """Return a switch as triton-inference-server/backend parses it (ParseBoolValue): no spaces, any case."""
     if name not in parameters:
         return None
-    text = parameters[name].strip().lower()
-    if text not in {"true", "false", "1", "0"}:
+    text = parameters[name].lower()
+    if text not in {"true", "on", "1", "false", "off", "0"}:
         raise ModelContractError(f"parameter {name} is {parameters[name]!r}; it must be 'true' or 'false'")
-    return text in {"true", "1"}
+    return text in {"true", "on", "1"}
 
 
 def _thread_count(parameters: Mapping[str, str], name: str) -> int | None:
+    """Return a number as C++'s std::stoi reads it: what follows the digits is ignored. Below 1 changes nothing."""
     if name not in parameters:
         return None
-    try:
-        return int(parameters[name])
-    except ValueError as exc:
-        raise ModelContractError(f"parameter {name} is {parameters[name]!r}; it must be an integer") from exc
+    number = re.match(r"[ \t\n\v\f\r]*([+-]?[0-9]+)", parameters[name])
+    if number is None:
+        raise ModelContractError(f"parameter {name} is {parameters[name]!r}; it must be an integer")
+    return max(int(number[1]), 0) or None
 
 
 def _index_suffixes(names: Sequence[str]) -> list[int] | None:
@@ -189,7 +193,8 @@ class TorchScriptModel:
         for entry in [*config["input"], *outputs]:
             if entry["data_type"] not in _TORCH_DTYPES:
                 raise ModelContractError(f"unsupported data type {entry['data_type']} of {entry['name']!r}")
-        self._output_index = dict(zip(names, _index_suffixes(names) or range(len(names)), strict=True))
+        # The native backend answers in alphabetical order, in which its std::map holds the outputs.
+        self._output_index = dict(sorted(zip(names, _index_suffixes(names) or range(len(names)), strict=True)))
         self._output_dtype = {entry["name"]: _TORCH_DTYPES[entry["data_type"]] for entry in outputs}
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
