@@ -62,7 +62,7 @@ TENSORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
 }
-TENSORS |= {f"{kind}_resnet101": TENSORS[f"{kind}_resnet50"] for kind in ("core", "deeplabv3", "segment")}
+TENSORS.update({f"{kind}_resnet101": TENSORS[f"{kind}_resnet50"] for kind in ("core", "deeplabv3", "segment")})
 
 
 def test_the_repository_holds_these_models_and_no_other_directory() -> None:
