@@ -85,10 +85,8 @@ def _boolean(parameters: Mapping[str, str], name: str) -> bool:
 
 def resize(picture: Picture, size: tuple[int, int], settings: Settings) -> npt.NDArray[np.uint8]:
     """Return the samples (height, width, 3) of a picture as shown, at a size of height and width."""
-    samples = np.empty((*size, 3), np.uint8)
-    for channel, plane in enumerate(resized_planes(picture, size, max_pixels=settings.max_pixels)):
-        samples[..., channel] = plane.numpy()  # one by one, which takes a third of the time of all together
-    return samples
+    planes = resized_planes(picture, size, max_pixels=settings.max_pixels)
+    return planes.permute(1, 2, 0).contiguous().numpy()
 
 
 def preprocess(encoded: list[bytes], settings: Settings) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:

@@ -8,8 +8,7 @@ import image_ops
 import numpy as np
 import numpy.typing as npt
 import torch
-from image_resizing import interpolate
-from image_samples import samples_of
+from image_resizing import interpolate, tensor_of
 from image_scaling import Fraction, Picture, swapped
 
 # torch keeps a resize's weights in a block's shared memory, and refuses a scale for which they are too many (some 80
@@ -45,7 +44,7 @@ class Preprocessor:
         height, width = target if fraction is None else swapped(target, fraction.orientation)
         if max(image.height / height, image.width / width) > _MAX_SCALE:
             return torch.from_numpy(image_ops.resize(picture, target, self._settings)).to(self._device)
-        return resize(torch.from_numpy(samples_of(image)).to(self._device)[..., :3], target, fraction)
+        return resize(tensor_of(image).to(self._device), target, fraction)
 
 
 def resize(samples: torch.Tensor, size: tuple[int, int], fraction: Fraction | None) -> torch.Tensor:
