@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 # A picture of 520 x 520 is 0.8 MB on its way to the core model, and its logits are 0.36 MB. A batch of 32 in each of
 # two instances of both core models, the logits in postprocess, 128 pictures that wait, and 8 pictures of direct callers
-# of both variants, 3.2 MB each with 22.7 MB of `out`: 0.7 GB. Beyond its pools Triton asks CUDA for memory at each batch, which waits for all that the GPU has to do, or leaves tensors on the CPU.
+# of both variants, 3.2 MB each with 22.7 MB of `out`: 0.7 GB. Beyond its pools Triton asks CUDA for memory at each
+# batch, which waits for all that the GPU has to do, or leaves tensors on the CPU.
 POOL_BYTES = 1 << 30
 
 
