@@ -79,13 +79,14 @@ def color_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from deeplabv3.building.plan import Plan  # noqa: PLC0415 - torch
 
     repository = tmp_path_factory.mktemp("color") / "models"
-    plans = [Plan(variant, WeightsSource("none"), direct=False) for variant in VARIANTS]
+    plans = [Plan(variant, WeightsSource("none")) for variant in VARIANTS]
     assembly.build(repository, plans, configs_only=True)
     core = toy.traced(toy.ByColor())
     for plan in plans:
-        file = model_file(repository, plan.core)
-        file.parent.mkdir()
-        tracing.save(core, file, record_of(plan).as_extra_files())
+        for name in plan.models:  # those for direct callers are never read: nobody asks them
+            file = model_file(repository, name)
+            file.parent.mkdir()
+            tracing.save(core, file, record_of(plan).as_extra_files())
     return repository
 
 

@@ -7,6 +7,7 @@ elsewhere is written as a whole.
 import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from deeplabv3.building import steps, tracing
 from deeplabv3.building.calibration import Calibration, pixel_settings
 from deeplabv3.building.configs import core_config, direct_config, ensemble_config
 from deeplabv3.building.model_file import CALIBRATED_WITH, is_up_to_date, write_models
-from deeplabv3.building.plan import GPU_MAX_BATCH_SIZE, Plan
+from deeplabv3.building.plan import Plan
 from deeplabv3.building.settings import as_options
 from deeplabv3.building.staging import locked, partial_file, try_writing
 from deeplabv3.building.written import Written, refuse_edits, remove_older_records
 from deeplabv3.cpus import missing_for_int8
 from deeplabv3.errors import BuildError, RepositoryError
-from deeplabv3.files import remove, write_whole
+from deeplabv3.files import write_whole
 from deeplabv3.models.names import VARIANTS, core_name, direct_name, ensemble_name
 from deeplabv3.models.weights import WeightsSource
 from deeplabv3.repository.config import config_text, parameters_of, parse_config, pb, read_config
@@ -75,11 +76,14 @@ def build(
         others = _other_plans(repository, plans, records)
         written = Written.read(repository)
         given = settings or {}
-        left_out = [direct_name(plan.variant) for plan in plans if not plan.direct]
+        left_out = [plan.direct_name for plan in plans if not plan.direct]
         settings = written.settings | dict(given)
         texts = _texts(repository, plans, others, records, step_devices=step_devices, settings=settings)
         if not is_source(repository):
+            written.check_normalization(plans)
             refuse_edits(repository, texts | dict.fromkeys(map(_config_of, left_out), ""), written, given)
+            for name in left_out:
+                _check_removal(repository / name, written)
         parameters = parameters_of(parse_config(texts["preprocess/config.pbtxt"]))
         found = Calibration.of(calibration, parameters) if calibration is not None and not configs_only else None
         _warn_of_other_pixels(others, records, parameters)
@@ -92,18 +96,18 @@ def build(
                 changed += _write(repository, _step_files())
             for target, partial in staged.items():
                 partial.replace(target)
+            for name in left_out:
+                _remove_model(repository / name)
             if not is_source(repository):
-                changed += _write_texts(repository, texts, written, settings)
+                changed += _write_texts(repository, texts, written.without(map(_config_of, left_out)), settings)
             elif configs_only:
                 changed += _write(repository, _committed(texts))
-            for name in left_out:
-                _remove_model(repository, name)
         _tell(repository, changed, settings, configs_only=configs_only)
 
 
 def _keep_out_of_source(repository: Path, plans: Sequence[Plan]) -> None:
     """Refuse a folder in the committed model repository, and links into it: their files would be replaced there."""
-    models = [*steps.STEPS, *(name for plan in plans for name in (*plan.models, plan.ensemble))]
+    models = [*steps.STEPS, *(name for plan in plans for name in (plan.core, plan.direct_name, plan.ensemble))]
     for folder in (repository, *(repository / name for name in models)):
         if folder.resolve().is_relative_to(steps.MODEL_REPOSITORY):
             raise BuildError(
@@ -136,7 +140,7 @@ def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, 
         file, record = model_file(repository, core_name(variant)), records.get(core_name(variant))
         if not file.exists():
             older = model_file(repository, direct_name(variant))
-            if older.exists():
+            if older.exists() and not is_source(repository):
                 raise BuildError(
                     f"{older} stands without {file}: it is of an older version, and its ensemble would not load; build "
                     f"both variants, or remove {older.parents[1]} and {repository / ensemble_name(variant)}"
@@ -148,8 +152,10 @@ def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, 
                 f"{file} serves {found}, and a repository has one list of them: build both variants, remove that file, "
                 "or give another --model-repository"
             )
-        core = repository / core_name(variant) / "config.pbtxt"
-        largest = _read_config(core).max_batch_size if core.exists() else GPU_MAX_BATCH_SIZE
+        core = repository / _config_of(core_name(variant))
+        if not core.exists():
+            raise BuildError(f"{core} is missing beside its model.pt: build both variants, or remove {core.parent}")
+        largest = _read_config(core).max_batch_size
         others.append(Plan(variant, WeightsSource(record.weights or ""), record.class_names, max_batch_size=largest))
     return others
 
@@ -181,7 +187,7 @@ def _texts(
     for plan in plans:
         texts[_config_of(plan.core)] = config_text(core_config(plan))
         if plan.direct:
-            texts[_config_of(direct_name(plan.variant))] = config_text(direct_config(plan))
+            texts[_config_of(plan.direct_name)] = config_text(direct_config(plan))
     for plan in (*plans, *others):  # the others may come from a version with other steps
         texts[f"{plan.ensemble}/config.pbtxt"] = config_text(ensemble_config(plan))
         texts[f"{plan.ensemble}/1/.gitkeep"] = ""  # Triton wants a version of an ensemble too
@@ -218,14 +224,20 @@ def _config_of(model: str) -> str:
     return f"{model}/config.pbtxt"
 
 
-def _remove_model(repository: Path, name: str) -> None:
+def _check_removal(folder: Path, written: Written) -> None:
+    """Refuse to remove the folder of a model that no build has made, or that holds other files."""
+    built = {folder / "config.pbtxt", model_file(folder.parent, folder.name)}
+    others = sorted(path for path in folder.rglob("*") if not path.is_dir() and path not in built)
+    if others or ((folder / "config.pbtxt").exists() and _config_of(folder.name) not in written.sha256):
+        found = others[0] if others else folder
+        raise BuildError(f"{found} is not of a build, and --no-direct removes {folder}; move it away and build again")
+
+
+def _remove_model(folder: Path) -> None:
     """Remove what an earlier build made and this one leaves out: Triton would load it."""
-    folder = repository / name
-    for file in (repository / _config_of(name), model_file(repository, name)):
-        remove(file)
-    with contextlib.suppress(OSError):  # something else lies there
-        for empty in (folder / "1", folder):
-            empty.rmdir()
+    if folder.exists():
+        shutil.rmtree(folder)
+        _log.info("%s: removed, because of --no-direct", folder)
 
 
 def _read_config(path: Path) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types

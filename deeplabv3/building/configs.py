@@ -7,7 +7,6 @@ from google.protobuf.message import Message
 from deeplabv3.building.plan import Plan
 from deeplabv3.building.settings import LARGEST_REQUEST
 from deeplabv3.building.tracing import TRAINED_SIZE
-from deeplabv3.models.names import direct_name
 from deeplabv3.repository.config import pb
 
 # A batch uses a GPU better than a picture alone, so that a wait for others is worth it, where it is shorter than the
@@ -47,7 +46,7 @@ def core_config(plan: Plan) -> Message:
 
 def direct_config(plan: Plan) -> Message:
     """Return the config of deeplabv3_<variant>, for direct callers: a normalized batch in, full-size logits out."""
-    config = _model_config(plan, direct_name(plan.variant))
+    config = _model_config(plan, plan.direct_name)
     config.input.add(name="input", data_type=pb.TYPE_FP32, dims=[3, -1, -1])
     for name in ("out", "aux") if plan.aux else ("out",):
         config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[len(plan.class_names), -1, -1])

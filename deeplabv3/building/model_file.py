@@ -19,7 +19,6 @@ from deeplabv3.building.checking import VERIFY_SHAPE, Agreement, agreement, veri
 from deeplabv3.building.fusion import fuse_for_cudnn
 from deeplabv3.building.plan import Plan
 from deeplabv3.errors import BuildError
-from deeplabv3.models.names import direct_name
 from deeplabv3.models.variants import load_model
 from deeplabv3.repository.record import BuildRecord
 
@@ -139,7 +138,7 @@ def write_models(partials: Mapping[str, Path], plan: Plan, *, calibration: Calib
         record = BuildRecord({**record.fields, AGREEMENT: asdict(measured)})
     traced = {plan.core: core}
     if plan.direct:
-        traced[direct_name(plan.variant)] = tracer.direct()
+        traced[plan.direct_name] = tracer.direct()
     _save(traced, partials, record)
     shape = "x".join(map(str, VERIFY_SHAPE))
     _log.info("%s: checking the saved files against PyTorch at %s", plan.variant, shape)

@@ -81,9 +81,14 @@ class Plan:
         return core_name(self.variant)
 
     @property
+    def direct_name(self) -> str:
+        """The name of the model for direct callers."""
+        return direct_name(self.variant)
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The names of the models with a file: the core model, and that for direct callers if there is one."""
-        return (self.core, direct_name(self.variant)) if self.direct else (self.core,)
+        return (self.core, self.direct_name) if self.direct else (self.core,)
 
     @property
     def ensemble(self) -> str:

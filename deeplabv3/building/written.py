@@ -7,12 +7,13 @@ edit, with the --set that says the same where there is one.
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deeplabv3.building import steps
+from deeplabv3.building.plan import Plan
 from deeplabv3.building.settings import apply_settings, as_options, parse_setting, settings_in
 from deeplabv3.building.steps import PLACEMENTS, class_count_of, placement_in, set_class_count, set_placement
 from deeplabv3.errors import BuildError, InvalidOptionError, RepositoryError
@@ -22,6 +23,8 @@ from deeplabv3.repository.config import parse_config, read_config
 
 # Versions without repository.json kept the config that they had shipped beside that of each step.
 _SHIPPED = ".config.pbtxt.shipped"
+NORMALIZATION = ("mean", "std")
+"""Parameters of preprocess in versions before the core models normalized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,12 @@ class Written:
     Attributes:
         settings: of the steps, by name: what --set gave and later builds keep.
         sha256: the hashes of each config.pbtxt, by its path in the repository: two while a build replaces it.
+        normalization: "mean" and "std", where a version whose preprocess normalized was told them by --set.
     """
 
     settings: dict[str, str] = field(default_factory=dict[str, str])
     sha256: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    normalization: dict[str, str] = field(default_factory=dict[str, str])
 
     FILE = "repository.json"
 
@@ -50,12 +55,35 @@ class Written:
             return cls()
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            settings = dict(parse_setting(f"{name}={value}") for name, value in content["settings"].items())
-            return cls(settings, {name: list(hashes) for name, hashes in content["sha256"].items()})
+            told = dict(content["settings"])
+            normalization = {
+                name: told.pop(f"preprocess.{name}") for name in NORMALIZATION if f"preprocess.{name}" in told
+            }
+            settings = dict(parse_setting(f"{name}={value}") for name, value in told.items())
+            return cls(settings, {name: list(hashes) for name, hashes in content["sha256"].items()}, normalization)
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise BuildError(
                 f"{file} is not as a build wrote it ({exc}); move it away and build again, with --set for its settings"
             ) from exc
+
+    def check_normalization(self, plans: Sequence[Plan]) -> None:
+        """Check that the core models are to normalize as preprocess was told to by an older version.
+
+        Raises:
+            BuildError: they are not; it names the options.
+        """
+        for name, told in self.normalization.items():
+            if any(getattr(plan, name) != tuple(map(float, told.split(","))) for plan in plans):
+                raise BuildError(
+                    f"{self.FILE} has preprocess.{name}={told} of a version whose preprocess normalized; the core "
+                    f"models do it now: build with {_normalizing(self.normalization)}"
+                )
+
+    def without(self, names: Iterable[str]) -> "Written":
+        """Return this without what is recorded of some files."""
+        left_out = set(names)
+        kept = {name: hashes for name, hashes in self.sha256.items() if name not in left_out}
+        return Written(self.settings, kept, self.normalization)
 
     def after(self, texts: Mapping[str, str], settings: Mapping[str, str]) -> "Written":
         """Return what is recorded when a build has written texts, by path in the repository."""
@@ -73,6 +101,11 @@ class Written:
     def text(self) -> str:
         """Return the content of the file."""
         return json.dumps({"settings": self.settings, "sha256": self.sha256}, indent=2, sort_keys=True) + "\n"
+
+
+def _normalizing(found: Mapping[str, str]) -> str:
+    """Return the options for a mean and a standard deviation that a config.pbtxt or a setting had."""
+    return " ".join(f"--{name}={''.join(value.split())}" for name, value in found.items())
 
 
 def _hash(content: bytes) -> str:
@@ -94,9 +127,10 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
     options: dict[str, str] = {}
     replaceable: list[str] = []
     lost: list[Path] = []
+    older: dict[str, str] = {}
     for name, text in texts.items():
         path, hashes = repository / name, written.sha256.get(name)
-        found = _edited(path, text, hashes)
+        found = _edited(path, text, hashes, is_recorded=bool(written.sha256))
         if found is None:
             continue
         step = path.parent.name
@@ -106,6 +140,7 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
         accepted = {setting: value for setting, value in edits.items() if _is_accepted(setting, value)}
         if not is_of_settings or accepted != edits:
             lost.append(path)
+            older |= {name: found.parameters[name].string_value for name in NORMALIZATION if name in found.parameters}
         elif edits:
             replaceable.append(str(path))
         options |= accepted
@@ -114,6 +149,8 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
         keeping = f" with {as_options(options)}, which keeps the settings" if options else ""
         if any(path.parent.name in map(core_name, VARIANTS) for path in lost):
             keeping += "; --instances, --max-batch-size and --max-queue-size set a core model with --device cuda"
+        if older:
+            keeping += f"; the core models normalize now, with {_normalizing(older)}"
         raise BuildError(
             f"{', '.join(map(str, lost))}: edited by hand in a way that no --set says, or of another version; move "
             f"{them} away and build again{keeping}"
@@ -125,12 +162,12 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
         )
 
 
-def _edited(path: Path, text: str, hashes: list[str] | None) -> Any:  # noqa: ANN401 - a protobuf message
+def _edited(path: Path, text: str, hashes: list[str] | None, *, is_recorded: bool) -> Any:  # noqa: ANN401 - a protobuf message
     """Return the config in a config.pbtxt that is not as a build wrote or will write it, else None."""
     if path.name != "config.pbtxt" or not path.exists() or not path.stat().st_size:
         return None  # an empty file is what a full disk leaves
     # Versions without a record replaced the configs of core models and ensembles, whatever had been edited there.
-    if hashes is None and path.parent.name not in PLACEMENTS:
+    if hashes is None and not is_recorded and path.parent.name not in PLACEMENTS:
         return None
     if hashes is not None and _hash(path.read_bytes()) in hashes:
         return None

@@ -131,9 +131,10 @@ def test_the_default_build_may_be_spelled_out(options: list[str]) -> None:
     assert parse_arguments([*options, "--force", "--no-progress"]).model_repository == MODEL_REPOSITORY
 
 
-@pytest.mark.parametrize("link", ["", "preprocess", "deeplabv3_resnet50"])
-def test_no_file_is_written_into_the_source_by_another_path(
-    link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("link", ["", "preprocess", "core_resnet50", "deeplabv3_resnet50"])
+def test_no_file_is_changed_in_the_source_by_another_path(
+    link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, direct: bool
 ) -> None:
     source = tmp_path / "source"
     shutil.copytree(MODEL_REPOSITORY, source, ignore=shutil.ignore_patterns("model.pt", "__pycache__"))
@@ -144,7 +145,7 @@ def test_no_file_is_written_into_the_source_by_another_path(
         repository.mkdir()
         (repository / link).symlink_to(source / link)
     with pytest.raises(BuildError, match=rf"{link or 'mine'} lies in .*source, which is source; build into a folder"):
-        build(repository, [Plan("resnet50", WeightsSource("none"))], configs_only=True)
+        build(repository, [Plan("resnet50", WeightsSource("none"), direct=direct)], configs_only=True)
     assert sorted(source.rglob("*")) == before
 
 
@@ -314,6 +315,19 @@ def test_models_for_direct_callers_can_be_left_out_and_come_back(
     assert core.stat().st_mtime_ns == built  # it is the same model
     assert build_models.main(build_small) == 0
     assert (direct / "1" / "model.pt").exists()
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "2/model.pt", "config.pbtxt"])
+def test_what_no_build_has_made_is_not_removed(foreign: str, tmp_path: Path) -> None:
+    plan = Plan("resnet50", WeightsSource("none"), direct=False)
+    build(tmp_path, [Plan("resnet50", plan.source, direct=foreign != "config.pbtxt")], configs_only=True)
+    file = tmp_path / "deeplabv3_resnet50" / foreign
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('name: "mine"')
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(BuildError, match=r"deeplabv3_resnet50.* is not of a build|edited by hand"):
+        build(tmp_path, [plan], configs_only=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_model_of_an_older_version_beside_those_to_build_is_named(

@@ -37,7 +37,7 @@ def _sixteen_bits() -> np.ndarray[tuple[int, ...], np.dtype[np.uint16]]:
 
 EXIF = b"Exif\0\0" + files.exif(6)
 # The most that a format takes, in bytes a pixel.
-BOUNDS = {"JPEG": 11, "PNG": 10, "WebP": 18, "BMP": 9, "PPM": 10, "GIF": 9, "TIFF": 15, "AVIF": 14, "HEIC": 16}
+BOUNDS = {"JPEG": 11, "PNG": 10, "WebP": 18, "BMP": 9, "PPM": 11, "GIF": 9, "TIFF": 15, "AVIF": 14, "HEIC": 16}
 FILES: dict[str, Callable[[], bytes]] = {
     "JPEG, baseline": lambda: _photograph("JPEG"),
     "JPEG, progressive, 4:4:4, turned": lambda: _photograph("JPEG", progressive=True, subsampling=0, exif=EXIF),

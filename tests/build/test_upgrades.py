@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shlex
@@ -223,6 +224,33 @@ def test_an_edited_core_model_is_refused_and_one_of_an_older_version_replaced(
     forget(repository, shipped=True)
     assert build(repository) == 0  # those versions did so at every build
     assert files(repository) == fresh
+
+
+def test_a_mean_that_preprocess_had_becomes_the_core_models(repository: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A version whose preprocess normalized kept its mean and standard deviation as settings."""
+    assert build(repository) == 0
+    record = repository / "repository.json"
+    content = json.loads(record.read_text())
+    content["settings"] |= {"preprocess.mean": "0.5, 0.5, 0.5", "preprocess.std": "0.2, 0.2, 0.2"}
+    record.write_text(json.dumps(content))
+    assert build(repository) == build_models.EXIT_FAILED
+    options = ["--mean=0.5,0.5,0.5", "--std=0.2,0.2,0.2"]
+    assert f"build with {' '.join(options)}" in caplog.messages[-1]
+    assert build(repository, options[0]) == build_models.EXIT_FAILED
+    assert build(repository, *options) == 0
+    assert build(repository, *options) == 0
+    assert "mean" not in record.read_text()
+
+
+def test_an_edited_mean_of_an_older_preprocess_is_named_as_options(
+    repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert build(repository) == 0
+    mean = 'parameters { key: "mean" value { string_value: "0.5, 0.4, 0.3" } }'
+    config = repository / "preprocess" / "config.pbtxt"
+    config.write_text(config.read_text() + mean)
+    assert build(repository) == build_models.EXIT_FAILED
+    assert "the core models normalize now, with --mean=0.5,0.4,0.3" in caplog.messages[-1]
 
 
 def test_what_is_no_config_is_refused(repository: Path, caplog: pytest.LogCaptureFixture) -> None:

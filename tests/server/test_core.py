@@ -203,6 +203,19 @@ def test_a_model_for_direct_callers_is_read_at_its_first_request(toys: TritonPro
     np.testing.assert_array_equal(wire.infer(toys, "grpc", "by_order", {"x": ROW, "y": ROW}, ["b"])["b"], 3 * ROW)
 
 
+def test_a_file_that_was_replaced_before_its_first_request_is_refused(tmp_path: Path, serving: Serving) -> None:
+    """The server has read the config of the build before."""
+    late = 'parameters { key: "LOAD_AT_FIRST_REQUEST" value { string_value: "true" } }\n'
+    write_model(tmp_path / "models", "toy", Half(), config("toy", ["first"], ["out"], extra=late))
+    server = serving(tmp_path / "models")
+    file = tmp_path / "models" / "toy" / "1" / "model.pt"
+    other = tmp_path / "other.pt"
+    torch.jit.script(Half()).save(str(other))
+    other.replace(file)
+    with pytest.raises(InferenceServerException, match="was replaced after the server's start; start the server anew"):
+        wire.infer(server, "grpc", "toy", {"first": ROW}, ["out"])
+
+
 def test_warm_up_makes_a_model_of_the_wrong_dtype_fail_at_load(tmp_path: Path, serving: Serving) -> None:
     warmup = (
         'model_warmup { name: "one" batch_size: 1 '

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import triton_python_backend_utils as pb_utils
 
 if TYPE_CHECKING:
     import torchscript_model
-    import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
@@ -20,16 +22,37 @@ class TritonPythonModel:
         """Load the model, unless its parameter LOAD_AT_FIRST_REQUEST is "true"."""
         self._args = args
         self._model: torchscript_model.TorchScriptModel | None = None
-        parameters = json.loads(args["model_config"]).get("parameters", {})
-        if parameters.get("LOAD_AT_FIRST_REQUEST", {}).get("string_value") != "true":
+        config = json.loads(args["model_config"])
+        self._file = Path(args["model_repository"], args["model_version"]) / (
+            config.get("default_model_filename") or "model.pt"
+        )
+        self._found = self._identity()
+        if config.get("parameters", {}).get("LOAD_AT_FIRST_REQUEST", {}).get("string_value") != "true":
             self._load()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Answer the requests of one batch."""
-        return (self._model or self._load()).execute(requests)
+        if self._model is None:
+            try:
+                self._model = self._load()
+            except Exception as exc:  # noqa: BLE001 - torch raises what it likes
+                error = pb_utils.TritonError(f"the model cannot be loaded: {exc}", pb_utils.TritonError.INTERNAL)
+                return [pb_utils.InferenceResponse(error=error) for _ in requests]
+        return self._model.execute(requests)
 
     def _load(self) -> torchscript_model.TorchScriptModel:
+        if self._identity() != self._found:
+            # The configs that the server has read, and its other models, are those of the build before.
+            raise RuntimeError("its file was replaced after the server's start; start the server anew")
         import torchscript_model  # noqa: PLC0415 - see above
 
         self._model = torchscript_model.TorchScriptModel(self._args)
         return self._model
+
+    def _identity(self) -> tuple[int, ...] | None:
+        """Return what tells a file from one that has taken its place."""
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
