@@ -111,7 +111,7 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--precision",
         choices=tracing.PRECISIONS,
-        help="in what they compute; inputs and outputs are FP32 (default: "
+        help="in what they compute; logits are FP32 in any case (default: "
         f"{', '.join(f'{precision} for {device}' for device, precision in DEFAULT_PRECISIONS.items())})",
     )
     add(

@@ -33,7 +33,7 @@ TRAINED_SIZE = 520
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """In what a model computes; its input and outputs are float32 in any case.
+    """In what a model computes; logits and a direct caller's pixels are float32 in any case.
 
     Attributes:
         dtype: of the weights and of what the layers hand on.

@@ -24,7 +24,7 @@ STACK_BYTES = 12 * LARGEST_REQUEST_BYTES
 FEW_FILES = 1024
 
 # What an instance of a Python model takes in /dev/shm whatever the pictures: its region at the start, and the tensors
-# of one picture at the core models' size.
+# of one picture at the core models' size. What direct callers send and get, 26 MB for 520 x 520, comes on top.
 INSTANCE_BYTES = 3 << 20
 # And for each pixel of the picture (measured): the picture, encoded as PPM, which arrays travel as; MASK and
 # MASK_FOR_PNG; the mask once more.
