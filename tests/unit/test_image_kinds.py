@@ -81,7 +81,7 @@ def _npy() -> bytes:
         (_zip("picture.png"), "a ZIP archive"),
         (_zip("[Content_Types].xml", "word/document.xml"), "an Office document"),
         (_zip(), "an empty ZIP archive"),
-        (gzip.compress(PNG), "a gzip file"),
+        (gzip.compress(PNG, mtime=0), "a gzip file"),
         (_tar(), "a tar archive"),
         (b"II*\0\x10\0\0\0CR\x02\0", "a RAW photo (CR2)"),
         (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom", "a RAW photo (CR3)"),
