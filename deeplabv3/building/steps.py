@@ -42,8 +42,8 @@ STEP_DEVICES = {"preprocess": "cpu", "postprocess": "cuda"}
 """The steps that can run on a GPU, and the device of each beside core models on a GPU unless another is asked for."""
 
 PLACEMENTS: dict[str, dict[str, Placement]] = {
-    # A JPEG of 640 x 480 takes 3.6 ms of one core, one of 1280 x 960 about 8 (docs/performance.md): eight processes
-    # make 2,200 or 1,000 pictures a second on as many cores. A GPU takes over the resize, which is half of that or
+    # A JPEG of 640 x 480 takes 2.7 ms of one core, one of 1280 x 960 about 8 (docs/performance.md): eight processes
+    # make 2,900 or 1,000 pictures a second on as many cores. A GPU takes over the resize, which is half of that or
     # less, and each process costs it a context of its own.
     "preprocess": {
         "cpu": Placement("KIND_CPU", 2),
