@@ -143,7 +143,7 @@ def write_models(partials: Mapping[str, Path], plan: Plan, *, calibration: Calib
     shape = "x".join(map(str, VERIFY_SHAPE))
     _log.info("%s: checking the saved files against PyTorch at %s", plan.variant, shape)
     findings = verify(partials, model, plan)
-    if plan.cudnn.startswith("fused"):  # after the check, because only a GPU runs what comes out
+    if plan.cudnn.startswith("fused"):  # after the check: only a GPU can run the fused file
         with tracing.without_deprecation_warnings():
             for module in traced.values():
                 fuse_for_cudnn(module)

@@ -1,8 +1,9 @@
-"""Python-based stand-in for NVIDIA's native pytorch backend, for a server that ships without libtorch."""
+"""Python-based stand-in for NVIDIA's native pytorch backend, in a server that ships without libtorch."""
 
 from __future__ import annotations
 
 import json
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,8 @@ class TritonPythonModel:
         if self._model is None:
             try:
                 self._model = self._load()
-            except Exception as exc:  # noqa: BLE001 - torch raises what it likes
+            except Exception as exc:  # noqa: BLE001 - torch raises any type for a bad file; logged, and told to the caller
+                pb_utils.Logger.log_error(traceback.format_exc())
                 error = pb_utils.TritonError(f"the model cannot be loaded: {exc}", pb_utils.TritonError.INTERNAL)
                 return [pb_utils.InferenceResponse(error=error) for _ in requests]
         return self._model.execute(requests)

@@ -209,7 +209,7 @@ class TorchScriptModel:
             sys.stderr.write(f"{exc}\n")
             sys.stderr.flush()
             error = pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG)
-        except Exception as exc:  # noqa: BLE001  torch raises what it likes
+        except Exception as exc:  # noqa: BLE001 - torch raises any type for bad inputs; logged, and told to the callers
             pb_utils.Logger.log_error(traceback.format_exc())
             error = pb_utils.TritonError(f"PyTorch execute failure: {exc}", pb_utils.TritonError.INTERNAL)
         return [pb_utils.InferenceResponse(error=error) for _ in requests]

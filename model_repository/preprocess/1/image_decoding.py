@@ -91,7 +91,7 @@ def decode_for_resize(
     Args:
         data: the encoded image.
         max_pixels: of the whole image.
-        resized: returns, for the height and width of an image as shown, those that it is resized to; may raise
+        resized: takes a height and width as shown, returns the height and width after the resize; may raise
             InvalidImageError. With None every image is decoded as a whole.
 
     Raises:

@@ -69,7 +69,7 @@ def swapped(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 def scale_down(
     image: Image.Image, data: bytes, orientation: int, resized: Callable[[int, int], tuple[int, int]]
 ) -> Fraction | None:
-    """Let a JPEG be decoded at the smallest fraction whose sides are at least twice those that it is resized to.
+    """Let a JPEG be decoded at the smallest fraction whose sides are at least twice the sides after the resize.
 
     The same holds for each channel by itself.
 
@@ -77,7 +77,7 @@ def scale_down(
         image: opened and not loaded, of any format.
         data: its file without metadata.
         orientation: EXIF's.
-        resized: returns, for a height and width as shown, those that the image is resized to.
+        resized: takes a height and width as shown, returns the height and width after the resize.
 
     Returns:
         None if the image is to be decoded as a whole.
