@@ -95,19 +95,19 @@ class LoadGenerator:
 
     def _start(self, **_: object) -> None:
         self._run, self._leaves, self._wrong = getattr(self._parsed, RUN, ""), False, ""
+        self._sending = self._sending_from([])  # so that there is a report if an interrupt comes meanwhile
         try:
             self.make_pictures()
         except (PicturesError, OSError) as error:
             self._wrong, self._pictures, self._made_of = str(error), [], {}
             _logger.error("nothing is sent from here: %s", error)  # noqa: TRY400 - it says what to do
-        self._sending = SegmentationUser.sending = Sending(
-            self._environment,
-            options=options_from(vars(self._parsed)),
-            pictures=self._pictures,
-            kinds=weights(self._parsed.kinds),
-        )
+        self._sending = SegmentationUser.sending = self._sending_from(self._pictures)
         SegmentationUser.has_begun.set()
         self._ticker = gevent.spawn(_tick, self._sending)
+
+    def _sending_from(self, pictures: list[Picture]) -> Sending:
+        options, kinds = options_from(vars(self._parsed)), weights(self._parsed.kinds)
+        return Sending(self._environment, options=options, pictures=pictures, kinds=kinds)
 
     def _stopping(self, **_: object) -> None:
         if self._sending is not None:
@@ -123,13 +123,17 @@ class LoadGenerator:
             self._environment.stop_timeout = 0  # Locust sleeps that long now; the master sends it with each run
 
     def _quitting(self, **_: object) -> None:
-        """Send the last report of a worker that was told to end and whose master was not."""
+        """Send the last report of a worker: a signal comes before the master's word, or cuts short what that began."""
         runner, environment = self._environment.runner, self._environment
-        if not isinstance(runner, WorkerRunner) or runner.state not in {STATE_SPAWNING, STATE_RUNNING}:
+        if not isinstance(runner, WorkerRunner) or self._sending is None:
             return
-        self._leaves = True
+        leaves = not self._sending.is_over
         environment.stop_timeout = INTERRUPTED_SECONDS
         runner.stop()
+        # Locust's stop does nothing before it has users, nor while another greenlet is at the end of one.
+        self._stopping()
+        self._stopped()
+        self._leaves = leaves
         data: dict[str, Any] = {}
         environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
         runner.send_message("stats", data)

@@ -128,7 +128,12 @@ class Sending:
     @property
     def sends(self) -> bool:
         """Whether users send: not after the end of the run, and not without pictures."""
-        return bool(self._pictures) and self._spent is None
+        return bool(self._pictures) and not self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended here, but for the replies that are waited for."""
+        return self._spent is not None
 
     def random(self) -> random.Random:
         """Return what the next user of this process draws from, the same in each run of one seed."""

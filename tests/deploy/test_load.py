@@ -220,26 +220,17 @@ def test_users_that_pause_when_a_run_ends_have_failed_nothing(locust: Locust, to
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("how", "options"),
-    [
-        (signal.SIGINT, []),
-        (signal.SIGTERM, ["--shape", "step"]),
-        (signal.SIGINT, ["--processes", "2"]),
-    ],
-)
+@pytest.mark.parametrize(("how", "options"), [(signal.SIGINT, []), (signal.SIGTERM, ["--shape", "step"])])
 def test_an_interrupt_leaves_the_report(
-    locust: Locust, toy_server: TritonProcess, unused_port: int, how: signal.Signals, options: list[str]
+    locust: Locust, toy_server: TritonProcess, how: signal.Signals, options: list[str]
 ) -> None:
     command = locust.command(
         *("--host", f"grpc://{toy_server.grpc_url}", "--users", "2", "--spawn-rate", "2", "--run-time", "10m"),
         *("--html", str(locust.html), "--summary", str(locust.json), *options),
     )
-    if "--processes" in options:
-        command += [f"--master{port}-port={unused_port}" for port in ("", "-bind")]
     with locust.begun(command) as (process, log):
         wait_for_a_reply(toy_server, users=2)
-        os.killpg(process.pid, how)  # as a terminal does, workers included
+        process.send_signal(how)
         rest = log.read()
         code = process.wait(60)
     assert "Traceback" not in rest

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from locust_run import LOCUSTFILE, Locust, Masks, wait_for_a_reply
 from PIL import Image
@@ -55,6 +59,12 @@ def master(number: int, port: int) -> list[str]:
         *("--master", "--expect-workers", str(number), "--master-bind-port", str(port)),
         *("--master-bind-host", "127.0.0.1", "--users", "4", "--spawn-rate", "4"),
     ]
+
+
+def processes(number: int, port: int) -> list[str]:
+    """Return the options of a master that starts its workers itself."""
+    ports = [f"--master{port_of}-port={port}" for port_of in ("", "-bind")]
+    return ["--processes", str(number), *ports, "--users", "2", "--spawn-rate", "2"]
 
 
 def stage(seconds: int) -> list[str]:
@@ -170,6 +180,73 @@ def test_workers_that_come_late_and_send_nothing_are_missed(
         assert process.wait(60) == 1, rest
     problems = sorted(problem.partition(": ")[2] for problem in locust.summary()["problems"])
     assert problems == ["did not finish", "pictures is not a folder"]
+
+
+def test_an_interrupt_leaves_the_report_of_the_workers(
+    locust: Locust, toy_server: TritonProcess, unused_port: int
+) -> None:
+    options = ["--host", f"grpc://{toy_server.grpc_url}", "--run-time", "10m", *processes(2, unused_port)]
+    with locust.begun(locust.command("--summary", str(locust.json), *options)) as (process, log):
+        wait_for_a_reply(toy_server, users=2)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        rest = log.read()
+        code = process.wait(60)
+    assert "Traceback" not in rest
+    summary = locust.summary()
+    # A request that takes longer than the interrupt waits for is a failed one.
+    assert code == (0 if summary["met"] else 1)
+    assert summary["problems"] == []
+    assert summary["failures"].keys() <= {"unfinished when the run ended"}
+    assert 0 < summary["answered"] <= summary["total"]["requests"]
+    if not summary["failures"]:
+        assert summary["total"]["requests"] == summary["server"]["segment_resnet50"]["requests"]
+
+
+def test_busy_workers_may_notice_an_interrupt_after_the_master(locust: Locust, unused_port: int) -> None:
+    """They end their requests already, because the master told them to, when the signal comes."""
+    answers = threading.Event()
+    answers.set()
+    server = Masks(Script(hold=answers))
+    options = ["--host", f"grpc://127.0.0.1:{server.port}", "--run-time", "10m", *processes(2, unused_port)]
+    try:
+        with locust.begun(locust.command("--summary", str(locust.json), *options)) as (process, log):
+            wait_until(lambda: len(server.script.requests) > 2, what="a reply")  # of so many, one user has had one
+            answers.clear()
+            children = psutil.Process(process.pid).children()
+            process.send_signal(signal.SIGINT)
+            assert len(list(itertools.islice((line for line in log if "Got quit message" in line), 2))) == 2
+            for child in children:
+                child.send_signal(signal.SIGINT)
+            rest = log.read()
+            process.wait(60)
+    finally:
+        answers.set()
+        server.stop()
+    assert "Traceback" not in rest
+    summary = locust.summary()
+    assert summary["problems"] == []
+    cut_off = summary["total"]["requests"] - len(server.script.requests)  # before they came to the server
+    assert 0 <= cut_off <= 2 < len(server.script.requests)
+
+
+def test_workers_that_are_interrupted_before_they_send_are_not_missed(
+    locust: Locust, toy_server: TritonProcess, unused_port: int
+) -> None:
+    pictures = locust.folder / "pictures"
+    pictures.mkdir()
+    for number in range(20):
+        Image.new("L", (7000, 6000)).save(pictures / f"{number}.png", compress_level=1)
+    command = [word for word in locust.command() if word not in {"--kinds", "thumbnail=2,web=1"}]
+    command += ["--pictures", str(pictures), "--kinds", "large", "--summary", str(locust.json), "--run-time", "10m"]
+    command += ["--host", f"grpc://{toy_server.grpc_url}", *processes(2, unused_port)]
+    with locust.starts(command, until="Sending spawn jobs") as (process, log):
+        time.sleep(0.5)  # they read their pictures, which takes seconds
+        os.killpg(process.pid, signal.SIGINT)
+        rest = log.read()
+        assert process.wait(60) == 1  # nothing was measured
+    assert "Traceback" not in rest
+    summary = locust.summary()
+    assert (summary["problems"], summary["total"]["requests"]) == ([], 0)
 
 
 def test_masks_are_compared_between_workers(locust: Locust, unused_port: int) -> None:

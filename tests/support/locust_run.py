@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,16 +50,20 @@ class Locust:
         command = self.command("--html", str(self.html), "--summary", str(self.json), *options)
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=timeout)
 
-    @contextlib.contextmanager
-    def begun(self, command: list[str]) -> Generator[tuple[subprocess.Popen[str], IO[str]]]:
+    def begun(self, command: list[str]) -> contextlib.AbstractContextManager[tuple[subprocess.Popen[str], IO[str]]]:
         """Yield a run whose users all send, and its log from there on."""
+        # A master that was not told of all users in time says the second.
+        return self.starts(command, until="All users spawned|Spawning is complete")
+
+    @contextlib.contextmanager
+    def starts(self, command: list[str], *, until: str) -> Generator[tuple[subprocess.Popen[str], IO[str]]]:
+        """Yield a run whose log has come to a line with a regular expression, and its log from there on."""
         with subprocess.Popen(
             command, cwd=self.folder, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as process:
             assert process.stderr is not None
             for line in process.stderr:
-                # A master that was not told of all users in time says the second.
-                if "All users spawned" in line or "Spawning is complete" in line:
+                if re.search(until, line):
                     break
             try:
                 yield process, process.stderr
