@@ -86,14 +86,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--mean",
-        type=_three_numbers("three numbers R,G,B", -math.inf),
+        type=_three_shares("three numbers R,G,B from 0 to 1", lowest=0.0),
         default=MEAN,
         metavar="R,G,B",
         help="with which the weights were trained, on the scale 0 to 1 (default: ImageNet's)",
     )
     add(
         "--std",
-        type=_three_numbers("three numbers R,G,B above 0", 0.0),
+        type=_three_shares("three numbers R,G,B above 0 and up to 1", lowest=math.ulp(0.0)),
         default=STD,
         metavar="R,G,B",
         help="the standard deviation, likewise (default: ImageNet's)",
@@ -220,14 +220,14 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
-def _three_numbers(words: str, least: float) -> Callable[[str], tuple[float, ...]]:
+def _three_shares(words: str, *, lowest: float) -> Callable[[str], tuple[float, ...]]:
     def parsed(text: str) -> tuple[float, ...]:
         try:
             numbers = tuple(float(part) for part in text.split(","))
         except ValueError:
             numbers = ()
-        if len(numbers) != len("RGB") or not all(math.isfinite(number) and number > least for number in numbers):
-            raise argparse.ArgumentTypeError(f"must be {words}, got {text!r}")
+        if len(numbers) != len("RGB") or not all(lowest <= number <= 1 for number in numbers):
+            raise argparse.ArgumentTypeError(f"must be {words}, got {text!r}; divide values from 0 to 255 by 255")
         return numbers
 
     return parsed

@@ -106,9 +106,10 @@ class Server:
                 stack.callback(client.close)
                 yield client, options
             except (InferenceServerException, OSError) as exc:
-                raise EvaluationError(
-                    f"{self}: {what}: {exc}; start the server (docs/serving.md), or give another --url"
-                ) from exc
+                remedy = "start the server (docs/serving.md), or give another --url"
+                if "unknown model" in str(exc):
+                    remedy = "name a model that it serves; builds with --no-direct leave out deeplabv3_*"
+                raise EvaluationError(f"{self}: {what}: {exc}; {remedy}") from exc
 
 
 class DirectPredictor:

@@ -432,6 +432,8 @@ def test_another_server_is_reported_and_models_of_other_classes_are_refused(
     assert "preprocess has no output 'out' with the logits of its classes" in capsys.readouterr().err
     assert main([*common, "--ensemble", "segment_vgg"]) == 1
     assert re.search(r"ensemble segment_vgg: .*'?segment_vgg'? ", capsys.readouterr().err)
+    assert main([*common, "--direct", "deeplabv3_vgg"]) == 1
+    assert "builds with --no-direct leave out deeplabv3_*" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_the_served_classes_is_named(
