@@ -95,7 +95,7 @@ class LoadGenerator:
 
     def _start(self, **_: object) -> None:
         self._run, self._leaves, self._wrong = getattr(self._parsed, RUN, ""), False, ""
-        self._sending = self._sending_from([])  # so that there is a report if an interrupt comes meanwhile
+        self._sending = None
         try:
             self.make_pictures()
         except (PicturesError, OSError) as error:
@@ -125,9 +125,11 @@ class LoadGenerator:
     def _quitting(self, **_: object) -> None:
         """Send the last report of a worker: a signal comes before the master's word, or cuts short what that began."""
         runner, environment = self._environment.runner, self._environment
-        if not isinstance(runner, WorkerRunner) or self._sending is None:
+        if not isinstance(runner, WorkerRunner) or not self._run:
             return
-        leaves = not self._sending.is_over
+        if self._sending is None:  # its pictures are being made
+            self._sending = self._sending_from([])
+        leaves = self._leaves or not self._sending.is_over  # a second signal may come
         environment.stop_timeout = INTERRUPTED_SECONDS
         runner.stop()
         # Locust's stop does nothing before it has users, nor while another greenlet is at the end of one.

@@ -167,7 +167,7 @@ class Judge:
         if self._parsed.headless:
             master.send_message("quit")  # they end their requests, report, and go
         began = time.monotonic()
-        while missing := {worker for worker in self._workers if not self._has_ended(worker)}:
+        while missing := {worker for worker in self._workers if not self._known(worker).get("has_ended")}:
             patience = _LAST_REPORTS_SECONDS + (self._environment.stop_timeout if missing & self._present() else 0)
             if time.monotonic() > began + patience:
                 break
@@ -176,21 +176,15 @@ class Judge:
     def _known(self, worker: str) -> dict[str, Any]:
         return self._reports.get(worker, {})
 
-    def _has_ended(self, worker: str) -> bool:
-        """Return whether a worker sent its last report, or left an interrupted run before it had begun."""
-        has_left = self._master is not None and worker not in self._master.clients  # one that dies stays there
-        known = self._known(worker)
-        return bool(known["has_ended"] if known else self.interrupted and has_left)
-
     def _find_problems(self) -> list[str]:
         """Return what was not as it was asked for."""
         problems: list[str] = []
         for worker in sorted(self._workers):
             known = self._known(worker)
             wrong = known.get("wrong")
-            if not self._has_ended(worker):
+            if not known.get("has_ended"):
                 wrong = wrong or "did not finish"
-            elif known.get("left") and not self.interrupted:  # Ctrl-C in a terminal ends the workers as well
+            elif known["left"] and not self.interrupted:  # Ctrl-C in a terminal ends the workers as well
                 wrong = wrong or "left before the end"
             problems += [f"worker {worker}: {wrong}"] if wrong else []
         if self._generator is not None:

@@ -107,7 +107,7 @@ class Server:
                 yield client, options
             except (InferenceServerException, OSError) as exc:
                 remedy = "start the server (docs/serving.md), or give another --url"
-                if "unknown model" in str(exc):
+                if "unknown model" in str(exc) and "is not found" in str(exc):
                     remedy = "name a model that it serves; builds with --no-direct leave out deeplabv3_*"
                 raise EvaluationError(f"{self}: {what}: {exc}; {remedy}") from exc
 
