@@ -74,6 +74,19 @@ class Locust:
     def summary(self) -> dict[str, Any]:
         return json.loads(self.json.read_text())
 
+    def check_interrupted(self, log: str, code: int) -> None:
+        """Assert that a run that was interrupted while its users sent has lost nothing."""
+        assert "Traceback" not in log
+        summary = self.summary()
+        # A request that takes longer than the interrupt waits for is a failed one.
+        assert code == (0 if summary["met"] else 1)
+        assert summary["problems"] == []
+        assert summary["failures"].keys() <= {"unfinished when the run ended"}
+        assert 0 < summary["answered"] <= summary["total"]["requests"]
+        if not summary["failures"]:
+            assert summary["total"]["requests"] == summary["server"]["segment_resnet50"]["requests"]
+        assert 0 < summary["seconds"] < 30
+
 
 class Masks(GrpcServer):
     """Answers with masks of the right size."""
