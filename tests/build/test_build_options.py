@@ -78,7 +78,7 @@ def test_weights_may_be_said_in_the_seeds_words() -> None:
         (["--set", "preprocess.resize_mode"], "must be MODEL.PARAMETER=VALUE, such as "),
         (
             ["--set", "core_resnet50.instances=3"],
-            "must be one of preprocess, postprocess, encode_mask, got 'core_resnet50'; a core model has --inst",
+            "must be one of preprocess, postprocess, encode_mask, confidence, got 'core_resnet50'; a core model has --inst",
         ),
         (["--model-repository", ""], "must be the path of a folder, got ''"),
         (["--set", "preprocess.size=3"], "preprocess has no setting 'size'; it has resize_mode, "),

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import image_ops_cuda
+import logit_tiles
 import mask_ops
 import mask_ops_cuda
 import numpy as np
@@ -172,7 +173,7 @@ def test_a_gpu_that_fails_fails_all_but_what_was_refused(
 
         def start(self, _logits: torch.Tensor, sizes: Any) -> None:  # noqa: ANN401  numpy's
             if sizes[0, 0] == 0:
-                raise mask_ops.InvalidLogitsError("refused")
+                raise logit_tiles.InvalidLogitsError("refused")
 
         def wait(self) -> None:
             raise RuntimeError("CUDA error")
