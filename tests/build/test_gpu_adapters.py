@@ -90,16 +90,12 @@ def get_input(request: Request, name: str) -> Tensor:
     return request.inputs[name]
 
 
-def get_output_config(config: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(output for output in config["output"] if output["name"] == name)
-
-
 @pytest.fixture
 def on_gpu_1(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """Return what starts an instance of a model on the second GPU, where the CPU stands in for that."""
     fake: Any = ModuleType("triton_python_backend_utils")
     fake.Tensor, fake.TritonError, fake.InferenceResponse = Tensor, TritonError, Response
-    fake.get_input_tensor_by_name, fake.get_output_config_by_name = get_input, get_output_config
+    fake.get_input_tensor_by_name = get_input
     fake.Logger = Logger
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
     chosen: list[torch.device] = []
