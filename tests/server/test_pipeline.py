@@ -237,7 +237,7 @@ def test_a_step_runs_only_for_those_who_ask(color_server: TritonProcess, outputs
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_confidence_refuses_what_fits_no_picture(color_server: TritonProcess, protocol: wire.Protocol) -> None:
     tensors = {"LOGITS": np.zeros((1, 21, 4, 4), np.float32), "SIZE": np.array([[50_000, 50_000]], np.int32)}
-    with pytest.raises(InferenceServerException, match="SIZE is 50000 x 50000.*at most 50000000") as caught:
+    with pytest.raises(InferenceServerException, match=r"SIZE is 50000 x 50000.*at most 50000000") as caught:
         wire.infer(color_server, protocol, "confidence", tensors, ["CONFIDENCE"])
     assert caught.value.status() == {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}[protocol]
     tensors["SIZE"] = np.array([[5, 7]], np.int32)
