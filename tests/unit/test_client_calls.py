@@ -55,7 +55,6 @@ def outputs() -> dict[str, Any]:
     names = np.array([[b"__background__", b"cat", "Küken".encode()]], np.object_)
     return {
         "MASK": mask,
-        "CLASS_PIXELS": np.array([[4, 0, 2]], np.int64),
         "CLASS_NAMES": names,
         "IMAGE_ID": np.array([[zlib.crc32(b"P6 3 2 255\n" + bytes(18))]]),  # of IMAGE as it travels
     }
@@ -67,6 +66,7 @@ class Fake:
     def __init__(self) -> None:
         self.outputs = outputs()
         self.weights: str | None = "COCO_WITH_VOC_LABELS_V1"
+        self.background: str | None = "true"
         self.infer_error: Exception | None = None
         self.config_error: Exception | None = None
         self.calls: list[str] = []
@@ -84,7 +84,8 @@ class Fake:
         self.timeouts.append(deadline.remaining())
         if self.config_error:
             raise self.config_error
-        return {} if self.weights is None else {"weights": self.weights}
+        parameters = {"weights": self.weights, "background": self.background}
+        return {name: value for name, value in parameters.items() if value is not None}
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         self.timeouts.append(deadline.remaining())
@@ -113,10 +114,21 @@ def test_a_result_carries_what_the_server_said(client: Driver) -> None:
     assert result.mask.tolist() == [[0, 2, 2], [0, 0, 0]]
     assert result.mask.dtype == np.uint8
     assert result.class_names == ("__background__", "cat", "Küken")
-    assert list(result.pixels.items()) == [("__background__", 4), ("Küken", 2)]
+    assert list(result.pixel_counts.items()) == [("__background__", 4), ("Küken", 2)]
     assert (result.model_name, result.model_version) == ("segment_resnet50", "7")
     assert result.weights == "COCO_WITH_VOC_LABELS_V1"
     assert not result.untrained
+    assert result.background
+
+
+@pytest.mark.parametrize(("told", "background"), [("true", True), ("false", False), (None, True)])
+def test_the_models_config_says_whether_class_0_is_a_background(
+    client: Driver, fake: Fake, told: str | None, *, background: bool
+) -> None:
+    fake.background = told
+    result = client.segment(IMAGE)
+    assert result.background is background
+    assert result.top_class == ("Küken" if background else "__background__")
 
 
 def test_the_mask_is_the_callers_own(client: Driver, fake: Fake) -> None:
@@ -138,8 +150,7 @@ def test_the_mask_is_the_callers_own(client: Driver, fake: Fake) -> None:
         ("IMAGE_ID", np.zeros((1, 1), np.float32)),
         ("MASK", np.zeros((1, 2, 3), np.int64)),
         ("MASK", np.zeros((2, 3), np.uint8)),
-        ("CLASS_PIXELS", np.array([[4, 2]])),
-        ("CLASS_PIXELS", np.array([[4, 0, 3]])),
+        ("CLASS_NAMES", np.array([[4, 2]])),
     ],
 )
 def test_a_reply_that_breaks_the_contract_is_a_model_error(
