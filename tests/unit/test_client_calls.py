@@ -170,6 +170,7 @@ def test_a_png_that_no_decoder_takes_is_a_model_error(client: Driver, fake: Fake
     # A colour profile of no bytes, which Pillow reads beyond.
     broken = head + struct.pack(">I4sI", 0, b"iCCP", zlib.crc32(b"iCCP")) + end
     del fake.outputs["MASK"]
+    fake.outputs["CLASS_PIXELS"] = np.array([[6, 0, 0]])
     for png, fits in ((file.getvalue(), True), (broken, False), (head[:33], False)):
         fake.outputs["MASK_PNG"] = np.array([[png]], np.object_)
         if fits:
