@@ -127,5 +127,6 @@ class UnknownClassError(SegmentationError, KeyError):
 
 def missing_extra(what: str, module: str, extra: str) -> ModuleNotFoundError:
     """Return the error for an optional dependency, with the extra that brings it."""
-    message = f"{what} needs {module}: pip install 'deeplab-client[{extra}]', or {module} itself"
+    # Not by the package's name: it is not on PyPI.
+    message = f"{what} needs {module}: pip install './client[{extra}]' in a checkout of the project, or {module} itself"
     return ModuleNotFoundError(message, name=module)
