@@ -391,5 +391,7 @@ def test_errors_pickle_and_are_the_builtin_too(kind: type[SegmentationError], bu
     assert isinstance(copy, SegmentationError)
     assert (copy.message, copy.model, copy.request_id) == ("what happened", "m", "r")
     assert copy.retry_after == 2.5
+    worth = ("ServerUnavailableError", "ServerOverloadedError", "MismatchedReplyError", "ClientLimitError")
+    assert copy.retryable == (kind.__name__ in worth)
     assert str(copy) == "what happened"
     assert kind.__name__ in deeplab_client.__all__

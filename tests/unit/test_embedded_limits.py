@@ -93,7 +93,7 @@ def test_dockers_shared_memory_is_too_small_for_the_largest_picture(
     (warning,) = limits.check_shared_memory(committed)
     # Ten instances, two of preprocess and of postprocess: 10 * 3.1 MB, and 2 * 3 + 2 * 2 + 1 + 1 bytes a pixel.
     assert "/dev/shm has 67 MB free, and the models need 631 MB for pictures of 50 megapixels" in warning  # noqa: S108
-    assert "pictures above 3 megapixels fail" in warning
+    assert "pictures above 3.0 megapixels fail" in warning
     assert "--shm-size" in warning
 
 

@@ -82,7 +82,7 @@ def outputs_of(mask_format: MaskChoice, endpoint: Endpoint) -> tuple[str, ...]:
     """
     if mask_format == "auto":
         mask_format = "raw" if endpoint.is_near else "png"
-    # A step of its own makes the PNG, and passes on no IMAGE_ID: the counts tell whether the PNG is of the same picture.
+    # The step that makes the PNG passes on no IMAGE_ID: the counts tell whether it is of the same picture.
     mask = ("MASK_PNG", "CLASS_PIXELS") if mask_format == "png" else ("MASK",)
     return (*mask, "CLASS_NAMES", "IMAGE_ID")
 
@@ -152,13 +152,9 @@ def read_reply(reply: Reply, sent: Sent, *, facts: ModelFacts, confidence: bool,
         if found != sent.image_id:
             raise _mismatched(f"its IMAGE_ID is {found}, not {sent.image_id}", reply, request_id)
         names = _read_names(reply.outputs.get("CLASS_NAMES"))
-        if "MASK" in reply.outputs:
-            mask = _read_plane("MASK", reply.outputs["MASK"])
-        else:
-            counts = _read_counts(reply.outputs.get("CLASS_PIXELS"), len(names))
-            mask, found = _read_png(reply.outputs.get("MASK_PNG"), size=sum(counts))
-            if found[: len(counts)] != counts:
-                raise _mismatched("its MASK_PNG has other pixels of each class than CLASS_PIXELS", reply, request_id)
+        mask, is_of_picture = _read_mask(reply.outputs, len(names))
+        if not is_of_picture:
+            raise _mismatched("its MASK_PNG has other pixels of each class than CLASS_PIXELS", reply, request_id)
         _check_ids(mask, len(names))
         if confidence and CONFIDENCE not in reply.outputs:
             raise without_confidence(reply.model_name, request_id)
@@ -223,6 +219,18 @@ def _read_names(names: NDArray[Any] | None) -> NDArray[Any]:
     return names[0]
 
 
+def _read_mask(outputs: Mapping[str, NDArray[Any]], classes: int) -> tuple[NDArray[np.uint8], bool]:
+    """Return the mask, and whether it is of the picture that the other tensors are of."""
+    raw, png = outputs.get("MASK"), outputs.get("MASK_PNG")
+    if raw is not None:
+        return _read_plane("MASK", raw), True
+    if png is None:
+        raise ValueError("no output MASK")
+    counts = _read_counts(outputs.get("CLASS_PIXELS"), classes)
+    mask, found = _read_png(png, size=sum(counts))
+    return mask, found[:classes] == counts
+
+
 def _read_counts(counts: NDArray[Any] | None, classes: int) -> list[int]:
     if counts is None:
         raise ValueError("no output CLASS_PIXELS")
@@ -231,10 +239,8 @@ def _read_counts(counts: NDArray[Any] | None, classes: int) -> list[int]:
     return counts[0].tolist()
 
 
-def _read_png(png: NDArray[Any] | None, *, size: int) -> tuple[NDArray[np.uint8], list[int]]:
+def _read_png(png: NDArray[Any], *, size: int) -> tuple[NDArray[np.uint8], list[int]]:
     """Decode a mask of so many pixels; return it, and the number of pixels of each class id."""
-    if png is None:
-        raise ValueError("no output MASK")
     if png.shape != IMAGE_SHAPE:
         raise ValueError(f"MASK_PNG is {png.shape}, not {IMAGE_SHAPE}")
     from PIL import Image  # noqa: PLC0415  loaded already, except for a transport of the caller's
