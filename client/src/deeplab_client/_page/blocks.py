@@ -1,0 +1,168 @@
+"""The page itself: Gradio's components, and what happens when one of them changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+
+from deeplab_client import SegmentationError
+from deeplab_client._page import view
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from deeplab_client import SegmentationClient
+    from deeplab_client._page.view import Answer
+
+_KEPT_SECONDS = 3600  # files, and the result of a tab, from when they were made
+_KEPT_TABS = 32  # whose results are kept; of more, the oldest have to send their picture again
+_LARGEST_FILE = "64mb"
+_WAITING, _AT_A_TIME = 32, 4  # requests of all tabs
+
+_DOWNLOADS = ("Overlay (PNG)", "Class ids (PNG)", "Details (JSON)")
+
+_CSS = """
+.alert { color: #b91c1c; font-weight: 600; overflow-wrap: anywhere; }
+.dark .alert { color: #fca5a5; }
+"""
+
+
+class _Picture(gr.Image):
+    """An image whose file reaches the client as it was uploaded: Gradio itself would decode it, and refuse some."""
+
+    is_template = True  # to the browser it is its parent
+
+    def preprocess(self, payload: Any) -> Any:  # noqa: ANN401 - Gradio's
+        """Return the path of the uploaded file."""
+        return None if payload is None else payload.path
+
+
+class Page:
+    """What happens on the page: Gradio calls the methods, and shows in its components what they return.
+
+    Args:
+        client: Asked for models and masks.
+        model: The model that is chosen at first; None for the first one of the server.
+    """
+
+    def __init__(self, client: SegmentationClient, *, model: str | None) -> None:
+        self._client = client
+        self._model = model
+
+    def models(self, chosen: str | None) -> tuple[Any, Any]:
+        """Return the models to choose from where none is chosen yet, and what is wrong with the server."""
+        if chosen is not None:
+            return gr.skip(), gr.skip()
+        try:
+            names = [model.name for model in self._client.models()]
+        except SegmentationError as error:
+            return gr.skip(), view.alert(str(error))
+        if not names:
+            return gr.skip(), view.alert("The server has no model that segments pictures.")
+        return gr.Dropdown(choices=names, value=self._model if self._model in names else names[0]), ""
+
+    def segment(self, path: str | None, model: str | None) -> tuple[Answer | None, Any]:
+        """Send a picture; return the result to keep, or what is wrong."""
+        if model is None:  # and the notice says why
+            return None, gr.skip()
+        try:
+            return None if path is None else view.ask(self._client, path, model), ""
+        except SegmentationError as error:
+            return None, view.alert(str(error))
+
+    def show(self, answer: Answer | None, threshold: float, opacity: float) -> tuple[Any, ...]:
+        """Return the picture, the details and their parts; the downloads are made after that."""
+        if answer is None:
+            return None, gr.Column(visible=False), "", None, *[gr.DownloadButton(interactive=False)] * len(_DOWNLOADS)
+        result = answer.at_least(threshold)
+        picture = (answer.preview, view.layers(result, answer.preview.size, opacity))
+        return (
+            gr.AnnotatedImage(picture, color_map=view.colors(result)),
+            gr.Column(visible=True),
+            view.caption(result),
+            view.table(result),
+            *[gr.DownloadButton(interactive=False)] * len(_DOWNLOADS),
+        )
+
+    def files(self, answer: Answer | None, threshold: float, opacity: float) -> list[Any]:
+        """Return the download buttons, with their files."""
+        if answer is None:
+            return [gr.skip()] * len(_DOWNLOADS)
+        paths = [
+            save_bytes_to_cache(content, name, gr.DownloadButton.GRADIO_CACHE)
+            for name, content in view.files(answer, threshold, opacity)
+        ]
+        return [gr.DownloadButton(value=path, interactive=True) for path in paths]
+
+
+def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
+    """Return the page; the title is shown at its top."""
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(_KEPT_SECONDS // 6, _KEPT_SECONDS)) as blocks:
+        answer = gr.State(time_to_live=_KEPT_SECONDS)
+        gr.Markdown(f"# {title}")
+        with gr.Row():
+            with gr.Column():
+                picture = _Picture(
+                    label="Picture", sources=["upload", "webcam", "clipboard"], height=320, buttons=["fullscreen"]
+                )
+                if examples:
+                    gr.Examples([[str(path)] for path in examples], [picture], label="Examples")
+                model = gr.Dropdown(label="Model", choices=[])
+                again = gr.Button("Segment", variant="primary")
+                threshold = gr.Slider(
+                    0, 1, 0, step=0.01, label="Confidence threshold", info="Less certain pixels count as background."
+                )
+                opacity = gr.Slider(0, 1, 0.5, step=0.01, label="Opacity")
+            with gr.Column():
+                notice = gr.HTML()
+                shown = gr.AnnotatedImage(label="Result", buttons=["fullscreen"])
+                with gr.Column(visible=False) as details:
+                    caption = gr.HTML()
+                    table = gr.Dataframe(
+                        label="Classes", headers=["class", "share", "pixels"], type="array", interactive=False
+                    )
+                    with gr.Row():
+                        downloads = [gr.DownloadButton(label, size="sm", min_width=120) for label in _DOWNLOADS]
+
+        private = {"api_visibility": "private"}
+        models = {"fn": page.models, "inputs": model, "outputs": [model, notice], **private}
+        controls = [answer, threshold, opacity]
+        blocks.load(**models)
+        asked = gr.on([picture.change, model.input, again.click], **models, show_progress="hidden").then(
+            page.segment, [picture, model], [answer, notice], show_progress_on=shown, **private
+        )
+        for event in (asked.then, threshold.release, opacity.release):
+            event(
+                page.show, controls, [shown, details, caption, table, *downloads], show_progress_on=shown, **private
+            ).then(page.files, controls, downloads, show_progress="hidden", **private)
+    return blocks.queue(max_size=_WAITING, default_concurrency_limit=_AT_A_TIME, api_open=False)
+
+
+def serve(blocks: gr.Blocks, *, host: str, port: int) -> str:
+    """Start to serve the page; return its URL.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    _, url, _ = blocks.launch(
+        server_name=host,
+        server_port=port or None,  # a free one
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        allowed_paths=[],
+        max_file_size=_LARGEST_FILE,
+        state_session_capacity=_KEPT_TABS,
+        show_error=True,
+        css=_CSS,
+    )
+    return url
