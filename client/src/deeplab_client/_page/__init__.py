@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 from typing import TYPE_CHECKING
@@ -18,29 +19,30 @@ if TYPE_CHECKING:
 # Set before Gradio is loaded: nothing is told to anybody, and nothing is asked of Hugging Face.
 _SILENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
+_TITLE = "Segment a picture"
+
 
 def run(
     client: SegmentationClient,
     *,
     model: str | None,
-    title: str,
     examples: Sequence[Path],
     host: str,
     port: int,
     ready: Callable[[str], None],
 ) -> None:
-    """Serve the page until the process is interrupted; pictures and results are kept in a folder that goes then.
+    """Serve the page until Ctrl-C or SIGTERM; what it keeps is in memory and in a folder that is then removed.
 
     Args:
         client: Asked for models and masks.
         model: The model that is chosen at first; None for the first one of the server.
-        title: Shown at the top of the page.
         examples: Pictures to choose from.
         host: Address to listen at.
         port: Port to listen at; 0 for a free one.
         ready: Called with the URL of the page.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C.
         ModuleNotFoundError: Gradio is not installed.
         OSError: The port is taken.
     """
@@ -52,9 +54,11 @@ def run(
             if error.name != "gradio":
                 raise
             raise missing_extra("the page", "gradio", "page") from error
-        page = blocks.build(blocks.Page(client, model=model), title=title, examples=examples)
+        page = blocks.build(blocks.Page(client, model=model), title=_TITLE, examples=examples)
+        ended = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: ended.set())
         try:
             ready(blocks.serve(page, host=host, port=port))
-            threading.Event().wait()
+            ended.wait()
         finally:
             page.close()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
 
 from deeplab_client import SegmentationError
 from deeplab_client._page import view
@@ -30,16 +31,6 @@ _CSS = """
 """
 
 
-class _Picture(gr.Image):
-    """An image whose file reaches the client as it was uploaded: Gradio itself would decode it, and refuse some."""
-
-    is_template = True  # to the browser it is its parent
-
-    def preprocess(self, payload: Any) -> Any:  # noqa: ANN401 - Gradio's
-        """Return the path of the uploaded file."""
-        return None if payload is None else payload.path
-
-
 class Page:
     """What happens on the page: Gradio calls the methods, and shows in its components what they return.
 
@@ -59,19 +50,19 @@ class Page:
         try:
             names = [model.name for model in self._client.models()]
         except SegmentationError as error:
-            return gr.skip(), view.alert(str(error))
+            return gr.skip(), _notice(str(error))
         if not names:
-            return gr.skip(), view.alert("The server has no model that segments pictures.")
-        return gr.Dropdown(choices=names, value=self._model if self._model in names else names[0]), ""
+            return gr.skip(), _notice("the server has no model that segments pictures")
+        return gr.Dropdown(choices=names, value=self._model if self._model in names else names[0]), _notice("")
 
     def segment(self, path: str | None, model: str | None) -> tuple[Answer | None, Any]:
         """Send a picture; return the result to keep, or what is wrong."""
         if model is None:  # and the notice says why
             return None, gr.skip()
         try:
-            return None if path is None else view.ask(self._client, path, model), ""
+            return None if path is None else view.ask(self._client, path, model), _notice("")
         except SegmentationError as error:
-            return None, view.alert(str(error))
+            return None, _notice(str(error))
 
     def show(self, answer: Answer | None, threshold: float, opacity: float) -> tuple[Any, ...]:
         """Return the picture, the details and their parts; the downloads are made after that."""
@@ -92,35 +83,48 @@ class Page:
         if answer is None:
             return [gr.skip()] * len(_DOWNLOADS)
         paths = [
-            save_bytes_to_cache(content, name, gr.DownloadButton.GRADIO_CACHE)
+            save_bytes_to_cache(content, name, get_upload_folder())
             for name, content in view.files(answer, threshold, opacity)
         ]
         return [gr.DownloadButton(value=path, interactive=True) for path in paths]
 
 
+def _path(picture: Any) -> str | None:  # noqa: ANN401 - Gradio's
+    """Return where an uploaded file is."""
+    return None if picture is None else picture.path
+
+
+def _notice(problem: str) -> gr.HTML:
+    """Return what tells of a problem, or nothing of none."""
+    return gr.HTML(view.alert(problem) if problem else "", visible=bool(problem))
+
+
 def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
-    """Return the page; the title is shown at its top."""
+    """Return the page, with a title at its top and pictures to choose from."""
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(_KEPT_SECONDS // 6, _KEPT_SECONDS)) as blocks:
         answer = gr.State(time_to_live=_KEPT_SECONDS)
         gr.Markdown(f"# {title}")
+        notice = gr.HTML(visible=False)
         with gr.Row():
             with gr.Column():
-                picture = _Picture(
+                picture = gr.Image(
                     label="Picture", sources=["upload", "webcam", "clipboard"], height=320, buttons=["fullscreen"]
                 )
+                picture.preprocess = _path  # Gradio's own decodes the file, and refuses some that the server takes
                 if examples:
-                    gr.Examples([[str(path)] for path in examples], [picture], label="Examples")
+                    names = [path.name for path in examples]  # a screen reader has no name for a thumbnail
+                    gr.Examples([[str(path)] for path in examples], [picture], label="Examples", example_labels=names)
                 model = gr.Dropdown(label="Model", choices=[])
                 again = gr.Button("Segment", variant="primary")
-                threshold = gr.Slider(
-                    0, 1, 0, step=0.01, label="Confidence threshold", info="Less certain pixels count as background."
-                )
-                opacity = gr.Slider(0, 1, 0.5, step=0.01, label="Opacity")
             with gr.Column():
-                notice = gr.HTML()
                 shown = gr.AnnotatedImage(label="Result", buttons=["fullscreen"])
                 with gr.Column(visible=False) as details:
                     caption = gr.HTML()
+                    with gr.Group():
+                        threshold = gr.Slider(
+                            0, 1, 0, step=0.01, label="Confidence threshold", info="Less certain pixels are left out."
+                        )
+                        opacity = gr.Slider(0, 1, 0.5, step=0.01, label="Opacity")
                     table = gr.Dataframe(
                         label="Classes", headers=["class", "share", "pixels"], type="array", interactive=False
                     )
@@ -130,7 +134,7 @@ def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
         private = {"api_visibility": "private"}
         models = {"fn": page.models, "inputs": model, "outputs": [model, notice], **private}
         controls = [answer, threshold, opacity]
-        blocks.load(**models)
+        blocks.load(**models, show_progress="hidden")
         asked = gr.on([picture.change, model.input, again.click], **models, show_progress="hidden").then(
             page.segment, [picture, model], [answer, notice], show_progress_on=shown, **private
         )
@@ -164,5 +168,6 @@ def serve(blocks: gr.Blocks, *, host: str, port: int) -> str:
         state_session_capacity=_KEPT_TABS,
         show_error=True,
         css=_CSS,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )
     return url

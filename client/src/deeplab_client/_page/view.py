@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from deeplab_client import voc
+from deeplab_client._drawing import palette_of
 from deeplab_client._image import decode
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Answer:
     result: Segmentation
 
     def at_least(self, threshold: float) -> Segmentation:
-        """Return the result with less certain pixels as background; 0 is for the result as it came."""
-        return self.result.at_least(threshold) if threshold else self.result
+        """Return the result with less certain pixels as background, where the model has one."""
+        return self.result.at_least(threshold) if self.result.background else self.result
 
 
 def ask(client: SegmentationClient, path: str, model: str) -> Answer:
@@ -75,16 +75,14 @@ def layers(result: Segmentation, size: tuple[int, int], opacity: float) -> list[
 
 def colors(result: Segmentation) -> dict[str, str]:
     """Return the color of each class as `#rrggbb`."""
-    rows = voc.PALETTE[: len(result.class_names)].tolist()
+    rows = palette_of(background=result.background)[: len(result.class_names)].tolist()
     named = zip(result.class_names, rows, strict=True)
     return {name: "#{:02x}{:02x}{:02x}".format(*row) for name, row in named}
 
 
 def table(result: Segmentation) -> list[list[str]]:
     """Return the name, the share and the pixels of each present class, most first."""
-    return [
-        [name, f"{share:.1%}", f"{result.pixel_counts[name]:,}"] for name, share in result.fractions.items()
-    ]
+    return [[name, f"{share:.1%}", f"{result.pixel_counts[name]:,}"] for name, share in result.fractions.items()]
 
 
 def caption(result: Segmentation) -> str:
@@ -93,12 +91,12 @@ def caption(result: Segmentation) -> str:
     found = result.top_class or "background only"
     model = f"{result.model_name}/{result.model_version}, weights {result.weights or 'unknown'}"
     told = f"<p>{html.escape(f'{width} x {height} pixels, most of it {found}. {model}.')}</p>"
-    return f'{alert(_UNTRAINED)}{told}' if result.untrained else told
+    return f"{alert(_UNTRAINED)}{told}" if result.untrained else told
 
 
 def alert(message: str) -> str:
     """Return HTML in red that a screen reader says at once."""
-    return f'<p role="alert" class="alert">{html.escape(message)}</p>'
+    return f'<p role="alert" class="alert">{html.escape(message[:1].upper() + message[1:])}</p>'
 
 
 def files(answer: Answer, threshold: float, opacity: float) -> list[tuple[str, bytes]]:
