@@ -24,6 +24,15 @@ def _integer(least: int, most: int) -> _Kind:
 
 
 _PIXELS = _integer(1, 2**31 - 1)
+_SIDE = _integer(1, 65_535)
+
+
+def _is_size(text: str) -> bool:
+    """Tell whether a text is one side, or WIDTHxHEIGHT."""
+    sides = text.split("x")
+    return len(sides) <= 2 and all(map(_SIDE.accepts, sides))  # noqa: PLR2004 - width, height
+
+
 INSTANCES = "instances"
 MAX_BATCH_SIZE = "max_batch_size"
 LARGEST_REQUEST = 8
@@ -33,8 +42,8 @@ _OF_EVERY_STEP = {INSTANCES: _integer(1, 128), MAX_BATCH_SIZE: _integer(LARGEST_
 
 SETTINGS: dict[str, dict[str, _Kind]] = {
     "preprocess": {
-        "resize_mode": _Kind("'square' or 'shorter_side'", {"square", "shorter_side"}.__contains__),
-        "resize_size": _integer(1, 65_535),
+        "resize_mode": _Kind("'fixed' or 'shorter_side'", {"fixed", "shorter_side"}.__contains__),
+        "resize_size": _Kind(f"{_SIDE.words}, or WIDTHxHEIGHT such as 1024x512", _is_size),
         "max_pixels": _PIXELS,
         "max_resized_pixels": _PIXELS,
         "scaled_decoding": _Kind("'true' or 'false'", {"true", "false"}.__contains__),
@@ -90,7 +99,11 @@ def settings_in(step: str, config: Any) -> dict[str, str]:  # noqa: ANN401 - a p
 
 
 def apply_settings(step: str, config: Any, settings: Mapping[str, str]) -> None:  # noqa: ANN401 - a protobuf message
-    """Write settings into a step's config; those of other steps are ignored."""
+    """Write settings into a step's config; those of other steps are ignored.
+
+    Raises:
+        InvalidOptionError: a ValueError. The settings do not go together.
+    """
     for name, value in settings.items():
         of, _, parameter = name.partition(".")
         if of != step:
@@ -101,3 +114,9 @@ def apply_settings(step: str, config: Any, settings: Mapping[str, str]) -> None:
             config.max_batch_size = int(value)
         else:
             config.parameters[parameter].string_value = value
+    parameters = {name: parameter.string_value for name, parameter in config.parameters.items()}
+    if parameters.get("resize_mode") == "shorter_side" and "x" in parameters["resize_size"]:
+        raise InvalidOptionError(
+            f"preprocess.resize_size={parameters['resize_size']} is a width and a height, which needs "
+            "--set preprocess.resize_mode=fixed; with shorter_side give one number"
+        )

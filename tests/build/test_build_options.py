@@ -82,7 +82,8 @@ def test_weights_may_be_said_in_the_seeds_words() -> None:
         ),
         (["--model-repository", ""], "must be the path of a folder, got ''"),
         (["--set", "preprocess.size=3"], "preprocess has no setting 'size'; it has resize_mode, "),
-        (["--set", "preprocess.resize_mode=oval"], "must be 'square' or 'shorter_side', got 'oval'"),
+        (["--set", "preprocess.resize_mode=oval"], "must be 'fixed' or 'shorter_side', got 'oval'"),
+        (["--set", "preprocess.resize_size=1024x"], "must be an integer from 1 to 65535, or WIDTHxHEIGHT such"),
         (["--set", "preprocess.std=0.2, 0.2, 0.2"], "the core models normalize: give --std 0.2, 0.2, 0.2 and build"),
         (["--std", "0.2,0.2,0"], "must be three numbers R,G,B above 0 and up to 1, got "),
         (["--mean", "0.2,0.2"], "must be three numbers R,G,B from 0 to 1, got "),
@@ -164,6 +165,16 @@ def test_a_build_tells_which_files_and_settings_it_has_written(
     assert re.fullmatch(rf"{tmp_path}: wrote \d+ files", first)
     assert second == f"{tmp_path}: wrote preprocess/config.pbtxt, with --set preprocess.resize_mode=shorter_side"
     assert third == f"{tmp_path}: the config files are up to date, with --set preprocess.resize_mode=shorter_side"
+
+
+def test_a_width_and_a_height_need_a_fixed_size(tmp_path: Path) -> None:
+    plan, size = Plan("resnet50", WeightsSource("none")), {"preprocess.resize_size": "1024x512"}
+    build(tmp_path, [plan], configs_only=True, settings=size)
+    config = (tmp_path / "preprocess/config.pbtxt").read_text()
+    assert '"1024x512"' in config
+    with pytest.raises(InvalidOptionError, match="1024x512 is a width and a height, which needs"):
+        build(tmp_path, [plan], configs_only=True, settings={"preprocess.resize_mode": "shorter_side"})
+    assert (tmp_path / "preprocess/config.pbtxt").read_text() == config
 
 
 def test_classes_have_the_names_of_voc_or_numbers() -> None:

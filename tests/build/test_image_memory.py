@@ -91,7 +91,7 @@ def test_what_a_pixel_takes_is_bounded_in_every_format(tmp_path: Path) -> None:
     parameters = {
         "mean": "0, 0, 0",
         "std": "1, 1, 1",
-        "resize_mode": "square",
+        "resize_mode": "fixed",
         "resize_size": "64",  # what is made of it is small
         "max_pixels": "50000000",
         "max_resized_pixels": "2163200",

@@ -27,13 +27,13 @@ pytestmark = pytest.mark.build
 pb: Any = model_config_pb2
 
 PARAMETERS = {
-    "resize_mode": "square",
+    "resize_mode": "fixed",
     "resize_size": "520",
     "max_pixels": "50000000",
     "max_resized_pixels": "2163200",
     "scaled_decoding": "true",
 }
-SQUARE = image_ops.Settings.from_parameters(PARAMETERS)
+FIXED = image_ops.Settings.from_parameters(PARAMETERS)
 SHORTER_SIDE = image_ops.Settings.from_parameters(PARAMETERS | {"resize_mode": "shorter_side"})
 
 
@@ -52,12 +52,16 @@ def test_shorter_side_is_the_preset_of_the_weights(weights: type, size: tuple[in
     assert np.abs(pixels[0] - expected).mean() < 0.06
 
 
+@pytest.mark.parametrize(("resize_size", "sides"), [("520", [520, 520]), ("300x200", [200, 300])])
 @pytest.mark.parametrize("size", [(451, 300), (900, 600), (520, 520), (1, 4000), (1, 1)])
-def test_square_is_torchvisions_resize_of_uint8(size: tuple[int, int]) -> None:
+def test_a_fixed_size_is_torchvisions_resize_of_uint8(
+    size: tuple[int, int], resize_size: str, sides: list[int]
+) -> None:
     image = pictures.cat(size)
-    pixels, _ = image_ops.preprocess([pictures.encoded(image, "PNG")], SQUARE)
+    settings = image_ops.Settings.from_parameters(PARAMETERS | {"resize_size": resize_size})
+    pixels, _ = image_ops.preprocess([pictures.encoded(image, "PNG")], settings)
     samples = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    expected = transforms.resize(samples, [520, 520], antialias=True).permute(1, 2, 0)
+    expected = transforms.resize(samples, sides, antialias=True).permute(1, 2, 0)
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous  # as Triton takes it
     np.testing.assert_array_equal(pixels[0], expected.numpy())
@@ -135,17 +139,17 @@ def test_garbled_exif_does_not_cost_the_picture() -> None:
 )
 def test_what_is_no_picture_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(image_ops.InvalidImageError, match=message):
-        image_ops.preprocess([data], SQUARE)
+        image_ops.preprocess([data], FIXED)
 
 
 def test_images_of_one_request_must_have_one_size() -> None:
     with pytest.raises(image_ops.InvalidImageError, match="these are 451x300, 300x451"):
-        image_ops.preprocess([pictures.encoded(pictures.cat(size), "PNG") for size in ((451, 300), (300, 451))], SQUARE)
+        image_ops.preprocess([pictures.encoded(pictures.cat(size), "PNG") for size in ((451, 300), (300, 451))], FIXED)
 
 
 def test_a_sliver_is_refused_where_the_aspect_ratio_stays() -> None:
     sliver = pictures.encoded(pictures.cat((1, 4000)), "PNG")
-    with pytest.raises(image_ops.InvalidImageError, match=r"1 x 4000 pixels.*the limit is 2163200.*'square'"):
+    with pytest.raises(image_ops.InvalidImageError, match=r"1 x 4000 pixels.*the limit is 2163200.*resize_mode=fixed"):
         image_ops.preprocess([sliver], SHORTER_SIDE)
 
 
@@ -155,6 +159,8 @@ def test_a_sliver_is_refused_where_the_aspect_ratio_stays() -> None:
         ("resize_mode", "crop"),
         ("resize_size", "0"),
         ("resize_size", "52.0"),
+        ("resize_size", "520x"),
+        ("resize_size", "3x2x1"),
         ("max_pixels", "-1"),
         ("max_resized_pixels", ""),
         ("scaled_decoding", "yes"),
@@ -163,6 +169,11 @@ def test_a_sliver_is_refused_where_the_aspect_ratio_stays() -> None:
 def test_a_wrong_parameter_is_named(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"parameter {name} is .*{value}"):
         image_ops.Settings.from_parameters(PARAMETERS | {name: value})
+
+
+def test_a_width_and_a_height_do_not_keep_the_aspect_ratio() -> None:
+    with pytest.raises(ValueError, match="resize_size is '300x200'; with resize_mode 'shorter_side'"):
+        image_ops.Settings.from_parameters(PARAMETERS | {"resize_mode": "shorter_side", "resize_size": "300x200"})
 
 
 def test_a_missing_parameter_is_named() -> None:
@@ -180,8 +191,8 @@ def test_the_committed_parameters_are_those_of_the_weights() -> None:
         preset = weights.COCO_WITH_VOC_LABELS_V1.transforms()
         assert list(MEAN) == preset.mean
         assert list(STD) == preset.std
-        assert [settings.resize_size] == preset.resize_size
-    assert settings.resize_mode == "square"
+        assert list(settings.resize_size) == 2 * preset.resize_size
+    assert settings.resize_mode == "fixed"
 
 
 TALL = """

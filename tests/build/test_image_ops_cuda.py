@@ -12,22 +12,22 @@ import torch
 pytestmark = pytest.mark.build
 
 PARAMETERS = {
-    "resize_mode": "square",
+    "resize_mode": "fixed",
     "resize_size": "520",
     "max_pixels": "50000000",
     "max_resized_pixels": "2163200",
     "scaled_decoding": "true",
 }
-SQUARE = image_ops.Settings.from_parameters(PARAMETERS)
+FIXED = image_ops.Settings.from_parameters(PARAMETERS)
 SHORTER_SIDE = image_ops.Settings.from_parameters(PARAMETERS | {"resize_mode": "shorter_side"})
 
 
-def preprocess(data: bytes, settings: image_ops.Settings = SQUARE) -> tuple[torch.Tensor, list[list[int]]]:
+def preprocess(data: bytes, settings: image_ops.Settings = FIXED) -> tuple[torch.Tensor, list[list[int]]]:
     pixels, size = image_ops_cuda.Preprocessor(torch.device("cpu"), settings).preprocess([data])
     return pixels, size.tolist()
 
 
-@pytest.mark.parametrize("settings", [SQUARE, SHORTER_SIDE], ids=["square", "shorter side"])
+@pytest.mark.parametrize("settings", [FIXED, SHORTER_SIDE], ids=["fixed", "shorter side"])
 @pytest.mark.parametrize("size", [(640, 480), (300, 451), (1280, 853), (4000, 3000), (40, 30)])
 def test_a_sample_is_at_most_one_step_of_255_from_the_cpus(settings: image_ops.Settings, size: tuple[int, int]) -> None:
     data = pictures.encoded(pictures.cat(size), "PNG")
@@ -43,7 +43,7 @@ def test_a_sample_is_at_most_one_step_of_255_from_the_cpus(settings: image_ops.S
     assert difference.mean() <= 0.3
 
 
-@pytest.mark.parametrize("settings", [SQUARE, SHORTER_SIDE], ids=["square", "shorter side"])
+@pytest.mark.parametrize("settings", [FIXED, SHORTER_SIDE], ids=["fixed", "shorter side"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
 def test_a_large_jpeg_is_scaled_and_turned_as_on_the_cpu(settings: image_ops.Settings, orientation: int) -> None:
     data = pictures.jpeg((2501, 2083), orientation=orientation)
@@ -56,17 +56,17 @@ def test_a_large_jpeg_is_scaled_and_turned_as_on_the_cpu(settings: image_ops.Set
 
 def test_what_needs_no_resize_is_the_cpus() -> None:
     data = pictures.encoded(pictures.cat((520, 520)), "PNG")
-    np.testing.assert_array_equal(preprocess(data)[0].numpy(), image_ops.preprocess([data], SQUARE)[0])
+    np.testing.assert_array_equal(preprocess(data)[0].numpy(), image_ops.preprocess([data], FIXED)[0])
 
 
 def test_what_a_gpu_cannot_shrink_is_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(image_ops_cuda, "resize")
     data = pictures.grey_column(100_000)
-    np.testing.assert_array_equal(preprocess(data)[0].numpy(), image_ops.preprocess([data], SQUARE)[0])
+    np.testing.assert_array_equal(preprocess(data)[0].numpy(), image_ops.preprocess([data], FIXED)[0])
 
 
 def test_images_are_refused_as_on_a_cpu() -> None:
-    step = image_ops_cuda.Preprocessor(torch.device("cpu"), SQUARE)
+    step = image_ops_cuda.Preprocessor(torch.device("cpu"), FIXED)
     with pytest.raises(image_ops.InvalidImageError, match="cannot be opened as an image"):
         step.preprocess([b"no image"])
     with pytest.raises(image_ops.InvalidImageError, match="must have one size"):

@@ -183,7 +183,7 @@ def test_a_cpu_without_the_arithmetic_is_refused(
 
 def test_what_makes_other_pixels_makes_another_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = photographs(tmp_path / "pictures", 20)
-    settings = {"resize_mode": "square", "resize_size": "48", "scaled_decoding": "true", "max_pixels": "1"}
+    settings = {"resize_mode": "fixed", "resize_size": "48", "scaled_decoding": "true", "max_pixels": "1"}
 
     def digest(**changed: str) -> str:
         return calibration.Calibration.of(pictures, settings | changed).digest

@@ -36,7 +36,7 @@ NEW_OUTPUT = 'output {\n  name: "MASK_FOR_PNG"\n  data_type: TYPE_UINT8\n  dims:
 TENSORS = {"postprocess": (NEW_OUTPUT, ""), "encode_mask": ('"MASK"', '"MASK_IN"')}
 SETTINGS = {"preprocess": ('"2163200"', '"1000000"'), "encode_mask": ("count: 1", "count: 4")}
 COMMENT = {"preprocess": ("# Larger images are refused", "# Larger pictures are refused")}
-MINE = {"preprocess": ('"square"', '"shorter_side"'), "postprocess": ('"50000000"', '"999"')}
+MINE = {"preprocess": ('"fixed"', '"shorter_side"'), "postprocess": ('"50000000"', '"999"')}
 MY_SETTINGS = ["--set", "preprocess.resize_mode=shorter_side", "--set", "postprocess.max_pixels=999"]
 OPTIONS = ([], ["--num-classes", "3"], ["--device", "cuda", "--preprocess-device", "cuda", "--num-classes", "3"])
 

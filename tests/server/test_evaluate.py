@@ -79,7 +79,7 @@ class Eager(ByColour):
 
 
 def write_repository(
-    repository: Path, *, weights: str, mode: str = "square", class_names: tuple[str, ...] = voc.CLASS_NAMES
+    repository: Path, *, weights: str, mode: str = "fixed", class_names: tuple[str, ...] = voc.CLASS_NAMES
 ) -> Path:
     """The repository's own steps around the toy."""
     plan = Plan("resnet50", WeightsSource(weights), class_names)
@@ -128,7 +128,7 @@ def test_a_perfect_model_gets_everything_through_the_server(
     content = json.loads((tmp_path / "out" / "coco.json").read_text())
     assert {predictor["weights"] for predictor in content["predictors"]} == {"by colour"}
     assert {predictor["version"] for predictor in content["predictors"]} == {"1"}
-    assert content["predictors"][-1]["resize"] == "square"
+    assert content["predictors"][-1]["resize"] == "fixed"
     assert content["versions"]["tritonserver"] == "2.51.0"
     printed = capsys.readouterr()
     assert "100.00" in printed.out

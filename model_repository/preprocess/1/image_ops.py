@@ -17,15 +17,15 @@ class Settings:
     """The parameters of the model's config.
 
     Attributes:
-        resize_mode: "square" for resize_size x resize_size; "shorter_side" keeps the aspect ratio.
-        resize_size: pixels.
+        resize_mode: "fixed" for one size of all images; "shorter_side" keeps the aspect ratio.
+        resize_size: height and width in pixels; with "shorter_side" twice the same.
         max_pixels: an image with more, as encoded, is refused.
         max_resized_pixels: an image that would have more after the resize is refused.
         scaled_decoding: whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size.
     """
 
     resize_mode: str
-    resize_size: int
+    resize_size: tuple[int, int]
     max_pixels: int
     max_resized_pixels: int
     scaled_decoding: bool
@@ -35,13 +35,18 @@ class Settings:
         """Parse the string parameters of config.pbtxt; a missing or impossible one is a ValueError that names it."""
         settings = cls(
             resize_mode=_parameter(parameters, "resize_mode"),
-            resize_size=_positive_int(parameters, "resize_size"),
+            resize_size=_sides(parameters, "resize_size"),
             max_pixels=_positive_int(parameters, "max_pixels"),
             max_resized_pixels=_positive_int(parameters, "max_resized_pixels"),
             scaled_decoding=_boolean(parameters, "scaled_decoding"),
         )
-        if settings.resize_mode not in {"square", "shorter_side"}:
-            raise ValueError(f"parameter resize_mode is {settings.resize_mode!r}; use 'square' or 'shorter_side'")
+        if settings.resize_mode not in {"fixed", "shorter_side"}:
+            raise ValueError(f"parameter resize_mode is {settings.resize_mode!r}; use 'fixed' or 'shorter_side'")
+        if settings.resize_mode == "shorter_side" and "x" in parameters["resize_size"]:
+            raise ValueError(
+                f"parameter resize_size is {parameters['resize_size']!r}; with resize_mode 'shorter_side' it must be "
+                "one number"
+            )
         return settings
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
@@ -50,17 +55,18 @@ class Settings:
         Raises:
             InvalidImageError: the result would have more than max_resized_pixels.
         """
-        if self.resize_mode == "square":
-            return self.resize_size, self.resize_size
+        if self.resize_mode == "fixed":
+            return self.resize_size
+        shorter = self.resize_size[0]
         # torchvision's rule for a single size: the longer side is truncated, not rounded.
-        longer = int(self.resize_size * max(height, width) / min(height, width))
-        if longer * self.resize_size > self.max_resized_pixels:
+        longer = int(shorter * max(height, width) / min(height, width))
+        if longer * shorter > self.max_resized_pixels:
             raise InvalidImageError(
-                f"the image is {width} x {height} pixels; with its shorter side at {self.resize_size} it would have "
-                f"{longer * self.resize_size} pixels, and the limit is {self.max_resized_pixels}; crop it, or set "
-                "resize_mode to 'square' in the preprocess model's config"
+                f"the image is {width} x {height} pixels; with its shorter side at {shorter} it would have "
+                f"{longer * shorter} pixels, and the limit is {self.max_resized_pixels}; crop it, or build the "
+                "server's models with --set preprocess.resize_mode=fixed"
             )
-        return (self.resize_size, longer) if height <= width else (longer, self.resize_size)
+        return (shorter, longer) if height <= width else (longer, shorter)
 
 
 def _parameter(parameters: Mapping[str, str], name: str) -> str:
@@ -74,6 +80,18 @@ def _positive_int(parameters: Mapping[str, str], name: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise ValueError(f"parameter {name} is {text!r}; it must be an integer from 1")
     return int(text)
+
+
+def _sides(parameters: Mapping[str, str], name: str) -> tuple[int, int]:
+    """Parse "520", or "1024x512" for a width and a height; return height and width."""
+    text = _parameter(parameters, name)
+    width, _, height = text.partition("x")
+    try:
+        return _positive_int({name: height if "x" in text else width}, name), _positive_int({name: width}, name)
+    except ValueError:
+        raise ValueError(
+            f"parameter {name} is {text!r}; it must be an integer from 1, or WIDTHxHEIGHT such as 1024x512"
+        ) from None
 
 
 def _boolean(parameters: Mapping[str, str], name: str) -> bool:
