@@ -98,7 +98,7 @@ def shares(results: dict[str, Segmentation], image: Path) -> Table:
     table.add_column("class")
     for model in results:
         table.add_column(model, justify="right", overflow="fold")
-    found = {name for result in results.values() for name in result.pixels}
+    found = {name for result in results.values() for name in result.pixel_counts}
     ranked = sorted(found, key=lambda name: -max(result.fraction(name) for result in results.values()))
     for name in ranked[:_SHOWN_CLASSES]:
         table.add_row(name, *(f"{result.fraction(name):.1%}" for result in results.values()))

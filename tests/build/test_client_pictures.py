@@ -19,7 +19,7 @@ def test_overlays_have_torchvisions_colours_and_an_untouched_background(alpha: f
     mask = np.repeat(np.arange(21, dtype=np.uint8), 256)[np.newaxis].repeat(2, axis=0)
     values = np.tile(np.arange(256, dtype=np.uint8), 21)
     image = np.stack([values, values[::-1], np.roll(values, 97)], axis=-1)[np.newaxis].repeat(2, axis=0)
-    result = Segmentation(mask, voc.CLASS_NAMES, {}, "m", "1", None)
+    result = Segmentation(mask, voc.CLASS_NAMES, "m", "1", None)
     drawn = np.asarray(result.overlay(image, alpha=alpha))
 
     classes = range(1, 21)

@@ -93,10 +93,10 @@ def test_a_mask_is_the_models_and_a_result_says_what_it_is(
     assert result.class_names[15] == "person"
     assert result.mask.shape == (300, 451)
     assert result.mask.flags.writeable
-    assert sum(result.pixels.values()) == 300 * 451
+    assert sum(result.pixel_counts.values()) == 300 * 451
     counts = {name: int((result.mask == index).sum()) for index, name in enumerate(result.class_names)}
-    assert result.pixels == {name: count for name, count in counts.items() if count}
-    foreground = {name: count for name, count in result.pixels.items() if name != "__background__"}
+    assert result.pixel_counts == {name: count for name, count in counts.items() if count}
+    foreground = {name: count for name, count in result.pixel_counts.items() if name != "__background__"}
     assert result.top_class == max(foreground, key=lambda name: foreground[name])
     assert result.timings is not None
     assert result.timings.wait > result.timings.decode > 0

@@ -94,12 +94,12 @@ def test_a_checkpoint_is_served_under_its_own_class_names(
         assert (result.mask == expected).mean() >= 0.9999
         assert result.class_names == NAMES
         counts = {name: int((result.mask == index).sum()) for index, name in enumerate(NAMES)}
-        assert result.pixels == {name: count for name, count in counts.items() if count}
+        assert result.pixel_counts == {name: count for name, count in counts.items() if count}
         assert result.weights is not None
         assert result.weights.startswith("farm.pth@sha256:")
         assert not result.untrained
         assert result.top_class in {"Küken", "fence post"}
-    assert set(results[pictures.small()].pixels) == set(NAMES), "the test wants a picture with all of them"
+    assert set(results[pictures.small()].pixel_counts) == set(NAMES), "the test wants a picture with all of them"
 
     # A class has one colour, whatever else is in the picture; and the background is not painted.
     for data, result in results.items():

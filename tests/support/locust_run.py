@@ -105,10 +105,8 @@ class Masks(GrpcServer):
         shown = ImageOps.exif_transpose(Image.open(io.BytesIO(image)))
         with self._one:
             mask = np.full((shown.height, shown.width), self.class_of(context.peer()), np.uint8)
-            counts = np.bincount(mask.ravel(), minlength=2).astype("<i8")
             self.script.fixed = [
                 ("MASK", "UINT8", [1, *mask.shape], mask.tobytes()),
-                ("CLASS_PIXELS", "INT64", [1, 2], counts.tobytes()),
                 ("CLASS_NAMES", "BYTES", [1, 2], elements(*NAMES)),
                 image_id(image),
             ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def the_result(result: Segmentation) -> None:
     assert_type(result.mask, "NDArray[np.uint8]")
     assert_type(result.class_names, tuple[str, ...])
-    assert_type(result.pixels, dict[str, int])
+    assert_type(result.pixel_counts, dict[str, int])
     assert_type(result.fraction("cow"), float)
     assert_type(result.top_class, str | None)
     assert_type(result["cow"], "NDArray[np.bool_]")

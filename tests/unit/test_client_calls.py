@@ -55,7 +55,6 @@ def outputs() -> dict[str, Any]:
     names = np.array([[b"__background__", b"cat", "Küken".encode()]], np.object_)
     return {
         "MASK": mask,
-        "CLASS_PIXELS": np.array([[4, 0, 2]], np.int64),
         "CLASS_NAMES": names,
         "IMAGE_ID": np.array([[zlib.crc32(b"P6 3 2 255\n" + bytes(18))]]),  # of IMAGE as it travels
     }
@@ -113,7 +112,7 @@ def test_a_result_carries_what_the_server_said(client: Driver) -> None:
     assert result.mask.tolist() == [[0, 2, 2], [0, 0, 0]]
     assert result.mask.dtype == np.uint8
     assert result.class_names == ("__background__", "cat", "Küken")
-    assert list(result.pixels.items()) == [("__background__", 4), ("Küken", 2)]
+    assert list(result.pixel_counts.items()) == [("__background__", 4), ("Küken", 2)]
     assert (result.model_name, result.model_version) == ("segment_resnet50", "7")
     assert result.weights == "COCO_WITH_VOC_LABELS_V1"
     assert not result.untrained
@@ -138,8 +137,7 @@ def test_the_mask_is_the_callers_own(client: Driver, fake: Fake) -> None:
         ("IMAGE_ID", np.zeros((1, 1), np.float32)),
         ("MASK", np.zeros((1, 2, 3), np.int64)),
         ("MASK", np.zeros((2, 3), np.uint8)),
-        ("CLASS_PIXELS", np.array([[4, 2]])),
-        ("CLASS_PIXELS", np.array([[4, 0, 3]])),
+        ("CLASS_NAMES", np.array([[4, 2]])),
     ],
 )
 def test_a_reply_that_breaks_the_contract_is_a_model_error(

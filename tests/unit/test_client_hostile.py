@@ -191,7 +191,7 @@ def test_a_reply_without_an_id_is_taken(server: Server, kind: Kind) -> None:
 
 
 def test_a_reply_that_tells_no_image_is_a_model_error(server: Server, kind: Kind) -> None:
-    server.script.fixed = [MASK, COUNTS, NAMES]
+    server.script.fixed = [MASK, NAMES]
     with (
         connected(kind, url(server), mask_format="raw", retries=0) as client,
         pytest.raises(ModelError, match="does not answer like a segmentation ensemble: no output IMAGE_ID"),
@@ -210,45 +210,26 @@ def test_a_refusal_before_the_end_of_a_picture_does_not_hold_up_the_next_call(ki
 
 
 MASK = ("MASK", "UINT8", [1, 2, 2], bytes(4))
-COUNTS = ("CLASS_PIXELS", "INT64", [1, 2], np.array([4, 0], "<i8").tobytes())
 NAMES = ("CLASS_NAMES", "BYTES", [1, 2], elements(b"a", b"b"))
-
-
-def counts(*values: float, dtype: str = "<i8") -> tuple[str, str, list[int], bytes]:
-    kinds = {"<i8": "INT64", "<f4": "FP32"}
-    return "CLASS_PIXELS", kinds[dtype], [1, len(values)], np.array(values, dtype).tobytes()
 
 
 def test_tensors_that_do_not_fit_are_a_model_error(server: Server, kind: Kind) -> None:
     cases: dict[str, list[tuple[str, str, list[int], bytes]]] = {
-        "names as numbers": [MASK, COUNTS, ("CLASS_NAMES", "INT64", [1, 2], bytes(16))],
-        "counts as text": [MASK, ("CLASS_PIXELS", "BYTES", [1, 2], elements(b"4", b"0")), NAMES],
-        "infinite counts": [MASK, counts(np.inf, 0, dtype="<f4"), NAMES],
-        "counts that are none": [MASK, counts(np.nan, 0, dtype="<f4"), NAMES],
-        "negative counts": [MASK, counts(8, -4), NAMES],
-        "counts that overflow": [
-            MASK,
-            counts(2**62, 2**62, 2**62, 2**62 + 4),
-            ("CLASS_NAMES", "BYTES", [1, 4], elements(b"a") * 4),
-        ],
-        "no classes": [("MASK", "UINT8", [1, 0, 2], b""), counts(), ("CLASS_NAMES", "BYTES", [1, 0], b"")],
-        "more classes than a byte tells apart": [
-            MASK,
-            counts(4, *[0] * 256),
-            ("CLASS_NAMES", "BYTES", [1, 257], elements(b"a") * 257),
-        ],
-        "no pixels": [("MASK", "UINT8", [1, 0, 2], b""), counts(0, 0), NAMES],
-        "a class without a name": [("MASK", "UINT8", [1, 2, 2], bytes([0, 0, 2, 0])), COUNTS, NAMES],
-        "a huge shape": [("MASK", "UINT8", [1, 2**62, 2**62], bytes(4)), COUNTS, NAMES],
-        "a negative shape": [("MASK", "UINT8", [1, 2, -1], bytes(4)), COUNTS, NAMES],
-        "another type": [("MASK", "UINT64", [1, 2, 2], bytes(32)), COUNTS, NAMES],
-        "an image as text": [MASK, COUNTS, NAMES, ("IMAGE_ID", "BYTES", [1, 1], elements(b"a"))],
-        "two images": [MASK, COUNTS, NAMES, ("IMAGE_ID", "INT64", [1, 2], bytes(16))],
-        "a mask as text": [("MASK", "BYTES", [1, 1, 1], elements(b"a")), COUNTS, NAMES],
+        "names as numbers": [MASK, ("CLASS_NAMES", "INT64", [1, 2], bytes(16))],
+        "no classes": [MASK, ("CLASS_NAMES", "BYTES", [1, 0], b"")],
+        "more classes than a byte tells apart": [MASK, ("CLASS_NAMES", "BYTES", [1, 257], elements(b"a") * 257)],
+        "no pixels": [("MASK", "UINT8", [1, 0, 2], b""), NAMES],
+        "a class without a name": [("MASK", "UINT8", [1, 2, 2], bytes([0, 0, 2, 0])), NAMES],
+        "a huge shape": [("MASK", "UINT8", [1, 2**62, 2**62], bytes(4)), NAMES],
+        "a negative shape": [("MASK", "UINT8", [1, 2, -1], bytes(4)), NAMES],
+        "another type": [("MASK", "UINT64", [1, 2, 2], bytes(32)), NAMES],
+        "an image as text": [MASK, NAMES, ("IMAGE_ID", "BYTES", [1, 1], elements(b"a"))],
+        "two images": [MASK, NAMES, ("IMAGE_ID", "INT64", [1, 2], bytes(16))],
+        "a mask as text": [("MASK", "BYTES", [1, 1, 1], elements(b"a")), NAMES],
     }
     with connected(kind, url(server), mask_format="raw", retries=0) as client:
-        server.script.fixed = [MASK, COUNTS, NAMES, image_id(b"\x05")]
-        assert client.segment(b"\x05").pixels == {"a": 4}
+        server.script.fixed = [MASK, NAMES, image_id(b"\x05")]
+        assert client.segment(b"\x05").pixel_counts == {"a": 4}
         for case, tensors in cases.items():
             server.script.fixed = [image_id(b"\x05"), *tensors]
             try:

@@ -47,7 +47,7 @@ def test_lookups() -> None:
     mask = halves()
     mask[0, :3] = 12
     result = segmentation(mask)
-    assert result.pixels == {"cat": 30, "__background__": 27, "dog": 3}
+    assert result.pixel_counts == {"cat": 30, "__background__": 27, "dog": 3}
     assert result.top_class == "cat"
     assert result.fraction("dog") == pytest.approx(0.05)
     assert result.fraction("bus") == 0
@@ -74,7 +74,8 @@ def test_an_unknown_class_names_the_known_ones() -> None:
 
 def test_a_name_used_for_two_ids_means_both() -> None:
     mask = np.array([[1, 2, 0]], np.uint8)
-    result = Segmentation(mask, ("bg", "n/a", "n/a"), {"n/a": 2, "bg": 1}, "m", "1", None)
+    result = Segmentation(mask, ("bg", "n/a", "n/a"), "m", "1", None)
+    assert result.pixel_counts == {"n/a": 2, "bg": 1}
     assert result["n/a"].tolist() == [[True, True, False]]
 
 

@@ -74,7 +74,7 @@ def test_an_image_goes_up_and_a_result_comes_down(server: Server, client: Driver
     assert result.mask.tolist() == [[1] * 5, [0] * 5, [0] * 5]
     assert result.mask.flags.writeable
     assert result.class_names == ("__background__", "cat")
-    assert result.pixels == {"__background__": 10, "cat": 5}
+    assert result.pixel_counts == {"__background__": 10, "cat": 5}
     assert (result.model_name, result.model_version) == ("segment_resnet50", "1")
     assert result.weights == "COCO_WITH_VOC_LABELS_V1"
     assert server.script.requests[0]["image"] == b"\x05 not decoded here"

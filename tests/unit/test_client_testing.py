@@ -46,7 +46,7 @@ def test_a_mask_is_the_answer_to_every_image() -> None:
     results = [client(fake).segment(IMAGE) for _ in range(2)]
     for result in results:
         assert (result.mask == MASK).all()
-        assert result.pixels == {"__background__": 4, "cat": 3, "dog": 1}
+        assert result.pixel_counts == {"__background__": 4, "cat": 3, "dog": 1}
         assert (result.model_version, result.weights) == ("3", None)
     results[0].mask[:] = 0
     assert MASK.any(), "the test's own mask is left alone"
@@ -54,7 +54,7 @@ def test_a_mask_is_the_answer_to_every_image() -> None:
 
 def test_without_arguments_all_is_background_and_a_broken_image_is_refused() -> None:
     fake = client(FakeTransport())
-    assert fake.segment(IMAGE).pixels == {"__background__": 8}
+    assert fake.segment(IMAGE).pixel_counts == {"__background__": 8}
     with pytest.raises(InvalidImageError, match=r"it is no JPEG, PNG, .* or HEIC$"):
         fake.segment(b"no image")
 
@@ -185,7 +185,7 @@ def test_the_asynchronous_twin_says_the_same() -> None:
         assert reply.outputs["IMAGE_ID"].tolist() == [[zlib.crc32(b"image")]]
         assert (reply.outputs["MASK"][0] == MASK).all()
         assert (reply.model_name, reply.model_version) == ("m", "1")
-        assert await fake.model_parameters("m", deadline=deadline) == {"weights": "none"}
+        assert await fake.model_parameters("m", deadline=deadline) == {"weights": "none", "background": "true"}
         assert await fake.is_ready("m", deadline=deadline)
         await fake.close()
         assert fake.closed

@@ -20,7 +20,7 @@ from deeplab_client._errors import (
     UnknownClassError,
     UnsupportedError,
 )
-from deeplab_client._exports import Polygon
+from deeplab_client._exports import CocoAnnotation, CocoCategory, CocoRle, Polygon, ResultDict, Rle
 from deeplab_client._options import TLS
 from deeplab_client._retry import RetryAttempt, RetryPolicy
 from deeplab_client._segmentation import Segmentation, Timings
@@ -36,14 +36,19 @@ __all__ = [
     "AsyncSegmentationClient",
     "ClientClosedError",
     "ClientLimitError",
+    "CocoAnnotation",
+    "CocoCategory",
+    "CocoRle",
     "DeadlineExceededError",
     "InvalidImageError",
     "MismatchedReplyError",
     "ModelError",
     "ModelNotFoundError",
     "Polygon",
+    "ResultDict",
     "RetryAttempt",
     "RetryPolicy",
+    "Rle",
     "Segmentation",
     "SegmentationClient",
     "SegmentationError",

@@ -109,7 +109,7 @@ class AsyncSegmentationClient:
         return cls(**_environment.arguments_from(os.environ, arguments))
 
     async def segment(
-        self, image: ImageLike, *, model: str | None = None, timeout: float | None = None
+        self, image: ImageLike, *, model: str | None = None, timeout: float | None = None, confidence: bool = False
     ) -> Segmentation:
         """Segment one image.
 
@@ -119,12 +119,14 @@ class AsyncSegmentationClient:
                 (H, W, 1), (H, W, 3) in RGB order, or (H, W, 4), whose alpha is dropped.
             model: Asked in place of the client's own.
             timeout: Seconds, in place of the client's own.
+            confidence: Ask for the confidence of each pixel too, as much data again as a raw mask.
 
         Raises:
             SegmentationError: One of its leaves.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        return await self._run(_steps.segment(self._calls, image, model, self._calls.deadline(timeout)), model)
+        steps = _steps.segment(self._calls, image, model, self._calls.deadline(timeout), confidence=confidence)
+        return await self._run(steps, model)
 
     @overload
     def segment_many(
@@ -135,6 +137,7 @@ class AsyncSegmentationClient:
         concurrency: int = ...,
         model: str | None = ...,
         timeout: float | None = ...,
+        confidence: bool = ...,
     ) -> AsyncGenerator[Segmentation]: ...
 
     @overload
@@ -146,6 +149,7 @@ class AsyncSegmentationClient:
         concurrency: int = ...,
         model: str | None = ...,
         timeout: float | None = ...,
+        confidence: bool = ...,
     ) -> AsyncGenerator[Segmentation | SegmentationError]: ...
 
     def segment_many(
@@ -156,6 +160,7 @@ class AsyncSegmentationClient:
         concurrency: int = 8,
         model: str | None = None,
         timeout: float | None = None,
+        confidence: bool = False,
     ) -> AsyncGenerator[Segmentation | SegmentationError]:
         """Segment images as they come, and yield their results in their order.
 
@@ -168,6 +173,7 @@ class AsyncSegmentationClient:
             concurrency: Requests at a time; fewer where this process may not open enough files.
             model: Asked in place of the client's own.
             timeout: Seconds for each image, in place of the client's own.
+            confidence: Ask for the confidence of each pixel too.
 
         Raises:
             ClientClosedError: The client is closed, or becomes so.
@@ -180,7 +186,10 @@ class AsyncSegmentationClient:
         seconds = self._calls.seconds(timeout)
         results = _many_async.in_order(
             lambda image: self._run(
-                _steps.segment(self._calls, image, model, self._calls.deadline(seconds), in_batch=True), model
+                _steps.segment(
+                    self._calls, image, model, self._calls.deadline(seconds), confidence=confidence, in_batch=True
+                ),
+                model,
             ),
             images,
             concurrency=check_concurrency(concurrency),
@@ -276,6 +285,5 @@ class AsyncSegmentationClient:
 def _is_small(argument: ImageLike | Reply) -> bool:
     if not isinstance(argument, Reply):
         return isinstance(argument, bytes) and len(argument) < _LARGE
-    counts = argument.outputs.get("CLASS_PIXELS")
-    # Nobody has checked the reply yet.
-    return counts is None or counts.dtype.kind not in "iu" or sum(counts.ravel().tolist()) < _LARGE
+    mask = argument.outputs.get("MASK")  # what is missing is a PNG: how large, its decoder will see
+    return mask is not None and mask.size < _LARGE

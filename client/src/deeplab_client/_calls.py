@@ -1,4 +1,4 @@
-"""What all calls of one client share: its checked settings, and the weights that it has learnt."""
+"""What all calls of one client share: its checked settings, and what it has learnt of the models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from deeplab_client._options import TLS, Compression
     from deeplab_client._retry import RetryHook, RetryPolicy
-    from deeplab_client._wire import MaskChoice
+    from deeplab_client._wire import MaskChoice, ModelFacts
 
 
 class Calls:
@@ -49,10 +49,10 @@ class Calls:
         self.closed = False
         self._timeout = check_timeout(timeout)
         # A failure swaps the dict: what a thread learnt before it must not outlive it.
-        self.weights: dict[str, str | None] = {}
+        self.facts: dict[str, ModelFacts] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "weights": {}}  # a copy learns them anew
+        return {**vars(self), "facts": {}}  # a copy learns them anew
 
     def deadline(self, timeout: float | None) -> Deadline:
         """Return the moment by which a call must end that begins now."""

@@ -104,7 +104,9 @@ class SegmentationClient:
         """
         return cls(**_environment.arguments_from(os.environ, arguments))
 
-    def segment(self, image: ImageLike, *, model: str | None = None, timeout: float | None = None) -> Segmentation:
+    def segment(
+        self, image: ImageLike, *, model: str | None = None, timeout: float | None = None, confidence: bool = False
+    ) -> Segmentation:
         """Segment one image.
 
         Args:
@@ -113,12 +115,15 @@ class SegmentationClient:
                 (H, W, 1), (H, W, 3) in RGB order, or (H, W, 4), whose alpha is dropped.
             model: Asked in place of the client's own.
             timeout: Seconds, in place of the client's own.
+            confidence: Ask for the confidence of each pixel too, as much data again as a raw mask.
 
         Raises:
             SegmentationError: One of its leaves.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        return self._run(_steps.segment(self._calls, image, model, self._calls.deadline(timeout)))
+        return self._run(
+            _steps.segment(self._calls, image, model, self._calls.deadline(timeout), confidence=confidence)
+        )
 
     @overload
     def segment_many(
@@ -129,6 +134,7 @@ class SegmentationClient:
         concurrency: int = ...,
         model: str | None = ...,
         timeout: float | None = ...,
+        confidence: bool = ...,
     ) -> Generator[Segmentation]: ...
 
     @overload
@@ -140,6 +146,7 @@ class SegmentationClient:
         concurrency: int = ...,
         model: str | None = ...,
         timeout: float | None = ...,
+        confidence: bool = ...,
     ) -> Generator[Segmentation | SegmentationError]: ...
 
     def segment_many(
@@ -150,6 +157,7 @@ class SegmentationClient:
         concurrency: int = 8,
         model: str | None = None,
         timeout: float | None = None,
+        confidence: bool = False,
     ) -> Generator[Segmentation | SegmentationError]:
         """Segment images as they come, and yield their results in their order.
 
@@ -164,6 +172,7 @@ class SegmentationClient:
             concurrency: Requests at a time, each in a thread; fewer where this process may not open enough files.
             model: Asked in place of the client's own.
             timeout: Seconds for each image, in place of the client's own.
+            confidence: Ask for the confidence of each pixel too.
 
         Raises:
             ClientClosedError: The client is closed, or becomes so.
@@ -174,7 +183,9 @@ class SegmentationClient:
         _many.check_images(images)
         model = self._calls.model_or_own(model)
         results = _many.in_order(
-            lambda image, deadline: self._run(_steps.segment(self._calls, image, model, deadline, in_batch=True)),
+            lambda image, deadline: self._run(
+                _steps.segment(self._calls, image, model, deadline, confidence=confidence, in_batch=True)
+            ),
             images,
             concurrency=_many.check_concurrency(concurrency),
             seconds=self._calls.seconds(timeout),

@@ -38,14 +38,25 @@ _COMPRESS_LEVEL = 1
 _LONGEST_PREVIEW = 1024  # pixels of a side
 
 
-def colorize(mask: NDArray[np.uint8], *, untrained: bool) -> Image.Image:
-    """Return the mask's classes in the VOC colours."""
-    picture = _with_palette(mask).convert("RGB")
+def palette_of(*, background: bool) -> NDArray[np.uint8]:
+    """Return RGB of each class id, (256, 3): VOC's, whose first is black; without a background its second and on."""
+    return voc.PALETTE if background else np.roll(voc.PALETTE, -1, axis=0)
+
+
+def colorize(mask: NDArray[np.uint8], *, untrained: bool, background: bool) -> Image.Image:
+    """Return the mask's classes in their colors."""
+    picture = _with_palette(mask, background=background).convert("RGB")
     return _under_banner(picture) if untrained else picture
 
 
 def overlay(
-    mask: NDArray[np.uint8], image: ImageLike, *, alpha: float, entries: Sequence[Entry], untrained: bool
+    mask: NDArray[np.uint8],
+    image: ImageLike,
+    *,
+    alpha: float,
+    entries: Sequence[Entry],
+    untrained: bool,
+    background: bool,
 ) -> Image.Image:
     """Return the image with the mask's classes blended over all but the background."""
     if not 0 <= alpha <= 1:
@@ -57,27 +68,29 @@ def overlay(
             f"the image has {picture.width} x {picture.height} pixels, the mask {width} x {height}: "
             "draw over the image that was segmented"
         )
+    palette = palette_of(background=background)
     for class_id, count in enumerate(Image.fromarray(mask).histogram()):
-        if class_id and count:
-            blended = picture.point(_blend(voc.PALETTE[class_id], alpha))
+        if count and (class_id or not background):
+            blended = picture.point(_blend(palette[class_id], alpha))
             picture.paste(blended, mask=Image.fromarray(mask == class_id))
     if entries:
-        picture = _beside_legend(picture, entries)
+        picture = _beside_legend(picture, entries, background=background)
     return _under_banner(picture) if untrained else picture
 
 
-def png(mask: NDArray[np.uint8], *, untrained: bool) -> bytes:
+def png(mask: NDArray[np.uint8], *, untrained: bool, background: bool) -> bytes:
     """Return a palette PNG whose pixel values are the class ids."""
     about = PngInfo()
     if untrained:
         about.add_text("Warning", WARNING)
-    return _saved(_with_palette(mask), about)
+    return _saved(_with_palette(mask, background=background), about)
 
 
-def preview(mask: NDArray[np.uint8], *, untrained: bool) -> bytes:
+def preview(mask: NDArray[np.uint8], *, untrained: bool, background: bool) -> bytes:
     """Return the colour mask as a PNG no larger than a notebook shows."""
     step = max(1, -(-max(mask.shape) // _LONGEST_PREVIEW))
-    return _saved(colorize(np.ascontiguousarray(mask[::step, ::step]), untrained=untrained), PngInfo())
+    small = np.ascontiguousarray(mask[::step, ::step])
+    return _saved(colorize(small, untrained=untrained, background=background), PngInfo())
 
 
 def _blend(color: NDArray[np.uint8], alpha: float) -> list[int]:
@@ -90,9 +103,9 @@ def _blend(color: NDArray[np.uint8], alpha: float) -> list[int]:
     return blended.astype(np.uint8).ravel().tolist()
 
 
-def _with_palette(mask: NDArray[np.uint8]) -> Image.Image:
+def _with_palette(mask: NDArray[np.uint8], *, background: bool) -> Image.Image:
     picture = Image.fromarray(mask)
-    picture.putpalette(voc.PALETTE.tobytes())
+    picture.putpalette(palette_of(background=background).tobytes())
     return picture
 
 
@@ -122,7 +135,7 @@ def _under_banner(picture: Image.Image) -> Image.Image:
         font=ImageFont.load_default(size),
         align="center",
     )
-    # A white line, for some class colours are close to the banner's.
+    # A white line, for some class colors are close to the banner's.
     ImageDraw.Draw(canvas).line((0, height - 1, width, height - 1), fill=_WHITE)
     canvas.paste(picture, ((width - picture.width) // 2, height))
     return canvas
@@ -141,7 +154,7 @@ def _box(text: str, size: int) -> tuple[float, float, float, float]:
     )
 
 
-def _beside_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
+def _beside_legend(picture: Image.Image, entries: Sequence[Entry], *, background: bool) -> Image.Image:
     """Return the picture with a panel at its right, one row an entry in the order given.
 
     The panel is no higher than the picture and no wider, small pictures aside; what does not fit is counted.
@@ -164,6 +177,7 @@ def _beside_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Imag
     canvas = Image.new("RGB", (picture.width + columns * column, height), _WHITE)
     canvas.paste(picture)
     draw = ImageDraw.Draw(canvas)
+    palette = palette_of(background=background)
 
     def corner(index: int) -> tuple[int, int]:
         return picture.width + index // rows * column + gap, gap // 2 + index % rows * row
@@ -172,7 +186,7 @@ def _beside_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Imag
         x, y = corner(index)
         class_id = entries[index][0]
         # The background is not painted over: its swatch is hollow.
-        color = tuple(int(value) for value in voc.PALETTE[class_id]) if class_id else _WHITE
+        color = tuple(palette[class_id].tolist()) if class_id or not background else _WHITE
         top = y + (row - size) // 2
         draw.rectangle((x, top, x + size - 1, top + size - 1), fill=color, outline=_INK)
         name, share = texts[index]

@@ -1,7 +1,7 @@
 """What each call does, written once for both clients: generators of steps, without any I/O.
 
 A client takes each step and sends the generator what came of it, or throws in the SegmentationError that it met; after
-`Done` it returns. Retries, weights and readiness are decided here.
+`Done` it returns. Retries, the models' facts and readiness are decided here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from deeplab_client._errors import (
     ClientClosedError,
     ClientLimitError,
     DeadlineExceededError,
+    ModelError,
     ModelNotFoundError,
     SegmentationError,
     ServerUnavailableError,
@@ -39,12 +40,13 @@ if TYPE_CHECKING:
     from deeplab_client._image import ImageLike
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._transport import Reply
+    from deeplab_client._wire import ModelFacts
 
 _T = TypeVar("_T")
 
-# Operators may restrict the API that tells the weights. Any other failure is raised: a hiccup must not hide that the
-# weights are untrained.
-_WEIGHTS_UNAVAILABLE = (AccessDeniedError, UnsupportedError, ModelNotFoundError)
+# Operators may restrict the API that tells the weights and the background. Any other failure is raised: a hiccup must
+# not hide that the weights are untrained.
+_FACTS_UNAVAILABLE = (AccessDeniedError, UnsupportedError, ModelNotFoundError)
 # Waiting for the server does not help against these.
 _FINAL_REFUSALS = (ClientClosedError, AccessDeniedError, TLSError)
 
@@ -94,18 +96,25 @@ _Part: TypeAlias = Generator[Step, Any, _T]
 
 
 def segment(
-    calls: Calls, image: ImageLike, model: str | None, deadline: Deadline, *, in_batch: bool = False
+    calls: Calls,
+    image: ImageLike,
+    model: str | None,
+    deadline: Deadline,
+    *,
+    confidence: bool = False,
+    in_batch: bool = False,
 ) -> Steps[Segmentation]:
     """Segment one image."""
     calls.check_open()
-    call = _Call(calls, model, deadline, in_batch=in_batch)
+    call = _Call(calls, model, deadline, confidence=confidence, in_batch=in_batch)
     yield Done((yield from call.retried(partial(call.segment, image))))
 
 
 def weights(calls: Calls, model: str | None, deadline: Deadline) -> Steps[str | None]:
     """Learn what a model was loaded with, without segmenting; None where the server does not tell."""
     call = _Call(calls, model, deadline)
-    yield Done((yield from call.retried(call.ask_weights)))
+    facts = yield from call.retried(call.ask_facts)
+    yield Done(facts.weights)
 
 
 def is_ready(calls: Calls, model: str | None, timeout: float | None) -> Steps[bool]:
@@ -160,13 +169,16 @@ def _why_not(model: str, deadline: Deadline) -> _Part[str | None]:
 class _Call:
     """One call with its retries."""
 
-    def __init__(self, calls: Calls, model: str | None, deadline: Deadline, *, in_batch: bool = False) -> None:
+    def __init__(
+        self, calls: Calls, model: str | None, deadline: Deadline, *, confidence: bool = False, in_batch: bool = False
+    ) -> None:
         self._model = calls.model_or_own(model)
         self._calls = calls
         self._deadline = deadline
         self._attempts = Attempts(calls.policy, deadline, in_batch=in_batch)
-        self._known = calls.weights
-        self._learnt: str | None = None
+        self._confidence = confidence
+        self._known = calls.facts
+        self._learnt = _wire.ModelFacts()
         self._request: Request | None = None
         self._request_id = uuid4().hex
         self._marks = [time.perf_counter()]
@@ -193,29 +205,38 @@ class _Call:
         if request is None:
             request = self._request = yield Work(self._encoded, image, self._deadline)
             self._deadline.finish_reading()
-        # No reply tells the weights: a client asks once for each model, 0.3 ms over HTTP and 0.9 over gRPC on loopback.
+        # No reply tells them: a client asks once for each model, 0.3 ms over HTTP and 0.9 over gRPC on loopback.
         # A failure swaps the dict: what an attempt learnt before it must not outlive it.
-        self._known = self._calls.weights
-        self._learnt = self._known[self._model] if self._model in self._known else (yield from self.ask_weights())
-        reply = yield Ask("infer", request, self._deadline)
+        self._known = self._calls.facts
+        self._learnt = self._known[self._model] if self._model in self._known else (yield from self.ask_facts())
+        reply = yield from self._ask_reply(request)
         del self._marks[2:]  # waiting ends with the last reply
         self._mark()
         return (yield Work(self._result, reply, self._deadline))
 
-    def ask_weights(self) -> _Part[str | None]:
-        """Ask for the model's weights; return None where the server does not tell."""
+    def _ask_reply(self, request: Request) -> _Part[Reply]:
+        try:
+            return (yield Ask("infer", request, self._deadline))
+        except ModelError as refusal:
+            # Triton: unexpected inference output 'CONFIDENCE'
+            if not self._confidence or f"output '{_wire.CONFIDENCE}'" not in refusal.message:
+                raise
+        raise _wire.without_confidence(self._model, self._request_id)
+
+    def ask_facts(self) -> _Part[ModelFacts]:
+        """Ask what the model's config says; return the defaults where the server does not tell."""
         try:
             parameters = yield Ask("model_parameters", self._model, self._deadline)
-        except _WEIGHTS_UNAVAILABLE as refusal:
+        except _FACTS_UNAVAILABLE as refusal:
             _logger.debug("weights of %s unknown: %s", self._model, refusal)
-            return None
-        return parameters.get(_wire.WEIGHTS_PARAMETER)
+            return _wire.ModelFacts()
+        return _wire.facts_of(parameters)
 
     # A method of its own, because the attempt holds the error, and its traceback holds the frame that made the attempt.
     def _pause_after(self, error: SegmentationError) -> Pause | None:
         """Take note of a failed attempt, and tell of it; return None where it is final."""
         if isinstance(error, (ServerUnavailableError, DeadlineExceededError)):
-            self._calls.weights = {}  # whoever answers next may serve something else
+            self._calls.facts = {}  # whoever answers next may serve something else
         attempt = self._attempts.after(error)
         if attempt is None:
             return None
@@ -229,7 +250,8 @@ class _Call:
         upload = encode(image)
         self._sent = _wire.Sent(_wire.image_id(upload.data), upload.size)
         self._mark()
-        return Request(self._model, upload.data, self._request_id, self._calls.outputs)
+        outputs = (*self._calls.outputs, _wire.CONFIDENCE) if self._confidence else self._calls.outputs
+        return Request(self._model, upload.data, self._request_id, outputs)
 
     def _result(self, reply: Reply) -> Segmentation:
         """Make the result.
@@ -237,8 +259,11 @@ class _Call:
         Raises:
             MismatchedReplyError: The reply belongs to another request.
             ModelError: The reply does not keep the contract.
+            UnsupportedError: It has no confidence, which was asked for.
         """
-        result = _wire.read_reply(reply, self._sent, weights=self._learnt, request_id=self._request_id)
+        result = _wire.read_reply(
+            reply, self._sent, facts=self._learnt, confidence=self._confidence, request_id=self._request_id
+        )
         if result.untrained and self._model not in self._known:
             _logger.warning("%s serves %s with untrained weights", self._calls.endpoint, self._model)
         self._known[self._model] = self._learnt

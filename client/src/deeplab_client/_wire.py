@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from deeplab_client._errors import MismatchedReplyError, ModelError, reason_of
+from deeplab_client._errors import MismatchedReplyError, ModelError, UnsupportedError, reason_of
 from deeplab_client._segmentation import Segmentation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,11 +26,14 @@ MaskChoice: TypeAlias = Literal["auto", "raw", "png"]
 
 IMAGE = "IMAGE"
 IMAGE_SHAPE = (1, 1)
+CONFIDENCE = "CONFIDENCE"
 WEIGHTS_PARAMETER = "weights"
+BACKGROUND_PARAMETER = "background"
 
 _PIXELS = (b"P5", b"P6")  # Netpbm's magic numbers: how images begin that hold plain pixels
 _DTYPES = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
 _MOST_CLASSES = 256
+_MOST_PIXELS = 1 << 30  # of a mask: a few bytes of PNG can claim more memory than there is
 _LONGEST_NAME = 200  # characters of a model's name that go into a message
 _LENGTH = struct.Struct("<I")
 
@@ -48,6 +51,24 @@ class Sent:
     size: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model's config says of its results.
+
+    Attributes:
+        weights: Name of the weights; None where the server does not tell.
+        background: Whether class 0 is a background.
+    """
+
+    weights: str | None = None
+    background: bool = True
+
+
+def facts_of(parameters: Mapping[str, str]) -> ModelFacts:
+    """Read the parameters of an ensemble's config."""
+    return ModelFacts(parameters.get(WEIGHTS_PARAMETER), parameters.get(BACKGROUND_PARAMETER) != "false")
+
+
 def image_id(image: bytes) -> int:
     """Return what a server answers as IMAGE_ID: the CRC-32 of an encoded image."""
     return zlib.crc32(image)
@@ -62,7 +83,7 @@ def outputs_of(mask_format: MaskChoice, endpoint: Endpoint) -> tuple[str, ...]:
     """
     if mask_format == "auto":
         mask_format = "raw" if endpoint.is_near else "png"
-    return ("MASK_PNG" if mask_format == "png" else "MASK", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")
+    return ("MASK_PNG" if mask_format == "png" else "MASK", "CLASS_NAMES", "IMAGE_ID")
 
 
 def load_decoder(outputs: Sequence[str]) -> None:
@@ -103,21 +124,38 @@ def read_tensor(datatype: str, shape: Sequence[int], data: bytes | memoryview, *
     return np.frombuffer(data, _DTYPES[datatype]).reshape(shape)
 
 
-def read_reply(reply: Reply, sent: Sent, *, weights: str | None, request_id: str) -> Segmentation:
+def without_confidence(model: str, request_id: str) -> UnsupportedError:
+    """Return the error for an ensemble that has no output CONFIDENCE."""
+    message = f"{model[:_LONGEST_NAME]!r} has no output {CONFIDENCE}: build the model repository again"
+    return UnsupportedError(message, model=model, request_id=request_id)
+
+
+def read_reply(reply: Reply, sent: Sent, *, facts: ModelFacts, confidence: bool, request_id: str) -> Segmentation:
     """Check a reply against the contract and make a result that owns its memory.
+
+    Args:
+        reply: What the server answered.
+        sent: What it was asked about.
+        facts: What is known of the model.
+        confidence: Whether CONFIDENCE was asked for.
+        request_id: The id of the request.
 
     Raises:
         MismatchedReplyError: It belongs to another image than the one sent.
         ModelError: Tensors are missing, or do not fit each other.
+        UnsupportedError: CONFIDENCE was asked for, and is not there.
     """
     try:
         found = _read_image_id(reply.outputs.get("IMAGE_ID"))
         # Before all else: tensors of another request may not fit each other either.
         if found != sent.image_id:
             raise _mismatched(f"its IMAGE_ID is {found}, not {sent.image_id}", reply, request_id)
-        counts, names = _read_classes(reply.outputs.get("CLASS_PIXELS"), reply.outputs.get("CLASS_NAMES"))
-        mask = _read_mask(reply.outputs.get("MASK"), reply.outputs.get("MASK_PNG"), size=sum(counts.tolist()))
+        names = _read_names(reply.outputs.get("CLASS_NAMES"))
+        mask = _read_mask(reply.outputs.get("MASK"), reply.outputs.get("MASK_PNG"))
         _check_ids(mask, len(names))
+        if confidence and CONFIDENCE not in reply.outputs:
+            raise without_confidence(reply.model_name, request_id)
+        certainty = _read_confidence(reply.outputs[CONFIDENCE], mask.shape) if confidence else None
     except ValueError as flaw:
         message = f"{reply.model_name[:_LONGEST_NAME]!r} does not answer like a segmentation ensemble: {flaw}"
         raise ModelError(message, model=reply.model_name, request_id=request_id) from flaw
@@ -125,14 +163,15 @@ def read_reply(reply: Reply, sent: Sent, *, weights: str | None, request_id: str
         (height, width), (rows, columns) = sent.size, mask.shape
         difference = f"its mask is {columns} x {rows} pixels, and the image is {width} x {height}"
         raise _mismatched(difference, reply, request_id)
-    class_names = tuple(_text(name) for name in names)
     return Segmentation(
         mask=mask,
-        class_names=class_names,
-        pixels=_present(class_names, counts),
+        class_names=tuple(_text(name) for name in names),
         model_name=reply.model_name,
         model_version=reply.model_version,
-        weights=weights,
+        weights=facts.weights,
+        background=facts.background,
+        confidence=certainty,
+        request_id=request_id,
     )
 
 
@@ -167,27 +206,19 @@ def _mismatched(difference: str, reply: Reply, request_id: str) -> MismatchedRep
     return MismatchedReplyError(message, model=reply.model_name, request_id=request_id)
 
 
-def _read_classes(counts: NDArray[Any] | None, names: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    if counts is None or names is None:
-        raise ValueError("no output CLASS_PIXELS" if counts is None else "no output CLASS_NAMES")
-    if counts.shape != names.shape or counts.ndim != 2 or len(counts) != 1:  # noqa: PLR2004 batch, class
-        raise ValueError(f"CLASS_PIXELS {counts.shape} and CLASS_NAMES {names.shape} are not both (1, C)")
-    if counts.size > _MOST_CLASSES:
-        raise ValueError(f"there are {counts.size} CLASS_NAMES; a mask of bytes tells {_MOST_CLASSES} classes apart")
-    if counts.dtype.kind not in "iu" or names.dtype != np.object_:
-        raise ValueError(f"CLASS_PIXELS are {counts.dtype} and CLASS_NAMES {names.dtype}, not integers and text")
-    if counts.min(initial=0) < 0:
-        raise ValueError(f"CLASS_PIXELS hold {counts.min()}")
-    return counts[0], names[0]
+def _read_names(names: NDArray[Any] | None) -> NDArray[Any]:
+    if names is None:
+        raise ValueError("no output CLASS_NAMES")
+    if names.ndim != 2 or len(names) != 1 or names.dtype != np.object_:  # noqa: PLR2004 batch, class
+        raise ValueError(f"CLASS_NAMES are {names.dtype} {names.shape}, not text (1, C)")
+    if names.size > _MOST_CLASSES:
+        raise ValueError(f"there are {names.size} CLASS_NAMES; a mask of bytes tells {_MOST_CLASSES} classes apart")
+    return names[0]
 
 
-def _read_mask(raw: NDArray[Any] | None, png: NDArray[Any] | None, *, size: int) -> NDArray[np.uint8]:
+def _read_mask(raw: NDArray[Any] | None, png: NDArray[Any] | None) -> NDArray[np.uint8]:
     if raw is not None:
-        if raw.dtype != np.uint8 or raw.ndim != 3 or len(raw) != 1:  # noqa: PLR2004 batch, height, width
-            raise ValueError(f"MASK is {raw.dtype} {raw.shape}, not uint8 (1, H, W)")
-        if raw.size != size or size == 0:
-            raise ValueError(f"CLASS_PIXELS count {size} pixels, MASK has {raw.size}")
-        return np.array(raw[0], order="C")
+        return _read_plane("MASK", raw)
     if png is None:
         raise ValueError("no output MASK")
     if png.shape != IMAGE_SHAPE:
@@ -196,31 +227,36 @@ def _read_mask(raw: NDArray[Any] | None, png: NDArray[Any] | None, *, size: int)
 
     try:
         image: Image.Image = Image.open(BytesIO(png[0, 0]), formats=["PNG"])
-        # Before it is decoded: a few bytes of PNG can claim gigabytes.
-        fits = image.mode in {"P", "L"} and image.width * image.height == size > 0
+        fits = image.mode in {"P", "L"} and image.width * image.height <= _MOST_PIXELS  # before it is decoded
         mask = np.array(image) if fits else None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise what they like
         raise ValueError(f"MASK_PNG cannot be decoded: {reason_of(error)}") from error
     if mask is None:
-        raise ValueError(f"MASK_PNG is {image.mode} {image.size}, CLASS_PIXELS count {size} pixels")
+        raise ValueError(f"MASK_PNG is {image.mode} {image.size}, not a palette PNG of at most {_MOST_PIXELS} pixels")
     return mask
 
 
+def _read_plane(name: str, tensor: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a copy of a tensor's one plane of bytes."""
+    if tensor.dtype != np.uint8 or tensor.ndim != 3 or len(tensor) != 1 or tensor.size == 0:  # noqa: PLR2004 batch, height, width
+        raise ValueError(f"{name} is {tensor.dtype} {tensor.shape}, not uint8 (1, H, W)")
+    return np.array(tensor[0], order="C")
+
+
+def _read_confidence(tensor: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    confidence = _read_plane(CONFIDENCE, tensor)
+    if confidence.shape != shape:
+        raise ValueError(f"{CONFIDENCE} is {confidence.shape}, and the mask {shape}")
+    return confidence
+
+
 def _check_ids(mask: NDArray[np.uint8], classes: int) -> None:
-    largest = int(mask.max())  # 1.6 ms for 12 megapixels; to count them too takes 80
+    largest = int(mask.max())  # 1.6 ms for 12 megapixels
     if largest >= classes:
         raise ValueError(f"the mask has class id {largest}, but there are {classes} CLASS_NAMES")
 
 
 def _text(name: bytes | str) -> str:
     return name if isinstance(name, str) else name.decode("utf-8", "replace")
-
-
-def _present(class_names: tuple[str, ...], counts: NDArray[Any]) -> dict[str, int]:
-    pixels: dict[str, int] = {}
-    for name, count in zip(class_names, counts, strict=True):
-        if count > 0:  # a label file may use one name for several ids
-            pixels[name] = pixels.get(name, 0) + int(count)
-    return dict(sorted(pixels.items(), key=lambda item: -item[1]))

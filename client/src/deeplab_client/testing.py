@@ -78,6 +78,8 @@ class _FakeServer:
         answers: Iterable[Answer] = (),
         class_names: Sequence[str] = voc.CLASS_NAMES,
         weights: str | None = "COCO_WITH_VOC_LABELS_V1",
+        background: bool = True,
+        confidence: Mask | None = None,
         model_version: str = "1",
         models: Collection[str] | None = None,
         ready: bool = True,
@@ -89,6 +91,8 @@ class _FakeServer:
         self._answers = deque(answers)
         self._class_names = tuple(class_names)
         self._weights = weights
+        self._background = background
+        self._confidence = confidence
         self._model_version = model_version
         self._models = models
         self._lock = threading.Lock()
@@ -112,11 +116,14 @@ class _FakeServer:
         except SegmentationError as error:
             raise _about(error, request) from error
         outputs = self._outputs(mask) | {"IMAGE_ID": np.array([[_wire.image_id(request.image)]], np.int64)}
+        if _wire.CONFIDENCE in request.outputs:
+            outputs[_wire.CONFIDENCE] = self._certainty(received, mask)[np.newaxis]
         return Reply(outputs, request.model, self._model_version)
 
     def _parameters(self, model: str) -> dict[str, str]:
         self._refuse(model, None)
-        return {} if self._weights is None else {"weights": self._weights}
+        parameters = {_wire.BACKGROUND_PARAMETER: "true" if self._background else "false"}
+        return parameters if self._weights is None else {**parameters, _wire.WEIGHTS_PARAMETER: self._weights}
 
     def _is_ready(self, model: str) -> bool:
         return self.ready and (self._models is None or model in self._models)
@@ -138,9 +145,18 @@ class _FakeServer:
         return array
 
     def _outputs(self, mask: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        counts = np.bincount(mask.ravel(), minlength=len(self._class_names))
         names = np.array([name.encode() for name in self._class_names], np.object_)
-        return {"MASK": mask[np.newaxis], "CLASS_PIXELS": counts[np.newaxis], "CLASS_NAMES": names[np.newaxis]}
+        return {"MASK": mask[np.newaxis], "CLASS_NAMES": names[np.newaxis]}
+
+    def _certainty(self, received: ReceivedRequest, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        confidence = self._confidence(received) if callable(self._confidence) else self._confidence
+        if confidence is None:
+            return np.full(mask.shape, 255, np.uint8)
+        if confidence.dtype != np.uint8 or confidence.shape != mask.shape:
+            raise ValueError(
+                f"the confidence is uint8 of the mask's shape {mask.shape}; found {confidence.dtype} {confidence.shape}"
+            )
+        return confidence
 
 
 class FakeTransport(_FakeServer):
@@ -153,6 +169,9 @@ class FakeTransport(_FakeServer):
         answers: Answers of the first requests in turn, errors included; `mask` answers those after them.
         class_names: Name of each class id.
         weights: What the model says its weights are; `none` for untrained ones, None for a server that does not tell.
+        background: Whether class 0 is a background.
+        confidence: The confidence of each pixel, (H, W) uint8, 255 is 1.0, or a function that makes it of a request;
+            255 everywhere, where this is left out. Only requests that ask for it get it.
         model_version: Version of every model.
         models: The models that are served; any, where this is left out.
         ready: Whether the server takes requests.
@@ -168,7 +187,7 @@ class FakeTransport(_FakeServer):
         return self._infer(request, deadline)
 
     def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
-        """Return the weights' name as a server has it in the model's config."""
+        """Return the weights and the background as a server has them in the model's config."""
         del deadline
         return self._parameters(model)
 
@@ -190,7 +209,7 @@ class AsyncFakeTransport(_FakeServer):
         return self._infer(request, deadline)
 
     async def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
-        """Return the weights' name as a server has it in the model's config."""
+        """Return the weights and the background as a server has them in the model's config."""
         del deadline
         return self._parameters(model)
 

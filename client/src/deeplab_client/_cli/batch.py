@@ -105,14 +105,13 @@ def _patiently(step: Callable[[], _T]) -> _T:
 
 def describe(result: Segmentation) -> dict[str, Any]:
     """Return a result without its mask, as JSON has it."""
-    height, width = result.mask.shape
     return {
-        "width": width,
-        "height": height,
+        "width": result.width,
+        "height": result.height,
         "top_class": result.top_class,
-        "background": result.class_names[0],
-        "pixels": result.pixels,
-        "fractions": {name: count / result.mask.size for name, count in result.pixels.items()},
+        "background": result.class_names[0] if result.background else None,
+        "pixels": result.pixel_counts,
+        "fractions": result.fractions,
         "model": result.model_name,
         "model_version": result.model_version,
         "weights": result.weights,

@@ -162,9 +162,9 @@ class Annotations:
 
     def write(self, source: Source, result: Segmentation) -> Path:
         """Keep one picture's annotations until the end."""
-        height, width = result.mask.shape
         number = len(self._images) + 1
-        self._images.append({"id": number, "file_name": self._name(source), "width": width, "height": height})
+        image = {"id": number, "file_name": self._name(source), "width": result.width, "height": result.height}
+        self._images.append(image)
         self._annotations += result.to_coco(image_id=number, first_id=len(self._annotations) + 1)
         self._categories = result.coco_categories()
         warning = f"{_drawing.WARNING}; " if result.untrained else ""
