@@ -156,7 +156,15 @@ def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, 
         if not core.exists():
             raise BuildError(f"{core} is missing beside its model.pt: build both variants, or remove {core.parent}")
         largest = _read_config(core).max_batch_size
-        others.append(Plan(variant, WeightsSource(record.weights or ""), record.class_names, max_batch_size=largest))
+        others.append(
+            Plan(
+                variant,
+                WeightsSource(record.weights or ""),
+                record.class_names,
+                background=record.background,
+                max_batch_size=largest,
+            )
+        )
     return others
 
 
@@ -202,7 +210,7 @@ def _texts(
     for step in steps.STEPS:
         config = steps.step_config(
             step,
-            class_count=len(class_names),
+            class_names=class_names,
             device="cuda" if "cuda" in devices else "cpu",
             step_devices=step_devices,
             settings=settings,

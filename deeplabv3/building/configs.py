@@ -101,10 +101,11 @@ def ensemble_config(plan: Plan) -> Message:
     config.output.add(name="CLASS_PIXELS", data_type=pb.TYPE_INT64, dims=[len(plan.class_names)])
     config.output.add(name="CLASS_NAMES", data_type=pb.TYPE_STRING, dims=[len(plan.class_names)])
     config.output.add(name="MASK_PNG", data_type=pb.TYPE_STRING, dims=[1])
+    config.output.add(name="CONFIDENCE", data_type=pb.TYPE_UINT8, dims=[-1, -1])
     config.output.add(name="IMAGE_ID", data_type=pb.TYPE_INT64, dims=[1])
     steps = {
-        # IMAGE_ID goes through every step, so that it shows a mix-up in any. It has a name of its own on each way,
-        # because Triton counts an output of the ensemble that a step reads twice (MASK_FOR_PNG).
+        # IMAGE_ID goes through every step on the way to MASK, so that it shows a mix-up in any. It has a name of its
+        # own between any two, because Triton counts an output of the ensemble that a step reads twice (MASK_FOR_PNG).
         "preprocess": ({"IMAGE": "IMAGE"}, {"PIXELS": "PIXELS", "SIZE": "SIZE", "IMAGE_ID": "PIXELS_ID"}),
         plan.core: ({"PIXELS": "PIXELS", "IMAGE_ID": "PIXELS_ID"}, {"LOGITS": "LOGITS", "IMAGE_ID": "LOGITS_ID"}),
         "postprocess": (
@@ -112,8 +113,10 @@ def ensemble_config(plan: Plan) -> Message:
             {name: name for name in ("MASK", "MASK_FOR_PNG", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID")},
         ),
         "encode_mask": ({"MASK": "MASK_FOR_PNG"}, {"MASK_PNG": "MASK_PNG"}),
+        "confidence": ({"LOGITS": "LOGITS", "SIZE": "SIZE"}, {"CONFIDENCE": "CONFIDENCE"}),
     }
     for model, (inputs, outputs) in steps.items():
         config.ensemble_scheduling.step.add(model_name=model, model_version=-1, input_map=inputs, output_map=outputs)
     config.parameters["weights"].string_value = plan.source.label
+    config.parameters["background"].string_value = "true" if plan.background else "false"
     return config

@@ -64,6 +64,7 @@ def record_of(plan: Plan, calibration: Calibration | None = None) -> BuildRecord
             "variant": plan.variant,
             "weights": plan.source.label,
             "class_names": list(plan.class_names),
+            "background": plan.background,
             "aux": plan.aux,
             "mean": list(plan.mean),
             "std": list(plan.std),

@@ -1,7 +1,6 @@
 """The options of build_models.py: what each means, which go together, and the plans that they ask for."""
 
 import argparse
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -72,7 +71,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         weights(option, dest="weights", action="store_const", const=name, help=f"--weights {name}")
     add("--pretrained-backbone", action="store_true", help="ImageNet weights for the backbone of an untrained model")
     add("--num-classes", type=int, metavar="N", help="default: what the weights or --classes have")
-    add("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, the background's first")
+    add("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, that of id 0 first")
+    add(
+        "--no-background",
+        action="store_true",
+        help="class 0 is a class like the others, such as the road of Cityscapes (default: it is the background)",
+    )
     add(
         "--aux-loss",
         action=argparse.BooleanOptionalAction,
@@ -93,7 +97,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--std",
-        type=_three_shares("three numbers R,G,B above 0 and up to 1", lowest=math.ulp(0.0)),
+        type=_three_shares("three numbers R,G,B from 0.001 to 1", lowest=0.001),
         default=STD,
         metavar="R,G,B",
         help="the standard deviation, likewise (default: ImageNet's)",
@@ -198,8 +202,8 @@ def _add_repository_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODEL.PARAMETER=VALUE",
-        help="a setting of preprocess, postprocess or encode_mask, such as preprocess.resize_mode=shorter_side; may be "
-        "repeated; later builds keep it; see docs/building.md",
+        help="a setting of preprocess, postprocess, encode_mask or confidence, such as "
+        "preprocess.resize_mode=shorter_side; may be repeated; later builds keep it; see docs/building.md",
     )
     add(
         "--model-repository",
@@ -258,6 +262,8 @@ def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) 
         name for name, value in given.items() if name not in _CHANGING_NOTHING and value != _AS_DEFAULT.get(name)
     ]
     faults = {
+        "--no-background: class 0 of the published weights is the background; leave it out, or give --weights with "
+        "another model": options.no_background and options.weights == PRETRAINED,
         "--precision tf32 is a mode of GPUs: add --device cuda, or take fp32": on_cpu and options.precision == "tf32",
         f"{_named(of_gpus)}: for GPUs only; add --device cuda": on_cpu and of_gpus,
         "--precision int8 is for CPUs: leave out --device cuda, or take fp16": not on_cpu and int8,
@@ -306,7 +312,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
     wanted = options.num_classes
     if wanted is None and names is not None and source.label == UNTRAINED:
         wanted = len(names)
-    class_names = choose_class_names(names, agreed_class_count(source, wanted))
+    class_names = choose_class_names(names, agreed_class_count(source, wanted), background=not options.no_background)
     resnet_options = {name: getattr(options, name) for name in RESNET_OPTIONS if getattr(options, name) is not None}
     # A checkpoint fits one variant only.
     variants = options.variant or ([source.variant] if source.variant else VARIANTS)
@@ -315,6 +321,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
             variant,
             source,
             class_names,
+            background=not options.no_background,
             aux=options.aux_loss,
             direct=not options.no_direct,
             mean=options.mean,

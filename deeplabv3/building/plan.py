@@ -41,7 +41,8 @@ class Plan:
     Attributes:
         variant: one of VARIANTS.
         source: the weights.
-        class_names: the name of each class, the background first.
+        class_names: the name of each class, id 0 first.
+        background: whether class 0 is a background.
         aux: whether the model for direct callers serves the auxiliary head's output.
         direct: whether there is a model for direct callers.
         mean: of the pixels with which the weights were trained: R, G, B, on the scale 0 to 1.
@@ -61,6 +62,7 @@ class Plan:
     variant: str
     source: WeightsSource
     class_names: tuple[str, ...] = VOC_CLASS_NAMES
+    background: bool = True
     aux: bool = False
     direct: bool = True
     mean: tuple[float, ...] = MEAN
@@ -96,8 +98,13 @@ class Plan:
         return ensemble_name(self.variant)
 
 
-def choose_class_names(given: tuple[str, ...] | None, count: int) -> tuple[str, ...]:
+def choose_class_names(given: tuple[str, ...] | None, count: int, *, background: bool = True) -> tuple[str, ...]:
     """Return the names for a number of classes: those given, those of Pascal VOC for 21, or numbers.
+
+    Args:
+        given: the names, or None.
+        count: of the classes.
+        background: whether class 0 is a background, as in Pascal VOC.
 
     Raises:
         BuildError: another number of names was given, or the masks cannot hold so many classes.
@@ -110,7 +117,8 @@ def choose_class_names(given: tuple[str, ...] | None, count: int) -> tuple[str, 
         if len(given) != count:
             raise BuildError(f"--classes has {len(given)} names, and the model has {count} classes; give one for each")
         return given
-    if count == len(VOC_CLASS_NAMES):
+    if count == len(VOC_CLASS_NAMES) and background:
         return VOC_CLASS_NAMES
     _log.info("no --classes: the %d classes are served under numbers", count)
-    return ("__background__", *(f"class_{number}" for number in range(1, count)))
+    first = "__background__" if background else "class_0"
+    return (first, *(f"class_{number}" for number in range(1, count)))

@@ -51,6 +51,7 @@ SETTINGS: dict[str, dict[str, _Kind]] = {
     | _OF_EVERY_STEP,
     "postprocess": {"max_pixels": _PIXELS} | _OF_EVERY_STEP,
     "encode_mask": {} | _OF_EVERY_STEP,
+    "confidence": {} | _OF_EVERY_STEP,
 }
 """What --set may name, by step: parameters of its config.pbtxt, its instances, its largest batch."""
 

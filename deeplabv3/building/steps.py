@@ -1,6 +1,7 @@
 """The configs of the steps around a core model: the committed ones, with what a build sets in them."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ LABELS = "postprocess/labels.txt"
 """The class names that are served, in a model repository."""
 
 _FORCE_CPU = "FORCE_CPU_ONLY_INPUT_TENSORS"
-# The tensors of postprocess whose first dimension is the number of classes.
+# The tensors of postprocess and confidence whose first dimension is the number of classes.
 _TENSORS_OF_CLASSES = {"LOGITS", "CLASS_PIXELS", "CLASS_NAMES"}
 
 
@@ -35,6 +36,9 @@ class Placement:
     max_batch_size: int = LARGEST_REQUEST
     inputs_on_gpu: bool = False
 
+
+DERIVED_PARAMETERS = {"postprocess": ["class_names"], "confidence": ["max_pixels"]}
+"""The parameters by step that follow from the rest of a build; they are no settings of the step."""
 
 _STEP_ON_GPU = "cuda, and the step too"
 
@@ -61,6 +65,8 @@ PLACEMENTS: dict[str, dict[str, Placement]] = {
     },
     # PNGs are made on request, by Pillow.
     "encode_mask": {"cpu": Placement("KIND_CPU", 1), "cuda": Placement("KIND_CPU", 1)},
+    # Made on request too, by numpy.
+    "confidence": {"cpu": Placement("KIND_CPU", 1), "cuda": Placement("KIND_CPU", 2)},
 }
 """Where a build lets each step run, by the device of the core models and the options."""
 
@@ -69,22 +75,29 @@ STEPS = tuple(PLACEMENTS)
 
 
 def step_config(
-    step: str, *, class_count: int, device: str, step_devices: Mapping[str, str], settings: Mapping[str, str]
+    step: str, *, class_names: Sequence[str], device: str, step_devices: Mapping[str, str], settings: Mapping[str, str]
 ) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
     """Return the config of a step.
 
     Args:
         step: one of STEPS.
-        class_count: the number of classes of the core models.
+        class_names: of the core models.
         device: where the core models run, "cpu" or "cuda".
         step_devices: "cpu" or "cuda" by step, as STEP_DEVICES; without effect where the core models run on a CPU.
         settings: by name, as parse_setting returns them; they take precedence.
     """
     on_gpu = device == "cuda" and step_devices.get(step) == "cuda"
     config = read_config(MODEL_REPOSITORY / step / "config.pbtxt")
-    set_class_count(config, class_count)
+    set_class_count(config, len(class_names))
     set_placement(config, PLACEMENTS[step][_STEP_ON_GPU if on_gpu else device])
     apply_settings(step, config, settings)
+    if step == "postprocess":
+        config.parameters["class_names"].string_value = json.dumps(list(class_names))
+    if step == "confidence":  # it gets the pictures that postprocess gets
+        limit = step_config(
+            "postprocess", class_names=class_names, device=device, step_devices=step_devices, settings=settings
+        ).parameters["max_pixels"]
+        config.parameters["max_pixels"].CopyFrom(limit)
     return config
 
 

@@ -15,7 +15,14 @@ from typing import Any
 from deeplabv3.building import steps
 from deeplabv3.building.plan import Plan
 from deeplabv3.building.settings import apply_settings, as_options, parse_setting, settings_in
-from deeplabv3.building.steps import PLACEMENTS, class_count_of, placement_in, set_class_count, set_placement
+from deeplabv3.building.steps import (
+    DERIVED_PARAMETERS,
+    PLACEMENTS,
+    class_count_of,
+    placement_in,
+    set_class_count,
+    set_placement,
+)
 from deeplabv3.errors import BuildError, InvalidOptionError, RepositoryError
 from deeplabv3.files import remove
 from deeplabv3.models.names import VARIANTS, core_name
@@ -207,6 +214,9 @@ def _is_shipped(found: Any, path: Path) -> bool:  # noqa: ANN401 - a protobuf me
         set_class_count(base, class_count_of(found) or 0)
         set_placement(base, placement)
         apply_settings(step, base, settings_in(step, found))
+        for name in DERIVED_PARAMETERS.get(step, ()):
+            if name in base.parameters and name in found.parameters:
+                base.parameters[name].CopyFrom(found.parameters[name])
         if base == found:
             return True
     return False

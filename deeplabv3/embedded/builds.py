@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from deeplabv3.embedded.errors import StartError
@@ -40,8 +41,9 @@ def check_builds(repository: Path, configs: dict[str, Any]) -> None:
         for step in steps:
             require_equal(name, stated("weights", config), served.get(step), source=f"its step {step} has")
         for core in builds.keys() & set(steps):
-            for file in label_files(repository, configs, steps):
-                check_class_names(name, core, builds[core], file)
+            for step in filter(configs.__contains__, steps):
+                for source, names in named_classes(repository / step, configs[step]):
+                    check_class_names(name, core, builds[core], source, names)
 
 
 def _read_record(model: Path) -> BuildRecord | None:
@@ -64,22 +66,27 @@ def require_equal(name: str, label: str | None, weights: str | None, *, source: 
         raise StartError(f"{name}: config.pbtxt says weights {label!r}, but {source} {weights!r}; {REMEDY}")
 
 
-def label_files(repository: Path, configs: dict[str, Any], models: list[str]) -> Iterator[Path]:
-    """Yield the label files of some models' outputs."""
-    for model in models:
-        for output in configs[model].output if model in configs else ():
-            if output.label_filename:
-                yield repository / model / output.label_filename
+def named_classes(model: Path, config: Any) -> Iterator[tuple[str, tuple[str, ...]]]:  # noqa: ANN401 - a protobuf message
+    """Yield where a model has names of the classes, and which: its parameter class_names, its outputs' label files."""
+    if (text := stated("class_names", config)) is not None:
+        where = f"class_names of {model / 'config.pbtxt'}"
+        try:
+            yield where, tuple(map(str, json.loads(text)))
+        except (ValueError, TypeError) as error:
+            raise StartError(f"{where} cannot be read ({error}); {REMEDY}") from error
+    for output in config.output:
+        if output.label_filename:
+            file = model / output.label_filename
+            try:
+                yield str(file), read_class_names(file)
+            except RepositoryError as error:
+                raise StartError(f"{file} cannot be read ({error}); {REMEDY}") from error
 
 
-def check_class_names(ensemble: str, core: str, record: BuildRecord, file: Path) -> None:
+def check_class_names(ensemble: str, core: str, record: BuildRecord, source: str, names: tuple[str, ...]) -> None:
     """Raise when an ensemble names the classes of its core model otherwise than the build did."""
-    try:
-        names = read_class_names(file)
-    except RepositoryError as error:
-        raise StartError(f"{file} cannot be read ({error}); {REMEDY}") from error
     if names != record.class_names:
         raise StartError(
-            f"{ensemble}: {file} has {len(names)} class names, and they are not the {len(record.class_names)} that "
+            f"{ensemble}: {source} has {len(names)} class names, and they are not the {len(record.class_names)} that "
             f"{core} was built with; {REMEDY}"
         )

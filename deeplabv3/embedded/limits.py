@@ -27,8 +27,8 @@ FEW_FILES = 1024
 # of one picture at the core models' size. What direct callers send and get, 26 MB for 520 x 520, comes on top.
 INSTANCE_BYTES = 3 << 20
 # And for each pixel of the picture (measured): the picture, encoded as PPM, which arrays travel as; MASK and
-# MASK_FOR_PNG; the mask once more.
-PIXEL_BYTES = {"preprocess": 3, "postprocess": 2, "encode_mask": 1}
+# MASK_FOR_PNG; the mask once more; CONFIDENCE.
+PIXEL_BYTES = {"preprocess": 3, "postprocess": 2, "encode_mask": 1, "confidence": 1}
 
 
 def raise_limits() -> Iterator[str]:

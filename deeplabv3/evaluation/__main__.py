@@ -105,7 +105,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         "--classes",
         type=Path,
         metavar="FILE",
-        help="names of the classes, one a line, the background's first (default: what the server says)",
+        help="names of the classes, one a line, that of id 0 first (default: what the server says)",
     )
     folders.add_argument(
         "--ignore",

@@ -69,7 +69,7 @@ class Classes:
     """The classes of a model.
 
     Attributes:
-        count: how many there are, the background among them.
+        count: how many there are, a background among them where the model has one.
         names: of each class id; None where nobody tells.
     """
 

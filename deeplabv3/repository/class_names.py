@@ -6,7 +6,7 @@ from deeplabv3.errors import RepositoryError
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read one class name a line, the background's first; blank lines at the end are none.
+    """Read one class name a line, that of id 0 first; blank lines at the end are none.
 
     Raises:
         RepositoryError: a ValueError. The file cannot be read, or has no name, an empty, a repeated or an unprintable

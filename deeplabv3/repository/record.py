@@ -30,8 +30,13 @@ class BuildRecord:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The name of each class, the background first."""
+        """The name of each class, id 0 first."""
         return tuple(map(str, self.fields["class_names"]))
+
+    @property
+    def background(self) -> bool:
+        """Whether class 0 is a background."""
+        return bool(self.fields.get("background", True))
 
     @property
     def device(self) -> str:

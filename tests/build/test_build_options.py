@@ -78,18 +78,20 @@ def test_weights_may_be_said_in_the_seeds_words() -> None:
         (["--set", "preprocess.resize_mode"], "must be MODEL.PARAMETER=VALUE, such as "),
         (
             ["--set", "core_resnet50.instances=3"],
-            "must be one of preprocess, postprocess, encode_mask, got 'core_resnet50'; a core model has --inst",
+            "must be one of preprocess, postprocess, encode_mask, confidence, got 'core_resnet50'; a core ",
         ),
         (["--model-repository", ""], "must be the path of a folder, got ''"),
         (["--set", "preprocess.size=3"], "preprocess has no setting 'size'; it has resize_mode, "),
         (["--set", "preprocess.resize_mode=oval"], "must be 'fixed' or 'shorter_side', got 'oval'"),
         (["--set", "preprocess.resize_size=1024x"], "must be an integer from 1 to 65535, or WIDTHxHEIGHT such"),
         (["--set", "preprocess.std=0.2, 0.2, 0.2"], "the core models normalize: give --std 0.2, 0.2, 0.2 and build"),
-        (["--std", "0.2,0.2,0"], "must be three numbers R,G,B above 0 and up to 1, got "),
+        (["--std", "0.2,0.2,1e-30"], "must be three numbers R,G,B from 0.001 to 1, got "),
         (["--mean", "0.2,0.2"], "must be three numbers R,G,B from 0 to 1, got "),
         (["--mean", "nan,0,0"], "must be three numbers R,G,B from 0 to 1, got "),
         (["--mean", "123.7,116.3,103.5"], "must be three numbers R,G,B from 0 to 1, got '123.7,116.3,103.5'; divide "),
         (["--std", "58.4,57.1,57.4"], "divide values from 0 to 255 by 255"),
+        (["--no-background"], "class 0 of the published weights is the background; leave it out"),
+        (["--set", "confidence.max_pixels=9"], "confidence has no setting 'max_pixels'; it has instances, "),
         (["--no-direct", "--aux-loss"], "leave out --no-direct"),
         (["--set", "postprocess.max_batch_size=4"], "must be an integer from 8 to 128, got '4'"),
         (["--set", "encode_mask.instances=many"], "must be an integer from 1 to 128, got 'many'"),
@@ -181,6 +183,26 @@ def test_classes_have_the_names_of_voc_or_numbers() -> None:
     assert plans("--weights", "none")[0].class_names == VOC
     assert plans("--weights", "none", "--num-classes", "3")[0].class_names == ("__background__", "class_1", "class_2")
     assert plans("--num-classes", "21") == plans()
+
+
+def test_class_zero_may_be_no_background(tmp_path: Path) -> None:
+    def stated() -> dict[str, str]:
+        return {
+            path.parent.name: parsed(path).parameters["background"].string_value
+            for path in tmp_path.glob("segment_*/config.pbtxt")
+        }
+
+    roads = ["--weights", "none", "--num-classes", "21", "--no-background"]
+    assert plans(*roads)[0].class_names == tuple(f"class_{number}" for number in range(21))
+    first, second = plans(*roads)
+    other = fake_model(tmp_path, second)
+    (other.parents[1] / "config.pbtxt").touch()
+    assert read_record(other) != record_of(plans("--weights", "none")[1])
+    build(tmp_path, [first], configs_only=True)  # the other keeps what its record says
+    assert stated() == {"segment_resnet50": "false", "segment_resnet101": "false"}
+    assert (
+        parsed(MODEL_REPOSITORY / "segment_resnet50" / "config.pbtxt").parameters["background"].string_value == "true"
+    )
 
 
 def test_names_come_from_a_file(tmp_path: Path) -> None:
@@ -292,6 +314,10 @@ def test_settings_survive_another_number_of_classes(tmp_path: Path) -> None:
     build(tmp_path, [Plan("resnet50", source, ("sky", "sea"))], configs_only=True)
     changed = parsed(path)
     assert changed.parameters["max_pixels"].string_value == "1234"
+    assert json.loads(changed.parameters["class_names"].string_value) == ["sky", "sea"]
+    confidence = parsed(tmp_path / "confidence" / "config.pbtxt")
+    assert confidence.parameters["max_pixels"].string_value == "1234"
+    assert confidence.input[0].dims == [2, -1, -1]
     assert changed.input[0].dims == [2, -1, -1]
     assert changed.model_warmup[0].inputs["LOGITS"].dims == [2, 65, 65]
     build(tmp_path, [Plan("resnet50", source)], configs_only=True)

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import image_ops_cuda
+import logit_tiles
 import mask_ops
 import mask_ops_cuda
 import numpy as np
@@ -89,16 +90,12 @@ def get_input(request: Request, name: str) -> Tensor:
     return request.inputs[name]
 
 
-def get_output_config(config: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(output for output in config["output"] if output["name"] == name)
-
-
 @pytest.fixture
 def on_gpu_1(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """Return what starts an instance of a model on the second GPU, where the CPU stands in for that."""
     fake: Any = ModuleType("triton_python_backend_utils")
     fake.Tensor, fake.TritonError, fake.InferenceResponse = Tensor, TritonError, Response
-    fake.get_input_tensor_by_name, fake.get_output_config_by_name = get_input, get_output_config
+    fake.get_input_tensor_by_name = get_input
     fake.Logger = Logger
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
     chosen: list[torch.device] = []
@@ -172,7 +169,7 @@ def test_a_gpu_that_fails_fails_all_but_what_was_refused(
 
         def start(self, _logits: torch.Tensor, sizes: Any) -> None:  # noqa: ANN401  numpy's
             if sizes[0, 0] == 0:
-                raise mask_ops.InvalidLogitsError("refused")
+                raise logit_tiles.InvalidLogitsError("refused")
 
         def wait(self) -> None:
             raise RuntimeError("CUDA error")

@@ -75,7 +75,7 @@ def test_a_core_takes_as_much_of_a_gpu_as_it_is_told_to(tmp_path: Path, variant:
     assert small[name].max_batch_size == 4
     assert [sample.batch_size for sample in small[name].model_warmup] == [4, 2, 1]
     assert small[f"segment_{variant}"].max_batch_size == 4
-    assert all(small[step] == default[step] for step in ("preprocess", "postprocess", "encode_mask"))
+    assert all(small[step] == default[step] for step in ("preprocess", "postprocess", "encode_mask", "confidence"))
     assert small[f"deeplabv3_{variant}"].max_batch_size == 4
     large = configure(tmp_path, "--device", "cuda", "--max-batch-size", "48", "--instances", "3")
     assert where(large[name]) == [(GPU, 3)]

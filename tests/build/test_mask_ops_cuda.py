@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logit_tiles
 import mask_ops
 import mask_ops_cuda
 import numpy as np
@@ -111,5 +112,5 @@ def test_no_tensor_is_larger_than_a_tile(
 )
 def test_tensors_that_are_no_masks_are_refused(logits: torch.Tensor, sizes: list[list[int]], message: str) -> None:
     masker = mask_ops_cuda.Masker(CPU, class_count=4, max_pixels=100)
-    with pytest.raises(mask_ops.InvalidLogitsError, match=message):
+    with pytest.raises(logit_tiles.InvalidLogitsError, match=message):
         masker.start(logits, np.array(sizes, np.int32))

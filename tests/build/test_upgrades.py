@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.build
 
-STEPS = ("preprocess", "postprocess", "encode_mask")
+STEPS = ("preprocess", "postprocess", "encode_mask", "confidence")
 SHIPPED = ".config.pbtxt.shipped"
 NEW_OUTPUT = 'output {\n  name: "MASK_FOR_PNG"\n  data_type: TYPE_UINT8\n  dims: -1\n  dims: -1\n}\n'
 # What an older version shipped: by step, what stands there now and what stood there then.

@@ -1,4 +1,4 @@
-"""A model of three classes of its own, with its auxiliary head, from its checkpoint to what the client says."""
+"""A model of three classes of its own, with its auxiliary head, which keeps the aspect ratio of each picture."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def model() -> DeepLabV3:
 def pixels(data: bytes) -> torch.Tensor:
     with Image.open(io.BytesIO(data)) as opened:
         image = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
-    resized = transforms.resize(image, [SIDE, SIDE], antialias=True)
+    resized = transforms.resize(image, [SIDE], antialias=True)
     return transforms.normalize(resized / 255, MEAN, STD)[None]
 
 
@@ -74,6 +74,7 @@ def custom_server(model: DeepLabV3, tmp_path_factory: pytest.TempPathFactory) ->
     (folder / "farm.txt").write_text("".join(f"{name}\n" for name in NAMES), encoding="utf-8")
     options = ["--weights", str(folder / "farm.pth"), "--classes", str(folder / "farm.txt"), "--aux-loss"]
     options += ["--width-per-group", str(WIDTH), "--set", f"preprocess.resize_size={SIDE}"]
+    options += ["--set", "preprocess.resize_mode=shorter_side"]
     options += ["--set", "preprocess.scaled_decoding=false"]  # the reference decodes as a whole
     options += ["--mean", ",".join(map(str, MEAN)), "--std", ",".join(map(str, STD))]
     command = [sys.executable, "build_models.py", *options, "--model-repository", str(folder / "models")]
@@ -118,5 +119,5 @@ def test_the_auxiliary_output_is_served(custom_server: TritonProcess, model: Dee
     with torch.inference_mode():
         expected = model(batch)
     for name in ("out", "aux"):
-        assert reply[name].shape == (1, 3, SIDE, SIDE)
+        assert reply[name].shape == (1, 3, *batch.shape[2:])
         assert np.abs(reply[name] - expected[name].numpy()).max() <= 1e-4 * max(1.0, float(expected[name].abs().max()))

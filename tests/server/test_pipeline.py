@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.server
 
 PICTURES = (pictures.landscape, pictures.portrait, pictures.exif_rotated, pictures.small)
-OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES", "MASK_PNG", "IMAGE_ID")
+OUTPUTS = ("MASK", "CLASS_PIXELS", "CLASS_NAMES", "MASK_PNG", "CONFIDENCE", "IMAGE_ID")
 
 
 @functools.cache
@@ -211,16 +211,38 @@ def test_any_choice_of_outputs_is_answered(color_server: TritonProcess, count: i
             wire.infer(color_server, "grpc", "segment_resnet50", {"IMAGE": wire.images(b"")}, chosen)
 
 
-def test_masks_are_encoded_only_for_those_who_ask(color_server: TritonProcess) -> None:
-    def encoded() -> int:
-        return server_statistics.read(color_server.grpc_url)["encode_mask"]["inferences"]
+@pytest.mark.parametrize(
+    ("outputs", "runs"),
+    [
+        (["MASK", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID"], {"postprocess"}),
+        (["MASK_PNG"], {"postprocess", "encode_mask"}),
+        (["CONFIDENCE"], {"confidence"}),
+        (["MASK", "CONFIDENCE"], {"postprocess", "confidence"}),
+        (["MASK_PNG", "CONFIDENCE"], {"postprocess", "encode_mask", "confidence"}),
+    ],
+    ids=",".join,
+)
+def test_a_step_runs_only_for_those_who_ask(color_server: TritonProcess, outputs: list[str], runs: set[str]) -> None:
+    steps = ("postprocess", "encode_mask", "confidence")
 
-    before = encoded()
-    image = {"IMAGE": wire.images(pictures.small())}
-    wire.infer(color_server, "grpc", "segment_resnet50", image, ["MASK", "CLASS_PIXELS", "CLASS_NAMES"])
-    assert encoded() == before
-    wire.infer(color_server, "grpc", "segment_resnet50", image, ["MASK_PNG"])
-    assert encoded() == before + 1
+    def executed() -> dict[str, int]:
+        found = server_statistics.read(color_server.grpc_url)
+        return {step: found[step]["inferences"] for step in steps}
+
+    before = executed()
+    wire.infer(color_server, "grpc", "segment_resnet50", {"IMAGE": wire.images(pictures.small())}, outputs)
+    assert executed() == {step: before[step] + (step in runs) for step in steps}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_confidence_refuses_what_fits_no_picture(color_server: TritonProcess, protocol: wire.Protocol) -> None:
+    tensors = {"LOGITS": np.zeros((1, 21, 4, 4), np.float32), "SIZE": np.array([[50_000, 50_000]], np.int32)}
+    with pytest.raises(InferenceServerException, match=r"SIZE is 50000 x 50000.*at most 50000000") as caught:
+        wire.infer(color_server, protocol, "confidence", tensors, ["CONFIDENCE"])
+    assert caught.value.status() == {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}[protocol]
+    tensors["SIZE"] = np.array([[5, 7]], np.int32)
+    found = wire.infer(color_server, protocol, "confidence", tensors, ["CONFIDENCE"])["CONFIDENCE"]
+    np.testing.assert_array_equal(found, np.full((1, 5, 7), round(255 / 21), np.uint8))
 
 
 def test_two_images_of_one_size_share_a_request(color_server: TritonProcess) -> None:
@@ -260,7 +282,7 @@ def test_a_broken_picture_costs_its_batch_mates_nothing(color_server: TritonProc
         else:
             assert isinstance(reply, np.ndarray)
             assert (reply == reference_mask(good[index % 4])).mean() >= 0.9999
-    counts = server_statistics.between(before, server_statistics.read(color_server.grpc_url))["preprocess"]
+    counts = (server_statistics.between(before, server_statistics.read(color_server.grpc_url)) or {})["preprocess"]
     assert counts["inferences"] == 16
     assert counts["executions"] < 16, "preprocess ran every request by itself: nothing was batched"
 
@@ -308,7 +330,7 @@ def _peak_resident_bytes(pid: int, *, reset: bool = False) -> int:
 def test_the_server_is_well_after_all_that(color_server: TritonProcess) -> None:
     with wire.connected(color_server, "grpc") as client:
         assert client.is_server_ready()
-        for model in ("preprocess", "postprocess", "encode_mask", "core_resnet50", "segment_resnet101"):
+        for model in ("preprocess", "postprocess", "encode_mask", "confidence", "core_resnet50", "segment_resnet101"):
             assert client.is_model_ready(model)
     assert all(stub.is_running() for stub in color_server.stubs)
     mask = segment(color_server, pictures.small(), "http")["MASK"][0]

@@ -30,6 +30,7 @@ DOCUMENTS = [
     "docs/accuracy.md",
     "docs/building.md",
     "docs/example.md",
+    "docs/own-model.md",
     "docs/serving.md",
 ]
 

@@ -615,6 +615,25 @@ def test_an_ensemble_that_names_other_classes_than_its_model_was_built_with_is_r
         builds.check_builds(repository, configs_of(repository))
 
 
+@pytest.mark.parametrize(
+    ("names", "accepted"),
+    [('["sky", "sea"]', True), ('["sea", "sky"]', False), ("sky, sea", False), ("2", False)],
+    ids=["equal", "another order", "no JSON", "no list"],
+)
+def test_a_step_that_is_told_other_classes_than_the_model_was_built_with_is_refused(
+    repository: Path, names: str, *, accepted: bool
+) -> None:
+    write_core(repository, "core", label=None, built=None)
+    with zipfile.ZipFile(repository / "core" / "1" / "model.pt", "a") as archive:
+        archive.writestr("model/extra/build.json", json.dumps({"class_names": ["sky", "sea"]}))
+    config = f'parameters {{ key: "class_names" value {{ string_value: {json.dumps(names)} }} }}'
+    add_model(repository, "namer", config=config, code="class X: pass")
+    steps = "".join(f'step {{ model_name: "{name}" }} ' for name in ("core", "namer"))
+    add_model(repository, "segment", config=f'platform: "ensemble" ensemble_scheduling {{ {steps} }}', code=None)
+    with contextlib.nullcontext() if accepted else pytest.raises(StartError, match=r"class_names .*build_models\.py"):
+        builds.check_builds(repository, configs_of(repository))
+
+
 def test_a_model_of_an_older_build_is_refused(repository: Path) -> None:
     write_core(repository, "core", label=None, built=None)
     with zipfile.ZipFile(repository / "core" / "1" / "model.pt", "a") as archive:

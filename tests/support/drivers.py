@@ -25,10 +25,17 @@ Kind: TypeAlias = Literal["sync", "async"]
 class Driver(Protocol):
     """What both clients can do, called from a thread."""
 
-    def segment(self, image: Any, *, model: str | None = None, timeout: float | None = None) -> Segmentation: ...  # noqa: ANN401 wrong ones too
+    def segment(
+        self,
+        image: Any,  # noqa: ANN401 wrong ones too
+        *,
+        model: str | None = None,
+        timeout: float | None = None,
+        confidence: bool = False,
+    ) -> Segmentation: ...
 
     def segment_many(
-        self, images: Iterable[Any], *, concurrency: int = 8
+        self, images: Iterable[Any], *, concurrency: int = 8, confidence: bool = False
     ) -> Iterable[Segmentation | SegmentationError]: ...
 
     def is_ready(self, *, model: str | None = None, timeout: float | None = None) -> bool: ...
@@ -51,14 +58,22 @@ class AsyncDriver:
         """Return what a coroutine returns that runs in the client's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def segment(self, image: Any, *, model: str | None = None, timeout: float | None = None) -> Segmentation:  # noqa: ANN401 wrong ones too
-        return self.run(self.client.segment(image, model=model, timeout=timeout))
+    def segment(
+        self,
+        image: Any,  # noqa: ANN401 wrong ones too
+        *,
+        model: str | None = None,
+        timeout: float | None = None,
+        confidence: bool = False,
+    ) -> Segmentation:
+        return self.run(self.client.segment(image, model=model, timeout=timeout, confidence=confidence))
 
     def segment_many(
-        self, images: Iterable[Any], *, concurrency: int = 8
+        self, images: Iterable[Any], *, concurrency: int = 8, confidence: bool = False
     ) -> Iterable[Segmentation | SegmentationError]:
         async def collect() -> list[Segmentation | SegmentationError]:
-            return [result async for result in self.client.segment_many(images, concurrency=concurrency)]
+            results = self.client.segment_many(images, concurrency=concurrency, confidence=confidence)
+            return [result async for result in results]
 
         return self.run(collect())
 

@@ -77,10 +77,14 @@ class Script:
         known = {
             "MASK": ("UINT8", [1, *mask.shape], mask.tobytes()),
             "MASK_PNG": ("BYTES", [1, 1], elements(buffer.getvalue())),
+            "CONFIDENCE": ("UINT8", [1, *mask.shape], bytes([51, 255] * mask.size)[: mask.size]),
             "CLASS_NAMES": ("BYTES", [1, 2], elements(*NAMES)),
             "IMAGE_ID": image_id(image)[1:],
         }
-        assert set(names) in ({*known} - {"MASK_PNG"}, {*known} - {"MASK"})
+        assert set(names) - {"CONFIDENCE"} in (
+            {"MASK", "CLASS_NAMES", "IMAGE_ID"},
+            {"MASK_PNG", "CLASS_NAMES", "IMAGE_ID"},
+        )
         return [(name, *known[name]) for name in names]
 
     def reply_id(self, request_id: str) -> str:

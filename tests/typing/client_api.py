@@ -14,7 +14,18 @@ from pycocotools.mask import decode
 from supervision import Detections
 from typing_extensions import assert_type
 
-from deeplab_client import Polygon, Segmentation, SegmentationClient, Timings, voc
+from deeplab_client import (
+    CocoAnnotation,
+    CocoCategory,
+    CocoRle,
+    Polygon,
+    ResultDict,
+    Rle,
+    Segmentation,
+    SegmentationClient,
+    Timings,
+    voc,
+)
 from deeplab_client.testing import AsyncFakeTransport, FakeTransport, ReceivedRequest
 
 if TYPE_CHECKING:
@@ -26,6 +37,15 @@ def the_result(result: Segmentation) -> None:
     assert_type(result.mask, "NDArray[np.uint8]")
     assert_type(result.class_names, tuple[str, ...])
     assert_type(result.pixel_counts, dict[str, int])
+    assert_type(result.fractions, dict[str, float])
+    assert_type((result.width, result.height), tuple[int, int])
+    assert_type(result.background, bool)
+    assert_type(result.confidence, "NDArray[np.uint8] | None")
+    assert_type(result.request_id, str)
+    assert_type(result.at_least(0.8), Segmentation)
+    assert_type(result.mask_of("cow"), "NDArray[np.bool_]")
+    assert_type(result.to_dict(rle=True), ResultDict)
+    assert_type(result.to_dict()["classes"][0]["rle"], CocoRle | None)
     assert_type(result.fraction("cow"), float)
     assert_type(result.top_class, str | None)
     assert_type(result["cow"], "NDArray[np.bool_]")
@@ -36,13 +56,16 @@ def the_result(result: Segmentation) -> None:
     assert_type(result.overlay("cow.jpg", alpha=0.4, legend=True), Image.Image)
     assert_type(result.colorize(), Image.Image)
     assert_type(result.to_png(), bytes)
+    assert_type(result.to_rle("cow"), Rle)
     assert_type(decode(result.to_rle("cow")), "NDArray[np.uint8]")
     assert_type(result.to_polygons("cow"), list[Polygon])
     assert_type(result.to_polygons("cow")[0].exterior, "NDArray[np.float64]")
-    annotation = result.to_coco(image_id=1)[0]
+    assert_type(result.to_polygons("cow")[0].simplify(1.5), Polygon)
+    assert_type(result.to_coco(image_id=1), list[CocoAnnotation])
+    annotation = result.to_coco(image_id=1, components=True, min_area=9)[0]
     assert_type(annotation["bbox"], list[float])
     assert_type(annotation["segmentation"]["counts"], str)
-    assert_type(result.coco_categories()[0]["name"], str)
+    assert_type(result.coco_categories(), list[CocoCategory])
     assert_type(result.to_supervision(), Detections)
     assert_type(voc.PALETTE, "NDArray[np.uint8]")
 
@@ -59,7 +82,7 @@ def images(client: SegmentationClient, file: IO[bytes], tensor: torch.Tensor, pi
     for image in ("cow.jpg", Path("cow.jpg"), b"", bytearray(), memoryview(b""), io.BytesIO(), file, tensor, pixels):
         assert_type(client.segment(image), Segmentation)
     with Path("cow.jpg").open("rb") as opened:
-        client.segment(opened, model="segment_resnet101", timeout=5)
+        client.segment(opened, model="segment_resnet101", timeout=5, confidence=True)
     client.segment(Image.new("RGB", (1, 1)))
     client.segment(np.zeros((1, 1), np.uint8))
 

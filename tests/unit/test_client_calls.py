@@ -66,6 +66,7 @@ class Fake:
     def __init__(self) -> None:
         self.outputs = outputs()
         self.weights: str | None = "COCO_WITH_VOC_LABELS_V1"
+        self.background: str | None = "true"
         self.infer_error: Exception | None = None
         self.config_error: Exception | None = None
         self.calls: list[str] = []
@@ -83,7 +84,8 @@ class Fake:
         self.timeouts.append(deadline.remaining())
         if self.config_error:
             raise self.config_error
-        return {} if self.weights is None else {"weights": self.weights}
+        parameters = {"weights": self.weights, "background": self.background}
+        return {name: value for name, value in parameters.items() if value is not None}
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         self.timeouts.append(deadline.remaining())
@@ -116,6 +118,17 @@ def test_a_result_carries_what_the_server_said(client: Driver) -> None:
     assert (result.model_name, result.model_version) == ("segment_resnet50", "7")
     assert result.weights == "COCO_WITH_VOC_LABELS_V1"
     assert not result.untrained
+    assert result.background
+
+
+@pytest.mark.parametrize(("told", "background"), [("true", True), ("false", False), (None, True)])
+def test_the_models_config_says_whether_class_0_is_a_background(
+    client: Driver, fake: Fake, told: str | None, *, background: bool
+) -> None:
+    fake.background = told
+    result = client.segment(IMAGE)
+    assert result.background is background
+    assert result.top_class == ("Küken" if background else "__background__")
 
 
 def test_the_mask_is_the_callers_own(client: Driver, fake: Fake) -> None:

@@ -145,6 +145,84 @@ def test_annotations_load_in_pycocotools(tmp_path: Path) -> None:
     assert [annotation["id"] for annotation in annotations] == [1, 2, 3, 4]
 
 
+def two_cats() -> NDArray[np.bool_]:
+    """Return two areas, the second of which hangs together at a corner, and a speck."""
+    where = np.zeros((20, 30), np.bool_)
+    where[2:5, 2:5] = True
+    where[8:12, 10:14] = True
+    where[12:16, 14:18] = True
+    where[18, 28] = True
+    return where
+
+
+@pytest.mark.filterwarnings("ignore:OpenCV:UserWarning")
+def test_each_connected_area_is_an_object() -> None:
+    where = two_cats()
+    result = cats(where)
+    assert len(result.to_coco(image_id=1)) == 1
+    annotations = result.to_coco(image_id=1, first_id=5, components=True)
+    assert [annotation["area"] for annotation in annotations] == [32, 9, 1]
+    assert [annotation["id"] for annotation in annotations] == [5, 6, 7]
+    assert [annotation["bbox"] for annotation in annotations] == [[10, 8, 8, 8], [2, 2, 3, 3], [28, 18, 1, 1]]
+    runs: list[Any] = [annotation["segmentation"] for annotation in annotations]  # its types know bytes only
+    masks = [reference.decode(rle) for rle in runs]
+    assert (np.sum(masks, axis=0) == where).all()
+    assert len(result.to_coco(image_id=1, components=True, min_area=9)) == 2
+    found: Any = result.to_supervision(components=True)
+    assert found.area.tolist() == [32, 9, 1]
+    assert (found.mask == np.stack(masks).astype(np.bool_)).all()
+    assert found["class_name"].tolist() == ["cat"] * 3
+    assert [len(result.to_supervision(components=True, min_area=least)) for least in (2, 33)] == [2, 0]
+    assert [polygon.area for polygon in result.to_polygons("cat")] == [31.5, 8.5, 0.5]
+
+
+@masks
+def test_polygons_are_as_many_as_connected_areas(where: NDArray[np.bool_]) -> None:
+    result = cats(where)
+    assert len(result.to_polygons("cat")) == len(result.to_coco(image_id=1, components=True))
+
+
+def test_a_simplified_polygon_is_within_the_tolerance() -> None:
+    for polygon in cats(blobs(1)).to_polygons("cat"):
+        for tolerance in (0, 0.5, 2, 1000):
+            simple = polygon.simplify(tolerance)
+            kept = {tuple(corner) for corner in simple.exterior.tolist()}
+            assert kept <= {tuple(corner) for corner in polygon.exterior.tolist()}
+            assert len(simple.exterior) >= 3
+            ends = np.roll(simple.exterior, -1, axis=0)
+            for corner in polygon.exterior:
+                line, offset = ends - simple.exterior, corner - simple.exterior
+                along = np.clip((offset * line).sum(axis=1) / (line * line).sum(axis=1), 0, 1)
+                assert np.hypot(*(offset - along[:, np.newaxis] * line).T).min() <= tolerance + 1e-9
+            if tolerance == 0:
+                assert simple.area == polygon.area
+            if tolerance == 2:
+                assert len(simple.exterior) < len(polygon.exterior) / 2
+            if tolerance == 1000:
+                break
+    for wrong in (-1, float("nan")):
+        with pytest.raises(ValueError, match="tolerance"):
+            cats(ring()).to_polygons("cat")[0].simplify(wrong)
+
+
+def test_a_small_hole_is_simplified_away() -> None:
+    outer = cats(ring()).to_polygons("cat")[0]
+    assert len(outer.simplify(1).holes) == 1
+    assert not outer.simplify(50).holes
+
+
+def test_polygons_are_geojson() -> None:
+    outer = cats(ring()).to_polygons("cat")[0]
+    found = json.loads(json.dumps(outer.__geo_interface__))
+    assert found["type"] == "Polygon"
+    exterior, hole = (np.array(points) for points in found["coordinates"])
+    for points, original, sign in ((exterior, outer.exterior, 1), (hole, outer.holes[0], -1)):
+        assert (points[0] == points[-1]).all()
+        assert {tuple(point) for point in points.tolist()} == {tuple(point) for point in original.tolist()}
+        x, y = points.T
+        assert np.sign(x[:-1] @ y[1:] - x[1:] @ y[:-1]) == sign, "RFC 7946: exteriors counterclockwise, holes clockwise"
+
+
 def test_ids_without_a_name_are_not_exported() -> None:
     result = cats(ring())
     result.mask[0, 0] = 21
@@ -181,15 +259,19 @@ def outline(result: Segmentation) -> list[Polygon]:
     return result.to_polygons("cat")
 
 
+def objects(result: Segmentation) -> object:
+    return result.to_coco(image_id=1, components=True)
+
+
 @pytest.mark.parametrize(
     ("module", "call"),
-    [("contourpy", outline), ("supervision", Segmentation.to_supervision)],
+    [("contourpy", outline), ("supervision", Segmentation.to_supervision), ("scipy", objects)],
 )
 def test_a_missing_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, module: str, call: Callable[[Segmentation], object]
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    extra = {"contourpy": "polygons"}.get(module, module)
+    extra = {"contourpy": "polygons", "scipy": "components"}.get(module, module)
     with pytest.raises(ImportError, match=rf"needs {module}: pip install 'deeplab-client\[{extra}\]'") as caught:
         call(segmentation(np.full((3, 3), 8, np.uint8)))
     assert caught.value.name == module

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as reference
 from results import segmentation
 
 from deeplab_client import InvalidImageError, Segmentation, UnknownClassError, voc
@@ -54,6 +56,84 @@ def test_lookups() -> None:
     assert result["cat"].dtype == np.bool_
     assert (result["cat"] == (mask == 8)).all()
     assert not result["bus"].any()
+
+
+def test_everything_is_of_the_mask_as_it_is_now() -> None:
+    result = segmentation(np.zeros((2, 5), np.uint8))
+    result.mask[0] = 8
+    assert result.pixel_counts == {"__background__": 5, "cat": 5}
+    assert result.fractions == {"__background__": 0.5, "cat": 0.5}
+    assert result.top_class == "cat"
+    assert result.fraction("cat") == 0.5
+    assert "cat" in result
+    assert "cat 50.0%" in repr(result)
+    assert result.to_dict()["top_class"] == "cat"
+    picture = noise(100, 100)
+    large = segmentation(np.zeros((100, 100), np.uint8))
+    before = large.overlay(picture, legend=True)
+    large.mask[:] = 8
+    panels = [np.asarray(drawn)[:, 100:] for drawn in (before, large.overlay(picture, legend=True))]
+    assert [(panel == voc.PALETTE[8]).all(axis=2).any() for panel in panels] == [False, True]
+
+
+def test_an_id_without_a_name_breaks_no_repr() -> None:
+    result = segmentation(halves())
+    result.mask[0, 0] = 21
+    assert "cat 50.0%" in repr(result)
+    assert result.top_class == "cat"
+    assert "cat" in result
+    for count in (lambda: result.pixel_counts, lambda: result.fractions, result.to_dict):
+        with pytest.raises(UnknownClassError, match="class id 21"):
+            count()
+
+
+def test_sizes_and_the_mask_of_a_class() -> None:
+    result = segmentation(halves(), request_id="abc")
+    assert (result.width, result.height) == (10, 6)
+    assert (result.mask_of("cat") == result["cat"]).all()
+    assert result.request_id == "abc"
+    assert result == segmentation(halves(), request_id="def")
+
+
+def test_a_dict_is_json() -> None:
+    result = segmentation(halves(), request_id="abc")
+    found = json.loads(json.dumps(result.to_dict()))
+    assert found.pop("classes") == [
+        {"id": 0, "name": "__background__", "pixels": 30, "fraction": 0.5, "confidence": None, "rle": None},
+        {"id": 8, "name": "cat", "pixels": 30, "fraction": 0.5, "confidence": None, "rle": None},
+    ]
+    assert found == {
+        "width": 10,
+        "height": 6,
+        "model_name": "segment_resnet50",
+        "model_version": "1",
+        "weights": "COCO_WITH_VOC_LABELS_V1",
+        "untrained": False,
+        "background": "__background__",
+        "request_id": "abc",
+        "top_class": "cat",
+        "mean_confidence": None,
+    }
+    runs = {each["name"]: each["rle"] for each in json.loads(json.dumps(result.to_dict(rle=True)))["classes"]}
+    assert (reference.decode(runs["cat"]) == result["cat"]).all()
+
+
+def test_without_a_background_class_0_counts_and_is_drawn() -> None:
+    mask = halves()
+    mask[:, :7] = 0
+    result = segmentation(mask, background=False)
+    assert result.top_class == "__background__"
+    assert result.to_dict()["background"] is None
+    assert [category["id"] for category in result.coco_categories()][:2] == [0, 1]
+    assert [annotation["category_id"] for annotation in result.to_coco(image_id=1)] == [0, 8]
+    with Image.open(io.BytesIO(result.to_png())) as png:
+        assert (np.asarray(png) == mask).all()
+        shown = np.asarray(png.convert("RGB"))
+    for drawn in (np.asarray(result.overlay(noise(), alpha=1)), np.asarray(result.colorize()), shown):
+        assert (drawn == voc.PALETTE[mask + 1]).all(), "no class is black"
+    panel = np.asarray(segmentation(halves(300, 400), background=False).overlay(noise(300, 400), legend=True))[:, 400:]
+    assert (panel == voc.PALETTE[1]).all(axis=2).sum() >= 50
+    assert result != segmentation(mask)
 
 
 def test_top_class_leaves_the_background_out() -> None:

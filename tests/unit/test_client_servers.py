@@ -79,6 +79,25 @@ def test_an_image_goes_up_and_a_result_comes_down(server: Server, client: Driver
     assert result.weights == "COCO_WITH_VOC_LABELS_V1"
     assert server.script.requests[0]["image"] == b"\x05 not decoded here"
     assert len(server.script.requests[0]["id"]) == 32
+    assert result.request_id == server.script.requests[0]["id"]
+    assert result.confidence is None
+    assert "CONFIDENCE" not in server.script.requests[0]["outputs"]
+
+
+@pytest.mark.parametrize("mask_format", ["raw", "png"])
+def test_confidence_comes_down_on_request(server: Server, kind: Kind, mask_format: str) -> None:
+    with connected(kind, url(server), mask_format=mask_format, retries=0) as client:
+        result = client.segment(b"\x05", confidence=True)
+        assert result.confidence is not None
+        assert result.confidence.tolist() == [[51, 255, 51, 255, 51], [255, 51, 255, 51, 255], [51, 255, 51, 255, 51]]
+        assert result.mask.shape == (3, 5)
+        refusal = "in ensemble 'm', unexpected inference output 'CONFIDENCE' for model 'm'"
+        code = S.INVALID_ARGUMENT if isinstance(server, GrpcServer) else 400
+        server.script.failures["infer"] = (code, refusal)
+        with pytest.raises(UnsupportedError, match="no output CONFIDENCE: build the model repository again") as caught:
+            client.segment(b"\x05", confidence=True)
+    assert caught.value.model == "segment_resnet50"
+    assert caught.value.request_id
 
 
 def test_messages_larger_than_grpcs_default_pass(server: Server, client: Driver) -> None:

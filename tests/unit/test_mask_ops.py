@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 
+import logit_tiles
 import mask_ops
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +79,7 @@ def test_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = np.empty((211, 307), np.uint8)
     mask_ops.segment(logits, whole)
     for name, value in {"_TILE_ROWS": 3, "_TILE_COLUMNS": 50, "_TILE_PIXELS": 150}.items():
-        monkeypatch.setattr(mask_ops, name, value)
+        monkeypatch.setattr(logit_tiles, name, value)
     parts = np.empty_like(whole)
     mask_ops.segment(logits, parts)
     assert (whole != parts).mean() <= 1e-4
@@ -138,12 +139,12 @@ def test_a_request_of_several_masks_counts_each() -> None:
 def test_tensors_that_are_no_masks_are_refused(
     logits: npt.NDArray[np.float32], sizes: list[list[int]], message: str
 ) -> None:
-    with pytest.raises(mask_ops.InvalidLogitsError, match=message):
+    with pytest.raises(logit_tiles.InvalidLogitsError, match=message):
         mask_ops.postprocess(logits, np.array(sizes, np.int32), class_count=4, max_pixels=100)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"max_pixels": "many"}, {"max_pixels": "0"}, {"max_pixels": "-1"}])
 def test_a_limit_that_is_missing_or_impossible_is_named(parameters: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"parameter max_pixels of the model's config\.pbtxt must be an integer"):
-        mask_ops.max_pixels_in(parameters)
-    assert mask_ops.max_pixels_in({"max_pixels": " 40000000"}) == 40_000_000
+        logit_tiles.max_pixels_in(parameters)
+    assert logit_tiles.max_pixels_in({"max_pixels": " 40000000"}) == 40_000_000

@@ -51,6 +51,10 @@ TENSORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "encode_mask": ({"MASK": ("UINT8", [-1, -1])}, {"MASK_PNG": ("STRING", [1])}),
+    "confidence": (
+        {"LOGITS": ("FP32", [C, -1, -1]), "SIZE": ("INT32", [2])},
+        {"CONFIDENCE": ("UINT8", [-1, -1])},
+    ),
     "segment_resnet50": (
         {"IMAGE": ("STRING", [1])},
         {
@@ -58,6 +62,7 @@ TENSORS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "CLASS_PIXELS": ("INT64", [C]),
             "CLASS_NAMES": ("STRING", [C]),
             "MASK_PNG": ("STRING", [1]),
+            "CONFIDENCE": ("UINT8", [-1, -1]),
             "IMAGE_ID": ("INT64", [1]),
         },
     ),
@@ -110,8 +115,9 @@ def test_the_ensemble_connects_tensors_that_fit(variant: str) -> None:
     assert ids == ["PIXELS_ID", "LOGITS_ID", "IMAGE_ID"]
 
 
-def test_preprocess_and_postprocess_agree_on_the_largest_picture() -> None:
-    limits = {config(name).parameters["max_pixels"].string_value for name in ("preprocess", "postprocess")}
+def test_the_steps_agree_on_the_largest_picture() -> None:
+    steps = ("preprocess", "postprocess", "confidence")
+    limits = {config(name).parameters["max_pixels"].string_value for name in steps}
     assert len(limits) == 1
 
 
@@ -127,7 +133,15 @@ def test_warm_up_data_are_what_triton_expects() -> None:
     data = (REPOSITORY / "preprocess" / "warmup" / "IMAGE").read_bytes()
     assert struct.unpack("<I", data[:4])[0] == len(data) - 4
     assert data[4:].startswith(b"P6\n8 8\n255\n")
-    assert struct.unpack("<ii", (REPOSITORY / "postprocess" / "warmup" / "SIZE").read_bytes()) == (480, 640)
+    for step in ("postprocess", "confidence"):
+        assert struct.unpack("<ii", (REPOSITORY / step / "warmup" / "SIZE").read_bytes()) == (480, 640)
+
+
+def test_both_steps_that_sample_logits_have_the_same_file() -> None:
+    postprocess, confidence = (
+        (REPOSITORY / step / "1" / "logit_tiles.py").read_bytes() for step in ("postprocess", "confidence")
+    )
+    assert postprocess == confidence
 
 
 def test_the_client_has_the_servers_names_and_colours() -> None:

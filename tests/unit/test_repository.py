@@ -7,17 +7,12 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import mask_ops
 import pytest
 
 from deeplabv3.errors import RepositoryError
 from deeplabv3.repository.class_names import read_class_names
 from deeplabv3.repository.record import BuildRecord, read_record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 pytestmark = pytest.mark.unit
 
@@ -69,27 +64,18 @@ def test_a_damaged_file_is_named_with_its_damaged_part(tmp_path: Path) -> None:
         read_record(file)
 
 
-# A build and serve.py read labels.txt with the one, the server with the other, which has no package around it.
-@pytest.mark.parametrize("read", [read_class_names, mask_ops.read_class_names], ids=["build", "server"])
 class TestClassNames:
     @pytest.mark.parametrize(
         "content", ["sky\ncafé au lait\n", "\ufeffsky\r\n café au lait\r\n\r\n \n", "sky\ncafé au lait"]
     )
-    def test_are_read_in_order(self, tmp_path: Path, read: Callable[[Path], tuple[str, ...]], content: str) -> None:
+    def test_are_read_in_order(self, tmp_path: Path, content: str) -> None:
         file = tmp_path / "labels.txt"
         file.write_text(content, encoding="utf-8", newline="")
-        assert read(file) == ("sky", "café au lait")
+        assert read_class_names(file) == ("sky", "café au lait")
 
     @pytest.mark.parametrize("content", ["", "\n", "a\n\nb\n", "a\na \n", "a\nb\x07\n"])
-    def test_are_refused(self, tmp_path: Path, read: Callable[[Path], tuple[str, ...]], content: str) -> None:
+    def test_are_refused(self, tmp_path: Path, content: str) -> None:
         file = tmp_path / "labels.txt"
         file.write_text(content)
         with pytest.raises(ValueError, match=r"name|printed"):
-            read(file)
-
-
-def test_a_mask_holds_256_classes(tmp_path: Path) -> None:
-    file = tmp_path / "labels.txt"
-    file.write_text("\n".join(map(str, range(257))))
-    with pytest.raises(ValueError, match=r"257 class names; .*at most 256"):
-        mask_ops.read_class_names(file)
+            read_class_names(file)

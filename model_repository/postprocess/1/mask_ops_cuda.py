@@ -3,6 +3,7 @@
 Nothing in here waits for the device. The arrays that come out fill up while it works: call `wait` before reading them.
 """
 
+import logit_tiles
 import mask_ops
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +35,9 @@ class Masker:
         """Start to turn the LOGITS (N, C, h, w) float32 and SIZE (N, 2) of one request into its masks.
 
         Raises:
-            mask_ops.InvalidLogitsError: as `mask_ops.postprocess`.
+            logit_tiles.InvalidLogitsError: as `logit_tiles.checked_size`.
         """
-        height, width = mask_ops.checked_size(
+        height, width = logit_tiles.checked_size(
             tuple(logits.shape), sizes, class_count=self._class_count, max_pixels=self._max_pixels
         )
         with torch.inference_mode():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import logit_tiles
 import mask_ops
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -22,14 +22,9 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the class names and the limit on pixels."""
         config = json.loads(args["model_config"])
-        names = mask_ops.read_class_names(
-            Path(args["model_repository"])
-            / pb_utils.get_output_config_by_name(config, "CLASS_PIXELS")["label_filename"]
-        )
-        self._class_names = np.array(names, np.object_)
-        self._max_pixels = mask_ops.max_pixels_in(
-            {name: value["string_value"] for name, value in config["parameters"].items()}
-        )
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        self._class_names = np.array(json.loads(parameters["class_names"]), np.object_)
+        self._max_pixels = logit_tiles.max_pixels_in(parameters)
         self._masker = self._gpu_masker(args)
 
     def _gpu_masker(self, args: dict[str, str]) -> mask_ops_cuda.Masker | None:
@@ -59,7 +54,7 @@ class TritonPythonModel:
         try:
             # Before the work: the memory that it lies in is another request's once Triton has given this one up.
             return self._read(request, "IMAGE_ID"), self._masks(request)
-        except mask_ops.InvalidLogitsError as exc:
+        except logit_tiles.InvalidLogitsError as exc:
             return pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG)
         except Exception as exc:  # noqa: BLE001  our fault: logged with its traceback, and INTERNAL for this request
             return _failed(exc)
