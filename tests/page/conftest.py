@@ -15,6 +15,9 @@ import pytest
 from playwright.sync_api import sync_playwright
 from triton_process import TritonProcess, wait_until
 
+from deeplabv3 import UNTRAINED
+from deeplabv3.repository.config import config_text, read_config
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -57,14 +60,17 @@ class Server:
 
 @pytest.fixture(scope="session")
 def repository(toy_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy, and beside it an ensemble that says its weights are untrained."""
+    """The toy, and beside it the same models as untrained ones."""
     folder = tmp_path_factory.mktemp("page-models") / "models"
     shutil.copytree(toy_repository, folder, symlinks=True)
-    shutil.copytree(folder / "segment_resnet50", folder / "segment_untrained", symlinks=True)
-    config = folder / "segment_untrained" / "config.pbtxt"
-    text = config.read_text()
-    config.write_text(re.sub(r'(key: "weights"\s*value {\s*string_value: )"\w+"', r'\1"none"', text))
-    assert config.read_text() != text
+    for kind in ("core", "segment"):
+        copy = shutil.copytree(folder / f"{kind}_resnet50", folder / f"{kind}_untrained", symlinks=True)
+        config = read_config(copy / "config.pbtxt")
+        config.name = copy.name
+        config.parameters["weights"].string_value = UNTRAINED
+        for step in config.ensemble_scheduling.step:
+            step.model_name = step.model_name.replace("core_resnet50", "core_untrained")
+        (copy / "config.pbtxt").write_text(config_text(config))
     return folder
 
 

@@ -105,7 +105,7 @@ def test_a_picture_gives_its_classes_and_controls_send_nothing(page: Page, serve
 
 
 def test_an_example_is_a_click_away(page: Page) -> None:
-    page.get_by_role("button", name="cat.png").click()
+    page.get_by_role("button", name="Example: cat.png").click()
     expect(page.get_by_text("451 x 300 pixels")).to_be_visible()
 
 

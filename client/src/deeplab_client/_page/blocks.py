@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -28,6 +29,10 @@ _DOWNLOADS = ("Overlay (PNG)", "Class ids (PNG)", "Details (JSON)")
 _CSS = """
 .alert { color: #b91c1c; font-weight: 600; overflow-wrap: anywhere; }
 .dark .alert { color: #fca5a5; }
+.classes { width: 100%; border-collapse: collapse; }
+.classes caption { text-align: left; }
+.classes th, .classes td { padding: 4px 8px; text-align: right; border-bottom: 1px solid var(--border-color-primary); }
+.classes th:first-child, .classes td:first-child { text-align: left; overflow-wrap: anywhere; }
 """
 
 
@@ -50,9 +55,9 @@ class Page:
         try:
             names = [model.name for model in self._client.models()]
         except SegmentationError as error:
-            return gr.skip(), _notice(str(error))
+            return gr.skip(), _notice(f"The server does not name its models: {error}")
         if not names:
-            return gr.skip(), _notice("the server has no model that segments pictures")
+            return gr.skip(), _notice("The server has no model that segments pictures.")
         return gr.Dropdown(choices=names, value=self._model if self._model in names else names[0]), _notice("")
 
     def segment(self, path: str | None, model: str | None) -> tuple[Answer | None, Any]:
@@ -62,12 +67,12 @@ class Page:
         try:
             return None if path is None else view.ask(self._client, path, model), _notice("")
         except SegmentationError as error:
-            return None, _notice(str(error))
+            return None, _notice(f"The picture was not segmented: {error}")
 
     def show(self, answer: Answer | None, threshold: float, opacity: float) -> tuple[Any, ...]:
         """Return the picture, the details and their parts; the downloads are made after that."""
         if answer is None:
-            return None, gr.Column(visible=False), "", None, *[gr.DownloadButton(interactive=False)] * len(_DOWNLOADS)
+            return None, gr.Column(visible=False), "", "", *[gr.DownloadButton(interactive=False)] * len(_DOWNLOADS)
         result = answer.at_least(threshold)
         picture = (answer.preview, view.layers(result, answer.preview.size, opacity))
         return (
@@ -94,6 +99,11 @@ def _path(picture: Any) -> str | None:  # noqa: ANN401 - Gradio's
     return None if picture is None else picture.path
 
 
+def _example(path: Path) -> str:
+    """Return where Gradio serves a picture from, wherever it is."""
+    return save_bytes_to_cache(path.read_bytes(), path.name, get_upload_folder())
+
+
 def _notice(problem: str) -> gr.HTML:
     """Return what tells of a problem, or nothing of none."""
     return gr.HTML(view.alert(problem) if problem else "", visible=bool(problem))
@@ -110,10 +120,14 @@ def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
                 picture = gr.Image(
                     label="Picture", sources=["upload", "webcam", "clipboard"], height=320, buttons=["fullscreen"]
                 )
-                picture.preprocess = _path  # Gradio's own decodes the file, and refuses some that the server takes
-                if examples:
-                    names = [path.name for path in examples]  # a screen reader has no name for a thumbnail
-                    gr.Examples([[str(path)] for path in examples], [picture], label="Examples", example_labels=names)
+                # Gradio's own decodes the file, and refuses some that the server takes. A subclass would do, but Gradio
+                # writes a stub beside the module of each.
+                picture.preprocess = _path
+                with gr.Row(visible=bool(examples)):
+                    for path in examples:
+                        gr.Button(f"Example: {path.name}", size="sm").click(
+                            partial(_example, path), outputs=picture, show_progress="hidden", api_visibility="private"
+                        )
                 model = gr.Dropdown(label="Model", choices=[])
                 again = gr.Button("Segment", variant="primary")
             with gr.Column():
@@ -125,9 +139,7 @@ def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
                             0, 1, 0, step=0.01, label="Confidence threshold", info="Less certain pixels are left out."
                         )
                         opacity = gr.Slider(0, 1, 0.5, step=0.01, label="Opacity")
-                    table = gr.Dataframe(
-                        label="Classes", headers=["class", "share", "pixels"], type="array", interactive=False
-                    )
+                    table = gr.HTML(label="Classes")
                     with gr.Row():
                         downloads = [gr.DownloadButton(label, size="sm", min_width=120) for label in _DOWNLOADS]
 

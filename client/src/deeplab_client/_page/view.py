@@ -80,9 +80,16 @@ def colors(result: Segmentation) -> dict[str, str]:
     return {name: "#{:02x}{:02x}{:02x}".format(*row) for name, row in named}
 
 
-def table(result: Segmentation) -> list[list[str]]:
-    """Return the name, the share and the pixels of each present class, most first."""
-    return [[name, f"{share:.1%}", f"{result.pixel_counts[name]:,}"] for name, share in result.fractions.items()]
+def table(result: Segmentation) -> str:
+    """Return HTML that lists the present classes with their share and pixels, most first."""
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{share:.1%}</td><td>{result.pixel_counts[name]:,}</td></tr>"
+        for name, share in result.fractions.items()
+    )
+    return (
+        '<table class="classes"><caption>Classes</caption>'
+        f"<thead><tr><th>class</th><th>share</th><th>pixels</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
 
 
 def caption(result: Segmentation) -> str:
@@ -96,7 +103,7 @@ def caption(result: Segmentation) -> str:
 
 def alert(message: str) -> str:
     """Return HTML in red that a screen reader says at once."""
-    return f'<p role="alert" class="alert">{html.escape(message[:1].upper() + message[1:])}</p>'
+    return f'<p role="alert" class="alert">{html.escape(message)}</p>'
 
 
 def files(answer: Answer, threshold: float, opacity: float) -> list[tuple[str, bytes]]:
