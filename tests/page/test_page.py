@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
+from triton_process import wait_until
 from tritonclient import grpc as triton
 
 from benchmarks import toy
@@ -170,7 +171,13 @@ def test_a_server_that_is_gone_is_told_and_works_when_it_is_back(
     server.start()
     drop(newcomer, picture)
     for tab in (page, newcomer):
-        tab.get_by_role("button", name="Segment", exact=True).click()
-        expect(tab.get_by_text("96 x 64 pixels")).to_be_visible()
+
+        def is_segmented(tab: Page = tab) -> bool:
+            tab.get_by_role("button", name="Segment", exact=True).click()
+            tab.wait_for_timeout(500)
+            return tab.get_by_text("96 x 64 pixels").is_visible()
+
+        # gRPC connects again after a pause of up to 2 seconds.
+        wait_until(is_segmented, what="a result of the server that is back")
         expect(tab.get_by_role("alert")).to_have_count(0)
     newcomer.close()
