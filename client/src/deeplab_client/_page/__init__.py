@@ -61,4 +61,4 @@ def run(
             ready(blocks.serve(page, host=host, port=port))
             ended.wait()
         finally:
-            page.close()
+            page.close(verbose=False)

@@ -31,7 +31,8 @@ _CSS = """
 .dark .alert { color: #fca5a5; }
 .classes { width: 100%; border-collapse: collapse; }
 .classes caption { text-align: left; }
-.classes th, .classes td { padding: 4px 8px; text-align: right; border-bottom: 1px solid var(--border-color-primary); }
+.classes th, .classes td { padding: 4px 8px; text-align: right; }
+table.classes :is(tr, th, td) { border-width: 0 0 1px !important; border-color: var(--border-color-primary) !important; }
 .classes th:first-child, .classes td:first-child { text-align: left; overflow-wrap: anywhere; }
 """
 
@@ -114,7 +115,7 @@ def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(_KEPT_SECONDS // 6, _KEPT_SECONDS)) as blocks:
         answer = gr.State(time_to_live=_KEPT_SECONDS)
         gr.Markdown(f"# {title}")
-        notice = gr.HTML(visible=False)
+        notice = gr.HTML(visible=False, padding=False)
         with gr.Row():
             with gr.Column():
                 picture = gr.Image(
@@ -133,13 +134,13 @@ def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
             with gr.Column():
                 shown = gr.AnnotatedImage(label="Result", buttons=["fullscreen"])
                 with gr.Column(visible=False) as details:
-                    caption = gr.HTML()
+                    caption = gr.HTML(padding=False)
                     with gr.Group():
                         threshold = gr.Slider(
                             0, 1, 0, step=0.01, label="Confidence threshold", info="Less certain pixels are left out."
                         )
                         opacity = gr.Slider(0, 1, 0.5, step=0.01, label="Opacity")
-                    table = gr.HTML(label="Classes")
+                    table = gr.HTML(padding=False)
                     with gr.Row():
                         downloads = [gr.DownloadButton(label, size="sm", min_width=120) for label in _DOWNLOADS]
 
