@@ -88,15 +88,16 @@ def page_url(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("page")
     options = ["--url", server.url, "--port", "0", "--example", str(EXAMPLE)]
     command = [sys.executable, "-u", "-m", "deeplab_client", "page", *options]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+/", line)
-    assert found, line + (folder / "log").read_text()
-    yield found[0]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == -signal.SIGINT
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True) as process,
+    ):
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
+        assert found, (folder / "log").read_text()
+        yield found[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == -signal.SIGINT
     assert (folder / "log").read_text() == ""
 
 

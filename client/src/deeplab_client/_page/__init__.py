@@ -56,7 +56,7 @@ def run(
             raise missing_extra("the page", "gradio", "page") from error
         page = blocks.build(blocks.Page(client, model=model), title=_TITLE, examples=examples)
         ended = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: ended.set())
+        signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
         try:
             ready(blocks.serve(page, host=host, port=port))
             ended.wait()

@@ -73,13 +73,21 @@ class Page:
     def show(self, answer: Answer | None, threshold: float, opacity: float) -> tuple[Any, ...]:
         """Return the picture, the details and their parts; the downloads are made after that."""
         if answer is None:
-            return None, gr.Column(visible=False), "", "", *[gr.DownloadButton(interactive=False)] * len(_DOWNLOADS)
+            return (
+                None,
+                gr.Column(visible=False),
+                "",
+                gr.skip(),
+                "",
+                *[gr.DownloadButton(interactive=False)] * len(_DOWNLOADS),
+            )
         result = answer.at_least(threshold)
-        picture = (answer.preview, view.layers(result, answer.preview.size, opacity))
+        picture: Any = (answer.preview, view.layers(result, answer.preview.size, opacity))
         return (
             gr.AnnotatedImage(picture, color_map=view.colors(result)),
             gr.Column(visible=True),
             view.caption(result),
+            gr.Slider(interactive=result.background),  # without one, there is nothing that uncertain pixels could be
             view.table(result),
             *[gr.DownloadButton(interactive=False)] * len(_DOWNLOADS),
         )
@@ -95,9 +103,9 @@ class Page:
         return [gr.DownloadButton(value=path, interactive=True) for path in paths]
 
 
-def _path(picture: Any) -> str | None:  # noqa: ANN401 - Gradio's
+def _path(payload: Any) -> str | None:  # noqa: ANN401 - Gradio's
     """Return where an uploaded file is."""
-    return None if picture is None else picture.path
+    return None if payload is None else payload.path
 
 
 def _example(path: Path) -> str:
@@ -144,8 +152,8 @@ def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
                     with gr.Row():
                         downloads = [gr.DownloadButton(label, size="sm", min_width=120) for label in _DOWNLOADS]
 
-        private = {"api_visibility": "private"}
-        models = {"fn": page.models, "inputs": model, "outputs": [model, notice], **private}
+        private: dict[str, Any] = {"api_visibility": "private"}
+        models: dict[str, Any] = {"fn": page.models, "inputs": model, "outputs": [model, notice], **private}
         controls = [answer, threshold, opacity]
         blocks.load(**models, show_progress="hidden")
         asked = gr.on([picture.change, model.input, again.click], **models, show_progress="hidden").then(
@@ -153,7 +161,11 @@ def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
         )
         for event in (asked.then, threshold.release, opacity.release):
             event(
-                page.show, controls, [shown, details, caption, table, *downloads], show_progress_on=shown, **private
+                page.show,
+                controls,
+                [shown, details, caption, threshold, table, *downloads],
+                show_progress_on=shown,
+                **private,
             ).then(page.files, controls, downloads, show_progress="hidden", **private)
     return blocks.queue(max_size=_WAITING, default_concurrency_limit=_AT_A_TIME, api_open=False)
 
