@@ -31,7 +31,7 @@ demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
 page: $(VENV)/page ## Build and start as `make demo` does, with a page to drop pictures on
 	$(BIN)/python -u demo.py --page
 
-test: $(VENV)/deploy lint ## Linters, types, tests with a real server
+test: lint ## Linters, types, tests with a real server
 	$(BIN)/python -m pytest -m 'not stack and not page' --numprocesses 2
 
 check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Triton behind Envoy, under Prometheus and Locust: what `make test` leaves out
@@ -57,7 +57,7 @@ bench-peers: $(VENV)/installed $(PEERS)/installed bench-model ## Measure Triton 
 bench-model: $(VENV)/installed
 	$(BIN)/python build_models.py --variant resnet50 --weights none --model-repository out/bench/model_repository
 
-lint: $(VENV)/page ## Linters and the type checker
+lint: $(VENV)/deploy $(VENV)/page ## Linters and the type checker
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright

@@ -235,10 +235,13 @@ def ping(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 5.0,
 def page(
     *,
     url: Url,
-    model: Annotated[
-        str | None,
+    models: Annotated[
+        list[str] | None,
         typer.Option(
-            "--model", envvar="DEEPLAB_MODEL", metavar="NAME", help="Chosen at first; else the server's first model."
+            "--model",
+            envvar="DEEPLAB_MODEL",
+            metavar="NAME",
+            help="An ensemble to choose; several. Default: this project's.",
         ),
     ] = None,
     timeout: Timeout = 30.0,
@@ -257,11 +260,12 @@ def page(
 
     The server's results are kept for each browser tab, for an hour at most. The page loads nothing from other hosts.
     """
-    with server.connect(url, model=model or "segment_resnet50", timeout=timeout) as client:
+    names = models or ["segment_resnet50", "segment_resnet101"]
+    with server.connect(url, model=names[0], timeout=timeout) as client:
         try:
             _page.run(
                 client,
-                model=model,
+                models=names,
                 examples=examples or [],
                 host=host,
                 port=port,

@@ -32,7 +32,7 @@ _CSS = """
 .classes { width: 100%; border-collapse: collapse; }
 .classes caption { text-align: left; }
 .classes th, .classes td { padding: 4px 8px; text-align: right; }
-table.classes :is(tr, th, td) { border-width: 0 0 1px !important; border-color: var(--border-color-primary) !important; }
+table.classes :is(tr, th, td) { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 .classes th:first-child, .classes td:first-child { text-align: left; overflow-wrap: anywhere; }
 """
 
@@ -41,25 +41,23 @@ class Page:
     """What happens on the page: Gradio calls the methods, and shows in its components what they return.
 
     Args:
-        client: Asked for models and masks.
-        model: The model that is chosen at first; None for the first one of the server.
+        client: Asked for masks.
+        models: To choose from; those that are not served are left out.
     """
 
-    def __init__(self, client: SegmentationClient, *, model: str | None) -> None:
+    def __init__(self, client: SegmentationClient, *, models: Sequence[str]) -> None:
         self._client = client
-        self._model = model
+        self._models = models
 
     def models(self, chosen: str | None) -> tuple[Any, Any]:
         """Return the models to choose from where none is chosen yet, and what is wrong with the server."""
         if chosen is not None:
             return gr.skip(), gr.skip()
         try:
-            names = [model.name for model in self._client.models()]
+            names = view.served(self._client, self._models)
         except SegmentationError as error:
-            return gr.skip(), _notice(f"The server does not name its models: {error}")
-        if not names:
-            return gr.skip(), _notice("The server has no model that segments pictures.")
-        return gr.Dropdown(choices=names, value=self._model if self._model in names else names[0]), _notice("")
+            return gr.skip(), _notice(f"The server takes no pictures: {error}")
+        return gr.Dropdown(choices=names, value=names[0]), _notice("")
 
     def segment(self, path: str | None, model: str | None) -> tuple[Answer | None, Any]:
         """Send a picture; return the result to keep, or what is wrong."""
