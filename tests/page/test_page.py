@@ -90,10 +90,14 @@ def test_a_picture_gives_its_classes_and_controls_send_nothing(page: Page, serve
     set_slider(page, "Confidence threshold", 0.9)
     expect_classes(page, certain)
     set_slider(page, "Opacity", 0.25)
-    name, content = downloaded(page, "Overlay")
-    assert name == "two.png.overlay.png"
-    overlay = certain.overlay(picture, alpha=0.25)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(overlay))
+    overlay = np.asarray(certain.overlay(picture, alpha=0.25))
+
+    def has_the_new_overlay() -> bool:
+        name, content = downloaded(page, "Overlay")
+        assert name == "two.png.overlay.png"
+        return np.array_equal(np.asarray(Image.open(io.BytesIO(content))), overlay)
+
+    wait_until(has_the_new_overlay, what="an overlay of the new threshold and opacity")
     name, content = downloaded(page, "Class ids")
     assert name == "two.png.classes.png"
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), certain.mask)
