@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "tests" / "assets" / "cat.png"
-MODELS = ("segment_resnet50", "segment_untrained", "segment_missing")
 
 # A browser that talks to nobody else of its own accord; Chromium has no sandbox for root.
 ARGUMENTS = [
@@ -88,7 +87,6 @@ def page_url(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A running `deeplab page`, which Ctrl-C ends without a trace of it."""
     folder = tmp_path_factory.mktemp("page")
     options = ["--url", server.url, "--port", "0", "--example", str(EXAMPLE)]
-    options += [word for model in MODELS for word in ("--model", model)]
     command = [sys.executable, "-u", "-m", "deeplab_client", "page", *options]
     with (
         (folder / "log").open("w") as log,

@@ -235,15 +235,7 @@ def ping(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 5.0,
 def page(
     *,
     url: Url,
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            envvar="DEEPLAB_MODEL",
-            metavar="NAME",
-            help="An ensemble to choose; several. Default: this project's.",
-        ),
-    ] = None,
+    model: Model = "segment_resnet50",
     timeout: Timeout = 30.0,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; 0.0.0.0 lets other machines in.")
@@ -260,12 +252,11 @@ def page(
 
     The server's results are kept for each browser tab, for an hour at most. The page loads nothing from other hosts.
     """
-    names = models or ["segment_resnet50", "segment_resnet101"]
-    with server.connect(url, model=names[0], timeout=timeout) as client:
+    with server.connect(url, model=model, timeout=timeout) as client:
         try:
             _page.run(
                 client,
-                models=names,
+                model=model,
                 examples=examples or [],
                 host=host,
                 port=port,

@@ -25,7 +25,7 @@ _TITLE = "Segment a picture"
 def run(
     client: SegmentationClient,
     *,
-    models: Sequence[str],
+    model: str,
     examples: Sequence[Path],
     host: str,
     port: int,
@@ -34,8 +34,8 @@ def run(
     """Serve the page until Ctrl-C or SIGTERM; what it keeps is in memory and in a folder that is then removed.
 
     Args:
-        client: Asked for masks.
-        models: To choose from; those that are not served are left out.
+        client: Asked for models and masks.
+        model: The one that is chosen at first, where the server has it.
         examples: Pictures to choose from.
         host: Address to listen at.
         port: Port to listen at; 0 for a free one.
@@ -54,7 +54,7 @@ def run(
             if error.name != "gradio":
                 raise
             raise missing_extra("the page", "gradio", "page") from error
-        page = blocks.build(blocks.Page(client, models=models), title=_TITLE, examples=examples)
+        page = blocks.build(blocks.Page(client, model=model), title=_TITLE, examples=examples)
         ended = threading.Event()
         signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
         try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
+from gradio.themes import Default
 from gradio.utils import get_upload_folder
 
 from deeplab_client import SegmentationError
@@ -41,23 +42,25 @@ class Page:
     """What happens on the page: Gradio calls the methods, and shows in its components what they return.
 
     Args:
-        client: Asked for masks.
-        models: To choose from; those that are not served are left out.
+        client: Asked for models and masks.
+        model: The one that is chosen at first, where the server has it.
     """
 
-    def __init__(self, client: SegmentationClient, *, models: Sequence[str]) -> None:
+    def __init__(self, client: SegmentationClient, *, model: str) -> None:
         self._client = client
-        self._models = models
+        self._model = model
 
     def models(self, chosen: str | None) -> tuple[Any, Any]:
         """Return the models to choose from where none is chosen yet, and what is wrong with the server."""
         if chosen is not None:
             return gr.skip(), gr.skip()
         try:
-            names = view.served(self._client, self._models)
+            names = [model.name for model in self._client.models() if model.confidence]
         except SegmentationError as error:
-            return gr.skip(), _notice(f"The server takes no pictures: {error}")
-        return gr.Dropdown(choices=names, value=names[0]), _notice("")
+            return gr.skip(), _notice(f"The server does not name its models: {error}")
+        if not names:
+            return gr.skip(), _notice("The server has no model that segments pictures with confidence: build it again.")
+        return gr.Dropdown(choices=names, value=self._model if self._model in names else names[0]), _notice("")
 
     def segment(self, path: str | None, model: str | None) -> tuple[Answer | None, Any]:
         """Send a picture; return the result to keep, or what is wrong."""
@@ -191,6 +194,6 @@ def serve(blocks: gr.Blocks, *, host: str, port: int) -> str:
         state_session_capacity=_KEPT_TABS,
         show_error=True,
         css=_CSS,
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )
     return url

@@ -16,14 +16,11 @@ from deeplab_client._drawing import palette_of
 from deeplab_client._image import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from deeplab_client import Segmentation, SegmentationClient
 
 _LONGEST_PREVIEW = 1280  # pixels of a side: Gradio makes one picture of this size for each class
-_LONGEST_WAIT = 2.0  # seconds
 _UNTRAINED = "UNTRAINED WEIGHTS: the colors are noise, not a segmentation."
 
 
@@ -48,18 +45,6 @@ class Answer:
     def at_least(self, threshold: float) -> Segmentation:
         """Return the result with less certain pixels as background, where the model has one."""
         return self.result.at_least(threshold) if self.result.background else self.result
-
-
-def served(client: SegmentationClient, models: Sequence[str]) -> list[str]:
-    """Return those of some models that take requests, of which there is at least one.
-
-    Raises:
-        SegmentationError: There is none, or no answer.
-    """
-    names = [name for name in models if client.is_ready(model=name)]
-    if not names:
-        client.wait_until_ready(model=models[0], timeout=_LONGEST_WAIT)  # says what is missing
-    return names or [models[0]]
 
 
 def ask(client: SegmentationClient, path: str, model: str) -> Answer:
