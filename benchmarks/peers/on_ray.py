@@ -17,6 +17,7 @@ The HTTP proxy listens on 127.0.0.1. Ray has no such switch for its own services
 import os
 import secrets
 import signal
+from typing import Any
 
 if __name__ == "__main__":  # before Ray is imported
     os.environ |= {
@@ -60,7 +61,7 @@ class Segmenter:
 
     async def __call__(self, request: Request) -> Response:
         """Answer with a mask."""
-        image = await request.body()
+        image: Any = await request.body()  # serve.batch is called with one of the list
         mask = await self.batched(image) if service.batch > 1 else self._pipeline([image])[0]
         return Response(mask, media_type=MEDIA_TYPE)
 
