@@ -38,6 +38,9 @@ def opened(encoded: bytes) -> Image.Image:
         return _despite_warnings(lambda: _opened(encoded))
     except UnidentifiedImageError as error:  # its message names our buffer by its address
         raise InvalidImageError("the image cannot be decoded: it is broken or truncated") from error
+    except Image.DecompressionBombError as error:
+        remedy = "for a picture that you trust, set PIL.Image.MAX_IMAGE_PIXELS to more or None"
+        raise InvalidImageError(f"the image has more pixels than Pillow may decode: {error}; {remedy}") from error
     except Exception as error:  # Pillow's decoders raise what they like
         raise _refusal(error, "the image cannot be decoded") from error
 
