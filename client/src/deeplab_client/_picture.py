@@ -97,7 +97,9 @@ def _opened(encoded: bytes) -> Image.Image:
         picture = _avif(alone.data) if alone.codec == "AVIF" else _heic(alone.data)
     for key in _NOT_EXIF:
         picture.info.pop(key, None)
-    return _turned(_as_shown(picture), orientation).convert("RGB")
+    shown = _turned(_as_shown(picture), orientation)
+    # No copy where none is needed, because a large picture would take twice its memory.
+    return shown if shown.mode == "RGB" and not getattr(shown, "is_animated", False) else shown.convert("RGB")
 
 
 def _avif(data: bytes) -> Image.Image:
