@@ -28,7 +28,7 @@ help: ## Show this list
 demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
 	$(BIN)/python -u demo.py
 
-test: $(VENV)/deploy lint ## Linters, types, tests with a real server
+test: lint ## Linters, types, tests with a real server
 	$(BIN)/python -m pytest -m 'not stack' --numprocesses 2
 
 check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Triton behind Envoy, under Prometheus and Locust: what `make test` leaves out
@@ -51,7 +51,7 @@ bench-peers: $(VENV)/installed $(PEERS)/installed bench-model ## Measure Triton 
 bench-model: $(VENV)/installed
 	$(BIN)/python build_models.py --variant resnet50 --weights none --model-repository out/bench/model_repository
 
-lint: $(VENV)/installed ## Linters and the type checker
+lint: $(VENV)/deploy ## Linters and the type checker
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright

@@ -124,7 +124,7 @@ def runtimes(model: torch.nn.Module, file: Path) -> dict[str, Callable[[torch.Te
         def __init__(self) -> None:
             self._rest = iter(calibration)
 
-        def get_next(self) -> dict[str, Any] | None:
+        def get_next(self) -> Any:  # noqa: ANN401 - a dict, and None at the end, which the base class does not say
             return next(self._rest, None)
 
     prepared, in_int8 = file.with_suffix(".prepared.onnx"), file.with_suffix(".int8.onnx")

@@ -7,7 +7,7 @@
 photographs from two small ones and compares the pixels and masks of both settings. The masks are those of a stand-in
 that tells classes by color, and of a ResNet-50. Untrained weights hardly tell classes apart, so that their masks change
 with the least difference: beside them stands how many pixels change where Pillow resizes instead of torch. Printed, and
-written as photographs.json.
+written as photographs.json, of one part alone as photographs-time.json or photographs-masks.json.
 """
 
 from __future__ import annotations
@@ -247,7 +247,8 @@ def main() -> int:
         os.execve(  # noqa: S606 - this command
             sys.executable, [sys.executable, "-m", "benchmarks.photographs", *sys.argv[1:]], os.environ | tuned
         )
-    report = Report("photographs", options.output)
+    # A run of one part must not replace the figures of the other.
+    report = Report("-".join(["photographs", *(options.parts if len(options.parts) == 1 else ())]), options.output)
     if "time" in options.parts:
         measure_time(report, options.rounds)
         report.show("preprocess, one thread", report.of("time"), (Column("seconds", "ms", 1e3, ".1f"),))

@@ -104,7 +104,7 @@ def measure_round(report: Report, server: Server, sender: Sender, load: Load) ->
     replies = sender.run(load, server.wire, server.pictures)
     replies.check(server.name)
     gained = {name: taken - before[name] for name, taken in processor_seconds(server).items()}
-    meanwhile = server_statistics.between(counted, read_statistics(server))
+    meanwhile = server_statistics.between(counted, read_statistics(server)) or {}
     condition = {"server": server.name, IN_FLIGHT: load.concurrency}
     for process, seconds in {**gained, "sum": sum(gained.values())}.items():
         report.add("processor", process, condition, {"ms": 1e3 * seconds / len(replies.all)})

@@ -48,14 +48,14 @@ def read(url: str) -> dict[str, Any]:
     return {model["name"]: _counts(model) for model in cast("dict[str, Any]", answer)["model_stats"]}
 
 
-def between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+def between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any] | None:
     """Return what was counted between two readings, for the models that answered a request meanwhile.
 
-    The result is empty when a count fell: several servers share the address, or the server restarted.
+    The result is None when a count fell: several servers share the address, or the server restarted.
     """
     found = {name: _difference(before.get(name, {}), counts) for name, counts in after.items()}
     if any(_fell(counts) for counts in found.values()):
-        return {}
+        return None
     return {name: counts for name, counts in found.items() if counts["requests"] > 0}
 
 

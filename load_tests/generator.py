@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED_SECONDS = 2.0  # whoever presses Ctrl-C does not wait for a slow server
 REPORT = "deeplab"  # our part of a worker's report
+INTERRUPT = "deeplab_interrupt"  # what a master that a signal ends tells its workers, before they are told to quit
 RUN = "deeplab_run"  # an argument that tells the workers which run they report of
 OF_PICTURES = ("pictures", "kinds", "seed")  # the arguments that make the pictures
 OWN_ERROR = "the load test itself failed: see its log"
@@ -53,6 +54,7 @@ class LoadGenerator:
         if isinstance(runner, WorkerRunner):
             events.report_to_master.add_listener(self._report)
             events.quitting.add_listener(self._quitting)
+            runner.register_message(INTERRUPT, self._interrupted)
             if runner.worker_state in {STATE_SPAWNING, STATE_RUNNING}:
                 self._start()  # the run had begun before this process listened
 
@@ -121,6 +123,10 @@ class LoadGenerator:
             self._ticker.kill()
         if isinstance(self._environment.runner, WorkerRunner):
             self._environment.stop_timeout = 0  # Locust sleeps that long now; the master sends it with each run
+
+    def _interrupted(self, **_: object) -> None:
+        """Have the requests under way end soon, because a signal ends the master."""
+        self._environment.stop_timeout = INTERRUPTED_SECONDS
 
     def _quitting(self, **_: object) -> None:
         """Send the last report of a worker: a signal comes before the master's word, or cuts short what that began."""

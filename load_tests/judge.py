@@ -22,7 +22,7 @@ from locust.stats import StatsEntry
 from deeplabv3 import server_statistics
 from deeplabv3.console import console
 from load_tests import objectives, report
-from load_tests.generator import INTERRUPTED_SECONDS, OF_PICTURES, OWN_ERROR, REPORT, RUN
+from load_tests.generator import INTERRUPT, INTERRUPTED_SECONDS, OF_PICTURES, OWN_ERROR, REPORT, RUN
 from load_tests.options import options_from, weights
 from load_tests.replies import BETWEEN_WORKERS, WRONG_BETWEEN_WORKERS, FirstReplies, FirstReply
 from load_tests.sending import protocol_of
@@ -164,6 +164,8 @@ class Judge:
 
     def _await_last_reports(self, master: MasterRunner) -> None:
         """Wait for the last requests of the workers, for which Locust leaves them half a second."""
+        if self.interrupted:
+            master.send_message(INTERRUPT)
         if self._parsed.headless:
             master.send_message("quit")  # they end their requests, report, and go
         began = time.monotonic()
@@ -258,10 +260,12 @@ class Judge:
     def _server_between(self) -> dict[str, Any]:
         """Return what the server counted during the run; nothing where it does not tell."""
         after = self._server_statistics() if self._server_before is not None else None
-        found = server_statistics.between(self._server_before or {}, after) if after else {}
-        if after and not found:
+        if self._server_before is None or after is None:
+            return {}
+        found = server_statistics.between(self._server_before, after)
+        if found is None:
             _logger.warning("the server's statistics are left out: it restarted, or several share the address")
-        return found
+        return found or {}
 
     def _server_statistics(self) -> dict[str, Any] | None:
         try:

@@ -54,7 +54,13 @@ def locust(name: str, server: RunningServer, variant: str, output: Path, *option
         *("--only-summary", "--loglevel", "WARNING", *options),
     ]
     print(f"{name} loop: {_USERS} users for {seconds} s", flush=True)  # noqa: T201 a command's own words
-    return subprocess.run(command, check=False).returncode  # noqa: S603
+    process = subprocess.Popen(command)  # noqa: S603
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()  # Ctrl-C has reached it already, and it takes no second signal; SIGTERM has not
+        process.wait()  # it writes its reports
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

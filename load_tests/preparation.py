@@ -181,6 +181,7 @@ class _Preparation:
         if not host:
             _stop("there is no server to ask: give --host grpc://HOST:PORT or http://HOST:PORT", EXIT_USAGE)
         try:
+            _logger.info("waiting for %s", host)
             missing = wait_until_ready(list(filter(None, (host, options.second_host))), options, seconds=seconds)
         except ValueError as error:
             _stop(str(error), EXIT_USAGE)

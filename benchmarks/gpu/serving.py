@@ -161,5 +161,5 @@ def measure_serving(report: Report, served: Served, settings: Settings, deadline
                 "serving", setup.name, {**condition, "cudnn": plan.cudnn}, figures, limited=limited, errors=errors
             )
             report.say(f"{plan.variant}, {setup.name}, {concurrency} in flight: {figures['rate']:.1f} images/s")
-            for step, counts in server_statistics.between(before, server_statistics.read(url)).items():
+            for step, counts in (server_statistics.between(before, server_statistics.read(url)) or {}).items():
                 report.add("stages", step, {"setup": setup.name, **condition}, server_statistics.means(counts))

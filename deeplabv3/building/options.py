@@ -1,7 +1,6 @@
 """The options of build_models.py: what each means, which go together, and the plans that they ask for."""
 
 import argparse
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -98,7 +97,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--std",
-        type=_three_shares("three numbers R,G,B above 0 and up to 1", lowest=math.ulp(0.0)),
+        type=_three_shares("three numbers R,G,B from 0.001 to 1", lowest=0.001),
         default=STD,
         metavar="R,G,B",
         help="the standard deviation, likewise (default: ImageNet's)",

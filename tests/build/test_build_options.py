@@ -85,7 +85,7 @@ def test_weights_may_be_said_in_the_seeds_words() -> None:
         (["--set", "preprocess.resize_mode=oval"], "must be 'fixed' or 'shorter_side', got 'oval'"),
         (["--set", "preprocess.resize_size=1024x"], "must be an integer from 1 to 65535, or WIDTHxHEIGHT such"),
         (["--set", "preprocess.std=0.2, 0.2, 0.2"], "the core models normalize: give --std 0.2, 0.2, 0.2 and build"),
-        (["--std", "0.2,0.2,0"], "must be three numbers R,G,B above 0 and up to 1, got "),
+        (["--std", "0.2,0.2,1e-30"], "must be three numbers R,G,B from 0.001 to 1, got "),
         (["--mean", "0.2,0.2"], "must be three numbers R,G,B from 0 to 1, got "),
         (["--mean", "nan,0,0"], "must be three numbers R,G,B from 0 to 1, got "),
         (["--mean", "123.7,116.3,103.5"], "must be three numbers R,G,B from 0 to 1, got '123.7,116.3,103.5'; divide "),

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -54,6 +55,21 @@ def test_a_closed_loop_over_both_protocols(locust: Locust, toy_server: TritonPro
     assert "segment_resnet50: version 1, " in page
     assert "batches by size" in page
     assert page.index("gRPC resnet50 web") < page.index('<div id="root">')
+
+
+def test_an_interrupt_of_make_load_leaves_the_report(locust: Locust, toy_server: TritonProcess) -> None:
+    code = (
+        "import pathlib, types; from load_tests import laptop;"
+        f"server = types.SimpleNamespace(grpc_url={toy_server.grpc_url!r}, http_url={toy_server.http_url!r});"
+        f"laptop.locust('closed', server, 'resnet50', pathlib.Path({str(locust.folder)!r}), seconds=600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True) as run:
+        wait_for_a_reply(toy_server, users=4)
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+        assert run.wait(60) == -signal.SIGINT
+    summary = json.loads((locust.folder / "closed.json").read_text())
+    assert summary["total"]["requests"] > 4
+    assert "Load test" in (locust.folder / "closed.html").read_text()
 
 
 def test_an_objective_that_is_missed_decides_the_exit_code(locust: Locust, toy_server: TritonProcess) -> None:

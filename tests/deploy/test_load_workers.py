@@ -194,8 +194,11 @@ def test_an_interrupt_leaves_the_report_of_the_workers(
     locust.check_interrupted(rest, code)
 
 
-def test_busy_workers_may_notice_an_interrupt_after_the_master(locust: Locust, unused_port: int) -> None:
-    """They end their requests already, because the master told them to, when the signal comes."""
+@pytest.mark.parametrize("to_workers", [True, False], ids=["workers later", "the master alone"])
+def test_workers_end_their_requests_soon_where_the_master_is_interrupted(
+    locust: Locust, unused_port: int, *, to_workers: bool
+) -> None:
+    """Whether they get a signal too, after the master has told them to end, or none, as after `kill`."""
     answers = threading.Event()
     answers.set()
     server = Masks(Script(hold=answers))
@@ -207,7 +210,7 @@ def test_busy_workers_may_notice_an_interrupt_after_the_master(locust: Locust, u
             children = psutil.Process(process.pid).children()
             process.send_signal(signal.SIGINT)
             assert len(list(itertools.islice((line for line in log if "Got quit message" in line), 2))) == 2
-            for child in children:
+            for child in children if to_workers else ():
                 child.send_signal(signal.SIGINT)
             rest = log.read()
             process.wait(60)

@@ -282,7 +282,7 @@ def test_a_broken_picture_costs_its_batch_mates_nothing(color_server: TritonProc
         else:
             assert isinstance(reply, np.ndarray)
             assert (reply == reference_mask(good[index % 4])).mean() >= 0.9999
-    counts = server_statistics.between(before, server_statistics.read(color_server.grpc_url))["preprocess"]
+    counts = (server_statistics.between(before, server_statistics.read(color_server.grpc_url)) or {})["preprocess"]
     assert counts["inferences"] == 16
     assert counts["executions"] < 16, "preprocess ran every request by itself: nothing was batched"
 

@@ -72,18 +72,20 @@ class Script:
             size = (int(height), int(width))
         mask = np.zeros(size, np.uint8)
         mask[0] = 1
+        counts = np.array([mask.size - mask[0].size, mask[0].size], "<i8")
         buffer = BytesIO()
         Image.fromarray(mask).save(buffer, "PNG")
         known = {
             "MASK": ("UINT8", [1, *mask.shape], mask.tobytes()),
             "MASK_PNG": ("BYTES", [1, 1], elements(buffer.getvalue())),
+            "CLASS_PIXELS": ("INT64", [1, 2], counts.tobytes()),
             "CONFIDENCE": ("UINT8", [1, *mask.shape], bytes([51, 255] * mask.size)[: mask.size]),
             "CLASS_NAMES": ("BYTES", [1, 2], elements(*NAMES)),
             "IMAGE_ID": image_id(image)[1:],
         }
         assert set(names) - {"CONFIDENCE"} in (
             {"MASK", "CLASS_NAMES", "IMAGE_ID"},
-            {"MASK_PNG", "CLASS_NAMES", "IMAGE_ID"},
+            {"MASK_PNG", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID"},
         )
         return [(name, *known[name]) for name in names]
 

@@ -15,15 +15,20 @@ from supervision import Detections
 from typing_extensions import assert_type
 
 from deeplab_client import (
+    AsyncSegmentationClient,
+    AsyncTransport,
     CocoAnnotation,
     CocoCategory,
     CocoRle,
+    ImageLike,
     Polygon,
     ResultDict,
     Rle,
     Segmentation,
     SegmentationClient,
+    SegmentationError,
     Timings,
+    Transport,
     voc,
 )
 from deeplab_client.testing import AsyncFakeTransport, FakeTransport, ReceivedRequest
@@ -94,6 +99,40 @@ def no_images(client: SegmentationClient) -> None:
     client.segment(io.StringIO("text"))  # pyright: ignore[reportArgumentType]
     client.segment(open("cow.jpg"))  # pyright: ignore[reportArgumentType]  # noqa: PTH123, SIM115 the most usual mistake
     client.segment("cow.jpg", "segment_resnet101")  # pyright: ignore[reportCallIssue]
+
+
+def many(client: SegmentationClient, paths: list[Path]) -> None:
+    for result in client.segment_many(paths):
+        assert_type(result, Segmentation | SegmentationError)
+    for result in client.segment_many(paths, raise_errors=True):
+        assert_type(result, Segmentation)
+    for pair in client.segment_many(paths, with_source=True):
+        assert_type(pair, tuple[Path, Segmentation | SegmentationError])
+    for pair in client.segment_many(paths, with_source=True, raise_errors=True):
+        assert_type(pair, tuple[Path, Segmentation])
+
+
+async def many_at_once(client: AsyncSegmentationClient, paths: list[Path]) -> None:
+    async for result in client.segment_many(paths, raise_errors=True):
+        assert_type(result, Segmentation)
+    async for pair in client.segment_many(paths, with_source=True):
+        assert_type(pair, tuple[Path, Segmentation | SegmentationError])
+
+
+def a_service(image: ImageLike, transport: Transport, other: AsyncTransport) -> None:
+    client = SegmentationClient.from_env(timeout=3, token=lambda: "secret", transport=transport)
+    assert_type(client, SegmentationClient)
+    client.segment(image)
+    AsyncSegmentationClient.from_env(transport=other)
+    SegmentationClient.from_env(timout=3)  # pyright: ignore[reportCallIssue]
+    SegmentationClient.from_env(timeout="3")  # pyright: ignore[reportArgumentType]
+    SegmentationClient.from_env(transport=other)  # pyright: ignore[reportArgumentType]
+    AsyncSegmentationClient.from_env(timout=3)  # pyright: ignore[reportCallIssue]
+
+
+def an_error(error: SegmentationError) -> None:
+    assert_type(error.retryable, bool)
+    assert_type(error.retry_after, float | None)
 
 
 def a_fake_is_a_transport(mask: NDArray[np.uint8]) -> None:

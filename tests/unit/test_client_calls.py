@@ -170,6 +170,7 @@ def test_a_png_that_no_decoder_takes_is_a_model_error(client: Driver, fake: Fake
     # A colour profile of no bytes, which Pillow reads beyond.
     broken = head + struct.pack(">I4sI", 0, b"iCCP", zlib.crc32(b"iCCP")) + end
     del fake.outputs["MASK"]
+    fake.outputs["CLASS_PIXELS"] = np.array([[6, 0, 0]])
     for png, fits in ((file.getvalue(), True), (broken, False), (head[:33], False)):
         fake.outputs["MASK_PNG"] = np.array([[png]], np.object_)
         if fits:
@@ -390,5 +391,7 @@ def test_errors_pickle_and_are_the_builtin_too(kind: type[SegmentationError], bu
     assert isinstance(copy, SegmentationError)
     assert (copy.message, copy.model, copy.request_id) == ("what happened", "m", "r")
     assert copy.retry_after == 2.5
+    worth = ("ServerUnavailableError", "ServerOverloadedError", "MismatchedReplyError", "ClientLimitError")
+    assert copy.retryable == (kind.__name__ in worth)
     assert str(copy) == "what happened"
     assert kind.__name__ in deeplab_client.__all__

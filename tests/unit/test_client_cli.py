@@ -398,7 +398,8 @@ def test_without_its_extra_the_command_line_says_what_to_install(module: str) ->
     code = f"import sys; sys.modules[{module!r}] = None; from deeplab_client.__main__ import main; main()"
     done = python(code)
     assert done.returncode == 2
-    assert done.stderr == f"deeplab: the command line needs {module}: pip install 'deeplab-client[cli]'\n"
+    hint = f"pip install './client[cli]' in a checkout of the project, or {module} itself"
+    assert done.stderr == f"deeplab: the command line needs {module}: {hint}\n"
 
 
 @pytest.mark.parametrize("command", ["", "segment", "classes", "ping"])

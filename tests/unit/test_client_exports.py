@@ -272,7 +272,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     extra = {"contourpy": "polygons", "scipy": "components"}.get(module, module)
-    with pytest.raises(ImportError, match=rf"needs {module}: pip install 'deeplab-client\[{extra}\]'") as caught:
+    with pytest.raises(ImportError, match=rf"needs {module}: pip install './client\[{extra}\]'") as caught:
         call(segmentation(np.full((3, 3), 8, np.uint8)))
     assert caught.value.name == module
 

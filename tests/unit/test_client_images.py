@@ -550,7 +550,7 @@ def test_heic_is_drawn_on_where_its_extra_is_installed(monkeypatch: pytest.Monke
     for (row, column), color in zip(((8, 8), (8, 56), (56, 8), (56, 56)), colors, strict=True):
         assert abs(picture[row, column] - color).max() < 8  # it is lossy
     monkeypatch.setitem(sys.modules, "pi_heif", None)
-    with pytest.raises(InvalidImageError, match=r"HEIC picture needs pi-heif: pip install 'deeplab-client\[heic\]'"):
+    with pytest.raises(InvalidImageError, match=r"HEIC picture needs pi-heif: pip install './client\[heic\]'"):
         drawn_on(HEIC, 64, 64)
 
 

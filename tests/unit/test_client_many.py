@@ -179,6 +179,25 @@ def test_an_error_stands_where_its_result_would(kind: Kind) -> None:
     assert "/nowhere.png" in str(told[3])
 
 
+def test_results_come_with_what_the_iterable_gave(kind: Kind, tmp_path: Path) -> None:
+    paths = [tmp_path / "1.ppm", tmp_path / "nowhere.ppm", tmp_path / "3.ppm"]
+    for path in (paths[0], paths[2]):
+        Image.new("RGB", (int(path.stem), 1)).save(path)
+    pairs: list[Any] = []
+    if kind == "sync":
+        pairs.extend(SegmentationClient("host", transport=FakeTransport()).segment_many(paths, with_source=True))
+    else:
+
+        async def read() -> None:
+            client = AsyncSegmentationClient("host", transport=AsyncFakeTransport())
+            pairs.extend([pair async for pair in client.segment_many(paths, with_source=True)])
+
+        asyncio.run(read())
+    assert [source for source, _ in pairs] == paths
+    assert [Stream.told(result) for _, result in pairs][::2] == [1, 3]
+    assert isinstance(pairs[1][1], InvalidImageError)
+
+
 def test_errors_are_raised_where_asked_for(kind: Kind) -> None:
     gate = Gate()
     gate.let_all()

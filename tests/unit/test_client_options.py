@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 from drivers import AsyncDriver, Kind, connected, python
 from opentelemetry import trace
-from script_servers import GrpcServer, HttpServer, Script, Server, url
+from PIL import Image
+from script_servers import GrpcServer, HttpServer, Script, Server, elements, url
 
 from deeplab_client import (
     TLS,
     AccessDeniedError,
     AsyncSegmentationClient,
     DeadlineExceededError,
+    MismatchedReplyError,
     ModelError,
     SegmentationClient,
     SegmentationError,
@@ -30,6 +33,8 @@ from deeplab_client._wire import outputs_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy.typing as npt
 
 pytestmark = pytest.mark.unit
 
@@ -333,19 +338,28 @@ def test_an_async_client_serves_one_event_loop_at_a_time(server: Server) -> None
     asyncio.run(use_and_close())
 
 
-def test_no_request_is_mistaken_for_another_answer() -> None:
-    """A PNG that claims another size than the counts of the classes is refused before it is decoded."""
+@pytest.mark.parametrize(
+    ("pixels", "kind"),
+    [(np.zeros((9, 9), np.uint8), ModelError), (np.ones((3, 5), np.uint8), MismatchedReplyError)],
+    ids=["another size", "other classes"],
+)
+def test_the_png_of_another_request_is_no_answer(pixels: npt.NDArray[np.uint8], kind: type[SegmentationError]) -> None:
+    """IMAGE_ID does not pass through the step that makes it, but the counts of the classes tell it apart."""
     script = Script()
     server = HttpServer(script)
     whole = script.tensors
 
-    def lying(request_id: str, image: bytes, names: list[str]) -> Any:  # noqa: ANN401 the script's
-        tensors = {name: rest for name, *rest in whole(request_id, image, names)}
-        larger = {name: rest for name, *rest in whole(request_id, b"\x63", names)}
-        return [(name, *(larger if name == "MASK_PNG" else tensors)[name]) for name in names]
+    def mixed_up(request_id: str, image: bytes, names: list[str]) -> Any:  # noqa: ANN401 the script's
+        png = BytesIO()
+        Image.fromarray(pixels).save(png, "PNG")
+        own = [tensor for tensor in whole(request_id, image, names) if tensor[0] != "MASK_PNG"]
+        return [*own, ("MASK_PNG", "BYTES", [1, 1], elements(png.getvalue()))]
 
-    script.tensors = lying
-    with SegmentationClient(url(server), mask_format="png") as client, pytest.raises(ModelError, match="MASK_PNG"):
+    script.tensors = mixed_up
+    with (
+        SegmentationClient(url(server), mask_format="png", retries=0) as client,
+        pytest.raises(kind, match="MASK_PNG"),
+    ):
         client.segment(b"\x05")
     server.stop()
 

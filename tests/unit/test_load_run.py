@@ -321,7 +321,8 @@ def test_only_what_a_server_did_meanwhile_is_counted() -> None:
 def test_statistics_of_two_servers_or_of_one_that_restarted_are_none() -> None:
     one = {"core": {"requests": 9, "batches": {"4": {"executions": 5, "seconds": 1.0}}}}
     other = {"core": {"requests": 12, "batches": {"4": {"executions": 3, "seconds": 2.0}}}}
-    assert server_statistics.between(one, other) == server_statistics.between(other, one) == {}
+    assert server_statistics.between(one, other) is server_statistics.between(other, one) is None
+    assert server_statistics.between(one, one) == {}
 
 
 def test_every_argument_has_a_variable_of_its_own() -> None:

@@ -21,9 +21,11 @@ from deeplab_client._errors import (
     UnsupportedError,
 )
 from deeplab_client._exports import CocoAnnotation, CocoCategory, CocoRle, Polygon, ResultDict, Rle
+from deeplab_client._image import ImageLike
 from deeplab_client._options import TLS
 from deeplab_client._retry import RetryAttempt, RetryPolicy
 from deeplab_client._segmentation import Segmentation, Timings
+from deeplab_client._transport import AsyncTransport, Transport
 
 if TYPE_CHECKING:
     from deeplab_client._async_client import AsyncSegmentationClient
@@ -34,12 +36,14 @@ __all__ = [
     "TLS",
     "AccessDeniedError",
     "AsyncSegmentationClient",
+    "AsyncTransport",
     "ClientClosedError",
     "ClientLimitError",
     "CocoAnnotation",
     "CocoCategory",
     "CocoRle",
     "DeadlineExceededError",
+    "ImageLike",
     "InvalidImageError",
     "MismatchedReplyError",
     "ModelError",
@@ -56,6 +60,7 @@ __all__ = [
     "ServerUnavailableError",
     "TLSError",
     "Timings",
+    "Transport",
     "UnknownClassError",
     "UnsupportedError",
     "voc",

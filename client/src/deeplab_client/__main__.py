@@ -24,7 +24,9 @@ def main() -> None:
         library = (error.name or "").partition(".")[0]
         if library not in {"rich", "typer"}:
             raise
-        sys.stderr.write(f"deeplab: the command line needs {library}: pip install 'deeplab-client[cli]'\n")
+        from deeplab_client._errors import missing_extra  # noqa: PLC0415 needed by who lacks the extra
+
+        sys.stderr.write(f"deeplab: {missing_extra('the command line', library, 'cli')}\n")
         sys.exit(2)
     code = app.run(sys.argv[1:])
     if code == app.INTERRUPTED:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from deeplab_client._deadline import AbortableDeadline
     from deeplab_client._image import ImageLike
-    from deeplab_client._options import TLS, Compression, Token
+    from deeplab_client._options import TLS, ClientArguments, Compression, Token
     from deeplab_client._retry import RetryHook, RetryPolicy
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._steps import Step, Steps
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from deeplab_client._wire import MaskChoice
 
 _T = TypeVar("_T")
+_ImageT = TypeVar("_ImageT", bound="ImageLike")
 
 _KEY = "transport"
 
@@ -95,7 +96,7 @@ class SegmentationClient:
         self._given = transport
 
     @classmethod
-    def from_env(cls, **arguments: Any) -> Self:  # noqa: ANN401 those of the constructor
+    def from_env(cls, **arguments: Unpack[ClientArguments]) -> Self:
         """Make a client from DEEPLAB_URL and the other DEEPLAB_ variables that the README lists.
 
         Args:
@@ -130,9 +131,36 @@ class SegmentationClient:
     @overload
     def segment_many(
         self,
+        images: Iterable[_ImageT],
+        *,
+        raise_errors: Literal[True],
+        with_source: Literal[True],
+        concurrency: int = ...,
+        model: str | None = ...,
+        timeout: float | None = ...,
+        confidence: bool = ...,
+    ) -> Generator[tuple[_ImageT, Segmentation]]: ...
+
+    @overload
+    def segment_many(
+        self,
+        images: Iterable[_ImageT],
+        *,
+        raise_errors: bool = ...,
+        with_source: Literal[True],
+        concurrency: int = ...,
+        model: str | None = ...,
+        timeout: float | None = ...,
+        confidence: bool = ...,
+    ) -> Generator[tuple[_ImageT, Segmentation | SegmentationError]]: ...
+
+    @overload
+    def segment_many(
+        self,
         images: Iterable[ImageLike],
         *,
         raise_errors: Literal[True],
+        with_source: Literal[False] = ...,
         concurrency: int = ...,
         model: str | None = ...,
         timeout: float | None = ...,
@@ -145,6 +173,7 @@ class SegmentationClient:
         images: Iterable[ImageLike],
         *,
         raise_errors: bool = ...,
+        with_source: Literal[False] = ...,
         concurrency: int = ...,
         model: str | None = ...,
         timeout: float | None = ...,
@@ -156,11 +185,12 @@ class SegmentationClient:
         images: Iterable[ImageLike],
         *,
         raise_errors: bool = False,
+        with_source: bool = False,
         concurrency: int = 8,
         model: str | None = None,
         timeout: float | None = None,
         confidence: bool = False,
-    ) -> Generator[Segmentation | SegmentationError]:
+    ) -> Generator[Any]:
         """Segment images as they come, and yield their results in their order.
 
         At most `concurrency` requests are under way, and at most twice as many images read and not yet yielded. To
@@ -171,6 +201,8 @@ class SegmentationClient:
                 results that are done wait too. From a slow source, such as a camera or a queue, take images one by one,
                 or use the asynchronous client.
             raise_errors: Raise the first error, in place of yielding each where its result would be.
+            with_source: Yield pairs of an image, as `images` gave it, and its result or error. An image is then held
+                until its pair is yielded.
             concurrency: Requests at a time, each in a thread; fewer where this process may not open enough files.
             model: Asked in place of the client's own.
             timeout: Seconds for each image, in place of the client's own.
@@ -184,15 +216,16 @@ class SegmentationClient:
         self._calls.check_open()
         _many.check_images(images)
         model = self._calls.model_or_own(model)
-        results = _many.in_order(
+        pairs = _many.in_order(
             lambda image, deadline: self._run(
                 _steps.segment(self._calls, image, model, deadline, confidence=confidence, in_batch=True)
             ),
             images,
             concurrency=_many.check_concurrency(concurrency),
+            keep_images=with_source,
             seconds=self._calls.seconds(timeout),
         )
-        return _many.raising(results) if raise_errors else results
+        return _many.taken(pairs, raise_errors=raise_errors, with_source=with_source)
 
     def segment_tiles(
         self,

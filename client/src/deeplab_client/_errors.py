@@ -31,9 +31,13 @@ class SegmentationError(Exception):
         message: What happened, without the server's prefixes.
         model: The model that was asked, where one was.
         request_id: The id that the request carries in the server's log, where it was sent.
-        retry_after: Seconds to wait before another try, where the server named some; less than 0 where it asks for
-            none.
+        retry_after: Seconds to wait before another try, 0 or more; None where the server named none.
+        retryable: Whether the same call may succeed a little later. The client itself sends such requests again.
     """
+
+    # True where the request has not been worked on, or has no effect but its answer: asking again is safe. Everything
+    # else fails the same way again, or would do a second time what has just cost the whole timeout.
+    retryable: bool = False
 
     def __init__(
         self,
@@ -68,6 +72,8 @@ class InvalidImageError(SegmentationError, ValueError):
 class ServerUnavailableError(SegmentationError, ConnectionError):
     """The server cannot be reached, or the connection was lost before it answered."""
 
+    retryable = True
+
 
 class TLSError(SegmentationError, ConnectionError):
     """No trusted connection: a certificate is not accepted on one side, a file of them is bad, or TLS is missing."""
@@ -76,6 +82,8 @@ class TLSError(SegmentationError, ConnectionError):
 class ServerOverloadedError(SegmentationError, RuntimeError):
     """The server is alive and takes no more requests for now."""
 
+    retryable = True
+
 
 class DeadlineExceededError(SegmentationError, TimeoutError):
     """The whole call, connecting included, took longer than its timeout."""
@@ -83,6 +91,8 @@ class DeadlineExceededError(SegmentationError, TimeoutError):
 
 class ClientLimitError(SegmentationError, OSError):
     """This process or machine has no more open files, threads, memory or local ports to give; nothing else failed."""
+
+    retryable = True
 
 
 class AccessDeniedError(SegmentationError, PermissionError):
@@ -100,6 +110,8 @@ class ModelError(SegmentationError, RuntimeError):
 class MismatchedReplyError(SegmentationError, RuntimeError):
     """The reply belongs to another request: its id, its IMAGE_ID or the size of its mask is not the one expected."""
 
+    retryable = True
+
 
 class UnsupportedError(SegmentationError, NotImplementedError):
     """The server does not implement what was asked."""
@@ -115,5 +127,6 @@ class UnknownClassError(SegmentationError, KeyError):
 
 def missing_extra(what: str, module: str, extra: str) -> ModuleNotFoundError:
     """Return the error for an optional dependency, with the extra that brings it."""
-    message = f"{what} needs {module}: pip install 'deeplab-client[{extra}]', or {module} itself"
+    # Not by the package's name: it is not on PyPI.
+    message = f"{what} needs {module}: pip install './client[{extra}]' in a checkout of the project, or {module} itself"
     return ModuleNotFoundError(message, name=module)

@@ -161,7 +161,12 @@ def from_grpc(
         if limit is not None:
             return _about(limit, where)
     kind = _BY_GRPC_STATUS.get(status, ModelError)
-    return _error(kind, (message or "").strip() or status, where, retry_after=seconds_of_pushback(pushback))
+    error = _error(kind, (message or "").strip() or status, where)
+    if pushback is not None:
+        error.retry_after = seconds_of_pushback(pushback)
+        # No number of seconds: the server asks not to try again.
+        error.retryable = error.retryable and error.retry_after is not None
+    return error
 
 
 def from_http(status: int, message: str, where: CallContext, *, retry_after: str | None = None) -> SegmentationError:

@@ -18,7 +18,6 @@ import numpy as np
 from deeplab_client._arrays import ACCEPTED, Upload, check_size, netpbm, pixels
 from deeplab_client._errors import InvalidImageError, SegmentationError, reason_of
 from deeplab_client._limits import limit_met
-from deeplab_client._retry import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -296,7 +295,7 @@ def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
 def _unreadable(file: Any, called: str, error: Exception) -> SegmentationError:  # noqa: ANN401 anything with a read()
     limit = limit_met(error)
     if limit is not None:
-        limit.retry_after = NEVER  # what was read of it would be missing the second time
+        limit.retryable = False  # what was read of it would be missing the second time
         return limit
     remedy = ""
     with contextlib.suppress(Exception):  # a property of the caller's

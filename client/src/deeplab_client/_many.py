@@ -67,15 +67,18 @@ def in_order(
     images: Iterable[ImageLike],
     *,
     concurrency: int,
+    keep_images: bool,
     seconds: float,
-) -> Generator[_R | SegmentationError]:
-    """Yield what `segment` makes of each image, or its error, in the order of the images.
+) -> Generator[tuple[ImageLike | None, _R | SegmentationError]]:
+    """Yield each image with what `segment` makes of it, or its error, in the order of the images.
 
     Args:
         segment: Called in threads of the generator's own.
         images: Read by the iterating thread, when there is room; what it raises comes after the results of what it had
             given before.
         concurrency: Calls at a time; fewer where this process may not open enough files.
+        keep_images: Yield the images too; None in place of each where this is False, so that none is held for longer
+            than it takes to send it.
         seconds: The timeout of each.
 
     Raises:
@@ -83,17 +86,21 @@ def in_order(
     """
     source = _Source(images)
     concurrency = calls_at_a_time(concurrency)
-    pending: deque[Job[_R]] = deque()
+    pending: deque[tuple[ImageLike | None, Job[_R]]] = deque()
     crew: Crew[_R] = Crew(concurrency)
     try:
         while True:
             while len(pending) < AHEAD * concurrency and not source.exhausted:
-                pending.extend(crew.submit(functools.partial(segment, held(image)), seconds) for image in source.take())
-                if pending and pending[0].is_done():  # a source that gives slowly must not hold back what is there
+                pending.extend(
+                    (image if keep_images else None, crew.submit(functools.partial(segment, held(image)), seconds))
+                    for image in source.take()
+                )
+                if pending and pending[0][1].is_done():  # a source that gives slowly must not hold back what is there
                     break
             if not pending:
                 break
-            yield crew.result_of(pending.popleft())
+            image, job = pending.popleft()
+            yield image, crew.result_of(job)
         source.raise_failure()
     finally:
         crew.end()
@@ -123,10 +130,12 @@ class _Source:
             raise self._failure
 
 
-def raising(results: Generator[_R | SegmentationError]) -> Generator[_R]:
-    """Yield results until the first error, and raise that."""
-    with contextlib.closing(results):
-        for result in results:
-            if isinstance(result, SegmentationError):
+def taken(
+    pairs: Generator[tuple[ImageLike | None, _R | SegmentationError]], *, raise_errors: bool, with_source: bool
+) -> Generator[object]:
+    """Yield pairs or their results alone, and either raise the first error or yield errors as results."""
+    with contextlib.closing(pairs):
+        for image, result in pairs:
+            if raise_errors and isinstance(result, SegmentationError):
                 raise result
-            yield result
+            yield (image, result) if with_source else result

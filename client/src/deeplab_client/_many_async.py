@@ -28,14 +28,17 @@ async def in_order(
     images: Iterable[ImageLike] | AsyncIterable[ImageLike],
     *,
     concurrency: int,
+    keep_images: bool,
     seconds: float,
-) -> AsyncGenerator[_R | SegmentationError]:
-    """Yield what `segment` makes of each image, or its error, in the order of the images.
+) -> AsyncGenerator[tuple[ImageLike | None, _R | SegmentationError]]:
+    """Yield each image with what `segment` makes of it, or its error, in the order of the images.
 
     Args:
         segment: Called in tasks of the generator's own.
         images: Read when there is room; what it raises comes after the results of what it had given before.
         concurrency: Calls at a time; fewer where this process may not open enough files.
+        keep_images: Yield the images too; None in place of each where this is False, so that none is held for longer
+            than it takes to send it.
         seconds: The timeout of each.
 
     Raises:
@@ -43,7 +46,7 @@ async def in_order(
     """
     concurrency = calls_at_a_time(concurrency)
     slots, room = asyncio.Semaphore(concurrency), asyncio.Semaphore(AHEAD * concurrency)
-    calls: asyncio.Queue[asyncio.Task[_R | SegmentationError] | None] = asyncio.Queue()
+    calls: asyncio.Queue[tuple[ImageLike | None, asyncio.Task[_R | SegmentationError]] | None] = asyncio.Queue()
     pending: set[asyncio.Task[Any]] = set()
     context = contextvars.copy_context()  # the calls' own: what the iterable sets is not for them
 
@@ -67,12 +70,12 @@ async def in_order(
             while True:
                 await room.acquire()
                 try:
-                    image = await _held(await iterator.__anext__(), seconds)
+                    image = await iterator.__anext__()
                 except StopAsyncIteration:
                     return
-                task = context.run(asyncio.create_task, call(image))
+                task = context.run(asyncio.create_task, call(await _held(image, seconds)))
                 pending.add(task)
-                calls.put_nowait(task)
+                calls.put_nowait((image if keep_images else None, task))
                 await asyncio.sleep(0)  # others may run: a plain iterable gives without waiting
         finally:
             calls.put_nowait(None)
@@ -80,8 +83,9 @@ async def in_order(
     reader = asyncio.create_task(read())
     pending.add(reader)
     try:
-        while (task := await calls.get()) is not None:
-            yield await task
+        while (begun := await calls.get()) is not None:
+            image, task = begun
+            yield image, await task
             pending.discard(task)
             room.release()
         await reader
@@ -113,10 +117,12 @@ class _AsAsync:
             raise StopAsyncIteration from None
 
 
-async def raising(results: AsyncGenerator[_R | SegmentationError]) -> AsyncGenerator[_R]:
-    """Yield results until the first error, and raise that."""
-    async with contextlib.aclosing(results):
-        async for result in results:
-            if isinstance(result, SegmentationError):
+async def taken(
+    pairs: AsyncGenerator[tuple[ImageLike | None, _R | SegmentationError]], *, raise_errors: bool, with_source: bool
+) -> AsyncGenerator[object]:
+    """Yield pairs or their results alone, and either raise the first error or yield errors as results."""
+    async with contextlib.aclosing(pairs):
+        async for image, result in pairs:
+            if raise_errors and isinstance(result, SegmentationError):
                 raise result
-            yield result
+            yield (image, result) if with_source else result

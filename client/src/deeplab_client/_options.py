@@ -6,15 +6,46 @@ import re
 import sys
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Mapping
 
+    from deeplab_client._retry import RetryHook, RetryPolicy
+    from deeplab_client._transport import AsyncTransport, Transport
+    from deeplab_client._wire import MaskChoice
+
 Compression: TypeAlias = Literal["gzip", "deflate"]
 Token: TypeAlias = "str | Callable[[], str]"  # noqa: S105 a type
 AsyncToken: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
+
+
+class _CommonArguments(TypedDict, total=False):
+    url: str
+    model: str
+    timeout: float
+    retries: int | RetryPolicy
+    on_retry: RetryHook | None
+    mask_format: MaskChoice
+    tls: TLS | None
+    headers: Mapping[str, str] | None
+    compression: Compression | None
+
+
+class ClientArguments(_CommonArguments, total=False):
+    """The arguments of `SegmentationClient`, all optional, for type checkers."""
+
+    token: Token | None
+    transport: Transport | None
+
+
+class AsyncClientArguments(_CommonArguments, total=False):
+    """The arguments of `AsyncSegmentationClient`, all optional, for type checkers."""
+
+    token: AsyncToken | None
+    transport: AsyncTransport | None
+
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")

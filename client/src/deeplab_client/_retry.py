@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from deeplab_client._errors import (
     ClientLimitError,
     DeadlineExceededError,
-    MismatchedReplyError,
     SegmentationError,
-    ServerOverloadedError,
-    ServerUnavailableError,
 )
 
 if TYPE_CHECKING:
@@ -27,11 +24,7 @@ if TYPE_CHECKING:
 
     from deeplab_client._deadline import Deadline
 
-# The request has not been worked on, or has no effect but its answer: asking again is safe. Everything else fails
-# the same way again, or would do a second time what has just cost the whole timeout.
-_WORTH_A_RETRY = (ServerUnavailableError, ServerOverloadedError, MismatchedReplyError, ClientLimitError)
 _LIMIT_PAUSE = (0.02, 0.2)  # seconds, shortest and longest
-NEVER = -1.0  # as `retry_after`: the server asks not to try again
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +102,7 @@ class Attempts:
         if isinstance(error, DeadlineExceededError) and self._last is not None:
             error.message += f"; attempt {self._failed - 1} had failed: {self._last}"
         self._last = str(error)
-        if not isinstance(error, _WORTH_A_RETRY) or error.retry_after == NEVER:
+        if not error.retryable:
             return None
         if self._in_batch and isinstance(error, ClientLimitError):
             delay = random.uniform(*_LIMIT_PAUSE)  # noqa: S311 spreads load, keeps no secret
@@ -144,9 +137,7 @@ def seconds_of_retry_after(value: str | None, *, now: datetime) -> float | None:
         return None
 
 
-def seconds_of_pushback(value: str | bytes | None) -> float | None:
-    """Read gRPC's `grpc-retry-pushback-ms` (gRFC A6): anything but a number of 0 or more means not to try again."""
-    if value is None:
-        return None
+def seconds_of_pushback(value: str | bytes) -> float | None:
+    """Read gRPC's `grpc-retry-pushback-ms` (gRFC A6); None for anything but a number of 0 or more: do not try again."""
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-    return float(text) / 1000 if text.isascii() and text.isdigit() else NEVER
+    return float(text) / 1000 if text.isascii() and text.isdigit() else None

@@ -33,7 +33,6 @@ BACKGROUND_PARAMETER = "background"
 _PIXELS = (b"P5", b"P6")  # Netpbm's magic numbers: how images begin that hold plain pixels
 _DTYPES = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
 _MOST_CLASSES = 256
-_MOST_PIXELS = 1 << 30  # of a mask: a few bytes of PNG can claim more memory than there is
 _LONGEST_NAME = 200  # characters of a model's name that go into a message
 _LENGTH = struct.Struct("<I")
 
@@ -83,7 +82,9 @@ def outputs_of(mask_format: MaskChoice, endpoint: Endpoint) -> tuple[str, ...]:
     """
     if mask_format == "auto":
         mask_format = "raw" if endpoint.is_near else "png"
-    return ("MASK_PNG" if mask_format == "png" else "MASK", "CLASS_NAMES", "IMAGE_ID")
+    # The step that makes the PNG passes on no IMAGE_ID: the counts tell whether it is of the same picture.
+    mask = ("MASK_PNG", "CLASS_PIXELS") if mask_format == "png" else ("MASK",)
+    return (*mask, "CLASS_NAMES", "IMAGE_ID")
 
 
 def load_decoder(outputs: Sequence[str]) -> None:
@@ -151,7 +152,9 @@ def read_reply(reply: Reply, sent: Sent, *, facts: ModelFacts, confidence: bool,
         if found != sent.image_id:
             raise _mismatched(f"its IMAGE_ID is {found}, not {sent.image_id}", reply, request_id)
         names = _read_names(reply.outputs.get("CLASS_NAMES"))
-        mask = _read_mask(reply.outputs.get("MASK"), reply.outputs.get("MASK_PNG"))
+        mask, is_of_picture = _read_mask(reply.outputs, len(names))
+        if not is_of_picture:
+            raise _mismatched("its MASK_PNG has other pixels of each class than CLASS_PIXELS", reply, request_id)
         _check_ids(mask, len(names))
         if confidence and CONFIDENCE not in reply.outputs:
             raise without_confidence(reply.model_name, request_id)
@@ -216,26 +219,44 @@ def _read_names(names: NDArray[Any] | None) -> NDArray[Any]:
     return names[0]
 
 
-def _read_mask(raw: NDArray[Any] | None, png: NDArray[Any] | None) -> NDArray[np.uint8]:
+def _read_mask(outputs: Mapping[str, NDArray[Any]], classes: int) -> tuple[NDArray[np.uint8], bool]:
+    """Return the mask, and whether it is of the picture that the other tensors are of."""
+    raw, png = outputs.get("MASK"), outputs.get("MASK_PNG")
     if raw is not None:
-        return _read_plane("MASK", raw)
+        return _read_plane("MASK", raw), True
     if png is None:
         raise ValueError("no output MASK")
+    counts = _read_counts(outputs.get("CLASS_PIXELS"), classes)
+    mask, found = _read_png(png, size=sum(counts))
+    return mask, found[:classes] == counts
+
+
+def _read_counts(counts: NDArray[Any] | None, classes: int) -> list[int]:
+    if counts is None:
+        raise ValueError("no output CLASS_PIXELS")
+    if counts.shape != (1, classes) or counts.dtype.kind not in "iu":
+        raise ValueError(f"CLASS_PIXELS are {counts.dtype} {counts.shape}, not integers (1, {classes})")
+    return counts[0].tolist()
+
+
+def _read_png(png: NDArray[Any], *, size: int) -> tuple[NDArray[np.uint8], list[int]]:
+    """Decode a mask of so many pixels; return it, and the number of pixels of each class id."""
     if png.shape != IMAGE_SHAPE:
         raise ValueError(f"MASK_PNG is {png.shape}, not {IMAGE_SHAPE}")
     from PIL import Image  # noqa: PLC0415  loaded already, except for a transport of the caller's
 
     try:
         image: Image.Image = Image.open(BytesIO(png[0, 0]), formats=["PNG"])
-        fits = image.mode in {"P", "L"} and image.width * image.height <= _MOST_PIXELS  # before it is decoded
+        # Before it is decoded: a few bytes of PNG can claim gigabytes.
+        fits = image.mode in {"P", "L"} and image.width * image.height == size > 0
         mask = np.array(image) if fits else None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise what they like
         raise ValueError(f"MASK_PNG cannot be decoded: {reason_of(error)}") from error
     if mask is None:
-        raise ValueError(f"MASK_PNG is {image.mode} {image.size}, not a palette PNG of at most {_MOST_PIXELS} pixels")
-    return mask
+        raise ValueError(f"MASK_PNG is {image.mode} {image.size}, CLASS_PIXELS count {size} pixels")
+    return mask, image.histogram()
 
 
 def _read_plane(name: str, tensor: NDArray[Any]) -> NDArray[np.uint8]:
