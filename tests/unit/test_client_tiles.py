@@ -44,7 +44,7 @@ def noise(height: int, width: int) -> NDArray[np.uint8]:
 
 def by_red(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the mask in which each pixel's class is told by its red value."""
-    return pixels[:, :, 0] % CLASSES
+    return (pixels[:, :, 0] % CLASSES).astype(np.uint8)
 
 
 class Server(FakeTransport):
@@ -171,6 +171,7 @@ def test_every_form_of_a_picture_can_be_cut(kind: Kind, tmp_path: Path) -> None:
     path.write_bytes(turned)
     with Image.open(path) as lazy:
         as_shown = np.asarray(lazy.convert("RGB").transpose(Image.Transpose.ROTATE_270))
+    np.save(tmp_path / "cat.npy", as_shown)
     grey = np.array(pictures.cat((130, 200)).convert("L"))
     forms: dict[str, tuple[Any, NDArray[np.uint8]]] = {
         "path": (path, as_shown),
@@ -178,6 +179,7 @@ def test_every_form_of_a_picture_can_be_cut(kind: Kind, tmp_path: Path) -> None:
         "file object": (io.BytesIO(turned), as_shown),
         "PIL image": (pictures.opened(path), as_shown),
         "array": (as_shown, as_shown),
+        "memory map": (np.load(tmp_path / "cat.npy", mmap_mode="r"), as_shown),
         "floats": (as_shown / np.float32(255), as_shown),
         "grey array": (grey, grey[:, :, np.newaxis]),
         "grey PIL image": (Image.fromarray(grey), grey[:, :, np.newaxis]),
@@ -286,8 +288,10 @@ def test_tiles_of_two_versions_of_a_model_make_no_result(kind: Kind) -> None:
             reply = super().infer(request, deadline=deadline)
             return Reply(reply.outputs, reply.model_name, "2" if request.request_id.endswith("-2") else "1")
 
-    with client_of(kind, Changing()) as client, pytest.raises(ModelError, match=r"versions 1 and 2.* again"):
+    with client_of(kind, Changing()) as client, pytest.raises(ModelError) as caught:
         client.segment_tiles(noise(100, 64), tile=64)
+    assert re.search(r"versions 1 and 2.* again", str(caught.value))
+    assert caught.value.retryable
 
 
 def test_a_closed_client_cuts_nothing(kind: Kind) -> None:

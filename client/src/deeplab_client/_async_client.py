@@ -276,14 +276,15 @@ class AsyncSegmentationClient:
         whole = self._calls.deadline(timeout)
         steps = _tiles.cut(self._calls, image, model, whole, tile=tile, overlap=overlap, confidence=confidence)
         mosaic = await self._run(steps, model)
-        results = _many_async.in_order(
+        pairs = _many_async.in_order(
             lambda tile: self._run(mosaic.segment(tile, whole), model),
             mosaic.tiles(),
             concurrency=concurrency,
+            keep_images=False,
             seconds=whole.seconds,
         )
-        async with contextlib.aclosing(results):
-            async for result in results:
+        async with contextlib.aclosing(pairs):
+            async for _, result in pairs:
                 await self._run(mosaic.join(result), model)
         return mosaic.result()
 

@@ -278,9 +278,11 @@ class SegmentationClient:
             deadline.end_by(whole)
             return self._run(mosaic.segment(tile, deadline))
 
-        results = _many.in_order(segment, mosaic.tiles(), concurrency=concurrency, seconds=whole.seconds)
-        with contextlib.closing(results):
-            for result in results:
+        pairs = _many.in_order(
+            segment, mosaic.tiles(), concurrency=concurrency, keep_images=False, seconds=whole.seconds
+        )
+        with contextlib.closing(pairs):
+            for _, result in pairs:
                 self._run(mosaic.join(result))
         return mosaic.result()
 

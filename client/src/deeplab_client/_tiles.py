@@ -198,7 +198,9 @@ class Mosaic:
         if about != self._about:
             versions = f"versions {self._about.model_version} and {about.model_version}"
             message = f"{about.model_name!r} changed between two tiles ({versions}): segment the picture again"
-            raise ModelError(message, model=about.model_name, request_id=about.request_id)
+            changed = ModelError(message, model=about.model_name, request_id=about.request_id)
+            changed.retryable = True
+            raise changed
         area = slice(tile.y, tile.y + tile.height), slice(tile.x, tile.x + tile.width)
         if self._confidence is None or result.confidence is None:
             self._mask[area] = result.mask
