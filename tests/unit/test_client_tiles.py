@@ -191,6 +191,18 @@ def test_every_form_of_a_picture_can_be_cut(kind: Kind, tmp_path: Path) -> None:
             np.testing.assert_array_equal(result.mask, by_red(pixels), err_msg=name)
 
 
+def test_a_frame_is_the_one_at_which_the_call_began(kind: Kind) -> None:
+    image = Image.open(io.BytesIO(pictures.animated_webp()))
+
+    def moving_on(request: ReceivedRequest) -> NDArray[np.uint8]:
+        image.seek(1)
+        return by_red(np.asarray(request.picture))
+
+    with client_of(kind, FakeTransport(moving_on)) as client:
+        result = client.segment_tiles(image, tile=200, concurrency=1)
+    np.testing.assert_array_equal(result.mask, by_red(np.asarray(pictures.cat())))
+
+
 def test_a_picture_that_cannot_be_decoded_is_refused_before_anything_is_sent(kind: Kind) -> None:
     server = Server()
     with client_of(kind, server) as client:
