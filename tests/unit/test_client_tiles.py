@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import io
 import os
 import re
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -311,6 +314,26 @@ def test_a_closed_client_cuts_nothing(kind: Kind) -> None:
         client.close()
         with pytest.raises(ClientClosedError):
             client.segment_tiles(noise(100, 64), tile=64)
+
+
+@pytest.mark.parametrize("failing", [None, 3])
+def test_a_picture_is_free_when_the_call_has_ended(kind: Kind, failing: int | None) -> None:
+    """Without the collector of cycles, which may come late for something as large."""
+    picture = noise(300, 300)
+    held = weakref.ref(picture)
+    gc.collect()
+    gc.disable()
+    try:
+        with client_of(kind, Server(failing=failing)) as client:
+            with contextlib.suppress(ModelError):
+                client.segment_tiles(picture, tile=64)
+            del picture
+            until = time.monotonic() + 10
+            while held() is not None:  # a thread that cuts a tile of a cancelled call ends by itself
+                assert time.monotonic() < until
+                time.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 MEMORY = """

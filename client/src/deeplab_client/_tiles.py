@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from copy import copy
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 
 from deeplab_client import _steps
-from deeplab_client._errors import ClientClosedError, DeadlineExceededError, ModelError, SegmentationError
+from deeplab_client._errors import DeadlineExceededError, ModelError, SegmentationError
 from deeplab_client._image import upright
 from deeplab_client._segmentation import Timings
 from deeplab_client._steps import Done, Work
@@ -124,8 +125,7 @@ class Mosaic:
         step = max(1, tile - round(tile * overlap))
         self._columns, self._rows = _starts(width, tile, step), _starts(height, tile, step)
         self._count = len(self._columns) * len(self._rows)
-        self._waiting = self.tiles()  # those whose results are to come
-        self._done = 0
+        self._done = 0  # tiles that are joined
         self._request_id = uuid4().hex
         self._keep_confidence = confidence
         self._mask = np.empty((height, width), np.uint8)
@@ -137,14 +137,8 @@ class Mosaic:
         self._joining = 0.0
 
     def tiles(self) -> Iterator[Tile]:
-        """Yield the tiles row by row."""
-        width, height = self._size
-        number = 0
-        for y in self._rows:
-            for x in self._columns:
-                number += 1
-                request_id = self._request_id if self._count == 1 else f"{self._request_id}-{number}"
-                yield Tile(self._picture, x, y, width, height, request_id)
+        """Return the tiles row by row."""
+        return map(self._tile, range(self._count))
 
     def segment(self, tile: ImageLike, deadline: Deadline) -> Steps[Segmentation]:
         """Segment one tile."""
@@ -164,9 +158,10 @@ class Mosaic:
         Raises:
             SegmentationError: It is an error, or belongs to another model than those before it.
         """
-        tile = next(self._waiting)
+        tile = self._tile(self._done)
         if isinstance(result, SegmentationError):
-            raise self._named(result, tile)
+            # A copy, because the frames in its traceback hold the error itself, and would keep the picture alive.
+            raise self._named(result, tile) from result
         yield Work(lambda _: self._add(tile, result), None, self._deadline)
         self._done += 1
         yield Done(None)
@@ -183,12 +178,19 @@ class Mosaic:
             timings=Timings(encode=self._opened - self._start, wait=wait, decode=self._joining),
         )
 
+    def _tile(self, index: int) -> Tile:
+        row, column = divmod(index, len(self._columns))
+        request_id = self._request_id if self._count == 1 else f"{self._request_id}-{index + 1}"
+        return Tile(self._picture, self._columns[column], self._rows[row], *self._size, request_id)
+
     def _named(self, error: SegmentationError, tile: Tile) -> SegmentationError:
-        if self._count > 1 and not isinstance(error, ClientClosedError):
-            error.message = f"{tile}: {error.message}"
+        """Return a copy of an error whose message names the tile, where there are several."""
+        named = copy(error)
+        if self._count > 1:
+            named.message = f"{tile}: {named.message}"
             if isinstance(error, DeadlineExceededError):
-                error.message += f"; {self._done} of {self._count} tiles were done"
-        return error
+                named.message += f"; {self._done} of {self._count} tiles were done"
+        return named
 
     def _add(self, tile: Tile, result: Segmentation) -> None:
         begun = time.perf_counter()
