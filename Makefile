@@ -20,7 +20,7 @@ unexport PYTHONSAFEPATH
 # prometheus and promtool: those on PATH, or Debian's package, unpacked here and not installed.
 PROMETHEUS := out/tools/prometheus
 
-.PHONY: help demo test check-deploy load bench bench-peers lint format lock clean
+.PHONY: help demo page test check-deploy check-page load bench bench-peers lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -28,11 +28,17 @@ help: ## Show this list
 demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
 	$(BIN)/python -u demo.py
 
+page: $(VENV)/page ## Build and start as `make demo` does, with a page to drop pictures on
+	$(BIN)/python -u demo.py --page
+
 test: lint ## Linters, types, tests with a real server
-	$(BIN)/python -m pytest -m 'not stack' --numprocesses 2
+	$(BIN)/python -m pytest -m 'not stack and not page' --numprocesses 2
 
 check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Triton behind Envoy, under Prometheus and Locust: what `make test` leaves out
 	$(BIN)/python -m pytest -m stack --numprocesses 2 --dist loadfile
+
+check-page: $(VENV)/page ## The page in a real Chromium, on a real server
+	$(BIN)/python -m pytest -m page
 
 load: $(VENV)/installed ## Load the embedded server for two minutes with Locust; reports in out/load
 	$(BIN)/python -m load_tests.laptop
@@ -51,7 +57,7 @@ bench-peers: $(VENV)/installed $(PEERS)/installed bench-model ## Measure Triton 
 bench-model: $(VENV)/installed
 	$(BIN)/python build_models.py --variant resnet50 --weights none --model-repository out/bench/model_repository
 
-lint: $(VENV)/deploy ## Linters and the type checker
+lint: $(VENV)/deploy $(VENV)/page ## Linters and the type checker
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright
@@ -62,7 +68,7 @@ format: $(VENV)/installed ## Format the code
 
 lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
-		--all-extras --group dev --group bench --group deploy pyproject.toml client/pyproject.toml --output-file constraints.txt
+		--all-extras --group dev --group bench --group deploy --group page pyproject.toml client/pyproject.toml --output-file constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
 		--group peers --output-file benchmarks/peers/constraints.txt
 
@@ -114,6 +120,10 @@ $(VENV)/bench: $(VENV)/installed
 
 $(VENV)/deploy: $(VENV)/installed
 	$(call pip,$(VENV),--constraint constraints.txt --group deploy)
+	@touch $@
+
+$(VENV)/page: $(VENV)/installed
+	$(call pip,$(VENV),--constraint constraints.txt --group page)
 	@touch $@
 
 $(PROMETHEUS)/promtool:

@@ -2,6 +2,7 @@
 
     python demo.py                      the photograph of the tests
     python demo.py --image photo.jpg    one of yours
+    python demo.py --page               a page in the browser, until Ctrl-C
 
 Leaves out/demo/segment_<variant>.png and the server's log beside them. Exit code 0 only if both protocols gave
 the same mask for both variants.
@@ -21,6 +22,7 @@ if __name__ == "__main__":
 import logging
 import os
 import shlex
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -111,7 +113,17 @@ def shares(results: dict[str, Segmentation], image: Path) -> Table:
     return table
 
 
-def run(image: Path, wanted: Path | None, output: Path) -> int:
+def serve_page(url: str, example: Path) -> int:
+    """Serve the client's page until Ctrl-C; return its exit code."""
+    command = [sys.executable, "-m", "deeplab_client", "page", "--url", url, "--port", "0", "--example", str(example)]
+    with subprocess.Popen(command) as process:  # noqa: S603 - our own command
+        try:
+            return process.wait()
+        finally:
+            process.terminate()
+
+
+def run(image: Path, wanted: Path | None, output: Path, *, page: bool = False) -> int:
     """Run the demonstration in the wanted model repository, or one that `build_both` chooses; return an exit code."""
     screen = console()
     started = time.monotonic()
@@ -122,6 +134,8 @@ def run(image: Path, wanted: Path | None, output: Path) -> int:
     with RunningServer(repository, log=log) as server:
         screen.print(f"ready: grpc://{server.grpc_url} http://{server.http_url}")
         try:
+            if page:
+                return serve_page(f"grpc://{server.grpc_url}", image)
             results = segment(f"grpc://{server.grpc_url}", image)
             over_http = segment(f"http://{server.http_url}", image)
         finally:
@@ -172,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, default=ROOT / "out" / "demo", metavar="DIR", help="for the pictures (default: out/demo)"
     )
+    parser.add_argument("--page", action="store_true", help="serve a page to drop pictures on, until Ctrl-C")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     unwind_on_sigterm()
@@ -183,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         parser.error(f"--image {options.image} cannot be read as a picture: {exc}")
     try:
-        return run(options.image, options.model_repository, options.output)
+        return run(options.image, options.model_repository, options.output, page=options.page)
     except (DeepLabV3Error, LaunchError, SegmentationError, OSError) as exc:
         sys.stderr.write(f"demo.py: {exc}\n")
         return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from deeplabv3.arguments import number
 from load_tests.pictures import KINDS
@@ -27,7 +27,7 @@ class Options(argparse.Namespace):
     variants: str
     timeout: float
     retries: int
-    mask_format: str
+    mask_format: Literal["auto", "raw", "png"]
     tolerance: float
     max_unfinished: int
     seed: int

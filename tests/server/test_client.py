@@ -16,6 +16,7 @@ from drivers import Kind, connected
 
 import deeplab_client
 from benchmarks import toy
+from deeplab_client import ServerInfo, voc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +56,20 @@ def raw_mask(server: TritonProcess, data: bytes, model: str = "segment_resnet50"
 def large_picture() -> bytes:
     """Return a picture that takes the server a few tenths of a second."""
     return pictures.jpeg((6000, 4000))
+
+
+def test_a_server_says_what_it_offers(client: Driver) -> None:
+    """Of the models that it has loaded, the two that segment pictures; without a picture."""
+    models = {model.name: model for model in client.models()}
+    assert set(models) == {"segment_resnet50", "segment_resnet101"}
+    model = models["segment_resnet50"]
+    assert model.class_names == voc.CLASS_NAMES
+    assert (model.version, model.weights, model.precision) == ("1", "none", "fp32")
+    assert model.background
+    assert model.confidence
+    assert (model.max_pixels, model.resize_mode) == (50_000_000, "fixed")
+    assert model.resize_size is not None
+    assert client.server() == ServerInfo("triton", "2.51.0")
 
 
 @pytest.mark.parametrize(("scheme", "kind"), [("grpc", "sync"), ("http", "async")])

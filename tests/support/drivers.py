@@ -15,9 +15,9 @@ from deeplab_client import AsyncSegmentationClient, SegmentationClient
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 
-    from deeplab_client import Segmentation, SegmentationError
+    from deeplab_client import ModelInfo, Segmentation, SegmentationError, ServerInfo
     from deeplab_client._deadline import Deadline
-    from deeplab_client._transport import Reply, Request, Transport
+    from deeplab_client._transport import ModelConfig, Reply, Request, Transport
 
 Kind: TypeAlias = Literal["sync", "async"]
 
@@ -52,6 +52,10 @@ class Driver(Protocol):
     def is_ready(self, *, model: str | None = None, timeout: float | None = None) -> bool: ...
 
     def wait_until_ready(self, *, model: str | None = None, timeout: float = 60.0) -> None: ...
+
+    def models(self, *, timeout: float | None = None) -> list[ModelInfo]: ...
+
+    def server(self, *, timeout: float | None = None) -> ServerInfo: ...
 
     def close(self) -> None: ...
 
@@ -109,6 +113,12 @@ class AsyncDriver:
     def wait_until_ready(self, *, model: str | None = None, timeout: float = 60.0) -> None:
         self.run(self.client.wait_until_ready(model=model, timeout=timeout))
 
+    def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
+        return self.run(self.client.models(timeout=timeout))
+
+    def server(self, *, timeout: float | None = None) -> ServerInfo:
+        return self.run(self.client.server(timeout=timeout))
+
     def close(self) -> None:
         self.run(self.client.close())
 
@@ -146,8 +156,14 @@ class Awaited:
             return await asyncio.to_thread(self._transport.infer, request, deadline=deadline)
         return self._transport.infer(request, deadline=deadline)
 
-    async def model_parameters(self, model: str, *, deadline: Deadline) -> Mapping[str, str]:
-        return self._transport.model_parameters(model, deadline=deadline)
+    async def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
+        return self._transport.model_config(model, deadline=deadline)
+
+    async def model_versions(self, *, deadline: Deadline) -> Mapping[str, str]:
+        return self._transport.model_versions(deadline=deadline)
+
+    async def server_info(self, *, deadline: Deadline) -> ServerInfo:
+        return self._transport.server_info(deadline=deadline)
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         return self._transport.is_ready(model, deadline=deadline)

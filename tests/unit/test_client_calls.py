@@ -33,13 +33,14 @@ from deeplab_client import (
     UnknownClassError,
     UnsupportedError,
 )
-from deeplab_client._transport import Reply
+from deeplab_client._transport import ModelConfig, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from drivers import Driver
 
+    from deeplab_client import ServerInfo
     from deeplab_client._deadline import Deadline
     from deeplab_client._transport import Request
 
@@ -79,13 +80,19 @@ class Fake:
             raise self.infer_error
         return Reply(self.outputs, request.model, "7")
 
-    def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
+    def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
         self.calls.append(f"config {model}")
         self.timeouts.append(deadline.remaining())
         if self.config_error:
             raise self.config_error
         parameters = {"weights": self.weights, "background": self.background}
-        return {name: value for name, value in parameters.items() if value is not None}
+        return ModelConfig({name: value for name, value in parameters.items() if value is not None})
+
+    def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
+        raise NotImplementedError
+
+    def server_info(self, *, deadline: Deadline) -> ServerInfo:
+        raise NotImplementedError
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         self.timeouts.append(deadline.remaining())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from deeplab_client._deadline import Deadline
+    from deeplab_client._transport import ModelConfig
 
 pytestmark = pytest.mark.unit
 
@@ -206,11 +207,11 @@ def test_whether_pictures_are_done_is_known_only_with_the_server(
     class Leaving(FakeTransport):
         left = 0
 
-        def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
+        def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
             if self.left:
                 self.left -= 1
                 raise ServerUnavailableError("nobody there")
-            return super().model_parameters(model, deadline=deadline)
+            return super().model_config(model, deadline=deadline)
 
     transport = Leaving(cats)
     reach(transport, monkeypatch)

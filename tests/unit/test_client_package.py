@@ -52,7 +52,7 @@ def test_the_wheel_needs_no_torch_and_names_its_extras(metadata: Message) -> Non
     needed = metadata.get_all("Requires-Dist", [])
     plain = {re.split(r"[\[<>=]", requirement)[0] for requirement in needed if "extra ==" not in requirement}
     assert plain == {"aiohttp", "numpy", "pillow", "tritonclient"}
-    assert metadata.get_all("Provides-Extra") == ["cli", "components", "heic", "polygons", "supervision"]
+    assert metadata.get_all("Provides-Extra") == ["cli", "components", "heic", "page", "polygons", "supervision"]
     assert not [requirement for requirement in needed if "torch" in requirement]
 
 

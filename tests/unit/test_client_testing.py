@@ -185,7 +185,7 @@ def test_the_asynchronous_twin_says_the_same() -> None:
         assert reply.outputs["IMAGE_ID"].tolist() == [[zlib.crc32(b"image")]]
         assert (reply.outputs["MASK"][0] == MASK).all()
         assert (reply.model_name, reply.model_version) == ("m", "1")
-        assert await fake.model_parameters("m", deadline=deadline) == {"weights": "none", "background": "true"}
+        assert (await fake.model_config("m", deadline=deadline)).parameters["weights"] == "none"
         assert await fake.is_ready("m", deadline=deadline)
         await fake.close()
         assert fake.closed

@@ -162,7 +162,7 @@ def test_what_was_interrupted_is_begun_anew(checkout: Checkout, target: str, she
     assert asked[0] == f"venv --clear {environment}"
 
 
-@pytest.mark.parametrize("target", [".venv/bench", ".venv/deploy", ".venv/installed"])
+@pytest.mark.parametrize("target", [".venv/bench", ".venv/deploy", ".venv/page", ".venv/installed"])
 def test_an_environment_survives_a_pip_that_fails_but_not_one_that_is_killed(checkout: Checkout, target: str) -> None:
     checkout.make(".venv/installed")
     if target == ".venv/installed":

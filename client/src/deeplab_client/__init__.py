@@ -22,10 +22,11 @@ from deeplab_client._errors import (
 )
 from deeplab_client._exports import CocoAnnotation, CocoCategory, CocoRle, Polygon, ResultDict, Rle
 from deeplab_client._image import ImageLike
+from deeplab_client._models import ModelInfo
 from deeplab_client._options import TLS
 from deeplab_client._retry import RetryAttempt, RetryPolicy
 from deeplab_client._segmentation import Segmentation, Timings
-from deeplab_client._transport import AsyncTransport, Transport
+from deeplab_client._transport import AsyncTransport, ServerInfo, Transport
 
 if TYPE_CHECKING:
     from deeplab_client._async_client import AsyncSegmentationClient
@@ -47,6 +48,7 @@ __all__ = [
     "InvalidImageError",
     "MismatchedReplyError",
     "ModelError",
+    "ModelInfo",
     "ModelNotFoundError",
     "Polygon",
     "ResultDict",
@@ -56,6 +58,7 @@ __all__ = [
     "Segmentation",
     "SegmentationClient",
     "SegmentationError",
+    "ServerInfo",
     "ServerOverloadedError",
     "ServerUnavailableError",
     "TLSError",

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 
     from deeplab_client._deadline import Deadline
     from deeplab_client._image import ImageLike
+    from deeplab_client._models import ModelInfo
     from deeplab_client._options import TLS, AsyncClientArguments, AsyncToken, Compression
     from deeplab_client._retry import RetryHook, RetryPolicy
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._steps import Step, Steps
-    from deeplab_client._transport import AsyncTransport
+    from deeplab_client._transport import AsyncTransport, ServerInfo
     from deeplab_client._wire import MaskChoice
 
 _T = TypeVar("_T")
@@ -288,6 +289,29 @@ class AsyncSegmentationClient:
                 await self._run(mosaic.join(result), model)
         return mosaic.result()
 
+    async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
+        """Return the server's models that segment images, by name.
+
+        No image is sent: Triton is asked which models are loaded (its statistics) and for the config of each.
+
+        Args:
+            timeout: Seconds for all questions together, in place of the client's own.
+
+        Raises:
+            SegmentationError: One of its leaves; AccessDeniedError where the server closes these questions to us.
+            ValueError: The timeout is not a finite number of seconds greater than 0.
+        """
+        return await self._run(_steps.models(self._calls, self._calls.deadline(timeout)), None)
+
+    async def server(self, *, timeout: float | None = None) -> ServerInfo:
+        """Return the name and the version of the server.
+
+        Raises:
+            SegmentationError: One of its leaves.
+            ValueError: The timeout is not a finite number of seconds greater than 0.
+        """
+        return await self._run(_steps.server(self._calls, self._calls.deadline(timeout)), None)
+
     async def is_ready(self, *, model: str | None = None, timeout: float | None = None) -> bool:
         """Return whether the server is up and the model takes requests; False where nobody answers.
 
@@ -353,7 +377,8 @@ class AsyncSegmentationClient:
                     work = partial(step.function, step.argument)
                     return work() if _is_small(step.argument) else await in_thread(work, deadline=step.deadline)
                 transport = await self._open(step.deadline)
-                return await getattr(transport, step.method)(step.about, deadline=step.deadline)
+                method = getattr(transport, step.method)
+                return await method(*(() if step.about is None else (step.about,)), deadline=step.deadline)
         except Passed:
             request_id = step.about.request_id if isinstance(step, Ask) and isinstance(step.about, Request) else None
             where = CallContext(str(self._calls.endpoint), model, step.deadline.seconds, request_id)

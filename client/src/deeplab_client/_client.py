@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
     from deeplab_client._deadline import AbortableDeadline
     from deeplab_client._image import ImageLike
+    from deeplab_client._models import ModelInfo
     from deeplab_client._options import TLS, ClientArguments, Compression, Token
     from deeplab_client._retry import RetryHook, RetryPolicy
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._steps import Step, Steps
-    from deeplab_client._transport import Transport
+    from deeplab_client._transport import ServerInfo, Transport
     from deeplab_client._wire import MaskChoice
 
 _T = TypeVar("_T")
@@ -286,6 +287,29 @@ class SegmentationClient:
                 self._run(mosaic.join(result))
         return mosaic.result()
 
+    def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
+        """Return the server's models that segment images, by name.
+
+        No image is sent: Triton is asked which models are loaded (its statistics) and for the config of each.
+
+        Args:
+            timeout: Seconds for all questions together, in place of the client's own.
+
+        Raises:
+            SegmentationError: One of its leaves; AccessDeniedError where the server closes these questions to us.
+            ValueError: The timeout is not a finite number of seconds greater than 0.
+        """
+        return self._run(_steps.models(self._calls, self._calls.deadline(timeout)))
+
+    def server(self, *, timeout: float | None = None) -> ServerInfo:
+        """Return the name and the version of the server.
+
+        Raises:
+            SegmentationError: One of its leaves.
+            ValueError: The timeout is not a finite number of seconds greater than 0.
+        """
+        return self._run(_steps.server(self._calls, self._calls.deadline(timeout)))
+
     def is_ready(self, *, model: str | None = None, timeout: float | None = None) -> bool:
         """Return whether the server is up and the model takes requests; False where nobody answers.
 
@@ -344,7 +368,8 @@ class SegmentationClient:
     def _take(self, step: Step) -> object:
         if isinstance(step, Ask):
             with naming_limits():
-                return getattr(self._open(), step.method)(step.about, deadline=step.deadline)
+                method = getattr(self._open(), step.method)
+                return method(*(() if step.about is None else (step.about,)), deadline=step.deadline)
         if isinstance(step, Work):
             with naming_limits():
                 return step.function(step.argument)

@@ -12,13 +12,14 @@ from deeplab_client._deadline import AbortableDeadline
 from deeplab_client._faults import CallContext, caused, closed, from_connection, too_late
 from deeplab_client._grpc_messages import Connected, messages
 from deeplab_client._tls import pem_of
+from deeplab_client._transport import ServerInfo
 
 if TYPE_CHECKING:
     from deeplab_client._deadline import Deadline
     from deeplab_client._endpoint import Endpoint
     from deeplab_client._errors import SegmentationError
     from deeplab_client._options import Options
-    from deeplab_client._transport import Reply, Request
+    from deeplab_client._transport import ModelConfig, Reply, Request
 
 
 class GrpcTransport:
@@ -39,11 +40,23 @@ class GrpcTransport:
         response = self._call("ModelInfer", message, headers, where, deadline, compression=compression)
         return _grpc_messages.read_infer(response, where)
 
-    def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
-        """Return the string parameters in the model's config."""
+    def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
+        """Return what the model's config says."""
         where, headers = self._prepare(model, deadline)
         response = self._call("ModelConfig", messages.ModelConfigRequest(name=model), headers, where, deadline)
-        return _grpc_messages.read_parameters(response)
+        return _grpc_messages.read_config(response)
+
+    def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
+        """Return the newest version of each model that is loaded, by its name."""
+        where, headers = self._prepare("", deadline)
+        response = self._call("ModelStatistics", messages.ModelStatisticsRequest(), headers, where, deadline)
+        return _grpc_messages.read_versions(response)
+
+    def server_info(self, *, deadline: Deadline) -> ServerInfo:
+        """Return what the server calls itself."""
+        where, headers = self._prepare("", deadline)
+        response = self._call("ServerMetadata", messages.ServerMetadataRequest(), headers, where, deadline)
+        return ServerInfo(str(response.name), str(response.version))
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""

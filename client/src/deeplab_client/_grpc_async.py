@@ -13,6 +13,7 @@ from deeplab_client._faults import caused, closed, from_connection, unreadable
 from deeplab_client._grpc_messages import Connected, messages
 from deeplab_client._loop import Owner, prepare
 from deeplab_client._tls import pem_of
+from deeplab_client._transport import ServerInfo
 from deeplab_client._workers import in_thread
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from deeplab_client._faults import CallContext
     from deeplab_client._options import Options
     from deeplab_client._tls import Pem
-    from deeplab_client._transport import Reply, Request
+    from deeplab_client._transport import ModelConfig, Reply, Request
 
 
 class AsyncGrpcTransport:
@@ -44,11 +45,23 @@ class AsyncGrpcTransport:
         response = await self._call("ModelInfer", message, headers, where, deadline, compression=compression)
         return _grpc_messages.read_infer(response, where)
 
-    async def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
-        """Return the string parameters in the model's config."""
+    async def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
+        """Return what the model's config says."""
         where, headers = await prepare(self._endpoint, self._options, model, deadline)
         response = await self._call("ModelConfig", messages.ModelConfigRequest(name=model), headers, where, deadline)
-        return _grpc_messages.read_parameters(response)
+        return _grpc_messages.read_config(response)
+
+    async def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
+        """Return the newest version of each model that is loaded, by its name."""
+        where, headers = await prepare(self._endpoint, self._options, "", deadline)
+        response = await self._call("ModelStatistics", messages.ModelStatisticsRequest(), headers, where, deadline)
+        return _grpc_messages.read_versions(response)
+
+    async def server_info(self, *, deadline: Deadline) -> ServerInfo:
+        """Return what the server calls itself."""
+        where, headers = await prepare(self._endpoint, self._options, "", deadline)
+        response = await self._call("ServerMetadata", messages.ServerMetadataRequest(), headers, where, deadline)
+        return ServerInfo(str(response.name), str(response.version))
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""

@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from deeplab_client import _wire
 from deeplab_client._faults import from_grpc, of_another_request, unreadable
 from deeplab_client._limits import check_descriptors
-from deeplab_client._transport import Reply
+from deeplab_client._transport import EnsembleStep, ModelConfig, Reply, newest
 
 if TYPE_CHECKING:
     from deeplab_client._endpoint import Endpoint
@@ -130,9 +130,23 @@ def read_infer(response: Any, where: CallContext) -> Reply:  # noqa: ANN401 prot
     raise failures.pop()  # and not a variable: see `_faults.caused`
 
 
-def read_parameters(response: Any) -> dict[str, str]:  # noqa: ANN401 protobuf makes its classes at run time
-    """Read the string parameters out of the answer to the question for a model's config."""
-    return {name: value.string_value for name, value in response.config.parameters.items()}
+def read_config(response: Any) -> ModelConfig:  # noqa: ANN401 protobuf makes its classes at run time
+    """Read the answer to the question for a model's config."""
+    config = response.config
+    return ModelConfig(
+        {name: value.string_value for name, value in config.parameters.items()},
+        frozenset(tensor.name for tensor in config.input),
+        frozenset(tensor.name for tensor in config.output),
+        tuple(
+            EnsembleStep(step.model_name, frozenset(step.input_map.values()), frozenset(step.output_map.values()))
+            for step in config.ensemble_scheduling.step
+        ),
+    )
+
+
+def read_versions(response: Any) -> dict[str, str]:  # noqa: ANN401 protobuf makes its classes at run time
+    """Read the answer to the question for the statistics of all models, which are those that are loaded."""
+    return newest((str(model.name), str(model.version)) for model in response.model_stats)
 
 
 def error_of(failure: Any, where: CallContext) -> SegmentationError:  # noqa: ANN401 grpc is untyped

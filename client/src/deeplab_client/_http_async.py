@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from deeplab_client._endpoint import Endpoint
     from deeplab_client._faults import CallContext
     from deeplab_client._options import Options
-    from deeplab_client._transport import Reply, Request
+    from deeplab_client._transport import ModelConfig, Reply, Request, ServerInfo
 
 _T = TypeVar("_T")
 
@@ -64,13 +64,24 @@ class AsyncHttpTransport:
             "POST", path, credentials | headers, read, where=where, deadline=deadline, body=body
         )
 
-    async def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
-        """Return the string parameters in the model's config."""
+    async def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
+        """Return what the model's config says."""
         where, credentials = await self._prepare(model, deadline)
-        read = functools.partial(_v2.read_parameters, where=where)
-        return await self._exchange(
-            "GET", _v2.model_path(model, "config"), credentials, read, where=where, deadline=deadline
-        )
+        read = functools.partial(_v2.read_config, where=where)
+        path = _v2.model_path(model, "config")
+        return await self._exchange("GET", path, credentials, read, where=where, deadline=deadline)
+
+    async def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
+        """Return the newest version of each model that is loaded, by its name."""
+        where, credentials = await self._prepare("", deadline)
+        read = functools.partial(_v2.read_versions, where=where)
+        return await self._exchange("GET", _v2.STATISTICS, credentials, read, where=where, deadline=deadline)
+
+    async def server_info(self, *, deadline: Deadline) -> ServerInfo:
+        """Return what the server calls itself."""
+        where, credentials = await self._prepare("", deadline)
+        read = functools.partial(_v2.read_server, where=where)
+        return await self._exchange("GET", _v2.SERVER, credentials, read, where=where, deadline=deadline)
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return whether the server and the model take requests."""

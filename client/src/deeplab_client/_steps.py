@@ -6,6 +6,7 @@ A client takes each step and sends the generator what came of it, or throws in t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Generator
@@ -29,17 +30,19 @@ from deeplab_client._errors import (
     UnsupportedError,
 )
 from deeplab_client._image import encode
+from deeplab_client._models import model_infos
 from deeplab_client._retry import Attempts
 from deeplab_client._segmentation import Timings
 from deeplab_client._transport import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from deeplab_client._calls import Calls
     from deeplab_client._image import ImageLike
+    from deeplab_client._models import ModelInfo
     from deeplab_client._segmentation import Segmentation
-    from deeplab_client._transport import Reply
+    from deeplab_client._transport import ModelConfig, Reply, ServerInfo
     from deeplab_client._wire import ModelFacts
 
 _T = TypeVar("_T")
@@ -58,10 +61,10 @@ _logger = logging.getLogger("deeplab_client")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Call a method of the transport: `transport.METHOD(about, deadline=deadline)`."""
+    """Call a method of the transport: `transport.METHOD(about, deadline=deadline)`, without what is None."""
 
-    method: Literal["infer", "model_parameters", "is_ready"]
-    about: Request | str
+    method: Literal["infer", "model_config", "is_ready", "model_versions", "server_info"]
+    about: Request | str | None
     deadline: Deadline
 
 
@@ -118,6 +121,20 @@ def weights(calls: Calls, model: str | None, deadline: Deadline) -> Steps[str | 
     yield Done(facts.weights)
 
 
+def models(calls: Calls, deadline: Deadline) -> Steps[list[ModelInfo]]:
+    """Learn which models of the server segment images."""
+    calls.check_open()
+    call = _Call(calls, None, deadline)
+    yield Done((yield from call.retried(call.ask_models)))
+
+
+def server(calls: Calls, deadline: Deadline) -> Steps[ServerInfo]:
+    """Learn what the server calls itself."""
+    calls.check_open()
+    call = _Call(calls, None, deadline)
+    yield Done((yield from call.retried(call.ask_server)))
+
+
 def is_ready(calls: Calls, model: str | None, timeout: float | None) -> Steps[bool]:
     """Ask once whether the server and a model take requests."""
     calls.check_open()
@@ -159,7 +176,7 @@ def until_ready(calls: Calls, model: str | None, timeout: float) -> Steps[None]:
 def _why_not(model: str, deadline: Deadline) -> _Part[str | None]:
     """Return what the server says of a model that is not ready; None where that is nothing."""
     try:
-        yield Ask("model_parameters", model, deadline)
+        yield Ask("model_config", model, deadline)
     except ModelNotFoundError as refusal:
         return str(refusal)
     except SegmentationError as error:
@@ -234,11 +251,24 @@ class _Call:
     def ask_facts(self) -> _Part[ModelFacts]:
         """Ask what the model's config says; return the defaults where the server does not tell."""
         try:
-            parameters = yield Ask("model_parameters", self._model, self._deadline)
+            config: ModelConfig = yield Ask("model_config", self._model, self._deadline)
         except _FACTS_UNAVAILABLE as refusal:
             _logger.debug("weights of %s unknown: %s", self._model, refusal)
             return _wire.ModelFacts()
-        return _wire.facts_of(parameters)
+        return _wire.facts_of(config.parameters)
+
+    def ask_models(self) -> _Part[list[ModelInfo]]:
+        """Ask which models are loaded, and for the config of each."""
+        versions: Mapping[str, str] = yield Ask("model_versions", None, self._deadline)
+        configs: dict[str, ModelConfig] = {}
+        for name in versions:
+            with contextlib.suppress(ModelNotFoundError):  # unloaded meanwhile
+                configs[name] = yield Ask("model_config", name, self._deadline)
+        return model_infos(versions, configs)
+
+    def ask_server(self) -> _Part[ServerInfo]:
+        """Ask what the server calls itself."""
+        return (yield Ask("server_info", None, self._deadline))
 
     # A method of its own, because the attempt holds the error, and its traceback holds the frame that made the attempt.
     def _pause_after(self, error: SegmentationError) -> Pause | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -45,6 +45,56 @@ class Reply:
     model_version: str
 
 
+@dataclass(frozen=True, slots=True)
+class EnsembleStep:
+    """One step of an ensemble.
+
+    Attributes:
+        model: Its name.
+        inputs: The ensemble's tensors that it reads.
+        outputs: The ensemble's tensors that it gives.
+    """
+
+    model: str
+    inputs: frozenset[str]
+    outputs: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What a model's config says.
+
+    Attributes:
+        parameters: Its string parameters.
+        inputs: The names of its inputs.
+        outputs: The names of its outputs.
+        steps: Those of an ensemble; empty for any other model.
+    """
+
+    parameters: Mapping[str, str]
+    inputs: frozenset[str] = frozenset()
+    outputs: frozenset[str] = frozenset()
+    steps: tuple[EnsembleStep, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """A server, as it calls itself.
+
+    Attributes:
+        name: `triton`.
+        version: Such as `2.51.0`: that of the server, which is another than that of its container.
+    """
+
+    name: str
+    version: str
+
+
+def newest(models: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the newest version of each model, by its name."""
+    return dict(sorted(models, key=lambda model: (model[0], len(model[1]), model[1])))
+
+
 class Transport(Protocol):
     """One server by one protocol; safe to share between threads and to create before a fork.
 
@@ -56,8 +106,16 @@ class Transport(Protocol):
         """Run the model on one image."""
         ...
 
-    def model_parameters(self, model: str, *, deadline: Deadline) -> Mapping[str, str]:
-        """Return the string parameters in the model's config."""
+    def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
+        """Return what the model's config says."""
+        ...
+
+    def model_versions(self, *, deadline: Deadline) -> Mapping[str, str]:
+        """Return the newest version of each model that is loaded, by its name."""
+        ...
+
+    def server_info(self, *, deadline: Deadline) -> ServerInfo:
+        """Return what the server calls itself."""
         ...
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
@@ -79,8 +137,16 @@ class AsyncTransport(Protocol):
         """Run the model on one image."""
         ...
 
-    async def model_parameters(self, model: str, *, deadline: Deadline) -> Mapping[str, str]:
-        """Return the string parameters in the model's config."""
+    async def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
+        """Return what the model's config says."""
+        ...
+
+    async def model_versions(self, *, deadline: Deadline) -> Mapping[str, str]:
+        """Return the newest version of each model that is loaded, by its name."""
+        ...
+
+    async def server_info(self, *, deadline: Deadline) -> ServerInfo:
+        """Return what the server calls itself."""
         ...
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import zlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
 from deeplab_client import _wire
 from deeplab_client._faults import from_http, of_another_request, unreadable
-from deeplab_client._transport import Reply
+from deeplab_client._transport import EnsembleStep, ModelConfig, Reply, ServerInfo, newest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from deeplab_client._options import Compression, Options
     from deeplab_client._transport import Request
 
+SERVER = "/v2"
 SERVER_READY = "/v2/health/ready"
+STATISTICS = "/v2/models/stats"
+
+_T = TypeVar("_T")
 
 _OK = 200
 _REDIRECTS = range(300, 400)
@@ -153,16 +157,55 @@ def read_infer(answer: Answer, request: Request, where: CallContext) -> Reply:
     raise failures.pop()  # and not a variable: see `_faults.caused`
 
 
-def read_parameters(answer: Answer, where: CallContext) -> dict[str, str]:
-    """Read the string parameters out of the answer to the question for a model's config.
+def read_config(answer: Answer, where: CallContext) -> ModelConfig:
+    """Read the answer to the question for a model's config.
 
     Raises:
         SegmentationError: It is a refusal, or cannot be read.
     """
+
+    def read(config: dict[str, Any]) -> ModelConfig:
+        return ModelConfig(
+            {name: str(value["string_value"]) for name, value in config.get("parameters", {}).items()},
+            frozenset(str(tensor["name"]) for tensor in config.get("input", ())),
+            frozenset(str(tensor["name"]) for tensor in config.get("output", ())),
+            tuple(
+                EnsembleStep(
+                    str(step["model_name"]),
+                    frozenset(step["input_map"].values()),
+                    frozenset(step["output_map"].values()),
+                )
+                for step in config.get("ensemble_scheduling", {}).get("step", ())
+            ),
+        )
+
+    return _read_json(answer, where, read)
+
+
+def read_versions(answer: Answer, where: CallContext) -> dict[str, str]:
+    """Read the answer to the question for the statistics of all models, which are those that are loaded.
+
+    Raises:
+        SegmentationError: It is a refusal, or cannot be read.
+    """
+    return _read_json(
+        answer, where, lambda said: newest((str(each["name"]), str(each["version"])) for each in said["model_stats"])
+    )
+
+
+def read_server(answer: Answer, where: CallContext) -> ServerInfo:
+    """Read what a server calls itself.
+
+    Raises:
+        SegmentationError: It is a refusal, or cannot be read.
+    """
+    return _read_json(answer, where, lambda said: ServerInfo(str(said["name"]), str(said["version"])))
+
+
+def _read_json(answer: Answer, where: CallContext, read: Callable[[dict[str, Any]], _T]) -> _T:
     _check(answer, where)
     try:
-        config = _json(_plain(answer, _LONGEST_JSON))
-        return {name: str(value["string_value"]) for name, value in config.get("parameters", {}).items()}
+        return read(_json(_plain(answer, _LONGEST_JSON)))
     except _UNREADABLE as error:
         failures = [unreadable(error, where)]
     raise failures.pop()  # and not a variable: see `_faults.caused`

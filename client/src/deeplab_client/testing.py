@@ -9,6 +9,7 @@ client = SegmentationClient("grpc://fake", transport=transport)
 from __future__ import annotations
 
 import copy
+import json
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 
 from deeplab_client import _wire, voc
 from deeplab_client._errors import DeadlineExceededError, ModelNotFoundError, SegmentationError
-from deeplab_client._transport import Reply
+from deeplab_client._transport import ModelConfig, Reply, ServerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -120,10 +121,27 @@ class _FakeServer:
             outputs[_wire.CONFIDENCE] = self._certainty(received, mask)[np.newaxis]
         return Reply(outputs, request.model, self._model_version)
 
-    def _parameters(self, model: str) -> dict[str, str]:
+    def _config(self, model: str) -> ModelConfig:
         self._refuse(model, None)
-        parameters = {_wire.BACKGROUND_PARAMETER: "true" if self._background else "false"}
-        return parameters if self._weights is None else {**parameters, _wire.WEIGHTS_PARAMETER: self._weights}
+        parameters = {
+            _wire.BACKGROUND_PARAMETER: "true" if self._background else "false",
+            "class_names": json.dumps(self._class_names),
+            "precision": "fp32",
+            "max_pixels": "50000000",
+            "resize_mode": "fixed",
+            "resize_size": "520",
+        }
+        if self._weights is not None:
+            parameters[_wire.WEIGHTS_PARAMETER] = self._weights
+        return ModelConfig(
+            parameters,
+            frozenset({_wire.IMAGE}),
+            frozenset({"MASK", "MASK_PNG", "CLASS_PIXELS", "CLASS_NAMES", "IMAGE_ID", _wire.CONFIDENCE}),
+        )
+
+    def _versions(self) -> dict[str, str]:
+        models = ("segment_resnet50", "segment_resnet101") if self._models is None else self._models
+        return dict.fromkeys(models, self._model_version)
 
     def _is_ready(self, model: str) -> bool:
         return self.ready and (self._models is None or model in self._models)
@@ -186,10 +204,20 @@ class FakeTransport(_FakeServer):
         """Give the next answer."""
         return self._infer(request, deadline)
 
-    def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
-        """Return the weights and the background as a server has them in the model's config."""
+    def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
+        """Return a config as a server has it, with the class names, the weights and the background."""
         del deadline
-        return self._parameters(model)
+        return self._config(model)
+
+    def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
+        """Return the version of each model that is served: of both ensembles, where `models` was left out."""
+        del deadline
+        return self._versions()
+
+    def server_info(self, *, deadline: Deadline) -> ServerInfo:
+        """Return the name `fake`."""
+        del deadline
+        return ServerInfo("fake", "0")
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return what `ready` says, and False for a model that is not served."""
@@ -208,10 +236,20 @@ class AsyncFakeTransport(_FakeServer):
         """Give the next answer."""
         return self._infer(request, deadline)
 
-    async def model_parameters(self, model: str, *, deadline: Deadline) -> dict[str, str]:
-        """Return the weights and the background as a server has them in the model's config."""
+    async def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
+        """Return a config as a server has it, with the class names, the weights and the background."""
         del deadline
-        return self._parameters(model)
+        return self._config(model)
+
+    async def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
+        """Return the version of each model that is served: of both ensembles, where `models` was left out."""
+        del deadline
+        return self._versions()
+
+    async def server_info(self, *, deadline: Deadline) -> ServerInfo:
+        """Return the name `fake`."""
+        del deadline
+        return ServerInfo("fake", "0")
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         """Return what `ready` says, and False for a model that is not served."""

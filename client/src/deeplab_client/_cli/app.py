@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 import deeplab_client
-from deeplab_client import AccessDeniedError, SegmentationError, voc
+from deeplab_client import AccessDeniedError, SegmentationError, _page, voc
 from deeplab_client._cli import batch, report, server
 from deeplab_client._cli.outputs import ANNOTATIONS, Annotations, Format, Output, Pictures
 from deeplab_client._cli.server import INTERRUPTED, SOME_FAILED, Client, ServerUnusableError
@@ -229,6 +229,56 @@ def ping(*, url: Url, model: Model = "segment_resnet50", timeout: Timeout = 5.0,
         report.say(f"{known}: {url} serves {model}{untrained} ({milliseconds:.0f} ms)")
     if end is not None:
         raise end
+
+
+@app.command(epilog=_EPILOG)
+def page(
+    *,
+    url: Url,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            envvar="DEEPLAB_MODEL",
+            metavar="NAME",
+            help="An ensemble to choose; several. Default: this project's.",
+        ),
+    ] = None,
+    timeout: Timeout = 30.0,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="0 for a free one from 7860 on.")
+    ] = 7860,
+    examples: Annotated[
+        list[Path] | None,
+        typer.Option("--example", metavar="IMAGE", exists=True, dir_okay=False, help="A picture to choose; several."),
+    ] = None,
+) -> None:
+    """Serve a page to drop a picture on, until Ctrl-C.
+
+    The server's results are kept for each browser tab, for an hour at most. The page loads nothing from other hosts.
+    """
+    names = models or ["segment_resnet50", "segment_resnet101"]
+    with server.connect(url, model=names[0], timeout=timeout) as client:
+        try:
+            _page.run(
+                client,
+                models=names,
+                examples=examples or [],
+                host=host,
+                port=port,
+                ready=lambda address: report.say(f"the page is at {address} and asks {url}; Ctrl-C ends it"),
+            )
+        except ModuleNotFoundError as error:
+            report.notice(str(error))
+            raise typer.Exit(2) from error
+        except OSError as error:
+            message = f"cannot listen at {host}:{port}; --port 0 takes a free port"
+            raise typer.BadParameter(message, param_hint="--host or --port") from error
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def run(arguments: Sequence[str]) -> int:
