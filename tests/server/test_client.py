@@ -117,6 +117,23 @@ def test_a_mask_is_the_models_and_a_result_says_what_it_is(
     assert result.timings.wait > result.timings.decode > 0
 
 
+def test_tiles_make_the_mask_that_the_whole_picture_has_away_from_edges(client: Driver) -> None:
+    """Large areas of one color, so that only where two meet the smaller tiles see more."""
+    blocks = toy.COLORS[np.random.default_rng(0).permutation(21)[:20].reshape(4, 5)]
+    picture = blocks.repeat(300, axis=0).repeat(300, axis=1)[:1153, :1431]
+    whole = client.segment(picture, confidence=True)
+    joined = client.segment_tiles(picture, tile=520, overlap=0.25, confidence=True)
+    rows, columns = (np.abs((np.arange(n) + 150) % 300 - 150) > 24 for n in picture.shape[:2])
+    inside = np.ix_(rows, columns)
+    np.testing.assert_array_equal(joined.mask[inside], whole.mask[inside])
+    classes = (picture[:, :, np.newaxis] == toy.COLORS).all(3).argmax(2)
+    np.testing.assert_array_equal(joined.mask[inside], classes[inside])
+    assert joined.confidence is not None
+    assert whole.confidence is not None
+    assert (joined.confidence >= 128).mean() > (whole.confidence >= 128).mean()
+    assert (joined.model_name, joined.weights) == ("segment_resnet50", "none")
+
+
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_the_format_in_which_a_mask_travels_does_not_change_it(
     color_server: TritonProcess, kind: Kind, scheme: str

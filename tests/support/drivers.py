@@ -38,6 +38,17 @@ class Driver(Protocol):
         self, images: Iterable[Any], *, concurrency: int = 8, confidence: bool = False
     ) -> Iterable[Segmentation | SegmentationError]: ...
 
+    def segment_tiles(
+        self,
+        image: Any,  # noqa: ANN401 wrong ones too
+        *,
+        tile: int = 1040,
+        overlap: float = 0.25,
+        timeout: float | None = None,
+        confidence: bool = False,
+        concurrency: int = 8,
+    ) -> Segmentation: ...
+
     def is_ready(self, *, model: str | None = None, timeout: float | None = None) -> bool: ...
 
     def wait_until_ready(self, *, model: str | None = None, timeout: float = 60.0) -> None: ...
@@ -80,6 +91,21 @@ class AsyncDriver:
             return [result async for result in results]
 
         return self.run(collect())
+
+    def segment_tiles(
+        self,
+        image: Any,  # noqa: ANN401 wrong ones too
+        *,
+        tile: int = 1040,
+        overlap: float = 0.25,
+        timeout: float | None = None,
+        confidence: bool = False,
+        concurrency: int = 8,
+    ) -> Segmentation:
+        work = self.client.segment_tiles(
+            image, tile=tile, overlap=overlap, timeout=timeout, confidence=confidence, concurrency=concurrency
+        )
+        return self.run(work)
 
     def is_ready(self, *, model: str | None = None, timeout: float | None = None) -> bool:
         return self.run(self.client.is_ready(model=model, timeout=timeout))

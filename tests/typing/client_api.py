@@ -119,6 +119,18 @@ async def many_at_once(client: AsyncSegmentationClient, paths: list[Path]) -> No
         assert_type(pair, tuple[Path, Segmentation | SegmentationError])
 
 
+async def tiles(client: SegmentationClient, other: AsyncSegmentationClient, image: ImageLike) -> None:
+    assert_type(client.segment_tiles(image), Segmentation)
+    assert_type(
+        client.segment_tiles("map.tif", tile=2080, overlap=0.5, model="a", timeout=60, confidence=True, concurrency=2),
+        Segmentation,
+    )
+    assert_type(await other.segment_tiles(image, tile=520), Segmentation)
+    client.segment_tiles(image, 520)  # pyright: ignore[reportCallIssue]
+    client.segment_tiles([image])  # pyright: ignore[reportArgumentType]
+    client.segment_tiles(image, tile=0.5)  # pyright: ignore[reportArgumentType]
+
+
 def a_service(image: ImageLike, transport: Transport, other: AsyncTransport) -> None:
     client = SegmentationClient.from_env(timeout=3, token=lambda: "secret", transport=transport)
     assert_type(client, SegmentationClient)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from deeplab_client import _environment, _many, _steps
+from deeplab_client import _environment, _many, _steps, _tiles
 from deeplab_client._calls import Calls
 from deeplab_client._errors import SegmentationError
 from deeplab_client._factory import check_transport, open_transport
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from deeplab_client._deadline import AbortableDeadline
     from deeplab_client._image import ImageLike
     from deeplab_client._models import ModelInfo
     from deeplab_client._options import TLS, ClientArguments, Compression, Token
@@ -225,6 +227,65 @@ class SegmentationClient:
             seconds=self._calls.seconds(timeout),
         )
         return _many.taken(pairs, raise_errors=raise_errors, with_source=with_source)
+
+    def segment_tiles(
+        self,
+        image: ImageLike,
+        *,
+        tile: int = 1040,
+        overlap: float = 0.25,
+        model: str | None = None,
+        timeout: float | None = None,
+        confidence: bool = False,
+        concurrency: int = 8,
+    ) -> Segmentation:
+        """Segment a large picture in overlapping tiles, and join their masks to one of the picture's own size.
+
+        Where tiles overlap, the class of the tile with the higher confidence wins. The memory needed is that of the
+        picture, its mask, its confidence and the tiles under way.
+
+        A tile sees only its own surroundings: objects larger than a tile are found less well than by `segment`. The
+        server resizes each tile as any picture, by default to 520 x 520 pixels: a tile of 1040 to half its size.
+
+        Args:
+            image: What `segment` takes. Encoded images are decoded here, by Pillow, whose limit
+                `PIL.Image.MAX_IMAGE_PIXELS` holds; a HEIC picture needs the extra `heic`.
+            tile: Width and height of a tile, in pixels of the picture, 64 or more. The last tile of a row and of a
+                column is moved inwards, and a side of the picture that is shorter is that of its tiles.
+            overlap: How much of a tile its neighbor covers too, at least 0 and less than 1.
+            model: Asked in place of the client's own.
+            timeout: Seconds for the whole call, all tiles included, in place of the client's own.
+            confidence: Keep the joined confidence in the result.
+            concurrency: Requests at a time, each in a thread; fewer where this process may not open enough files.
+
+        Returns:
+            A result as of `segment`. The ids of the requests are its `request_id` and the number of the tile:
+            `ID-1`, `ID-2`, ..., or the `request_id` itself where one tile holds the picture. In its `timings`,
+            `encode` is decoding the picture, `wait` is from then on to the last tile, and `decode` is joining.
+
+        Raises:
+            SegmentationError: One of its leaves: that of the first tile which fails, and its message names the tile.
+                The other tiles are cancelled.
+            TypeError: `tile`, `overlap` or `concurrency` is no number.
+            ValueError: `tile`, `overlap`, `concurrency` or `timeout` is out of range, or `model` no name.
+        """
+        concurrency = _many.check_concurrency(concurrency)
+        whole = self._calls.deadline(timeout)
+        mosaic = self._run(
+            _tiles.cut(self._calls, image, model, whole, tile=tile, overlap=overlap, confidence=confidence)
+        )
+
+        def segment(tile: ImageLike, deadline: AbortableDeadline) -> Segmentation:
+            deadline.end_by(whole)
+            return self._run(mosaic.segment(tile, deadline))
+
+        pairs = _many.in_order(
+            segment, mosaic.tiles(), concurrency=concurrency, keep_images=False, seconds=whole.seconds
+        )
+        with contextlib.closing(pairs):
+            for _, result in pairs:
+                self._run(mosaic.join(result))
+        return mosaic.result()
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """Return the server's models that segment images, by name.

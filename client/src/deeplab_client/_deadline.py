@@ -48,6 +48,10 @@ class Deadline:
         """Return the seconds that are left, 0 where there are none."""
         return max(0.0, self._at - time.monotonic())
 
+    def end_by(self, whole: Deadline) -> None:
+        """Bring the moment forward to that of a call which this one is a part of."""
+        self._at = min(self._at, whole._at)
+
     def finish_reading(self) -> None:
         """Take note that what the caller's image may hang in is over."""
 
@@ -72,13 +76,19 @@ class AbortableDeadline(Deadline):
         self._lock = threading.Lock()
         self._interrupt: Callable[[], object] | None = None
 
+    def end_by(self, whole: Deadline) -> None:
+        """Bring the moment forward to that of a call which this one is a part of."""
+        with self._lock:
+            super().end_by(whole)
+
     def finish_reading(self) -> None:
         """Take note that what the caller's image may hang in is over."""
         self.is_reading = False
 
     def abort(self) -> None:
         """End the call that keeps to this deadline; it fails as if its time were up."""
-        self._at = -math.inf
+        with self._lock:
+            self._at = -math.inf
         self._aborted.set()
         with self._lock:
             if self._interrupt is not None:

@@ -22,6 +22,7 @@ from deeplab_client._limits import limit_met
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from numpy.typing import NDArray
     from PIL import Image
     from typing_extensions import TypeIs
 
@@ -81,14 +82,29 @@ def decode(image: ImageLike) -> Image.Image:
     """
     from PIL import Image  # noqa: PLC0415 Pillow is loaded only where it is used
 
+    picture = upright(image)
+    if isinstance(picture, np.ndarray):
+        return Image.fromarray(picture).convert("RGB")
+    return picture.convert("RGB") if picture is image or picture.mode != "RGB" else picture
+
+
+def upright(image: ImageLike) -> Image.Image | NDArray[np.uint8]:
+    """Return an image's pixels the way they are shown: in mode L or RGB, or (H, W) or (H, W, 3).
+
+    They may be the caller's own memory, but not a frame that could move on.
+
+    Raises:
+        ClientLimitError: A file cannot be opened, or memory not be had, because of a limit of this process.
+        InvalidImageError: The image is of another kind, empty, or cannot be read.
+    """
     from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
 
     if _is_pillow(image):
         with _alone_with(image):
             flat = _picture.flattened(image)
-            return flat.copy() if flat.mode == "RGB" else flat.convert("RGB")
+            return flat.copy() if flat is image and getattr(image, "is_animated", False) else flat
     encoded = _encoded(image)
-    return Image.fromarray(pixels(image)).convert("RGB") if encoded is None else _picture.opened(encoded)
+    return pixels(image) if encoded is None else _picture.opened(encoded)
 
 
 def may_move(image: ImageLike) -> bool:

@@ -93,6 +93,7 @@ async def in_order(
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+        pending.clear()  # the traceback of a task that was cancelled holds this set, and the images with it
 
 
 async def _held(image: ImageLike, seconds: float) -> ImageLike:

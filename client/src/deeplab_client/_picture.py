@@ -38,6 +38,9 @@ def opened(encoded: bytes) -> Image.Image:
         return _despite_warnings(lambda: _opened(encoded))
     except UnidentifiedImageError as error:  # its message names our buffer by its address
         raise InvalidImageError("the image cannot be decoded: it is broken or truncated") from error
+    except Image.DecompressionBombError as error:
+        remedy = "for a picture that you trust, set PIL.Image.MAX_IMAGE_PIXELS to more or None"
+        raise InvalidImageError(f"the image has more pixels than Pillow may decode: {error}; {remedy}") from error
     except Exception as error:  # Pillow's decoders raise what they like
         raise _refusal(error, "the image cannot be decoded") from error
 
@@ -94,7 +97,9 @@ def _opened(encoded: bytes) -> Image.Image:
         picture = _avif(alone.data) if alone.codec == "AVIF" else _heic(alone.data)
     for key in _NOT_EXIF:
         picture.info.pop(key, None)
-    return _turned(_as_shown(picture), orientation).convert("RGB")
+    shown = _turned(_as_shown(picture), orientation)
+    # No copy where none is needed, because a large picture would take twice its memory.
+    return shown if shown.mode == "RGB" and not getattr(shown, "is_animated", False) else shown.convert("RGB")
 
 
 def _avif(data: bytes) -> Image.Image:

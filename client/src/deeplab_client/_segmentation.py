@@ -55,7 +55,8 @@ class Segmentation:
             `none` for untrained ones; None where the server does not tell.
         background: Whether class 0 is the background.
         confidence: Probability of each pixel's class, (H, W) uint8, 255 is 1.0; None unless `segment` was asked for it.
-        request_id: The id under which the answered request was sent to the server.
+        request_id: The id under which the answered request was sent to the server; after `segment_tiles` what the ids
+            of all tiles begin with.
         timings: Where the call's time went; None for a result that no client made.
     """
 

@@ -73,7 +73,7 @@ class Work:
     """Call a function that reads an image or a reply: what is large takes its time."""
 
     function: Callable[[Any], object]
-    argument: ImageLike | Reply
+    argument: object
     deadline: Deadline
 
 
@@ -106,10 +106,11 @@ def segment(
     *,
     confidence: bool = False,
     in_batch: bool = False,
+    request_id: str | None = None,
 ) -> Steps[Segmentation]:
     """Segment one image."""
     calls.check_open()
-    call = _Call(calls, model, deadline, confidence=confidence, in_batch=in_batch)
+    call = _Call(calls, model, deadline, confidence=confidence, in_batch=in_batch, request_id=request_id)
     yield Done((yield from call.retried(partial(call.segment, image))))
 
 
@@ -187,7 +188,14 @@ class _Call:
     """One call with its retries."""
 
     def __init__(
-        self, calls: Calls, model: str | None, deadline: Deadline, *, confidence: bool = False, in_batch: bool = False
+        self,
+        calls: Calls,
+        model: str | None,
+        deadline: Deadline,
+        *,
+        confidence: bool = False,
+        in_batch: bool = False,
+        request_id: str | None = None,
     ) -> None:
         self._model = calls.model_or_own(model)
         self._calls = calls
@@ -197,7 +205,7 @@ class _Call:
         self._known = calls.facts
         self._learnt = _wire.ModelFacts()
         self._request: Request | None = None
-        self._request_id = uuid4().hex
+        self._request_id = request_id or uuid4().hex
         self._marks = [time.perf_counter()]
 
     def retried(self, attempt: Callable[[], _Part[_T]]) -> _Part[_T]:
