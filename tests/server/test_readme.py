@@ -84,18 +84,19 @@ def test_commands_of_shell_blocks_exist(document: str) -> None:
 
 
 def test_the_clients_commands_run(color_server: TritonProcess, tmp_path: Path) -> None:
-    """Every line of the README, in a folder with the pictures that it names."""
+    """Every line of the README, in a folder with the pictures that it names; tests/page runs the page."""
     for name in ("cow.jpg", "photos/a.jpg", "photos/deeper/b.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(pictures.small())
     lines = [line for line in "".join(blocks("client/README.md", "sh")).splitlines() if line.startswith("deeplab ")]
-    assert {shlex.split(line)[1] for line in lines} == {"segment", "classes", "ping"}
+    lines = [line for line in lines if not line.startswith("deeplab page ")]
+    assert {shlex.split(line)[1] for line in lines} == {"segment", "classes", "models", "ping"}
     for line in lines:
         arguments = shlex.split(line.replace("localhost:8001", color_server.grpc_url))[1:]
         command = [sys.executable, "-W", "error", "-m", "deeplab_client", *arguments, "--timeout", "120"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert arguments[0] == "ping" or "UNTRAINED WEIGHTS" in done.stderr
+        assert arguments[0] in {"ping", "models"} or "UNTRAINED WEIGHTS" in done.stderr
         if arguments[0] == "classes":
             assert "15\tperson\n" in done.stdout
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}

@@ -294,6 +294,18 @@ def test_ping_says_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert (told["ready"], told["reason"]) == (True, None)
 
 
+def test_the_models_of_a_server_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    reach(FakeTransport(class_names=["none", "road"], weights=None, models=["mine"]), monkeypatch)
+    assert run("models") == 0
+    assert capsys.readouterr().out == "mine\t1\t?\tfp32\t2\t50000000\n"
+    assert run("models", "--json") == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["name"], told["class_names"], told["background"]) == ("mine", ["none", "road"], True)
+    reach(FakeTransport(models=[]), monkeypatch)
+    assert run("models") == 0
+    assert "no model that segments pictures" in capsys.readouterr().err
+
+
 def test_classes_are_those_of_the_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     reach(FakeTransport(class_names=["none", "road"]), monkeypatch)
     assert run("classes") == 0
@@ -402,7 +414,7 @@ def test_without_its_extra_the_command_line_says_what_to_install(module: str) ->
     assert done.stderr == f"deeplab: the command line needs {module}: {hint}\n"
 
 
-@pytest.mark.parametrize("command", ["", "segment", "classes", "ping"])
+@pytest.mark.parametrize("command", ["", "segment", "classes", "models", "ping"])
 def test_the_help_names_every_variable_and_no_python(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert app.run([*command.split(), "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())

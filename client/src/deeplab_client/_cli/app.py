@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: typer reads the annotations when it runs.
 
+import dataclasses
 import functools
 import json
 import logging
@@ -166,6 +167,37 @@ def segment(
     for notice in [*(remarks if tally.done else []), *selection.notices(), *problems]:
         report.notice(notice)
     raise typer.Exit(code)
+
+
+@app.command(epilog=_EPILOG)
+def models(*, url: Url, timeout: Timeout = 30.0, as_json: Json = False) -> None:
+    """List the server's models that segment pictures.
+
+    A pipe gets name, version, weights, precision, number of classes and largest picture (pixels), separated by tabs.
+    """
+    with server.connect(url, model="segment_resnet50", timeout=timeout) as client:
+        try:
+            found = client.models()
+        except SegmentationError as error:
+            raise _end_after(error) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        report.say(json.dumps([dataclasses.asdict(model) for model in found]))
+        return
+    table = Table("model", "version", "weights", "precision", "classes", "largest picture, pixels")
+    for model in found:
+        classes = None if model.class_names is None else len(model.class_names)
+        told = (model.name, model.version, model.weights, model.precision, classes, model.max_pixels)
+        cells = ["?" if cell is None else report.one_line(str(cell)) for cell in told]
+        if sys.stdout.isatty():
+            table.add_row(*map(Text, cells))
+        else:
+            report.say("\t".join(cells))
+    if sys.stdout.isatty():
+        Console(highlight=False).print(table)
+    if not found:
+        report.notice(f"{url} has no model that segments pictures")
 
 
 @app.command(epilog=_EPILOG)

@@ -30,7 +30,7 @@ _DOWNLOADS = ("Overlay (PNG)", "Class ids (PNG)", "Details (JSON)")
 _CSS = """
 .alert { color: #b91c1c; font-weight: 600; overflow-wrap: anywhere; }
 .dark .alert { color: #fca5a5; }
-.classes { width: 100%; border-collapse: collapse; }
+table.classes { width: 100%; border-collapse: collapse; border: 0 !important; }
 .classes caption { text-align: left; }
 .classes th, .classes td { padding: 4px 8px; text-align: right; }
 table.classes :is(tr, th, td) { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
