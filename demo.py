@@ -116,6 +116,8 @@ def shares(results: dict[str, Segmentation], image: Path) -> Table:
 def serve_page(url: str, example: Path) -> int:
     """Serve the client's page until Ctrl-C; return its exit code."""
     command = [sys.executable, "-m", "deeplab_client", "page", "--url", url, "--port", "0", "--example", str(example)]
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        command.append("--open")
     with subprocess.Popen(command) as process:  # noqa: S603 - our own command
         try:
             return process.wait()

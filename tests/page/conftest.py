@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -86,15 +87,28 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def page_url(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A running `deeplab page`, which Ctrl-C ends without a trace of it."""
     folder = tmp_path_factory.mktemp("page")
-    options = ["--url", server.url, "--port", "0", "--example", str(EXAMPLE)]
+    options = ["--url", server.url, "--port", "0", "--example", str(EXAMPLE), "--open"]
+    browser = folder / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {folder}/opened\n')
+    browser.chmod(0o755)
     command = [sys.executable, "-u", "-m", "deeplab_client", "page", *options]
     with (
         (folder / "log").open("w") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True) as process,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"BROWSER": f"{browser} %s"},
+        ) as process,
     ):
         assert process.stdout is not None
         found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
         assert found, (folder / "log").read_text()
+        opened = folder / "opened"
+        wait_until(lambda: opened.exists() and opened.read_text(), what="the browser that --open opens")
+        assert opened.read_text().strip() == found[0]
         yield found[0]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == -signal.SIGINT

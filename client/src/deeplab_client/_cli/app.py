@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -279,11 +280,18 @@ def page(
         list[Path] | None,
         typer.Option("--example", metavar="IMAGE", exists=True, dir_okay=False, help="A picture to choose; several."),
     ] = None,
+    opens: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
 ) -> None:
     """Serve a page to drop a picture on, until Ctrl-C.
 
     The server's results are kept for each browser tab, for an hour at most. The page loads nothing from other hosts.
     """
+
+    def ready(address: str) -> None:
+        report.say(f"the page is at {address} and asks {url}; Ctrl-C ends it")
+        if opens:
+            webbrowser.open(address)
+
     with server.connect(url, model=model, timeout=timeout) as client:
         try:
             _page.run(
@@ -292,7 +300,7 @@ def page(
                 examples=examples or [],
                 host=host,
                 port=port,
-                ready=lambda address: report.say(f"the page is at {address} and asks {url}; Ctrl-C ends it"),
+                ready=ready,
             )
         except ModuleNotFoundError as error:
             report.notice(str(error))
