@@ -87,7 +87,7 @@ def test_the_server_and_every_model_but_the_ensembles_are_asked(tmp_path: Path) 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     assert server.asked[0] == "/v2/health/live"
     assert set(server.asked[1:]) == {ready(name) for name in STEPS}
-    assert len(STEPS) == 7
+    assert len(STEPS) == 8
 
 
 @pytest.mark.parametrize(("status", "body"), [(400, '{"error":"Model version not ready"}'), (500, DEAD), (503, "")])
