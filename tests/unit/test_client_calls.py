@@ -89,10 +89,10 @@ class Fake:
         return ModelConfig({name: value for name, value in parameters.items() if value is not None})
 
     def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
-        raise NotImplementedError
+        raise NotImplementedError  # no test here asks what a server offers
 
     def server_info(self, *, deadline: Deadline) -> ServerInfo:
-        raise NotImplementedError
+        raise NotImplementedError  # likewise
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         self.timeouts.append(deadline.remaining())

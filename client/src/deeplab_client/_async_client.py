@@ -120,8 +120,8 @@ class AsyncSegmentationClient:
             image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF, HEIC) or a binary
                 file of them, a PIL image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W),
                 (H, W, 1), (H, W, 3) in RGB order, or (H, W, 4), whose alpha is dropped.
-            model: Asked in place of the client's own.
-            timeout: Seconds, in place of the client's own.
+            model: The ensemble to ask; the client's own by default.
+            timeout: Seconds; the client's own by default.
             confidence: Ask for the confidence of each pixel too, as much data again as a raw mask.
 
         Raises:
@@ -205,8 +205,8 @@ class AsyncSegmentationClient:
             with_source: Yield pairs of an image, as `images` gave it, and its result or error. An image is then held
                 until its pair is yielded.
             concurrency: Requests at a time; fewer where this process may not open enough files.
-            model: Asked in place of the client's own.
-            timeout: Seconds for each image, in place of the client's own.
+            model: The ensemble to ask; the client's own by default.
+            timeout: Seconds for each image; the client's own by default.
             confidence: Ask for the confidence of each pixel too.
 
         Raises:
@@ -257,8 +257,8 @@ class AsyncSegmentationClient:
             tile: Width and height of a tile, in pixels of the picture, 64 or more. The last tile of a row and of a
                 column is moved inwards, and a side of the picture that is shorter is that of its tiles.
             overlap: How much of a tile its neighbor covers too, at least 0 and less than 1.
-            model: Asked in place of the client's own.
-            timeout: Seconds for the whole call, all tiles included, in place of the client's own.
+            model: The ensemble to ask; the client's own by default.
+            timeout: Seconds for the whole call with all its tiles; the client's own by default.
             confidence: Keep the joined confidence in the result.
             concurrency: Requests at a time; fewer where this process may not open enough files.
 
@@ -270,7 +270,7 @@ class AsyncSegmentationClient:
         Raises:
             SegmentationError: One of its leaves: that of the first tile which fails, and its message names the tile.
                 The other tiles are cancelled.
-            TypeError: `tile`, `overlap` or `concurrency` is no number.
+            TypeError: `tile`, `overlap` or `concurrency` is not a number.
             ValueError: `tile`, `overlap`, `concurrency` or `timeout` is out of range, or `model` no name.
         """
         concurrency = check_concurrency(concurrency)
@@ -295,7 +295,7 @@ class AsyncSegmentationClient:
         No image is sent: Triton is asked which models are loaded (its statistics) and for the config of each.
 
         Args:
-            timeout: Seconds for all questions together, in place of the client's own.
+            timeout: Seconds for all questions together; the client's own by default.
 
         Raises:
             SegmentationError: One of its leaves; AccessDeniedError where the server closes these questions to us.

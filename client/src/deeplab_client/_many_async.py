@@ -37,7 +37,7 @@ async def in_order(
         segment: Called in tasks of the generator's own.
         images: Read when there is room; what it raises comes after the results of what it had given before.
         concurrency: Calls at a time; fewer where this process may not open enough files.
-        keep_images: Yield the images too; None in place of each where this is False, so that none is held for longer
+        keep_images: Yield the images too; without it, None stands for each image, so that none is held for longer
             than it takes to send it.
         seconds: The timeout of each.
 

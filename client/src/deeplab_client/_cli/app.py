@@ -284,7 +284,7 @@ def page(
 ) -> None:
     """Serve a page to drop a picture on, until Ctrl-C.
 
-    The server's results are kept for each browser tab, for an hour at most. The page loads nothing from other hosts.
+    Each browser tab keeps its last result, for an hour at most. The page loads nothing from other hosts.
     """
 
     def ready(address: str) -> None:
