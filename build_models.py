@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING
 
 from deeplabv3 import UNTRAINED, VARIANTS, DeepLabV3Error, RetryableBuildError, WeightsUnavailableError
 from deeplabv3.building.assembly import build
-from deeplabv3.building.options import add_options, chosen_step_devices, contradiction, make_plans
+from deeplabv3.building.options import add_options, contradiction
+from deeplabv3.building.plan import make_plans
 from deeplabv3.building.published import describe
+from deeplabv3.building.steps import STEP_DEVICES
 from deeplabv3.command_line import Parser, unwind_on_sigterm
 from deeplabv3.errors import PASSING_ERRORS
 from deeplabv3.models import figures
@@ -75,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 force=options.force,
                 progress=options.progress,
                 configs_only=options.configs_only,
-                step_devices=chosen_step_devices(options),
+                step_devices={
+                    step: getattr(options, f"{step}_device") or device for step, device in STEP_DEVICES.items()
+                },
                 calibration=options.calibration,
                 settings=dict(options.set),
             )

@@ -1,10 +1,10 @@
-"""The options of build_models.py: what each means, which go together, and the plans that they ask for."""
+"""The options of build_models.py: what each means, and which go together."""
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-from deeplabv3.arguments import number
+from deeplabv3.arguments import LEAST_STD, channels, number
 from deeplabv3.building import tracing
 from deeplabv3.building.assembly import is_source
 from deeplabv3.building.model_file import NORM_LAYERS
@@ -15,16 +15,11 @@ from deeplabv3.building.plan import (
     MEAN,
     MIN_AGREEMENT,
     STD,
-    Plan,
-    choose_class_names,
 )
 from deeplabv3.building.settings import parse_setting
 from deeplabv3.building.steps import MODEL_REPOSITORY, STEP_DEVICES
-from deeplabv3.errors import BuildError, InvalidOptionError, RepositoryError
+from deeplabv3.errors import InvalidOptionError
 from deeplabv3.models.names import PRETRAINED, UNTRAINED, VARIANTS
-from deeplabv3.models.variants import RESNET_OPTIONS, agreed_class_count
-from deeplabv3.models.weights import WeightsSource
-from deeplabv3.repository.class_names import read_class_names
 
 # A larger number is a typing error: each batch size is warmed up before the server is ready.
 _MOST_BATCHED = 128
@@ -90,14 +85,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--mean",
-        type=_three_shares("three numbers R,G,B from 0 to 1", lowest=0.0),
+        type=channels(0),
         default=MEAN,
         metavar="R,G,B",
         help="with which the weights were trained, on the scale 0 to 1 (default: ImageNet's)",
     )
     add(
         "--std",
-        type=_three_shares("three numbers R,G,B from 0.001 to 1", lowest=0.001),
+        type=channels(LEAST_STD),
         default=STD,
         metavar="R,G,B",
         help="the standard deviation, likewise (default: ImageNet's)",
@@ -224,19 +219,6 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
-def _three_shares(words: str, *, lowest: float) -> Callable[[str], tuple[float, ...]]:
-    def parsed(text: str) -> tuple[float, ...]:
-        try:
-            numbers = tuple(float(part) for part in text.split(","))
-        except ValueError:
-            numbers = ()
-        if len(numbers) != len("RGB") or not all(lowest <= number <= 1 for number in numbers):
-            raise argparse.ArgumentTypeError(f"must be {words}, got {text!r}; divide values from 0 to 255 by 255")
-        return numbers
-
-    return parsed
-
-
 def _setting(text: str) -> tuple[str, str]:
     try:
         return parse_setting(text)
@@ -289,52 +271,3 @@ def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) 
 
 def _named(names: Iterable[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
-
-
-def chosen_step_devices(options: argparse.Namespace) -> dict[str, str]:
-    """Return the device of each step that can run on a GPU."""
-    return {step: getattr(options, f"{step}_device") or default for step, default in STEP_DEVICES.items()}
-
-
-def make_plans(options: argparse.Namespace) -> list[Plan]:
-    """Return the plans that the options ask for.
-
-    Raises:
-        DeepLabV3Error: the weights or the classes cannot be read, or do not fit each other.
-    """
-    source = WeightsSource.of(options.weights)
-    names = None
-    if options.classes is not None:
-        try:
-            names = read_class_names(options.classes)
-        except RepositoryError as exc:
-            raise BuildError(f"--classes {options.classes}: {exc}") from exc
-    wanted = options.num_classes
-    if wanted is None and names is not None and source.label == UNTRAINED:
-        wanted = len(names)
-    class_names = choose_class_names(names, agreed_class_count(source, wanted), background=not options.no_background)
-    resnet_options = {name: getattr(options, name) for name in RESNET_OPTIONS if getattr(options, name) is not None}
-    # A checkpoint fits one variant only.
-    variants = options.variant or ([source.variant] if source.variant else VARIANTS)
-    return [
-        Plan(
-            variant,
-            source,
-            class_names,
-            background=not options.no_background,
-            aux=options.aux_loss,
-            direct=not options.no_direct,
-            mean=options.mean,
-            std=options.std,
-            pretrained_backbone=options.pretrained_backbone,
-            resnet_options=resnet_options,
-            device=options.device,
-            precision=options.precision or DEFAULT_PRECISIONS[options.device],
-            cudnn=options.cudnn or tracing.CUDNN_MODES[0],
-            max_batch_size=options.max_batch_size or GPU_MAX_BATCH_SIZE,
-            instances=options.instances or GPU_INSTANCES,
-            max_queue_size=options.max_queue_size or 0,
-            min_agreement=MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,
-        )
-        for variant in dict.fromkeys(variants)
-    ]

@@ -1,13 +1,16 @@
 """What is asked of a build: a variant, its weights, the classes under which it is served, and how it computes."""
 
+import argparse
 import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from deeplabv3.errors import BuildError
-from deeplabv3.models.names import core_name, direct_name, ensemble_name
-from deeplabv3.models.variants import VOC_CLASS_NAMES
+from deeplabv3.building import tracing
+from deeplabv3.errors import BuildError, RepositoryError
+from deeplabv3.models.names import UNTRAINED, VARIANTS, core_name, direct_name, ensemble_name
+from deeplabv3.models.variants import RESNET_OPTIONS, VOC_CLASS_NAMES, agreed_class_count
 from deeplabv3.models.weights import WeightsSource
+from deeplabv3.repository.class_names import read_class_names
 
 MAX_CLASSES = 256
 """The class ids that the UINT8 masks on the wire can hold."""
@@ -71,7 +74,7 @@ class Plan:
     resnet_options: dict[str, Any] = field(default_factory=dict[str, Any])
     device: str = "cpu"
     precision: str = DEFAULT_PRECISIONS["cpu"]
-    cudnn: str = "heuristic"
+    cudnn: str = tracing.CUDNN_MODES[0]
     max_batch_size: int = GPU_MAX_BATCH_SIZE
     instances: int = GPU_INSTANCES
     max_queue_size: int = 0
@@ -122,3 +125,47 @@ def choose_class_names(given: tuple[str, ...] | None, count: int, *, background:
     _log.info("no --classes: the %d classes are served under numbers", count)
     first = "__background__" if background else "class_0"
     return (first, *(f"class_{number}" for number in range(1, count)))
+
+
+def make_plans(options: argparse.Namespace) -> list[Plan]:
+    """Return the plans that the options ask for.
+
+    Raises:
+        DeepLabV3Error: the weights or the classes cannot be read, or do not fit each other.
+    """
+    source = WeightsSource.of(options.weights)
+    names = None
+    if options.classes is not None:
+        try:
+            names = read_class_names(options.classes)
+        except RepositoryError as exc:
+            raise BuildError(f"--classes {options.classes}: {exc}") from exc
+    wanted = options.num_classes
+    if wanted is None and names is not None and source.label == UNTRAINED:
+        wanted = len(names)
+    class_names = choose_class_names(names, agreed_class_count(source, wanted), background=not options.no_background)
+    resnet_options = {name: getattr(options, name) for name in RESNET_OPTIONS if getattr(options, name) is not None}
+    # A checkpoint fits one variant only.
+    variants = options.variant or ([source.variant] if source.variant else VARIANTS)
+    return [
+        Plan(
+            variant,
+            source,
+            class_names,
+            background=not options.no_background,
+            aux=options.aux_loss,
+            direct=not options.no_direct,
+            mean=options.mean,
+            std=options.std,
+            pretrained_backbone=options.pretrained_backbone,
+            resnet_options=resnet_options,
+            device=options.device,
+            precision=options.precision or DEFAULT_PRECISIONS[options.device],
+            cudnn=options.cudnn or tracing.CUDNN_MODES[0],
+            max_batch_size=options.max_batch_size or GPU_MAX_BATCH_SIZE,
+            instances=options.instances or GPU_INSTANCES,
+            max_queue_size=options.max_queue_size or 0,
+            min_agreement=MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,
+        )
+        for variant in dict.fromkeys(variants)
+    ]
