@@ -17,7 +17,7 @@ from deeplabv3.building.calibration import Calibration, pixel_settings
 from deeplabv3.building.configs import core_config, direct_config, ensemble_config
 from deeplabv3.building.model_file import CALIBRATED_WITH, is_up_to_date, write_models
 from deeplabv3.building.plan import Plan
-from deeplabv3.building.settings import as_options
+from deeplabv3.building.settings import as_options, resized_sides
 from deeplabv3.building.staging import locked, partial_file, try_writing
 from deeplabv3.building.written import Written, refuse_edits, remove_older_records
 from deeplabv3.cpus import missing_for_int8
@@ -193,7 +193,6 @@ def _texts(
     """Return the files that a build generates, by their path in the repository."""
     texts: dict[str, str] = {}
     for plan in plans:
-        texts[_config_of(plan.core)] = config_text(core_config(plan))
         if plan.direct:
             texts[_config_of(plan.direct_name)] = config_text(direct_config(plan))
     for plan in (*plans, *others):  # the others may come from a version with other steps
@@ -216,6 +215,9 @@ def _texts(
             settings=settings,
         )
         texts[f"{step}/config.pbtxt"] = config_text(config)
+        if step == "preprocess":
+            sides = resized_sides(config)
+            texts.update({_config_of(plan.core): config_text(core_config(plan, sides)) for plan in plans})
     texts[steps.LABELS] = "".join(f"{name}\n" for name in class_names)
     return texts
 

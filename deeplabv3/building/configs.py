@@ -6,7 +6,6 @@ from google.protobuf.message import Message
 
 from deeplabv3.building.plan import Plan
 from deeplabv3.building.settings import LARGEST_REQUEST
-from deeplabv3.building.tracing import TRAINED_SIZE
 from deeplabv3.repository.config import pb
 
 # A batch uses a GPU better than a picture alone, so that a wait for others is worth it, where it is shorter than the
@@ -16,8 +15,13 @@ _GPU_QUEUE_DELAY_MICROSECONDS = 2_000
 _GPU_WARM_UP_RUNS = 2
 
 
-def core_config(plan: Plan) -> Message:
-    """Return the config of core_<variant>, which the ensemble asks: the samples of pictures in, coarse logits out."""
+def core_config(plan: Plan, sides: tuple[int, int]) -> Message:
+    """Return the config of core_<variant>, which the ensemble asks: the samples of pictures in, coarse logits out.
+
+    Args:
+        plan: the variant.
+        sides: height and width, in pixels, of the pictures that warm it up: those to which preprocess resizes.
+    """
     config = _model_config(plan, plan.core)
     config.input.add(name="PIXELS", data_type=pb.TYPE_UINT8, dims=[-1, -1, 3])
     config.input.add(name="IMAGE_ID", data_type=pb.TYPE_INT64, dims=[1])
@@ -30,7 +34,7 @@ def core_config(plan: Plan) -> Message:
         config.max_batch_size = LARGEST_REQUEST
         config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
         # The first run of the executor finds a wrong output dtype or number, so that a broken file fails at load.
-        _add_warm_up(config, 1)
+        _add_warm_up(config, 1, sides)
         return config
     config.max_batch_size = plan.max_batch_size
     _add_batching(config, plan, instances=plan.instances)
@@ -40,7 +44,7 @@ def core_config(plan: Plan) -> Message:
     # milliseconds more once, where a warm-up of all sizes would cost every start.
     sizes = {plan.max_batch_size, *(1 << power for power in range(plan.max_batch_size.bit_length()))}
     for batch in sorted(sizes, reverse=True):
-        _add_warm_up(config, batch, runs=_GPU_WARM_UP_RUNS)
+        _add_warm_up(config, batch, sides, runs=_GPU_WARM_UP_RUNS)
     return config
 
 
@@ -81,13 +85,14 @@ def _add_batching(config: Any, plan: Plan, *, instances: int) -> None:  # noqa: 
     config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
 
 
-def _add_warm_up(config: Any, batch: int, *, runs: int = 0) -> None:  # noqa: ANN401 - a protobuf message
+def _add_warm_up(config: Any, batch: int, sides: tuple[int, int], *, runs: int = 0) -> None:  # noqa: ANN401 - a protobuf message
     """Let a core model compute a batch of black pictures before it is ready."""
-    name = f"batch {batch} at {TRAINED_SIZE} x {TRAINED_SIZE}"
+    height, width = sides
+    name = f"batch {batch} at {width} x {height}"
     inputs = config.model_warmup.add(name=name, batch_size=batch, count=runs).inputs
-    for tensor, sides in (("PIXELS", [TRAINED_SIZE, TRAINED_SIZE, 3]), ("IMAGE_ID", [1])):
+    for tensor, dims in (("PIXELS", [height, width, 3]), ("IMAGE_ID", [1])):
         inputs[tensor].data_type = next(each.data_type for each in config.input if each.name == tensor)
-        inputs[tensor].dims.extend(sides)
+        inputs[tensor].dims.extend(dims)
         inputs[tensor].zero_data = True
 
 

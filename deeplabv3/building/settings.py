@@ -99,6 +99,12 @@ def settings_in(step: str, config: Any) -> dict[str, str]:  # noqa: ANN401 - a p
     return found
 
 
+def resized_sides(config: Any) -> tuple[int, int]:  # noqa: ANN401 - a protobuf message
+    """Return height and width of the pictures that preprocess makes; of square ones with `shorter_side`."""
+    width, _, height = config.parameters["resize_size"].string_value.partition("x")
+    return int(height or width), int(width)
+
+
 def apply_settings(step: str, config: Any, settings: Mapping[str, str]) -> None:  # noqa: ANN401 - a protobuf message
     """Write settings into a step's config; those of other steps are ignored.
 

@@ -29,6 +29,18 @@ def where(config: Any) -> list[tuple[int, int]]:  # noqa: ANN401  tritonclient i
     return [(group.kind, group.count) for group in config.instance_group]
 
 
+@pytest.mark.parametrize(("size", "dims"), [("1024x512", (512, 1024, 3)), ("256", (256, 256, 3))])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_core_model_warms_up_at_the_size_of_its_pictures(
+    tmp_path: Path, device: str, size: str, dims: tuple[int, ...]
+) -> None:
+    """What a GPU plans for another size serves no request; a later build keeps the setting and the size."""
+    options = ["--device", device, "--variant", "resnet50"]
+    for given in (["--set", f"preprocess.resize_size={size}"], []):
+        core = configure(tmp_path, *options, *given)["core_resnet50"]
+        assert {tuple(sample.inputs["PIXELS"].dims) for sample in core.model_warmup} == {dims}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_core_batches_for_a_gpu(tmp_path: Path, variant: str) -> None:
     configs = configure(tmp_path, "--device", "cuda")
