@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # Their folders are on PYTHONPATH: these are the files that Triton's Python models run.
+import confidence_ops
 import image_ops
 import mask_ops
 import torch
@@ -32,12 +33,12 @@ def main() -> None:
     (decoded,), _ = image_ops.decode_alike([image], settings)
     pixels, size = image_ops.preprocess([image], settings)
     logits = core(torch.from_numpy(pixels), torch.zeros(1, 1, dtype=torch.int64))[0].numpy()
+    limits: dict[str, int] = {"class_count": logits.shape[1], "max_pixels": settings.max_pixels}
     stages = {
         "decode": lambda: image_ops.decode_alike([image], settings),
         "resize": lambda: image_ops.resize(decoded, (pixels.shape[1], pixels.shape[2]), settings),
-        "upsample and arg max": lambda: mask_ops.postprocess(
-            logits, size, class_count=logits.shape[1], max_pixels=settings.max_pixels
-        ),
+        "upsample and arg max": lambda: mask_ops.postprocess(logits, size, **limits),
+        "confidence": lambda: confidence_ops.confidence(logits, size, **limits),
     }
     found = harness.time_in_turns(stages, rounds=ROUNDS, threads=1, seconds=0.01)
     sys.stdout.write(json.dumps({name: measured.times for name, measured in found.items()}))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deeplabv3.arguments import number
+from deeplabv3.arguments import LEAST_STD, channels, number
 from deeplabv3.command_line import Parser
 from deeplabv3.console import console
 from deeplabv3.evaluation import EvaluationError, Interrupted, StateError
@@ -55,6 +55,8 @@ class Options:
     ensemble: Sequence[str]
     weights: str | None
     device: str
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     url: str
     timeout: float
     limit: int | None
@@ -119,6 +121,8 @@ def parse(arguments: Sequence[str] | None) -> Options:
     found = vars(parser.parse_args(arguments))
     if not (found["eager"] or found["direct"] or found["ensemble"]):
         parser.error("nothing to measure: give at least one of --eager, --direct and --ensemble")
+    if (found["mean"] or found["std"]) and not (found["eager"] or found["direct"]):
+        parser.error("--mean and --std are for --eager and --direct; an ensemble has its own since it was built")
     if found["weights"] is not None and not found["eager"]:
         parser.error("--weights is for --eager; a server's models have theirs since they were built")
     found["name"] = name = found["name"] or found["dataset"]
@@ -145,6 +149,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="of --eager: a checkpoint, or none for untrained ones (default: the pretrained ones)",
     )
     measured.add_argument("--device", default="cpu", help="of --eager, such as cuda (default: %(default)s)")
+    for option, noun, lowest in (("--mean", "mean", 0), ("--std", "standard deviation", LEAST_STD)):
+        measured.add_argument(
+            option,
+            type=channels(lowest),
+            metavar="R,G,B",
+            help=f"{noun} of the pixels for --eager and --direct, as build_models.py takes it (default: ImageNet's)",
+        )
     measured.add_argument(
         "--url",
         default="grpc://localhost:8001",

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, functional
 
 from deeplab_client import voc
 from deeplabv3 import PRETRAINED, UNTRAINED, DeepLabV3Error, WeightsSource
-from deeplabv3.building.plan import choose_class_names
+from deeplabv3.building.plan import MEAN, STD, choose_class_names
 from deeplabv3.evaluation import EvaluationError
 from deeplabv3.models.names import direct_name
 from deeplabv3.models.variants import agreed_class_count, load_model
@@ -30,6 +30,21 @@ _DIFFERENCES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Normalization:
+    """The statistics of the pixels with which a model was trained: R, G, B on the scale 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def apply(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (N, 3, H, W) from 0 to 1 as the model takes it."""
+        return functional.normalize(pixels, list(self.mean), list(self.std))
+
+
+IMAGENET = Normalization(MEAN, STD)
+
+
+@dataclass(frozen=True, slots=True)
 class PredictorFacts:
     """What identifies a predictor: a run that was interrupted goes on only with the same.
 
@@ -42,6 +57,7 @@ class PredictorFacts:
         resolution: of the masks that are compared: predictors that share it can be compared with each other.
         resize: how the image gets its size for the model; None where the server does not tell.
         device: where an eager model runs.
+        normalization: of the pixels; None where the server does it.
     """
 
     name: str
@@ -52,6 +68,7 @@ class PredictorFacts:
     resolution: Literal["shorter side 520", "own size"]
     resize: str | None
     device: str | None
+    normalization: Normalization | None = None
 
     @property
     def untrained(self) -> bool:
@@ -152,10 +169,10 @@ def agreed_class_names(named: tuple[str, ...] | None, predictors: Sequence[Predi
 
 
 class Prepared(NamedTuple):
-    """An image and its annotation as torchvision's reference evaluation hands them to a model: a batch of one.
+    """An image and its annotation as torchvision's reference evaluation resizes them: a batch of one.
 
     Attributes:
-        pixels: (1, 3, H, W) float32, normalized.
+        pixels: (1, 3, H, W) float32, from 0 to 1.
         target: class ids, (H, W) uint8.
     """
 
@@ -163,8 +180,9 @@ class Prepared(NamedTuple):
     target: npt.NDArray[np.uint8]
 
 
-# The preset travels with the weights; both variants have the same one: the shorter side becomes 520.
-_preset = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.transforms()
+# The preset travels with the weights; both variants have the same one: the shorter side becomes 520. Each model
+# normalizes the pixels as it was trained.
+_preset = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.transforms(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def prepare(image: Image.Image, target: npt.NDArray[np.uint8]) -> Prepared:
@@ -186,16 +204,25 @@ class EagerPredictor:
         weights: what it was loaded with.
         classes: of `out`.
         device: as torch names it.
+        normalization: of the pixels.
     """
 
     def __init__(
-        self, module: torch.nn.Module, *, model: str, weights: str, classes: Classes, device: str = "cpu"
+        self,
+        module: torch.nn.Module,
+        *,
+        model: str,
+        weights: str,
+        classes: Classes,
+        device: str = "cpu",
+        normalization: Normalization = IMAGENET,
     ) -> None:
         try:
             self._module = module.to(device)
         except (RuntimeError, AssertionError) as exc:
             raise EvaluationError(f"--device {device}: {exc}; give a device that torch has here, such as cpu") from exc
         self._device = device
+        self._normalization = normalization
         # One image at a time: a forward keeps all cores busy, and its memory is that of one.
         self._lock = threading.Lock()
         self.classes = classes
@@ -208,6 +235,7 @@ class EagerPredictor:
             resolution="shorter side 520",
             resize="shorter_side",
             device=device,
+            normalization=normalization,
         )
 
     def predict(self, sample: Sample) -> Answer:
@@ -215,7 +243,7 @@ class EagerPredictor:
         pixels, target = sample.prepared
         try:
             with self._lock, torch.inference_mode():
-                mask = self._module(pixels.to(self._device))["out"].argmax(1)[0]
+                mask = self._module(self._normalization.apply(pixels.to(self._device)))["out"].argmax(1)[0]
         except RuntimeError as exc:
             raise EvaluationError(f"{self.facts.name}: {exc}") from exc
         return Answer(mask.cpu().numpy(), target)
@@ -224,13 +252,16 @@ class EagerPredictor:
         """Nothing to close."""
 
 
-def load_eager(variant: str, weights: str | None, *, device: str, progress: bool) -> EagerPredictor:
+def load_eager(
+    variant: str, weights: str | None, *, device: str, normalization: Normalization, progress: bool
+) -> EagerPredictor:
     """Load torchvision's DeepLabV3.
 
     Args:
         variant: `resnet50` or `resnet101`.
         weights: a name, a checkpoint or `none`, as build_models.py takes them; by default the pretrained ones.
         device: as torch names it.
+        normalization: of the pixels.
         progress: show the download's progress on stderr.
 
     Raises:
@@ -242,4 +273,11 @@ def load_eager(variant: str, weights: str | None, *, device: str, progress: bool
         classes = Classes(agreed_class_count(source, None), voc.CLASS_NAMES if source.label == PRETRAINED else None)
     except DeepLabV3Error as exc:
         raise EvaluationError(f"--eager {variant}: {exc}") from exc
-    return EagerPredictor(module, model=direct_name(variant), weights=source.label, classes=classes, device=device)
+    return EagerPredictor(
+        module,
+        model=direct_name(variant),
+        weights=source.label,
+        classes=classes,
+        device=device,
+        normalization=normalization,
+    )

@@ -13,12 +13,13 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from deeplabv3.building.plan import MEAN, STD
 from deeplabv3.errors import RepositoryError
 from deeplabv3.evaluation import EvaluationError, images
 from deeplabv3.evaluation.coco import coco_with_voc_labels
 from deeplabv3.evaluation.datasets import mask_folders, voc_folders
 from deeplabv3.evaluation.measuring import measure
-from deeplabv3.evaluation.predictors import agreed_class_names, load_eager
+from deeplabv3.evaluation.predictors import Normalization, agreed_class_names, load_eager
 from deeplabv3.evaluation.records import RecordFile, output_folder, writing
 from deeplabv3.evaluation.report import draw, report
 from deeplabv3.evaluation.served import DirectPredictor, EnsemblePredictor, Server
@@ -97,16 +98,25 @@ def _open_predictors(options: Options) -> Generator[tuple[list[Predictor], str |
             predictors.append(predictor)
 
         version = None
+        normalization = Normalization(options.mean or MEAN, options.std or STD)
         if options.direct or options.ensemble:
             # Before the module is loaded: a server that is down should be told at once.
             server = Server.of(options.url)
             version = server.version()
             for model in options.direct:
-                keep(DirectPredictor(server, model, timeout=options.timeout))
+                keep(DirectPredictor(server, model, timeout=options.timeout, normalization=normalization))
             for model in options.ensemble:
                 keep(EnsemblePredictor(server, model, timeout=options.timeout))
         for variant in options.eager:
-            keep(load_eager(variant, options.weights, device=options.device, progress=sys.stderr.isatty()))
+            keep(
+                load_eager(
+                    variant,
+                    options.weights,
+                    device=options.device,
+                    normalization=normalization,
+                    progress=sys.stderr.isatty(),
+                )
+            )
         # As the table shows them: what is closest to PyTorch first.
         order = ("eager", "direct", "ensemble")
         yield sorted(predictors, key=lambda predictor: order.index(predictor.facts.kind)), version

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tritonclient import grpc
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 from deeplab_client import SegmentationClient, SegmentationError
 from deeplabv3.evaluation import EvaluationError
-from deeplabv3.evaluation.predictors import Answer, Classes, PredictorFacts
+from deeplabv3.evaluation.predictors import IMAGENET, Answer, Classes, Normalization, PredictorFacts
 from deeplabv3.server_statistics import server_address
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
-
-    import numpy.typing as npt
 
     from deeplabv3.evaluation.datasets import Sample
 
@@ -119,12 +118,13 @@ class DirectPredictor:
         server: by gRPC, because tritonclient's HTTP client may not be shared between threads.
         model: `deeplabv3_resnet50` or another with its tensors.
         timeout: seconds that one answer may take.
+        normalization: of the pixels.
 
     Raises:
         EvaluationError: no such server or model, or one without logits.
     """
 
-    def __init__(self, server: Server, model: str, *, timeout: float) -> None:
+    def __init__(self, server: Server, model: str, *, timeout: float, normalization: Normalization = IMAGENET) -> None:
         if server.scheme != "grpc":
             raise EvaluationError(f"--direct {model} needs gRPC; give --url grpc://host:port instead of {server}")
         served = server.model(model)
@@ -136,7 +136,8 @@ class DirectPredictor:
             )
         self._client: Any = grpc.InferenceServerClient(server.host)
         self._timeout = timeout
-        self.classes = Classes(count, self._class_names(count))
+        self._normalization = normalization
+        self.classes = Classes(count, self._class_names(server, count))
         self.facts = PredictorFacts(
             name=f"direct {model}",
             kind="direct",
@@ -146,42 +147,38 @@ class DirectPredictor:
             resolution="shorter side 520",
             resize="shorter_side",
             device=None,
+            normalization=normalization,
         )
 
     def predict(self, sample: Sample) -> Answer:
         """Segment one image."""
         prepared = sample.prepared
+        pixels = self._normalization.apply(prepared.pixels).numpy()
+        tensor = grpc.InferInput(_INPUT, list(pixels.shape), "FP32")
+        tensor.set_data_from_numpy(pixels)
         try:
-            logits = self._infer(self.facts.model, {_INPUT: prepared.pixels.numpy()}, _OUTPUT)
+            reply = self._client.infer(
+                self.facts.model,
+                [tensor],
+                outputs=[grpc.InferRequestedOutput(_OUTPUT)],
+                client_timeout=self._timeout,
+            )
         except InferenceServerException as exc:
             raise EvaluationError(f"{self.facts.name}: {exc}") from exc
-        return Answer(logits[0].argmax(0), prepared.target)
+        return Answer(reply.as_numpy(_OUTPUT)[0].argmax(0), prepared.target)
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
-    def _class_names(self, count: int) -> tuple[str, ...] | None:
+    @staticmethod
+    def _class_names(server: Server, count: int) -> tuple[str, ...] | None:
         """Return the names of the classes where the server tells: this model has none, `postprocess` has them."""
-        inputs = {
-            "LOGITS": np.zeros((1, count, 1, 1), np.float32),
-            "SIZE": np.ones((1, 2), np.int32),
-            "IMAGE_ID": np.zeros((1, 1), np.int64),
-        }
         try:
-            names = self._infer("postprocess", inputs, "CLASS_NAMES")[0]
-        except InferenceServerException:
-            return None  # a server of other steps, or of other classes
-        return tuple(name.decode("utf-8", "replace") for name in names)
-
-    def _infer(self, model: str, inputs: Mapping[str, npt.NDArray[Any]], output: str) -> npt.NDArray[Any]:
-        tensors: list[Any] = []
-        for name, array in inputs.items():
-            tensor = grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
-        wanted = [grpc.InferRequestedOutput(output)]
-        return self._client.infer(model, tensors, outputs=wanted, client_timeout=self._timeout).as_numpy(output)
+            names = tuple(json.loads(server.model("postprocess").parameters["class_names"]))
+        except (EvaluationError, KeyError, ValueError):
+            return None  # a server of other steps, or one that does not give configs away
+        return names if len(names) == count else None
 
 
 class EnsemblePredictor:

@@ -18,7 +18,14 @@ from deeplabv3.evaluation import EvaluationError
 from deeplabv3.evaluation.__main__ import main
 from deeplabv3.evaluation.counting import Figures, confusion
 from deeplabv3.evaluation.datasets import Sample
-from deeplabv3.evaluation.predictors import Classes, EagerPredictor, PredictorFacts, prepare
+from deeplabv3.evaluation.predictors import (
+    IMAGENET,
+    Classes,
+    EagerPredictor,
+    Normalization,
+    PredictorFacts,
+    prepare,
+)
 from deeplabv3.evaluation.report import published_figures
 
 if TYPE_CHECKING:
@@ -72,11 +79,31 @@ def test_samples_are_prepared_as_the_references_prepare_them(size: tuple[int, in
     scaled = np.asarray(image.resize(resized, Image.Resampling.BILINEAR)) / np.float32(255)
     expected = (scaled - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225], np.float32)
     assert prepared.pixels.shape == (1, 3, *resized[::-1])
-    np.testing.assert_allclose(prepared.pixels[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(IMAGENET.apply(prepared.pixels)[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
     # The nearest pixel to a centre, written out.
     rows = ((np.arange(resized[1]) + 0.5) * size[1] / resized[1]).astype(int)
     columns = ((np.arange(resized[0]) + 0.5) * size[0] / resized[0]).astype(int)
     np.testing.assert_array_equal(prepared.target, target[rows][:, columns])
+
+
+class AboveMean(torch.nn.Module):
+    """Class 1 where red is above the mean, by one standard deviation of it."""
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        red = pixels[:, :1]
+        return {"out": torch.cat([torch.ones_like(red), red], 1)}
+
+
+def test_a_model_gets_the_pixels_with_the_statistics_of_its_training() -> None:
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)).resize((520, 520), 0)
+    sample = Sample("a", b"", image, turned=False, target=np.zeros((520, 520), np.uint8), annotation="a.png")
+    red = np.asarray(image)[..., 0]
+    for mean, std in ((0.485, 0.229), (0.2, 0.5)):
+        normalization = Normalization((mean, 0.1, 0.1), (std, 1.0, 1.0))
+        predictor = EagerPredictor(
+            AboveMean(), model="a", weights="a", classes=Classes(2, None), normalization=normalization
+        )
+        np.testing.assert_array_equal(predictor.predict(sample).mask, red > 255 * (mean + std))
 
 
 class ByColour(torch.nn.Module):

@@ -21,6 +21,8 @@ OWN = ["folders", "--images", "pictures", "--masks", "masks"]
     [
         (COCO, "give at least one of --eager, --direct and --ensemble"),
         ([*COCO, "--direct", "x", "--weights", "none"], "--weights is for --eager"),
+        ([*OWN, "--ensemble", "x", "--mean", "0,0,0"], "--mean and --std are for --eager and --direct"),
+        ([*OWN, "--direct", "x", "--std", "58,57,57"], "from 0.001 to 1, got '58,57,57'; divide values"),
         ([*COCO, "--direct", "x", "--limit", "0"], "must be an integer from 1, got '0'"),
         ([*COCO, "--direct", "x", "--timeout", "-1"], "must be a number from 1e-06, got '-1'"),
         ([*COCO, "--direct", "x", "--name", "a/b"], "--name a/b: a name without folders"),
