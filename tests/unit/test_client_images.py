@@ -8,8 +8,10 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -107,6 +109,27 @@ def test_pil_images_arrive_as_pillow_shows_them(send: Callable[[Any], bytes], mo
     image = Image.fromarray(noise(6, 9, 3))
     image = image.convert("L").convert("LA") if mode == "LA" else image.convert(mode)
     assert (seen_by_server(send(image)) == np.asarray(image.convert("RGB"))).all()
+
+
+def test_a_picture_that_pillow_has_still_to_load_may_be_in_several_calls(fake: FakeTransport, tmp_path: Path) -> None:
+    """Pillow's own load is safe in one thread alone."""
+    path = tmp_path / "a.png"
+    pixels = noise(300, 400, 3)
+    Image.fromarray(pixels).save(path)
+    client = SegmentationClient("host", transport=fake)
+    calls = 4
+    with ThreadPoolExecutor(calls) as pool:
+        for _ in range(20):
+            start = threading.Barrier(calls)
+
+            def segment(image: Image.Image, start: threading.Barrier = start) -> None:
+                start.wait(30)
+                client.segment(image)
+
+            with Image.open(path) as image:
+                list(pool.map(segment, [image] * calls))
+    assert len(fake.requests) == 20 * calls
+    assert all((seen_by_server(request.image) == pixels).all() for request in fake.requests)
 
 
 def test_premultiplied_alpha_is_undone(send: Callable[[Any], bytes]) -> None:
