@@ -7,7 +7,7 @@ import copy
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -26,6 +26,9 @@ from deeplab_client import (
     ServerUnavailableError,
 )
 from deeplab_client.testing import FakeTransport
+
+if TYPE_CHECKING:
+    from deeplab_client import ResponseInfo
 
 pytestmark = pytest.mark.unit
 
@@ -164,11 +167,17 @@ def test_a_call_that_failed_gives_its_id_back(kind: Kind) -> None:
     def broken(_: object) -> Any:  # noqa: ANN401 never returns
         raise ZeroDivisionError
 
-    fake = FakeTransport(np.zeros((2, 2), np.uint8), answers=[MismatchedReplyError("another"), broken])
-    with connected(kind, "fake", transport=fake if kind == "sync" else Awaited(fake), retries=0) as client:
+    def hook(info: ResponseInfo) -> None:
+        if isinstance(info.error, ServerUnavailableError):
+            raise KeyError
+
+    mask = np.zeros((2, 2), np.uint8)
+    fake = FakeTransport(mask, answers=[MismatchedReplyError("another"), broken, ServerUnavailableError("gone")])
+    transport = fake if kind == "sync" else Awaited(fake)
+    with connected(kind, "fake", transport=transport, retries=0, on_response=hook) as client:
         view = client.with_options(request_id="r")
         kept: list[BaseException] = []
-        for error in (MismatchedReplyError, ZeroDivisionError):
+        for error in (MismatchedReplyError, ZeroDivisionError, KeyError):
             with pytest.raises(error) as caught:
                 view.segment(b"1")
             kept.append(caught.value)  # with the frames of the call

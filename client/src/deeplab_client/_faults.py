@@ -86,7 +86,7 @@ _BY_WORDS: dict[type[SegmentationError], tuple[tuple[re.Pattern[str], type[Segme
 _OWN_SIDE = re.compile(r"\blast error: |\bresolving\b|\bresolution failed\b")
 _UNRESOLVED = re.compile(r"\bresolving\b|\bresolution failed\b")
 _BINARY_TAIL = re.compile(r"\n[^\n]*[\0-\x08].*", re.DOTALL)  # of an address; gRPC 1.85 has it behind its words
-_PREFIX = re.compile(r"^(\[request id: [^\]]*\] |in ensemble '[^']*', )+")
+_PREFIX = re.compile(r"^(\[request id: \S*\] |in ensemble '[^']*', )+")
 # A server that wants a client's certificate, or knows no TLS, may just hang up, as one that goes away does.
 _HUNG_UP = re.compile(r"EOF|closed|disconnected|reset|Cannot connect", re.IGNORECASE)
 _HUNG_UP_REMEDY = (
