@@ -16,7 +16,7 @@ from drivers import Kind, connected
 
 import deeplab_client
 from benchmarks import toy
-from deeplab_client import ServerInfo, voc
+from deeplab_client import InvalidImageError, SegmentationError, ServerInfo, voc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +70,20 @@ def test_a_server_says_what_it_offers(client: Driver) -> None:
     assert (model.max_pixels, model.resize_mode) == (50_000_000, "fixed")
     assert model.resize_size is not None
     assert client.server() == ServerInfo("triton", "2.51.0")
+
+
+def test_a_view_names_its_requests(client: Driver) -> None:
+    """Triton answers under the id that it was given, and takes headers that it does not know."""
+    view = client.with_options(request_id="order/4711:[a]", headers={"x-tenant": "maps"})
+    assert view.segment(pictures.small()).request_id == "order/4711:[a]"
+    results = view.segment_many([pictures.small()] * 3)
+    assert [None if isinstance(each, SegmentationError) else each.request_id for each in results] == [
+        f"order/4711:[a]-{number}" for number in (1, 2, 3)
+    ]
+    with pytest.raises(InvalidImageError) as caught:
+        view.segment(b"no picture")
+    assert caught.value.request_id == "order/4711:[a]"
+    assert "4711" not in caught.value.message
 
 
 @pytest.mark.parametrize(("scheme", "kind"), [("grpc", "sync"), ("http", "async")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import subprocess
 import sys
 import textwrap
@@ -15,9 +16,8 @@ from deeplab_client import AsyncSegmentationClient, SegmentationClient
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 
-    from deeplab_client import ModelInfo, Segmentation, SegmentationError, ServerInfo
-    from deeplab_client._deadline import Deadline
-    from deeplab_client._transport import ModelConfig, Reply, Request, Transport
+    from deeplab_client import ModelInfo, RetryPolicy, Segmentation, SegmentationError, ServerInfo, Transport
+    from deeplab_client.testing import Deadline, ModelConfig, Reply, Request
 
 Kind: TypeAlias = Literal["sync", "async"]
 
@@ -56,6 +56,15 @@ class Driver(Protocol):
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]: ...
 
     def server(self, *, timeout: float | None = None) -> ServerInfo: ...
+
+    def with_options(
+        self,
+        *,
+        headers: Mapping[str, str] | None = None,
+        retries: int | RetryPolicy | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> Driver: ...
 
     def close(self) -> None: ...
 
@@ -118,6 +127,19 @@ class AsyncDriver:
 
     def server(self, *, timeout: float | None = None) -> ServerInfo:
         return self.run(self.client.server(timeout=timeout))
+
+    def with_options(
+        self,
+        *,
+        headers: Mapping[str, str] | None = None,
+        retries: int | RetryPolicy | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> AsyncDriver:
+        """Return a driver of the view, in the same loop; to be closed, not stopped."""
+        view = copy.copy(self)
+        view.client = self.client.with_options(headers=headers, retries=retries, timeout=timeout, request_id=request_id)
+        return view
 
     def close(self) -> None:
         self.run(self.client.close())

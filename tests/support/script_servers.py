@@ -109,6 +109,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def __init__(self, script: Script, port: int = 0, *, host: str = "127.0.0.1") -> None:
         self.script = script
+        self.connections: set[str] = set()  # peers that have asked
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
         self.server = grpc.server(ThreadPoolExecutor(8), options=options)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
@@ -119,6 +120,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.server.stop(None).wait()
 
     def fail(self, call: str, context: Any) -> None:  # noqa: ANN401 untyped
+        self.connections.add(context.peer())
         self.script.headers.append(dict(context.invocation_metadata()))
         failure = self.script.failure(call)
         if failure:

@@ -22,18 +22,34 @@ from deeplab_client import (
     CocoRle,
     ImageLike,
     Polygon,
+    RequestInfo,
+    ResponseInfo,
     ResultDict,
+    RetryAttempt,
+    RetryPolicy,
     Rle,
     Segmentation,
     SegmentationClient,
     SegmentationError,
+    ServerInfo,
     Timings,
     Transport,
     voc,
 )
-from deeplab_client.testing import AsyncFakeTransport, FakeTransport, ReceivedRequest
+from deeplab_client.testing import (
+    AsyncFakeTransport,
+    Deadline,
+    EnsembleStep,
+    FakeTransport,
+    ModelConfig,
+    ReceivedRequest,
+    Reply,
+    Request,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from numpy.typing import NDArray
 
@@ -142,7 +158,47 @@ def a_service(image: ImageLike, transport: Transport, other: AsyncTransport) -> 
     AsyncSegmentationClient.from_env(timout=3)  # pyright: ignore[reportCallIssue]
 
 
+class OwnClient(SegmentationClient):
+    """A user's own class."""
+
+
+def views(client: SegmentationClient, other: AsyncSegmentationClient, own: OwnClient) -> None:
+    view = client.with_options(headers={"x-tenant": "a"}, retries=RetryPolicy(3), timeout=2.5, request_id="r")
+    assert_type(view, SegmentationClient)
+    assert_type(other.with_options(retries=0), AsyncSegmentationClient)
+    with own.with_options(timeout=5) as narrower:
+        assert_type(narrower, OwnClient)
+    client.with_options({"x-tenant": "a"})  # pyright: ignore[reportCallIssue]
+    client.with_options(timout=5)  # pyright: ignore[reportCallIssue]
+    client.with_options(retries="3")  # pyright: ignore[reportArgumentType]
+    client.with_options(headers={"x-tenant": 5})  # pyright: ignore[reportArgumentType]
+    other.with_options(request_id=7)  # pyright: ignore[reportArgumentType]
+
+
+def hooks() -> None:
+    def before(info: RequestInfo) -> None:
+        assert_type((info.model, info.request_id, info.attempt, info.image_bytes), tuple[str, str, int, int])
+        info.attempt = 2  # pyright: ignore[reportAttributeAccessIssue]
+
+    def after(info: ResponseInfo) -> None:
+        assert_type(info.request, RequestInfo)
+        assert_type((info.seconds, info.error), tuple[float, SegmentationError | None])
+
+    def again(attempt: RetryAttempt) -> None:
+        assert_type(attempt.error, SegmentationError)
+
+    async def awaited(info: ResponseInfo) -> None:
+        """Be told nothing."""
+
+    SegmentationClient("host", on_request=before, on_response=after, on_retry=again)
+    SegmentationClient.from_env(on_request=before, on_response=lambda info: info.seconds)
+    AsyncSegmentationClient("host", on_request=before, on_response=awaited)
+    SegmentationClient("host", on_request=after)  # pyright: ignore[reportArgumentType]
+    AsyncSegmentationClient.from_env(on_response=before)  # pyright: ignore[reportArgumentType]
+
+
 def an_error(error: SegmentationError) -> None:
+    assert_type(error.status, int | str | None)
     assert_type(error.retryable, bool)
     assert_type(error.retry_after, float | None)
 
@@ -158,3 +214,50 @@ def a_fake_is_a_transport(mask: NDArray[np.uint8]) -> None:
     SegmentationClient("fake", transport=AsyncFakeTransport(mask))  # pyright: ignore[reportArgumentType]
     options: dict[str, Any] = {"class_names": ["a"]}
     FakeTransport(**options)
+
+
+class Recorder:
+    """A transport of a user's own: it asks another one, and remembers what it answered."""
+
+    def __init__(self, asked: Transport) -> None:
+        self.asked = asked
+        self.replies: dict[str, Reply] = {}
+
+    def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        assert_type((request.model, request.image, request.request_id), tuple[str, bytes, str])
+        assert_type((deadline.seconds, deadline.remaining()), tuple[float, float])
+        asked = Request(request.model, request.image, request.request_id, request.outputs)
+        reply = self.asked.infer(asked, deadline=Deadline(deadline.remaining()))
+        self.replies[request.request_id] = reply
+        return Reply(reply.outputs, reply.model_name, model_version="1")
+
+    def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
+        config = self.asked.model_config(model, deadline=deadline)
+        step = EnsembleStep("preprocess", inputs=frozenset({"IMAGE"}), outputs=frozenset({"PIXELS"}))
+        return ModelConfig(config.parameters, config.inputs, config.outputs, steps=(step,))
+
+    def model_versions(self, *, deadline: Deadline) -> Mapping[str, str]:
+        return self.asked.model_versions(deadline=deadline)
+
+    def server_info(self, *, deadline: Deadline) -> ServerInfo:
+        return self.asked.server_info(deadline=deadline)
+
+    def is_ready(self, model: str, *, deadline: Deadline) -> bool:
+        return self.asked.is_ready(model, deadline=deadline)
+
+    def close(self) -> None:
+        self.asked.close()
+
+
+class Lacking:
+    """A transport without its other methods."""
+
+    def infer(self, request: Request, *, deadline: Deadline) -> Reply:
+        raise NotImplementedError
+
+
+def a_transport_of_ones_own(other: AsyncTransport) -> None:
+    SegmentationClient("fake", transport=Recorder(FakeTransport()))
+    SegmentationClient("fake", transport=Lacking())  # pyright: ignore[reportArgumentType]
+    AsyncSegmentationClient("fake", transport=Recorder(FakeTransport()))  # pyright: ignore[reportArgumentType]
+    Recorder(other)  # pyright: ignore[reportArgumentType]

@@ -175,7 +175,7 @@ def test_what_is_for_the_other_client_is_refused() -> None:
         return "token"
 
     wrong: Any
-    for name, wrong in (("on_retry", hook), ("token", token)):
+    for name, wrong in (("on_retry", hook), ("on_request", hook), ("on_response", hook), ("token", token)):
         with pytest.raises(TypeError, match=f"{name} is a coroutine function, which AsyncSegmentationClient"):
             SegmentationClient("host", **{name: wrong})
     wrong = AsyncFakeTransport()

@@ -21,6 +21,7 @@ from deeplab_client._errors import (
     UnsupportedError,
 )
 from deeplab_client._exports import CocoAnnotation, CocoCategory, CocoRle, Polygon, ResultDict, Rle
+from deeplab_client._hooks import RequestInfo, ResponseInfo
 from deeplab_client._image import ImageLike
 from deeplab_client._models import ModelInfo
 from deeplab_client._options import TLS
@@ -51,6 +52,8 @@ __all__ = [
     "ModelInfo",
     "ModelNotFoundError",
     "Polygon",
+    "RequestInfo",
+    "ResponseInfo",
     "ResultDict",
     "RetryAttempt",
     "RetryPolicy",

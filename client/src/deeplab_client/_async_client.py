@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from copy import copy
-from functools import partial
-from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from deeplab_client import _environment, _many_async, _steps, _tiles
+from deeplab_client import _environment, _many_async, _readiness, _steps, _tiles
 from deeplab_client._calls import Calls
-from deeplab_client._errors import SegmentationError
-from deeplab_client._factory import check_transport, open_async_transport
-from deeplab_client._faults import CallContext, too_late
-from deeplab_client._limits import naming_limits
 from deeplab_client._many import check_concurrency, check_images
-from deeplab_client._steps import Ask, Done, Pause, Work
-from deeplab_client._transport import Reply, Request
-from deeplab_client._workers import Passed, in_thread, in_time
+from deeplab_client._running_async import AsyncRunner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
@@ -27,22 +18,19 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
-    from deeplab_client._deadline import Deadline
+    from deeplab_client._errors import SegmentationError
+    from deeplab_client._hooks import RequestHook, ResponseHook, RetryHook
     from deeplab_client._image import ImageLike
     from deeplab_client._models import ModelInfo
     from deeplab_client._options import TLS, AsyncClientArguments, AsyncToken, Compression
-    from deeplab_client._retry import RetryHook, RetryPolicy
+    from deeplab_client._retry import RetryPolicy
     from deeplab_client._segmentation import Segmentation
-    from deeplab_client._steps import Step, Steps
+    from deeplab_client._steps import Steps
     from deeplab_client._transport import AsyncTransport, ServerInfo
     from deeplab_client._wire import MaskChoice
 
 _T = TypeVar("_T")
 _ImageT = TypeVar("_ImageT", bound="ImageLike")
-
-# Bytes of an image or a mask from which on it is worth a thread to keep the event loop free: to copy 1 MB takes 0.1 ms,
-# its checksum 0.2 ms, to decode a PNG of it 5 ms.
-_LARGE = 1_000_000
 
 
 class AsyncSegmentationClient:
@@ -59,6 +47,8 @@ class AsyncSegmentationClient:
         retries: How often a request is sent again that found no server, or one with too much to do, or got the reply to
             another request; or a policy with the pauses too.
         on_retry: Called before each pause, within the event loop, and awaited where it has to be.
+        on_request: Called before each attempt of an inference, and awaited where it has to be.
+        on_response: Called after each attempt, with its error or None, and awaited where it has to be.
         mask_format: How masks travel: `raw`, `png`, or what is faster for the URL. The result is the same.
         tls: Trusted certificates and the client's own, for `grpcs://` and `https://`.
         headers: Sent with every request, as metadata over gRPC.
@@ -77,6 +67,8 @@ class AsyncSegmentationClient:
         timeout: float = 30.0,
         retries: int | RetryPolicy = 2,
         on_retry: RetryHook | None = None,
+        on_request: RequestHook | None = None,
+        on_response: ResponseHook | None = None,
         mask_format: MaskChoice = "auto",
         tls: TLS | None = None,
         headers: Mapping[str, str] | None = None,
@@ -84,20 +76,21 @@ class AsyncSegmentationClient:
         compression: Compression | None = None,
         transport: AsyncTransport | None = None,
     ) -> None:
-        check_transport(transport, asynchronous=True)
         self._calls = Calls(
             url,
             model=model,
             timeout=timeout,
             retries=retries,
             on_retry=on_retry,
+            on_request=on_request,
+            on_response=on_response,
             mask_format=mask_format,
             tls=tls,
             headers=headers,
             token=token,
             compression=compression,
         )
-        self._transport = self._given = transport
+        self._runner = AsyncRunner(transport)
 
     @classmethod
     def from_env(cls, **arguments: Unpack[AsyncClientArguments]) -> Self:
@@ -110,6 +103,36 @@ class AsyncSegmentationClient:
             ValueError: There is no URL, or a variable cannot be used.
         """
         return cls(**_environment.arguments_from(os.environ, arguments))
+
+    def with_options(
+        self,
+        *,
+        headers: Mapping[str, str] | None = None,
+        retries: int | RetryPolicy | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> Self:
+        """Return a view of this client, whose calls have other options and share its connections.
+
+        Closing a view, or leaving its `async with` block, ends the view alone. Closing the client that was made by its
+        constructor closes the connections, and ends its views too. To make a view costs a few microseconds.
+
+        Args:
+            headers: Sent in addition to the client's own, and in their place where they have the same name.
+            retries: In place of the client's own.
+            timeout: Seconds that a whole call may take, in place of the client's own.
+            request_id: What the server's log, the result's `request_id` and errors call a request, retries included: 1
+                to 128 printable ASCII characters without blanks. `segment_many` adds the number of the image: `ID-1`,
+                `ID-2`, ... If a request of that id is under way already, the next one is `ID-2`.
+
+        Raises:
+            ClientClosedError: The client is closed.
+            ValueError: An option is out of range, or a header cannot be sent.
+        """
+        view = object.__new__(type(self))
+        vars(view).update(vars(self))
+        view._calls = self._calls.with_options(headers=headers, retries=retries, timeout=timeout, request_id=request_id)
+        return view
 
     async def segment(
         self, image: ImageLike, *, model: str | None = None, timeout: float | None = None, confidence: bool = False
@@ -219,9 +242,15 @@ class AsyncSegmentationClient:
         model = self._calls.model_or_own(model)
         seconds = self._calls.seconds(timeout)
         pairs = _many_async.in_order(
-            lambda image: self._run(
+            lambda image, number: self._run(
                 _steps.segment(
-                    self._calls, image, model, self._calls.deadline(seconds), confidence=confidence, in_batch=True
+                    self._calls,
+                    image,
+                    model,
+                    self._calls.deadline(seconds),
+                    confidence=confidence,
+                    in_batch=True,
+                    request_id=self._calls.numbered_id(number),
                 ),
                 model,
             ),
@@ -278,7 +307,7 @@ class AsyncSegmentationClient:
         steps = _tiles.cut(self._calls, image, model, whole, tile=tile, overlap=overlap, confidence=confidence)
         mosaic = await self._run(steps, model)
         pairs = _many_async.in_order(
-            lambda tile: self._run(mosaic.segment(tile, whole), model),
+            lambda tile, number: self._run(mosaic.segment(tile, number, whole), model),
             mosaic.tiles(),
             concurrency=concurrency,
             keep_images=False,
@@ -321,7 +350,7 @@ class AsyncSegmentationClient:
             ClientLimitError: There is no telling, since this process has met a limit of its own.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        return await self._run(_steps.is_ready(self._calls, model, timeout), model)
+        return await self._run(_readiness.is_ready(self._calls, model, timeout), model)
 
     async def wait_until_ready(self, *, model: str | None = None, timeout: float = 60.0) -> None:
         """Return as soon as the server is up and the model takes requests.
@@ -332,13 +361,15 @@ class AsyncSegmentationClient:
             ClientClosedError: The client was closed.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        await self._run(_steps.until_ready(self._calls, model, timeout), model)
+        await self._run(_readiness.until_ready(self._calls, model, timeout), model)
 
     async def close(self) -> None:
-        """Close the connections of this event loop; calls under way fail. May be called twice."""
-        self._calls.closed = True
-        if self._transport is not None:
-            await self._transport.close()
+        """Close the connections of this event loop; calls under way fail. May be called twice.
+
+        See `with_options` for what it returned.
+        """
+        if self._calls.close():
+            await self._runner.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -350,56 +381,10 @@ class AsyncSegmentationClient:
 
     def __getstate__(self) -> dict[str, Any]:
         # See SegmentationClient.
-        return {**vars(self), "_calls": copy(self._calls), "_transport": self._given}
+        return {**vars(self), "_calls": copy(self._calls), "_runner": copy(self._runner)}
 
     def __repr__(self) -> str:
         return self._calls.describe("AsyncSegmentationClient")
 
     async def _run(self, steps: Steps[_T], model: str | None) -> _T:
-        step = next(steps)
-        while not isinstance(step, Done):
-            try:
-                answer = await self._take(step, model or self._calls.model)
-            except SegmentationError as error:  # noqa: PERF203 - each step fails by itself
-                step = steps.throw(error)
-            else:
-                step = steps.send(answer)
-        return step.value
-
-    async def _take(self, step: Step, model: str) -> object:
-        try:
-            if isinstance(step, Pause):
-                if isawaitable(step.told):
-                    await in_time(step.told, deadline=step.deadline)
-                return await asyncio.sleep(min(step.seconds, step.deadline.left()))
-            with naming_limits():
-                if isinstance(step, Work):
-                    work = partial(step.function, step.argument)
-                    return work() if _is_small(step.argument) else await in_thread(work, deadline=step.deadline)
-                transport = await self._open(step.deadline)
-                method = getattr(transport, step.method)
-                return await method(*(() if step.about is None else (step.about,)), deadline=step.deadline)
-        except Passed:
-            request_id = step.about.request_id if isinstance(step, Ask) and isinstance(step.about, Request) else None
-            where = CallContext(str(self._calls.endpoint), model, step.deadline.seconds, request_id)
-            raise too_late(where) from None
-
-    async def _open(self, deadline: Deadline) -> AsyncTransport:
-        self._calls.check_open()
-        if self._transport is None:
-            calls = self._calls
-            # In a thread: loading takes tenths of a second.
-            transport = await in_thread(
-                lambda: open_async_transport(calls.endpoint, calls.options, calls.outputs), deadline=deadline
-            )
-            self._calls.check_open()
-            if self._transport is None:  # no other task was faster
-                self._transport = transport
-        return self._transport
-
-
-def _is_small(argument: object) -> bool:
-    if not isinstance(argument, Reply):
-        return isinstance(argument, bytes) and len(argument) < _LARGE
-    mask = argument.outputs.get("MASK")  # what is missing is a PNG: how large, its decoder will see
-    return mask is not None and mask.size < _LARGE
+        return await self._runner.run(steps, self._calls, model)

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import re
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from deeplab_client import _wire
 from deeplab_client._deadline import Deadline, check_timeout
 from deeplab_client._endpoint import parse_url
 from deeplab_client._errors import ClientClosedError
-from deeplab_client._options import make_options
+from deeplab_client._options import added_headers, check_headers, make_options
 from deeplab_client._retry import check_retries
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Generator, Mapping
 
+    from typing_extensions import Self
+
+    from deeplab_client._hooks import RequestHook, ResponseHook, RetryHook
     from deeplab_client._options import TLS, Compression
-    from deeplab_client._retry import RetryHook, RetryPolicy
+    from deeplab_client._retry import RetryPolicy
     from deeplab_client._wire import MaskChoice, ModelFacts
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class _Shared:
+    """What a client and the views of it that `with_options` makes have in common."""
+
+    def __init__(self, *, closed: bool = False) -> None:
+        self.closed = closed
+        # A failure swaps the dict: what a thread learnt before it must not outlive it.
+        self.facts: dict[str, ModelFacts] = {}
+        # The callers' own ids of the requests under way. A dict for its atomic setdefault, as there are no locks here.
+        self.request_ids: dict[str, object] = {}
 
 
 class Calls:
@@ -30,6 +50,8 @@ class Calls:
         timeout: float,
         retries: int | RetryPolicy,
         on_retry: RetryHook | None,
+        on_request: RequestHook | None,
+        on_response: ResponseHook | None,
         mask_format: MaskChoice,
         tls: TLS | None,
         headers: Mapping[str, str] | None,
@@ -45,14 +67,96 @@ class Calls:
         self.model = check_model(model)
         self.policy = check_retries(retries)
         self.on_retry = on_retry
+        self.on_request = on_request
+        self.on_response = on_response
         self.outputs = _wire.outputs_of(mask_format, self.endpoint)
-        self.closed = False
         self._timeout = check_timeout(timeout)
-        # A failure swaps the dict: what a thread learnt before it must not outlive it.
-        self.facts: dict[str, ModelFacts] = {}
+        self._shared = _Shared()
+        # Those of `with_options`.
+        self._is_view = self._closed = False
+        self._headers: Mapping[str, str] = {}
+        self._request_id: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "facts": {}}  # a copy learns them anew
+        # A copy is a client by itself, and learns the facts anew.
+        return {**vars(self), "_shared": _Shared(closed=self.closed), "_is_view": False}
+
+    def with_options(
+        self,
+        *,
+        headers: Mapping[str, str] | None,
+        retries: int | RetryPolicy | None,
+        timeout: float | None,
+        request_id: str | None,
+    ) -> Self:
+        """Return a view: other settings for calls over the same connections; what is None stays as it is.
+
+        Raises:
+            ClientClosedError: The client is closed.
+            TypeError, ValueError: As for the constructor's arguments, or the id cannot be one.
+        """
+        self.check_open()
+        view = object.__new__(type(self))
+        vars(view).update(vars(self))
+        view._is_view = True
+        view._headers = {**self._headers, **check_headers(headers or {}, token=self.options.token)}
+        view.policy = self.policy if retries is None else check_retries(retries)
+        view._timeout = self.seconds(timeout)
+        view._request_id = self._request_id if request_id is None else _check_request_id(request_id)
+        return view
+
+    @property
+    def facts(self) -> dict[str, ModelFacts]:
+        """What is known of the models, by name."""
+        return self._shared.facts
+
+    def forget_facts(self) -> None:
+        """Learn of the models anew: whoever answers next may serve something else."""
+        self._shared.facts = {}
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more calls may be made."""
+        return self._closed or self._shared.closed
+
+    def close(self) -> bool:
+        """Refuse further calls, of a client those of its views too; return whether the connections are to be closed."""
+        if self._is_view:
+            self._closed = True
+            return False
+        self._shared.closed = True
+        return True
+
+    @contextlib.contextmanager
+    def adding_headers(self) -> Generator[None]:
+        """Have the requests of this context carry the headers of `with_options` too."""
+        token = added_headers.set(self._headers)
+        try:
+            yield
+        finally:
+            added_headers.reset(token)
+
+    def request_id(self) -> str:
+        """Return the id of a call."""
+        return self._request_id or uuid4().hex
+
+    def numbered_id(self, number: int) -> str:
+        """Return the id of one request of many, the first being 1."""
+        return uuid4().hex if self._request_id is None else f"{self._request_id}-{number}"
+
+    @contextlib.contextmanager
+    def own_id(self, wanted: str) -> Generator[str]:
+        """Give a request an id that no other request of this client has at the time: the one wanted, or `ID-2`, `ID-3`.
+
+        A reply is known by its id to belong to its request.
+        """
+        owner = object()
+        candidates = (wanted if number == 1 else f"{wanted}-{number}" for number in itertools.count(1))
+        own = next(each for each in candidates if self._shared.request_ids.setdefault(each, owner) is owner)
+        try:
+            yield own
+        finally:
+            del self._shared.request_ids[own]
 
     def deadline(self, timeout: float | None) -> Deadline:
         """Return the moment by which a call must end that begins now."""
@@ -87,6 +191,14 @@ class Calls:
     def describe(self, kind: str) -> str:
         """Return a client's representation, without anything that could be a secret."""
         return f"<{kind} {self.endpoint}, {self.model}{', closed' if self.closed else ''}>"
+
+
+def _check_request_id(request_id: object) -> str:
+    if not isinstance(request_id, str):
+        raise TypeError(f"request_id must be a string; found {request_id!r}")
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise ValueError(f"request_id must be 1 to 128 printable ASCII characters without blanks; found {request_id!r}")
+    return request_id
 
 
 def check_model(model: object) -> str:

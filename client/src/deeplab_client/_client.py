@@ -7,13 +7,10 @@ import os
 from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from deeplab_client import _environment, _many, _steps, _tiles
+from deeplab_client import _environment, _many, _readiness, _steps, _tiles
 from deeplab_client._calls import Calls
-from deeplab_client._errors import SegmentationError
-from deeplab_client._factory import check_transport, open_transport
-from deeplab_client._limits import naming_limits
 from deeplab_client._options import is_coroutine_function
-from deeplab_client._steps import Ask, Done, Work
+from deeplab_client._running import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -22,19 +19,19 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from deeplab_client._deadline import AbortableDeadline
+    from deeplab_client._errors import SegmentationError
+    from deeplab_client._hooks import RequestHook, ResponseHook, RetryHook
     from deeplab_client._image import ImageLike
     from deeplab_client._models import ModelInfo
     from deeplab_client._options import TLS, ClientArguments, Compression, Token
-    from deeplab_client._retry import RetryHook, RetryPolicy
+    from deeplab_client._retry import RetryPolicy
     from deeplab_client._segmentation import Segmentation
-    from deeplab_client._steps import Step, Steps
+    from deeplab_client._steps import Steps
     from deeplab_client._transport import ServerInfo, Transport
     from deeplab_client._wire import MaskChoice
 
 _T = TypeVar("_T")
 _ImageT = TypeVar("_ImageT", bound="ImageLike")
-
-_KEY = "transport"
 
 
 class SegmentationClient:
@@ -50,6 +47,8 @@ class SegmentationClient:
         retries: How often a request is sent again that found no server, or one with too much to do, or got the reply to
             another request; or a policy with the pauses too.
         on_retry: Called before each pause, by the thread that makes the call.
+        on_request: Called before each attempt of an inference, by the thread that makes the call.
+        on_response: Called after each attempt, with its error or None.
         mask_format: How masks travel: `raw`, `png`, or what is faster for the URL. The result is the same.
         tls: Trusted certificates and the client's own, for `grpcs://` and `https://`.
         headers: Sent with every request, as metadata over gRPC.
@@ -67,6 +66,8 @@ class SegmentationClient:
         timeout: float = 30.0,
         retries: int | RetryPolicy = 2,
         on_retry: RetryHook | None = None,
+        on_request: RequestHook | None = None,
+        on_response: ResponseHook | None = None,
         mask_format: MaskChoice = "auto",
         tls: TLS | None = None,
         headers: Mapping[str, str] | None = None,
@@ -74,8 +75,8 @@ class SegmentationClient:
         compression: Compression | None = None,
         transport: Transport | None = None,
     ) -> None:
-        check_transport(transport, asynchronous=False)
-        for name, function in (("on_retry", on_retry), ("token", token)):
+        functions = {"on_retry": on_retry, "on_request": on_request, "on_response": on_response, "token": token}
+        for name, function in functions.items():
             if is_coroutine_function(function):
                 raise TypeError(
                     f"{name} is a coroutine function, which AsyncSegmentationClient takes: give a plain one"
@@ -86,15 +87,15 @@ class SegmentationClient:
             timeout=timeout,
             retries=retries,
             on_retry=on_retry,
+            on_request=on_request,
+            on_response=on_response,
             mask_format=mask_format,
             tls=tls,
             headers=headers,
             token=token,
             compression=compression,
         )
-        # A dict for its atomic setdefault: a lock held by another thread during a fork would stay locked in the child.
-        self._transports: dict[str, Transport] = {} if transport is None else {_KEY: transport}
-        self._given = transport
+        self._runner = Runner(transport)
 
     @classmethod
     def from_env(cls, **arguments: Unpack[ClientArguments]) -> Self:
@@ -107,6 +108,36 @@ class SegmentationClient:
             ValueError: There is no URL, or a variable cannot be used.
         """
         return cls(**_environment.arguments_from(os.environ, arguments))
+
+    def with_options(
+        self,
+        *,
+        headers: Mapping[str, str] | None = None,
+        retries: int | RetryPolicy | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> Self:
+        """Return a view of this client, whose calls have other options and share its connections.
+
+        Closing a view, or leaving its `with` block, ends the view alone. Closing the client that was made by its
+        constructor closes the connections, and ends its views too. To make a view costs a few microseconds.
+
+        Args:
+            headers: Sent in addition to the client's own, and in their place where they have the same name.
+            retries: In place of the client's own.
+            timeout: Seconds that a whole call may take, in place of the client's own.
+            request_id: What the server's log, the result's `request_id` and errors call a request, retries included: 1
+                to 128 printable ASCII characters without blanks. `segment_many` adds the number of the image: `ID-1`,
+                `ID-2`, ... If a request of that id is under way already, the next one is `ID-2`.
+
+        Raises:
+            ClientClosedError: The client is closed.
+            ValueError: An option is out of range, or a header cannot be sent.
+        """
+        view = object.__new__(type(self))
+        vars(view).update(vars(self))
+        view._calls = self._calls.with_options(headers=headers, retries=retries, timeout=timeout, request_id=request_id)
+        return view
 
     def segment(
         self, image: ImageLike, *, model: str | None = None, timeout: float | None = None, confidence: bool = False
@@ -218,8 +249,16 @@ class SegmentationClient:
         _many.check_images(images)
         model = self._calls.model_or_own(model)
         pairs = _many.in_order(
-            lambda image, deadline: self._run(
-                _steps.segment(self._calls, image, model, deadline, confidence=confidence, in_batch=True)
+            lambda image, number, deadline: self._run(
+                _steps.segment(
+                    self._calls,
+                    image,
+                    model,
+                    deadline,
+                    confidence=confidence,
+                    in_batch=True,
+                    request_id=self._calls.numbered_id(number),
+                )
             ),
             images,
             concurrency=_many.check_concurrency(concurrency),
@@ -275,9 +314,9 @@ class SegmentationClient:
             _tiles.cut(self._calls, image, model, whole, tile=tile, overlap=overlap, confidence=confidence)
         )
 
-        def segment(tile: ImageLike, deadline: AbortableDeadline) -> Segmentation:
+        def segment(tile: ImageLike, number: int, deadline: AbortableDeadline) -> Segmentation:
             deadline.end_by(whole)
-            return self._run(mosaic.segment(tile, deadline))
+            return self._run(mosaic.segment(tile, number, deadline))
 
         pairs = _many.in_order(
             segment, mosaic.tiles(), concurrency=concurrency, keep_images=False, seconds=whole.seconds
@@ -319,7 +358,7 @@ class SegmentationClient:
             ClientLimitError: There is no telling, since this process has met a limit of its own.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        return self._run(_steps.is_ready(self._calls, model, timeout))
+        return self._run(_readiness.is_ready(self._calls, model, timeout))
 
     def wait_until_ready(self, *, model: str | None = None, timeout: float = 60.0) -> None:
         """Return as soon as the server is up and the model takes requests.
@@ -330,13 +369,12 @@ class SegmentationClient:
             ClientClosedError: The client was closed.
             ValueError: The timeout is not a finite number of seconds greater than 0.
         """
-        self._run(_steps.until_ready(self._calls, model, timeout))
+        self._run(_readiness.until_ready(self._calls, model, timeout))
 
     def close(self) -> None:
-        """Close the connections of this process; may be called twice."""
-        self._calls.closed = True
-        for transport in self._transports.values():
-            transport.close()
+        """Close the connections of this process; may be called twice. See `with_options` for what it returned."""
+        if self._calls.close():
+            self._runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -348,37 +386,10 @@ class SegmentationClient:
 
     def __getstate__(self) -> dict[str, Any]:
         # What a copy or a pickle is made of: no connections, and nothing that one copy would change for the other.
-        transports = {} if self._given is None else {_KEY: self._given}
-        return {**vars(self), "_calls": copy(self._calls), "_transports": transports}
+        return {**vars(self), "_calls": copy(self._calls), "_runner": copy(self._runner)}
 
     def __repr__(self) -> str:
         return self._calls.describe("SegmentationClient")
 
     def _run(self, steps: Steps[_T]) -> _T:
-        step = next(steps)
-        while not isinstance(step, Done):
-            try:
-                answer = self._take(step)
-            except SegmentationError as error:  # noqa: PERF203 - each step fails by itself
-                step = steps.throw(error)
-            else:
-                step = steps.send(answer)
-        return step.value
-
-    def _take(self, step: Step) -> object:
-        if isinstance(step, Ask):
-            with naming_limits():
-                method = getattr(self._open(), step.method)
-                return method(*(() if step.about is None else (step.about,)), deadline=step.deadline)
-        if isinstance(step, Work):
-            with naming_limits():
-                return step.function(step.argument)
-        return step.deadline.pause(step.seconds)
-
-    def _open(self) -> Transport:
-        self._calls.check_open()
-        if _KEY not in self._transports:
-            self._transports.setdefault(
-                _KEY, open_transport(self._calls.endpoint, self._calls.options, self._calls.outputs)
-            )
-        return self._transports[_KEY]
+        return self._runner.run(steps, self._calls)

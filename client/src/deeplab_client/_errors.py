@@ -33,11 +33,14 @@ class SegmentationError(Exception):
         request_id: The id that the request carries in the server's log, where it was sent.
         retry_after: Seconds to wait before another try, 0 or more; None where the server named none.
         retryable: Whether the same call may succeed a little later. The client itself sends such requests again.
+        status: The HTTP status, such as 503, or the name of the gRPC status, such as `UNAVAILABLE`; None where there is
+            none.
     """
 
     # True where the request has not been worked on, or has no effect but its answer: asking again is safe. Everything
     # else fails the same way again, or would do a second time what has just cost the whole timeout.
     retryable: bool = False
+    status: int | str | None = None
 
     def __init__(
         self,

@@ -86,7 +86,7 @@ _BY_WORDS: dict[type[SegmentationError], tuple[tuple[re.Pattern[str], type[Segme
 _OWN_SIDE = re.compile(r"\blast error: |\bresolving\b|\bresolution failed\b")
 _UNRESOLVED = re.compile(r"\bresolving\b|\bresolution failed\b")
 _BINARY_TAIL = re.compile(r"\n[^\n]*[\0-\x08].*", re.DOTALL)  # of an address; gRPC 1.85 has it behind its words
-_PREFIX = re.compile(r"^(\[request id: [^\]]*\] |in ensemble '[^']*', )+")
+_PREFIX = re.compile(r"^(\[request id: \S*\] |in ensemble '[^']*', )+")
 # A server that wants a client's certificate, or knows no TLS, may just hang up, as one that goes away does.
 _HUNG_UP = re.compile(r"EOF|closed|disconnected|reset|Cannot connect", re.IGNORECASE)
 _HUNG_UP_REMEDY = (
@@ -162,6 +162,7 @@ def from_grpc(
             return _about(limit, where)
     kind = _BY_GRPC_STATUS.get(status, ModelError)
     error = _error(kind, (message or "").strip() or status, where)
+    error.status = status
     if pushback is not None:
         error.retry_after = seconds_of_pushback(pushback)
         # No number of seconds: the server asks not to try again.
@@ -172,7 +173,9 @@ def from_grpc(
 def from_http(status: int, message: str, where: CallContext, *, retry_after: str | None = None) -> SegmentationError:
     """Map an HTTP status other than 200 to an error; `retry_after` is the header on when to try again."""
     seconds = seconds_of_retry_after(retry_after, now=datetime.now(timezone.utc))
-    return _error(_BY_HTTP_STATUS.get(status, ModelError), message, where, retry_after=seconds)
+    error = _error(_BY_HTTP_STATUS.get(status, ModelError), message, where, retry_after=seconds)
+    error.status = status
+    return error
 
 
 def from_connection(error: Exception, where: CallContext) -> SegmentationError:

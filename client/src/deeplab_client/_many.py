@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
@@ -63,7 +64,7 @@ def _kind(images: object) -> str:
 
 
 def in_order(
-    segment: Callable[[ImageLike, AbortableDeadline], _R],
+    segment: Callable[[ImageLike, int, AbortableDeadline], _R],
     images: Iterable[ImageLike],
     *,
     concurrency: int,
@@ -73,7 +74,7 @@ def in_order(
     """Yield each image with what `segment` makes of it, or its error, in the order of the images.
 
     Args:
-        segment: Called in threads of the generator's own.
+        segment: Called in threads of the generator's own, with the image, its number from 1 on, and its deadline.
         images: Read by the iterating thread, when there is room; what it raises comes after the results of what it had
             given before.
         concurrency: Calls at a time; fewer where this process may not open enough files.
@@ -84,7 +85,7 @@ def in_order(
     Raises:
         ClientClosedError: The client was closed.
     """
-    source = _Source(images)
+    source, numbers = _Source(images), itertools.count(1)
     concurrency = calls_at_a_time(concurrency)
     pending: deque[tuple[ImageLike | None, Job[_R]]] = deque()
     crew: Crew[_R] = Crew(concurrency)
@@ -92,7 +93,10 @@ def in_order(
         while True:
             while len(pending) < AHEAD * concurrency and not source.exhausted:
                 pending.extend(
-                    (image if keep_images else None, crew.submit(functools.partial(segment, held(image)), seconds))
+                    (
+                        image if keep_images else None,
+                        crew.submit(functools.partial(segment, held(image), next(numbers)), seconds),
+                    )
                     for image in source.take()
                 )
                 if pending and pending[0][1].is_done():  # a source that gives slowly must not hold back what is there

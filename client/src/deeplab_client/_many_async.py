@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import itertools
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +25,7 @@ _R = TypeVar("_R")
 
 
 async def in_order(
-    segment: Callable[[ImageLike], Awaitable[_R]],
+    segment: Callable[[ImageLike, int], Awaitable[_R]],
     images: Iterable[ImageLike] | AsyncIterable[ImageLike],
     *,
     concurrency: int,
@@ -34,7 +35,7 @@ async def in_order(
     """Yield each image with what `segment` makes of it, or its error, in the order of the images.
 
     Args:
-        segment: Called in tasks of the generator's own.
+        segment: Called in tasks of the generator's own, with the image and its number from 1 on.
         images: Read when there is room; what it raises comes after the results of what it had given before.
         concurrency: Calls at a time; fewer where this process may not open enough files.
         keep_images: Yield the images too; without it, None stands for each image, so that none is held for longer
@@ -50,10 +51,12 @@ async def in_order(
     pending: set[asyncio.Task[Any]] = set()
     context = contextvars.copy_context()  # the calls' own: what the iterable sets is not for them
 
-    async def call(image: ImageLike) -> _R | SegmentationError:
+    numbers = itertools.count(1)
+
+    async def call(image: ImageLike, number: int) -> _R | SegmentationError:
         async with slots:
             try:
-                return await segment(image)
+                return await segment(image, number)
             except ClientClosedError:
                 raise
             except SegmentationError as error:
@@ -73,7 +76,7 @@ async def in_order(
                     image = await iterator.__anext__()
                 except StopAsyncIteration:
                     return
-                task = context.run(asyncio.create_task, call(await _held(image, seconds)))
+                task = context.run(asyncio.create_task, call(await _held(image, seconds), next(numbers)))
                 pending.add(task)
                 calls.put_nowait((image if keep_images else None, task))
                 await asyncio.sleep(0)  # others may run: a plain iterable gives without waiting

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Mapping
 
-    from deeplab_client._retry import RetryHook, RetryPolicy
+    from deeplab_client._hooks import RequestHook, ResponseHook, RetryHook
+    from deeplab_client._retry import RetryPolicy
     from deeplab_client._transport import AsyncTransport, Transport
     from deeplab_client._wire import MaskChoice
 
@@ -27,6 +29,8 @@ class _CommonArguments(TypedDict, total=False):
     timeout: float
     retries: int | RetryPolicy
     on_retry: RetryHook | None
+    on_request: RequestHook | None
+    on_response: ResponseHook | None
     mask_format: MaskChoice
     tls: TLS | None
     headers: Mapping[str, str] | None
@@ -46,6 +50,10 @@ class AsyncClientArguments(_CommonArguments, total=False):
     token: AsyncToken | None
     transport: AsyncTransport | None
 
+
+# Headers of the call under way, which `with_options` adds to the client's own. A context variable, as OpenTelemetry's
+# current span is one: the clients that share connections differ in their headers alone.
+added_headers: ContextVar[Mapping[str, str]] = ContextVar("added_headers")
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")
@@ -118,7 +126,7 @@ class Options:
             TypeError: The token is no string.
             ValueError: It holds characters that no header can.
         """
-        headers = dict(self.headers)
+        headers = {**self.headers, **added_headers.get({})}
         if token is not None:
             headers["authorization"] = f"Bearer {check_token(token)}"
         headers.update(_trace_headers())
@@ -143,12 +151,22 @@ def make_options(
         raise ValueError("tls is given for a URL without TLS: use grpcs:// or https://")
     if compression not in {None, "gzip", "deflate"}:
         raise ValueError(f"compression must be 'gzip', 'deflate' or None; found {compression!r}")
-    checked = {name.lower(): _check_header(name, value) for name, value in (headers or {}).items()}
-    if token is not None and "authorization" in checked:
-        raise ValueError("both token and an authorization header are given: leave one out")
+    checked = check_headers(headers or {}, token=token)
     if token is not None and not callable(token):
         check_token(token)
     return Options(tls or TLS(), compression, checked, token)
+
+
+def check_headers(headers: Mapping[str, str], *, token: object) -> dict[str, str]:
+    """Return headers, names in lower case.
+
+    Raises:
+        ValueError: One cannot be sent, or says what the client itself or its token has to. No message holds a value.
+    """
+    checked = {name.lower(): _check_header(name, value) for name, value in headers.items()}
+    if token is not None and "authorization" in checked:
+        raise ValueError("both token and an authorization header are given: leave one out")
+    return checked
 
 
 def is_coroutine_function(function: object) -> bool:

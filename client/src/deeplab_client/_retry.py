@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from deeplab_client._errors import (
     ClientLimitError,
@@ -19,7 +19,6 @@ from deeplab_client._errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
     from deeplab_client._deadline import Deadline
@@ -74,9 +73,6 @@ class RetryAttempt:
     error: SegmentationError
 
 
-RetryHook: TypeAlias = "Callable[[RetryAttempt], object]"
-
-
 class Attempts:
     """The attempts of one call.
 
@@ -95,6 +91,11 @@ class Attempts:
         self._in_batch = in_batch
         self._failed = self._retried = 0
         self._last: str | None = None  # not the error: its traceback holds whoever holds this
+
+    @property
+    def number(self) -> int:
+        """The number of the attempt that is under way, the first being 1."""
+        return self._failed + 1
 
     def after(self, error: SegmentationError) -> RetryAttempt | None:
         """Take note of a failure; return the next attempt, or None where the failure is final."""

@@ -1,7 +1,7 @@
 """What each call does, written once for both clients: generators of steps, without any I/O.
 
-A client takes each step and sends the generator what came of it, or throws in the SegmentationError that it met; after
-`Done` it returns. Retries, the models' facts and readiness are decided here.
+A client takes each step and sends the generator what came of it, or throws in the error that it met; after `Done` it
+returns. Retries, hooks, spans and the models' facts are decided here.
 """
 
 from __future__ import annotations
@@ -13,22 +13,19 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
-from uuid import uuid4
 
-from deeplab_client import _wire
-from deeplab_client._deadline import Deadline
+from deeplab_client import _tracing, _wire
 from deeplab_client._errors import (
     AccessDeniedError,
-    ClientClosedError,
     ClientLimitError,
     DeadlineExceededError,
     ModelError,
     ModelNotFoundError,
     SegmentationError,
     ServerUnavailableError,
-    TLSError,
     UnsupportedError,
 )
+from deeplab_client._hooks import RequestInfo, ResponseInfo
 from deeplab_client._image import encode
 from deeplab_client._models import model_infos
 from deeplab_client._retry import Attempts
@@ -39,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from deeplab_client._calls import Calls
+    from deeplab_client._deadline import Deadline
+    from deeplab_client._hooks import HookArgument
     from deeplab_client._image import ImageLike
     from deeplab_client._models import ModelInfo
     from deeplab_client._segmentation import Segmentation
@@ -50,11 +49,6 @@ _T = TypeVar("_T")
 # Operators may restrict the API that tells the weights and the background. Any other failure is raised: a hiccup must
 # not hide that the weights are untrained.
 _FACTS_UNAVAILABLE = (AccessDeniedError, UnsupportedError, ModelNotFoundError)
-# Waiting for the server does not help against these.
-_FINAL_REFUSALS = (ClientClosedError, AccessDeniedError, TLSError)
-
-_LONGEST_PROBE = 2.0  # seconds that one question for readiness may take
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two of them
 
 _logger = logging.getLogger("deeplab_client")
 
@@ -78,12 +72,23 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Tell:
+    """Call a hook of the caller's, and await what it returns, where that is awaitable.
+
+    What the hook raises ends the call, and is not for the steps to handle.
+    """
+
+    hook: Callable[[Any], object]
+    about: HookArgument
+    deadline: Deadline
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
-    """Sleep, but not beyond the deadline; before that await what the retry hook returned, where it is awaitable."""
+    """Sleep, but not beyond the deadline."""
 
     seconds: float
     deadline: Deadline
-    told: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +98,9 @@ class Done(Generic[_T]):
     value: _T
 
 
-Step: TypeAlias = Ask | Work | Pause
+Step: TypeAlias = Ask | Work | Tell | Pause
 Steps: TypeAlias = Generator[Step | Done[_T], Any, None]
-_Part: TypeAlias = Generator[Step, Any, _T]
+Part: TypeAlias = Generator[Step, Any, _T]
 
 
 def segment(
@@ -110,8 +115,10 @@ def segment(
 ) -> Steps[Segmentation]:
     """Segment one image."""
     calls.check_open()
-    call = _Call(calls, model, deadline, confidence=confidence, in_batch=in_batch, request_id=request_id)
-    yield Done((yield from call.retried(partial(call.segment, image))))
+    with calls.own_id(request_id or calls.request_id()) as own_id:
+        call = _Call(calls, model, deadline, confidence=confidence, in_batch=in_batch, request_id=own_id)
+        result = yield from call.retried(partial(call.segment, image))
+    yield Done(result)
 
 
 def weights(calls: Calls, model: str | None, deadline: Deadline) -> Steps[str | None]:
@@ -135,55 +142,6 @@ def server(calls: Calls, deadline: Deadline) -> Steps[ServerInfo]:
     yield Done((yield from call.retried(call.ask_server)))
 
 
-def is_ready(calls: Calls, model: str | None, timeout: float | None) -> Steps[bool]:
-    """Ask once whether the server and a model take requests."""
-    calls.check_open()
-    model, deadline = calls.model_or_own(model), calls.deadline(timeout)
-    try:
-        ready = yield Ask("is_ready", model, deadline)
-    except (*_FINAL_REFUSALS, ClientLimitError):
-        raise
-    except SegmentationError as error:
-        _logger.debug("not ready: %s", error)
-        ready = False
-    yield Done(ready)
-
-
-def until_ready(calls: Calls, model: str | None, timeout: float) -> Steps[None]:
-    """Ask until the server and a model take requests."""
-    model, whole = calls.model_or_own(model), Deadline(timeout)
-    reason = not_said = f"it does not call itself and model {model!r} ready"
-    pause = _FIRST_PAUSE
-    while True:
-        try:
-            deadline = Deadline(min(whole.remaining(), _LONGEST_PROBE))
-        except TimeoutError as error:
-            message = f"{calls.endpoint} is not ready within {round(whole.seconds, 1):g} s: {reason}"
-            raise DeadlineExceededError(message, model=model) from error
-        try:
-            if (yield Ask("is_ready", model, deadline)):
-                break
-            reason = (yield from _why_not(model, deadline)) or not_said
-        except _FINAL_REFUSALS:
-            raise
-        except SegmentationError as error:
-            reason = str(error)
-        yield Pause(pause, whole)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-    yield Done(None)
-
-
-def _why_not(model: str, deadline: Deadline) -> _Part[str | None]:
-    """Return what the server says of a model that is not ready; None where that is nothing."""
-    try:
-        yield Ask("model_config", model, deadline)
-    except ModelNotFoundError as refusal:
-        return str(refusal)
-    except SegmentationError as error:
-        _logger.debug("%s is not ready, and its config is not told: %s", model, error)
-    return None
-
-
 class _Call:
     """One call with its retries."""
 
@@ -205,10 +163,10 @@ class _Call:
         self._known = calls.facts
         self._learnt = _wire.ModelFacts()
         self._request: Request | None = None
-        self._request_id = request_id or uuid4().hex
+        self._request_id = request_id or calls.request_id()
         self._marks = [time.perf_counter()]
 
-    def retried(self, attempt: Callable[[], _Part[_T]]) -> _Part[_T]:
+    def retried(self, attempt: Callable[[], Part[_T]]) -> Part[_T]:
         """Make attempts until one does not fail, or fails for good."""
         limits: list[ClientLimitError] = []
         while True:
@@ -217,19 +175,36 @@ class _Call:
             except SegmentationError as error:
                 if isinstance(error, DeadlineExceededError) and limits and self._request is None:
                     break  # nobody was asked: what kept the image from being read is the reason
-                pause = self._pause_after(error)
+                pause = yield from self._after(error)
                 if pause is None:
                     raise
                 limits = [error] if isinstance(error, ClientLimitError) else []
             yield pause
         raise limits.pop()
 
-    def segment(self, image: ImageLike) -> _Part[Segmentation]:
+    def segment(self, image: ImageLike) -> Part[Segmentation]:
         """Make one attempt; the image is read by the first."""
         request = self._request
         if request is None:
             request = self._request = yield Work(self._encoded, image, self._deadline)
             self._deadline.finish_reading()
+        about = RequestInfo(request.model, request.request_id, self._attempts.number, len(request.image))
+        yield from self._tell(self._calls.on_request, about)
+        start = time.perf_counter()
+        try:
+            with _tracing.attempt(self._calls.endpoint, about):
+                result = yield from self._infer(request)
+        except SegmentationError as error:
+            yield from self._tell(self._calls.on_response, ResponseInfo(about, time.perf_counter() - start, error))
+            raise
+        yield from self._tell(self._calls.on_response, ResponseInfo(about, time.perf_counter() - start, None))
+        return result
+
+    def _tell(self, hook: Callable[[Any], object] | None, about: HookArgument) -> Part[None]:
+        if hook is not None:
+            yield Tell(hook, about, self._deadline)
+
+    def _infer(self, request: Request) -> Part[Segmentation]:
         # No reply tells them: a client asks once for each model, 0.3 ms over HTTP and 0.9 over gRPC on loopback.
         # A failure swaps the dict: what an attempt learnt before it must not outlive it.
         self._known = self._calls.facts
@@ -239,7 +214,7 @@ class _Call:
         self._mark()
         return (yield Work(self._result, reply, self._deadline))
 
-    def _ask_reply(self, request: Request) -> _Part[Reply]:
+    def _ask_reply(self, request: Request) -> Part[Reply]:
         try:
             return (yield Ask("infer", request, self._deadline))
         except ModelError as refusal:
@@ -248,7 +223,7 @@ class _Call:
                 raise
         raise _wire.without_confidence(self._model, self._request_id)
 
-    def ask_facts(self) -> _Part[ModelFacts]:
+    def ask_facts(self) -> Part[ModelFacts]:
         """Ask what the model's config says; return the defaults where the server does not tell."""
         try:
             config: ModelConfig = yield Ask("model_config", self._model, self._deadline)
@@ -257,7 +232,7 @@ class _Call:
             return _wire.ModelFacts()
         return _wire.facts_of(config.parameters)
 
-    def ask_models(self) -> _Part[list[ModelInfo]]:
+    def ask_models(self) -> Part[list[ModelInfo]]:
         """Ask which models are loaded, and for the config of each."""
         versions: Mapping[str, str] = yield Ask("model_versions", None, self._deadline)
         configs: dict[str, ModelConfig] = {}
@@ -266,23 +241,23 @@ class _Call:
                 configs[name] = yield Ask("model_config", name, self._deadline)
         return model_infos(versions, configs)
 
-    def ask_server(self) -> _Part[ServerInfo]:
+    def ask_server(self) -> Part[ServerInfo]:
         """Ask what the server calls itself."""
         return (yield Ask("server_info", None, self._deadline))
 
-    # A method of its own, because the attempt holds the error, and its traceback holds the frame that made the attempt.
-    def _pause_after(self, error: SegmentationError) -> Pause | None:
+    # A part of its own, because the attempt holds the error, and its traceback holds the frame that made the attempt.
+    def _after(self, error: SegmentationError) -> Part[Pause | None]:
         """Take note of a failed attempt, and tell of it; return None where it is final."""
         if isinstance(error, (ServerUnavailableError, DeadlineExceededError)):
-            self._calls.facts = {}  # whoever answers next may serve something else
+            self._calls.forget_facts()
         attempt = self._attempts.after(error)
         if attempt is None:
             return None
         _logger.info(
             "request %s, attempt %d: retry in %.2f s: %s", self._request_id, attempt.number, attempt.delay, error
         )
-        told = None if self._calls.on_retry is None else self._calls.on_retry(attempt)
-        return Pause(attempt.delay, self._deadline, told)
+        yield from self._tell(self._calls.on_retry, attempt)
+        return Pause(attempt.delay, self._deadline)
 
     def _encoded(self, image: ImageLike) -> Request:
         upload = encode(image)

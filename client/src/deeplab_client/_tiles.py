@@ -7,7 +7,6 @@ from copy import copy
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 
@@ -59,7 +58,6 @@ class Tile:
         y: Its first row.
         width: In pixels.
         height: In pixels.
-        request_id: The id of its request.
     """
 
     picture: NDArray[np.uint8] | Image.Image
@@ -67,7 +65,6 @@ class Tile:
     y: int
     width: int
     height: int
-    request_id: str
 
     def __array__(self, *_args: Any, **_options: Any) -> NDArray[np.uint8]:  # noqa: ANN401 - a protocol of numpy's
         if isinstance(self.picture, np.ndarray):
@@ -126,7 +123,7 @@ class Mosaic:
         self._columns, self._rows = _starts(width, tile, step), _starts(height, tile, step)
         self._count = len(self._columns) * len(self._rows)
         self._done = 0  # tiles that are joined
-        self._request_id = uuid4().hex
+        self._request_id = calls.request_id()
         self._keep_confidence = confidence
         self._mask = np.empty((height, width), np.uint8)
         # 0: any pixel of a tile is at least as certain as one that no tile has shown yet.
@@ -140,8 +137,8 @@ class Mosaic:
         """Return the tiles row by row."""
         return map(self._tile, range(self._count))
 
-    def segment(self, tile: ImageLike, deadline: Deadline) -> Steps[Segmentation]:
-        """Segment one tile."""
+    def segment(self, tile: ImageLike, number: int, deadline: Deadline) -> Steps[Segmentation]:
+        """Segment one tile, the first being 1."""
         return _steps.segment(
             self._calls,
             tile,
@@ -149,7 +146,7 @@ class Mosaic:
             deadline,
             confidence=self._confidence is not None,
             in_batch=True,
-            request_id=tile.request_id if isinstance(tile, Tile) else None,
+            request_id=self._request_id if self._count == 1 else f"{self._request_id}-{number}",
         )
 
     def join(self, result: Segmentation | SegmentationError) -> Steps[None]:
@@ -180,8 +177,7 @@ class Mosaic:
 
     def _tile(self, index: int) -> Tile:
         row, column = divmod(index, len(self._columns))
-        request_id = self._request_id if self._count == 1 else f"{self._request_id}-{index + 1}"
-        return Tile(self._picture, self._columns[column], self._rows[row], *self._size, request_id)
+        return Tile(self._picture, self._columns[column], self._rows[row], *self._size)
 
     def _named(self, error: SegmentationError, tile: Tile) -> SegmentationError:
         """Return a copy of an error whose message names the tile, where there are several."""

@@ -128,10 +128,9 @@ class Transport(Protocol):
 
 
 class AsyncTransport(Protocol):
-    """The twin of `Transport` for one event loop; a call that is cancelled ends its request too.
+    """The twin of `Transport` for one event loop; a call that is cancelled ends its request too."""
 
-    What waits for a thread raises `_workers.Passed` at its deadline, which the client turns into the call's error.
-    """
+    # What waits for a thread raises `_workers.Passed` at its deadline, which the client turns into the call's error.
 
     async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
         """Run the model on one image."""

@@ -4,6 +4,9 @@
 transport = FakeTransport(mask=np.array([[0, 8], [8, 8]], np.uint8))
 client = SegmentationClient("grpc://fake", transport=transport)
 ```
+
+For a fake of your own there are the types of `deeplab_client.Transport`: `Request`, `Reply`, `ModelConfig`,
+`EnsembleStep` and `Deadline`.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from deeplab_client import _wire, voc
+from deeplab_client._deadline import Deadline
 from deeplab_client._errors import DeadlineExceededError, ModelNotFoundError, SegmentationError
-from deeplab_client._transport import ModelConfig, Reply, ServerInfo
+from deeplab_client._transport import EnsembleStep, ModelConfig, Reply, Request, ServerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -27,10 +31,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from deeplab_client._deadline import Deadline
-    from deeplab_client._transport import Request
-
-__all__ = ["Answer", "AsyncFakeTransport", "FakeTransport", "Mask", "ReceivedRequest"]
+__all__ = [
+    "Answer",
+    "AsyncFakeTransport",
+    "Deadline",
+    "EnsembleStep",
+    "FakeTransport",
+    "Mask",
+    "ModelConfig",
+    "ReceivedRequest",
+    "Reply",
+    "Request",
+]
 
 Mask: TypeAlias = "NDArray[np.uint8] | Callable[[ReceivedRequest], NDArray[np.uint8]]"
 """Class ids, (H, W) uint8, or a function that makes them of a request; it may raise a SegmentationError."""

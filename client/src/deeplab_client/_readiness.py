@@ -1,0 +1,79 @@
+"""Whether a server and its model take requests, asked once or until they do: steps, as in `_steps`."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from deeplab_client._deadline import Deadline
+from deeplab_client._errors import (
+    AccessDeniedError,
+    ClientClosedError,
+    ClientLimitError,
+    DeadlineExceededError,
+    ModelNotFoundError,
+    SegmentationError,
+    TLSError,
+)
+from deeplab_client._steps import Ask, Done, Pause
+
+if TYPE_CHECKING:
+    from deeplab_client._calls import Calls
+    from deeplab_client._steps import Part, Steps
+
+# Waiting for the server does not help against these.
+_FINAL_REFUSALS = (ClientClosedError, AccessDeniedError, TLSError)
+
+_LONGEST_PROBE = 2.0  # seconds that one question for readiness may take
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two of them
+
+_logger = logging.getLogger("deeplab_client")
+
+
+def is_ready(calls: Calls, model: str | None, timeout: float | None) -> Steps[bool]:
+    """Ask once whether the server and a model take requests."""
+    calls.check_open()
+    model, deadline = calls.model_or_own(model), calls.deadline(timeout)
+    try:
+        ready = yield Ask("is_ready", model, deadline)
+    except (*_FINAL_REFUSALS, ClientLimitError):
+        raise
+    except SegmentationError as error:
+        _logger.debug("not ready: %s", error)
+        ready = False
+    yield Done(ready)
+
+
+def until_ready(calls: Calls, model: str | None, timeout: float) -> Steps[None]:
+    """Ask until the server and a model take requests."""
+    model, whole = calls.model_or_own(model), Deadline(timeout)
+    reason = not_said = f"it does not call itself and model {model!r} ready"
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            deadline = Deadline(min(whole.remaining(), _LONGEST_PROBE))
+        except TimeoutError as error:
+            message = f"{calls.endpoint} is not ready within {round(whole.seconds, 1):g} s: {reason}"
+            raise DeadlineExceededError(message, model=model) from error
+        try:
+            if (yield Ask("is_ready", model, deadline)):
+                break
+            reason = (yield from _why_not(model, deadline)) or not_said
+        except _FINAL_REFUSALS:
+            raise
+        except SegmentationError as error:
+            reason = str(error)
+        yield Pause(pause, whole)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    yield Done(None)
+
+
+def _why_not(model: str, deadline: Deadline) -> Part[str | None]:
+    """Return what the server says of a model that is not ready; None where that is nothing."""
+    try:
+        yield Ask("model_config", model, deadline)
+    except ModelNotFoundError as refusal:
+        return str(refusal)
+    except SegmentationError as error:
+        _logger.debug("%s is not ready, and its config is not told: %s", model, error)
+    return None
