@@ -35,10 +35,11 @@ class Calls:
         headers: Mapping[str, str] | None,
         token: str | Callable[[], str | Awaitable[str]] | None,
         compression: Compression | None,
+        proxy: str | None,
     ) -> None:
         if mask_format not in {"auto", "raw", "png"}:
             raise ValueError(f"mask_format must be 'auto', 'raw' or 'png'; found {mask_format!r}")
-        self.endpoint = parse_url(url)
+        self.endpoint = parse_url(url, proxy)
         self.options = make_options(
             encrypted=self.endpoint.is_encrypted, tls=tls, compression=compression, headers=headers, token=token
         )

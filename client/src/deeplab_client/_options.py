@@ -31,6 +31,7 @@ class _CommonArguments(TypedDict, total=False):
     tls: TLS | None
     headers: Mapping[str, str] | None
     compression: Compression | None
+    proxy: str | None
 
 
 class ClientArguments(_CommonArguments, total=False):
