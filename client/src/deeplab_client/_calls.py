@@ -51,9 +51,10 @@ class Calls:
         self._timeout = check_timeout(timeout)
         # A failure swaps the dict: what a thread learnt before it must not outlive it.
         self.facts: dict[str, ModelFacts] = {}
+        self.pixel_limits: dict[str, int | None] = {}  # likewise
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "facts": {}}  # a copy learns them anew
+        return {**vars(self), "facts": {}, "pixel_limits": {}}  # a copy learns them anew
 
     def deadline(self, timeout: float | None) -> Deadline:
         """Return the moment by which a call must end that begins now."""
