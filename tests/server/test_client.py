@@ -211,6 +211,13 @@ def test_a_refused_picture_is_an_invalid_image(client: Driver, data: bytes, mess
     assert "in ensemble" not in str(caught.value)
 
 
+def test_a_picture_above_the_servers_limit_is_not_sent(client: Driver) -> None:
+    with pytest.raises(
+        deeplab_client.InvalidImageError, match="and 'segment_resnet50' takes at most 50000000: use segment_tiles"
+    ):
+        client.segment(np.zeros((7072, 7072), np.uint8))
+
+
 def test_an_unknown_model_is_not_found(client: Driver) -> None:
     with pytest.raises(deeplab_client.ModelNotFoundError, match="segment_vgg"):
         client.segment(pictures.small(), model="segment_vgg")

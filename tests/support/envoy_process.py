@@ -79,7 +79,7 @@ class EnvoyProcess:
     """A running Envoy; as a context manager it stops at the end.
 
     Attributes:
-        urls: `host:port` by listener.
+        urls: `host:port` by listener, of those that have a port.
 
     Args:
         config: What to run.
@@ -104,8 +104,8 @@ class EnvoyProcess:
         except BaseException:
             self.stop()
             raise
-        ports = {each["name"]: each["local_address"]["socket_address"]["port_value"] for each in listeners}
-        self.urls = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+        addresses = {each["name"]: each["local_address"].get("socket_address") for each in listeners}
+        self.urls = {name: f"127.0.0.1:{each['port_value']}" for name, each in addresses.items() if each}
 
     def ask(self, path: str) -> str:
         """Return a page of the administration."""

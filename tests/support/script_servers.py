@@ -21,6 +21,7 @@ from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
 messages: Any = service_pb2  # protobuf makes its classes at run time
@@ -107,7 +108,8 @@ def image_id(image: bytes) -> tuple[str, str, list[int], bytes]:
 class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     scheme = "grpc"
 
-    def __init__(self, script: Script, port: int = 0, *, host: str = "127.0.0.1") -> None:
+    def __init__(self, script: Script, port: int | str = 0, *, host: str = "127.0.0.1") -> None:
+        """Listen on a port, or with the host `unix` on a path."""
         self.script = script
         self.connections: set[str] = set()  # peers that have asked
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
@@ -168,6 +170,8 @@ class HttpServer(ThreadingHTTPServer):
         self.connections: set[socket.socket] = set()
         self.hang_up = False  # after each answer, without a word
         self.hung_up = threading.Event()
+        self.base = ""  # what each request's path begins with: a prefix, or as to a proxy the URL of a server
+        self.tls: ssl.SSLContext | None = None  # spoken where a client thinks that it has a proxy's tunnel
         super().__init__(("127.0.0.1", port), HttpHandler)
         self.port = self.server_port
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -227,6 +231,25 @@ class HttpHandler(BaseHTTPRequestHandler):
         status, message = failure
         self.answer(status, message.encode() if message.startswith("<") else json.dumps({"error": message}).encode())
         return True
+
+    def parse_request(self) -> bool:
+        is_request = super().parse_request()
+        if is_request and self.command != "CONNECT":
+            assert self.path.startswith(f"{self.triton.base}/v2"), self.path
+            self.path = self.path.removeprefix(self.triton.base)
+        return is_request
+
+    def do_CONNECT(self) -> None:
+        """Be a proxy, and then the server behind it."""
+        if self.fails(f"connect to {self.path}"):
+            return
+        self.send_response(200)
+        self.end_headers()
+        assert self.triton.tls is not None
+        with self.triton.tls.wrap_socket(self.connection, server_side=True) as connection:
+            self.rfile, self.wfile = connection.makefile("rb"), connection.makefile("wb")
+            while not self.close_connection:
+                self.handle_one_request()
 
     def do_GET(self) -> None:
         script = self.triton.script

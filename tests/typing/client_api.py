@@ -152,6 +152,9 @@ def a_service(image: ImageLike, transport: Transport, other: AsyncTransport) -> 
     assert_type(client, SegmentationClient)
     client.segment(image)
     AsyncSegmentationClient.from_env(transport=other)
+    AsyncSegmentationClient.from_env(url="https://seg.example.com/seg", proxy="env")
+    SegmentationClient("https://seg.example.com", proxy="http://proxy:3128")
+    SegmentationClient("https://seg.example.com", proxy=True)  # pyright: ignore[reportArgumentType]
     SegmentationClient.from_env(timout=3)  # pyright: ignore[reportCallIssue]
     SegmentationClient.from_env(timeout="3")  # pyright: ignore[reportArgumentType]
     SegmentationClient.from_env(transport=other)  # pyright: ignore[reportArgumentType]

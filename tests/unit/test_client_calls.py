@@ -306,6 +306,12 @@ def test_timeouts_that_are_no_numbers_are_refused(client: Driver, timeout: Any) 
         ("dns:///host:9", "grpc://host:9"),
         ("grpcs://host", "grpcs://host:8001"),
         ("https://host", "https://host:443"),
+        ("http://host/", "http://host:8000,"),
+        ("http://host/seg/", "http://host:8000/seg,"),
+        ("https://host:4/team-a/seg.v2", "https://host:4/team-a/seg.v2,"),
+        ("unix:/run/triton.sock", "unix:///run/triton.sock,"),
+        ("unix:///run/triton.sock", "unix:///run/triton.sock,"),
+        ("http+unix:///run/triton.sock", "http+unix:///run/triton.sock,"),
     ],
 )
 def test_accepted_urls(url: str, address: str) -> None:
@@ -317,9 +323,17 @@ def test_accepted_urls(url: str, address: str) -> None:
     [
         ("ftp://host", "scheme 'ftp'"),
         ("dns://8.8.8.8/host:8001", "scheme 'dns'"),
-        ("http://host:8000/v2", "host and a port only"),
-        ("host/models", "host and a port only"),
-        ("http://host?x=1", "host and a port only"),
+        ("http://host:8000/v2", "leave it out"),
+        ("http://host/v2/models/m/infer", "leave it out"),
+        ("host/models", "gRPC has no place for a path"),
+        ("grpcs://host/seg", "gRPC has no place for a path"),
+        ("http://host/a/../b", r"no \. or \.\."),
+        ("http://host/a//b", "single slashes"),
+        ("http://host/a%2Fb", "single slashes"),
+        ("http://host/seg?x=1", "host, a port and a path only"),
+        ("unix://host/run/x", "three slashes"),
+        ("http+unix:///", "three slashes"),
+        ("unix:run/x", "no server URL"),
         ("", "no host"),
         ("http://:8000", "no host"),
         ("host:port", "no server URL"),
@@ -344,7 +358,7 @@ def test_other_urls_are_refused_with_the_accepted_forms(url: str, words: str) ->
 
 @pytest.mark.parametrize("form", ["grpc://{}@host", "http://{}@host:1", "{}@host", "dns:///{}@host", "grpc://{}@ho st"])
 def test_a_password_in_a_url_is_refused_untold(form: str) -> None:
-    with pytest.raises(ValueError, match="host and a port only") as caught:
+    with pytest.raises(ValueError, match="host, a port and a path only") as caught:
         SegmentationClient(form.format(f"user:{PASSWORD}"))
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
     assert "***@ho" in str(caught.value)

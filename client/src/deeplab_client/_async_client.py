@@ -41,7 +41,8 @@ class AsyncSegmentationClient:
     loads the protocol's library in a thread. Cancel a task to cancel its request.
 
     Args:
-        url: `grpc://host:port`, `http://host:port`, with TLS `grpcs://` or `https://`, or `host:port` for gRPC.
+        url: `grpc://host:port`, `http://host:port` or `http://host:port/prefix`, with TLS `grpcs://` or `https://`,
+            `host:port` for gRPC, or a Unix socket, `unix:///path` for gRPC and `http+unix:///path`.
         model: The ensemble to ask.
         timeout: Seconds that a whole call may take, connecting and retries included.
         retries: How often a request is sent again that found no server, or one with too much to do, or got the reply to
@@ -56,6 +57,8 @@ class AsyncSegmentationClient:
             where it is a coroutine function, in a thread where it is not.
         compression: `gzip` or `deflate`, of masks and of images that are not encoded; over gRPC the server alone
             decides on masks.
+        proxy: `http://host:port` of an HTTP proxy before a server at `http://` or `https://`, with `user:password@`
+            where it asks for them; `env` for that of HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
         transport: Asked in place of the server at `url`: the entry for a fake in tests.
     """
 
@@ -74,6 +77,7 @@ class AsyncSegmentationClient:
         headers: Mapping[str, str] | None = None,
         token: AsyncToken | None = None,
         compression: Compression | None = None,
+        proxy: str | None = None,
         transport: AsyncTransport | None = None,
     ) -> None:
         self._calls = Calls(
@@ -89,6 +93,7 @@ class AsyncSegmentationClient:
             headers=headers,
             token=token,
             compression=compression,
+            proxy=proxy,
         )
         self._runner = AsyncRunner(transport)
 

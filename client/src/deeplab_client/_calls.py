@@ -35,6 +35,7 @@ class _Shared:
         self.closed = closed
         # A failure swaps the dict: what a thread learnt before it must not outlive it.
         self.facts: dict[str, ModelFacts] = {}
+        self.pixel_limits: dict[str, int | None] = {}  # likewise
         # The callers' own ids of the requests under way. A dict for its atomic setdefault, as there are no locks here.
         self.request_ids: dict[str, object] = {}
 
@@ -57,10 +58,11 @@ class Calls:
         headers: Mapping[str, str] | None,
         token: str | Callable[[], str | Awaitable[str]] | None,
         compression: Compression | None,
+        proxy: str | None,
     ) -> None:
         if mask_format not in {"auto", "raw", "png"}:
             raise ValueError(f"mask_format must be 'auto', 'raw' or 'png'; found {mask_format!r}")
-        self.endpoint = parse_url(url)
+        self.endpoint = parse_url(url, proxy)
         self.options = make_options(
             encrypted=self.endpoint.is_encrypted, tls=tls, compression=compression, headers=headers, token=token
         )
@@ -110,9 +112,14 @@ class Calls:
         """What is known of the models, by name."""
         return self._shared.facts
 
+    @property
+    def pixel_limits(self) -> dict[str, int | None]:
+        """How many pixels each model takes, by its name; None where the server does not tell."""
+        return self._shared.pixel_limits
+
     def forget_facts(self) -> None:
         """Learn of the models anew: whoever answers next may serve something else."""
-        self._shared.facts = {}
+        self._shared.facts, self._shared.pixel_limits = {}, {}
 
     @property
     def closed(self) -> bool:

@@ -41,7 +41,8 @@ class SegmentationClient:
     call, and the protocol's library is loaded by it, outside its timeout.
 
     Args:
-        url: `grpc://host:port`, `http://host:port`, with TLS `grpcs://` or `https://`, or `host:port` for gRPC.
+        url: `grpc://host:port`, `http://host:port` or `http://host:port/prefix`, with TLS `grpcs://` or `https://`,
+            `host:port` for gRPC, or a Unix socket, `unix:///path` for gRPC and `http+unix:///path`.
         model: The ensemble to ask.
         timeout: Seconds that a whole call may take, connecting and retries included.
         retries: How often a request is sent again that found no server, or one with too much to do, or got the reply to
@@ -55,6 +56,8 @@ class SegmentationClient:
         token: Sent as bearer token; a function is called for one before every request.
         compression: `gzip` or `deflate`, of masks and of images that are not encoded; over gRPC the server alone
             decides on masks.
+        proxy: `http://host:port` of an HTTP proxy before a server at `http://` or `https://`, with `user:password@`
+            where it asks for them; `env` for that of HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
         transport: Asked in place of the server at `url`: the entry for a fake in tests.
     """
 
@@ -73,6 +76,7 @@ class SegmentationClient:
         headers: Mapping[str, str] | None = None,
         token: Token | None = None,
         compression: Compression | None = None,
+        proxy: str | None = None,
         transport: Transport | None = None,
     ) -> None:
         functions = {"on_retry": on_retry, "on_request": on_request, "on_response": on_response, "token": token}
@@ -94,6 +98,7 @@ class SegmentationClient:
             headers=headers,
             token=token,
             compression=compression,
+            proxy=proxy,
         )
         self._runner = Runner(transport)
 

@@ -6,16 +6,19 @@ import contextlib
 import errno
 import socket
 import ssl
-from http.client import HTTPConnection, HTTPException, IncompleteRead
-from typing import TYPE_CHECKING, cast
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
+from typing import TYPE_CHECKING, Any, cast
+
+from deeplab_client._proxy import Proxy, ProxyRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from http.client import HTTPResponse
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
     from deeplab_client._deadline import Deadline
+    from deeplab_client._endpoint import Endpoint
 
 
 _CHUNK = 1024 * 1024  # bytes; what a header announces is not to be allocated before it comes
@@ -76,8 +79,7 @@ class Connection(HTTPConnection):
     The operating system's name resolution cannot be interrupted: only there may the deadline be overrun.
 
     Args:
-        host: Name or address.
-        port: Its port.
+        endpoint: Of the server.
         context: For TLS.
     """
 
@@ -85,8 +87,9 @@ class Connection(HTTPConnection):
     _deadline: Deadline
     _open: socket.socket | None  # from before it is connected, where `sock` is from when it can be used
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
-        super().__init__(host, port)
+    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(endpoint.host, endpoint.port)
+        self._endpoint = endpoint
         self._context = context
         self._open = None
         if context is not None:
@@ -114,16 +117,17 @@ class Connection(HTTPConnection):
         return self.getresponse()
 
     def connect(self) -> None:
-        """Try each address of the host in turn; the first that accepts is taken."""
-        failures = [OSError(f"{self.host} has no address that this machine can connect to")]
-        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
-            sock = _DeadlineSocket(family, kind, protocol)
+        """Try each address of the host, or of the proxy, in turn; the first that accepts is taken."""
+        failures = [OSError(f"{self._endpoint} has no address that this machine can connect to")]
+        for family, address in self._addresses():
+            sock = _DeadlineSocket(family, socket.SOCK_STREAM)
             sock.deadline = self._deadline
             self._open = sock
             try:
                 sock.settimeout(self._deadline.remaining())
                 sock.connect(address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._endpoint.socket is None:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.sock = sock if self._context is None else self._encrypt(sock, self._context)
             except OSError as error:
                 sock.close()
@@ -154,7 +158,30 @@ class Connection(HTTPConnection):
             return False
         return False  # closed, or bytes that nobody asked for
 
+    def _addresses(self) -> list[tuple[int, Any]]:
+        if self._endpoint.socket is not None:
+            return [(socket.AF_UNIX, self._endpoint.socket)]
+        to = self._endpoint.proxy or self._endpoint
+        return [
+            (family, address) for family, *_, address in socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
+        ]
+
+    def _pass(self, sock: _DeadlineSocket, proxy: Proxy) -> None:
+        """Have a proxy connect to the server.
+
+        Written here because the standard library's way replaces the methods that keep the deadline.
+        """
+        to = self._endpoint.authority
+        lines = [f"CONNECT {to} HTTP/1.1", f"Host: {to}", *map(": ".join, proxy.headers.items()), "", ""]
+        sock.sendall("\r\n".join(lines).encode())
+        with HTTPResponse(sock, method="CONNECT") as response:
+            response.begin()
+            if response.status != HTTPStatus.OK:
+                raise ProxyRefusedError(response.status, response.reason)
+
     def _encrypt(self, sock: _DeadlineSocket, context: ssl.SSLContext) -> _DeadlineTLSSocket:
+        if self._endpoint.proxy is not None:
+            self._pass(sock, self._endpoint.proxy)
         sock.settimeout(self._deadline.remaining())
         # The handshake comes after the deadline is set: it is one more exchange of unknown length.
         wrapped = context.wrap_socket(sock, server_hostname=self.host, do_handshake_on_connect=False)

@@ -1,30 +1,51 @@
-"""Where the server is, and by which protocol it is spoken to."""
+"""Where the server is, and how it is reached."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+
+from deeplab_client._proxy import Proxy, proxy_from_environment, proxy_of
 
 _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
 # Services of Kubernetes, and the domains that RFC 6762 and ICANN keep out of the public name system.
 _NEAR_DOMAINS = (".svc", ".cluster.local", ".local", ".internal")
-_FORMS = "grpc://host:port, http://host:port, their encrypted forms grpcs:// and https://, or host:port for gRPC"
+_FORMS = (
+    "grpc://host:port, http://host:port or http://host:port/prefix, their encrypted forms grpcs:// and https://, "
+    "host:port for gRPC, or a Unix socket's unix:///path and http+unix:///path"
+)
+# Schemes of Unix sockets, the first of them gRPC's own, and what is spoken there.
+_SOCKETS = {"unix": "grpc", "http+unix": "http"}
+# What needs no escape in a URL (RFC 3986, 3.3), without `.` and `..`, which libraries resolve.
+_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:-]+)*")
 
-_HOST_AND_PORT_ONLY = "it must hold a host and a port only"
+_NOTHING_ELSE = "it may hold a host, a port and a path only"
 _USER = re.compile(r"^([a-z]+:/+)?.*@", re.IGNORECASE | re.DOTALL)
 _LONGEST_NAME, _LONGEST_LABEL = 254, 63  # characters, a full stop at the end included
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server's address, checked."""
+    """A server's address, checked.
+
+    Attributes:
+        scheme: Of the protocol: `grpc`, `grpcs`, `http` or `https`.
+        host: Name or address.
+        port: Its port.
+        prefix: What stands before the paths of HTTP requests, such as `/seg`.
+        socket: The path of a Unix socket, which is connected to instead of the host and the port.
+        proxy: What is connected to instead of the server, over HTTP.
+    """
 
     scheme: str
     host: str
     port: int
+    prefix: str = ""
+    socket: str | None = None
+    proxy: Proxy | None = None
 
     @property
     def is_grpc(self) -> bool:
@@ -50,43 +71,99 @@ class Endpoint:
         """`host:port`, an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether a proxy reads and forwards each request; what is encrypted goes through it unread."""
+        return self.proxy is not None and not self.is_encrypted
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no message may repeat."""
+        return () if self.proxy is None else tuple(self.proxy.headers.values())
+
+    def url_of(self, path: str) -> str:
+        """Return the whole URL of an HTTP request."""
+        return f"{self.scheme}://{self.authority}{self.prefix}{path}"
+
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}"
+        if self.socket is not None:
+            return f"{'unix' if self.is_grpc else 'http+unix'}://{self.socket}"
+        return self.url_of("") if self.proxy is None else f"{self.url_of('')} through the proxy {self.proxy}"
 
 
-def parse_url(url: str) -> Endpoint:
+def parse_url(url: str, proxy: str | None = None) -> Endpoint:
     """Read a server's URL; the port defaults to Triton's own, 8001 for gRPC and 8000 for HTTP, and to 443 for HTTPS.
 
     `dns:///host:port`, gRPC's own way to name a server, is read as `grpc://host:port`.
 
+    Args:
+        url: The server's.
+        proxy: The URL of a proxy, or `env` for that of the environment.
+
     Raises:
-        TypeError: `url` is no string.
-        ValueError: It is not in one of the accepted forms.
+        TypeError: `url` or `proxy` is no string.
+        ValueError: One is not in one of the accepted forms, or there is no proxy for the protocol.
     """
-    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
-        raise TypeError(f"url must be a string such as {_FORMS}; found {type(url).__name__}")
-    if "@" in url:
-        _refuse(_USER.sub(r"\1***@", url), _HOST_AND_PORT_ONLY)  # before anything repeats a password
-    if url != url.strip() or not url.isprintable() or " " in url:
-        _refuse(url, "it holds blanks or control characters")
-    plain = url.removeprefix("dns:///")
-    try:
-        parts = urlsplit(plain if "://" in plain else f"grpc://{plain}")
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"{url!r} is no server URL ({error}): use {_FORMS}") from error
-    if parts.scheme not in _DEFAULT_PORTS:
-        _refuse(url, f"unknown scheme {parts.scheme!r}")
-    if parts.path.strip("/") or parts.query or parts.fragment:
-        _refuse(url, _HOST_AND_PORT_ONLY)
+    endpoint = _parse(url)
+    if proxy is None:
+        return endpoint
+    if endpoint.is_grpc or endpoint.socket is not None:
+        raise ValueError(
+            f"proxy is given for {endpoint}, but gRPC and Unix sockets are used without a proxy: use http:// or https://"
+        )
+    if proxy == "env":
+        return replace(endpoint, proxy=proxy_from_environment(endpoint.scheme, endpoint.authority))
+    return replace(endpoint, proxy=proxy_of(proxy, source="proxy"))
+
+
+def _parse(url: str) -> Endpoint:
+    parts = _split(url)
+    path = _path(url, parts)
+    if parts.scheme in _SOCKETS:
+        if parts.netloc or not path:
+            _refuse(url, "a Unix socket is named by its absolute path, after three slashes")
+        return Endpoint(_SOCKETS[parts.scheme], "localhost", 80, socket=path)
     host = parts.hostname or _refuse(url, "it has no host")
     if ":" in host and "[" not in parts.netloc:
         _refuse(url, "an IPv6 address needs brackets, [::1]:8001")
     if not _may_be_a_host(host):
         _refuse(url, "no host has such a name")
-    if port == 0:
+    if parts.port == 0:
         _refuse(url, "0 is no port")
-    return Endpoint(parts.scheme, host, _DEFAULT_PORTS[parts.scheme] if port is None else port)
+    return Endpoint(parts.scheme, host, _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port, path)
+
+
+def _split(url: str) -> SplitResult:
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
+        raise TypeError(f"url must be a string such as {_FORMS}; found {type(url).__name__}")
+    if "@" in url:
+        _refuse(_USER.sub(r"\1***@", url), _NOTHING_ELSE)  # before anything repeats a password
+    if url != url.strip() or not url.isprintable() or " " in url:
+        _refuse(url, "it holds blanks or control characters")
+    plain = url.removeprefix("dns:///")
+    try:
+        parts = urlsplit(plain if "://" in plain or plain.startswith("unix:/") else f"grpc://{plain}")
+        parts.port  # noqa: B018 - it is read here to raise for what is no number
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no server URL ({error}): use {_FORMS}") from error
+    if parts.scheme not in {*_DEFAULT_PORTS, *_SOCKETS}:
+        _refuse(url, f"unknown scheme {parts.scheme!r}")
+    return parts
+
+
+def _path(url: str, parts: SplitResult) -> str:
+    path = parts.path.rstrip("/")
+    if parts.query or parts.fragment:
+        _refuse(url, _NOTHING_ELSE)
+    if path and parts.scheme.startswith("grpc"):
+        _refuse(url, "gRPC has no place for a path: give the server a host name or a port of its own, or use HTTP")
+    if not _PATH.fullmatch(path):
+        _refuse(
+            url, "a path holds letters, digits and -._~!$&'()*+,;=: between single slashes, and no . or .. as a part"
+        )
+    if f"{path}/".startswith("/v2/"):
+        _refuse(url, "the client itself adds /v2 and what follows: leave it out")
+    return path
 
 
 def _may_be_a_host(name: str) -> bool:

@@ -15,6 +15,7 @@ _TEXTS = {
     "DEEPLAB_TOKEN": "token",
     "DEEPLAB_COMPRESSION": "compression",
     "DEEPLAB_MASK_FORMAT": "mask_format",
+    "DEEPLAB_PROXY": "proxy",
 }
 _FILES = {
     "DEEPLAB_CA_FILE": "ca_file",

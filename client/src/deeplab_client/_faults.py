@@ -26,6 +26,7 @@ from deeplab_client._errors import (
     reason_of,
 )
 from deeplab_client._limits import descriptors_left, limit_met, limit_named, limit_of
+from deeplab_client._proxy import ProxyRefusedError
 from deeplab_client._retry import seconds_of_pushback, seconds_of_retry_after
 
 _BY_GRPC_STATUS: dict[str, type[SegmentationError]] = {
@@ -191,6 +192,8 @@ def from_connection(error: Exception, where: CallContext) -> SegmentationError:
         return too_late(where)
     if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return _error(TLSError, str(error), where)
+    if isinstance(error, ProxyRefusedError) and _BY_HTTP_STATUS.get(error.status) is AccessDeniedError:
+        return _error(AccessDeniedError, f"no connection to {where.url}: {error}", where)
     if isinstance(error, BadStatusLine) and not isinstance(error, RemoteDisconnected):
         return not_http(where)
     return _error(ServerUnavailableError, str(error).strip() or type(error).__name__, where)

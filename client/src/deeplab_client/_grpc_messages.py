@@ -65,8 +65,8 @@ DESCRIPTORS = 16
 
 
 def target_of(endpoint: Endpoint) -> str:
-    """Return gRPC's name for a server: one whose addresses are all used."""
-    return f"dns:///{endpoint.authority}"
+    """Return gRPC's name for a server: a socket, or a host whose addresses are all used."""
+    return f"dns:///{endpoint.authority}" if endpoint.socket is None else f"unix:{endpoint.socket}"
 
 
 @dataclass(frozen=True, slots=True)

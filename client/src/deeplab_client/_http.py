@@ -93,8 +93,9 @@ class HttpTransport:
         self, model: str, deadline: Deadline, request_id: str | None = None
     ) -> tuple[CallContext, dict[str, str]]:
         headers = self._options.call_headers()
-        where = CallContext(str(self._endpoint), model, deadline.seconds, request_id, tuple(headers.values()))
-        return where, headers | _v2.common_headers(self._options)
+        secrets = (*headers.values(), *self._endpoint.secrets)
+        where = CallContext(str(self._endpoint), model, deadline.seconds, request_id, secrets)
+        return where, headers | _v2.common_headers(self._options, self._endpoint)
 
     def _exchange(
         self,
@@ -107,11 +108,12 @@ class HttpTransport:
         deadline: Deadline,
         body: bytes | None = None,
     ) -> _T:
+        target = self._endpoint.url_of(path) if self._endpoint.is_forwarded else self._endpoint.prefix + path
         connection = self._take(where)
         keep = False
         try:
             with _interrupted(connection, deadline):
-                response = connection.exchange(method, path, body, headers, deadline)
+                response = connection.exchange(method, target, body, headers, deadline)
                 with response:  # it may hold the socket by itself
                     content = read_body(response, _v2.longest_body(response.status))
                     whole = response.isclosed() and not response.will_close
@@ -151,7 +153,7 @@ class HttpTransport:
                 connection.close()
         if self._endpoint.is_encrypted and self._context is None:
             self._context = context_of(self._options.tls, where)
-        return Connection(self._endpoint.host, self._endpoint.port, self._context)
+        return Connection(self._endpoint, self._context)
 
 
 def _interrupted(connection: Connection, deadline: Deadline) -> contextlib.AbstractContextManager[None]:

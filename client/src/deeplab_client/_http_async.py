@@ -16,6 +16,7 @@ from deeplab_client import _v2
 from deeplab_client._errors import SegmentationError
 from deeplab_client._faults import caused, closed, from_connection, not_http, too_late
 from deeplab_client._loop import Owner, prepare
+from deeplab_client._proxy import ProxyRefusedError
 from deeplab_client._tls import context_of
 from deeplab_client._workers import in_thread
 
@@ -104,7 +105,7 @@ class AsyncHttpTransport:
         self, model: str, deadline: Deadline, request_id: str | None = None
     ) -> tuple[CallContext, dict[str, str]]:
         where, headers = await prepare(self._endpoint, self._options, model, deadline, request_id)
-        return where, headers | _v2.common_headers(self._options)
+        return where, headers | _v2.common_headers(self._options, self._endpoint)
 
     async def _exchange(
         self,
@@ -118,11 +119,14 @@ class AsyncHttpTransport:
         body: bytes | None = None,
     ) -> _T:
         session = await self._open(where, deadline)
+        proxy = self._endpoint.proxy
         try:
             timeout = aiohttp.ClientTimeout(total=deadline.remaining(), ceil_threshold=_NEVER_ROUND)
             async with session.request(
                 method,
-                f"{self._endpoint}{path}",
+                self._endpoint.url_of(path),
+                proxy=None if proxy is None else str(proxy),
+                proxy_headers=None if proxy is None else proxy.headers,  # of the request for a tunnel
                 data=None if body is None else _chunks(body),
                 headers=headers,
                 timeout=timeout,
@@ -157,7 +161,10 @@ class AsyncHttpTransport:
         return self._owned.get(self._connect)
 
     def _connect(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=True if self._context is None else self._context)
+        if self._endpoint.socket is None:
+            connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=True if self._context is None else self._context)
+        else:
+            connector = aiohttp.UnixConnector(self._endpoint.socket, limit=_CONNECTIONS)
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -206,6 +213,8 @@ def _error_of(error: Exception, where: CallContext) -> SegmentationError:
     """Map what aiohttp raises to an error, by what is beneath it."""
     if isinstance(error, asyncio.TimeoutError):  # not yet the builtin one on Python 3.10
         return too_late(where)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return from_connection(ProxyRefusedError(error.status, error.message), where)
     if isinstance(error, aiohttp.ClientResponseError):
         return not_http(where)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

@@ -68,7 +68,8 @@ async def prepare(
         Passed: The token was not there in time.
     """
     headers = options.headers_with(await _token(options, deadline))
-    return CallContext(str(endpoint), model, deadline.seconds, request_id, tuple(headers.values())), headers
+    secrets = (*headers.values(), *endpoint.secrets)
+    return CallContext(str(endpoint), model, deadline.seconds, request_id, secrets), headers
 
 
 async def _token(options: Options, deadline: Deadline) -> object:

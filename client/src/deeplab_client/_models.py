@@ -52,6 +52,11 @@ def model_infos(versions: Mapping[str, str], configs: Mapping[str, ModelConfig])
     return [_info(name, versions[name], configs) for name in sorted(configs) if _segments(configs[name])]
 
 
+def max_pixels_of(config: ModelConfig) -> int | None:
+    """Return how many pixels an image may have, by the config of the model that reads it; None if not stated."""
+    return _number(config.parameters.get("max_pixels", ""))
+
+
 def _segments(config: ModelConfig) -> bool:
     return _wire.IMAGE in config.inputs and config.outputs >= _MASKS
 

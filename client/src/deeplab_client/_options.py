@@ -35,6 +35,7 @@ class _CommonArguments(TypedDict, total=False):
     tls: TLS | None
     headers: Mapping[str, str] | None
     compression: Compression | None
+    proxy: str | None
 
 
 class ClientArguments(_CommonArguments, total=False):

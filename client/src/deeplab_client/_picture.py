@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from deeplab_client._errors import InvalidImageError, SegmentationError, missing_extra, reason_of
 from deeplab_client._image_boxes import still
@@ -23,6 +29,16 @@ _T = TypeVar("_T")
 # Where Pillow looks for an orientation when EXIF has none; no viewer does.
 _NOT_EXIF = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, page 37
+
+# Formats whose readers take no more than the header; WebP's and AVIF's make room for the whole picture.
+_HEADER_READERS = {
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "PPM": PpmImageFile,
+    "TIFF": TiffImageFile,
+}
 
 _warnings_lock = threading.Lock()
 
@@ -43,6 +59,19 @@ def opened(encoded: bytes) -> Image.Image:
         raise InvalidImageError(f"the image has more pixels than Pillow may decode: {error}; {remedy}") from error
     except Exception as error:  # Pillow's decoders raise what they like
         raise _refusal(error, "the image cannot be decoded") from error
+
+
+def declared_size(encoded: bytes) -> tuple[int, int] | None:
+    """Return the height and width in the header of an encoded image; None where it does not tell them at once."""
+    reader = _HEADER_READERS.get(format_of(encoded) or "")
+    if reader is None:
+        return None
+    try:
+        # Not by Image.open, which warns of large pictures or refuses them.
+        width, height = reader(BytesIO(encoded)).size
+    except Exception:  # noqa: BLE001 - Pillow's readers raise what they like, and the server may take the image
+        return None
+    return height, width
 
 
 def flattened(image: Image.Image) -> Image.Image:

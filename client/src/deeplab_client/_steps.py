@@ -19,6 +19,7 @@ from deeplab_client._errors import (
     AccessDeniedError,
     ClientLimitError,
     DeadlineExceededError,
+    InvalidImageError,
     ModelError,
     ModelNotFoundError,
     SegmentationError,
@@ -27,7 +28,7 @@ from deeplab_client._errors import (
 )
 from deeplab_client._hooks import RequestInfo, ResponseInfo
 from deeplab_client._image import encode
-from deeplab_client._models import model_infos
+from deeplab_client._models import max_pixels_of, model_infos
 from deeplab_client._retry import Attempts
 from deeplab_client._segmentation import Timings
 from deeplab_client._transport import Request
@@ -49,6 +50,9 @@ _T = TypeVar("_T")
 # Operators may restrict the API that tells the weights and the background. Any other failure is raised: a hiccup must
 # not hide that the weights are untrained.
 _FACTS_UNAVAILABLE = (AccessDeniedError, UnsupportedError, ModelNotFoundError)
+# Up to so many pixels an image is sent without asking for the model's limit, whose default is 50 million.
+_ALWAYS_SENT = 10_000_000
+_SMALL_FILE = 1_000_000  # bytes; the server's refusal of fewer comes soon
 
 _logger = logging.getLogger("deeplab_client")
 
@@ -188,6 +192,7 @@ class _Call:
         if request is None:
             request = self._request = yield Work(self._encoded, image, self._deadline)
             self._deadline.finish_reading()
+        yield from self._check_pixels(request)
         about = RequestInfo(request.model, request.request_id, self._attempts.number, len(request.image))
         yield from self._tell(self._calls.on_request, about)
         start = time.perf_counter()
@@ -231,6 +236,40 @@ class _Call:
             _logger.debug("weights of %s unknown: %s", self._model, refusal)
             return _wire.ModelFacts()
         return _wire.facts_of(config.parameters)
+
+    def _check_pixels(self, request: Request) -> Part[None]:
+        """Refuse a large image before it is sent; where its size or the limit is not known, the server decides.
+
+        Raises:
+            InvalidImageError: It has more pixels than the model takes.
+        """
+        size = self._sent.size
+        if size is None and len(request.image) > _SMALL_FILE:
+            size = yield Work(_declared_size, request.image, self._deadline)
+        height, width = size or (0, 0)
+        if height * width <= _ALWAYS_SENT:
+            return
+        limits = self._calls.pixel_limits
+        if self._model not in limits:
+            limits[self._model] = yield from self._ask_pixel_limit()
+        limit = limits[self._model]
+        if limit is not None and height * width > limit:
+            found = (
+                f"the image is {width} x {height} = {width * height} pixels, and {self._model!r} takes at most {limit}"
+            )
+            raise InvalidImageError(f"{found}: use segment_tiles, or scale it down", model=self._model)
+
+    def _ask_pixel_limit(self) -> Part[int | None]:
+        """Ask the step that reads the image how many pixels it takes; None where the server does not tell."""
+        try:
+            config: ModelConfig = yield Ask("model_config", self._model, self._deadline)
+            reader = next((step.model for step in config.steps if _wire.IMAGE in step.inputs), None)
+            if reader is not None:
+                config = yield Ask("model_config", reader, self._deadline)
+        except _FACTS_UNAVAILABLE as refusal:
+            _logger.debug("largest image of %s unknown: %s", self._model, refusal)
+            return None
+        return max_pixels_of(config)
 
     def ask_models(self) -> Part[list[ModelInfo]]:
         """Ask which models are loaded, and for the config of each."""
@@ -288,3 +327,9 @@ class _Call:
 
     def _mark(self) -> None:
         self._marks.append(time.perf_counter())
+
+
+def _declared_size(encoded: bytes) -> tuple[int, int] | None:
+    from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
+
+    return _picture.declared_size(encoded)

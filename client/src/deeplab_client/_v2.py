@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deeplab_client._deadline import Deadline
+    from deeplab_client._endpoint import Endpoint
     from deeplab_client._faults import CallContext
     from deeplab_client._options import Compression, Options
     from deeplab_client._transport import Request
@@ -124,10 +125,13 @@ def infer_request(request: Request, compression: Compression | None) -> tuple[di
     return headers, body
 
 
-def common_headers(options: Options) -> dict[str, str]:
+def common_headers(options: Options, endpoint: Endpoint) -> dict[str, str]:
     """Return the headers that every request has, whatever it is for."""
     # Both libraries would otherwise say what they like to have, and Triton compress what nobody asked it to.
-    return {"Accept-Encoding": options.compression or "identity"}
+    headers = {"Accept-Encoding": options.compression or "identity"}
+    if endpoint.proxy is not None and endpoint.is_forwarded:
+        headers |= endpoint.proxy.headers
+    return headers
 
 
 def read_infer(answer: Answer, request: Request, where: CallContext) -> Reply:
