@@ -27,7 +27,7 @@ BACKGROUND, CAT, NO_COLOR = (99, 128, 157), (199, 128, 57), (10_000, 10_000, 10_
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[TritonProcess]:
+def cat_server(tmp_path: Path) -> Iterator[TritonProcess]:
     """A server whose masks are worth looking at: it tells the cat of the photograph from what is behind it."""
     repository = toy.build(tmp_path / "models", core="objects")
     colors = np.array([BACKGROUND] + [NO_COLOR] * 7 + [CAT] + [NO_COLOR] * 12)
@@ -41,8 +41,8 @@ def server(tmp_path: Path) -> Iterator[TritonProcess]:
         yield process
 
 
-def test_every_cell_runs_without_a_warning(server: TritonProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEEPLAB_URL", f"grpc://{server.grpc_url}")
+def test_every_cell_runs_without_a_warning(cat_server: TritonProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPLAB_URL", f"grpc://{cat_server.grpc_url}")
     # tqdm and supervision would rather have ipywidgets and OpenCV.
     monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress,ignore:OpenCV")
     notebook = nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)
