@@ -61,6 +61,7 @@ lint: $(VENV)/deploy $(VENV)/page ## Linters and the type checker
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright
+	$(BIN)/mypy
 
 format: $(VENV)/installed ## Format the code
 	$(BIN)/ruff format

@@ -36,9 +36,9 @@ OBJECTS = ((15, 30, 25, 14), (2, 45, 40, 9), (8, 15, 50, 8))
 class ByColor(torch.nn.Module):
     """The core model's tensors, with the logits of a pixel falling with its distance to the color of a class."""
 
-    def __init__(self) -> None:
+    def __init__(self, colors: npt.NDArray[Any] = COLORS) -> None:
         super().__init__()
-        self.colors = torch.nn.Buffer(torch.from_numpy(COLORS).float().reshape(1, 21, 3, 1, 1))
+        self.colors = torch.nn.Buffer(torch.from_numpy(colors).float().reshape(1, 21, 3, 1, 1))
 
     def forward(self, PIXELS: torch.Tensor, IMAGE_ID: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803 - the tensors' names on the wire
         """Return LOGITS, at stride 8, and IMAGE_ID."""

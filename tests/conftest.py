@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 # These start servers of their own; the other files of tests/server share some.
-_OWN_SERVERS = ("custom_classes", "evaluate", "gpu_benchmark", "own_model", "pipeline_benchmark", "serve")
+_OWN_SERVERS = ("custom_classes", "evaluate", "gpu_benchmark", "notebook", "own_model", "pipeline_benchmark", "serve")
 
 
 class _ByFile(LoadScopeScheduling):

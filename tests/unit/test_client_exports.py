@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from masks import blobs, cats, masks, ring
 from PIL import Image
 from pycocotools import coco as reference_coco
 from pycocotools import mask as reference
 from results import segmentation
 
-from deeplab_client import Polygon, Segmentation, Timings, UnknownClassError, voc
+from deeplab_client import Polygon, Segmentation, SegmentationClient, Timings, UnknownClassError, voc
+from deeplab_client.testing import FakeTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,94 +29,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 
-def cats(where: NDArray[np.bool_]) -> Segmentation:
-    return segmentation(np.where(where, np.uint8(8), np.uint8(0)))
-
-
-def blobs(seed: int, height: int = 90, width: int = 130) -> NDArray[np.bool_]:
-    """Return smooth areas, some with holes, some cut by the edge."""
-    small = np.random.default_rng(seed).random((9, 13), np.float32)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)) > 0.55
-
-
-def ring() -> NDArray[np.bool_]:
-    where = np.zeros((30, 40), np.bool_)
-    where[5:25, 8:32] = True
-    where[10:20, 14:26] = False
-    where[14:16, 18:22] = True
-    return where
-
-
-MASKS = {
-    "none": np.zeros((7, 5), np.bool_),
-    "all": np.ones((7, 5), np.bool_),
-    "one pixel of one": np.ones((1, 1), np.bool_),
-    "no pixel of one": np.zeros((1, 1), np.bool_),
-    "first": np.eye(1, 35, 0, dtype=np.bool_).reshape(7, 5),
-    "last": np.eye(1, 35, 34, dtype=np.bool_).reshape(7, 5),
-    "a row": np.ones((1, 4000), np.bool_),
-    "a column": np.arange(4000).reshape(-1, 1) % 3 == 0,
-    "chequers": np.indices((17, 23)).sum(axis=0) % 2 == 0,
-    "ring": ring(),
-    "frame": np.pad(np.zeros((40, 50), np.bool_), 3, constant_values=True),
-    "long runs": np.repeat(np.arange(40) % 2 == 1, 50_000).reshape(2000, 1000),
-    **{f"blobs {seed}": blobs(seed) for seed in range(8)},
-    **{
-        f"noise {density}": np.random.default_rng(5).random((61, 47)) < density
-        for density in (0.01, 0.3, 0.5, 0.7, 0.99)
-    },
-}
-masks = pytest.mark.parametrize("where", MASKS.values(), ids=MASKS)
-
-
 @masks
 def test_run_lengths_equal_those_of_pycocotools(where: NDArray[np.bool_]) -> None:
     rle = cats(where).to_rle("cat")
     assert rle == reference.encode(np.asfortranarray(where, np.uint8))
     assert (reference.decode(rle) == where).all()
-
-
-def area_inside(polygon: Polygon, height: int, width: int) -> NDArray[np.bool_]:
-    """Fill a polygon with pycocotools, hole by hole."""
-    rings = [ring.ravel().tolist() for ring in (polygon.exterior, *polygon.holes)]
-    exterior, *holes = (reference.decode(rle) > 0 for rle in reference.frPyObjects(rings, height, width))
-    for hole in holes:
-        exterior &= ~hole
-    return exterior
-
-
-@pytest.mark.parametrize("name", [name for name in MASKS if not name.startswith(("noise", "chequers", "long"))])
-def test_polygons_fill_to_the_mask_again(name: str) -> None:
-    where = MASKS[name]
-    polygons = cats(where).to_polygons("cat")
-    filled = np.zeros_like(where)
-    for polygon in polygons:
-        filled |= area_inside(polygon, where.shape[0], where.shape[1])
-    # Filling rounds to pixels; where the outline crosses a corner, either side is right.
-    outline = sum(len(ring) for polygon in polygons for ring in (polygon.exterior, *polygon.holes))
-    assert np.count_nonzero(filled != where) <= max(0.01 * where.sum(), 0.25 * outline)
-
-
-@masks
-def test_polygons_have_the_masks_area_but_for_their_corners(where: NDArray[np.bool_]) -> None:
-    polygons = cats(where).to_polygons("cat")
-    holes = sum(len(polygon.holes) for polygon in polygons)
-    area = sum(polygon.area for polygon in polygons)
-    assert area == where.sum() - 0.5 * len(polygons) + 0.5 * holes
-
-
-def test_polygons_are_in_pixels_of_the_image_with_holes_and_largest_first() -> None:
-    outer, inner = cats(ring()).to_polygons("cat")
-    assert (outer.exterior.min(axis=0) == (8, 5)).all()
-    assert (outer.exterior.max(axis=0) == (32, 25)).all()
-    (hole,) = outer.holes
-    assert (hole.min(axis=0) == (14, 10)).all()
-    assert (hole.max(axis=0) == (26, 20)).all()
-    assert outer.area == 20 * 24 - 10 * 12
-    assert not inner.holes
-    assert inner.area == 2 * 4 - 0.5
-    assert len(outer.exterior) == 8, "no points along straight lines"
-    assert segmentation(np.zeros((3, 3), np.uint8)).to_polygons("cat") == []
 
 
 def test_annotations_load_in_pycocotools(tmp_path: Path) -> None:
@@ -165,62 +84,15 @@ def test_each_connected_area_is_an_object() -> None:
     assert [annotation["id"] for annotation in annotations] == [5, 6, 7]
     assert [annotation["bbox"] for annotation in annotations] == [[10, 8, 8, 8], [2, 2, 3, 3], [28, 18, 1, 1]]
     runs: list[Any] = [annotation["segmentation"] for annotation in annotations]  # its types know bytes only
-    masks = [reference.decode(rle) for rle in runs]
-    assert (np.sum(masks, axis=0) == where).all()
+    decoded = [reference.decode(rle) for rle in runs]
+    assert (np.sum(decoded, axis=0) == where).all()
     assert len(result.to_coco(image_id=1, components=True, min_area=9)) == 2
     found: Any = result.to_supervision(components=True)
     assert found.area.tolist() == [32, 9, 1]
-    assert (found.mask == np.stack(masks).astype(np.bool_)).all()
+    assert (found.mask == np.stack(decoded).astype(np.bool_)).all()
     assert found["class_name"].tolist() == ["cat"] * 3
     assert [len(result.to_supervision(components=True, min_area=least)) for least in (2, 33)] == [2, 0]
     assert [polygon.area for polygon in result.to_polygons("cat")] == [31.5, 8.5, 0.5]
-
-
-@masks
-def test_polygons_are_as_many_as_connected_areas(where: NDArray[np.bool_]) -> None:
-    result = cats(where)
-    assert len(result.to_polygons("cat")) == len(result.to_coco(image_id=1, components=True))
-
-
-def test_a_simplified_polygon_is_within_the_tolerance() -> None:
-    for polygon in cats(blobs(1)).to_polygons("cat"):
-        for tolerance in (0, 0.5, 2, 1000):
-            simple = polygon.simplify(tolerance)
-            kept = {tuple(corner) for corner in simple.exterior.tolist()}
-            assert kept <= {tuple(corner) for corner in polygon.exterior.tolist()}
-            assert len(simple.exterior) >= 3
-            ends = np.roll(simple.exterior, -1, axis=0)
-            for corner in polygon.exterior:
-                line, offset = ends - simple.exterior, corner - simple.exterior
-                along = np.clip((offset * line).sum(axis=1) / (line * line).sum(axis=1), 0, 1)
-                assert np.hypot(*(offset - along[:, np.newaxis] * line).T).min() <= tolerance + 1e-9
-            if tolerance == 0:
-                assert simple.area == polygon.area
-            if tolerance == 2:
-                assert len(simple.exterior) < len(polygon.exterior) / 2
-            if tolerance == 1000:
-                break
-    for wrong in (-1, float("nan")):
-        with pytest.raises(ValueError, match="tolerance"):
-            cats(ring()).to_polygons("cat")[0].simplify(wrong)
-
-
-def test_a_small_hole_is_simplified_away() -> None:
-    outer = cats(ring()).to_polygons("cat")[0]
-    assert len(outer.simplify(1).holes) == 1
-    assert not outer.simplify(50).holes
-
-
-def test_polygons_are_geojson() -> None:
-    outer = cats(ring()).to_polygons("cat")[0]
-    found = json.loads(json.dumps(outer.__geo_interface__))
-    assert found["type"] == "Polygon"
-    exterior, hole = (np.array(points) for points in found["coordinates"])
-    for points, original, sign in ((exterior, outer.exterior, 1), (hole, outer.holes[0], -1)):
-        assert (points[0] == points[-1]).all()
-        assert {tuple(point) for point in points.tolist()} == {tuple(point) for point in original.tolist()}
-        x, y = points.T
-        assert np.sign(x[:-1] @ y[1:] - x[1:] @ y[:-1]) == sign, "RFC 7946: exteriors counterclockwise, holes clockwise"
 
 
 def test_ids_without_a_name_are_not_exported() -> None:
@@ -253,6 +125,37 @@ def test_detections_of_supervision() -> None:
     drawn = supervision.MaskAnnotator(opacity=1).annotate(np.zeros((20, 30, 3), np.uint8), found)
     assert (drawn.any(axis=2) == (mask > 0)).all()
     assert len(segmentation(np.zeros((4, 6), np.uint8)).to_supervision()) == 0
+
+
+# Slices of 80 pixels that overlap by half show the small object several times, and the large one in pieces.
+@pytest.mark.filterwarnings("ignore:OpenCV:UserWarning")
+@pytest.mark.parametrize(
+    ("objects", "options"),
+    [
+        ("small", {}),
+        ("small large", {"overlap_filter": "non_max_merge", "overlap_metric": "ios", "iou_threshold": 0.3}),
+    ],
+)
+def test_supervisions_slicer_finds_each_object_once(objects: str, options: dict[str, Any]) -> None:
+    import supervision  # noqa: PLC0415 - it warns when it is imported
+
+    picture = np.zeros((120, 200, 3), np.uint8)
+    for name, place in {"small": np.s_[10:20, 45:60], "large": np.s_[50:100, 20:180]}.items():
+        picture[place] = 255 * (name in objects)
+    fake = FakeTransport(lambda request: np.where(np.asarray(request.picture)[:, :, 0], np.uint8(8), np.uint8(0)))
+
+    with SegmentationClient("fake", transport=fake) as client:
+
+        def found(pixels: NDArray[np.uint8]) -> supervision.Detections:
+            return client.segment(pixels, confidence=True).to_supervision(components=True)
+
+        slicer = supervision.InferenceSlicer(found, slice_wh=80, overlap_wh=40, thread_workers=4, **options)
+        whole: Any = found(picture)  # its fields may be None
+        sliced: Any = slicer(picture)
+    assert len(fake.requests) > 6
+    assert sorted(sliced.area) == sorted(whole.area)
+    assert (sliced.mask.any(axis=0) == whole.mask.any(axis=0)).all()
+    assert len(whole.with_nms()) == len(objects.split())
 
 
 def outline(result: Segmentation) -> list[Polygon]:

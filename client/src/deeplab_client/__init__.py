@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from deeplab_client import voc
 from deeplab_client._client import SegmentationClient
+from deeplab_client._coco import CocoAnnotation, CocoCategory, CocoRle, Rle
 from deeplab_client._errors import (
     AccessDeniedError,
     ClientClosedError,
@@ -20,11 +21,12 @@ from deeplab_client._errors import (
     UnknownClassError,
     UnsupportedError,
 )
-from deeplab_client._exports import CocoAnnotation, CocoCategory, CocoRle, Polygon, ResultDict, Rle
 from deeplab_client._hooks import RequestInfo, ResponseInfo
 from deeplab_client._image import ImageLike
 from deeplab_client._models import ModelInfo
 from deeplab_client._options import TLS
+from deeplab_client._polygons import Polygon
+from deeplab_client._result_dict import ResultDict
 from deeplab_client._retry import RetryAttempt, RetryPolicy
 from deeplab_client._segmentation import Segmentation, Timings
 from deeplab_client._transport import AsyncTransport, ServerInfo, Transport

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from deeplab_client import _exports
-from deeplab_client._errors import UnknownClassError
+from deeplab_client import _areas, _classes, _coco, _detections, _polygons, _result_dict
 
 if TYPE_CHECKING:
     import supervision
     from numpy.typing import NDArray
     from PIL import Image
 
-    from deeplab_client._exports import CocoAnnotation, CocoCategory, Polygon, ResultDict, Rle
+    from deeplab_client._coco import CocoAnnotation, CocoCategory, Rle
     from deeplab_client._image import ImageLike
+    from deeplab_client._polygons import Polygon
+    from deeplab_client._result_dict import ResultDict
 
-# ruff: noqa: PLC0415  Pillow and what belongs to one format are loaded by the methods that need them
+# ruff: noqa: PLC0415 - Pillow and what belongs to one format are loaded by the methods that need them
 
 UNTRAINED = "none"
 
@@ -93,7 +94,7 @@ class Segmentation:
             UnknownClassError: The mask was written to, and holds an id that the model has no class of.
         """
         self._check_ids()
-        return self._counts()
+        return _classes.counts(self.mask, self.class_names)
 
     @property
     def fractions(self) -> dict[str, float]:
@@ -108,7 +109,7 @@ class Segmentation:
     def top_class(self) -> str | None:
         """The class with most pixels, the background left out; None where there is only background."""
         left_out = self.class_names[0] if self.background else None
-        return next((name for name in self._counts() if name != left_out), None)
+        return next((name for name in _classes.counts(self.mask, self.class_names) if name != left_out), None)
 
     def fraction(self, name: str) -> float:
         """Return the share of the image that a class covers, 0 to 1.
@@ -134,7 +135,7 @@ class Segmentation:
 
     def __contains__(self, name: object) -> bool:
         """Return whether some pixel of the image is of a class."""
-        return name in self._counts()
+        return name in _classes.counts(self.mask, self.class_names)
 
     __iter__ = None  # not a sequence, though it has __getitem__
 
@@ -220,7 +221,7 @@ class Segmentation:
             "background": self.class_names[0] if self.background else None,
             "request_id": self.request_id,
             "top_class": self.top_class,
-            "classes": _exports.classes(self.mask, self.class_names, self.confidence, rle=rle),
+            "classes": _result_dict.classes(self.mask, self.class_names, self.confidence, rle=rle),
             "mean_confidence": None if self.confidence is None else float(self.confidence.mean()) / 255,
         }
 
@@ -230,7 +231,7 @@ class Segmentation:
         Raises:
             UnknownClassError: The model has no such class.
         """
-        return _exports.rle(self[name])
+        return _coco.rle(self[name])
 
     def to_polygons(self, name: str) -> list[Polygon]:
         """Return the outlines of a class's connected areas, one polygon each, largest first, with their holes.
@@ -241,7 +242,7 @@ class Segmentation:
             ModuleNotFoundError: contourpy is not installed; the extra `polygons` brings it.
             UnknownClassError: The model has no such class.
         """
-        return _exports.trace(self[name])
+        return _polygons.trace(self[name])
 
     def to_coco(
         self, *, image_id: int, first_id: int = 1, components: bool = False, min_area: int = 1
@@ -261,11 +262,11 @@ class Segmentation:
             ModuleNotFoundError: `components` needs scipy; the extra `components` brings it.
             UnknownClassError: The mask was written to, and holds an id that the model has no class of.
         """
-        return _exports.annotate(self._areas(components, min_area), image_id=image_id, first_id=first_id)
+        return _coco.annotate(self._areas(components, min_area), image_id=image_id, first_id=first_id)
 
     def coco_categories(self) -> list[CocoCategory]:
         """Return what `category_id` means: every class of the model but the background."""
-        return _exports.categories(self.class_names, background=self.background)
+        return _coco.categories(self.class_names, background=self.background)
 
     def to_supervision(self, *, components: bool = False, min_area: int = 1) -> supervision.Detections:
         """Return supervision's Detections, one for each present class but the background.
@@ -283,11 +284,11 @@ class Segmentation:
                 scipy, which the extra `components` brings.
             UnknownClassError: The mask was written to, and holds an id that the model has no class of.
         """
-        return _exports.detections(self._areas(components, min_area), self.class_names)
+        return _detections.detections(self._areas(components, min_area), self.class_names)
 
-    def _areas(self, components: bool, min_area: int) -> list[_exports.Area]:  # noqa: FBT001 - named by its callers
+    def _areas(self, components: bool, min_area: int) -> list[_areas.Area]:  # noqa: FBT001 - named by its callers
         self._check_ids()
-        return _exports.areas(
+        return _areas.areas(
             self.mask, self.confidence, background=self.background, components=components, min_area=min_area
         )
 
@@ -311,29 +312,11 @@ class Segmentation:
 
         return _drawing.preview(self.mask, untrained=self.untrained, background=self.background)
 
-    def _counts(self) -> dict[str, int]:
-        """Return the pixels of each present class that has a name, most first."""
-        from PIL import Image
-
-        counts: dict[str, int] = {}
-        # 12 ms for 12 megapixels: much less than numpy.bincount, which makes integers of 8 bytes first.
-        for name, count in zip(self.class_names, Image.fromarray(self.mask).histogram(), strict=False):
-            if count:  # a model may use one name for several ids
-                counts[name] = counts.get(name, 0) + count
-        return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
     def _ids(self, name: str) -> list[int]:
-        ids = [class_id for class_id, known in enumerate(self.class_names) if known == name]
-        if not ids:
-            known = ", ".join(self.class_names)
-            raise UnknownClassError(f"no class {name!r}; this model knows {known}", model=self.model_name)
-        return ids
+        return _classes.ids_of(name, self.class_names, model=self.model_name)
 
     def _check_ids(self) -> None:
-        highest, known = int(self.mask.max()), len(self.class_names)
-        if highest >= known:
-            message = f"the mask holds class id {highest}; this model has {known} classes, 0 to {known - 1}"
-            raise UnknownClassError(message, model=self.model_name)
+        _classes.check_ids(self.mask, self.class_names, model=self.model_name)
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
