@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from command_line import HEIGHT, WIDTH, cats, files, picture, reach, run, start
 from PIL import Image
+from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
 from deeplab_client import InvalidImageError, Segmentation, ServerUnavailableError, voc
@@ -40,19 +41,26 @@ def states(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
 @pytest.mark.usefixtures("fake", "folder")
 def test_each_format_holds_what_it_says() -> None:
     picture("a.png")
-    for kind in ("overlay", "mask", "png", "coco"):
+    for kind in ("overlay", "colors", "ids", "json", "coco"):
         assert run("segment", "a.png", "--output", "out", "--format", kind) == 0
-    assert files("out") == {"a.png.overlay.png", "a.png.mask.png", "a.png.classes.png", "annotations.json"}
+    assert files("out") == {
+        *(f"a.png.{kind}" for kind in ("overlay.png", "colors.png", "ids.png", "json")),
+        "annotations.json",
+    }
     cat = np.zeros((HEIGHT, WIDTH), np.bool_)
     cat[:, WIDTH // 2 :] = True
-    with Image.open("out/a.png.classes.png") as ids:
+    with Image.open("out/a.png.ids.png") as ids:
         assert ids.mode == "P"
         assert (np.asarray(ids) == cat * 8).all()
-    with Image.open("out/a.png.mask.png") as mask:
+    with Image.open("out/a.png.colors.png") as mask:
         assert (np.asarray(mask) == cat[:, :, np.newaxis] * voc.PALETTE[8]).all()
     with Image.open("out/a.png.overlay.png") as overlay:
         expected = cat[:, :, np.newaxis] * (200 * 0.5 + voc.PALETTE[8] * 0.5)
         assert (np.asarray(overlay) == expected).all()
+    described = json.loads(Path("out/a.png.json").read_text())
+    assert (described["width"], described["height"], described["top_class"]) == (WIDTH, HEIGHT, "cat")
+    rles = {one["name"]: one["rle"] for one in described["classes"]}
+    assert (mask_utils.decode(rles["cat"]) == cat).all()
     loaded: Any = COCO("out/annotations.json")
     (annotation,) = loaded.loadAnns(loaded.getAnnIds(catIds=loaded.getCatIds(catNms=["cat"])))
     assert (loaded.annToMask(annotation) == cat).all()
@@ -273,12 +281,20 @@ def test_a_missing_picture_is_an_error_whatever_exists(fake: FakeTransport, caps
 @pytest.mark.usefixtures("fake", "folder")
 def test_outputs_do_not_give_away_where_their_pictures_are(tmp_path: Path) -> None:
     picture("secret/a.png")
-    for kind in ("overlay", "mask", "png"):
-        assert run("segment", "secret", "-o", "out", "-f", kind) == 0
+    kinds = ("overlay", "colors", "ids", "json", "coco")
+    assert run("segment", "secret", "-o", "out", *(word for kind in kinds for word in ("-f", kind))) == 0
+    assert len(files("out")) == len(kinds)
     for name in files("out"):
-        assert not {b"secret", os.fsencode(tmp_path.name)} & set(Path("out", name).read_bytes().split(b"/"))
-        with Image.open(Path("out", name)) as output:
-            assert set(json.loads(output.info["deeplab segment"])) >= {"source", "size", "modified", "model", "weights"}
+        data = Path("out", name).read_bytes()
+        assert b"secret" not in data
+        assert os.fsencode(tmp_path.name) not in data
+        if name.endswith(".png"):
+            with Image.open(Path("out", name)) as output:
+                made = json.loads(output.info["deeplab segment"])
+        else:
+            about = json.loads(data)
+            (made,) = [one["deeplab segment"] for one in about.get("images", [about])]
+        assert set(made) >= {"source", "size", "modified", "model", "weights"}
 
 
 @pytest.mark.parametrize("limit", [errno.EMFILE, errno.ENFILE])
@@ -347,10 +363,6 @@ def test_outputs_are_made_again_when_forced(fake: FakeTransport, capsys: pytest.
     assert run("segment", "a.png", "b.png", "-o", "out", "--force") == 0
     assert len(fake.requests) == 4
     assert files("out") == {"a.png.overlay.png", "b.png.overlay.png"}
-    assert run("segment", "a.png", "-o", "out", "-f", "coco") == 0
-    assert run("segment", "a.png", "-o", "out", "-f", "coco") == 2
-    assert "--force" in capsys.readouterr().err
-    assert run("segment", "a.png", "-o", "out", "-f", "coco", "--force") == 0
 
 
 @pytest.mark.usefixtures("fake", "folder")
@@ -387,7 +399,7 @@ def test_an_interrupted_run_leaves_whole_files_and_can_go_on(end: signal.Signals
         picture(f"{i}.png")
     Path("3.png").write_bytes(b"hold")
     picture("4.png")
-    with start("segment", ".", "-o", "out", "-f", "png", "--concurrency", "1") as process:
+    with start("segment", ".", "-o", "out", "-f", "ids", "--concurrency", "1") as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(3)]  # the fourth never comes
         process.send_signal(end)
@@ -399,12 +411,12 @@ def test_an_interrupted_run_leaves_whole_files_and_can_go_on(end: signal.Signals
         assert b"3 of 5 pictures segmented" in errors
         assert errors.endswith(b"deeplab: interrupted\n")
         assert b"Traceback" not in errors
-    assert files("out") == {f"{i}.png.classes.png" for i in range(3)}
+    assert files("out") == {f"{i}.png.ids.png" for i in range(3)}
     for name in files("out"):
         with Image.open(Path("out", name)) as whole:
             whole.load()
     picture("3.png")
-    with start("segment", ".", "-o", "out", "-f", "png") as process:
+    with start("segment", ".", "-o", "out", "-f", "ids") as process:
         out, errors = process.communicate(timeout=20)
     assert process.returncode == 0
     assert [line.split(b"\t")[0] for line in out.splitlines()] == [b"3.png", b"4.png"]
