@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -65,8 +66,21 @@ def files(folder: str | Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
 
 
+def touched(path: Path) -> None:
+    about = path.stat()
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + 1))
+
+
 def run(*arguments: str) -> int:
     return app.run([arguments[0], "--url", URL, *arguments[1:]])
+
+
+def states(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, str]:
+    """Segment into the folder `out`; return what became of each picture."""
+    capsys.readouterr()
+    assert run("segment", *arguments, "-o", "out", "--json") == code
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return {one["path"]: one["state"] for one in told}
 
 
 PROGRAM = textwrap.dedent("""
@@ -89,9 +103,12 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
-def start(*arguments: str, stdin: int | None = None, terminal: int | None = None) -> subprocess.Popen[bytes]:
+def start(
+    *arguments: str, stdin: int | None = None, terminal: int | None = None, first: str = ""
+) -> subprocess.Popen[bytes]:
+    """Run the command line in a process of its own, after some code."""
     output = subprocess.PIPE if terminal is None else terminal
     environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm-256color"}
     environment.pop("NO_COLOR", None)
-    command = [sys.executable, "-c", PROGRAM, *arguments, "--url", URL]
+    command = [sys.executable, "-c", f"{first}\n{PROGRAM}", *arguments, "--url", URL]
     return subprocess.Popen(command, stdin=stdin, stdout=output, stderr=output, env=environment)

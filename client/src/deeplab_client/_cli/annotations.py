@@ -146,8 +146,8 @@ class Annotations:
         others = [image["file_name"] for identity, (image, _) in self._earlier.items() if identity not in self._order]
         if others:
             raise ValueError(
-                f"{streams.clean(self._path)} holds {len(others)} other pictures too, such as "
-                f"{streams.one_line(str(others[0]))}: name them as well, or another folder; --force overwrites it"
+                f"{streams.clean(self._path)} holds pictures that are not named now ({len(others)}, such as "
+                f"{streams.one_line(str(others[0]))}): name them too, or another folder; --force overwrites the file"
             )
 
     def _name(self, source: Source) -> str:
