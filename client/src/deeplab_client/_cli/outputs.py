@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from deeplab_client._cli import record, streams
-from deeplab_client._cli.formats import SUFFIXES, Format, render
+from deeplab_client._cli.formats import SUFFIXES, Format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,7 +90,7 @@ class Files:
         """Draw and write the files."""
         data = {
             kind: record.add(
-                render(kind, source, result, self.settings),
+                _render(kind, source, result, self.settings),
                 record.about(source, self.settings, kind, weights=result.weights),
             )
             for kind in self.kinds
@@ -161,13 +163,32 @@ class StandardOutput:
 
     def write(self, source: Source, result: Segmentation) -> list[Path]:
         """Write the picture's file, without a record."""
-        data = render(self.kind, source, result, self.settings)
+        data = _render(self.kind, source, result, self.settings)
         streams.put(data + b"\n" if self.kind is Format.JSON else data)
         return []
 
     def finish(self) -> tuple[None, list[str]]:
         """Return nothing."""
         return None, []
+
+
+def _render(kind: Format, source: Source, result: Segmentation, settings: Settings) -> bytes:
+    """Return the file that a format other than coco makes of a result.
+
+    Raises:
+        InvalidImageError: The picture cannot be drawn on.
+    """
+    if kind is Format.JSON:
+        return json.dumps(result.to_dict(rle=True)).encode()
+    if kind is Format.IDS:
+        return result.to_png()
+    if kind is Format.COLORS:
+        picture = result.colorize()
+    else:
+        picture = result.overlay(source.image, alpha=settings.alpha, legend=settings.legend)
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
