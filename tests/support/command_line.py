@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from deeplab_client import RetryPolicy, SegmentationError
+from deeplab_client import RetryPolicy, SegmentationClient, SegmentationError
 from deeplab_client._cli import app, server
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def cats(request: ReceivedRequest) -> NDArray[np.uint8]:
 def reach(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
     """Let the commands talk to a fake."""
 
-    def connect(url: str, *, model: str, timeout: float) -> server.Client:
+    def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
         at_once = RetryPolicy(first_delay=0)
-        return server.Client(url, model=model, timeout=timeout, retries=at_once, transport=transport)
+        return SegmentationClient(url, model=model, timeout=timeout, retries=at_once, transport=transport)
 
     monkeypatch.setattr(server, "connect", connect)
     for name in os.environ:
@@ -65,13 +66,27 @@ def files(folder: str | Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
 
 
+def touched(path: Path) -> None:
+    about = path.stat()
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + 1))
+
+
 def run(*arguments: str) -> int:
     return app.run([arguments[0], "--url", URL, *arguments[1:]])
+
+
+def states(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, str]:
+    """Segment into the folder `out`; return what became of each picture."""
+    capsys.readouterr()
+    assert run("segment", *arguments, "-o", "out", "--json") == code
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return {one["path"]: one["state"] for one in told}
 
 
 PROGRAM = textwrap.dedent("""
     import time
     from pathlib import Path
+    from deeplab_client import SegmentationClient
     from deeplab_client.__main__ import main
     from deeplab_client._cli import server
     from deeplab_client.testing import FakeTransport
@@ -80,18 +95,20 @@ PROGRAM = textwrap.dedent("""
     def answer(request):
         while request.image == b"hold" and not Path("go").exists():
             time.sleep(0.02)
-        probe = request.image.startswith(b"P5")  # of which the client knows the size
-        return np.full((32, 32) if probe else (12, 20), 8, np.uint8)
+        return np.full((12, 20), 8, np.uint8)
 
     transport = FakeTransport(answer, weights="none")
-    server.connect = lambda url, **options: server.Client(url, transport=transport, **options)
+    server.connect = lambda url, **options: SegmentationClient(url, transport=transport, **options)
     main()
 """)
 
 
-def start(*arguments: str, stdin: int | None = None, terminal: int | None = None) -> subprocess.Popen[bytes]:
+def start(
+    *arguments: str, stdin: int | None = None, terminal: int | None = None, first: str = ""
+) -> subprocess.Popen[bytes]:
+    """Run the command line in a process of its own, after some code."""
     output = subprocess.PIPE if terminal is None else terminal
     environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm-256color"}
     environment.pop("NO_COLOR", None)
-    command = [sys.executable, "-c", PROGRAM, *arguments, "--url", URL]
+    command = [sys.executable, "-c", f"{first}\n{PROGRAM}", *arguments, "--url", URL]
     return subprocess.Popen(command, stdin=stdin, stdout=output, stderr=output, env=environment)

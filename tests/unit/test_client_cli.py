@@ -28,13 +28,11 @@ from deeplab_client import (
     ServerUnavailableError,
 )
 from deeplab_client._cli import app
-from deeplab_client.testing import FakeTransport, ReceivedRequest
+from deeplab_client.testing import FakeTransport
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from deeplab_client._deadline import Deadline
+    from deeplab_client._transport import ModelConfig
 
 pytestmark = pytest.mark.unit
 
@@ -120,11 +118,11 @@ def test_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("segment", "a.png", "bad.png", "--json", "-o", "out") == 1
     told = capsys.readouterr()
     good, bad = (json.loads(line) for line in told.out.splitlines())
-    assert (good["path"], good["state"], good["output"]) == ("a.png", "done", "out/a.png.overlay.png")
+    assert (good["path"], good["state"], good["outputs"]) == ("a.png", "done", ["out/a.png.overlay.png"])
     assert good["pixels"] == {"__background__": 120, "cat": 120}
     assert good["fractions"]["cat"] == 0.5
     assert (good["top_class"], good["untrained"], good["model"]) == ("cat", False, "segment_resnet50")
-    assert (bad["state"], bad["error"]) == ("failed", "as the picture says")
+    assert (bad["state"], bad["outputs"], bad["error"]) == ("failed", [], "as the picture says")
     assert not told.err
     assert run("segment", "a.png", "--json", "-o", "out") == 0
     assert json.loads(capsys.readouterr().out)["state"] == "skipped"
@@ -151,7 +149,7 @@ def test_untrained_weights_are_told_once(
         (["segment", ""], "empty argument"),
         (["segment", "nothing/*.png"], "matches no file"),
         (["segment", "empty"], "holds no pictures.*--recursive"),
-        (["segment", "a.png", "--format", "png"], "--output"),
+        (["segment", "a.png", "--format", "ids"], "--output"),
         (["segment", "a.png", "--format", "gif", "-o", "out"], "gif"),
         (["segment", "a.png", "--alpha", "2"], "alpha"),
         (["segment", "a.png", "--concurrency", "0"], "concurrency"),
@@ -159,9 +157,11 @@ def test_untrained_weights_are_told_once(
         (["segment", "a.png", "-o", "a.png/deep"], r"a\.png/deep is a file, or lies below one"),
         (["segment", "a.png", "--alpha", "1"], "--alpha.*--output"),
         (["segment", "a.png", "--legend"], "--legend.*--output"),
-        (["segment", "a.png", "--legend", "-f", "png", "-o", "out"], "--legend.*--format png"),
+        (
+            ["segment", "a.png", "--legend", "-f", "ids", "-f", "json", "-o", "out"],
+            "--legend.*--format ids --format json",
+        ),
         (["segment", "a.png", "--alpha", "0.5", "-f", "coco", "-o", "out"], "--alpha.*--format coco"),
-        (["segment", "-"], r"standard input is not read: name a file"),
         (["segment", "a.png", "--no-such"], "no-such"),
         (["other"], "other"),
     ],
@@ -194,15 +194,17 @@ def test_the_address_may_come_from_the_environment(
     assert URL in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("folder")
 def test_model_and_timeout_of_the_environment_hold_unless_they_are_given(
     fake: FakeTransport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DEEPLAB_MODEL", "segment_resnet101")
     monkeypatch.setenv("DEEPLAB_TIMEOUT", "7")
-    assert run("classes") == 0
+    picture("a.png")
+    assert run("segment", "a.png") == 0
     assert fake.requests[-1].model == "segment_resnet101"
     assert 5 < fake.requests[-1].seconds_left <= 7
-    assert run("classes", "--model", "mine", "--timeout", "99") == 0
+    assert run("segment", "a.png", "--model", "mine", "--timeout", "99") == 0
     assert fake.requests[-1].model == "mine"
     assert 90 < fake.requests[-1].seconds_left <= 99
     monkeypatch.setenv("DEEPLAB_TIMEOUT", "soon")
@@ -235,63 +237,105 @@ def test_a_wrong_variable_is_named_and_no_option_is_blamed(
 def test_ping_says_where_the_weights_are_untrained(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake = reach(FakeTransport(weights="none"), monkeypatch)
+    reach(FakeTransport(weights="none"), monkeypatch)
     assert run("ping") == 0
     assert "serves segment_resnet50, untrained weights (" in capsys.readouterr().out
     assert run("ping", "--json") == 0
     assert json.loads(capsys.readouterr().out)["weights"] == "none"
-    assert not fake.requests, "the config says so: nothing has to be segmented"
     reach(FakeTransport(), monkeypatch)
     assert run("ping") == 0
     assert "untrained" not in capsys.readouterr().out
 
 
-def test_ping_knows_a_model_that_is_no_ensemble(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "unexpected inference output 'MASK' for model 'segment_resnet50'"
-    server = HttpServer(Script(weights=None, failures={"infer": (400, words)}))
-    for command in ("ping", "classes"):
-        assert app.run([command, "--url", url(server)]) == 1
-        assert f"model 'segment_resnet50' of {url(server)} is no segmentation ensemble" in capsys.readouterr().err
-    server.stop()
+class Guarded(FakeTransport):
+    """A server that closes some of its questions to us."""
 
-
-class Restricted(FakeTransport):
-    """A server that does not let us ask whether it is ready."""
+    def __init__(self, *closed: str) -> None:
+        super().__init__()
+        self.closed_to_us = closed
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
-        raise AccessDeniedError(f"not you within {deadline.seconds} s", model=model)
+        self._check_open("is_ready")
+        return super().is_ready(model, deadline=deadline)
+
+    def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
+        self._check_open("model_versions")
+        return super().model_versions(deadline=deadline)
+
+    def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
+        self._check_open("model_config")
+        return super().model_config(model, deadline=deadline)
+
+    def _check_open(self, question: str) -> None:
+        if question in self.closed_to_us:
+            raise AccessDeniedError(f"{question} is restricted")
 
 
-@pytest.mark.parametrize("transport", [Restricted(), FakeTransport(ready=False)], ids=["refused", "not ready"])
-def test_ping_asks_for_a_mask_where_the_server_does_not_call_itself_ready(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], transport: FakeTransport
+def test_ping_knows_the_model_of_a_server_that_does_not_say_whether_it_is_ready(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reach(transport, monkeypatch)
+    reach(Guarded("is_ready"), monkeypatch)
     assert run("ping", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["ready"] is None
-    assert "answers requests" in told["reason"]
+    assert "has the model" in told["reason"]
     assert run("ping") == 0
-    assert capsys.readouterr().out.startswith("ready: unknown (the server does not say")
+    assert capsys.readouterr().out.startswith("ready: unknown (the server has the model, but does not let you ask")
+    assert run("ping", "--model", "x") == 4
+
+
+@pytest.mark.parametrize("closed", ["model_versions", "model_config"])
+def test_a_server_that_closes_its_models_is_ready_without_weights_and_a_remedy_is_named_for_its_classes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], closed: str
+) -> None:
+    reach(Guarded(closed), monkeypatch)
+    assert run("ping", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ready"], told["reason"], told["weights"]) == (True, None, None)
+    assert run("classes") == 4
+    told = capsys.readouterr()
+    assert "does not let you ask for its models: segment a picture with --format coco" in told.err
+    reach(Guarded(closed, "is_ready"), monkeypatch)
+    assert run("ping") == 4
+    assert "segment a picture to see whether that is allowed" in capsys.readouterr().err
 
 
 def test_ping_says_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def unavailable(request: ReceivedRequest) -> NDArray[np.uint8]:
-        raise ServerUnavailableError(f"nobody there for {request.model}")
-
-    transport = reach(FakeTransport(unavailable, models=["segment_resnet50"], ready=False), monkeypatch)
+    transport = reach(FakeTransport(models=["segment_resnet50"], ready=False), monkeypatch)
     assert run("ping") == 3
-    assert "nobody there" in capsys.readouterr().err
-    assert run("ping", "--model", "x") == 4
-    assert "'x'" in capsys.readouterr().err
+    assert f"{URL} does not call itself and model 'segment_resnet50' ready" in capsys.readouterr().err
     assert run("ping", "--json") == 3
     told = json.loads(capsys.readouterr().out)
     assert told["ready"] is False
-    assert "nobody there" in told["reason"]
+    assert "does not call itself" in told["reason"]
     transport.ready = True
     assert run("ping", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["ready"], told["reason"]) == (True, None)
+    monkeypatch.undo()
+    monkeypatch.setenv("DEEPLAB_RETRIES", "0")
+    server = HttpServer(Script())
+    server.stop()
+    assert app.run(["ping", "--url", url(server)]) == 3
+    assert f"{url(server)} is not available" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ping", "classes", "segment a.png", "segment a.png --output out"])
+@pytest.mark.usefixtures("folder")
+def test_a_model_that_is_not_served_names_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    fake = reach(FakeTransport(models=["mine", "yours"]), monkeypatch)
+    picture("a.png")
+    assert run(*command.split(), "--model", "x") == 4
+    assert re.search(r"model 'x'.*; it has mine, yours$", capsys.readouterr().err, re.MULTILINE)
+    assert not fake.requests
+
+
+@pytest.mark.parametrize("command", ["ping", "classes", "models"])
+def test_no_question_sends_a_picture(fake: FakeTransport, command: str) -> None:
+    assert run(command) == 0
+    assert not fake.requests
 
 
 def test_the_models_of_a_server_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,6 +348,16 @@ def test_the_models_of_a_server_are_listed(monkeypatch: pytest.MonkeyPatch, caps
     reach(FakeTransport(models=[]), monkeypatch)
     assert run("models") == 0
     assert "no model that segments pictures" in capsys.readouterr().err
+
+
+def test_classes_without_a_background_have_the_colors_of_an_overlay(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reach(FakeTransport(class_names=["road", "sky"], background=False, weights="none"), monkeypatch)
+    assert run("classes", "--json") == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)[0] == {"id": 0, "name": "road", "color": [128, 0, 0]}
+    assert "UNTRAINED WEIGHTS" in told.err
 
 
 def test_classes_are_those_of_the_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

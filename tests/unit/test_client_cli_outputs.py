@@ -5,18 +5,25 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from command_line import HEIGHT, WIDTH, cats, files, picture, reach, run, start
+from command_line import HEIGHT, WIDTH, cats, files, picture, reach, run, start, states, touched
 from PIL import Image
+from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from deeplab_client import InvalidImageError, Segmentation, ServerUnavailableError, voc
+from deeplab_client import (
+    AccessDeniedError,
+    InvalidImageError,
+    ModelNotFoundError,
+    Segmentation,
+    ServerUnavailableError,
+    voc,
+)
 from deeplab_client._cli import app, outputs, record
 from deeplab_client.testing import FakeTransport
 
@@ -29,34 +36,64 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 
-def states(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, str]:
-    """Segment into the folder `out`; return what became of each picture."""
-    capsys.readouterr()
-    assert run("segment", *arguments, "-o", "out", "--json") == code
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    return {one["path"]: one["state"] for one in told}
-
-
 @pytest.mark.usefixtures("fake", "folder")
 def test_each_format_holds_what_it_says() -> None:
     picture("a.png")
-    for kind in ("overlay", "mask", "png", "coco"):
+    for kind in ("overlay", "colors", "ids", "json", "coco"):
         assert run("segment", "a.png", "--output", "out", "--format", kind) == 0
-    assert files("out") == {"a.png.overlay.png", "a.png.mask.png", "a.png.classes.png", "annotations.json"}
+    assert files("out") == {
+        *(f"a.png.{kind}" for kind in ("overlay.png", "colors.png", "ids.png", "json")),
+        "annotations.json",
+    }
     cat = np.zeros((HEIGHT, WIDTH), np.bool_)
     cat[:, WIDTH // 2 :] = True
-    with Image.open("out/a.png.classes.png") as ids:
+    with Image.open("out/a.png.ids.png") as ids:
         assert ids.mode == "P"
         assert (np.asarray(ids) == cat * 8).all()
-    with Image.open("out/a.png.mask.png") as mask:
+    with Image.open("out/a.png.colors.png") as mask:
         assert (np.asarray(mask) == cat[:, :, np.newaxis] * voc.PALETTE[8]).all()
     with Image.open("out/a.png.overlay.png") as overlay:
         expected = cat[:, :, np.newaxis] * (200 * 0.5 + voc.PALETTE[8] * 0.5)
         assert (np.asarray(overlay) == expected).all()
+    described = json.loads(Path("out/a.png.json").read_text())
+    assert (described["width"], described["height"], described["top_class"]) == (WIDTH, HEIGHT, "cat")
+    rles = {one["name"]: one["rle"] for one in described["classes"]}
+    assert (mask_utils.decode(rles["cat"]) == cat).all()
     loaded: Any = COCO("out/annotations.json")
     (annotation,) = loaded.loadAnns(loaded.getAnnIds(catIds=loaded.getCatIds(catNms=["cat"])))
     assert (loaded.annToMask(annotation) == cat).all()
     assert loaded.loadImgs([1])[0]["file_name"] == "a.png"
+
+
+@pytest.mark.usefixtures("folder")
+def test_several_formats_are_made_of_one_result(fake: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
+    picture("in/a.png")
+    picture("in/b/c.png")
+    several = ["in", "-r", "-o", "out", "-f", "ids", "-f", "json", "-f", "coco"]
+    assert run("segment", *several) == 0
+    outputs = {"a.png.ids.png", "a.png.json", "b/c.png.ids.png", "b/c.png.json", "annotations.json"}
+    assert files("out") == outputs
+    assert len(fake.requests) == 2
+    told = [line.split("\t")[4:] for line in capsys.readouterr().out.splitlines()]
+    assert told == [[f"out/{n}.ids.png", f"out/{n}.json", "out/annotations.json"] for n in ("a.png", "b/c.png")]
+    assert run("segment", *several, "--json") == 0
+    skipped = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["state"], one["outputs"]) for one in skipped] == [("skipped", paths) for paths in told]
+    Path("out/a.png.json").unlink()
+    assert set(states(capsys, "in", "-r", "-f", "ids").values()) == {"skipped"}
+    assert sorted(states(capsys, *several[:2], *several[4:]).values()) == ["done", "skipped"], "one file is missing"
+    assert files("out") == outputs
+    assert len(fake.requests) == 3
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_all_outputs_of_a_name_are_of_one_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("day1/a.png")
+    picture("day2/a.png")
+    assert states(capsys, "day1/a.png", "-f", "overlay") == {"day1/a.png": "done"}
+    assert states(capsys, "day2/a.png", "-f", "json") == {"day2/a.png": "done"}
+    assert states(capsys, "day2/a.png", "-f", "overlay") == {"day2/a.png": "done"}
+    assert files("out") == {"a.png.overlay.png", "day2/a.png.json", "day2/a.png.overlay.png"}
 
 
 @pytest.mark.usefixtures("fake", "folder")
@@ -154,11 +191,6 @@ def test_names_that_are_taken_in_other_ways_are_passed_over(tmp_path: Path, caps
     assert (parts / "z.png-2.overlay.png").exists()
 
 
-def touched(path: Path) -> None:
-    about = path.stat()
-    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + 1))
-
-
 def grown(path: Path) -> None:
     about = path.stat()
     with path.open("ab") as file:
@@ -167,27 +199,62 @@ def grown(path: Path) -> None:
 
 
 def cut_off(path: Path) -> None:
-    output = Path("out", f"{path.name}.overlay.png")
-    output.write_bytes(output.read_bytes()[:-1])
+    for output in Path("out").glob(f"{path.name}.*"):
+        output.write_bytes(output.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("change", [touched, grown, cut_off, ["--model", "other"], ["--alpha", "0.4"], ["--legend"]])
+@pytest.mark.parametrize("kind", ["overlay", "json"])
+@pytest.mark.parametrize(
+    "change", [touched, grown, cut_off, ["--model", "other"], ["--confidence", "0.8"], ["--tile", "64"]]
+)
 @pytest.mark.usefixtures("folder")
 def test_a_picture_is_done_only_as_it_is_and_in_the_same_way(
-    fake: FakeTransport, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None] | list[str]
+    fake: FakeTransport, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None] | list[str], kind: str
 ) -> None:
     picture("a.png")
-    assert states(capsys, "a.png") == {"a.png": "done"}
-    assert states(capsys, "a.png") == {"a.png": "skipped"}
+    assert states(capsys, "a.png", "-f", kind) == {"a.png": "done"}
+    assert states(capsys, "a.png", "-f", kind) == {"a.png": "skipped"}
+    (name,) = files("out")
     options = change if isinstance(change, list) else []
     if not isinstance(change, list):
         change(Path("a.png"))
+    assert states(capsys, "a.png", "-f", kind, *options) == {"a.png": "done"}
+    assert states(capsys, "a.png", "-f", kind, *options) == {"a.png": "skipped"}
+    assert files("out") == {name}, "the new output has replaced the old one"
+    if kind == "json":
+        assert json.loads(Path("out", name).read_text())["top_class"] == "cat"
+    else:
+        with Image.open(Path("out", name)) as overlay:
+            overlay.load()
+    assert len(fake.requests) == 2
+
+
+@pytest.mark.parametrize("options", [["--alpha", "0.4"], ["--legend"]])
+@pytest.mark.usefixtures("fake", "folder")
+def test_options_of_an_overlay_make_it_alone_again(capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
+    picture("a.png")
+    assert states(capsys, "a.png") == {"a.png": "done"}
     assert states(capsys, "a.png", *options) == {"a.png": "done"}
     assert states(capsys, "a.png", *options) == {"a.png": "skipped"}
-    assert files("out") == {"a.png.overlay.png"}, "the new output has replaced the old one"
-    with Image.open("out/a.png.overlay.png") as overlay:
-        overlay.load()
-    assert len(fake.requests) == 2
+    assert states(capsys, "a.png", "-f", "ids") == {"a.png": "done"}
+    assert states(capsys, "a.png", "-f", "overlay", "-f", "ids", *options) == {"a.png": "skipped"}
+
+
+@pytest.mark.parametrize("closed", [AccessDeniedError("the list of models is restricted"), ModelNotFoundError("404")])
+@pytest.mark.usefixtures("folder")
+def test_pictures_are_done_also_where_the_server_does_not_let_us_ask_for_its_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], closed: Exception
+) -> None:
+    class Guarded(FakeTransport):
+        def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
+            del deadline
+            raise closed
+
+    reach(Guarded(cats), monkeypatch)
+    picture("a.png")
+    both = ["a.png", "-f", "ids", "-f", "coco"]
+    assert states(capsys, *both) == {"a.png": "done"}
+    assert states(capsys, *both) == {"a.png": "skipped"}
 
 
 def test_other_weights_segment_again(
@@ -273,12 +340,20 @@ def test_a_missing_picture_is_an_error_whatever_exists(fake: FakeTransport, caps
 @pytest.mark.usefixtures("fake", "folder")
 def test_outputs_do_not_give_away_where_their_pictures_are(tmp_path: Path) -> None:
     picture("secret/a.png")
-    for kind in ("overlay", "mask", "png"):
-        assert run("segment", "secret", "-o", "out", "-f", kind) == 0
+    kinds = ("overlay", "colors", "ids", "json", "coco")
+    assert run("segment", "secret", "-o", "out", *(word for kind in kinds for word in ("-f", kind))) == 0
+    assert len(files("out")) == len(kinds)
     for name in files("out"):
-        assert not {b"secret", os.fsencode(tmp_path.name)} & set(Path("out", name).read_bytes().split(b"/"))
-        with Image.open(Path("out", name)) as output:
-            assert set(json.loads(output.info["deeplab segment"])) >= {"source", "size", "modified", "model", "weights"}
+        data = Path("out", name).read_bytes()
+        assert b"secret" not in data
+        assert os.fsencode(tmp_path.name) not in data
+        if name.endswith(".png"):
+            with Image.open(Path("out", name)) as output:
+                made = json.loads(output.info["deeplab segment"])
+        else:
+            about = json.loads(data)
+            (made,) = [one["deeplab segment"] for one in about.get("images", [about])]
+        assert set(made) >= {"source", "size", "modified", "model", "weights"}
 
 
 @pytest.mark.parametrize("limit", [errno.EMFILE, errno.ENFILE])
@@ -347,10 +422,6 @@ def test_outputs_are_made_again_when_forced(fake: FakeTransport, capsys: pytest.
     assert run("segment", "a.png", "b.png", "-o", "out", "--force") == 0
     assert len(fake.requests) == 4
     assert files("out") == {"a.png.overlay.png", "b.png.overlay.png"}
-    assert run("segment", "a.png", "-o", "out", "-f", "coco") == 0
-    assert run("segment", "a.png", "-o", "out", "-f", "coco") == 2
-    assert "--force" in capsys.readouterr().err
-    assert run("segment", "a.png", "-o", "out", "-f", "coco", "--force") == 0
 
 
 @pytest.mark.usefixtures("fake", "folder")
@@ -387,7 +458,7 @@ def test_an_interrupted_run_leaves_whole_files_and_can_go_on(end: signal.Signals
         picture(f"{i}.png")
     Path("3.png").write_bytes(b"hold")
     picture("4.png")
-    with start("segment", ".", "-o", "out", "-f", "png", "--concurrency", "1") as process:
+    with start("segment", ".", "-o", "out", "-f", "ids", "--concurrency", "1") as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(3)]  # the fourth never comes
         process.send_signal(end)
@@ -399,99 +470,13 @@ def test_an_interrupted_run_leaves_whole_files_and_can_go_on(end: signal.Signals
         assert b"3 of 5 pictures segmented" in errors
         assert errors.endswith(b"deeplab: interrupted\n")
         assert b"Traceback" not in errors
-    assert files("out") == {f"{i}.png.classes.png" for i in range(3)}
+    assert files("out") == {f"{i}.png.ids.png" for i in range(3)}
     for name in files("out"):
         with Image.open(Path("out", name)) as whole:
             whole.load()
     picture("3.png")
-    with start("segment", ".", "-o", "out", "-f", "png") as process:
+    with start("segment", ".", "-o", "out", "-f", "ids") as process:
         out, errors = process.communicate(timeout=20)
     assert process.returncode == 0
     assert [line.split(b"\t")[0] for line in out.splitlines()] == [b"3.png", b"4.png"]
     assert b"3 skipped" in errors
-
-
-@pytest.mark.usefixtures("folder")
-def test_an_interrupt_writes_the_annotations_of_what_is_done() -> None:
-    for i in range(3):
-        picture(f"{i}.png")
-    Path("2.png").write_bytes(b"hold")
-    with start("segment", ".", "-o", "out", "-f", "coco", "--concurrency", "1") as process:
-        assert process.stdout is not None
-        for _ in range(2):
-            process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        Path("go").touch()
-        _, errors = process.communicate(timeout=20)
-    assert process.returncode == -signal.SIGINT
-    assert b"2 of 3 pictures segmented" in errors
-    annotated = json.loads(Path("out/annotations.json").read_text())
-    assert [image["file_name"] for image in annotated["images"]] == ["0.png", "1.png"]
-
-
-@pytest.mark.usefixtures("folder")
-def test_annotations_are_kept_when_the_pipe_breaks() -> None:
-    for i in range(5):
-        picture(f"{i}.png")
-    Path("2.png").write_bytes(b"hold")
-    with start("segment", ".", "-o", "out", "-f", "coco", "--concurrency", "1") as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.readline()
-        process.stdout.close()
-        Path("go").touch()
-        errors = process.stderr.read()
-    assert process.returncode == 1
-    annotated = json.loads(Path("out/annotations.json").read_text())
-    assert [image["file_name"] for image in annotated["images"]][:2] == ["0.png", "1.png"]
-    assert b"segmented" in errors
-    assert b"nobody reads" in errors
-    assert b"Traceback" not in errors
-
-
-@pytest.mark.parametrize(
-    ("arguments", "root"),
-    [
-        (["photos", "-r"], "photos"),
-        (["photos/"], "photos"),
-        (["photos/sub/b.jpg"], "photos/sub"),
-        (["photos/*.jpg"], "photos"),
-        (["photos/**/*.jpg"], "photos"),
-        (["photos", "other", "-r"], "."),
-        (["photos/a.jpg", "photos/sub/b.jpg"], "photos"),
-        (["link", "-r"], "link"),
-        (["../here/photos", "-r"], "photos"),
-        (["."], "."),
-    ],
-)
-@pytest.mark.usefixtures("fake", "folder")
-def test_loaders_find_annotated_pictures_from_the_folder_that_was_named(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], root: str
-) -> None:
-    for name in ("photos/a.jpg", "photos/sub/b.jpg", "other/c.jpg", "d.jpg"):
-        picture(name)
-    Path("link").symlink_to("photos")
-    assert run("segment", *arguments, "-o", "out", "-f", "coco") == 0
-    told = capsys.readouterr()
-    pictures = [line.split("\t")[0] for line in told.out.splitlines()]
-    names = [image["file_name"] for image in json.loads(Path("out/annotations.json").read_text())["images"]]
-    assert len(pictures) == len(names) > 0
-    for path, name in zip(pictures, names, strict=True):
-        assert not Path(name).is_absolute()
-        assert Path(root, name).samefile(path)
-    assert f"file names in annotations.json are relative to {Path(root).resolve()}\n" in told.err
-
-
-@pytest.mark.usefixtures("fake", "folder")
-def test_annotations_are_json_whatever_the_names(capsys: pytest.CaptureFixture[str]) -> None:
-    names = [b"\xff.png", b"\xfe.png", "k\u00fche \U0001f404.png".encode(), b'"\\.png']
-    for name in names:
-        picture("in/plain.png").rename(Path("in", os.fsdecode(name)))
-    assert run("segment", "in", "-o", "out", "-f", "coco") == 0
-    told = capsys.readouterr().err
-    assert re.search(r"not UTF-8, which JSON cannot hold: 2, .*rename", told)
-    annotated = json.loads(Path("out/annotations.json").read_bytes())
-    found = {image["file_name"] for image in annotated["images"]}
-    assert found == {"\\xff.png", "\\xfe.png", "k\u00fche \U0001f404.png", '"\\.png'}
-    json.dumps(annotated, ensure_ascii=False).encode()  # half characters have no UTF-8

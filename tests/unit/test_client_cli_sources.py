@@ -55,7 +55,7 @@ def test_folders_give_pictures_of_every_usual_suffix(
 
 @pytest.mark.usefixtures("fake", "folder")
 def test_what_is_left_out_of_a_folder_is_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("in/a.png", "in/deep/b.png", "in/.c.png", "in/.d/e.png", "in/x.mask.png", "elsewhere/f.png"):
+    for name in ("in/a.png", "in/deep/b.png", "in/.c.png", "in/.d/e.png", "in/x.colors.png", "elsewhere/f.png"):
         picture(name)
     for name in ("in/1.txt", "in/2.txt", "in/README", "in/movie.mp4", "in/.DS_Store"):
         Path(name).touch()
@@ -68,7 +68,7 @@ def test_what_is_left_out_of_a_folder_is_counted_and_named(capsys: pytest.Captur
     assert "linked folders, searched only if named: 2 (in/linked, in/deep/loop)" in line
     assert "files of other types: 4 (.txt, README, .mp4)" in line
     assert "hidden: 2 (in/.d, in/.c.png)" in line
-    assert "named like outputs: 1 (in/x.mask.png)" in line
+    assert "named like outputs: 1 (in/x.colors.png)" in line
     assert ".DS_Store" not in line
     assert run("segment", "in", "in/linked", "in/.c.png") == 0
     told = capsys.readouterr()

@@ -125,13 +125,6 @@ def segment(
     yield Done(result)
 
 
-def weights(calls: Calls, model: str | None, deadline: Deadline) -> Steps[str | None]:
-    """Learn what a model was loaded with, without segmenting; None where the server does not tell."""
-    call = _Call(calls, model, deadline)
-    facts = yield from call.retried(call.ask_facts)
-    yield Done(facts.weights)
-
-
 def models(calls: Calls, deadline: Deadline) -> Steps[list[ModelInfo]]:
     """Learn which models of the server segment images."""
     calls.check_open()

@@ -10,14 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeplab_client import SegmentationError
-from deeplab_client._cli.server import raise_if_unusable
+from deeplab_client._cli.server import REFUSED, UnusableError, raise_if_unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from pathlib import Path
 
-    from deeplab_client import Segmentation, SegmentationClient
+    from deeplab_client import ImageLike, Segmentation, SegmentationClient
     from deeplab_client._cli.outputs import Output
+    from deeplab_client._cli.settings import Settings
     from deeplab_client._cli.sources import Source
 
 _T = TypeVar("_T")
@@ -31,58 +32,111 @@ class Outcome:
 
     Attributes:
         source: The picture.
-        output: The file that its result is in.
+        outputs: The files that its result is in.
         error: Why it failed.
         skipped: Whether it was not sent, because it was done before.
         found: What `describe` says about the result, where there is one.
     """
 
     source: Source
-    output: Path | None = None
+    outputs: Sequence[Path] = ()
     error: str | None = None
     skipped: bool = False
     found: dict[str, Any] | None = None
 
 
 def run(
-    client: SegmentationClient, sources: Sequence[Source], output: Output | None, *, concurrency: int
+    client: SegmentationClient,
+    sources: Iterable[Source],
+    outputs: Sequence[Output],
+    settings: Settings,
+    *,
+    concurrency: int,
 ) -> Generator[Outcome]:
     """Segment pictures and write what is made of them; yield what became of each, skipped ones first.
 
     Raises:
-        ServerUnusableError: The server cannot be used; nothing more was sent.
+        BrokenPipeError: The standard output was to get a picture, and its reader has gone.
+        UnusableError: The server cannot be used; nothing more was sent.
     """
     wanted: list[Source] = []
     for named in sources:
-        try:
-            source = named.examined()
-        except OSError as error:
-            yield Outcome(named, error=f"cannot be read: {error.strerror}")
-            continue
-        try:
-            existing = None if output is None else _patiently(partial(output.existing, source))
-        except OSError as error:  # its name is too long, say: it could not be written either
-            yield Outcome(source, error=str(error))
-            continue
-        if existing is None:
-            wanted.append(source)
+        source = _examined(named, outputs)
+        if isinstance(source, Outcome):
+            yield source
         else:
-            yield Outcome(source, output=existing, skipped=True)
+            wanted.append(source)
     answered = False
-    paths = [source.path for source in wanted]
-    with closing(client.segment_many(paths, concurrency=concurrency)) as results:
+    images = [source.image for source in wanted]
+    with closing(_segmented(client, images, settings, concurrency=concurrency)) as results:
         for source, result in zip(wanted, results, strict=True):
             if isinstance(result, SegmentationError):
                 raise_if_unusable(result, answered=answered)
                 yield Outcome(source, error=str(result))
                 continue
             answered = True
+            kept = _without_uncertain(result, settings.confidence)
+            written: list[Path] = []
             try:
-                path = None if output is None else _patiently(partial(output.write, source, result))
+                for output in outputs:
+                    written += _patiently(partial(output.write, source, kept))
+            except BrokenPipeError:
+                raise
             except (OSError, SegmentationError) as error:
-                yield Outcome(source, error=str(error), found=describe(result))
+                yield Outcome(source, error=str(error), found=describe(kept))
             else:
-                yield Outcome(source, output=path, found=describe(result))
+                yield Outcome(source, outputs=written, found=describe(kept))
+
+
+def _examined(named: Source, outputs: Sequence[Output]) -> Source | Outcome:
+    """Return a picture that is to be segmented, or what became of it: it is done, or cannot be read."""
+    try:
+        source = named.examined()
+    except OSError as error:
+        return Outcome(named, error=f"cannot be read: {error.strerror}")
+    try:
+        done = [_patiently(partial(output.existing, source)) for output in outputs]
+    except OSError as error:  # its name is too long, say: it could not be written either
+        return Outcome(source, error=str(error))
+    existing = [paths for paths in done if paths is not None]
+    if not done or len(existing) < len(done):
+        return source
+    return Outcome(source, outputs=[path for paths in existing for path in paths], skipped=True)
+
+
+def _segmented(
+    client: SegmentationClient, images: Sequence[ImageLike], settings: Settings, *, concurrency: int
+) -> Generator[Segmentation | SegmentationError]:
+    """Yield the result of each picture in turn, or why it has none."""
+    confidence = settings.confidence is not None
+    if settings.tile is None:
+        yield from client.segment_many(images, concurrency=concurrency, confidence=confidence)
+        return
+    for image in images:
+        try:
+            result = client.segment_tiles(
+                image, tile=settings.tile, overlap=settings.overlap, confidence=confidence, concurrency=concurrency
+            )
+        except SegmentationError as error:
+            result = error
+        yield result
+
+
+def _without_uncertain(result: Segmentation, confidence: float | None) -> Segmentation:
+    """Return a result in which pixels that are less certain are background.
+
+    Raises:
+        UnusableError: The model has no background.
+    """
+    if not confidence:
+        return result
+    if not result.background:
+        raise UnusableError(
+            f"{result.model_name} has no background that uncertain pixels could become, because its class 0 is "
+            f"{result.class_names[0]!r}; --confidence 0 keeps every pixel, and gives json and coco their scores",
+            REFUSED,
+        )
+    return result.at_least(confidence)
 
 
 def _patiently(step: Callable[[], _T]) -> _T:

@@ -1,4 +1,4 @@
-"""What is written, where, and that it is whole."""
+"""Where the outputs of a picture go, when they are done, and that each file is whole."""
 
 from __future__ import annotations
 
@@ -7,93 +7,114 @@ import errno
 import json
 import os
 from dataclasses import dataclass
-from enum import Enum
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
-from deeplab_client import _drawing
-from deeplab_client._cli import record
+from deeplab_client._cli import record, streams
+from deeplab_client._cli.formats import SUFFIXES, Format
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Sequence
 
     from deeplab_client import Segmentation
+    from deeplab_client._cli.settings import Settings
     from deeplab_client._cli.sources import Source
 
-ANNOTATIONS = "annotations.json"
+_Record = dict[str, Any]
 
 
-class Format(str, Enum):
-    """Formats of the output."""
+class Output(Protocol):
+    """What is made of the results."""
 
-    OVERLAY = "overlay"
-    MASK = "mask"
-    PNG = "png"
-    COCO = "coco"
-
-
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """One PNG for each picture, which carries a record of how it was made.
-
-    An output is named after its picture. A name that belongs to another picture, or to a file without a record, stays
-    theirs: then folders of the picture's path are put before the name.
-
-    Attributes:
-        folder: Where they go; it exists.
-        kind: Which PNG.
-        force: Make those again that are done.
-        alpha: Of an overlay.
-        legend: Of an overlay.
-        model: Name of the model.
-        weights: Returns what the model's weights are now; called only if an output exists.
-    """
-
-    folder: Path
-    kind: Format
-    force: bool
-    alpha: float
-    legend: bool
-    model: str
-    weights: Callable[[], str | None]
-
-    def existing(self, source: Source) -> Path | None:
-        """Return the PNG of an earlier run that was made of the same picture in the same way.
+    def existing(self, source: Source) -> list[Path] | None:
+        """Return the files of an earlier run that were made of the same picture in the same way; None if one is not.
 
         Raises:
             OSError: An output cannot be read.
         """
+        ...
+
+    def write(self, source: Source, result: Segmentation) -> list[Path]:
+        """Make the files of one picture.
+
+        Raises:
+            OSError: One cannot be written.
+            InvalidImageError: The picture cannot be drawn on.
+        """
+        ...
+
+    def finish(self) -> tuple[Path | None, list[str]]:
+        """Complete what is incomplete; return where the files are, and what their reader must know.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Files for each picture, which carry a record of how they were made.
+
+    They are named after their picture. A name stays that of another picture, in all formats, or of a file without a
+    record: then folders of the picture's path are put before the name.
+
+    Attributes:
+        folder: Where they go; it exists.
+        kinds: Their formats.
+        force: Make those again that are done.
+        settings: How pictures are segmented and drawn.
+        weights: Returns the weights of the model, if they are told; called only if an output exists.
+    """
+
+    folder: Path
+    kinds: Sequence[Format]
+    force: bool
+    settings: Settings
+    weights: Callable[[], dict[str, str | None]]
+
+    def existing(self, source: Source) -> list[Path] | None:
+        """Return the files of an earlier run."""
         if self.force:
             return None
         path, made = self._place(source)
-        return path if made and made == self._record(source, self.weights()) else None
+        for kind in self.kinds:
+            there = made.get(kind)
+            if there is None or not self._is_as_wanted(source, kind, there):
+                return None
+        return [_named(path, kind) for kind in self.kinds]
 
-    def write(self, source: Source, result: Segmentation) -> Path:
-        """Draw and write one PNG.
-
-        Raises:
-            OSError: It cannot be written.
-            InvalidImageError: The picture cannot be drawn on.
-        """
-        data = record.add(self._draw(source, result), self._record(source, result.weights))
+    def write(self, source: Source, result: Segmentation) -> list[Path]:
+        """Draw and write the files."""
+        data = {
+            kind: record.add(
+                _render(kind, source, result, self.settings),
+                record.about(source, self.settings, kind, weights=result.weights),
+            )
+            for kind in self.kinds
+        }
         while True:
             path, made = self._place(source)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                write_whole(path, data, replace=made is not None)
+                for kind in self.kinds:
+                    write_whole(_named(path, kind), data[kind], replace=kind in made)
             except FileExistsError:  # another run was faster
                 continue
-            return path
+            return [_named(path, kind) for kind in self.kinds]
 
     def finish(self) -> tuple[Path, list[str]]:
-        """Return the folder: each PNG is complete."""
+        """Return the folder: each file is complete."""
         return self.folder, []
 
-    def _place(self, source: Source) -> tuple[Path, Mapping[str, Any] | None]:
-        """Return a picture's output and its record; if it has none yet, where it is to be written."""
-        suffix = "classes" if self.kind is Format.PNG else self.kind.value
+    def _is_as_wanted(self, source: Source, kind: Format, made: _Record) -> bool:
+        wanted = record.about(source, self.settings, kind, weights=made[record.WEIGHTS])
+        return made == wanted | self.weights()
+
+    def _place(self, source: Source) -> tuple[Path, dict[Format, _Record]]:
+        """Return the path of a picture's outputs without their suffixes, and the records of those that are there."""
         identity, parts = record.identity(source.place), source.place.parts[1:]
         free, count = None, 0
         while True:
@@ -101,111 +122,73 @@ class Pictures:
             name = Path(*parts[-count:])
             if count > len(parts):
                 name = name.with_name(f"{name.name}-{count - len(parts) + 1}")
-            path = self.folder / name.with_name(f"{name.name}.{suffix}.png")
-            try:
-                made = record.read(path)
-            except FileNotFoundError:
-                # Shorter than the usual name: that of a file that was named by itself, before its folder was.
-                if free is None and count >= len(source.name.parts):
-                    free = path
-            except NotADirectoryError:
-                pass
-            else:
-                if made and made[record.SOURCE] == identity:
-                    return path, made
+            path = self.folder / name
+            found = _records(path)
+            ours = {kind: made for kind, made in (found or {}).items() if made and made[record.SOURCE] == identity}
+            if ours and all(kind in ours for kind in self.kinds if kind in (found or {})):
+                return path, ours
+            # Shorter than the usual name: that of a file that was named by itself, before its folder was.
+            if found == {} and free is None and count >= len(source.name.parts):
+                free = path
             if free is not None and count >= len(parts):
-                return free, None
-
-    def _record(self, source: Source, weights: str | None) -> dict[str, Any]:
-        options = {"alpha": self.alpha, "legend": self.legend} if self.kind is Format.OVERLAY else {}
-        return {
-            record.SOURCE: record.identity(source.place),
-            "size": source.size,
-            "modified": source.modified,
-            "model": self.model,
-            "weights": weights,
-            **options,
-        }
-
-    def _draw(self, source: Source, result: Segmentation) -> bytes:
-        if self.kind is Format.PNG:
-            return result.to_png()
-        if self.kind is Format.MASK:
-            picture = result.colorize()
-        else:
-            picture = result.overlay(source.path, alpha=self.alpha, legend=self.legend)
-        file = BytesIO()
-        picture.save(file, "PNG")
-        return file.getvalue()
+                return free, {}
 
 
-class Annotations:
-    """One COCO file for all pictures.
+def _records(path: Path) -> dict[Format, _Record | None] | None:
+    """Return the record of every file that is named after one picture; None if no file can have such a name."""
+    found: dict[Format, _Record | None] = {}
+    try:
+        for kind in SUFFIXES:
+            with contextlib.suppress(FileNotFoundError):
+                found[kind] = record.read(_named(path, kind))
+    except NotADirectoryError:
+        return None
+    return found
 
-    Args:
-        folder: Where it goes; it exists.
-        root: The folder that the names of the pictures are relative to.
-    """
 
-    def __init__(self, folder: Path, root: Path) -> None:
-        self._path = folder / ANNOTATIONS
-        self._root = root
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[Any] = []
-        self._categories: list[Any] = []
-        self._about = ""
-        self._escaped = 0
+def _named(path: Path, kind: Format) -> Path:
+    return path.with_name(path.name + SUFFIXES[kind])
+
+
+@dataclass(frozen=True, slots=True)
+class StandardOutput:
+    """The standard output, for one picture in one format."""
+
+    kind: Format
+    settings: Settings
 
     def existing(self, source: Source) -> None:
-        """Return None: the file is made anew."""
+        """Return None: nothing is kept there."""
         del source
 
-    def write(self, source: Source, result: Segmentation) -> Path:
-        """Keep one picture's annotations until the end."""
-        number = len(self._images) + 1
-        image = {"id": number, "file_name": self._name(source), "width": result.width, "height": result.height}
-        self._images.append(image)
-        self._annotations += result.to_coco(image_id=number, first_id=len(self._annotations) + 1)
-        self._categories = result.coco_categories()
-        warning = f"{_drawing.WARNING}; " if result.untrained else ""
-        self._about = f"{warning}{result.model_name}/{result.model_version}, weights {result.weights or 'unknown'}"
-        return self._path
+    def write(self, source: Source, result: Segmentation) -> list[Path]:
+        """Write the picture's file, without a record."""
+        data = _render(self.kind, source, result, self.settings)
+        streams.put(data + b"\n" if self.kind is Format.JSON else data)
+        return []
 
-    def finish(self) -> tuple[Path | None, list[str]]:
-        """Write the file if there is something to write; return it, and what its reader must know.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        if not self._images:
-            return None, []
-        data = {
-            "info": {"description": self._about},
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": self._categories,
-        }
-        write_whole(self._path, json.dumps(data).encode())
-        remarks = [f"file names in {ANNOTATIONS} are relative to {self._root}"]
-        if self._escaped:
-            remarks.append(
-                f"file names that are not UTF-8, which JSON cannot hold: {self._escaped}, written with \\x..; "
-                "rename these pictures, or loaders will not find them"
-            )
-        return self._path, remarks
-
-    def _name(self, source: Source) -> str:
-        name = source.place.relative_to(self._root).as_posix()
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            # json.dumps would write half characters, for which many readers refuse the whole file.
-            self._escaped += 1
-            return os.fsencode(name).decode(errors="backslashreplace")
-        return name
+    def finish(self) -> tuple[None, list[str]]:
+        """Return nothing."""
+        return None, []
 
 
-Output: TypeAlias = Pictures | Annotations
+def _render(kind: Format, source: Source, result: Segmentation, settings: Settings) -> bytes:
+    """Return the file that a format other than coco makes of a result.
+
+    Raises:
+        InvalidImageError: The picture cannot be drawn on.
+    """
+    if kind is Format.JSON:
+        return json.dumps(result.to_dict(rle=True)).encode()
+    if kind is Format.IDS:
+        return result.to_png()
+    if kind is Format.COLORS:
+        picture = result.colorize()
+    else:
+        picture = result.overlay(source.image, alpha=settings.alpha, legend=settings.legend)
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:

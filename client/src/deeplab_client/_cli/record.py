@@ -1,6 +1,7 @@
-"""What an output says about its own making: JSON in a text chunk of the PNG.
+"""What an output says about its own making, in the file itself.
 
-It travels with the file, and a file that is whole under its name has a record that is whole.
+The record is JSON: in a text chunk of a PNG, in the first line of a JSON file, beside each image of a COCO file. It
+travels with the file, and a file that is whole under its name has a record that is whole.
 """
 
 from __future__ import annotations
@@ -16,14 +17,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from deeplab_client._cli.formats import Format
+    from deeplab_client._cli.settings import Settings
+    from deeplab_client._cli.sources import Source
+
+KEY = "deeplab segment"
+SOURCE = "source"
+WEIGHTS = "weights"
+
 # https://www.w3.org/TR/png-3/: a signature, then the chunk IHDR. A chunk is the length of its data, its type, its data
 # and a checksum; the data of a text chunk is a keyword, a zero and Latin-1.
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BEFORE = 8 + 4 + 4 + 13 + 4
-_START = b"tEXtdeeplab segment\0"
+_CHUNK = f"tEXt{KEY}\0".encode()
 _END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
-_LONGEST = 1 << 16  # bytes; another program's chunk may be of any length
-
-SOURCE = "source"
+_OBJECT = f'{{"{KEY}": '.encode()
+_NEXT, _CLOSE = b",\n", b"}\n"  # there are no other line breaks in the file
+_LONGEST = 1 << 16  # bytes of a record; another program's file may have a line of any length
 
 
 def identity(place: Path) -> str:
@@ -31,11 +41,25 @@ def identity(place: Path) -> str:
     return hashlib.sha256(os.fsencode(place)).hexdigest()
 
 
-def add(png: bytes, about: Mapping[str, Any]) -> bytes:
-    """Return a PNG with a record."""
-    chunk = _START + json.dumps(about).encode()
+def about(source: Source, settings: Settings, kind: Format, *, weights: str | None) -> dict[str, Any]:
+    """Return the record of an output; one that was made of the same picture in the same way has an equal one."""
+    return {
+        SOURCE: identity(source.place),
+        "size": source.size,
+        "modified": source.modified,
+        WEIGHTS: weights,
+        **settings.about(kind),
+    }
+
+
+def add(data: bytes, made: Mapping[str, Any]) -> bytes:
+    """Return a PNG, or a JSON object on one line, with a record."""
+    told = json.dumps(made).encode()
+    if not data.startswith(_SIGNATURE):
+        return b"".join((_OBJECT, told, _NEXT, data[1:], b"\n"))
+    chunk = _CHUNK + told
     length, checksum = struct.pack(">I", len(chunk) - 4), struct.pack(">I", zlib.crc32(chunk))
-    return b"".join((png[:_BEFORE], length, chunk, checksum, png[_BEFORE:]))
+    return b"".join((data[:_BEFORE], length, chunk, checksum, data[_BEFORE:]))
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -47,19 +71,29 @@ def read(path: Path) -> dict[str, Any] | None:
     """
     try:
         with path.open("rb") as file:
-            file.seek(_BEFORE)
-            length = int.from_bytes(file.read(4), "big")
-            chunk = file.read(min(length, _LONGEST) + 4)
-            checksum = int.from_bytes(file.read(4), "big")
-            if not chunk.startswith(_START) or zlib.crc32(chunk) != checksum:
-                return None
-            file.seek(-len(_END), os.SEEK_END)
-            is_whole = file.read() == _END
+            start = file.read(_BEFORE + _LONGEST)
+            file.seek(max(0, file.seek(0, os.SEEK_END) - len(_END)))
+            end = file.read()
     except IsADirectoryError:
         return None
     except FileNotFoundError:
         if os.path.lexists(path):  # a link that leads nowhere
             return None
         raise
-    about: dict[str, Any] = json.loads(chunk[len(_START) :])
-    return about if is_whole else {**about, "cut off": True}
+    told = _of_png(start) if start.startswith(_SIGNATURE) else _of_object(start)
+    if told is None:
+        return None
+    made: dict[str, Any] = json.loads(told)
+    return made if end == _END or end.endswith(_CLOSE) else {**made, "cut off": True}
+
+
+def _of_png(start: bytes) -> bytes | None:
+    after = start[_BEFORE:]
+    chunk, rest = after[4:][: int.from_bytes(after[:4], "big") + 4], after[int.from_bytes(after[:4], "big") + 8 :]
+    is_whole = chunk.startswith(_CHUNK) and zlib.crc32(chunk) == int.from_bytes(rest[:4], "big")
+    return chunk[len(_CHUNK) :] if is_whole else None
+
+
+def _of_object(start: bytes) -> bytes | None:
+    line, following, _ = start.partition(_NEXT)
+    return line[len(_OBJECT) :] if following and line.startswith(_OBJECT) else None

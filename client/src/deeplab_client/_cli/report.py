@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
 from rich.panel import Panel
@@ -16,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from deeplab_client._cli.outputs import ANNOTATIONS
-from deeplab_client._cli.sources import OWN_SUFFIXES
+from deeplab_client._cli.annotations import ANNOTATIONS
+from deeplab_client._cli.formats import SUFFIXES
+from deeplab_client._cli.streams import UnwritableError, clean, notice, one_line, say, warn_untrained
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 40  # those that failed are all told, below the table
 _MOST_CLASSES = 3  # of one picture, in the table
-
-
-class UnwritableError(OSError):
-    """The standard output takes no more; what is written to it from now on is dropped."""
 
 
 @dataclass(slots=True)
@@ -125,7 +121,7 @@ class Screen:
             size, classes = ("", "skipped: done before")
             if outcome.found is not None:
                 size, classes = _size(outcome.found), _classes(outcome.found)
-            output = [Text(_shown(outcome.output))] if named else []
+            output = [Text("\n".join(map(clean, outcome.outputs)))] if named else []
             table.add_row(Text(clean(outcome.source.path)), size, Text(classes), *output)
         if len(outcomes) > _MOST_ROWS:
             table.add_row(f"and {len(outcomes) - _MOST_ROWS} more", style="dim")
@@ -141,23 +137,24 @@ class Lines:
 
     def tell(self, outcome: Outcome) -> None:
         """Write a line at once; of fields those of what was segmented, and to stderr what was not."""
-        path, output, found = outcome.source.path, outcome.output, outcome.found
+        path, outputs, found = outcome.source.path, outcome.outputs, outcome.found
         if self._as_json:
             state = "failed" if outcome.error is not None else "skipped" if outcome.skipped else "done"
-            about = {"path": str(path), "state": state, "output": None if output is None else str(output)}
+            about = {"path": str(path), "state": state, "outputs": [str(output) for output in outputs]}
             say(json.dumps({**about, "error": outcome.error, **(found or {})}))
         elif outcome.error is not None:
             notice(_failure(outcome))
         elif outcome.skipped:
-            notice(f"{clean(path)}: skipped: done before, in {_shown(output)}")
+            notice(f"{clean(path)}: skipped: done before, in {', '.join(map(clean, outputs))}")
         elif found is not None:
             top = found["top_class"]
             share = "" if top is None else f"{found['fractions'][top]:.4f}"
-            say("\t".join((clean(path), _size(found), one_line(top or ""), share, _shown(output))))
+            written = [clean(output) for output in outputs] or [""]
+            say("\t".join((clean(path), _size(found), one_line(top or ""), share, *written)))
 
     def warn(self, models: str) -> None:
         """Write to stderr at once, beside the `untrained` of each object."""
-        warn_plainly(models)
+        warn_untrained(models)
 
     def finish(self, summary: str) -> None:
         """Write the sentence to stderr; the objects say as much."""
@@ -165,14 +162,38 @@ class Lines:
             notice(summary)
 
 
-def reporter_of(total: int, output: str | None, *, as_json: bool) -> Screen | Lines:
-    """Return what fits the standard output."""
+class Failures:
+    """Nothing on stdout, which gets a picture's file; failures and warnings on stderr."""
+
+    def __init__(self) -> None:
+        self.bar = contextlib.nullcontext()
+
+    def tell(self, outcome: Outcome) -> None:
+        """Write why a picture failed."""
+        if outcome.error is not None:
+            notice(_failure(outcome))
+
+    def warn(self, models: str) -> None:
+        """Write to stderr at once."""
+        warn_untrained(models)
+
+    def finish(self, summary: str) -> None:
+        """Write nothing: the file is there, or its failure was told."""
+
+
+Reporter: TypeAlias = "Screen | Lines | Failures"
+
+
+def reporter_of(total: int, output: str | None, *, as_json: bool) -> Reporter:
+    """Return what fits the standard output; `output` is - where that gets a picture's file."""
+    if output == "-":
+        return Failures()
     if as_json or not sys.stdout.isatty():
         return Lines(as_json=as_json)
     return Screen(total, None if output is None else Path(output))
 
 
-def tell_all(outcomes: Iterable[Outcome], tally: Tally, reporter: Screen | Lines, *, model: str) -> bool:
+def tell_all(outcomes: Iterable[Outcome], tally: Tally, reporter: Reporter, *, model: str) -> bool:
     """Count and tell what became of each picture; return whether everything could be told."""
     told = True
     for outcome in outcomes:
@@ -184,64 +205,6 @@ def tell_all(outcomes: Iterable[Outcome], tally: Tally, reporter: Screen | Lines
             notice(str(error))
             told = False
     return told
-
-
-def clean(path: Path) -> str:
-    """Return a path fit for a terminal, whatever is in its name."""
-    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _shown(output: Path | None) -> str:
-    return "" if output is None else clean(output)
-
-
-def one_line(text: str) -> str:
-    """Return what a server says on one line, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
-
-
-def say(text: str) -> None:
-    """Write one line of results to stdout.
-
-    Raises:
-        BrokenPipeError: Its reader has gone.
-        UnwritableError: It takes no more.
-    """
-    try:
-        _line(sys.stdout, text)
-    except BrokenPipeError:
-        let_go(sys.stdout)
-        raise
-    except OSError as error:
-        let_go(sys.stdout)
-        raise UnwritableError(f"cannot write to the standard output: {error.strerror}") from error
-
-
-def notice(text: str) -> None:
-    """Write one line about the command itself to stderr, where that can be written to."""
-    try:
-        _line(sys.stderr, f"deeplab: {one_line(text)}")
-    except OSError:
-        let_go(sys.stderr)
-
-
-def let_go(stream: TextIO) -> None:
-    """Drop what a stream still holds and what is written to it later: Python would try again at its end, and fail."""
-    with contextlib.suppress(OSError):  # it may be no file
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-
-
-def warn_plainly(models: str) -> None:
-    """Say on stderr that masks mean nothing."""
-    notice(f"UNTRAINED WEIGHTS: the masks of {models} are noise, not segmentations")
-
-
-def _line(stream: TextIO, text: str) -> None:
-    stream.write(f"{text}\n")
-    stream.flush()
 
 
 def _pictures(count: int) -> str:
@@ -267,8 +230,9 @@ def _failure(outcome: Outcome) -> str:
 
 
 def _is_plain(outcome: Outcome, folder: Path | None) -> bool:
-    """Return whether an output's name follows from the picture's, or is one for all."""
-    if outcome.output is None or folder is None or outcome.output.name == ANNOTATIONS:
+    """Return whether the names of the outputs follow from the picture's; that of the annotations is one for all."""
+    if folder is None:
         return True
     name = outcome.source.name
-    return outcome.output in {folder / name.with_name(name.name + suffix) for suffix in OWN_SUFFIXES}
+    plain = {folder / name.with_name(name.name + suffix) for suffix in SUFFIXES.values()}
+    return plain.issuperset(path for path in outcome.outputs if path.name != ANNOTATIONS)

@@ -1,15 +1,25 @@
-"""The server behind a command: the client that asks it, and the exit codes of its refusals."""
+"""The server behind a command: the client that asks it, what it serves, and the exit codes of its refusals."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
+
 import typer
 
-from deeplab_client import Segmentation, SegmentationClient, SegmentationError, _steps
+from deeplab_client import (
+    AccessDeniedError,
+    ModelNotFoundError,
+    SegmentationClient,
+    SegmentationError,
+    UnsupportedError,
+)
 
-SOME_FAILED, UNREACHABLE, REFUSED, INTERRUPTED = 1, 3, 4, 130  # exit codes
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-_PROBE = np.zeros((32, 32), np.uint8)
+    from deeplab_client import ModelInfo
+
+SOME_FAILED, WRONG, UNREACHABLE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130  # exit codes
 
 # Words of an error of the client's constructor, and the option or variable that gave the argument.
 _GIVEN_BY = {
@@ -24,58 +34,73 @@ _GIVEN_BY = {
     "tls": "DEEPLAB_CA_FILE, DEEPLAB_CERTIFICATE_FILE, DEEPLAB_KEY_FILE",
 }
 
+# Operators may close the questions of `models()`, also by a proxy that does not know their paths.
+_NOT_TOLD = (AccessDeniedError, UnsupportedError, ModelNotFoundError)
 
-class ServerUnusableError(Exception):
-    """The server cannot be used: every other picture would fail too.
+
+class UnusableError(Exception):
+    """The server or its model cannot be used: every other picture would fail too.
 
     Attributes:
         code: The exit code for it.
     """
 
-    def __init__(self, cause: SegmentationError, code: int) -> None:
-        super().__init__(str(cause))
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
         self.code = code
 
 
-class Client(SegmentationClient):
-    """A client that can ask for a model's weights alone."""
-
-    def weights(self) -> str | None:
-        """Return what the model was loaded with; None if the server does not say.
-
-        Raises:
-            SegmentationError: They cannot be asked for now.
-        """
-        return self._run(_steps.weights(self._calls, None, self._calls.deadline(None)))
-
-    def known_weights(self) -> str | None:
-        """Return the weights; None also if they cannot be asked for now.
-
-        Raises:
-            ServerUnusableError: The server is not there, or refuses such requests.
-        """
-        try:
-            return self.weights()
-        except SegmentationError as error:
-            raise_if_unusable(error)
-            return None
-
-    def probe(self) -> Segmentation:
-        """Segment a black picture.
-
-        Raises:
-            SegmentationError: That fails.
-        """
-        return self.segment(_PROBE)
-
-
-def connect(url: str, *, model: str, timeout: float) -> Client:
+def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
     """Make the client of a command; what has no option of its own comes from the environment."""
     try:
-        return Client.from_env(url=url, model=model, timeout=timeout)
+        return SegmentationClient.from_env(url=url, model=model, timeout=timeout)
     except ValueError as error:
         hint = next((hint for words, hint in _GIVEN_BY.items() if words in str(error)), "the environment")
         raise typer.BadParameter(str(error), param_hint=hint) from error
+
+
+def find_model(client: SegmentationClient, url: str, name: str) -> ModelInfo | None:
+    """Return what the server says of a model; None if it does not let us ask for its models.
+
+    Raises:
+        SegmentationError: The question fails.
+        UnusableError: The server has models, but none of this name that segments pictures.
+    """
+    try:
+        infos = client.models()
+    except _NOT_TOLD:
+        return None
+    found = next((info for info in infos if info.name == name), None)
+    if found is None:
+        message = f"{url} has no model {name!r} that segments pictures; {_listed(infos)}"
+        raise UnusableError(message, REFUSED)
+    return found
+
+
+def weights_of(client: SegmentationClient, name: str) -> dict[str, str | None]:
+    """Return the weights of a model under `weights`; nothing if the server does not let us ask for its models.
+
+    Raises:
+        UnusableError: They cannot be asked for now.
+    """
+    try:
+        infos = client.models()
+    except _NOT_TOLD:
+        return {}
+    except SegmentationError as error:
+        raise UnusableError(str(error), exit_code(error) or SOME_FAILED) from error
+    found = [info.weights for info in infos if info.name == name]
+    return {"weights": found[0]} if found else {}
+
+
+def remedy(client: SegmentationClient, error: UnusableError) -> str:
+    """Return what to do about a model that is not there: which ones the server has, if it tells."""
+    if not isinstance(error.__cause__, ModelNotFoundError):
+        return ""
+    try:
+        return f"; {_listed(client.models())}"
+    except SegmentationError:
+        return ""
 
 
 def exit_code(error: SegmentationError, *, answered: bool = False) -> int | None:
@@ -93,8 +118,13 @@ def raise_if_unusable(error: SegmentationError, *, answered: bool = False) -> No
     """End the run if every other picture would fail too.
 
     Raises:
-        ServerUnusableError: The server is not there, or refuses such requests.
+        UnusableError: The server is not there, or refuses such requests.
     """
     code = exit_code(error, answered=answered)
     if code is not None:
-        raise ServerUnusableError(error, code) from error
+        raise UnusableError(str(error), code) from error
+
+
+def _listed(infos: Iterable[ModelInfo]) -> str:
+    names = ", ".join(info.name for info in infos)
+    return f"it has {names}" if names else "it has none that does"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import re
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from deeplab_client._cli import formats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,8 +22,8 @@ SUFFIXES = (
 )
 """Of the pictures that are looked for in folders; a file that is named is taken whatever its suffix."""
 
-OWN_SUFFIXES = (".overlay.png", ".mask.png", ".classes.png")
-"""Of the pictures that the command line writes: a second run over the same folder leaves them out."""
+# Of the pictures that the command line writes: a second run over the same folder leaves them out.
+_OWN_SUFFIXES = tuple(formats.SUFFIXES.values())
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # not C://
 
@@ -44,6 +47,7 @@ class Source:
         name: Its path below the folder that was given, or the name of the file that was given.
         size: Bytes, once it was examined.
         modified: Time of its last change in nanoseconds, once it was examined.
+        data: The bytes of the standard input, once it was examined.
     """
 
     path: Path
@@ -51,15 +55,27 @@ class Source:
     name: Path
     size: int = 0
     modified: int = 0
+    data: bytes | None = None
+
+    @property
+    def image(self) -> Path | bytes:
+        """What the client takes."""
+        return self.path if self.data is None else self.data
 
     def examined(self) -> Source:
-        """Return the source with its present size and time of change.
+        """Return the source with its present size and time of change, or with the standard input read.
 
         Raises:
             OSError: It is missing or cannot be reached.
         """
+        if self == STANDARD_INPUT:
+            return replace(self, data=sys.stdin.buffer.read())
         about = self.path.stat()
         return replace(self, size=about.st_size, modified=about.st_mtime_ns)
+
+
+STANDARD_INPUT = Source(Path("-"), Path("-"), Path("-"))
+"""Equal to no file, because the place of a file is absolute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +104,8 @@ def find(arguments: Iterable[str], *, recursive: bool) -> Selection:
     """Return the pictures that files, folders and patterns stand for.
 
     Raises:
-        ValueError: A folder holds no pictures or cannot be read, a pattern matches none, or an argument is empty, a URL
-            or -.
+        ValueError: A folder holds no pictures or cannot be read, a pattern matches none, the standard input is to be
+            read and is none, or an argument is empty or a URL.
     """
     search = _Search(recursive=recursive)
     sources: dict[Path, Source] = {}
@@ -116,7 +132,10 @@ class _Search:
         if not argument:
             raise ValueError("an empty argument names no picture; for the current folder say .")
         if argument == "-":
-            raise ValueError("the standard input is not read: name a file (one that is called - is ./-)")
+            # Python has None for a stream that was closed.
+            if sys.stdin is None or sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
+                raise ValueError("- is the standard input: send a picture into it (a file of that name is ./-)")
+            return [STANDARD_INPUT]
         if is_url(argument):
             remedy = "leave out file://" if argument.lower().startswith("file:") else "download it and name the file"
             raise ValueError(f"{argument} is a URL, and only files are read: {remedy}")
@@ -194,7 +213,7 @@ class _Search:
             if not name.startswith("."):  # .DS_Store and the like are everywhere
                 self._left_out[_OTHER].append(os.path.splitext(name)[1] or file.name)  # noqa: PTH122 suffix drops "x."
             return False
-        kind = _HIDDEN if name.startswith(".") else _OWN if name.endswith(OWN_SUFFIXES) else None
+        kind = _HIDDEN if name.startswith(".") else _OWN if name.endswith(_OWN_SUFFIXES) else None
         if kind is not None:
             self._left_out[kind].append(str(file))
         return kind is None
@@ -205,7 +224,7 @@ class _Search:
             if not every_depth:  # where what it holds matches too
                 self._left_out[kind].append(str(match))
             return False
-        if match.name.lower().endswith(OWN_SUFFIXES):
+        if match.name.lower().endswith(_OWN_SUFFIXES):
             self._left_out[_OWN].append(str(match))
             return False
         return True  # also a link that leads nowhere, which fails by itself, later

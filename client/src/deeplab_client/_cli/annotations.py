@@ -1,0 +1,161 @@
+"""The one COCO file of a run, and how a later run continues it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from deeplab_client import _drawing
+from deeplab_client._cli import record, streams
+from deeplab_client._cli.formats import Format
+from deeplab_client._cli.outputs import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from deeplab_client import Segmentation
+    from deeplab_client._cli.settings import Settings
+    from deeplab_client._cli.sources import Selection, Source
+
+ANNOTATIONS = "annotations.json"
+
+_PAUSE = 10.0  # seconds between two savings at least, and 20 times as long as one takes
+_SHARE = 20
+
+
+class Annotations:
+    """One COCO file for all pictures, in their order; each image carries a record of how it was made.
+
+    It is saved now and then, so that a run that is killed can be continued too.
+
+    Args:
+        folder: Where it goes; it exists.
+        selection: The pictures, and the folder that their names are relative to.
+        force: Begin anew.
+        settings: How pictures are segmented.
+        weights: Returns the weights of the model, if they are told; called only if there is a file.
+
+    Raises:
+        ValueError: There is a file that no run has written, or that holds other pictures too.
+        OSError: The file cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        selection: Selection,
+        *,
+        force: bool,
+        settings: Settings,
+        weights: Callable[[], dict[str, str | None]],
+    ) -> None:
+        self._path = folder / ANNOTATIONS
+        self._root = selection.root
+        self._settings = settings
+        self._weights = weights
+        self._order = {record.identity(source.place): i for i, source in enumerate(selection.sources)}
+        # By the source of its record: an image and its annotations.
+        self._earlier: dict[str, tuple[dict[str, Any], list[Any]]] = {}
+        self._entries: dict[str, tuple[dict[str, Any], list[Any]]] = {}
+        self._about: dict[str, Any] = {}
+        self._escaped = 0
+        self._changed = False
+        self._next_saving = time.monotonic() + _PAUSE
+        if not force:
+            self._load()
+
+    def existing(self, source: Source) -> list[Path] | None:
+        """Return the file if an earlier run has written this picture's annotations; they are kept then."""
+        identity = record.identity(source.place)
+        if identity not in self._earlier:
+            return None
+        image, annotations = self._earlier[identity]
+        made = image[record.KEY]
+        wanted = record.about(source, self._settings, Format.COCO, weights=made[record.WEIGHTS])
+        if made != wanted | self._weights():
+            return None
+        name = self._name(source)
+        self._changed |= name != image["file_name"]
+        self._entries[identity] = {**image, "file_name": name}, annotations
+        return [self._path]
+
+    def write(self, source: Source, result: Segmentation) -> list[Path]:
+        """Keep one picture's annotations; save those that there are, if the last time is long ago."""
+        identity = record.identity(source.place)
+        image = {
+            "id": 0,  # as of the annotations: known when all are there
+            "file_name": self._name(source),
+            "width": result.width,
+            "height": result.height,
+            record.KEY: record.about(source, self._settings, Format.COCO, weights=result.weights),
+        }
+        self._entries[identity] = image, result.to_coco(image_id=0)
+        warning = f"{_drawing.WARNING}; " if result.untrained else ""
+        model = f"{result.model_name}/{result.model_version}, weights {result.weights or 'unknown'}"
+        self._about = {"info": {"description": warning + model}, "categories": result.coco_categories()}
+        self._changed = True
+        if time.monotonic() > self._next_saving:
+            with contextlib.suppress(OSError):  # told by the last one
+                self._save()
+        return [self._path]
+
+    def finish(self) -> tuple[Path | None, list[str]]:
+        """Write the file if there is something to write; return it, and what its reader must know."""
+        if not self._entries:
+            return None, []
+        if self._changed:
+            self._save()
+        remarks = [f"file names in {ANNOTATIONS} are relative to {self._root}"]
+        if self._escaped:
+            remarks.append(
+                f"file names that are not UTF-8, which JSON cannot hold: {self._escaped}, written with \\x..; "
+                "rename these pictures, or loaders will not find them"
+            )
+        return self._path, remarks
+
+    def _save(self) -> None:
+        begun = time.monotonic()
+        images: list[Any] = []
+        annotations: list[Any] = []
+        for number, identity in enumerate(sorted(self._entries, key=self._order.__getitem__), 1):
+            image, found = self._entries[identity]
+            images.append({**image, "id": number})
+            for annotation in found:
+                annotations.append({**annotation, "id": len(annotations) + 1, "image_id": number})
+        data = {"info": self._about["info"], "images": images, "annotations": annotations}
+        write_whole(self._path, json.dumps({**data, "categories": self._about["categories"]}).encode())
+        ended = time.monotonic()
+        self._next_saving = ended + max(_PAUSE, _SHARE * (ended - begun))
+
+    def _load(self) -> None:
+        try:
+            data = json.loads(self._path.read_bytes())
+            self._about = {"info": data["info"], "categories": data["categories"]}
+            entries = {image["id"]: (image, list[Any]()) for image in data["images"]}
+            for annotation in data["annotations"]:
+                entries[annotation["image_id"]][1].append(annotation)
+            self._earlier = {image[record.KEY][record.SOURCE]: (image, found) for image, found in entries.values()}
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{streams.clean(self._path)} is of no earlier run; --force overwrites it") from error
+        others = [image["file_name"] for identity, (image, _) in self._earlier.items() if identity not in self._order]
+        if others:
+            raise ValueError(
+                f"{streams.clean(self._path)} holds pictures that are not named now ({len(others)}, such as "
+                f"{streams.one_line(str(others[0]))}): name them too, or another folder; --force overwrites the file"
+            )
+
+    def _name(self, source: Source) -> str:
+        name = source.place.relative_to(self._root).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            # json.dumps would write half characters, for which many readers refuse the whole file.
+            self._escaped += 1
+            return os.fsencode(name).decode(errors="backslashreplace")
+        return name

@@ -1,0 +1,21 @@
+"""Options that several commands have."""
+
+# No `from __future__ import annotations`: typer reads the annotations when it runs.
+
+from typing import Annotated
+
+import typer
+
+MODEL = "segment_resnet50"
+
+Url = Annotated[
+    str,
+    typer.Option(
+        "--url", envvar="DEEPLAB_URL", metavar="URL", help="The server: grpc://host:8001, http://host:8000, host:8001."
+    ),
+]
+Model = Annotated[str, typer.Option("--model", envvar="DEEPLAB_MODEL", metavar="NAME", help="The ensemble to ask.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", envvar="DEEPLAB_TIMEOUT", metavar="SECONDS", help="For each request.")
+]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON.")]
