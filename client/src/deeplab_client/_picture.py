@@ -9,12 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 
 from deeplab_client._errors import InvalidImageError, SegmentationError, missing_extra, reason_of
 from deeplab_client._image_boxes import still
@@ -29,16 +23,6 @@ _T = TypeVar("_T")
 # Where Pillow looks for an orientation when EXIF has none; no viewer does.
 _NOT_EXIF = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, page 37
-
-# Formats whose readers take no more than the header; WebP's and AVIF's make room for the whole picture.
-_HEADER_READERS = {
-    "BMP": BmpImageFile,
-    "GIF": GifImageFile,
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "PPM": PpmImageFile,
-    "TIFF": TiffImageFile,
-}
 
 _warnings_lock = threading.Lock()
 
@@ -63,7 +47,19 @@ def opened(encoded: bytes) -> Image.Image:
 
 def declared_size(encoded: bytes) -> tuple[int, int] | None:
     """Return the height and width in the header of an encoded image; None where it does not tell them at once."""
-    reader = _HEADER_READERS.get(format_of(encoded) or "")
+    # Loading them takes tens of milliseconds, and most pictures do without.
+    from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin  # noqa: PLC0415 - see above
+
+    # Formats whose readers take no more than the header; WebP's and AVIF's make room for the whole picture.
+    readers = {
+        "BMP": BmpImagePlugin.BmpImageFile,
+        "GIF": GifImagePlugin.GifImageFile,
+        "JPEG": JpegImagePlugin.JpegImageFile,
+        "PNG": PngImagePlugin.PngImageFile,
+        "PPM": PpmImagePlugin.PpmImageFile,
+        "TIFF": TiffImagePlugin.TiffImageFile,
+    }
+    reader = readers.get(format_of(encoded) or "")
     if reader is None:
         return None
     try:
