@@ -57,6 +57,11 @@ async def in_time(awaitable: Awaitable[_T], *, deadline: Deadline) -> _T:
         if not task.done():
             raise Passed
         return task.result()
+    except asyncio.CancelledError as error:
+        # From Python 3.14 on, the frame of `wait` holds the task that waits, and the task its error: a cycle, in which
+        # the picture would stay until the next collection.
+        error.with_traceback(None)
+        raise
     finally:
         task.cancel()
 
