@@ -18,8 +18,8 @@ __all__ = ["INTERRUPTED", "run"]
 
 _EPILOG = (
     "Exit code: 0 all went well, 1 some pictures failed or nobody took the output, 2 the command line is wrong, "
-    "3 the server cannot be reached, does not answer or is not ready, 4 it refuses access, or has no such model or not "
-    "what was asked of it, 130 interrupted.\n\n"
+    "3 the server cannot be reached, does not answer or is not ready, 4 it refuses access, or has no such model, "
+    "confidence or background, 130 interrupted.\n\n"
     "Environment: DEEPLAB_URL, DEEPLAB_MODEL and DEEPLAB_TIMEOUT replace options. Without an option: "
     "DEEPLAB_CA_FILE, DEEPLAB_CERTIFICATE_FILE and DEEPLAB_KEY_FILE (PEM files for grpcs:// and https://), "
     "DEEPLAB_TOKEN (bearer token), DEEPLAB_RETRIES (2), DEEPLAB_COMPRESSION (gzip or deflate), "

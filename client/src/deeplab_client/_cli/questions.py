@@ -108,9 +108,7 @@ def _served(client: SegmentationClient, url: str, model: str, *, ready: bool | N
         SegmentationError: Nobody answers.
         UnusableError: The model is not ready or not there, or the server tells nothing.
     """
-    if ready is False:
-        client.server()  # says why nobody answers
-    info = server.find_model(client, url, model)
+    info = server.find_model(client, url, model)  # says why, where nobody answers
     if ready is False:
         raise UnusableError(f"{url} does not call itself and model {model!r} ready", UNREACHABLE)
     if ready is None and info is None:
