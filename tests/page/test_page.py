@@ -99,7 +99,7 @@ def test_a_picture_gives_its_classes_and_controls_send_nothing(page: Page, serve
 
     wait_until(has_the_new_overlay, what="an overlay of the new threshold and opacity")
     name, content = downloaded(page, "Class ids")
-    assert name == "two.png.classes.png"
+    assert name == "two.png.ids.png"
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), certain.mask)
     name, content = downloaded(page, "Details")
     assert name == "two.png.json"

@@ -60,7 +60,7 @@ def test_a_preview_is_small_and_its_layers_with_it(tmp_path: Path) -> None:
     assert layer.shape == (320, 1280)
     assert layer.mean() == 0.5
     overlay, ids, details = view.files(kept, 0, 0.5)
-    assert [name for name, _ in (overlay, ids, details)] == ["a.png.overlay.png", "a.png.classes.png", "a.png.json"]
+    assert [name for name, _ in (overlay, ids, details)] == ["a.png.overlay.png", "a.png.ids.png", "a.png.json"]
 
 
 def test_a_picture_that_only_the_server_reads_is_refused_with_its_reason(tmp_path: Path) -> None:

@@ -121,6 +121,23 @@ def test_each_attempt_has_a_span_of_its_own(server: Server, kind: Kind, traced: 
     assert "http.request.resend_count" not in attributes(failed)
 
 
+def test_a_span_names_the_server_behind_a_path_a_proxy_or_a_socket(traced: Traced) -> None:
+    where = {
+        "http://seg:8000/gateway": ("http://seg:8000/gateway", "seg", 8000),
+        "https://seg:8000": ("https://seg:8000", "seg", 8000),
+        "http+unix:///run/seg.sock": ("http://localhost:80", "/run/seg.sock", None),
+        "unix:///run/seg.sock": (None, "/run/seg.sock", None),
+    }
+    for address in where:
+        proxy = "http://proxy:3128" if address.startswith("https") else None
+        with SegmentationClient(address, proxy=proxy, transport=FakeTransport(MASK)) as client:
+            client.segment(MASK)
+    for span, (base, host, port) in zip(traced.spans(), where.values(), strict=True):
+        path = None if base is None else f"{base}/v2/models/segment_resnet50/infer"
+        found = attributes(span)
+        assert (found.get("url.full"), found["server.address"], found.get("server.port")) == (path, host, port)
+
+
 def test_a_server_that_is_gone_is_a_span_with_an_error(kind: Kind, traced: Traced) -> None:
     with connected(kind, "http://127.0.0.1:1", retries=0) as client, pytest.raises(ServerUnavailableError):
         client.segment(b"\x05")

@@ -35,8 +35,8 @@ def attempt(endpoint: Endpoint, request: RequestInfo) -> Generator[None]:
         kind=trace.SpanKind.CLIENT,
         attributes={
             **(_about_grpc() if endpoint.is_grpc else _about_http(endpoint, request)),
-            "server.address": endpoint.host,
-            "server.port": endpoint.port,
+            **({"server.port": endpoint.port} if endpoint.socket is None else {}),
+            "server.address": endpoint.socket or endpoint.host,
             "deeplab.model": request.model,
             "deeplab.request_id": request.request_id,
             "deeplab.attempt": request.attempt,
@@ -62,7 +62,7 @@ def _about_grpc() -> dict[str, Any]:
 def _about_http(endpoint: Endpoint, request: RequestInfo) -> dict[str, Any]:
     from deeplab_client._v2 import model_path
 
-    about = {"http.request.method": "POST", "url.full": f"{endpoint}{model_path(request.model, 'infer')}"}
+    about = {"http.request.method": "POST", "url.full": endpoint.url_of(model_path(request.model, "infer"))}
     return about if request.attempt == 1 else {**about, "http.request.resend_count": request.attempt - 1}
 
 

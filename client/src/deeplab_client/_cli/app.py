@@ -23,7 +23,7 @@ _EPILOG = (
     "Environment: DEEPLAB_URL, DEEPLAB_MODEL and DEEPLAB_TIMEOUT replace options. Without an option: "
     "DEEPLAB_CA_FILE, DEEPLAB_CERTIFICATE_FILE and DEEPLAB_KEY_FILE (PEM files for grpcs:// and https://), "
     "DEEPLAB_TOKEN (bearer token), DEEPLAB_RETRIES (2), DEEPLAB_COMPRESSION (gzip or deflate), "
-    "DEEPLAB_MASK_FORMAT (auto, raw or png)."
+    "DEEPLAB_MASK_FORMAT (auto, raw or png), DEEPLAB_PROXY (an HTTP proxy's URL, or env)."
 )
 
 _app = typer.Typer(

@@ -24,6 +24,7 @@ SOME_FAILED, WRONG, UNREACHABLE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130  # exit 
 # Words of an error of the client's constructor, and the option or variable that gave the argument.
 _GIVEN_BY = {
     "no server URL": "--url or DEEPLAB_URL",
+    "proxy": "DEEPLAB_PROXY",
     "timeout must": "--timeout or DEEPLAB_TIMEOUT",
     "model must": "--model or DEEPLAB_MODEL",
     "mask_format": "DEEPLAB_MASK_FORMAT",

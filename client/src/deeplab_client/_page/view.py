@@ -116,6 +116,6 @@ def files(answer: Answer, threshold: float, opacity: float) -> list[tuple[str, b
     result.overlay(answer.picture, alpha=opacity).save(overlay, "PNG", compress_level=1)
     return [
         (f"{answer.name}.overlay.png", overlay.getvalue()),
-        (f"{answer.name}.classes.png", result.to_png()),
+        (f"{answer.name}.ids.png", result.to_png()),
         (f"{answer.name}.json", json.dumps(result.to_dict(), indent=2).encode()),
     ]
