@@ -18,6 +18,7 @@ from deeplab_client import (
     ImageLike,
     InvalidImageError,
     ModelNotFoundError,
+    ResponseInfo,
     RetryAttempt,
     RetryPolicy,
     Segmentation,
@@ -87,6 +88,12 @@ async def report(attempt: RetryAttempt) -> None:
     await asyncio.sleep(0)
 
 
+def measure(response: ResponseInfo) -> None:
+    """Log how long an attempt took."""
+    outcome = "ok" if response.error is None else type(response.error).__name__
+    log.info("%s of %s: %s in %.3f s", response.request.request_id, response.request.model, outcome, response.seconds)
+
+
 async def token() -> str:
     """Return the token of the next request."""
     return "secret"
@@ -100,6 +107,7 @@ class Service:
             timeout=5.0,
             retries=RetryPolicy(retries=3, first_delay=0.2, longest_delay=2.0),
             on_retry=report,
+            on_response=measure,
             token=token,
             headers={"x-tenant": "a"},
             transport=transport,
@@ -123,10 +131,11 @@ class Service:
         except SegmentationError:
             return False
 
-    async def segment(self, upload: Upload, *, model: str | None = None) -> Response:
+    async def segment(self, upload: Upload, *, request_id: str, model: str | None = None) -> Response:
         """Answer with the classes of an uploaded picture."""
+        client = self.client.with_options(request_id=request_id, headers={"x-route": "upload"})
         try:
-            result = await self.client.segment(await upload.read(), model=model, confidence=True)
+            result = await client.segment(await upload.read(), model=model, confidence=True)
         except SegmentationError as error:
             return refusal(error)
         answer: ResultDict = result.at_least(0.5).to_dict(rle=True)
