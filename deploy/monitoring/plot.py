@@ -20,7 +20,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-DASHBOARD = Path(__file__).with_name("dashboard.json")
+DASHBOARD = Path(__file__).parents[1] / "helm" / "deeplab-triton" / "monitoring" / "dashboard.json"
 UNITS = {"s": "s", "reqps": "1/s", "percentunit": "share", "watt": "W", "none": ""}
 COLUMNS = 3
 POINTS = 300

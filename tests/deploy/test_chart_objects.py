@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -194,16 +195,32 @@ def test_shared_memory_is_told_of_under_the_name_that_the_alert_asks_for() -> No
     (excluded,) = [each.split("=", 1)[1] for each in exporter["args"] if "mount-points-exclude" in each]
     assert not re.match(excluded, "/dev/shm")  # noqa: S108
     (endpoint,) = [each for each in one("PodMonitor", values)["spec"]["podMetricsEndpoints"] if "shm" in each["port"]]
-    (rules,) = [path.read_text() for path in (CHART / "monitoring").glob("rules.yml")]
+    rules = (CHART / "monitoring" / "rules.yml").read_text()
     (job,) = set(re.findall(r'node_filesystem_size_bytes\{job="([^"]+)"', rules))
     assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": job}]
     kept = endpoint["metricRelabelings"][0]["regex"]
     assert all(re.fullmatch(kept, name) for name in re.findall(r"node_filesystem_\w+", rules))
 
 
+def test_the_chart_has_files_and_no_links() -> None:
+    """Flux leaves symbolic links out of what it applies."""
+    assert not [path for path in CHART.rglob("*") if path.is_symlink()]
+
+
+@pytest.mark.parametrize("name", ["rules.yml", "dashboard.json"])
+@pytest.mark.parametrize("content", ["", None], ids=["empty", "missing"])
+def test_a_file_without_content_fails_the_render(tmp_path: Path, name: str, content: str | None) -> None:
+    copy = shutil.copytree(CHART, tmp_path / CHART.name)
+    (copy / "monitoring" / name).unlink()
+    if content is not None:
+        (copy / "monitoring" / name).write_text(content)
+    with pytest.raises(helm_python.HelmError, match=f"monitoring/{name} is missing from the chart, or empty"):
+        helm_python.Chart.load(copy).render(VARIANTS["everything"], name="vision", namespace=NAMESPACE)
+
+
 def test_monitoring_is_what_compose_mounts() -> None:
     values = VARIANTS["everything"]
-    shared = CHART.parents[1] / "monitoring"
+    shared = CHART / "monitoring"
     rule = one("PrometheusRule", values)
     assert rule["spec"] == yaml.safe_load((shared / "rules.yml").read_text())
     prefix = "https://git.example.org/deeplab/"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from monitoring_files import (
     PROMETHEUS_SERIES,
     RECORDED,
     ROOT,
+    RULES,
     TRITON_SERIES,
     dashboard,
     panels,
@@ -38,18 +40,21 @@ GRID_COLUMNS = 24
 
 def promtool(*arguments: str | Path) -> None:
     command = [str(PROMETHEUS / "promtool"), *map(str, arguments)]
-    done = subprocess.run(command, check=False, cwd=FOLDER, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.stack
-def test_prometheus_takes_the_configuration() -> None:
-    promtool("check", "config", "prometheus.yml")
+def test_prometheus_takes_the_configuration(tmp_path: Path) -> None:
+    """Compose mounts both files into one folder."""
+    for path in (FOLDER / "prometheus.yml", RULES):
+        shutil.copy(path, tmp_path)
+    promtool("check", "config", tmp_path / "prometheus.yml")
 
 
 @pytest.mark.stack
 def test_alerts_fire_when_they_must_and_only_then() -> None:
-    promtool("test", "rules", "rules_test.yml")
+    promtool("test", "rules", FOLDER / "rules_test.yml")
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])

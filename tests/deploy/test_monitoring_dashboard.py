@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from monitoring_files import FOLDER, PROMETHEUS, panels, queries
+from monitoring_files import PROMETHEUS, RULES, panels, queries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,7 +186,7 @@ def test_every_curve_shows_its_value(tmp_path: Path) -> None:
         "promql_expr_test": [case(query) for query in queries()],
     }
     content = {
-        "rule_files": [str(FOLDER / "rules.yml")],
+        "rule_files": [str(RULES)],
         "evaluation_interval": "15s",
         "group_eval_order": ["deeplab.recording", "deeplab.alerts"],
         "tests": [test],

@@ -1,4 +1,4 @@
-"""What deploy/monitoring holds, read once for the tests of it: rules, dashboard, queries, names of series."""
+"""The monitoring files, read once for the tests of them: rules, dashboard, queries, names of series."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "monitoring"
+# What the chart ships, and compose mounts.
+SHIPPED = ROOT / "deploy" / "helm" / "deeplab-triton" / "monitoring"
+RULES, DASHBOARD = SHIPPED / "rules.yml", SHIPPED / "dashboard.json"
 PROMETHEUS = ROOT / "out" / "tools" / "prometheus"
 
 # What tritonserver 2.51 exports on a machine without a GPU, with the summaries of latencies that compose and the chart
@@ -82,7 +85,7 @@ class Query:
 
 def dashboard() -> dict[str, Any]:
     """Return the dashboard."""
-    return json.loads((FOLDER / "dashboard.json").read_text())
+    return json.loads(DASHBOARD.read_text())
 
 
 def panels() -> list[dict[str, Any]]:
@@ -101,7 +104,7 @@ def queries() -> list[Query]:
 
 def rules() -> list[dict[str, Any]]:
     """Return all recording rules and alerts."""
-    return [rule for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"] for rule in group["rules"]]
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
 
 def series(expression: str) -> set[str]:

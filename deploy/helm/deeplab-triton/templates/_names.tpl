@@ -39,3 +39,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ .image.repository }}:{{ default .root.Chart.AppVersion .image.tag }}
 {{- end -}}
 {{- end -}}
+
+{{/* The text of one of the chart's files. A tool that leaves files out would else apply an object with nothing in it.
+     Arguments: root, path. */}}
+{{- define "deeplab-triton.file" -}}
+{{- required (printf "%s is missing from the chart, or empty: package the chart with all of its files" .path) (.root.Files.Get .path) -}}
+{{- end -}}
