@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.deploy, pytest.mark.stack]
 
 PODS = (f"{NAME}-7d9c5bb6f4-aaaaa", f"{NAME}-7d9c5bb6f4-bbbbb")
+# What an annotation of the pods makes another job scrape.
+AGAIN = "kubernetes-pods"
 STRANGERS = (f"other-{NAME}-7d9c5bb6f4-ccccc", f"{NAME}-locust-worker-7d9c5bb6f4-ddddd")
 INTERVAL, AT = "15s", "10m"
 
@@ -95,7 +97,7 @@ def test_keda_sums_over_the_pods_of_the_release(
     queries = keda_queries()
     check(
         tmp_path,
-        series({**served, **NOISE, **OTHERS} if served else OTHERS),
+        series({**served, **NOISE, **OTHERS} if served else OTHERS) + series(served, job=AGAIN),
         {
             queries["pending-requests"]: [{"labels": "{}", "value": pending}],
             queries["queue-milliseconds"]: [{"labels": "{}", "value": milliseconds}],
