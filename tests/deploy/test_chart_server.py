@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from chart import (
     CHART,
     NAME,
@@ -149,6 +150,16 @@ def test_commands_run_where_their_image_has_the_files(target: str, names: set[st
     (folder,) = re.findall(r"^WORKDIR (\S+)$", stage, re.MULTILINE)
     found = [each for _, pod in pods(objects(EVERYTHING)) for each in containers(pod) if each["name"] in names]
     assert {each["workingDir"] for each in found} == {folder}
+
+
+def test_the_chart_names_every_image_that_its_pods_may_pull() -> None:
+    """What a cluster without internet copies into its registry."""
+    named = yaml.safe_load(chart().metadata["annotations"]["artifacthub.io/images"])
+    # By default, so without a digest or a registry of one's own.
+    exporter: Object = {"monitoring": {"sharedMemoryExporter": {"enabled": True}}}
+    found = [objects(values) for values in ({}, VARIANTS["object store"], exporter)]
+    images = {container["image"] for each in found for _, pod in pods(each) for container in containers(pod)}
+    assert {each["image"] for each in named} == images
 
 
 def test_versions_are_the_projects() -> None:
