@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import readme
 import yaml
-from chart import CHART, NAME, VARIANTS, chart, job, objects, one, refusal, server
+from chart import CHART, NAME, NAMESPACE, VARIANTS, chart, job, objects, one, refusal, server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from chart import Object
 
 pytestmark = pytest.mark.deploy
+
+BALANCED: Object = {"service": {"type": "LoadBalancer"}}
+ROUTED: Object = {
+    "gateway": {"parentRefs": [{"name": "public", "namespace": "gateways"}], "grpc": {"enabled": True}},
+}
+GATEWAYS: Object = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
+OUTSIDE: Object = {"ipBlock": {"cidr": "10.0.0.0/8"}}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +53,14 @@ pytestmark = pytest.mark.deploy
             },
             "host name b.org is in gateway.grpc.hostnames and in gateway.http.hostnames",
         ),
+        (
+            {"service": {"type": "LoadBalancer"}},
+            "service.type LoadBalancer: networkPolicy.allowedFrom blocks its callers",
+        ),
+        ({"service": {"type": "NodePort"}}, "service.type NodePort: networkPolicy.allowedFrom blocks its callers"),
+        # A namespace has no callers from outside the cluster.
+        (BALANCED | {"networkPolicy": {"allowedFrom": [GATEWAYS]}}, "add an ipBlock"),
+        (ROUTED, "gateway.parentRefs public: networkPolicy.allowedFrom blocks the gateway"),
         ({"models": {"pvc": {"accessModes": ["ReadWriteOncePod"]}}}, "could then not mount it"),
         ({"loadTest": {"extraArgs": ["--headless"]}}, "would start the run again"),
         ({"loadTest": {"extraArgs": ["--autoquit=3"]}}, "would start the run again"),
@@ -72,6 +87,21 @@ pytestmark = pytest.mark.deploy
 )
 def test_values_that_cannot_work_together_are_refused(values: Object, message: str) -> None:
     assert message in refusal(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        BALANCED | {"networkPolicy": {"allowedFrom": [OUTSIDE]}},
+        BALANCED | {"networkPolicy": {"enabled": False}},
+        ROUTED | {"networkPolicy": {"allowedFrom": [GATEWAYS]}},
+        ROUTED | {"networkPolicy": {"allowedFrom": [OUTSIDE]}},
+        # Its pods may be those of the namespace.
+        {"gateway": ROUTED["gateway"] | {"parentRefs": [{"name": "public"}, {"name": "own", "namespace": NAMESPACE}]}},
+    ],
+)
+def test_a_way_in_that_the_policy_lets_through_is_rendered(values: Object) -> None:
+    assert objects(values)
 
 
 def test_an_option_that_another_value_sets_is_refused() -> None:

@@ -131,6 +131,7 @@ VARIANTS: dict[str, Object] = {
             "annotations": {"balancer": "internal"},
             "loadBalancerSourceRanges": ["10.0.0.0/8"],
         },
+        "networkPolicy": {"allowedFrom": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
         "serviceAccount": {"annotations": {"identity": "models"}},
         "monitoring": {
             "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},

@@ -76,6 +76,7 @@
 {{- if and (or $gateway.grpc.enabled $gateway.http.enabled) (not $gateway.parentRefs) -}}
 {{- fail "gateway.parentRefs is empty: a route needs a Gateway" -}}
 {{- end -}}
+{{- include "deeplab-triton.checkCallers" . -}}
 {{- /* The Gateway API has the second of a GRPCRoute and an HTTPRoute with a common host name on one listener refused. */ -}}
 {{- if and $gateway.grpc.enabled $gateway.http.enabled -}}
 {{- range list $gateway.grpc.hostnames $gateway.http.hostnames -}}
@@ -134,6 +135,29 @@
 {{- end -}}
 {{- if ne .Values.updateStrategy.type "Recreate" -}}
 {{- fail (printf "models.pvc.accessModes %s: a new pod on another node would wait for the claim for as long as the old one serves; set updateStrategy.type to Recreate" (toJson $modes)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A way in from outside that the NetworkPolicy closes. A balancer's and a node port's callers have addresses outside
+     the cluster or of nodes, and only an ipBlock finds those. A gateway's pods are in another namespace. */}}
+{{- define "deeplab-triton.checkCallers" -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- $blocks := false -}}
+{{- $namespaces := false -}}
+{{- range $policy.allowedFrom -}}
+{{- $blocks = or $blocks (hasKey . "ipBlock") -}}
+{{- $namespaces = or $namespaces (hasKey . "namespaceSelector") -}}
+{{- end -}}
+{{- if and $policy.enabled (ne .Values.service.type "ClusterIP") (not $blocks) -}}
+{{- fail (printf "service.type %s: networkPolicy.allowedFrom blocks its callers, which are outside the cluster; add an ipBlock with their addresses and those of the nodes, such as {ipBlock: {cidr: 10.0.0.0/8}}" .Values.service.type) -}}
+{{- end -}}
+{{- if or .Values.gateway.grpc.enabled .Values.gateway.http.enabled -}}
+{{- range .Values.gateway.parentRefs -}}
+{{- $namespace := default $.Release.Namespace .namespace -}}
+{{- if and $policy.enabled (ne $namespace $.Release.Namespace) (not (or $blocks $namespaces)) -}}
+{{- fail (printf "gateway.parentRefs %s: networkPolicy.allowedFrom blocks the gateway, whose pods are in another namespace; add {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %s}}}, or the namespace in which its proxies run" .name $namespace) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
