@@ -19,6 +19,7 @@ from chart import (
     matches,
     objects,
     one,
+    pods,
 )
 
 if TYPE_CHECKING:
@@ -122,6 +123,49 @@ def test_only_named_peers_get_in_and_nothing_gets_out() -> None:
     assert "ingress" not in builder
     assert out(builder) == [dns, https]
     assert out(one("NetworkPolicy", VARIANTS["object store"])["spec"]) == [dns, https]
+
+
+def lets_through(values: Object, source: str, target: str, port: int) -> bool:
+    """Tell whether the policies of a release let a component reach another's port, in a namespace that closes all."""
+    found = objects(values)
+    components = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"]: (
+            pod["metadata"]["labels"],
+            {each["containerPort"]: each["name"] for c in pod["spec"]["containers"] for each in c.get("ports", [])},
+        )
+        for _, pod in pods(found)
+    }
+    labels, (target_labels, named) = components[source][0], components[target]
+
+    def opens(direction: str, peers: str, own: Object, other: Object) -> bool:
+        return any(
+            matches(peer["podSelector"].get("matchLabels", {}), other)
+            for policy in found
+            if policy["kind"] == "NetworkPolicy" and matches(policy["spec"]["podSelector"]["matchLabels"], own)
+            for rule in policy["spec"].get(direction, [])
+            if any(each["port"] in {port, named[port]} for each in rule["ports"])
+            for peer in rule[peers]
+            if "podSelector" in peer
+        )
+
+    return opens("egress", "to", labels, target_labels) and opens("ingress", "from", target_labels, labels)
+
+
+def test_test_and_load_test_reach_the_server_where_a_namespace_closes_all_pods() -> None:
+    values: Object = {"loadTest": {"enabled": True}, "networkPolicy": {"allowedFrom": []}}
+    for source in ("test", "locust-master", "locust-worker"):
+        assert lets_through(values, source, "server", 8000)
+        assert lets_through(values, source, "server", 8001)
+        assert not lets_through(values, source, "server", 8002)
+    assert lets_through(values, "locust-worker", "locust-master", 5557)
+    assert not lets_through(values, "test", "locust-master", 5557)
+    assert not lets_through(values, "builder", "server", 8001)
+    # They ask for the addresses by name.
+    for component in ("test", "locust-master", "locust-worker"):
+        dns, *_ = one("NetworkPolicy", values, name=f"{NAME}-{component}")["spec"]["egress"]
+        assert {port["port"] for port in dns["ports"]} == {53}
+    assert [each for each in objects({}) if each["kind"] == "NetworkPolicy"], "locust's are left out without it"
+    assert not [each for each in objects({}) if "locust" in each["metadata"]["name"]]
 
 
 @pytest.mark.parametrize("release", ["1st", "a.b"])

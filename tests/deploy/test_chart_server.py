@@ -51,6 +51,51 @@ def test_one_gpu_a_pod_and_none_without() -> None:
         assert gpus == ["triton"]
 
 
+def test_a_claim_takes_the_place_of_the_device_plugins_gpu() -> None:
+    spec = one("Deployment", VARIANTS["claimed gpu"])["spec"]["template"]["spec"]
+    assert spec["resourceClaims"] == [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]
+    resources = spec["containers"][0]["resources"]
+    assert resources["claims"] == [{"name": "gpu"}]
+    assert set(resources["requests"]) == {"cpu", "memory"}
+    assert set(resources["limits"]) == {"memory"}
+    # A server on the CPU claims none.
+    on_cpu = one("Deployment", {"gpu": {"enabled": False, "resourceClaims": [{"name": "gpu"}]}})["spec"]["template"]
+    assert "resourceClaims" not in on_cpu["spec"]
+    assert "claims" not in on_cpu["spec"]["containers"][0]["resources"]
+
+
+def test_every_container_can_have_a_limit_of_cores() -> None:
+    """A quota on them refuses pods without one."""
+
+    def cores(number: int) -> Object:
+        return {"limits": {"cpu": str(number)}}
+
+    limited: Object = {
+        "resources": cores(8),
+        "initResources": cores(1),
+        "models": {"builder": {"resources": cores(2)}},
+        "monitoring": {"sharedMemoryExporter": {"enabled": True, "resources": cores(3)}},
+        "test": {"resources": cores(4)},
+        "loadTest": {"enabled": True, "resources": cores(5)},
+    }
+    store: Object = {"models": VARIANTS["object store"]["models"]}
+    limits = {
+        container["name"]: container["resources"]["limits"].get("cpu")
+        for values in (limited, limited | store)
+        for _, pod in pods(objects(values))
+        for container in containers(pod)
+    }
+    assert limits == {
+        "triton": "8",
+        "wait-for-models": "1",
+        "copy-models": "1",
+        "builder": "2",
+        "shm-exporter": "3",
+        "segment": "4",
+        "locust": "5",
+    }
+
+
 def test_openmp_gets_the_cores_that_the_pod_has() -> None:
     def source(values: Object | None = None) -> Object:
         (found,) = [each for each in server(values)["env"] if each["name"] == "OMP_NUM_THREADS"]

@@ -73,9 +73,11 @@ OUTSIDE: Object = {"ipBlock": {"cidr": "10.0.0.0/8"}}
             "models.builder.resources.requests.mem",
         ),
         ({"loadTest": {"resources": {"requests": {"memory": "1025Mi"}}}}, "above loadTest.resources.limits.memory 1Gi"),
+        ({"initResources": {"requests": {"memory": "1Gi"}}}, "above initResources.limits.memory 512Mi"),
         *(
-            ({"podLabels": {f"app.kubernetes.io/{label}": "mine"}}, f"podLabels app.kubernetes.io/{label}: ")
-            for label in ("name", "instance", "component")
+            ({labels: {label: "mine"}}, f"{labels} {label}: ")
+            for labels in ("podLabels", "commonLabels")
+            for label in ("app.kubernetes.io/name", "app.kubernetes.io/component", "helm.sh/chart")
         ),
         ({"server": {"extraArgs": ["--model-store=/else"]}}, "server.extraArgs --model-store: set models.source"),
         # tritonserver completes what is short.
@@ -153,6 +155,8 @@ DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 # Kubernetes' own or the user's names.
 OPEN = {
     ("affinity",),
+    ("commonAnnotations",),
+    ("commonLabels",),
     ("gateway", "parentRefs"),
     ("loadTest", "env"),
     ("models", "builder", "nodeSelector"),
@@ -228,7 +232,7 @@ def schemas(schema: Object, path: str = "values") -> Iterator[tuple[str, Object]
 
 # Kubernetes' own types, which kubernetes_validate and the API server know.
 KUBERNETES = re.compile(
-    r"values\.(volumes\[\]|env\[\]\.valueFrom|peers\[\]\.(pod|namespace)Selector|affinity\.\w+|global)"
+    r"values\.(extraContainers\[\]|volumes\[\]|env\[\]\.valueFrom|peers\[\]\.(pod|namespace)Selector|affinity\.\w+|global)"
 )
 
 

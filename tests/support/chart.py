@@ -101,12 +101,26 @@ def job(values: Object) -> Object:
     return found
 
 
+SIDECAR: Object = {
+    "name": "log-shipper",
+    "image": "registry.example.org/log-shipper:1.0.0",
+    "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}},
+    "securityContext": {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    },
+    "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - the pod's
+}
 # Each shows templates, or parts of them, that the others leave out.
 VARIANTS: dict[str, Object] = {
     "defaults": {},
     "everything": {
         "replicaCount": 3,
         "imagePullSecrets": [{"name": "registry"}],
+        "commonLabels": {"cost-center": "4711"},
+        "commonAnnotations": {"owner": "perception@example.org"},
+        "schedulerName": "bin-packing",
         "image": {"digest": "sha256:" + "ab" * 32},
         "server": {"extraArgs": ["--log-verbose=1"]},
         "gpu": {"resourceName": "nvidia.com/mig-3g.40gb", "runtimeClassName": "nvidia"},
@@ -126,6 +140,7 @@ VARIANTS: dict[str, Object] = {
         "extraEnv": [{"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"}],
         "extraVolumes": [{"name": "more", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+        "extraContainers": [SIDECAR],
         "service": {
             "type": "LoadBalancer",
             "annotations": {"balancer": "internal"},
@@ -156,6 +171,7 @@ VARIANTS: dict[str, Object] = {
         "loadTest": {"enabled": True, "env": {"LOCUST_USERS": "64"}, "extraArgs": ["--variants", "resnet50"]},
     },
     "cpu": {"gpu": {"enabled": False}, "resources": {"limits": {"memory": "10Gi"}, "requests": {"memory": "10Gi"}}},
+    "claimed gpu": {"gpu": {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}},
     "hpa": {"autoscaling": {"type": "hpa", "minReplicas": 2, "maxReplicas": 8}},
     "keda": {
         "autoscaling": {

@@ -21,14 +21,22 @@
 {{- if lt $limit (add $shared $beside) -}}
 {{- fail (printf "resources.limits.memory %s: /dev/shm counts against it, so it must hold sharedMemory.size %s and sharedMemory.minimumBeside %s; set it to %dMi or more" $values.resources.limits.memory $values.sharedMemory.size $values.sharedMemory.minimumBeside (add $shared $beside)) -}}
 {{- end -}}
-{{- range $of, $resources := dict "resources" $values.resources "models.builder.resources" $values.models.builder.resources "loadTest.resources" $values.loadTest.resources -}}
+{{- range $of, $resources := dict
+  "resources" $values.resources
+  "initResources" $values.initResources
+  "models.builder.resources" $values.models.builder.resources
+  "monitoring.sharedMemoryExporter.resources" $values.monitoring.sharedMemoryExporter.resources
+  "test.resources" $values.test.resources
+  "loadTest.resources" $values.loadTest.resources -}}
 {{- if gt (include "deeplab-triton.mebibytes" $resources.requests.memory | int64) (include "deeplab-triton.mebibytes" $resources.limits.memory | int64) -}}
 {{- fail (printf "%s.requests.memory %s is above %s.limits.memory %s" $of $resources.requests.memory $of $resources.limits.memory) -}}
 {{- end -}}
 {{- end -}}
-{{- range $label := list "name" "instance" "component" -}}
-{{- if hasKey $values.podLabels (printf "app.kubernetes.io/%s" $label) -}}
-{{- fail (printf "podLabels app.kubernetes.io/%s: Deployment and Services find the pods by it; take another name" $label) -}}
+{{- range $label, $ignored := include "deeplab-triton.labels" (dict "root" . "component" "server") | fromYaml -}}
+{{- range $of := list "podLabels" "commonLabels" -}}
+{{- if hasKey (get $values $of) $label -}}
+{{- fail (printf "%s %s: the chart sets this label itself, and finds its pods by some; take another name" $of $label) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- include "deeplab-triton.checkServerOptions" . -}}

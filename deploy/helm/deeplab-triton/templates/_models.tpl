@@ -99,7 +99,7 @@ build-{{ toJson $inputs | sha256sum | trunc 10 }}
     - name: NVIDIA_VISIBLE_DEVICES
       value: void
   resources:
-    {{- include "deeplab-triton.initResources" . | nindent 4 }}
+    {{- toYaml .Values.initResources | nindent 4 }}
   securityContext:
     {{- include "deeplab-triton.containerSecurityContext" . | nindent 4 }}
   volumeMounts:
@@ -125,7 +125,7 @@ build-{{ toJson $inputs | sha256sum | trunc 10 }}
         name: {{ . | quote }}
   {{- end }}
   resources:
-    {{- include "deeplab-triton.initResources" . | nindent 4 }}
+    {{- toYaml .Values.initResources | nindent 4 }}
   securityContext:
     {{- include "deeplab-triton.containerSecurityContext" . | nindent 4 }}
   volumeMounts:
