@@ -48,7 +48,7 @@ def test_the_hpa_scales_on_what_the_core_models_have_waiting() -> None:
         "deeplab_core_pending_requests": {"type": "AverageValue", "averageValue": "16"},
         "deeplab_core_queue_seconds": {"type": "AverageValue", "averageValue": "100m"},
     }
-    adapter = yaml.safe_load((CHART.parent / "prometheus-adapter-values.yaml").read_text())
+    adapter = yaml.safe_load((CHART.parent / "prometheus-adapter-rules.yaml").read_text())
     assert {rule["name"]["as"] for rule in adapter["rules"]["custom"]} == set(targets)
     assert spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 600
     assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 8)

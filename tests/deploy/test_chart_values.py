@@ -11,6 +11,8 @@ import readme
 import yaml
 from chart import CHART, NAME, NAMESPACE, VARIANTS, chart, job, objects, one, refusal, server
 
+import build_models
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -69,10 +71,18 @@ OUTSIDE: Object = {"ipBlock": {"cidr": "10.0.0.0/8"}}
         ({"autoscaling": {"keda": {"authModes": "bearer"}}}, "authenticationRef must name the TriggerAuthentication"),
         ({"resources": {"requests": {"memory": "25Gi"}}}, "resources.requests.memory 25Gi is above"),
         (
-            {"models": {"builder": {"resources": {"limits": {"memory": "5Gi"}}}}},
+            {"models": {"builder": {"resources": {"limits": {"memory": "2Gi"}}}}},
             "models.builder.resources.requests.mem",
         ),
         ({"loadTest": {"resources": {"requests": {"memory": "1025Mi"}}}}, "above loadTest.resources.limits.memory 1Gi"),
+        ({"models": {"builder": {"precision": "int8"}}}, "int8 needs a claim with pictures"),
+        ({"models": {"builder": {"calibration": {"existingClaim": "a"}}}}, "and nothing else takes one"),
+        (
+            {"models": {"builder": {"precision": "int8", "calibration": {"existingClaim": "a"}}}},
+            "int8 is for CPUs: set gpu.enabled to false",
+        ),
+        ({"gpu": {"enabled": False}, "models": {"builder": {"precision": "fp16"}}}, "takes fp32, bf16 or int8"),
+        ({"gpu": {"enabled": False}, "models": {"builder": {"postprocessDevice": "cpu"}}}, "makes its masks there"),
         ({"initResources": {"requests": {"memory": "1Gi"}}}, "above initResources.limits.memory 512Mi"),
         *(
             ({labels: {label: "mine"}}, f"{labels} {label}: ")
@@ -294,7 +304,13 @@ EXAMPLES = [
 
 
 # Values that choose what is rendered, and are not in it themselves.
-CHOICES = {("autoscaling", "type"), ("models", "source"), ("models", "pvc", "storageClassName")}
+CHOICES = {
+    ("autoscaling", "type"),
+    ("models", "source"),
+    ("models", "pvc", "storageClassName"),
+    # Of a container that no file of a cluster switches on.
+    ("monitoring", "sharedMemoryExporter", "image", "repository"),
+}
 
 
 @pytest.mark.parametrize("values", [*VARIANTS.values(), *EXAMPLES])
@@ -310,11 +326,11 @@ def test_what_a_user_sets_is_in_what_is_rendered(values: Object) -> None:
             assert value in rendered, path
 
 
-@pytest.mark.parametrize("values", EXAMPLES, ids=lambda values: ".".join(path[-1] for path, _ in paths(values)))
-def test_the_readmes_examples_give_options_that_there_are(values: Object) -> None:
-    known = (CHART.parents[2] / "deeplabv3" / "building" / "options.py").read_text()
-    for option in values.get("models", {}).get("builder", {}).get("extraArgs", []):
-        assert not option.startswith("--") or f'"{option}"' in known
+@pytest.mark.parametrize("values", [*VARIANTS.values(), *EXAMPLES])
+def test_the_build_takes_what_the_job_gives_it(values: Object) -> None:
+    for builder in (each for each in objects(values) if each["kind"] == "Job"):
+        (container,) = builder["spec"]["template"]["spec"]["containers"]
+        build_models.parse_arguments(container["args"])
 
 
 def test_the_readmes_commands_name_what_there_is() -> None:
@@ -329,11 +345,11 @@ def test_the_readmes_commands_name_what_there_is() -> None:
         f"app.kubernetes.io/{key}={labels[f'app.kubernetes.io/{key}']}" for key in ("instance", "component")
     )
     assert f"delete job --selector {selector}\n" in text
-    header = (CHART.parent / "prometheus-adapter-values.yaml").read_text()
-    (adapter,) = re.findall(r"helm upgrade .*\n.*\n.*values\.yaml", header.replace("\n# ", "\n"))
-    assert [line.strip() for line in adapter.splitlines()] == re.findall(
-        r"helm upgrade \S+ prometheus-adapter.*|--set prometheus.*|--values deploy.*", text
-    )
+    # Values for an adapter that others use must add to theirs, and set nothing else.
+    assert "deploy/helm/prometheus-adapter-rules.yaml" in text
+    adapter = yaml.safe_load((CHART.parent / "prometheus-adapter-rules.yaml").read_text())
+    assert set(adapter) == {"rules"}
+    assert set(adapter["rules"]) == {"custom"}
 
 
 def test_a_value_without_a_description_does_not_get_by() -> None:

@@ -107,7 +107,7 @@ def test_keda_sums_over_the_pods_of_the_release(
 
 def test_the_adapter_gives_each_pod_its_own_value(tmp_path: Path) -> None:
     expected = {"deeplab_core_pending_requests": PENDING, "deeplab_core_queue_seconds": QUEUE_SECONDS}
-    rules = yaml.safe_load((CHART.parent / "prometheus-adapter-values.yaml").read_text())["rules"]["custom"]
+    rules = yaml.safe_load((CHART.parent / "prometheus-adapter-rules.yaml").read_text())["rules"]["custom"]
     assert {rule["name"]["as"] for rule in rules} == expected.keys()
     queries: dict[str, list[dict[str, Any]]] = {}
     for rule in rules:

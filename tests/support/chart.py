@@ -170,7 +170,16 @@ VARIANTS: dict[str, Object] = {
         },
         "loadTest": {"enabled": True, "env": {"LOCUST_USERS": "64"}, "extraArgs": ["--variants", "resnet50"]},
     },
-    "cpu": {"gpu": {"enabled": False}, "resources": {"limits": {"memory": "10Gi"}, "requests": {"memory": "10Gi"}}},
+    "int8": {
+        "gpu": {"enabled": False},
+        "models": {
+            "builder": {
+                "direct": False,
+                "precision": "int8",
+                "calibration": {"existingClaim": "pictures", "path": "street"},
+            }
+        },
+    },
     "claimed gpu": {"gpu": {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}},
     "hpa": {"autoscaling": {"type": "hpa", "minReplicas": 2, "maxReplicas": 8}},
     "keda": {
@@ -216,3 +225,9 @@ VARIANTS: dict[str, Object] = {
         "fullnameOverride": "segmentation",
     },
 }
+# The values files that users start from, each by its name.
+READY: dict[str, Object] = {
+    path.name.removesuffix("-values.yaml"): yaml.safe_load(path.read_text())
+    for path in sorted((CHART / "ci").glob("*.yaml"))
+}
+VARIANTS |= READY

@@ -80,6 +80,16 @@
 {{- if include "deeplab-triton.setsVariable" (dict "env" $values.models.builder.extraEnv "name" "BUILD") -}}
 {{- fail "models.builder.extraEnv BUILD: it names the folder that the server waits for; use models.builder.revision" -}}
 {{- end -}}
+{{- $builder := $values.models.builder -}}
+{{- if ne (eq $builder.precision "int8") (ne $builder.calibration.existingClaim "") -}}
+{{- fail (printf "models.builder.precision %q with models.builder.calibration.existingClaim %q: int8 needs a claim with pictures for its calibration, and nothing else takes one" $builder.precision $builder.calibration.existingClaim) -}}
+{{- end -}}
+{{- if and $values.gpu.enabled (eq $builder.precision "int8") -}}
+{{- fail "models.builder.precision int8 is for CPUs: set gpu.enabled to false, or take fp16" -}}
+{{- end -}}
+{{- if and (not $values.gpu.enabled) (or $builder.postprocessDevice (has $builder.precision (list "fp16" "tf32"))) -}}
+{{- fail (printf "models.builder.postprocessDevice %q and models.builder.precision %q: gpu.enabled is false, and a server on the CPU takes fp32, bf16 or int8 and makes its masks there" $builder.postprocessDevice $builder.precision) -}}
+{{- end -}}
 {{- $gateway := $values.gateway -}}
 {{- if and (or $gateway.grpc.enabled $gateway.http.enabled) (not $gateway.parentRefs) -}}
 {{- fail "gateway.parentRefs is empty: a route needs a Gateway" -}}

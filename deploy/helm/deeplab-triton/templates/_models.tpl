@@ -16,6 +16,18 @@
 {{- if and .Values.gpu.enabled (gt (int $builder.maxQueueSize) 0) -}}
 {{- $args = concat $args (list "--max-queue-size" (toString (int $builder.maxQueueSize))) -}}
 {{- end -}}
+{{- if not $builder.direct -}}
+{{- $args = append $args "--no-direct" -}}
+{{- end -}}
+{{- with $builder.postprocessDevice -}}
+{{- $args = concat $args (list "--postprocess-device" .) -}}
+{{- end -}}
+{{- with $builder.precision -}}
+{{- $args = concat $args (list "--precision" .) -}}
+{{- end -}}
+{{- if $builder.calibration.existingClaim -}}
+{{- $args = concat $args (list "--calibration" "/calibration") -}}
+{{- end -}}
 {{- toYaml (concat $args $builder.extraArgs) -}}
 {{- end -}}
 {{- end -}}
@@ -25,7 +37,7 @@
 {{- define "deeplab-triton.build" -}}
 {{- $builder := .Values.models.builder -}}
 {{- $image := include "deeplab-triton.image" (dict "root" . "image" .Values.image) -}}
-{{- $inputs := list $image (include "deeplab-triton.builderArgs" .) $builder.extraVolumes $builder.extraVolumeMounts $builder.revision -}}
+{{- $inputs := list $image (include "deeplab-triton.builderArgs" .) $builder.calibration $builder.extraVolumes $builder.extraVolumeMounts $builder.revision -}}
 build-{{ toJson $inputs | sha256sum | trunc 10 }}
 {{- end -}}
 
