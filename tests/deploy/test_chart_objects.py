@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -272,6 +273,8 @@ def test_monitoring_is_what_compose_mounts() -> None:
     alerts = [each for group in one("PrometheusRule", prefixed)["spec"]["groups"] for each in group["rules"]]
     runbooks = [each["annotations"]["runbook_url"] for each in alerts if "alert" in each]
     assert all(each.startswith(f"{prefix}deploy/monitoring/README.md#deeplab") for each in runbooks)
+    # Without a prefix there is no link that leads nowhere.
+    assert "runbook_url" not in json.dumps(rule)
     (dashboard,) = one("ConfigMap", values, name=f"{NAME}-dashboard")["data"].values()
     assert dashboard.strip() == (shared / "dashboard.json").read_text().strip()
     monitor = one("PodMonitor", values)

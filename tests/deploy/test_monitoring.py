@@ -61,8 +61,8 @@ def test_alerts_fire_when_they_must_and_only_then() -> None:
 def test_alert_tells_what_happened_and_what_to_do(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in {"critical", "warning"}
     assert alert["for"]
-    assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
-    assert alert["annotations"]["runbook_url"] == f"deploy/monitoring/README.md#{alert['alert'].lower()}"
+    assert alert["annotations"].keys() == {"summary", "description", "runbook"}
+    assert alert["annotations"]["runbook"] == f"deploy/monitoring/README.md#{alert['alert'].lower()}"
     readme = (FOLDER / "README.md").read_text()
     runbook = re.search(rf"^### {alert['alert']}\n+(.+?)(?=^#|\Z)", readme, re.MULTILINE | re.DOTALL)
     assert runbook, f"README.md has no runbook for {alert['alert']}"
@@ -126,17 +126,24 @@ def test_dashboard_can_be_provisioned() -> None:
     assert board["uid"] == "deeplab-triton"
     assert "__inputs" not in board
     assert board.get("id") is None
-    assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "job", "namespace", "model"]
+    assert [variable["name"] for variable in board["templating"]["list"]] == [
+        "datasource",
+        "job",
+        "namespace",
+        "release",
+        "model",
+    ]
     sources = {str(panel["datasource"]["uid"]) for panel in panels()}
     sources |= {str(target["datasource"]["uid"]) for panel in panels() for target in panel["targets"]}
     assert sources == {"${datasource}"}
 
 
-def test_compose_has_no_namespace_and_the_dashboard_works_there() -> None:
+def test_compose_has_no_namespace_and_no_release_and_the_dashboard_works_there() -> None:
     variables = {variable["name"]: variable for variable in dashboard()["templating"]["list"]}
 
-    assert variables["namespace"]["includeAll"]
-    assert re.fullmatch(variables["namespace"]["allValue"], "")
+    for name in ("namespace", "release"):
+        assert variables[name]["includeAll"]
+        assert re.fullmatch(variables[name]["allValue"], "")
 
 
 def test_panels_are_told_apart_and_do_not_overlap() -> None:

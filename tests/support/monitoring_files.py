@@ -48,12 +48,22 @@ ELSEWHERE = {
     "nv_gpu_power_limit": "tritonserver with DCGM and a GPU",
     "nv_gpu_power_usage": "tritonserver with DCGM and a GPU",
     "nv_gpu_utilization": "tritonserver with DCGM and a GPU",
+    "nv_inference_first_response_histogram_ms_bucket": "tritonserver 26.01 with histogram_latencies=true",
+    "nv_inference_first_response_histogram_ms_count": "tritonserver 26.01 with histogram_latencies=true",
+    "kube_deployment_spec_replicas": "kube-state-metrics 2",
+    "kube_horizontalpodautoscaler_spec_max_replicas": "kube-state-metrics 2",
+    "kube_pod_container_resource_limits": "kube-state-metrics 2",
+    "kube_pod_container_status_last_terminated_reason": "kube-state-metrics 2",
+    "kube_pod_container_status_restarts_total": "kube-state-metrics 2",
     "kube_pod_status_ready": "kube-state-metrics 2",
+    "container_memory_working_set_bytes": "cAdvisor in the kubelet",
+    "DCGM_FI_DEV_CLOCKS_EVENT_REASONS": "DCGM exporter with that counter",
+    "DCGM_FI_DEV_XID_ERRORS": "DCGM exporter",
     "node_filesystem_avail_bytes": "node_exporter 1 in the pod, job deeplab-shm",
     "node_filesystem_size_bytes": "node_exporter 1 in the pod, job deeplab-shm",
 }
 PROMETHEUS_SERIES = {"up", "ALERTS"}
-SERIES = re.compile(r"\b(?:nv_\w+|node_\w+|kube_\w+|deeplab:[\w:]+|up|ALERTS)\b(?!\s*=)")
+SERIES = re.compile(r"\b(?:nv_\w+|node_\w+|kube_\w+|container_\w+|DCGM_\w+|deeplab:[\w:]+|up|ALERTS)\b(?!\s*=)")
 
 
 @dataclass(frozen=True, slots=True)
