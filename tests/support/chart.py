@@ -231,3 +231,35 @@ READY: dict[str, Object] = {
     for path in sorted((CHART / "ci").glob("*.yaml"))
 }
 VARIANTS |= READY
+
+
+def paths(values: Object, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every path of a tree of values, with what stands there."""
+    for key, value in values.items():
+        yield (*above, key), value
+        if isinstance(value, dict):
+            yield from paths(value, (*above, key))
+
+
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+# Kubernetes' own or the user's names.
+OPEN = {
+    ("affinity",),
+    ("commonAnnotations",),
+    ("commonLabels",),
+    ("gateway", "parentRefs"),
+    ("loadTest", "env"),
+    ("models", "builder", "nodeSelector"),
+    ("models", "builder", "podAnnotations"),
+    ("models", "objectStore", "options"),
+    ("monitoring", "dashboard", "annotations"),
+    ("monitoring", "dashboard", "labels"),
+    ("monitoring", "podMonitor", "labels"),
+    ("monitoring", "prometheusRule", "labels"),
+    ("nodeSelector",),
+    ("podAnnotations",),
+    ("podLabels",),
+    ("service", "annotations"),
+    ("serviceAccount", "annotations"),
+}
+LEAVES = [path for path, value in paths(DEFAULTS) if not isinstance(value, dict)]
