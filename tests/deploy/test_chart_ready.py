@@ -89,7 +89,7 @@ def test_openshift_gets_no_users_and_its_own_dns() -> None:
 
 
 def test_an_air_gapped_cluster_pulls_from_its_registry_and_asks_nobody_outside() -> None:
-    values = copy.deepcopy(READY["air-gapped"]) | {"loadTest": {"enabled": True}}
+    values: Object = copy.deepcopy(READY["air-gapped"]) | {"loadTest": {"enabled": True}}
     values["monitoring"]["sharedMemoryExporter"]["enabled"] = True
     found = objects(values)
     for _, pod in pods(found):

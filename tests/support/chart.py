@@ -27,26 +27,26 @@ def chart() -> helm_python.Chart:
     return helm_python.Chart.load(CHART)
 
 
-def files(values: Object | None = None, *, release: str = RELEASE) -> dict[str, str]:
+def files(values: Object | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE) -> dict[str, str]:
     """Return what each template renders to, by its path below templates/.
 
     Raises:
         helm_python.HelmError: The values are refused, or a template fails.
     """
-    rendered = chart().render(values or {}, name=release, namespace=NAMESPACE)
+    rendered = chart().render(values or {}, name=release, namespace=namespace)
     return {path.partition("templates/")[2]: text for path, text in rendered.items()}
 
 
-def objects(values: Object | None = None, *, release: str = RELEASE) -> list[Object]:
+def objects(values: Object | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE) -> list[Object]:
     """Return the Kubernetes objects of all templates; they are cached: do not change them."""
-    return _objects(json.dumps(values), release)
+    return _objects(json.dumps(values), release, namespace)
 
 
 @functools.cache
-def _objects(values: str, release: str) -> list[Object]:
+def _objects(values: str, release: str, namespace: str) -> list[Object]:
     return [
         cast("Object", found)
-        for path, text in files(json.loads(values), release=release).items()
+        for path, text in files(json.loads(values), release=release, namespace=namespace).items()
         if path.endswith(".yaml")
         for found in yaml.load_all(text, Loader=yaml.CSafeLoader)
         if found is not None
@@ -111,6 +111,11 @@ SIDECAR: Object = {
         "capabilities": {"drop": ["ALL"]},
     },
     "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - the pod's
+}
+# The values files that users start from, each by its name.
+READY: dict[str, Object] = {
+    path.name.removesuffix("-values.yaml"): yaml.safe_load(path.read_text())
+    for path in sorted((CHART / "ci").glob("*.yaml"))
 }
 # Each shows templates, or parts of them, that the others leave out.
 VARIANTS: dict[str, Object] = {
@@ -224,13 +229,8 @@ VARIANTS: dict[str, Object] = {
         "topologySpread": [],
         "fullnameOverride": "segmentation",
     },
+    **READY,
 }
-# The values files that users start from, each by its name.
-READY: dict[str, Object] = {
-    path.name.removesuffix("-values.yaml"): yaml.safe_load(path.read_text())
-    for path in sorted((CHART / "ci").glob("*.yaml"))
-}
-VARIANTS |= READY
 
 
 def paths(values: Object, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
