@@ -20,9 +20,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-DASHBOARD = Path(__file__).with_name("dashboard.json")
+DASHBOARD = Path(__file__).parents[1] / "helm" / "deeplab-triton" / "monitoring" / "dashboard.json"
 UNITS = {"s": "s", "reqps": "1/s", "percentunit": "share", "watt": "W", "none": ""}
-COLUMNS = 3
+COLUMNS = 2
 POINTS = 300
 MOST_CURVES = 8
 
@@ -94,18 +94,18 @@ def main() -> None:
         parser.exit(1, f"{url} does not answer as a Prometheus: {error}\n")
     if not drawn:
         parser.exit(1, f"{url} has no data of the last {options.minutes:g} minutes: is it scraping?\n")
-    mpl.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
+    mpl.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
     rows = math.ceil(len(drawn) / COLUMNS)
-    figure, axes = plt.subplots(rows, COLUMNS, figsize=(15, 2.9 * rows), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(13, 3.2 * rows), layout="constrained", squeeze=False)
     for axis, (panel, found) in zip(axes.flat, drawn, strict=False):
         for name, seconds, values in found:
-            axis.plot(seconds, values, linewidth=1.2, label=name)
+            axis.plot(seconds, values, linewidth=1.5, label=name)
         axis.set_title(panel["title"], loc="left", fontweight="bold")
         axis.set_ylabel(UNITS[panel["fieldConfig"]["defaults"]["unit"]])
         axis.set_xlabel("seconds")
         axis.set_xlim(0, end - begin)
-        axis.set_ylim(0, 1.35 * axis.get_ylim()[1])  # room for the legend
-        axis.legend(fontsize=6.5, frameon=False, loc="upper left")
+        axis.set_ylim(0, 1.5 * axis.get_ylim()[1])  # room for the legend
+        axis.legend(fontsize=9, frameon=False, loc="upper left")
     for axis in list(axes.flat)[len(drawn) :]:
         axis.remove()
     options.output.parent.mkdir(parents=True, exist_ok=True)

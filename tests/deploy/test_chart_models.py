@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -60,6 +61,21 @@ def test_the_builder_builds_for_where_the_server_runs() -> None:
     assert arguments(job({}))[:5] == ["--device", "cuda", "--no-progress", "--max-queue-size", "128"]
     assert arguments(job(VARIANTS["cpu"]))[:-1] == ["--device", "cpu", "--no-progress", "--model-repository"]
     assert arguments(job({"models": {"builder": {"args": ["--weights", "none"]}}}))[:2] == ["--weights", "none"]
+    on_cpu = {"models": {"builder": {"direct": False, "postprocessDevice": "cpu", "precision": "bf16"}}}
+    assert arguments(job(on_cpu))[5:-2] == ["--no-direct", "--postprocess-device", "cpu", "--precision", "bf16"]
+
+
+def test_int8_is_calibrated_with_the_pictures_of_a_claim() -> None:
+    builder = job(VARIANTS["int8"])
+    pod = builder["spec"]["template"]["spec"]
+    assert arguments(builder)[3:-2] == ["--no-direct", "--precision", "int8", "--calibration", "/calibration"]
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "calibration"]
+    assert mount == {"name": "calibration", "mountPath": "/calibration", "readOnly": True, "subPath": "street"}
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "calibration"]
+    assert volume["persistentVolumeClaim"] == {"claimName": "pictures", "readOnly": True}
+    # Other pictures are another build.
+    others = json.loads(json.dumps(VARIANTS["int8"]).replace("street", "aerial"))
+    assert arguments(job(others))[-1] != arguments(builder)[-1]
 
 
 def test_the_server_waits_for_the_build_that_it_serves() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from chart import (
     matches,
     objects,
     one,
+    pods,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def test_the_hpa_scales_on_what_the_core_models_have_waiting() -> None:
         "deeplab_core_pending_requests": {"type": "AverageValue", "averageValue": "16"},
         "deeplab_core_queue_seconds": {"type": "AverageValue", "averageValue": "100m"},
     }
-    adapter = yaml.safe_load((CHART.parent / "prometheus-adapter-values.yaml").read_text())
+    adapter = yaml.safe_load((CHART.parent / "prometheus-adapter-rules.yaml").read_text())
     assert {rule["name"]["as"] for rule in adapter["rules"]["custom"]} == set(targets)
     assert spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 600
     assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 8)
@@ -123,6 +126,49 @@ def test_only_named_peers_get_in_and_nothing_gets_out() -> None:
     assert out(one("NetworkPolicy", VARIANTS["object store"])["spec"]) == [dns, https]
 
 
+def lets_through(values: Object, source: str, target: str, port: int) -> bool:
+    """Tell whether the policies of a release let a component reach another's port, in a namespace that closes all."""
+    found = objects(values)
+    components = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"]: (
+            pod["metadata"]["labels"],
+            {each["containerPort"]: each["name"] for c in pod["spec"]["containers"] for each in c.get("ports", [])},
+        )
+        for _, pod in pods(found)
+    }
+    labels, (target_labels, named) = components[source][0], components[target]
+
+    def opens(direction: str, peers: str, own: Object, other: Object) -> bool:
+        return any(
+            matches(peer["podSelector"].get("matchLabels", {}), other)
+            for policy in found
+            if policy["kind"] == "NetworkPolicy" and matches(policy["spec"]["podSelector"]["matchLabels"], own)
+            for rule in policy["spec"].get(direction, [])
+            if any(each["port"] in {port, named[port]} for each in rule["ports"])
+            for peer in rule[peers]
+            if "podSelector" in peer
+        )
+
+    return opens("egress", "to", labels, target_labels) and opens("ingress", "from", target_labels, labels)
+
+
+def test_test_and_load_test_reach_the_server_where_a_namespace_closes_all_pods() -> None:
+    values: Object = {"loadTest": {"enabled": True}, "networkPolicy": {"allowedFrom": []}}
+    for source in ("test", "locust-master", "locust-worker"):
+        assert lets_through(values, source, "server", 8000)
+        assert lets_through(values, source, "server", 8001)
+        assert not lets_through(values, source, "server", 8002)
+    assert lets_through(values, "locust-worker", "locust-master", 5557)
+    assert not lets_through(values, "test", "locust-master", 5557)
+    assert not lets_through(values, "builder", "server", 8001)
+    # They ask for the addresses by name.
+    for component in ("test", "locust-master", "locust-worker"):
+        dns, *_ = one("NetworkPolicy", values, name=f"{NAME}-{component}")["spec"]["egress"]
+        assert {port["port"] for port in dns["ports"]} == {53}
+    assert [each for each in objects({}) if each["kind"] == "NetworkPolicy"], "locust's are left out without it"
+    assert not [each for each in objects({}) if "locust" in each["metadata"]["name"]]
+
+
 @pytest.mark.parametrize("release", ["1st", "a.b"])
 def test_a_release_whose_name_no_service_can_have_is_refused(release: str) -> None:
     with pytest.raises(helm_python.HelmError, match="set fullnameOverride"):
@@ -194,16 +240,32 @@ def test_shared_memory_is_told_of_under_the_name_that_the_alert_asks_for() -> No
     (excluded,) = [each.split("=", 1)[1] for each in exporter["args"] if "mount-points-exclude" in each]
     assert not re.match(excluded, "/dev/shm")  # noqa: S108
     (endpoint,) = [each for each in one("PodMonitor", values)["spec"]["podMetricsEndpoints"] if "shm" in each["port"]]
-    (rules,) = [path.read_text() for path in (CHART / "monitoring").glob("rules.yml")]
+    rules = (CHART / "monitoring" / "rules.yml").read_text()
     (job,) = set(re.findall(r'node_filesystem_size_bytes\{job="([^"]+)"', rules))
     assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": job}]
     kept = endpoint["metricRelabelings"][0]["regex"]
     assert all(re.fullmatch(kept, name) for name in re.findall(r"node_filesystem_\w+", rules))
 
 
+def test_the_chart_has_files_and_no_links() -> None:
+    """Flux leaves symbolic links out of what it applies."""
+    assert not [path for path in CHART.rglob("*") if path.is_symlink()]
+
+
+@pytest.mark.parametrize("name", ["rules.yml", "dashboard.json"])
+@pytest.mark.parametrize("content", ["", None], ids=["empty", "missing"])
+def test_a_file_without_content_fails_the_render(tmp_path: Path, name: str, content: str | None) -> None:
+    copy = shutil.copytree(CHART, tmp_path / CHART.name)
+    (copy / "monitoring" / name).unlink()
+    if content is not None:
+        (copy / "monitoring" / name).write_text(content)
+    with pytest.raises(helm_python.HelmError, match=f"monitoring/{name} is missing from the chart, or empty"):
+        helm_python.Chart.load(copy).render(VARIANTS["everything"], name="vision", namespace=NAMESPACE)
+
+
 def test_monitoring_is_what_compose_mounts() -> None:
     values = VARIANTS["everything"]
-    shared = CHART.parents[1] / "monitoring"
+    shared = CHART / "monitoring"
     rule = one("PrometheusRule", values)
     assert rule["spec"] == yaml.safe_load((shared / "rules.yml").read_text())
     prefix = "https://git.example.org/deeplab/"
@@ -211,6 +273,8 @@ def test_monitoring_is_what_compose_mounts() -> None:
     alerts = [each for group in one("PrometheusRule", prefixed)["spec"]["groups"] for each in group["rules"]]
     runbooks = [each["annotations"]["runbook_url"] for each in alerts if "alert" in each]
     assert all(each.startswith(f"{prefix}deploy/monitoring/README.md#deeplab") for each in runbooks)
+    # Without a prefix there is no link that leads nowhere.
+    assert "runbook_url" not in json.dumps(rule)
     (dashboard,) = one("ConfigMap", values, name=f"{NAME}-dashboard")["data"].values()
     assert dashboard.strip() == (shared / "dashboard.json").read_text().strip()
     monitor = one("PodMonitor", values)

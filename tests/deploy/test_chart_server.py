@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from chart import (
     CHART,
     NAME,
@@ -48,6 +49,51 @@ def test_one_gpu_a_pod_and_none_without() -> None:
             if any(resource.startswith("nvidia.com/") for resource in container["resources"]["limits"])
         ]
         assert gpus == ["triton"]
+
+
+def test_a_claim_takes_the_place_of_the_device_plugins_gpu() -> None:
+    spec = one("Deployment", VARIANTS["claimed gpu"])["spec"]["template"]["spec"]
+    assert spec["resourceClaims"] == [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]
+    resources = spec["containers"][0]["resources"]
+    assert resources["claims"] == [{"name": "gpu"}]
+    assert set(resources["requests"]) == {"cpu", "memory"}
+    assert set(resources["limits"]) == {"memory"}
+    # A server on the CPU claims none.
+    on_cpu = one("Deployment", {"gpu": {"enabled": False, "resourceClaims": [{"name": "gpu"}]}})["spec"]["template"]
+    assert "resourceClaims" not in on_cpu["spec"]
+    assert "claims" not in on_cpu["spec"]["containers"][0]["resources"]
+
+
+def test_every_container_can_have_a_limit_of_cores() -> None:
+    """A quota on them refuses pods without one."""
+
+    def cores(number: int) -> Object:
+        return {"limits": {"cpu": str(number)}}
+
+    limited: Object = {
+        "resources": cores(8),
+        "initResources": cores(1),
+        "models": {"builder": {"resources": cores(2)}},
+        "monitoring": {"sharedMemoryExporter": {"enabled": True, "resources": cores(3)}},
+        "test": {"resources": cores(4)},
+        "loadTest": {"enabled": True, "resources": cores(5)},
+    }
+    store: Object = {"models": VARIANTS["object store"]["models"]}
+    limits = {
+        container["name"]: container["resources"]["limits"].get("cpu")
+        for values in (limited, limited | store)
+        for _, pod in pods(objects(values))
+        for container in containers(pod)
+    }
+    assert limits == {
+        "triton": "8",
+        "wait-for-models": "1",
+        "copy-models": "1",
+        "builder": "2",
+        "shm-exporter": "3",
+        "segment": "4",
+        "locust": "5",
+    }
 
 
 def test_openmp_gets_the_cores_that_the_pod_has() -> None:
@@ -149,6 +195,16 @@ def test_commands_run_where_their_image_has_the_files(target: str, names: set[st
     (folder,) = re.findall(r"^WORKDIR (\S+)$", stage, re.MULTILINE)
     found = [each for _, pod in pods(objects(EVERYTHING)) for each in containers(pod) if each["name"] in names]
     assert {each["workingDir"] for each in found} == {folder}
+
+
+def test_the_chart_names_every_image_that_its_pods_may_pull() -> None:
+    """What a cluster without internet copies into its registry."""
+    named = yaml.safe_load(chart().metadata["annotations"]["artifacthub.io/images"])
+    # By default, so without a digest or a registry of one's own.
+    exporter: Object = {"monitoring": {"sharedMemoryExporter": {"enabled": True}}}
+    found = [objects(values) for values in ({}, VARIANTS["object store"], exporter)]
+    images = {container["image"] for each in found for _, pod in pods(each) for container in containers(pod)}
+    assert {each["image"] for each in named} == images
 
 
 def test_versions_are_the_projects() -> None:

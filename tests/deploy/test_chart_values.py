@@ -1,15 +1,14 @@
-"""Values that the chart refuses, and the table of those that it takes."""
+"""Values that the chart refuses."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
-import readme
 import yaml
-from chart import CHART, NAME, VARIANTS, chart, job, objects, one, refusal, server
+from chart import CHART, DEFAULTS, LEAVES, NAMESPACE, OPEN, VARIANTS, chart, job, objects, paths, refusal, server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +16,13 @@ if TYPE_CHECKING:
     from chart import Object
 
 pytestmark = pytest.mark.deploy
+
+BALANCED: Object = {"service": {"type": "LoadBalancer"}}
+ROUTED: Object = {
+    "gateway": {"parentRefs": [{"name": "public", "namespace": "gateways"}], "grpc": {"enabled": True}},
+}
+GATEWAYS: Object = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
+OUTSIDE: Object = {"ipBlock": {"cidr": "10.0.0.0/8"}}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +52,14 @@ pytestmark = pytest.mark.deploy
             },
             "host name b.org is in gateway.grpc.hostnames and in gateway.http.hostnames",
         ),
+        (
+            {"service": {"type": "LoadBalancer"}},
+            "service.type LoadBalancer: networkPolicy.allowedFrom blocks its callers",
+        ),
+        ({"service": {"type": "NodePort"}}, "service.type NodePort: networkPolicy.allowedFrom blocks its callers"),
+        # A namespace has no callers from outside the cluster.
+        (BALANCED | {"networkPolicy": {"allowedFrom": [GATEWAYS]}}, "add an ipBlock"),
+        (ROUTED, "gateway.parentRefs public: networkPolicy.allowedFrom blocks the gateway"),
         ({"models": {"pvc": {"accessModes": ["ReadWriteOncePod"]}}}, "could then not mount it"),
         ({"loadTest": {"extraArgs": ["--headless"]}}, "would start the run again"),
         ({"loadTest": {"extraArgs": ["--autoquit=3"]}}, "would start the run again"),
@@ -54,13 +68,23 @@ pytestmark = pytest.mark.deploy
         ({"autoscaling": {"keda": {"authModes": "bearer"}}}, "authenticationRef must name the TriggerAuthentication"),
         ({"resources": {"requests": {"memory": "25Gi"}}}, "resources.requests.memory 25Gi is above"),
         (
-            {"models": {"builder": {"resources": {"limits": {"memory": "5Gi"}}}}},
+            {"models": {"builder": {"resources": {"limits": {"memory": "2Gi"}}}}},
             "models.builder.resources.requests.mem",
         ),
         ({"loadTest": {"resources": {"requests": {"memory": "1025Mi"}}}}, "above loadTest.resources.limits.memory 1Gi"),
+        ({"models": {"builder": {"precision": "int8"}}}, "int8 needs a claim with pictures"),
+        ({"models": {"builder": {"calibration": {"existingClaim": "a"}}}}, "and nothing else takes one"),
+        (
+            {"models": {"builder": {"precision": "int8", "calibration": {"existingClaim": "a"}}}},
+            "int8 is for CPUs: set gpu.enabled to false",
+        ),
+        ({"gpu": {"enabled": False}, "models": {"builder": {"precision": "fp16"}}}, "takes fp32, bf16 or int8"),
+        ({"gpu": {"enabled": False}, "models": {"builder": {"postprocessDevice": "cpu"}}}, "makes its masks there"),
+        ({"initResources": {"requests": {"memory": "1Gi"}}}, "above initResources.limits.memory 512Mi"),
         *(
-            ({"podLabels": {f"app.kubernetes.io/{label}": "mine"}}, f"podLabels app.kubernetes.io/{label}: ")
-            for label in ("name", "instance", "component")
+            ({labels: {label: "mine"}}, f"{labels} {label}: ")
+            for labels in ("podLabels", "commonLabels")
+            for label in ("app.kubernetes.io/name", "app.kubernetes.io/component", "helm.sh/chart")
         ),
         ({"server": {"extraArgs": ["--model-store=/else"]}}, "server.extraArgs --model-store: set models.source"),
         # tritonserver completes what is short.
@@ -72,6 +96,21 @@ pytestmark = pytest.mark.deploy
 )
 def test_values_that_cannot_work_together_are_refused(values: Object, message: str) -> None:
     assert message in refusal(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        BALANCED | {"networkPolicy": {"allowedFrom": [OUTSIDE]}},
+        BALANCED | {"networkPolicy": {"enabled": False}},
+        ROUTED | {"networkPolicy": {"allowedFrom": [GATEWAYS]}},
+        ROUTED | {"networkPolicy": {"allowedFrom": [OUTSIDE]}},
+        # Its pods may be those of the namespace.
+        {"gateway": ROUTED["gateway"] | {"parentRefs": [{"name": "public"}, {"name": "own", "namespace": NAMESPACE}]}},
+    ],
+)
+def test_a_way_in_that_the_policy_lets_through_is_rendered(values: Object) -> None:
+    assert objects(values)
 
 
 def test_an_option_that_another_value_sets_is_refused() -> None:
@@ -104,14 +143,6 @@ def test_a_variable_of_ones_own_takes_the_place_of_the_charts() -> None:
     assert [each for each in builder_of(values)["env"] if each["name"] != "BUILD"] == mine["builder"]
 
 
-def paths(values: Object, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every path of a tree of values, with what stands there."""
-    for key, value in values.items():
-        yield (*above, key), value
-        if isinstance(value, dict):
-            yield from paths(value, (*above, key))
-
-
 def nested(path: tuple[str, ...], value: object) -> Object:
     for key in reversed(path):
         value = {key: value}
@@ -119,27 +150,7 @@ def nested(path: tuple[str, ...], value: object) -> Object:
     return value
 
 
-DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
-# Kubernetes' own or the user's names.
-OPEN = {
-    ("affinity",),
-    ("gateway", "parentRefs"),
-    ("loadTest", "env"),
-    ("models", "builder", "nodeSelector"),
-    ("models", "builder", "podAnnotations"),
-    ("models", "objectStore", "options"),
-    ("monitoring", "dashboard", "annotations"),
-    ("monitoring", "dashboard", "labels"),
-    ("monitoring", "podMonitor", "labels"),
-    ("monitoring", "prometheusRule", "labels"),
-    ("nodeSelector",),
-    ("podAnnotations",),
-    ("podLabels",),
-    ("service", "annotations"),
-    ("serviceAccount", "annotations"),
-}
 GROUPS = [(), *(path for path, value in paths(DEFAULTS) if isinstance(value, dict) and path not in OPEN)]
-LEAVES = [path for path, value in paths(DEFAULTS) if not isinstance(value, dict)]
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=".".join)
@@ -198,7 +209,7 @@ def schemas(schema: Object, path: str = "values") -> Iterator[tuple[str, Object]
 
 # Kubernetes' own types, which kubernetes_validate and the API server know.
 KUBERNETES = re.compile(
-    r"values\.(volumes\[\]|env\[\]\.valueFrom|peers\[\]\.(pod|namespace)Selector|affinity\.\w+|global)"
+    r"values\.(extraContainers\[\]|volumes\[\]|env\[\]\.valueFrom|peers\[\]\.(pod|namespace)Selector|affinity\.\w+|global)"
 )
 
 
@@ -243,65 +254,3 @@ def test_a_release_and_a_namespace_may_have_any_name() -> None:
 def test_an_option_that_rclone_would_not_read_is_refused() -> None:
     store = {"path": "b", "options": {"env-auth": "true"}}
     assert "env-auth" in refusal({"models": {"source": "objectStore", "objectStore": store}})
-
-
-def test_the_readme_lists_every_value_as_it_is() -> None:
-    current = (CHART / "README.md").read_text()
-    assert readme.readme(current, (CHART / "values.yaml").read_text()) == current, "run python deploy/helm/readme.py"
-    rows = set(re.findall(r"^\| `([A-Za-z.]+)` \| `", current, re.MULTILINE))
-    leaves = {path for path in LEAVES if not any(path[: len(group)] == group for group in OPEN)}
-    assert {".".join(path) for path in leaves | OPEN} == rows
-
-
-EXAMPLES = [
-    yaml.safe_load(block)
-    for block in re.findall(r"^```yaml\n(.*?)^```$", (CHART / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-]
-
-
-# Values that choose what is rendered, and are not in it themselves.
-CHOICES = {("autoscaling", "type"), ("models", "source"), ("models", "pvc", "storageClassName")}
-
-
-@pytest.mark.parametrize("values", [*VARIANTS.values(), *EXAMPLES])
-def test_what_a_user_sets_is_in_what_is_rendered(values: Object) -> None:
-    found = objects(values)
-    rendered = json.dumps(found, sort_keys=True)
-    for path, value in paths(values):
-        if path == ("models", "pvc", "accessModes") and "PersistentVolumeClaim" not in {each["kind"] for each in found}:
-            continue
-        if isinstance(value, list):
-            assert all(json.dumps(item, sort_keys=True) in rendered for item in cast("list[object]", value)), path
-        elif isinstance(value, str) and path not in CHOICES:
-            assert value in rendered, path
-
-
-@pytest.mark.parametrize("values", EXAMPLES, ids=lambda values: ".".join(path[-1] for path, _ in paths(values)))
-def test_the_readmes_examples_give_options_that_there_are(values: Object) -> None:
-    known = (CHART.parents[2] / "deeplabv3" / "building" / "options.py").read_text()
-    for option in values.get("models", {}).get("builder", {}).get("extraArgs", []):
-        assert not option.startswith("--") or f'"{option}"' in known
-
-
-def test_the_readmes_commands_name_what_there_is() -> None:
-    text = (CHART / "README.md").read_text()
-    assert len(EXAMPLES) >= 6
-    values = VARIANTS["everything"]
-    (locust,) = one("Deployment", values, name=f"{NAME}-locust-worker")["spec"]["template"]["spec"]["containers"]
-    # The release of the commands is called as the tests' is.
-    assert f"{' '.join(locust['command'])} " in text
-    labels = job({})["metadata"]["labels"]
-    selector = ",".join(
-        f"app.kubernetes.io/{key}={labels[f'app.kubernetes.io/{key}']}" for key in ("instance", "component")
-    )
-    assert f"delete job --selector {selector}\n" in text
-    header = (CHART.parent / "prometheus-adapter-values.yaml").read_text()
-    (adapter,) = re.findall(r"helm upgrade .*\n.*\n.*values\.yaml", header.replace("\n# ", "\n"))
-    assert [line.strip() for line in adapter.splitlines()] == re.findall(
-        r"helm upgrade \S+ prometheus-adapter.*|--set prometheus.*|--values deploy.*", text
-    )
-
-
-def test_a_value_without_a_description_does_not_get_by() -> None:
-    with pytest.raises(readme.UndescribedError, match=r"gpu\.count"):
-        readme.table("gpu:\n  # -- Whether.\n  enabled: true\n  count: 1\n")

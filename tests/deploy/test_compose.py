@@ -24,6 +24,7 @@ FILE = ROOT / "docker-compose.yml"
 GPU, CPU = {"model-builder", "triton"}, {"model-builder-cpu", "triton-cpu"}
 SERVERS = {"gpu": ("model-builder", "triton"), "cpu": ("model-builder-cpu", "triton-cpu")}
 MONITORED = ROOT / "deploy" / "monitoring"
+SHIPPED = "deploy/helm/deeplab-triton/monitoring"
 MONITORING, LOAD = {"prometheus", "grafana"}, {"locust-master", "locust-worker"}
 ALL = ("gpu", "cpu", "monitoring", "load")
 
@@ -256,7 +257,7 @@ def test_prometheus_reads_what_is_mounted_and_keeps_its_series() -> None:
     assert found[options["config.file"]] == "deploy/monitoring/prometheus.yml"
     folder = options["config.file"].rpartition("/")[0]
     for name in yaml.safe_load((MONITORED / "prometheus.yml").read_text())["rule_files"]:
-        assert found[f"{folder}/{name}"] == f"deploy/monitoring/{name}"
+        assert found[f"{folder}/{name}"] == f"{SHIPPED}/{name}"
     assert found[options["storage.tsdb.path"]] == "prometheus"
 
 
@@ -266,7 +267,7 @@ def test_grafana_reads_what_is_mounted_and_keeps_its_settings() -> None:
     assert found[f"{provisioning}/datasources/deeplab.yml"] == "deploy/monitoring/grafana/datasources.yml"
     assert found[f"{provisioning}/dashboards/deeplab.yml"] == "deploy/monitoring/grafana/dashboards.yml"
     (provider,) = yaml.safe_load((MONITORED / "grafana" / "dashboards.yml").read_text())["providers"]
-    boards = [path for path, source in found.items() if source == "deploy/monitoring/dashboard.json"]
+    boards = [path for path, source in found.items() if source == f"{SHIPPED}/dashboard.json"]
     assert [path.rpartition("/")[0] for path in boards] == [provider["options"]["path"]]
     # Where Grafana keeps its database.
     assert [path for path, source in found.items() if source == "grafana"] == ["/var/lib/grafana"]
@@ -277,9 +278,8 @@ def test_grafana_asks_the_prometheus_of_this_file() -> None:
     (port,) = services("monitoring")["prometheus"]["ports"]
     assert source["url"] == f"http://prometheus:{port['target']}"
     # The dashboard takes any source of a type. Links that somebody kept name this one.
-    variables = {
-        each["name"]: each for each in json.loads((MONITORED / "dashboard.json").read_text())["templating"]["list"]
-    }
+    dashboard = json.loads((ROOT / SHIPPED / "dashboard.json").read_text())
+    variables = {each["name"]: each for each in dashboard["templating"]["list"]}
     assert variables["datasource"]["query"] == source["type"]
     assert (source["uid"], source["isDefault"]) == ("prometheus", True)
 

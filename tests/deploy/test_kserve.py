@@ -8,7 +8,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from chart import CHART, job, one, server
+from chart import CHART, VARIANTS, job, one, server
+from cloudcoil.models.prometheus_operator import v1 as operator
 
 pytestmark = pytest.mark.deploy
 
@@ -17,6 +18,11 @@ RUNTIME: dict[str, Any] = yaml.safe_load((KSERVE / "serving-runtime.yaml").read_
 CLAIM: dict[str, Any] = yaml.safe_load((KSERVE / "claim.yaml").read_text())
 JOB: dict[str, Any] = yaml.safe_load((KSERVE / "builder.yaml").read_text())
 SERVICE: dict[str, Any] = yaml.safe_load((KSERVE / "inference-service.yaml").read_text())
+PATCH: dict[str, Any] = yaml.safe_load((KSERVE / "keda-patch.yaml").read_text())
+MONITOR: dict[str, Any] = yaml.safe_load((KSERVE / "pod-monitor.yaml").read_text())
+
+
+SELECTED = f'namespace="vision",app_kubernetes_io_instance="{SERVICE["metadata"]["name"]}"'
 
 
 def test_its_container_is_the_charts() -> None:
@@ -61,6 +67,33 @@ def test_the_service_names_the_runtime_and_its_format() -> None:
     assert (annotations["prometheus.kserve.io/port"], annotations["prometheus.kserve.io/path"]) == (metrics, "/metrics")
     # Knative has one port a service.
     assert SERVICE["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "RawDeployment"
+
+
+def test_it_is_scaled_as_the_chart_is() -> None:
+    triggers = one("ScaledObject", VARIANTS["keda"])["spec"]["triggers"]
+    metrics = [each["external"] for each in PATCH["spec"]["predictor"]["autoScaling"]["metrics"]]
+    assert len(metrics) == len(triggers)
+    # The chart finds the pods of its release by their names, KServe's have the service as a label.
+    for metric, trigger in zip(metrics, triggers, strict=True):
+        charts = re.sub(r'namespace="\w+",pod=~"[^"]+"', SELECTED, trigger["metadata"]["query"])
+        assert re.sub(r"\s+", "", metric["metric"]["query"]) == re.sub(r"\s+", "", charts)
+        assert metric["target"]["value"] == trigger["metadata"]["threshold"]
+    assert PATCH["spec"]["predictor"]["minReplicas"] == SERVICE["spec"]["predictor"]["minReplicas"]
+    behavior = one("ScaledObject", VARIANTS["keda"])["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    window = behavior["scaleDown"]["stabilizationWindowSeconds"]
+    assert PATCH["spec"]["predictor"]["autoScaling"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == window
+
+
+def test_it_is_scraped_under_the_labels_of_the_rules() -> None:
+    found = operator.PodMonitor.model_validate(MONITOR)
+    assert found.model_dump(mode="json", by_alias=True, exclude_unset=True) == MONITOR
+    assert MONITOR["spec"]["selector"]["matchLabels"] == {
+        "serving.kserve.io/inferenceservice": SERVICE["metadata"]["name"]
+    }
+    (endpoint,) = MONITOR["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in RUNTIME["spec"]["containers"][0]["ports"]}
+    labels = {each["targetLabel"]: each.get("replacement") for each in endpoint["relabelings"]}
+    assert labels == {"job": "deeplab-triton", "app_kubernetes_io_instance": None}
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.37"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from monitoring_files import (
     PROMETHEUS_SERIES,
     RECORDED,
     ROOT,
+    RULES,
     TRITON_SERIES,
     dashboard,
     panels,
@@ -38,26 +40,29 @@ GRID_COLUMNS = 24
 
 def promtool(*arguments: str | Path) -> None:
     command = [str(PROMETHEUS / "promtool"), *map(str, arguments)]
-    done = subprocess.run(command, check=False, cwd=FOLDER, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.stack
-def test_prometheus_takes_the_configuration() -> None:
-    promtool("check", "config", "prometheus.yml")
+def test_prometheus_takes_the_configuration(tmp_path: Path) -> None:
+    """Compose mounts both files into one folder."""
+    for path in (FOLDER / "prometheus.yml", RULES):
+        shutil.copy(path, tmp_path)
+    promtool("check", "config", tmp_path / "prometheus.yml")
 
 
 @pytest.mark.stack
 def test_alerts_fire_when_they_must_and_only_then() -> None:
-    promtool("test", "rules", "rules_test.yml")
+    promtool("test", "rules", FOLDER / "rules_test.yml")
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 def test_alert_tells_what_happened_and_what_to_do(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in {"critical", "warning"}
     assert alert["for"]
-    assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
-    assert alert["annotations"]["runbook_url"] == f"deploy/monitoring/README.md#{alert['alert'].lower()}"
+    assert alert["annotations"].keys() == {"summary", "description", "runbook"}
+    assert alert["annotations"]["runbook"] == f"deploy/monitoring/README.md#{alert['alert'].lower()}"
     readme = (FOLDER / "README.md").read_text()
     runbook = re.search(rf"^### {alert['alert']}\n+(.+?)(?=^#|\Z)", readme, re.MULTILINE | re.DOTALL)
     assert runbook, f"README.md has no runbook for {alert['alert']}"
@@ -121,17 +126,24 @@ def test_dashboard_can_be_provisioned() -> None:
     assert board["uid"] == "deeplab-triton"
     assert "__inputs" not in board
     assert board.get("id") is None
-    assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "job", "namespace", "model"]
+    assert [variable["name"] for variable in board["templating"]["list"]] == [
+        "datasource",
+        "job",
+        "namespace",
+        "release",
+        "model",
+    ]
     sources = {str(panel["datasource"]["uid"]) for panel in panels()}
     sources |= {str(target["datasource"]["uid"]) for panel in panels() for target in panel["targets"]}
     assert sources == {"${datasource}"}
 
 
-def test_compose_has_no_namespace_and_the_dashboard_works_there() -> None:
+def test_compose_has_no_namespace_and_no_release_and_the_dashboard_works_there() -> None:
     variables = {variable["name"]: variable for variable in dashboard()["templating"]["list"]}
 
-    assert variables["namespace"]["includeAll"]
-    assert re.fullmatch(variables["namespace"]["allValue"], "")
+    for name in ("namespace", "release"):
+        assert variables[name]["includeAll"]
+        assert re.fullmatch(variables[name]["allValue"], "")
 
 
 def test_panels_are_told_apart_and_do_not_overlap() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from monitoring_files import FOLDER, PROMETHEUS, panels, queries
+from monitoring_files import PROMETHEUS, RULES, dashboard, panels, queries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,13 @@ nv_inference_exec_count{pod="a", model="preprocess"} 40
 nv_inference_exec_count{pod="b", model="preprocess"} 20
 nv_inference_exec_count{pod="a", model="core_resnet50"} 15
 nv_inference_exec_count{pod="b", model="core_resnet50"} 15
+nv_inference_first_response_histogram_ms_bucket{pod="a", model="segment_resnet50", le="500"} 20
+nv_inference_first_response_histogram_ms_bucket{pod="a", model="segment_resnet50", le="2000"} 57
+nv_inference_first_response_histogram_ms_bucket{pod="b", model="segment_resnet50", le="2000.0"} 24
+nv_inference_first_response_histogram_ms_count{pod="a", model="segment_resnet50"} 60
+nv_inference_first_response_histogram_ms_count{pod="b", model="segment_resnet50"} 30
+kube_pod_container_status_restarts_total{job="k", namespace="seg", pod="s-deeplab-triton-a", container="triton"} 1
+kube_pod_container_status_restarts_total{job="k", namespace="seg", pod="another-service-a", container="triton"} 9
 """
 # What every scrape finds. Replica c is down.
 FOUND = """
@@ -89,8 +96,28 @@ nv_cpu_memory_used_bytes{pod="a"} 30
 nv_cpu_memory_total_bytes{pod="a"} 50
 nv_pinned_memory_pool_used_bytes{pod="a"} 64
 nv_pinned_memory_pool_total_bytes{pod="a"} 256
+nv_gpu_utilization{pod="b", gpu_uuid="GPU-2"} 0.1
 node_filesystem_avail_bytes{job="deeplab-shm", pod="a", mountpoint="/dev/shm"} 1
 node_filesystem_size_bytes{job="deeplab-shm", pod="a", mountpoint="/dev/shm"} 5
+"""
+# What exporters of the cluster find there, with jobs of their own.
+CLUSTER = """
+kube_deployment_spec_replicas{deployment="s-deeplab-triton"} 3
+kube_deployment_spec_replicas{deployment="s-deeplab-triton-locust-worker"} 20
+kube_deployment_spec_replicas{deployment="another-service"} 40
+kube_horizontalpodautoscaler_spec_max_replicas{horizontalpodautoscaler="keda-hpa-s-deeplab-triton"} 4
+kube_horizontalpodautoscaler_spec_max_replicas{horizontalpodautoscaler="another-service"} 50
+kube_pod_container_status_last_terminated_reason{pod="s-deeplab-triton-a", container="triton", reason="OOMKilled"} 1
+kube_pod_container_status_last_terminated_reason{pod="s-deeplab-triton-b", container="triton", reason="Error"} 1
+container_memory_working_set_bytes{pod="s-deeplab-triton-a", container="triton"} 12
+container_memory_working_set_bytes{pod="s-deeplab-triton-a", container="shm-exporter"} 1
+kube_pod_container_resource_limits{pod="s-deeplab-triton-a", container="triton", resource="memory"} 24
+kube_pod_container_resource_limits{pod="s-deeplab-triton-a", container="triton", resource="cpu"} 4
+DCGM_FI_DEV_XID_ERRORS{UUID="GPU-1"} 79
+DCGM_FI_DEV_XID_ERRORS{UUID="GPU-2"} 0
+DCGM_FI_DEV_XID_ERRORS{UUID="GPU-of-others"} 31
+DCGM_FI_DEV_CLOCKS_EVENT_REASONS{UUID="GPU-1"} 68
+DCGM_FI_DEV_CLOCKS_EVENT_REASONS{UUID="GPU-2"} 33
 """
 # Panel, then curve as its legend names it, then value in the panel's unit.
 SHOWN = {
@@ -117,7 +144,8 @@ SHOWN = {
     "Requests that wait, by step": {"preprocess": 2, "core_resnet50": 8, "core_resnet101": 1},
     "Mean wait by step": {"preprocess": 0.02, "core_resnet50": 0.2, "core_resnet101": 0.1},
     "Mean batch by step": {"preprocess": 2, "core_resnet50": 3},
-    "Utilization": {"a a:8002 GPU-1": 0.7},
+    "Pictures within 2 s": {"segment_resnet50": 0.9},  # 81 of 90
+    "Utilization": {"a a:8002 GPU-1": 0.7, "b b:8002 GPU-2": 0.1},
     "Memory in use": {"a a:8002 GPU-1": 0.4},
     "Power": {"a a:8002 GPU-1": 300, "limit a a:8002 GPU-1": 400},
     "Up": {"a a:8002": 1, "b b:8002": 1, "c c:8002": 0},
@@ -126,6 +154,15 @@ SHOWN = {
     "CPU of the machine": {"a a:8002": 0.25},
     "Memory of the machine and pinned pool": {"memory a a:8002": 0.6, "pinned pool a a:8002": 0.25},
     "/dev/shm in use": {"a a:8002": 0.8},  # noqa: S108 - a title
+    "Replicas wanted, ready and at most": {"wanted": 3, "ready": 2, "at most": 4},
+    "Restarts in an hour, and out of memory": {
+        "restarts s-deeplab-triton-a": 84,
+        "out of memory s-deeplab-triton-a": 1,
+    },
+    "Memory of the container, of its limit": {"s-deeplab-triton-a": 0.5},
+    "Last XID error of a GPU": {"GPU-1": 79, "GPU-2": 0},
+    # 68 is 4, the power's cap, and 64, the hardware's heat; 33 is 1, idle, and 32, the driver's heat.
+    "Clock of a GPU held back": {"power GPU-1": 1, "heat GPU-1": 1, "power GPU-2": 0, "heat GPU-2": 1},
 }
 
 
@@ -168,25 +205,43 @@ def test_every_curve_has_an_expected_value() -> None:
     assert sorted(named) == sorted((panel, curve) for panel, values in SHOWN.items() for curve in values)
 
 
-@pytest.mark.parametrize("query", queries(), ids=lambda query: query.panel)
-def test_query_follows_the_chosen_job_and_namespace(query: Query) -> None:
-    selectors = re.findall(r"\{([^}]*)\}", query.expression)
-    own = [selector for selector in selectors if "alertname" not in selector]  # alerts are counted whosever they are
-
+def assert_follows_the_choice(expression: str) -> None:
+    selectors = re.findall(r"(\w+)\{([^}]*)\}", expression)
     assert selectors
-    assert all('namespace=~"$namespace"' in selector for selector in own)
-    assert all('job=~"$job"' in selector or 'job="deeplab-shm"' in selector for selector in own)
+    for name, selector in selectors:
+        assert 'namespace=~"$namespace"' in selector
+        if name.startswith(("kube_", "container_")):
+            # Their job is the exporter's, and the release is in the name of what they are about.
+            assert re.search(r'\w+=~"(\(keda-hpa-\)\?)?\(\$release\)\.\*"', selector)
+        else:
+            assert 'app_kubernetes_io_instance=~"$release"' in selector
+            assert any(job in selector for job in ('job=~"$job"', 'job=~"$job|deeplab-shm"', 'job="deeplab-shm"'))
+
+
+@pytest.mark.parametrize("query", queries(), ids=lambda query: query.panel)
+def test_query_follows_the_chosen_job_namespace_and_release(query: Query) -> None:
+    assert_follows_the_choice(query.expression)
+
+
+def test_alerts_that_are_drawn_are_those_of_the_choice() -> None:
+    (annotation,) = dashboard()["annotations"]["list"]
+
+    assert_follows_the_choice(annotation["expr"])
 
 
 @pytest.mark.stack
 def test_every_curve_shows_its_value(tmp_path: Path) -> None:
     test = {
         "interval": "15s",
-        "input_series": series_of(ADDED, values="0+{}x90") + series_of(FOUND, values="{}x90"),
+        "input_series": [
+            *series_of(ADDED, values="0+{}x90"),
+            *series_of(FOUND, values="{}x90"),
+            *series_of(CLUSTER.replace("{", '{job="exporter", namespace="seg", '), values="{}x90"),
+        ],
         "promql_expr_test": [case(query) for query in queries()],
     }
     content = {
-        "rule_files": [str(FOLDER / "rules.yml")],
+        "rule_files": [str(RULES)],
         "evaluation_interval": "15s",
         "group_eval_order": ["deeplab.recording", "deeplab.alerts"],
         "tests": [test],

@@ -63,7 +63,12 @@ def exported(url: str) -> set[str]:
 
 def test_a_life_of_a_server(toy_repository: Path, tmp_path: Path) -> None:
     """Load, refused pictures, a dead stub, the end: one server, for each of its stages takes the one before."""
-    options = ("--", "--metrics-config=summary_latencies=true", "--metrics-interval-ms=500")
+    options = (
+        "--",
+        "--metrics-config=summary_latencies=true",
+        "--metrics-config=histogram_latencies=true",
+        "--metrics-interval-ms=500",
+    )
     with TritonProcess(toy_repository, log=tmp_path / "serve.log", options=options) as server:
         with SegmentationClient(f"grpc://{server.grpc_url}", retries=0) as client, pytest.raises(InvalidImageError):
             client.segment(b"no picture at all")
@@ -84,11 +89,17 @@ def assert_all_have_data(prometheus: PrometheusProcess, server: TritonProcess) -
     expected = [query for query in queries() if not query.series() & ELSEWHERE.keys()]
     silent = [query for query in expected if not prometheus.query(query.filled(window=WINDOW))]
     assert not silent
+    # Of "Replicas wanted, ready and at most" one query needs no Kubernetes.
     assert {panel.panel for panel in queries()} - {query.panel for query in expected} == {
+        "Pictures within 2 s",
         "Utilization",
         "Memory in use",
         "Power",
         "/dev/shm in use",  # noqa: S108 - a title
+        "Restarts in an hour, and out of memory",
+        "Memory of the container, of its limit",
+        "Last XID error of a GPU",
+        "Clock of a GPU held back",
     }
     assert not [name for name in RECORDED if not prometheus.query(name)]
     assert all(sample["metric"]["job"] == "deeplab-triton" for name in RECORDED for sample in prometheus.query(name))

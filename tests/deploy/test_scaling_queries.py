@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.deploy, pytest.mark.stack]
 
 PODS = (f"{NAME}-7d9c5bb6f4-aaaaa", f"{NAME}-7d9c5bb6f4-bbbbb")
+# What an annotation of the pods makes another job scrape.
+AGAIN = "kubernetes-pods"
 STRANGERS = (f"other-{NAME}-7d9c5bb6f4-ccccc", f"{NAME}-locust-worker-7d9c5bb6f4-ddddd")
 INTERVAL, AT = "15s", "10m"
 
@@ -95,7 +97,7 @@ def test_keda_sums_over_the_pods_of_the_release(
     queries = keda_queries()
     check(
         tmp_path,
-        series({**served, **NOISE, **OTHERS} if served else OTHERS),
+        series({**served, **NOISE, **OTHERS} if served else OTHERS) + series(served, job=AGAIN),
         {
             queries["pending-requests"]: [{"labels": "{}", "value": pending}],
             queries["queue-milliseconds"]: [{"labels": "{}", "value": milliseconds}],
@@ -105,7 +107,7 @@ def test_keda_sums_over_the_pods_of_the_release(
 
 def test_the_adapter_gives_each_pod_its_own_value(tmp_path: Path) -> None:
     expected = {"deeplab_core_pending_requests": PENDING, "deeplab_core_queue_seconds": QUEUE_SECONDS}
-    rules = yaml.safe_load((CHART.parent / "prometheus-adapter-values.yaml").read_text())["rules"]["custom"]
+    rules = yaml.safe_load((CHART.parent / "prometheus-adapter-rules.yaml").read_text())["rules"]["custom"]
     assert {rule["name"]["as"] for rule in rules} == expected.keys()
     queries: dict[str, list[dict[str, Any]]] = {}
     for rule in rules:

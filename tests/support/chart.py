@@ -27,26 +27,26 @@ def chart() -> helm_python.Chart:
     return helm_python.Chart.load(CHART)
 
 
-def files(values: Object | None = None, *, release: str = RELEASE) -> dict[str, str]:
+def files(values: Object | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE) -> dict[str, str]:
     """Return what each template renders to, by its path below templates/.
 
     Raises:
         helm_python.HelmError: The values are refused, or a template fails.
     """
-    rendered = chart().render(values or {}, name=release, namespace=NAMESPACE)
+    rendered = chart().render(values or {}, name=release, namespace=namespace)
     return {path.partition("templates/")[2]: text for path, text in rendered.items()}
 
 
-def objects(values: Object | None = None, *, release: str = RELEASE) -> list[Object]:
+def objects(values: Object | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE) -> list[Object]:
     """Return the Kubernetes objects of all templates; they are cached: do not change them."""
-    return _objects(json.dumps(values), release)
+    return _objects(json.dumps(values), release, namespace)
 
 
 @functools.cache
-def _objects(values: str, release: str) -> list[Object]:
+def _objects(values: str, release: str, namespace: str) -> list[Object]:
     return [
         cast("Object", found)
-        for path, text in files(json.loads(values), release=release).items()
+        for path, text in files(json.loads(values), release=release, namespace=namespace).items()
         if path.endswith(".yaml")
         for found in yaml.load_all(text, Loader=yaml.CSafeLoader)
         if found is not None
@@ -101,12 +101,31 @@ def job(values: Object) -> Object:
     return found
 
 
+SIDECAR: Object = {
+    "name": "log-shipper",
+    "image": "registry.example.org/log-shipper:1.0.0",
+    "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}},
+    "securityContext": {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    },
+    "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - the pod's
+}
+# The values files that users start from, each by its name.
+READY: dict[str, Object] = {
+    path.name.removesuffix("-values.yaml"): yaml.safe_load(path.read_text())
+    for path in sorted((CHART / "ci").glob("*.yaml"))
+}
 # Each shows templates, or parts of them, that the others leave out.
 VARIANTS: dict[str, Object] = {
     "defaults": {},
     "everything": {
         "replicaCount": 3,
         "imagePullSecrets": [{"name": "registry"}],
+        "commonLabels": {"cost-center": "4711"},
+        "commonAnnotations": {"owner": "perception@example.org"},
+        "schedulerName": "bin-packing",
         "image": {"digest": "sha256:" + "ab" * 32},
         "server": {"extraArgs": ["--log-verbose=1"]},
         "gpu": {"resourceName": "nvidia.com/mig-3g.40gb", "runtimeClassName": "nvidia"},
@@ -126,11 +145,13 @@ VARIANTS: dict[str, Object] = {
         "extraEnv": [{"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"}],
         "extraVolumes": [{"name": "more", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+        "extraContainers": [SIDECAR],
         "service": {
             "type": "LoadBalancer",
             "annotations": {"balancer": "internal"},
             "loadBalancerSourceRanges": ["10.0.0.0/8"],
         },
+        "networkPolicy": {"allowedFrom": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
         "serviceAccount": {"annotations": {"identity": "models"}},
         "monitoring": {
             "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -154,7 +175,17 @@ VARIANTS: dict[str, Object] = {
         },
         "loadTest": {"enabled": True, "env": {"LOCUST_USERS": "64"}, "extraArgs": ["--variants", "resnet50"]},
     },
-    "cpu": {"gpu": {"enabled": False}, "resources": {"limits": {"memory": "10Gi"}, "requests": {"memory": "10Gi"}}},
+    "int8": {
+        "gpu": {"enabled": False},
+        "models": {
+            "builder": {
+                "direct": False,
+                "precision": "int8",
+                "calibration": {"existingClaim": "pictures", "path": "street"},
+            }
+        },
+    },
+    "claimed gpu": {"gpu": {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}},
     "hpa": {"autoscaling": {"type": "hpa", "minReplicas": 2, "maxReplicas": 8}},
     "keda": {
         "autoscaling": {
@@ -198,4 +229,37 @@ VARIANTS: dict[str, Object] = {
         "topologySpread": [],
         "fullnameOverride": "segmentation",
     },
+    **READY,
 }
+
+
+def paths(values: Object, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every path of a tree of values, with what stands there."""
+    for key, value in values.items():
+        yield (*above, key), value
+        if isinstance(value, dict):
+            yield from paths(value, (*above, key))
+
+
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+# Kubernetes' own or the user's names.
+OPEN = {
+    ("affinity",),
+    ("commonAnnotations",),
+    ("commonLabels",),
+    ("gateway", "parentRefs"),
+    ("loadTest", "env"),
+    ("models", "builder", "nodeSelector"),
+    ("models", "builder", "podAnnotations"),
+    ("models", "objectStore", "options"),
+    ("monitoring", "dashboard", "annotations"),
+    ("monitoring", "dashboard", "labels"),
+    ("monitoring", "podMonitor", "labels"),
+    ("monitoring", "prometheusRule", "labels"),
+    ("nodeSelector",),
+    ("podAnnotations",),
+    ("podLabels",),
+    ("service", "annotations"),
+    ("serviceAccount", "annotations"),
+}
+LEAVES = [path for path, value in paths(DEFAULTS) if not isinstance(value, dict)]

@@ -1,4 +1,4 @@
-"""What deploy/monitoring holds, read once for the tests of it: rules, dashboard, queries, names of series."""
+"""The monitoring files, read once for the tests of them: rules, dashboard, queries, names of series."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "monitoring"
+# What the chart ships, and compose mounts.
+SHIPPED = ROOT / "deploy" / "helm" / "deeplab-triton" / "monitoring"
+RULES, DASHBOARD = SHIPPED / "rules.yml", SHIPPED / "dashboard.json"
 PROMETHEUS = ROOT / "out" / "tools" / "prometheus"
 
 # What tritonserver 2.51 exports on a machine without a GPU, with the summaries of latencies that compose and the chart
@@ -45,12 +48,22 @@ ELSEWHERE = {
     "nv_gpu_power_limit": "tritonserver with DCGM and a GPU",
     "nv_gpu_power_usage": "tritonserver with DCGM and a GPU",
     "nv_gpu_utilization": "tritonserver with DCGM and a GPU",
+    "nv_inference_first_response_histogram_ms_bucket": "tritonserver 26.01 with histogram_latencies=true",
+    "nv_inference_first_response_histogram_ms_count": "tritonserver 26.01 with histogram_latencies=true",
+    "kube_deployment_spec_replicas": "kube-state-metrics 2",
+    "kube_horizontalpodautoscaler_spec_max_replicas": "kube-state-metrics 2",
+    "kube_pod_container_resource_limits": "kube-state-metrics 2",
+    "kube_pod_container_status_last_terminated_reason": "kube-state-metrics 2",
+    "kube_pod_container_status_restarts_total": "kube-state-metrics 2",
     "kube_pod_status_ready": "kube-state-metrics 2",
+    "container_memory_working_set_bytes": "cAdvisor in the kubelet",
+    "DCGM_FI_DEV_CLOCKS_EVENT_REASONS": "DCGM exporter with that counter",
+    "DCGM_FI_DEV_XID_ERRORS": "DCGM exporter",
     "node_filesystem_avail_bytes": "node_exporter 1 in the pod, job deeplab-shm",
     "node_filesystem_size_bytes": "node_exporter 1 in the pod, job deeplab-shm",
 }
 PROMETHEUS_SERIES = {"up", "ALERTS"}
-SERIES = re.compile(r"\b(?:nv_\w+|node_\w+|kube_\w+|deeplab:[\w:]+|up|ALERTS)\b(?!\s*=)")
+SERIES = re.compile(r"\b(?:nv_\w+|node_\w+|kube_\w+|container_\w+|DCGM_\w+|deeplab:[\w:]+|up|ALERTS)\b(?!\s*=)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +95,7 @@ class Query:
 
 def dashboard() -> dict[str, Any]:
     """Return the dashboard."""
-    return json.loads((FOLDER / "dashboard.json").read_text())
+    return json.loads(DASHBOARD.read_text())
 
 
 def panels() -> list[dict[str, Any]]:
@@ -101,7 +114,7 @@ def queries() -> list[Query]:
 
 def rules() -> list[dict[str, Any]]:
     """Return all recording rules and alerts."""
-    return [rule for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"] for rule in group["rules"]]
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
 
 def series(expression: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""A Prometheus of its own for a test, with deploy/monitoring's rules at the pace of seconds."""
+"""A Prometheus of its own for a test, with the project's rules at the pace of seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 import yaml
-from monitoring_files import FOLDER, PROMETHEUS
+from monitoring_files import FOLDER, PROMETHEUS, RULES
 from triton_process import wait_until
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class PrometheusProcess:
         del job["dns_sd_configs"]
         job["static_configs"] = [{"targets": [target]}]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        (folder / "rules.yml").write_text(hurried((FOLDER / "rules.yml").read_text()))
+        (folder / "rules.yml").write_text(hurried(RULES.read_text()))
         self.log = folder / "prometheus.log"
         options = (
             f"--config.file={folder / 'prometheus.yml'}",

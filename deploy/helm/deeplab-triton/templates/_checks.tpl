@@ -21,14 +21,22 @@
 {{- if lt $limit (add $shared $beside) -}}
 {{- fail (printf "resources.limits.memory %s: /dev/shm counts against it, so it must hold sharedMemory.size %s and sharedMemory.minimumBeside %s; set it to %dMi or more" $values.resources.limits.memory $values.sharedMemory.size $values.sharedMemory.minimumBeside (add $shared $beside)) -}}
 {{- end -}}
-{{- range $of, $resources := dict "resources" $values.resources "models.builder.resources" $values.models.builder.resources "loadTest.resources" $values.loadTest.resources -}}
+{{- range $of, $resources := dict
+  "resources" $values.resources
+  "initResources" $values.initResources
+  "models.builder.resources" $values.models.builder.resources
+  "monitoring.sharedMemoryExporter.resources" $values.monitoring.sharedMemoryExporter.resources
+  "test.resources" $values.test.resources
+  "loadTest.resources" $values.loadTest.resources -}}
 {{- if gt (include "deeplab-triton.mebibytes" $resources.requests.memory | int64) (include "deeplab-triton.mebibytes" $resources.limits.memory | int64) -}}
 {{- fail (printf "%s.requests.memory %s is above %s.limits.memory %s" $of $resources.requests.memory $of $resources.limits.memory) -}}
 {{- end -}}
 {{- end -}}
-{{- range $label := list "name" "instance" "component" -}}
-{{- if hasKey $values.podLabels (printf "app.kubernetes.io/%s" $label) -}}
-{{- fail (printf "podLabels app.kubernetes.io/%s: Deployment and Services find the pods by it; take another name" $label) -}}
+{{- range $label, $ignored := include "deeplab-triton.labels" (dict "root" . "component" "server") | fromYaml -}}
+{{- range $of := list "podLabels" "commonLabels" -}}
+{{- if hasKey (get $values $of) $label -}}
+{{- fail (printf "%s %s: the chart sets this label itself, and finds its pods by some; take another name" $of $label) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- include "deeplab-triton.checkServerOptions" . -}}
@@ -72,10 +80,21 @@
 {{- if include "deeplab-triton.setsVariable" (dict "env" $values.models.builder.extraEnv "name" "BUILD") -}}
 {{- fail "models.builder.extraEnv BUILD: it names the folder that the server waits for; use models.builder.revision" -}}
 {{- end -}}
+{{- $builder := $values.models.builder -}}
+{{- if ne (eq $builder.precision "int8") (ne $builder.calibration.existingClaim "") -}}
+{{- fail (printf "models.builder.precision %q with models.builder.calibration.existingClaim %q: int8 needs a claim with pictures for its calibration, and nothing else takes one" $builder.precision $builder.calibration.existingClaim) -}}
+{{- end -}}
+{{- if and $values.gpu.enabled (eq $builder.precision "int8") -}}
+{{- fail "models.builder.precision int8 is for CPUs: set gpu.enabled to false, or take fp16" -}}
+{{- end -}}
+{{- if and (not $values.gpu.enabled) (or $builder.postprocessDevice (has $builder.precision (list "fp16" "tf32"))) -}}
+{{- fail (printf "models.builder.postprocessDevice %q and models.builder.precision %q: gpu.enabled is false, and a server on the CPU takes fp32, bf16 or int8 and makes its masks there" $builder.postprocessDevice $builder.precision) -}}
+{{- end -}}
 {{- $gateway := $values.gateway -}}
 {{- if and (or $gateway.grpc.enabled $gateway.http.enabled) (not $gateway.parentRefs) -}}
 {{- fail "gateway.parentRefs is empty: a route needs a Gateway" -}}
 {{- end -}}
+{{- include "deeplab-triton.checkCallers" . -}}
 {{- /* The Gateway API has the second of a GRPCRoute and an HTTPRoute with a common host name on one listener refused. */ -}}
 {{- if and $gateway.grpc.enabled $gateway.http.enabled -}}
 {{- range list $gateway.grpc.hostnames $gateway.http.hostnames -}}
@@ -134,6 +153,29 @@
 {{- end -}}
 {{- if ne .Values.updateStrategy.type "Recreate" -}}
 {{- fail (printf "models.pvc.accessModes %s: a new pod on another node would wait for the claim for as long as the old one serves; set updateStrategy.type to Recreate" (toJson $modes)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A way in from outside that the NetworkPolicy closes. A balancer's and a node port's callers have addresses outside
+     the cluster or of nodes, and only an ipBlock finds those. A gateway's pods are in another namespace. */}}
+{{- define "deeplab-triton.checkCallers" -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- $blocks := false -}}
+{{- $namespaces := false -}}
+{{- range $policy.allowedFrom -}}
+{{- $blocks = or $blocks (hasKey . "ipBlock") -}}
+{{- $namespaces = or $namespaces (hasKey . "namespaceSelector") -}}
+{{- end -}}
+{{- if and $policy.enabled (ne .Values.service.type "ClusterIP") (not $blocks) -}}
+{{- fail (printf "service.type %s: networkPolicy.allowedFrom blocks its callers, which are outside the cluster; add an ipBlock with their addresses and those of the nodes, such as {ipBlock: {cidr: 10.0.0.0/8}}" .Values.service.type) -}}
+{{- end -}}
+{{- if or .Values.gateway.grpc.enabled .Values.gateway.http.enabled -}}
+{{- range .Values.gateway.parentRefs -}}
+{{- $namespace := default $.Release.Namespace .namespace -}}
+{{- if and $policy.enabled (ne $namespace $.Release.Namespace) (not (or $blocks $namespaces)) -}}
+{{- fail (printf "gateway.parentRefs %s: networkPolicy.allowedFrom blocks the gateway, whose pods are in another namespace; add {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %s}}}, or the namespace in which its proxies run" .name $namespace) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -16,6 +16,18 @@
 {{- if and .Values.gpu.enabled (gt (int $builder.maxQueueSize) 0) -}}
 {{- $args = concat $args (list "--max-queue-size" (toString (int $builder.maxQueueSize))) -}}
 {{- end -}}
+{{- if not $builder.direct -}}
+{{- $args = append $args "--no-direct" -}}
+{{- end -}}
+{{- with $builder.postprocessDevice -}}
+{{- $args = concat $args (list "--postprocess-device" .) -}}
+{{- end -}}
+{{- with $builder.precision -}}
+{{- $args = concat $args (list "--precision" .) -}}
+{{- end -}}
+{{- if $builder.calibration.existingClaim -}}
+{{- $args = concat $args (list "--calibration" "/calibration") -}}
+{{- end -}}
 {{- toYaml (concat $args $builder.extraArgs) -}}
 {{- end -}}
 {{- end -}}
@@ -25,7 +37,7 @@
 {{- define "deeplab-triton.build" -}}
 {{- $builder := .Values.models.builder -}}
 {{- $image := include "deeplab-triton.image" (dict "root" . "image" .Values.image) -}}
-{{- $inputs := list $image (include "deeplab-triton.builderArgs" .) $builder.extraVolumes $builder.extraVolumeMounts $builder.revision -}}
+{{- $inputs := list $image (include "deeplab-triton.builderArgs" .) $builder.calibration $builder.extraVolumes $builder.extraVolumeMounts $builder.revision -}}
 build-{{ toJson $inputs | sha256sum | trunc 10 }}
 {{- end -}}
 
@@ -99,7 +111,7 @@ build-{{ toJson $inputs | sha256sum | trunc 10 }}
     - name: NVIDIA_VISIBLE_DEVICES
       value: void
   resources:
-    {{- include "deeplab-triton.initResources" . | nindent 4 }}
+    {{- toYaml .Values.initResources | nindent 4 }}
   securityContext:
     {{- include "deeplab-triton.containerSecurityContext" . | nindent 4 }}
   volumeMounts:
@@ -125,7 +137,7 @@ build-{{ toJson $inputs | sha256sum | trunc 10 }}
         name: {{ . | quote }}
   {{- end }}
   resources:
-    {{- include "deeplab-triton.initResources" . | nindent 4 }}
+    {{- toYaml .Values.initResources | nindent 4 }}
   securityContext:
     {{- include "deeplab-triton.containerSecurityContext" . | nindent 4 }}
   volumeMounts:

@@ -22,13 +22,31 @@ app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* Arguments: root, component. */}}
+{{/* The chart's own labels of an object. Arguments: root, component. */}}
 {{- define "deeplab-triton.labels" -}}
 {{ include "deeplab-triton.selectorLabels" . }}
 app.kubernetes.io/part-of: {{ .root.Chart.Name }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 }}
+{{- end -}}
+
+{{/* An object's metadata. Arguments: root, component, name; optional: labels, annotations. Those come first, the common
+     ones last. */}}
+{{- define "deeplab-triton.metadata" -}}
+name: {{ .name | quote }}
+namespace: {{ .root.Release.Namespace | quote }}
+labels:
+  {{- toYaml (merge dict (default dict .labels) (include "deeplab-triton.labels" . | fromYaml) .root.Values.commonLabels) | nindent 2 }}
+{{- with merge dict (default dict .annotations) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of a component's pods. Arguments: root, component; optional: labels. */}}
+{{- define "deeplab-triton.podLabels" -}}
+{{- toYaml (merge dict (default dict .labels) (include "deeplab-triton.selectorLabels" . | fromYaml) .root.Values.commonLabels) -}}
 {{- end -}}
 
 {{/* Arguments: root, image. */}}
@@ -38,4 +56,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- else -}}
 {{ .image.repository }}:{{ default .root.Chart.AppVersion .image.tag }}
 {{- end -}}
+{{- end -}}
+
+{{/* The text of one of the chart's files. A tool that leaves files out would else apply an object with nothing in it.
+     Arguments: root, path. */}}
+{{- define "deeplab-triton.file" -}}
+{{- required (printf "%s is missing from the chart, or empty: package the chart with all of its files" .path) (.root.Files.Get .path) -}}
 {{- end -}}

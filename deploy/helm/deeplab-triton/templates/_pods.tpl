@@ -3,6 +3,9 @@
 serviceAccountName: {{ include "deeplab-triton.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
+{{- with .Values.schedulerName }}
+schedulerName: {{ . | quote }}
+{{- end }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
@@ -25,15 +28,6 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
-{{- end -}}
-
-{{/* A container that needs little while the server's image or rclone's runs before the server. */}}
-{{- define "deeplab-triton.initResources" -}}
-requests:
-  cpu: 100m
-  memory: 128Mi
-limits:
-  memory: 512Mi
 {{- end -}}
 
 {{/* What the server tolerates, and the builder on the same nodes. Arguments: root, more. */}}
