@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         forget_failures(job.output)
     try:
         listed = list_pictures(job.source)
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:  # a name that is not UTF-8 has no row
         raise SystemExit(f"{options.input}: {error}") from None
     shards = list(without_rows(job.output, listed, shard=options.shard))
     pictures = sum(map(len, shards))

@@ -6,10 +6,12 @@ import base64
 import io
 import json
 import os
+import secrets
 import subprocess
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,44 +109,94 @@ def folder(tmp_path: Path) -> Place:
     return Place(str(path), {}, path)
 
 
-@pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[Place]:
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A bucket of moto's S3 server, which has no password."""
+    log = tmp_path_factory.mktemp("s3") / "moto.log"
     port = next(free_ports("127.0.0.1", set()))
     url = f"http://127.0.0.1:{port}"
-    with (tmp_path / "moto.log").open("w") as log:
-        command = [PYTHON.with_name("moto_server"), "--host", "127.0.0.1", "--port", str(port)]
-        server = subprocess.Popen(command, stdout=log, stderr=log)
+    variables = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }
+    place = Place("s3://pictures", variables, url=f"{url}/pictures")
+    command = [PYTHON.with_name("moto_server"), "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as server:
+
+        def made() -> bool:
+            assert server.poll() is None, log.read_text()
+            try:
+                place.write("", b"")
+            except OSError:
+                return False
+            return True
+
         try:
-            place = Place(
-                "s3://pictures",
-                {
-                    "AWS_ENDPOINT_URL": url,
-                    "AWS_ACCESS_KEY_ID": "key",
-                    "AWS_SECRET_ACCESS_KEY": "secret",
-                    "AWS_REGION": "us-east-1",
-                },
-                url=f"{url}/pictures",
-            )
-
-            def made() -> bool:
-                try:
-                    place.write("", b"")
-                except OSError:
-                    assert server.poll() is None, (tmp_path / "moto.log").read_text()
-                    return False
-                return True
-
             wait_until(made, what="a bucket", seconds=120)
             yield place
         finally:
             server.kill()
-            server.wait()
 
 
-@pytest.fixture
-def place(request: pytest.FixtureRequest) -> Place:
-    return request.getfixturevalue(request.param)
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that jobs connect to.
+
+    Attributes:
+        variables: For the jobs.
+        process: The one that all others of it descend from.
+    """
+
+    variables: dict[str, str]
+    process: psutil.Process
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes of jobs."""
+        family = self.process.children(recursive=True)
+        return [process for process in family if alive(process) and process.name().startswith("ray::Map")]
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Ray whose workers, as those of pods, have their environment from it and not from the job."""
+    log = tmp_path_factory.mktemp("ray") / "ray.log"
+    port = next(free_ports("127.0.0.1", set()))
+    shared = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(), "RAY_USAGE_STATS_ENABLED": "0"}
+    settings = {
+        "port": port,
+        "node-ip-address": "127.0.0.1",
+        "num-cpus": 2,
+        "object-store-memory": 200_000_000,
+        "include-dashboard": False,
+    }
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [PYTHON.with_name("ray"), "start", "--head", "--block", *options],
+            env=os.environ | bucket.variables | shared,
+            stdout=file,
+            stderr=file,
+        )
+    family: list[psutil.Process] = []
+    try:
+
+        def started() -> bool:
+            assert process.poll() is None, log.read_text()
+            return "Ray runtime started" in log.read_text()
+
+        wait_until(started, what="Ray", seconds=120)
+        cluster = Cluster(shared | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, psutil.Process(process.pid))
+        yield cluster
+        family = cluster.process.children(recursive=True)
+        process.terminate()
+        process.wait(60)
+    finally:
+        for each in filter(alive, family):
+            each.kill()
+        process.kill()
+        process.wait()
 
 
 @dataclass(frozen=True)
@@ -187,28 +239,27 @@ def pictures(place: Place, count: int) -> dict[str, Picture]:
 
 
 class Run:
-    """A run of the job.
+    """A run of the job, on a Ray of its own or on a cluster."""
 
-    Attributes:
-        family: Ray's processes, where the job was killed.
-    """
-
-    def __init__(self, place: Place, server: str, *options: str, log: Path) -> None:
+    def __init__(self, place: Place, server: str, *options: str, cluster: Cluster | None, log: Path) -> None:
         script = ROOT / "deploy" / "batch" / "segment_pictures.py"
         command = [PYTHON, script, f"{place.uri}/in", f"{place.uri}/out", "--url", f"grpc://{server}", *options]
-        self._log = log
+        variables = os.environ | place.variables | (cluster.variables if cluster else {})
+        self._cluster, self._log = cluster, log
         with log.open("w") as file:
-            self.process = subprocess.Popen(
-                command, env=os.environ | place.variables, stdout=subprocess.PIPE, stderr=file, text=True
-            )
-        self.family: list[psutil.Process] = []
+            self.process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=file, text=True)
 
     def kill(self) -> None:
-        """Kill the job alone, as the kernel would; Ray's processes notice."""
-        self.family = psutil.Process(self.process.pid).children(recursive=True)
+        """Kill the job alone, as the kernel would, and wait for its other processes, which notice."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        family += self._cluster.workers() if self._cluster else []
         self.process.kill()
         self.process.communicate()
-        wait_until(lambda: not any(map(alive, self.family)), what="the end of Ray's processes", seconds=60)
+        try:
+            wait_until(lambda: not any(map(alive, family)), what="the end of Ray's processes", seconds=60)
+        finally:
+            for process in filter(alive, family):
+                process.kill()
 
     def error(self) -> str:
         """Return what it has written on stderr."""
@@ -223,26 +274,22 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Start]:
-    """Start runs; what of them is left at the end is killed."""
+    """Start runs; those that have not ended by then are killed at the end."""
     runs: list[Run] = []
 
-    def start(place: Place, server: str, *options: str) -> Run:
-        runs.append(Run(place, server, *options, log=tmp_path / f"run-{len(runs)}.log"))
+    def start(place: Place, server: str, *options: str, cluster: Cluster | None = None) -> Run:
+        runs.append(Run(place, server, *options, cluster=cluster, log=tmp_path / f"run-{len(runs)}.log"))
         return runs[-1]
 
     yield start
     for each in runs:
         if each.process.poll() is None:
-            each.family = psutil.Process(each.process.pid).children(recursive=True)
-            each.process.kill()
-            each.process.communicate()
-        for process in filter(alive, each.family):
-            process.kill()
+            each.kill()
 
 
 def check(rows: Sequence[dict[str, Any]], made: dict[str, Picture]) -> None:
     """Compare rows with the pictures: each once, all but its mask right."""
-    assert Counter(row["path"] for row in rows) == Counter(made)
+    assert Counter(row["path"] for row in rows) == Counter(made.keys())
     for row in rows:
         picture = made[row["path"]]
         if picture.broken:
@@ -263,14 +310,19 @@ def check_mask(mask: Image.Image, picture: Picture) -> None:
     assert np.array_equal(np.unique(np.asarray(mask)), [picture.class_id])
 
 
-@pytest.mark.parametrize(("place", "count", "shard"), [("folder", 2000, 50), ("bucket", 300, 20)], indirect=["place"])
 def test_a_job_that_is_killed_goes_on_and_does_each_picture_once(
-    place: Place,
-    count: int,
-    shard: int,
-    run: Start,
-    toy_server: TritonProcess,
+    folder: Place, run: Start, toy_server: TritonProcess
 ) -> None:
+    kill_and_go_on(folder, run, toy_server, count=2000, shard=50)
+
+
+def test_so_does_one_in_object_storage_and_on_a_cluster(
+    bucket: Place, cluster: Cluster, run: Start, toy_server: TritonProcess
+) -> None:
+    kill_and_go_on(bucket, partial(run, cluster=cluster), toy_server, count=300, shard=20)
+
+
+def kill_and_go_on(place: Place, run: Start, toy_server: TritonProcess, *, count: int, shard: int) -> None:
     made = pictures(place, count)
     options = ("--shard", str(shard), "--per-replica", "8")
     first = run(place, toy_server.grpc_url, *options)
@@ -307,14 +359,12 @@ def test_a_job_that_is_killed_goes_on_and_does_each_picture_once(
 
 
 def test_masks_are_run_lengths_or_files_where_these_are_asked_for(
-    folder: Place,
-    run: Start,
-    toy_server: TritonProcess,
+    folder: Place, cluster: Cluster, run: Start, toy_server: TritonProcess
 ) -> None:
     assert folder.path is not None
     made = pictures(folder, 120)
     for masks in ("rle", "files"):
-        run(folder, toy_server.grpc_url, "--masks", masks, "--workers", "1").report()
+        run(folder, toy_server.grpc_url, "--masks", masks, "--workers", "1", cluster=cluster).report()
         rows = read(folder)
         check(rows, made)
         assert {row["mask"] for row in rows} == {None}
@@ -337,19 +387,19 @@ def test_masks_are_run_lengths_or_files_where_these_are_asked_for(
 
 
 def test_pictures_of_a_server_that_went_away_are_done_when_asked_for(
-    folder: Place,
-    run: Start,
-    toy_repository: Path,
-    tmp_path: Path,
+    folder: Place, cluster: Cluster, run: Start, toy_repository: Path, tmp_path: Path
 ) -> None:
-    made = pictures(folder, 90)
-    options = ("--shard", "10", "--timeout", "3", "--per-replica", "20", "--workers", "1")
+    made = pictures(folder, 150)
+    run = partial(run, cluster=cluster)
+    options = ("--shard", "10", "--timeout", "5", "--per-replica", "20")
     with TritonProcess(toy_repository, log=tmp_path / "serve-1.log") as server:
         first = run(folder, server.grpc_url, *options)
         wait_until(lambda: folder.files("out/rows"), what="a shard", seconds=300)
+        server.stub("preprocess").kill()
+        assert server.wait() == 1
     report = first.report()
     rows = read(folder)
-    assert Counter(row["path"] for row in rows) == Counter(made)
+    assert Counter(row["path"] for row in rows) == Counter(made.keys())
     lost = [row["path"] for row in rows if row["error"] and row["error"]["retryable"]]
     assert lost
     assert sum(report["failures"].values()) == len([row for row in rows if row["error"]])
