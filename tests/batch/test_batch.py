@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import psutil
@@ -72,7 +74,7 @@ class Place:
 
     def write(self, name: str, content: bytes) -> None:
         if self.path is None:
-            request = urllib.request.Request(f"{self.url}/{name}", content, method="PUT")  # noqa: S310 - http
+            request = urllib.request.Request(f"{self.url}/{quote(name)}", content, method="PUT")  # noqa: S310 - http
             urllib.request.urlopen(request, timeout=30).close()  # noqa: S310 - http
         else:
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +181,6 @@ def cluster(bucket: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             stdout=file,
             stderr=file,
         )
-    family: list[psutil.Process] = []
     try:
 
         def started() -> bool:
@@ -189,13 +190,10 @@ def cluster(bucket: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         wait_until(started, what="Ray", seconds=120)
         cluster = Cluster(shared | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, psutil.Process(process.pid))
         yield cluster
-        family = cluster.process.children(recursive=True)
-        process.terminate()
-        process.wait(60)
-    finally:
-        for each in filter(alive, family):
-            each.kill()
-        process.kill()
+    finally:  # SIGTERM would have it wait 30 s for nothing
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
         process.wait()
 
 
@@ -285,6 +283,8 @@ def run(tmp_path: Path) -> Iterator[Start]:
     for each in runs:
         if each.process.poll() is None:
             each.kill()
+        assert each.process.stdout is not None
+        each.process.stdout.close()
 
 
 def check(rows: Sequence[dict[str, Any]], made: dict[str, Picture]) -> None:
