@@ -51,6 +51,8 @@ class Tally:
         began: When the first worker began, in the same; until then Ray starts.
         done: Those that have a row.
         failures: By the kind of the error.
+        processor: Seconds of processor that workers took.
+        peak: Most bytes of memory that a worker had.
         concurrency: Requests at a time of the worker that was heard last.
     """
 
@@ -60,6 +62,8 @@ class Tally:
     done: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     cost: Cost = field(default_factory=Cost)
+    processor: float = 0.0
+    peak: int = 0
     concurrency: int = 0
 
     def add(self, shard: dict[str, Any]) -> None:
@@ -68,6 +72,8 @@ class Tally:
         self.began = min(self.began, shard["began"])
         self.failures.update(json.loads(shard["failures"]))
         self.cost = Cost(**{name: value + shard[name] for name, value in asdict(self.cost).items()})
+        self.processor += shard["processor"]
+        self.peak = max(self.peak, shard["peak"])
         self.concurrency = shard["concurrency"]
 
     def progress(self) -> str:
@@ -93,7 +99,9 @@ class Tally:
                 "read": round(1e3 * self.cost.read / max(1, self.done), 2),
                 "segment": round(1e3 * self.cost.segment / segmented, 2),
                 "encode": round(1e3 * self.cost.encode / segmented, 2),
+                "processor": round(1e3 * self.processor / max(1, self.done), 2),
             },
+            "megabytes_of_a_worker": round(self.peak / 1e6),
             "workers": job.workers,
             "requests_at_a_time": self.concurrency * job.workers,
         }

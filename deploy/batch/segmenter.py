@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import resource
 import socket
 import time
 from collections import Counter
@@ -96,7 +97,7 @@ class Segmenter:
         Raises:
             SegmentationError: Nothing can be segmented: one of `FATAL`.
         """
-        began, paths = time.time(), shard["path"].to_pylist()
+        began, processor, paths = time.time(), time.process_time(), shard["path"].to_pylist()
         concurrency = self._job.concurrency()
         with ThreadPoolExecutor(concurrency) as pool:
             answers = list(pool.map(self._answer, paths))
@@ -106,7 +107,14 @@ class Segmenter:
         self._job.output.write_rows(f"{name}.parquet", pa.Table.from_pylist(rows, SCHEMA))
         failures = Counter(row["error"]["kind"] for row in rows if "error" in row)
         total = Cost(*(sum(parts) for parts in zip(*(asdict(cost).values() for cost in costs), strict=True)))
-        about = {"pictures": len(rows), "failures": json.dumps(failures), "began": began, "concurrency": concurrency}
+        about = {
+            "pictures": len(rows),
+            "failures": json.dumps(failures),
+            "concurrency": concurrency,
+            "began": began,
+            "processor": time.process_time() - processor,
+            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
         return pa.Table.from_pylist([about | asdict(total)])
 
     def _answer(self, path: str) -> tuple[dict[str, Any], Cost]:

@@ -174,27 +174,31 @@ def cluster(bucket: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "include-dashboard": False,
     }
     options = [f"--{name}={value}" for name, value in settings.items()]
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [PYTHON.with_name("ray"), "start", "--head", "--block", *options],
-            env=os.environ | bucket.variables | shared,
-            stdout=file,
-            stderr=file,
+
+    def start() -> subprocess.Popen[bytes]:
+        with log.open("w") as file:
+            return subprocess.Popen(
+                [PYTHON.with_name("ray"), "start", "--head", "--block", *options],
+                env=os.environ | bucket.variables | shared,
+                stdout=file,
+                stderr=file,
+            )
+
+    process = start()
+    for _ in range(4):  # Ray's processes have 15 s to come up, which a busy machine passes
+        wait_until(
+            lambda: process.poll() is not None or "Ray runtime started" in log.read_text(), what="Ray", seconds=120
         )
-    try:
-
-        def started() -> bool:
-            assert process.poll() is None, log.read_text()
-            return "Ray runtime started" in log.read_text()
-
-        wait_until(started, what="Ray", seconds=120)
-        cluster = Cluster(shared | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, psutil.Process(process.pid))
-        yield cluster
-    finally:  # SIGTERM would have it wait 30 s for nothing
-        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
-        process.wait()
+        if process.poll() is None:
+            break
+        process = start()
+    assert process.poll() is None, log.read_text()
+    head = psutil.Process(process.pid)
+    yield Cluster(shared | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, head)
+    for each in [*head.children(recursive=True), head]:  # SIGTERM would have it wait 30 s for nothing
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
 
 
 @dataclass(frozen=True)
