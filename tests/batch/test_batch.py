@@ -184,15 +184,16 @@ def cluster(bucket: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 stderr=file,
             )
 
-    process = start()
-    for _ in range(4):  # Ray's processes have 15 s to come up, which a busy machine passes
-        wait_until(
-            lambda: process.poll() is not None or "Ray runtime started" in log.read_text(), what="Ray", seconds=120
-        )
-        if process.poll() is None:
-            break
-        process = start()
-    assert process.poll() is None, log.read_text()
+    def runs(process: subprocess.Popen[bytes]) -> bool:
+        def ended() -> bool:
+            return process.poll() is not None
+
+        wait_until(lambda: ended() or "Ray runtime started" in log.read_text(), what="Ray", seconds=120)
+        return not ended()
+
+    tries = (start() for _ in range(4))  # Ray's processes have 15 s to come up, which a busy machine passes
+    process = next(filter(runs, tries), None)
+    assert process, log.read_text()
     head = psutil.Process(process.pid)
     yield Cluster(shared | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, head)
     for each in [*head.children(recursive=True), head]:  # SIGTERM would have it wait 30 s for nothing
