@@ -74,7 +74,8 @@ class Place:
 
     def write(self, name: str, content: bytes) -> None:
         if self.path is None:
-            request = urllib.request.Request(f"{self.url}/{quote(name)}", content, method="PUT")  # noqa: S310 - http
+            url, kind = f"{self.url}/{quote(name)}", {"Content-Type": "image/png"}
+            request = urllib.request.Request(url, content, kind, method="PUT")  # noqa: S310 - http
             urllib.request.urlopen(request, timeout=30).close()  # noqa: S310 - http
         else:
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
