@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The other model servers that are measured beside Triton: what they need must not choose the product's versions.
 PEERS := .venv-peers
+# Ray and a local S3 server: likewise.
+BATCH := .venv-batch
 # The first of these that will do, else the first that there is: `make` then says what is wrong with that one.
 PYTHON = $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	test "$$($$python deeplabv3/embedded/interpreter.py 2>/dev/null)" = usable && exec echo $$python; done; \
@@ -20,7 +22,7 @@ unexport PYTHONSAFEPATH
 # prometheus and promtool: those on PATH, or Debian's package, unpacked here and not installed.
 PROMETHEUS := out/tools/prometheus
 
-.PHONY: help demo page test check-deploy check-page load bench bench-peers lint format lock clean
+.PHONY: help demo page test check-deploy check-page check-batch load bench bench-peers lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -32,13 +34,16 @@ page: $(VENV)/page ## Build and start as `make demo` does, with a page to drop p
 	$(BIN)/python -u demo.py --page
 
 test: lint ## Linters, types, tests with a real server
-	$(BIN)/python -m pytest -m 'not stack and not page' --numprocesses 2
+	$(BIN)/python -m pytest -m 'not stack and not page and not batch' --numprocesses 2
 
 check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Triton behind Envoy, under Prometheus and Locust: what `make test` leaves out
 	$(BIN)/python -m pytest -m stack --numprocesses 2 --dist loadfile
 
 check-page: $(VENV)/page ## The page in a real Chromium, on a real server
 	$(BIN)/python -m pytest -m page
+
+check-batch: $(VENV)/installed $(BATCH)/installed ## The Ray job on 2,000 pictures of a folder and on some of an S3 server, killed in the middle
+	$(BIN)/python -m pytest -m batch
 
 load: $(VENV)/installed ## Load the embedded server for two minutes with Locust; reports in out/load
 	$(BIN)/python -m load_tests.laptop
@@ -72,10 +77,12 @@ lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in
 		--all-extras --group dev --group bench --group deploy --group page pyproject.toml client/pyproject.toml --output-file constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
 		--group peers --output-file benchmarks/peers/constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
+		--group check-batch pyproject.toml client/pyproject.toml --output-file deploy/batch/constraints.txt
 
 # The rest of out/ and repositories elsewhere stay: they are somebody's work. Git ignores what a build adds to model_repository/.
 clean: ## Remove the environments, and what the other targets have built and written
-	rm -rf $(VENV) $(PEERS) out/bench out/demo out/load out/test out/tools
+	rm -rf $(VENV) $(PEERS) $(BATCH) out/bench out/demo out/load out/test out/tools
 	rm -f model_repository/*/1/model.pt model_repository/*/1/.model.pt.*
 
 # An environment's stamp is written when all is installed, and away while pip works. It holds the path of the checkout, as
@@ -86,7 +93,7 @@ unfinished = test ! -x $(1)/bin/python || test ! -e $(1)/installed || \
 ifeq ($(origin PYTHON),command line)
 unfinished += || test "$$("$(PYTHON)" -V 2>&1)" != "$$($(1)/bin/python -V 2>&1)"
 endif
-.PHONY: $(foreach environment,$(VENV) $(PEERS),$(shell $(call unfinished,$(environment)) && echo $(environment)/installed))
+.PHONY: $(foreach environment,$(VENV) $(PEERS) $(BATCH),$(shell $(call unfinished,$(environment)) && echo $(environment)/installed))
 
 # $(call environment,FOLDER)
 define environment
@@ -142,4 +149,10 @@ $(PEERS)/installed: pyproject.toml benchmarks/peers/constraints.txt
 	$(call environment,$(PEERS))
 	$(call pip,$(PEERS),--quiet --constraint constraints.txt pip)
 	$(call pip,$(PEERS),--constraint benchmarks/peers/constraints.txt --group peers)
+	@rm -f $@; pwd -P > $@
+
+$(BATCH)/installed: pyproject.toml deploy/batch/constraints.txt client/pyproject.toml
+	$(call environment,$(BATCH))
+	$(call pip,$(BATCH),--quiet --constraint constraints.txt pip)
+	$(call pip,$(BATCH),--constraint deploy/batch/constraints.txt --group check-batch --editable client)
 	@rm -f $@; pwd -P > $@

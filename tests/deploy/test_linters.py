@@ -38,8 +38,8 @@ def test_yaml() -> None:
     assert (found.returncode, found.stdout) == (0, ""), found.stderr
 
 
-def test_dockerfile() -> None:
-    found = lint("hadolint", DEPLOY / "Dockerfile")
+def test_dockerfiles() -> None:
+    found = lint("hadolint", DEPLOY / "Dockerfile", DEPLOY / "batch" / "Dockerfile")
     assert (found.returncode, found.stdout) == (0, ""), found.stderr
 
 

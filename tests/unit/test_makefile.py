@@ -100,6 +100,7 @@ def checkout(tmp_path: Path) -> Checkout:
         "constraints.txt",
         "client/pyproject.toml",
         "benchmarks/peers/constraints.txt",
+        "deploy/batch/constraints.txt",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
@@ -263,7 +264,7 @@ def test_clean_removes_what_make_has_made_and_nothing_else(checkout: Checkout) -
     for place in ("bench", "demo", "load", "test", "tools", "mine", "evaluate"):
         (folder / "out" / place).mkdir(parents=True)
         (folder / "out" / place / "model.pt").touch()
-    for environment in (".venv", ".venv-peers"):
+    for environment in (".venv", ".venv-peers", ".venv-batch"):
         (folder / environment / "bin").mkdir(parents=True)
     for variant in ("resnet50", "resnet101"):
         version = folder / "model_repository" / f"core_{variant}" / "1"

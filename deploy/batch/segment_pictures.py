@@ -1,0 +1,230 @@
+"""Segment all pictures of a folder or bucket through a served endpoint, with Ray Data.
+
+docs/batch.md says when to use it, what it writes and how it resumes.
+
+Ray has the pool of processes, hands them shards of paths, and replaces a process that dies. A process reads its
+pictures and writes its shard itself: no picture and no mask goes through Ray's object store, a picture that cannot be
+read is a row and not the end of the job, and a shard appears whole or not at all. Ray's own readers and writers offer
+none of the three.
+"""
+
+# pyright: reportMissingImports=false, reportUnknownParameterType=false
+# Ray and pyarrow are in an environment that only `make check-batch` makes; without it nothing of theirs has a type.
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import secrets
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from places import Place, forget_failures, list_pictures, without_rows
+from segmenter import Cost, Job, Segmenter
+
+from deeplab_client import SegmentationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+OBJECT_STORE_BYTES = 500_000_000  # of a Ray of our own, which would take 30 % of the memory: it only holds paths
+SECONDS_BETWEEN_LINES = 5.0
+
+_log = logging.getLogger("segment_pictures")
+
+
+@dataclass
+class Tally:
+    """What the job has done so far.
+
+    Attributes:
+        pictures: Those to do in this run.
+        started: When it was started, in seconds since the epoch.
+        began: When the first worker began, in the same; until then Ray starts.
+        done: Those that have a row.
+        failures: By the kind of the error.
+        processor: Seconds of processor that workers took.
+        peak: Most bytes of memory that a worker had.
+        concurrency: Requests at a time of the worker that was heard last.
+    """
+
+    pictures: int
+    started: float = field(default_factory=time.time)
+    began: float = math.inf
+    done: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    cost: Cost = field(default_factory=Cost)
+    processor: float = 0.0
+    peak: int = 0
+    concurrency: int = 0
+
+    def add(self, shard: dict[str, Any]) -> None:
+        """Add what a worker says of a shard."""
+        self.done += shard["pictures"]
+        self.began = min(self.began, shard["began"])
+        self.failures.update(json.loads(shard["failures"]))
+        self.cost = Cost(**{name: value + shard[name] for name, value in asdict(self.cost).items()})
+        self.processor += shard["processor"]
+        self.peak = max(self.peak, shard["peak"])
+        self.concurrency = shard["concurrency"]
+
+    def progress(self) -> str:
+        """Return a line about where the job is."""
+        rate = self.done / (time.time() - self.began)
+        left = (self.pictures - self.done) / rate
+        failed = self.failures.total()
+        return f"{self.done:,} of {self.pictures:,} pictures, {failed:,} failed, {rate:.1f} a second, {left:.0f} s left"
+
+    def report(self, job: Job, *, earlier: int) -> dict[str, Any]:
+        """Return the figures of the whole run."""
+        now = time.time()
+        seconds, segmented = max(now - self.began, 1e-3), max(1, self.done - self.failures.total())
+        return {
+            "pictures": self.done,
+            "done_before": earlier,
+            "failures": dict(self.failures),
+            "seconds": round(seconds, 2),
+            "seconds_to_start": round(min(self.began, now) - self.started, 2),
+            "pictures_per_second": round(self.done / seconds, 2),
+            "megabytes_per_second": round(self.cost.size / 1e6 / seconds, 3),
+            "mean_milliseconds": {
+                "read": round(1e3 * self.cost.read / max(1, self.done), 2),
+                "segment": round(1e3 * self.cost.segment / segmented, 2),
+                "encode": round(1e3 * self.cost.encode / segmented, 2),
+                "processor": round(1e3 * self.processor / max(1, self.done), 2),
+            },
+            "megabytes_of_a_worker": round(self.peak / 1e6),
+            "workers": job.workers,
+            "requests_at_a_time": self.concurrency * job.workers,
+        }
+
+
+def segment(job: Job, shards: Sequence[pa.Table], tally: Tally) -> None:
+    """Segment shards of paths on Ray: the cluster of RAY_ADDRESS, or one of our own on this machine."""
+    local = "RAY_ADDRESS" not in os.environ
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if local:  # Ray's ports have no other lock; it reads this when it is imported
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex()}
+    import ray.data  # noqa: PLC0415 - see above
+
+    if local:
+        ray.init(
+            num_cpus=job.workers,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+        )
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False  # they would count shards
+        done = ray.data.from_arrow(shards).map_batches(
+            Segmenter,
+            fn_constructor_args=[job],
+            batch_size=None,  # a block is a shard
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=job.workers),
+            num_cpus=1,
+        )
+        told = time.monotonic()
+        for shard in done.iter_rows():
+            tally.add(shard)
+            if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+                _log.info("%s", tally.progress())
+                told = time.monotonic()
+    finally:
+        ray.shutdown()
+
+
+def check_settings(job: Job) -> None:
+    """Write down what the output is made with, or compare it with what earlier runs have written.
+
+    Raises:
+        SystemExit: It was made with other settings.
+    """
+    settings = {"model": job.model, "masks": job.masks}
+    try:
+        before = json.loads(job.output.read("job.json"))
+    except FileNotFoundError:
+        job.output.write("job.json", json.dumps(settings).encode())
+        return
+    if before != settings:
+        raise SystemExit(f"{job.output.root} was made with {before}, not {settings}; give another output")
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[Job, argparse.Namespace]:
+    """Return the job that a command line describes, and its options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    place = "a folder, or a URI that pyarrow knows: s3://bucket/folder, gs://, abfss://, hdfs://"
+    parser.add_argument("input", help=place)
+    parser.add_argument("output", help=f"{place}; outside of the input")
+    parser.add_argument("--url", default=os.environ.get("DEEPLAB_URL"), help="the server; DEEPLAB_URL")
+    parser.add_argument("--model", default=os.environ.get("DEEPLAB_MODEL", "segment_resnet50"), help="DEEPLAB_MODEL")
+    parser.add_argument("--masks", choices=("png", "rle", "files", "none"), default="png")
+    parser.add_argument("--workers", type=int, default=2, help="processes, each with one core (2)")
+    parser.add_argument(
+        "--per-replica", type=int, default=32, help="requests at a time for each address of the URL (32)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=300.0,
+        help="seconds for a picture, waiting for a server that is away included (300)",
+    )
+    parser.add_argument("--shard", type=int, default=500, help="pictures in a Parquet file (500)")
+    parser.add_argument("--retry-errors", action="store_true", help="segment pictures again whose error may pass")
+    options = parser.parse_args(arguments)
+    for name in ("workers", "per_replica", "shard", "timeout"):
+        if getattr(options, name) <= 0:
+            parser.error(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(options, name)}")
+    if options.url is None:
+        parser.error("--url or DEEPLAB_URL is required")
+    source, output = Place.of(options.input), Place.of(options.output)
+    if output.filesystem == source.filesystem and f"{output.root}/".startswith(f"{source.root}/"):
+        parser.error(f"{options.output} lies in {options.input}: its masks would be pictures of the next run")
+    names = ("url", "model", "masks", "per_replica", "workers", "timeout")
+    return Job(source, output, **{name: getattr(options, name) for name in names}), options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Raises:
+        SystemExit: The settings are wrong, or the server is not there.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    job, options = parse(arguments)
+    with job.client() as client:
+        try:
+            client.wait_until_ready(timeout=job.timeout)
+        except SegmentationError as error:
+            raise SystemExit(f"{job.url}: {error}") from None
+    for folder in ("rows", "_unfinished"):
+        job.output.make_folder(folder)
+    check_settings(job)
+    job.output.filesystem.delete_dir_contents(f"{job.output.root}/_unfinished", missing_dir_ok=True)
+    if options.retry_errors:
+        forget_failures(job.output)
+    try:
+        listed = list_pictures(job.source)
+    except (OSError, UnicodeDecodeError) as error:  # a name that is not UTF-8 has no row
+        raise SystemExit(f"{options.input}: {error}") from None
+    shards = list(without_rows(job.output, listed, shard=options.shard))
+    pictures = sum(map(len, shards))
+    _log.info("%s pictures, %s of them done before", f"{len(listed):,}", f"{len(listed) - pictures:,}")
+    tally = Tally(pictures)
+    if shards:
+        segment(job, shards, tally)
+    report = json.dumps(tally.report(job, earlier=len(listed) - pictures), indent=2)
+    job.output.write("report.json", report.encode())
+    sys.stdout.write(f"{report}\n")
+
+
+if __name__ == "__main__":
+    main()
