@@ -1,4 +1,4 @@
-"""docker-compose.yml as Compose reads it; no container was started.
+"""docker-compose.yml as Compose reads it; tests/containers starts it.
 
 `config` resolves variables and profiles; what Compose takes without a word and would be wrong all the same is asserted.
 """

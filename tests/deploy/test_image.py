@@ -1,6 +1,6 @@
 """deploy/Dockerfile: its pins are the project's, what it copies exists, and none of it is of the embedded server.
 
-No image was built: there was no container engine.
+tests/containers builds the images.
 """
 
 from __future__ import annotations
