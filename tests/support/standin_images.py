@@ -7,6 +7,7 @@ which ours in Python stands, CUDA, and everything that Triton has learned since 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -94,8 +95,7 @@ def imported(engine: Engine, name: str, root: Path, layer: Path, changes: Sequen
     """Return the tag of an image of Debian and what a folder adds to it, which is made unless the engine has it."""
     digest = hashlib.sha256("".join(changes).encode())
     for path in sorted(layer.rglob("*")):
-        if path.is_file():
-            digest.update(str(path.relative_to(layer)).encode() + path.read_bytes())
+        digest.update(str(path.relative_to(layer)).encode() + (path.read_bytes() if path.is_file() else b""))
     # What was made before makes what was built from it before valid.
     digest.update(str(root.stat().st_mtime_ns).encode())
     tag = f"{name}:{digest.hexdigest()[:12]}"
@@ -131,4 +131,7 @@ def prometheus(engine: Engine, folder: Path, work: Path, program: Path) -> str:
     programs.mkdir(parents=True)
     shutil.copy(program, programs / "prometheus")
     (programs / "wget").symlink_to("busybox")
+    # A new volume takes the owner of the folder that it is mounted over.
+    (work / "prometheus").mkdir()
+    os.chown(work / "prometheus", 65534, 65534)
     return imported(engine, "standin/prometheus", debian(folder), work, ['ENTRYPOINT ["/bin/prometheus"]'])
