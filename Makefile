@@ -22,7 +22,7 @@ unexport PYTHONSAFEPATH
 # prometheus and promtool: those on PATH, or Debian's package, unpacked here and not installed.
 PROMETHEUS := out/tools/prometheus
 
-.PHONY: help demo page test check-deploy check-page check-batch load bench bench-peers lint format lock clean
+.PHONY: help demo page test check-deploy check-containers check-page check-batch load bench bench-peers lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -34,10 +34,13 @@ page: $(VENV)/page ## Build and start as `make demo` does, with a page to drop p
 	$(BIN)/python -u demo.py --page
 
 test: lint ## Linters, types, tests with a real server
-	$(BIN)/python -m pytest -m 'not stack and not page and not batch' --numprocesses 2
+	$(BIN)/python -m pytest -m 'not stack and not page and not batch and not containers' --numprocesses 2
 
 check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Triton behind Envoy, under Prometheus and Locust: what `make test` leaves out
 	$(BIN)/python -m pytest -m stack --numprocesses 2 --dist loadfile
+
+check-containers: $(VENV)/deploy $(PROMETHEUS)/promtool ## Both images and compose in an engine of its own; as root, with docker.io and debootstrap
+	$(BIN)/python -m pytest -m containers
 
 check-page: $(VENV)/page ## The page in a real Chromium, on a real server
 	$(BIN)/python -m pytest -m page
@@ -82,7 +85,7 @@ lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in
 
 # The rest of out/ and repositories elsewhere stay: they are somebody's work. Git ignores what a build adds to model_repository/.
 clean: ## Remove the environments, and what the other targets have built and written
-	rm -rf $(VENV) $(PEERS) $(BATCH) out/bench out/demo out/load out/test out/tools
+	rm -rf $(VENV) $(PEERS) $(BATCH) out/bench out/containers out/demo out/load out/test out/tools
 	rm -f model_repository/*/1/model.pt model_repository/*/1/.model.pt.*
 
 # An environment's stamp is written when all is installed, and away while pip works. It holds the path of the checkout, as

@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/bin/bash -p
 # Tell whether the server lives, and the processes of its Python models with it: Triton starts none anew, and an ensemble
 # stays ready while a step of it is dead.
 #
@@ -7,7 +7,7 @@
 # Exit codes: 0 all live; 1 the server says that something does not; 2 that cannot be told: no answer in time, for it
 # starts, stops or hangs, no model to ask for, or wrong arguments.
 # --end PID: in the case of 1 ask that process to end, for where nobody else restarts what is not alive.
-set -euo pipefail
+set -euo pipefail # and -p above: NVIDIA's images have a BASH_ENV that asks the driver, seconds at each start of a bash
 
 repository=${DEEPLAB_MODEL_REPOSITORY:-/models}
 server=http://127.0.0.1:${DEEPLAB_HTTP_PORT:-8000}

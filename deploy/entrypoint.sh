@@ -20,6 +20,8 @@ if grep -qs 'string_value: "int8"' "$repository"/*/config.pbtxt &&
     exit 2
 fi
 
+# NVIDIA's entry point has run it and exported what it sets; each start of a Python model's process would run it again.
+unset BASH_ENV
 # deeplabv3/embedded/layout.py says why; a test compares the values.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432}

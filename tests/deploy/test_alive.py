@@ -90,6 +90,14 @@ def test_the_server_and_every_model_but_the_ensembles_are_asked(tmp_path: Path) 
     assert len(STEPS) == 8
 
 
+def test_what_a_base_image_has_each_bash_do_first_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA's asks the driver, which takes seconds of a probe's few."""
+    (tmp_path / "bashrc").write_text("exit 9\n")
+    monkeypatch.setenv("BASH_ENV", str(tmp_path / "bashrc"))
+    with serving({}) as server:
+        assert alive(server.server_port, tmp_path=tmp_path).returncode == 0
+
+
 @pytest.mark.parametrize(("status", "body"), [(400, '{"error":"Model version not ready"}'), (500, DEAD), (503, "")])
 def test_a_dead_model_is_named(tmp_path: Path, status: int, body: str) -> None:
     with serving({ready("encode_mask"): (status, body)}) as server:
@@ -196,10 +204,10 @@ def test_the_health_check_of_compose(
     tmp_path: Path, answers: dict[str, tuple[int, str]], *, healthy: bool, ends: bool
 ) -> None:
     check = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["x-server"]["healthcheck"]["test"]
-    assert check[0] == "CMD-SHELL"
+    assert check[:3] == ["CMD", "bash", "-pc"]
     waiting = [sys.executable, "-c", "import time; time.sleep(60)"]
     with serving(answers) as server, subprocess.Popen(waiting) as process:
-        command = check[1]
+        command = check[3]
         for ours, here in (
             ("/opt/deeplab/", f"{ROOT}/"),
             ("--end 1 ", f"--end {process.pid} "),

@@ -1,4 +1,4 @@
-"""docker-compose.yml as Compose reads it; no container was started.
+"""docker-compose.yml as Compose reads it; tests/containers starts it.
 
 `config` resolves variables and profiles; what Compose takes without a word and would be wrong all the same is asserted.
 """
@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
-from dockerfile import STAGES, contents, environment, working_directory
+from dockerfile import INSTRUCTIONS, STAGES, TEXT, contents, environment, working_directory
+
+from deeplabv3.embedded import limits
 
 pytestmark = pytest.mark.deploy
 
@@ -122,7 +124,7 @@ def test_health_is_readiness_and_every_process(name: str) -> None:
     """test_alive.py runs the command."""
     service = services(*ALL)[name]
     check = service["healthcheck"]
-    command = check["test"][1]
+    command = check["test"][-1]
     assert "/v2/health/ready" in command
     assert re.findall(r"/opt/deeplab/\S+", command) == ["/opt/deeplab/deploy/alive.sh"]
     assert "/opt/deeplab/deploy/alive.sh" in contents("triton")
@@ -161,10 +163,17 @@ def test_the_builder_gets_the_proxies_of_the_shell_in_either_case() -> None:
 
 def test_every_variable_is_documented() -> None:
     text = FILE.read_text()
-    taken = set(re.findall(r"\$\{(\w+)", text)) | set(re.findall(r"(\w+): null", text))
+    taken = {
+        name for form in (r"\$\{(\w+)", r"(\w+): null", r"\{environment: (\w+)") for name in re.findall(form, text)
+    }
     documented = (ROOT / "docs" / "deployment.md").read_text()
-    assert {"TRITON_IMAGE", "DEEPLAB_GPU", "LOCUST_PORT"} <= taken
+    assert {"TRITON_IMAGE", "DEEPLAB_GPU", "LOCUST_PORT", "DEEPLAB_PIP_CONF"} <= taken
     assert not {name for name in taken if not re.search(rf"^\|[^|]*`{name}`", documented, re.MULTILINE)}
+
+
+def stage_of(name: str) -> str:
+    """Return the stage of the Dockerfile that a service of ours runs."""
+    return "client" if name in LOAD else "triton"
 
 
 def bytes_of(size: str) -> int:
@@ -196,8 +205,9 @@ def lies_on(path: str, mounts: list[str]) -> bool:
 @pytest.mark.parametrize("name", sorted(GPU | CPU | LOAD))
 def test_what_the_image_writes_to_can_be_written_to(name: str) -> None:
     service = services(*ALL)[name]
-    variables = environment(service["build"]["target"])
-    assert lies_on(variables["HOME"], writable(service))
+    variables = environment(stage_of(name))
+    for variable in ("HOME", "TORCHINDUCTOR_CACHE_DIR"):
+        assert lies_on(variables.get(variable, "/tmp"), writable(service))  # noqa: S108 - the container's
     (temporary,) = [mount for mount in service["tmpfs"] if mount.startswith("/tmp:")]  # noqa: S108  the container's
     options = dict(option.split("=") for option in temporary.split(":")[1].split(","))
     assert bytes_of(options["size"]) == 2**30
@@ -224,7 +234,7 @@ def test_new_volumes_belong_to_the_builder_and_downloads_go_to_one(name: str) ->
 @pytest.mark.parametrize("name", sorted(GPU | CPU | LOAD))
 def test_the_scripts_that_are_started_are_in_the_image(name: str) -> None:
     service = services(*ALL)[name]
-    stage = service["build"]["target"]
+    stage = stage_of(name)
     folder = service.get("working_dir", working_directory(stage))
     words = [*(service["entrypoint"] or []), *(service["command"] or [])]
     scripts = [word for word in words if word.endswith(".py")]
@@ -240,7 +250,7 @@ def test_ports_are_those_that_the_image_exposes_and_prometheus_and_locust_ask() 
         ports = {port["published"]: str(port["target"]) for port in services(*ALL, **outside)[name]["ports"]}
         assert sorted(ports.values()) == sorted(exposed)
         assert [str(each["port"]) for each in scrape["dns_sd_configs"]] == [ports["12"]]
-        assert f"//127.0.0.1:{ports['10']}/" in services(*ALL)[name]["healthcheck"]["test"][1]
+        assert f"//127.0.0.1:{ports['10']}/" in services(*ALL)[name]["healthcheck"]["test"][-1]
         for user in LOAD:
             assert f"grpc://triton:{ports['11']}" in services("load")[user]["command"]
 
@@ -335,11 +345,43 @@ def test_images_are_pinned_and_ours_are_of_this_version() -> None:
     for name, service in services(*ALL).items():
         tag = service["image"].rpartition(":")[2]
         assert re.match(r"v?\d+\.\d+\.\d+$", tag), service["image"]
-        if "build" in service:
+        if name not in MONITORING:
             assert tag == project[1]
-            assert service["build"]["args"]["VERSION"] == project[1]
-            assert service["build"]["target"] == ("client" if name in LOAD else "triton")
+        if "build" in service:
+            assert service["build"]["target"] == stage_of(name)
             assert (ROOT / service["build"]["dockerfile"]).is_file()
+    assert re.findall(r"^ARG VERSION=(.+)$", TEXT, re.MULTILINE) == [project[1]]
+
+
+@pytest.mark.parametrize("server", ["gpu", "cpu"])
+def test_no_tag_is_built_twice_and_every_image_of_ours_is_built(server: str) -> None:
+    """Two services that build one tag export it at once, and the image of whoever ends last replaces the other's."""
+    profiles = (server, "monitoring", "load")
+    printed = compose(*(word for profile in profiles for word in ("--profile", profile)), "build", "--print")
+    targets = json.loads(printed.stdout)["target"]
+    tags = [tag for target in targets.values() for tag in target["tags"]]
+    assert sorted(tags) == ["deeplab-client:0.1.0", "deeplab-triton:0.1.0"]
+    for name, service in services(*profiles).items():
+        if name not in MONITORING and name not in targets:
+            assert service["image"] in tags
+            assert service["pull_policy"] == "never"
+            assert set(service["depends_on"]) & set(targets)
+
+
+def test_a_build_takes_bases_and_what_pip_is_told_from_outside() -> None:
+    """A file would be refused by Bake, which reads nothing outside of this folder."""
+    given = {"TRITON_IMAGE": "registry/triton@sha256:1", "PYTHON_IMAGE": "registry/python@sha256:2"}
+    built = services("gpu", "load", **given)
+    assert built["model-builder"]["build"]["args"] == {"TRITON_IMAGE": given["TRITON_IMAGE"]}
+    assert built["locust-master"]["build"]["args"] == {"PYTHON_IMAGE": given["PYTHON_IMAGE"]}
+    printed = compose("--profile", "*", "build", "--print")
+    for target in json.loads(printed.stdout)["target"].values():
+        assert target["secret"] == ["id=pip.conf,type=env,env=DEEPLAB_PIP_CONF"]
+    assert {line.count("--mount=type=secret,id=pip.conf,") for line in INSTRUCTIONS if "pip install" in line} == {1}
+
+
+def test_a_server_may_have_the_stacks_that_its_entry_point_asks_for() -> None:
+    assert services()["triton"]["ulimits"] == {"stack": {"soft": 8 << 20, "hard": limits.STACK_BYTES}}
 
 
 def test_threads_follow_the_cores_that_the_server_gets() -> None:

@@ -98,6 +98,7 @@ def test_the_variables_are_those_of_the_embedded_server(script: Path, programs: 
     assert {name: environment[name] for name in layout.TUNING} == layout.TUNING
     environment, _ = start(script, programs, models, OMP_WAIT_POLICY="ACTIVE", OMP_NUM_THREADS="3")
     assert (environment["OMP_WAIT_POLICY"], environment["OMP_NUM_THREADS"]) == ("ACTIVE", "3")
+    assert "BASH_ENV" not in start(script, programs, models, BASH_ENV="/dev/null")[0]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """deploy/Dockerfile: its pins are the project's, what it copies exists, and none of it is of the embedded server.
 
-No image was built: there was no container engine.
+tests/containers builds the images.
 """
 
 from __future__ import annotations
@@ -224,8 +224,9 @@ def containers(found: Any) -> list[dict[str, Any]]:  # noqa: ANN401  YAML
 
 def test_the_entry_point_is_in_the_image() -> None:
     (line,) = [line for line in STAGES["triton"] if line.startswith("ENTRYPOINT ")]
-    (entrypoint,) = yaml.safe_load(line.removeprefix("ENTRYPOINT "))
-    assert contents("triton")[entrypoint] == ROOT / "deploy" / "entrypoint.sh"
+    nvidias, ours = yaml.safe_load(line.removeprefix("ENTRYPOINT "))
+    assert nvidias == "/opt/nvidia/nvidia_entrypoint.sh"
+    assert contents("triton")[ours] == ROOT / "deploy" / "entrypoint.sh"
 
 
 def test_the_builder_finds_what_it_copies() -> None:
@@ -264,7 +265,7 @@ def test_nobody_is_root(stage: str) -> None:
 
 
 def test_the_base_can_be_changed_and_is_pinned() -> None:
-    assert re.search(r"^ARG TRITON_IMAGE=nvcr\.io/nvidia/tritonserver:26\.08-py3$", TEXT, re.MULTILINE)
+    assert re.search(r"^ARG TRITON_IMAGE=nvcr\.io/nvidia/tritonserver:26\.11-py3$", TEXT, re.MULTILINE)
     assert re.search(r"^ARG PYTHON_IMAGE=python:3\.12\.\d+-slim-\w+$", TEXT, re.MULTILINE)
 
 
