@@ -48,9 +48,8 @@ class Collector(http.server.ThreadingHTTPServer):
 
 
 class _Receiver(http.server.BaseHTTPRequestHandler):
-    server: Collector
-
     def do_POST(self) -> None:
+        assert isinstance(self.server, Collector)
         content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.come:
             self.server.spans.extend(
