@@ -83,7 +83,7 @@ def test_any_user_builds_and_serves_and_asks_and_loads(project: ComposeProject, 
         assert state["Running"], engine.docker("logs", unknown)[-3000:]
         return "curl" not in engine.docker("exec", unknown, "deploy/alive.sh", check=False)
 
-    wait_until(alive, what="the server of an unknown user is ready", seconds=300)
+    wait_until(alive, what="the server of an unknown user is ready", seconds=550)
     ids = engine.docker("exec", unknown, "bash", "-pc", "id -u; id -un 2>&1; true")
     assert ids.startswith(f"{UNKNOWN}\n")
     assert "cannot find name" in ids
