@@ -117,6 +117,7 @@ def segment(job: Job, shards: Sequence[pa.Table], tally: Tally) -> None:
 
     if local:
         ray.init(
+            address="local",  # not a Ray that somebody has started here
             num_cpus=job.workers,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,

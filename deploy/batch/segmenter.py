@@ -32,7 +32,7 @@ from deeplab_client import (
 )
 
 if TYPE_CHECKING:
-    from deeplab_client import ResultDict
+    from deeplab_client import ResultDict, Segmentation
 
 # Every other picture would fail in the same way: the job ends, and goes on once this is put right.
 FATAL = (AccessDeniedError, ModelNotFoundError, TLSError, UnsupportedError)
@@ -126,7 +126,7 @@ class Segmenter:
             return failure(path, error, retryable=retryable), Cost(read=time.perf_counter() - start)
         read = time.perf_counter()
         try:
-            result = self._client.segment(picture)
+            result = self._segment(picture)
         except FATAL:
             raise
         except SegmentationError as error:
@@ -140,6 +140,17 @@ class Segmenter:
             job.output.make_folder(f"masks/{path}".rpartition("/")[0])
             job.output.write(f"masks/{path}.png", result.to_png())
         return row, Cost(len(picture), read - start, answered - read, time.perf_counter() - answered)
+
+    def _segment(self, picture: bytes) -> Segmentation:
+        """Return the result; wait for a model that is missing, which it also is on a server that starts or stops."""
+        deadline = time.monotonic() + self._job.timeout
+        while True:
+            try:
+                return self._client.segment(picture)
+            except ModelNotFoundError:  # noqa: PERF203 - each try fails by itself
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Place:
         if self.path is None:
             url, kind = f"{self.url}/{quote(name)}", {"Content-Type": "image/png"}
             request = urllib.request.Request(url, content, kind, method="PUT")  # noqa: S310 - http
-            urllib.request.urlopen(request, timeout=30).close()  # noqa: S310 - http
+            urllib.request.urlopen(request, timeout=120).close()  # noqa: S310 - http
         else:
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             (self.path / name).write_bytes(content)
