@@ -171,6 +171,45 @@ def test_a_run_that_was_killed_continues_from_the_last_saving() -> None:
     assert names() == [f"{i}.png" for i in range(4)]
 
 
+@pytest.mark.usefixtures("folder")
+def test_two_runs_at_once_do_not_overwrite_each_others_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture("in/a.png")
+    Path("in/b.png").write_bytes(b"hold")
+    picture("other/c.png")
+    with start("segment", "in", "-o", "out", "-f", "coco", "--concurrency", "1") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        reach(FakeTransport(cats), monkeypatch)
+        assert states(capsys, "other", "-f", "coco") == {"other/c.png": "done"}
+        Path("go").touch()
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert b"another run has written it meanwhile" in errors
+    assert names() == ["c.png"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_picture_that_has_changed_and_fails_loses_its_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b.png"):
+        picture(f"in/{name}")
+    reach(FakeTransport(cats), monkeypatch)
+    assert run("segment", "in", "-o", "out", "-f", "coco") == 0
+    broken("in/b.png", InvalidImageError)
+    assert run("segment", "in", "-o", "out", "-f", "coco") == 1
+    assert names() == ["a.png"]
+
+
+@pytest.mark.usefixtures("fake", "folder")
+def test_a_picture_of_the_files_own_name_gets_another_one(capsys: pytest.CaptureFixture[str]) -> None:
+    picture("in/a.png").rename("in/annotations")
+    for state in ("done", "skipped"):
+        assert states(capsys, "in/annotations", "-f", "json", "-f", "coco") == {"in/annotations": state}
+        assert files("out") == {"annotations.json", "in/annotations.json"}
+    assert names() == ["annotations"]
+
+
 @pytest.mark.parametrize("change", [touched, ["--model", "other"], ["--confidence", "0"], ["--tile", "64"]])
 @pytest.mark.usefixtures("folder")
 def test_an_entry_is_kept_only_if_it_was_made_in_the_same_way(
@@ -198,7 +237,17 @@ def test_the_names_of_kept_entries_are_relative_to_the_folder_of_the_last_run(
     assert names() == ["sub/a.png"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"images": [{"id": 1}], "annotations": []}', None])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"images": [{"id": 1}], "annotations": []}',
+        '{"info": 1, "categories": [], "images": [{"id": 1, "deeplab segment": {"source": "x"}}], "annotations": []}',
+        None,
+    ],
+)
 @pytest.mark.usefixtures("folder")
 def test_a_file_that_no_run_wrote_is_overwritten_only_when_forced(
     fake: FakeTransport, capsys: pytest.CaptureFixture[str], content: str | None

@@ -110,17 +110,24 @@ def test_one_huge_picture_is_measured_without_its_pixels(client: Driver, server:
     assert not server.requests
 
 
-def test_the_limit_is_asked_for_once_and_for_large_pictures_alone(client: Driver, server: Server) -> None:
+def test_the_limit_is_asked_for_before_refusals_and_once_for_what_it_admits(client: Driver, server: Server) -> None:
     client.segment(LARGE[:2500])
     assert server.asked == ["segment_resnet50"]
     for _ in range(2):
         with pytest.raises(InvalidImageError):
             client.segment(LARGE)
         client.segment(LARGE[:3000])
-    assert server.asked.count("preprocess") == 1
+    assert server.asked.count("preprocess") == 2
     results = list(client.segment_many([LARGE, LARGE[:3000]], concurrency=1))
     assert [isinstance(result, InvalidImageError) for result in results] == [True, False]
-    assert server.asked.count("preprocess") == 1
+    assert server.asked.count("preprocess") == 3
+
+
+def test_a_server_that_is_built_with_a_higher_limit_gets_the_pictures(client: Driver, server: Server) -> None:
+    with pytest.raises(InvalidImageError):
+        client.segment(LARGE)
+    server.limit = str(HEIGHT * WIDTH)
+    client.segment(LARGE)
 
 
 def test_the_limit_is_asked_for_again_after_a_lost_connection(client: Driver, server: Server) -> None:

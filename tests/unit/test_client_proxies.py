@@ -215,6 +215,9 @@ def test_the_environments_proxy_is_used_on_request_only(
     for each in kinds:
         assert "proxy" not in repr(each("https://seg.example.com", proxy="env"))
         assert "proxy" in repr(each("https://seg.example.org", proxy="env"))
+    for name in ("::1", "[::1]"):
+        monkeypatch.setenv("NO_PROXY", f"localhost,{name}")
+        assert "proxy" not in repr(SegmentationClient("https://[::1]:8000", proxy="env"))
     monkeypatch.delenv("HTTPS_PROXY")
     assert "proxy" not in repr(SegmentationClient("https://seg.example.org", proxy="env"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,14 @@ def test_each_attempt_has_a_span_of_its_own(server: Server, kind: Kind, traced: 
     assert attributes(done).get("http.request.resend_count") == (None if is_grpc else 1)
     assert attributes(done)["deeplab.attempt"] == 2
     assert "http.request.resend_count" not in attributes(failed)
+
+
+def test_without_opentelemetry_there_is_no_span(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is how an import is blocked."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", None)
+    with SegmentationClient("http://seg:8000", transport=FakeTransport(MASK)) as client:
+        client.segment(MASK)
+    assert not traced.spans()
 
 
 def test_a_span_names_the_server_behind_a_path_a_proxy_or_a_socket(traced: Traced) -> None:

@@ -21,15 +21,16 @@ from deeplab_client._errors import (
     UnknownClassError,
     UnsupportedError,
 )
-from deeplab_client._hooks import RequestInfo, ResponseInfo
+from deeplab_client._hooks import RequestHook, RequestInfo, ResponseHook, ResponseInfo, RetryHook
 from deeplab_client._image import ImageLike
 from deeplab_client._models import ModelInfo
-from deeplab_client._options import TLS
+from deeplab_client._options import TLS, AsyncToken, Compression, Token
 from deeplab_client._polygons import Polygon
 from deeplab_client._result_dict import ResultDict
 from deeplab_client._retry import RetryAttempt, RetryPolicy
 from deeplab_client._segmentation import Segmentation, Timings
 from deeplab_client._transport import AsyncTransport, ServerInfo, Transport
+from deeplab_client._wire import MaskChoice
 
 if TYPE_CHECKING:
     from deeplab_client._async_client import AsyncSegmentationClient
@@ -40,24 +41,30 @@ __all__ = [
     "TLS",
     "AccessDeniedError",
     "AsyncSegmentationClient",
+    "AsyncToken",
     "AsyncTransport",
     "ClientClosedError",
     "ClientLimitError",
     "CocoAnnotation",
     "CocoCategory",
     "CocoRle",
+    "Compression",
     "DeadlineExceededError",
     "ImageLike",
     "InvalidImageError",
+    "MaskChoice",
     "MismatchedReplyError",
     "ModelError",
     "ModelInfo",
     "ModelNotFoundError",
     "Polygon",
+    "RequestHook",
     "RequestInfo",
+    "ResponseHook",
     "ResponseInfo",
     "ResultDict",
     "RetryAttempt",
+    "RetryHook",
     "RetryPolicy",
     "Rle",
     "Segmentation",
@@ -68,6 +75,7 @@ __all__ = [
     "ServerUnavailableError",
     "TLSError",
     "Timings",
+    "Token",
     "Transport",
     "UnknownClassError",
     "UnsupportedError",

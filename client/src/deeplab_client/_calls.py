@@ -35,7 +35,7 @@ class _Shared:
         self.closed = closed
         # A failure swaps the dict: what a thread learnt before it must not outlive it.
         self.facts: dict[str, ModelFacts] = {}
-        self.pixel_limits: dict[str, int | None] = {}  # likewise
+        self.pixels_taken: dict[str, int] = {}  # likewise
         # The callers' own ids of the requests under way. A dict for its atomic setdefault, as there are no locks here.
         self.request_ids: dict[str, object] = {}
 
@@ -113,13 +113,13 @@ class Calls:
         return self._shared.facts
 
     @property
-    def pixel_limits(self) -> dict[str, int | None]:
-        """How many pixels each model takes, by its name; None where the server does not tell."""
-        return self._shared.pixel_limits
+    def pixels_taken(self) -> dict[str, int]:
+        """How many pixels of a picture each model takes, by its name, where that was asked."""
+        return self._shared.pixels_taken
 
     def forget_facts(self) -> None:
         """Learn of the models anew: whoever answers next may serve something else."""
-        self._shared.facts, self._shared.pixel_limits = {}, {}
+        self._shared.facts, self._shared.pixels_taken = {}, {}
 
     @property
     def closed(self) -> bool:
@@ -192,8 +192,10 @@ class Calls:
         Raises:
             ClientClosedError: It is.
         """
-        if self.closed:
+        if self._shared.closed:
             raise ClientClosedError(f"the client of {self.endpoint} is closed: make a new one")
+        if self._closed:
+            raise ClientClosedError(f"this view of the client of {self.endpoint} is closed: make a new view")
 
     def describe(self, kind: str) -> str:
         """Return a client's representation, without anything that could be a secret."""

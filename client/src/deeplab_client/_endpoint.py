@@ -112,7 +112,7 @@ def parse_url(url: str, proxy: str | None = None) -> Endpoint:
             f"proxy is given for {endpoint}, but gRPC and Unix sockets are used without a proxy: use http:// or https://"
         )
     if proxy == "env":
-        return replace(endpoint, proxy=proxy_from_environment(endpoint.scheme, endpoint.authority))
+        return replace(endpoint, proxy=proxy_from_environment(endpoint.scheme, endpoint.host, endpoint.authority))
     return replace(endpoint, proxy=proxy_of(proxy, source="proxy"))
 
 

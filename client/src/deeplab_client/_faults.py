@@ -253,6 +253,9 @@ def _error(
             message = f"{message}; {remedy}"
     elif kind is TLSError:
         message = f"no trusted connection to {where.url}: {tls_remedy} ({message})"
+    elif kind is ModelNotFoundError and not where.model:  # what every server of the protocol has
+        message = f"{where.url} does not answer as Triton does: is the URL right, its path too? ({message})"
+        kind = UnsupportedError
     elif kind is ModelNotFoundError:
         message = f"{where.url} does not serve model {where.model!r}: {message}"
     elif kind is ModelError and told is InvalidImageError:

@@ -201,7 +201,7 @@ def _check_header(name: str, value: str) -> str:
 
 def _trace_headers() -> dict[str, str]:
     # Who has not loaded the tracing API has no span to tell of: nothing is imported then.
-    if "opentelemetry.trace" not in sys.modules:
+    if sys.modules.get("opentelemetry.trace") is None:
         return {}
     from opentelemetry import propagate  # noqa: PLC0415 # pyright: ignore[reportMissingImports] optional
 

@@ -69,8 +69,13 @@ def proxy_of(text: object, *, source: str) -> Proxy:
     return Proxy(host, port, f"Basic {b64encode(credentials.encode()).decode()}")
 
 
-def proxy_from_environment(scheme: str, authority: str) -> Proxy | None:
-    """Return the proxy that HTTP_PROXY or HTTPS_PROXY names, unless NO_PROXY excepts the server `host:port`.
+def proxy_from_environment(scheme: str, host: str, authority: str) -> Proxy | None:
+    """Return the proxy that HTTP_PROXY or HTTPS_PROXY names, unless NO_PROXY excepts the server.
+
+    Args:
+        scheme: `http` or `https`.
+        host: The server's name or address.
+        authority: `host:port`, an IPv6 address in brackets.
 
     Raises:
         ValueError: The variable cannot be used; the message names it.
@@ -78,6 +83,7 @@ def proxy_from_environment(scheme: str, authority: str) -> Proxy | None:
     from urllib.request import getproxies_environment, proxy_bypass  # noqa: PLC0415 - seldom used
 
     url = getproxies_environment().get(scheme)
-    if url is None or proxy_bypass(authority):
+    # Both: an IPv6 address may stand in NO_PROXY without brackets.
+    if url is None or proxy_bypass(authority) or proxy_bypass(host):
         return None
     return proxy_of(url, source=f"the environment variable {scheme.upper()}_PROXY")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -240,12 +241,12 @@ class _Call:
         if size is None and len(request.image) > _SMALL_FILE:
             size = yield Work(_declared_size, request.image, self._deadline)
         height, width = size or (0, 0)
-        if height * width <= _ALWAYS_SENT:
+        taken = self._calls.pixels_taken
+        if height * width <= taken.get(self._model, _ALWAYS_SENT):
             return
-        limits = self._calls.pixel_limits
-        if self._model not in limits:
-            limits[self._model] = yield from self._ask_pixel_limit()
-        limit = limits[self._model]
+        # Asked again before each refusal: the server may have been built anew.
+        limit = yield from self._ask_pixel_limit()
+        taken[self._model] = sys.maxsize if limit is None else limit
         if limit is not None and height * width > limit:
             found = (
                 f"the image is {width} x {height} = {width * height} pixels, and {self._model!r} takes at most {limit}"

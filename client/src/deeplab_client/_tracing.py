@@ -25,7 +25,7 @@ _SERVICE, _METHOD = "inference.GRPCInferenceService", "ModelInfer"
 @contextlib.contextmanager
 def attempt(endpoint: Endpoint, request: RequestInfo) -> Generator[None]:
     """Run one attempt of an inference in a client span, which its requests carry."""
-    if "opentelemetry.trace" not in sys.modules:
+    if sys.modules.get("opentelemetry.trace") is None:
         yield
         return
     from opentelemetry import trace  # pyright: ignore[reportMissingImports] optional

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeplab_client import _drawing
 from deeplab_client._cli import record, streams
-from deeplab_client._cli.formats import Format
+from deeplab_client._cli.formats import ANNOTATIONS, Format
 from deeplab_client._cli.outputs import write_whole
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from deeplab_client import Segmentation
     from deeplab_client._cli.settings import Settings
     from deeplab_client._cli.sources import Selection, Source
-
-ANNOTATIONS = "annotations.json"
 
 _PAUSE = 10.0  # seconds between two savings at least, and 20 times as long as one takes
 _SHARE = 20
@@ -58,13 +57,14 @@ class Annotations:
         self._settings = settings
         self._weights = weights
         self._order = {record.identity(source.place): i for i, source in enumerate(selection.sources)}
-        # By the source of its record: an image and its annotations.
+        # By the source of its record: an image and its annotations. A picture leaves `_earlier` when it is its turn.
         self._earlier: dict[str, tuple[dict[str, Any], list[Any]]] = {}
         self._entries: dict[str, tuple[dict[str, Any], list[Any]]] = {}
         self._about: dict[str, Any] = {}
         self._escaped = 0
         self._changed = False
         self._next_saving = time.monotonic() + _PAUSE
+        self._seen = self._stamp()
         if not force:
             self._load()
 
@@ -73,13 +73,13 @@ class Annotations:
         identity = record.identity(source.place)
         if identity not in self._earlier:
             return None
-        image, annotations = self._earlier[identity]
+        image, annotations = self._earlier.pop(identity)
         made = image[record.KEY]
-        wanted = record.about(source, self._settings, Format.COCO, weights=made[record.WEIGHTS])
+        wanted = record.about(source, self._settings, Format.COCO, weights=made.get(record.WEIGHTS))
+        name = self._name(source)
+        self._changed |= made != wanted | self._weights() or name != image["file_name"]
         if made != wanted | self._weights():
             return None
-        name = self._name(source)
-        self._changed |= name != image["file_name"]
         self._entries[identity] = {**image, "file_name": name}, annotations
         return [self._path]
 
@@ -105,10 +105,10 @@ class Annotations:
 
     def finish(self) -> tuple[Path | None, list[str]]:
         """Write the file if there is something to write; return it, and what its reader must know."""
-        if not self._entries:
-            return None, []
         if self._changed:
             self._save()
+        if not self._entries:
+            return None, []
         remarks = [f"file names in {ANNOTATIONS} are relative to {self._root}"]
         if self._escaped:
             remarks.append(
@@ -121,13 +121,20 @@ class Annotations:
         begun = time.monotonic()
         images: list[Any] = []
         annotations: list[Any] = []
-        for number, identity in enumerate(sorted(self._entries, key=self._order.__getitem__), 1):
-            image, found = self._entries[identity]
+        entries = {**self._earlier, **self._entries}
+        for number, identity in enumerate(sorted(entries, key=self._order.__getitem__), 1):
+            image, found = entries[identity]
             images.append({**image, "id": number})
             for annotation in found:
                 annotations.append({**annotation, "id": len(annotations) + 1, "image_id": number})
         data = {"info": self._about["info"], "images": images, "annotations": annotations}
-        write_whole(self._path, json.dumps({**data, "categories": self._about["categories"]}).encode())
+        if self._stamp() != self._seen:
+            raise FileExistsError(
+                errno.EEXIST, "another run has written it meanwhile; run again, or into another folder", str(self._path)
+            )
+        content = json.dumps({**data, "categories": self._about["categories"]}).encode()
+        write_whole(self._path, content, replace=self._seen is not None)
+        self._seen = self._stamp()
         ended = time.monotonic()
         self._next_saving = ended + max(_PAUSE, _SHARE * (ended - begun))
 
@@ -139,16 +146,25 @@ class Annotations:
             for annotation in data["annotations"]:
                 entries[annotation["image_id"]][1].append(annotation)
             self._earlier = {image[record.KEY][record.SOURCE]: (image, found) for image, found in entries.values()}
+            names = {identity: str(image["file_name"]) for identity, (image, _) in self._earlier.items()}
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{streams.clean(self._path)} is of no earlier run; --force overwrites it") from error
-        others = [image["file_name"] for identity, (image, _) in self._earlier.items() if identity not in self._order]
+        others = [name for identity, name in names.items() if identity not in self._order]
         if others:
             raise ValueError(
                 f"{streams.clean(self._path)} holds pictures that are not named now ({len(others)}, such as "
-                f"{streams.one_line(str(others[0]))}): name them too, or another folder; --force overwrites the file"
+                f"{streams.one_line(others[0])}): name them too, or another folder; --force overwrites the file"
             )
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """Return what tells the file from one that another run has written; None if there is none."""
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
     def _name(self, source: Source) -> str:
         name = source.place.relative_to(self._root).as_posix()

@@ -22,3 +22,6 @@ SUFFIXES = {
     Format.JSON: ".json",
 }
 """What an output's name adds to its picture's; coco has one file for all pictures."""
+
+ANNOTATIONS = "annotations.json"
+"""The one file of coco, in the output folder; no picture's output has this name there."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from deeplab_client._cli import record, streams
-from deeplab_client._cli.formats import SUFFIXES, Format
+from deeplab_client._cli.formats import ANNOTATIONS, SUFFIXES, Format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,7 +110,7 @@ class Files:
         return self.folder, []
 
     def _is_as_wanted(self, source: Source, kind: Format, made: _Record) -> bool:
-        wanted = record.about(source, self.settings, kind, weights=made[record.WEIGHTS])
+        wanted = record.about(source, self.settings, kind, weights=made.get(record.WEIGHTS))
         return made == wanted | self.weights()
 
     def _place(self, source: Source) -> tuple[Path, dict[Format, _Record]]:
@@ -123,7 +123,7 @@ class Files:
             if count > len(parts):
                 name = name.with_name(f"{name.name}-{count - len(parts) + 1}")
             path = self.folder / name
-            found = _records(path)
+            found = None if _named(path, Format.JSON) == self.folder / ANNOTATIONS else _records(path)
             ours = {kind: made for kind, made in (found or {}).items() if made and made[record.SOURCE] == identity}
             if ours and all(kind in ours for kind in self.kinds if kind in (found or {})):
                 return path, ours
@@ -205,9 +205,11 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
             os.replace(part, path)  # noqa: PTH105 the same, and it says what it does
         else:
             _move(part, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink()
+        if isinstance(error, OSError) and error.filename is None:  # a full disk is told without a name
+            error.filename = str(path)
         raise
 
 

@@ -15,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from deeplab_client._cli.annotations import ANNOTATIONS
-from deeplab_client._cli.formats import SUFFIXES
+from deeplab_client._cli.formats import ANNOTATIONS, SUFFIXES
 from deeplab_client._cli.streams import UnwritableError, clean, notice, one_line, say, warn_untrained
 
 if TYPE_CHECKING:
