@@ -186,7 +186,8 @@ class Server:
             say(f"error: {failure}")
         if code or not (self._signals or self._dead_stub):
             cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            say(f"error: tritonserver ended with {cause}; see its log above")
+            known = " and the crashes known of it in docs/serving.md, Errors" if code == -signal.SIGSEGV else ""
+            say(f"error: tritonserver ended with {cause}; see its log above{known}")
         return 128 - code if code < 0 else code
 
     def _listen(self, fd: int, action: Callable[[int], None]) -> None:

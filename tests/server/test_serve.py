@@ -403,11 +403,20 @@ def post(url: str, path: str, body: bytes, kind: str) -> int:
         return connection.getresponse().status
 
 
-def test_the_end_of_tritonserver_is_reported(serving: Serving, repository: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGKILL, "log above$"),
+        (signal.SIGSEGV, "log above and the crashes known of it in docs/serving.md, Errors$"),
+    ],
+)
+def test_the_end_of_tritonserver_is_reported(
+    serving: Serving, repository: Path, number: signal.Signals, told: str
+) -> None:
     server = serving(repository)
-    server.triton.kill()
-    assert server.wait(10) == 128 + signal.SIGKILL
-    assert "tritonserver ended with signal SIGKILL" in server.log_tail(1)
+    server.triton.send_signal(number)
+    assert server.wait(30) == 128 + number
+    assert re.search(rf"tritonserver ended with signal {number.name}; see its {told}", server.log_tail(1))
 
 
 def test_a_killed_serve_takes_its_server_along_and_the_next_start_sweeps(serving: Serving, repository: Path) -> None:
