@@ -130,7 +130,7 @@ class SegmentationClient:
         Args:
             headers: Sent in addition to the client's own, and in their place where they have the same name.
             retries: In place of the client's own.
-            timeout: Seconds that a whole call may take, in place of the client's own.
+            timeout: Seconds that a whole call may take, instead of the client's own.
             request_id: What the server's log, the result's `request_id` and errors call a request, retries included: 1
                 to 128 printable ASCII characters without blanks. `segment_many` adds the number of the image: `ID-1`,
                 `ID-2`, ... If a request of that id is under way already, the next one is `ID-2`.

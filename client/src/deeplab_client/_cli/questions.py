@@ -78,7 +78,7 @@ def classes(*, url: Url, model: Model = MODEL, timeout: Timeout = 30.0, as_json:
 
 
 def ping(*, url: Url, model: Model = MODEL, timeout: Timeout = 5.0, as_json: Json = False) -> None:
-    """Say whether the server takes requests for the model."""
+    """Check that the server takes requests for the model."""
     started, milliseconds, ready, reason, weights, code = time.monotonic(), 0.0, None, None, None, 0
     with server.connect(url, model=model, timeout=timeout) as client:
         try:
