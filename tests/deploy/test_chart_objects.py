@@ -130,7 +130,7 @@ def test_only_named_peers_get_in_and_nothing_gets_out() -> None:
     ("endpoint", "port"),
     [
         ("http://collector.observability.svc:4318/v1/traces", 4318),
-        ("http://collector.observability.svc/v1/traces", 80),
+        ("http://10.1.2.3/v1/traces", 80),
         ("https://otlp.example.org/v1/traces", 443),
         ("https://[fd00::4318]/v1/traces", 443),
         ("https://[fd00::1]:8443/otlp/v1/traces", 8443),
