@@ -191,7 +191,7 @@ def bytes_of(size: str) -> int:
 
 @pytest.mark.parametrize(("name", "gibibytes"), [("triton", 4), ("triton-cpu", 1)])
 def test_a_server_has_the_shared_memory_that_its_steps_take(name: str, gibibytes: int) -> None:
-    """docs/deployment.md has the sums; Docker's default is 64 MiB."""
+    """docs/memory.md has the sums; Docker's default is 64 MiB."""
     service = services(*ALL)[name]
     assert int(service["shm_size"]) == gibibytes * 2**30
     assert int(service["mem_limit"]) > 2 * int(service["shm_size"])
