@@ -2,9 +2,9 @@
 
     .venv/bin/python -m load_tests.tuning --model-repository models/gpu [--pictures DIR] [--output out/tuning]
 
-Both tools request every output of a model, and Triton then runs `encode_mask` and `confidence`, which few requests
-need. Model Analyzer lowers `max_batch_size`, and Triton ends at a warm-up of a larger batch. So OUTPUT/models is a
-copy whose ensembles end with `postprocess`, and which warms nothing up. It is for measuring only.
+perf_analyzer requests every output of a model, so that Triton also runs `encode_mask` and `confidence`, which few
+requests need. Model Analyzer lowers `max_batch_size`, and Triton loads no model whose warm-up has larger batches.
+OUTPUT/models is therefore a copy, for measuring only, whose ensembles end with `postprocess` and which has no warm-up.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SEED = 1
 def input_data(pictures: Iterable[Picture]) -> str:
     """Return the JSON for --input-data, in which each picture is one request.
 
-    Base64 is taken for a tensor's bytes as they travel: those of STRING begin with the length in 4 bytes.
+    perf_analyzer sends the decoded base64 as it is, and a STRING on the wire begins with its length in 4 bytes.
     """
     requests = [
         {"IMAGE": {"content": {"b64": base64.b64encode(data).decode()}, "shape": [1]}}
@@ -82,9 +82,8 @@ def write_models(source: Path, target: Path) -> list[str]:
             outputs = [output for output in config.output if output.name not in unmade]
             for step in left_out:
                 steps.remove(step)
-            for step in steps:  # what only a step that is left out reads
-                for output in [key for key, name in step.output_map.items() if name == "MASK_FOR_PNG"]:
-                    del step.output_map[output]
+            for step in steps:
+                step.output_map.pop("MASK_FOR_PNG", None)  # only encode_mask reads it
             del config.output[:]
             config.output.extend(outputs)
         path.write_text(config_text(config), encoding="utf-8")
