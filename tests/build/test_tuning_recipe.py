@@ -16,9 +16,8 @@ pytestmark = pytest.mark.build
 
 FOLDER = Path(__file__).resolve().parents[2] / "load_tests"
 RECIPE = (FOLDER / "perf_analyzer.md").read_text(encoding="utf-8")
-SEARCHED = yaml.safe_load((FOLDER / "model_analyzer.yaml").read_text(encoding="utf-8"))["profile_models"][
-    "core_resnet50"
-]
+SEARCH = yaml.safe_load((FOLDER / "model_analyzer.yaml").read_text(encoding="utf-8"))
+SEARCHED = SEARCH["profile_models"]["core_resnet50"]
 
 
 def test_the_build_takes_the_options_of_the_recipe() -> None:
@@ -52,3 +51,13 @@ def test_the_core_takes_what_it_is_sent(shape: str) -> None:
     dims = {tensor.name: tuple(tensor.dims) for tensor in config.input}[name]
     sent = [int(size) for size in sizes.split(",")]
     assert all(dim in {-1, size} for dim, size in zip(dims, sent, strict=True))
+
+
+def test_the_images_are_those_of_the_deployment() -> None:
+    dockerfile = (FOLDER.parent / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    compose = (FOLDER.parent / "docker-compose.yml").read_text(encoding="utf-8")
+    for tag in set(re.findall(r"nvcr\.io/\S+", RECIPE)):
+        assert f"TRITON_IMAGE={tag.removesuffix('-sdk')}\n" in dockerfile
+    image = SEARCH["triton_docker_image"]
+    assert f"${{DEEPLAB_IMAGE:-{image}}}" in compose
+    assert set(re.findall(r"deeplab-triton:\S+", RECIPE)) == {image}
