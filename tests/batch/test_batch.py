@@ -350,6 +350,7 @@ def kill_and_go_on(place: Place, run: Start, toy_server: TritonProcess, *, count
     before = answered_by(toy_server)
 
     report = run(place, toy_server.grpc_url, *options).report()
+    print(report)  # noqa: T201 - the figures of docs/batch.md, with pytest -s
     assert (report["pictures"], report["done_before"]) == (count - len(done), len(done))
     assert report["pictures_per_second"] > 0
     again = place.files("out/rows")
