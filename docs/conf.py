@@ -40,13 +40,15 @@ nitpick_ignore_regex = [
     ("py:class", r"NDArray|_ImageT|(Async)?ClientArguments|(np|os|Image|supervision)\..*"),
 ]
 add_module_names = False
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 toc_object_entries_show_parents = "hide"
 programoutput_prompt_template = "$ {command}\n{output}"
-os.environ["COLUMNS"] = "100"
+os.environ["COLUMNS"] = "80"
 
 
 def unlink_folders(app: Sphinx, document: nodes.document) -> None:
