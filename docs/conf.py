@@ -17,13 +17,14 @@ project = "DeepLabV3 on Triton"
 author = "The DeepLabV3 on Triton developers"
 release = version_of("deeplab-client")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib.programoutput"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib.programoutput"]
 
 # The pages lie beside what they are about, all over the repository, which is the source folder.
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**", "**/README.md", "client/CHANGELOG.md"]
 exclude_patterns = [".*", "out", "**/node_modules"]
 
+nb_execution_mode = "off"  # the notebook is committed with its outputs
 myst_heading_anchors = 4  # spelled as GitHub spells them
 
 html_theme = "furo"
