@@ -21,8 +21,11 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcon
 
 # The pages lie beside what they are about, all over the repository, which is the source folder.
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/**", "**/README.md", "client/CHANGELOG.md"]
-exclude_patterns = [".*", "out", "**/node_modules"]
+include_patterns = [
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "client/*.md", "deploy/**/README.md"),
+    *("load_tests/README.md", "model_repository/README.md", "tests/assets/README.md"),
+]
+exclude_patterns = [".*", "out"]
 
 nb_execution_mode = "off"  # the notebook is committed with its outputs
 myst_heading_anchors = 4  # spelled as GitHub spells them
@@ -35,6 +38,7 @@ html_show_copyright = False
 
 # A name in single backticks is a link where it is documented here, else code. No other project's pages are asked for
 # theirs: the build needs no network.
+nitpicky = True
 default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
@@ -54,7 +58,7 @@ os.environ["COLUMNS"] = "80"
 
 def unlink_folders(app: Sphinx, document: nodes.document) -> None:
     """Make links to folders plain text, or links to the page in the folder."""
-    for link in document.findall(addnodes.pending_xref):
+    for link in list(document.findall(addnodes.pending_xref)):
         if link["reftype"] != "myst" or link["refdomain"]:
             continue
         folder, _ = app.env.relfn2path(link["reftarget"].rstrip("/"), app.env.docname)
