@@ -69,7 +69,7 @@ bench-model: $(VENV)/installed
 docs: $(VENV)/docs ## The documentation as a site, out/docs/index.html; a broken link fails
 	$(BIN)/python -m sphinx -E -W --keep-going -q -c docs . out/docs
 
-lint: $(VENV)/deploy $(VENV)/page ## Linters and the type checker
+lint: $(VENV)/deploy $(VENV)/docs $(VENV)/page ## Linters and the type checker
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright
