@@ -65,9 +65,10 @@ bench-peers: $(VENV)/installed $(PEERS)/installed bench-model ## Measure Triton 
 bench-model: $(VENV)/installed
 	$(BIN)/python build_models.py --variant resnet50 --weights none --model-repository out/bench/model_repository
 
-# Each page is read anew (-E): else a second run would not repeat the warnings of the first.
+# From nothing, because a second run would not repeat the warnings of the first.
 docs: $(VENV)/docs ## The documentation as a site, out/docs/index.html; a broken link fails
-	$(BIN)/python -m sphinx -E -W --keep-going -q -c docs . out/docs
+	rm -rf out/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . out/docs
 
 lint: $(VENV)/deploy $(VENV)/docs $(VENV)/page ## Linters and the type checker
 	$(BIN)/ruff format --check

@@ -32,7 +32,8 @@ myst_heading_anchors = 4  # spelled as GitHub spells them
 
 html_theme = "furo"
 html_title = f"{project} {release}"
-html_extra_path = ["site"]
+html_extra_path = ["site"]  # a way from the folder to docs/index.html
+html_static_path = html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 
