@@ -96,6 +96,19 @@ if ((gpus)); then
     pools+=(--pinned-memory-pool-byte-size=1073741824)
 fi
 
+tracing=()
+if [[ -n ${DEEPLAB_TRACE_URL:-} ]]; then
+    tracing=(
+        --trace-config=mode=opentelemetry
+        --trace-config=level=TIMESTAMPS
+        "--trace-config=rate=${DEEPLAB_TRACE_RATE:-1}"
+        "--trace-config=opentelemetry,url=$DEEPLAB_TRACE_URL"
+        # Triton's own name for a service is the same for every server.
+        "--trace-config=opentelemetry,resource=service.name=${OTEL_SERVICE_NAME:-deeplab-triton}"
+        "--trace-config=opentelemetry,resource=service.instance.id=$HOSTNAME"
+    )
+fi
+
 exec tritonserver \
     "--model-repository=$repository" \
     --model-control-mode=none \
@@ -103,4 +116,5 @@ exec tritonserver \
     "--grpc-restricted-protocol=$closed" \
     "--backend-config=python,shm-region-prefix-name=$region" \
     "${pools[@]}" \
+    "${tracing[@]}" \
     "$@"

@@ -23,7 +23,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcon
 root_doc = "docs/index"
 include_patterns = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "client/*.md", "deploy/**/README.md"),
-    *("load_tests/README.md", "model_repository/README.md", "tests/assets/README.md"),
+    *("load_tests/*.md", "model_repository/README.md", "tests/assets/README.md"),
 ]
 exclude_patterns = [".*", "out"]
 

@@ -126,6 +126,29 @@ def test_only_named_peers_get_in_and_nothing_gets_out() -> None:
     assert out(one("NetworkPolicy", VARIANTS["object store"])["spec"]) == [dns, https]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector.observability.svc:4318/v1/traces", 4318),
+        ("http://10.1.2.3/v1/traces", 80),
+        ("https://otlp.example.org/v1/traces", 443),
+        ("https://[fd00::4318]/v1/traces", 443),
+        ("https://[fd00::1]:8443/otlp/v1/traces", 8443),
+    ],
+)
+def test_spans_get_out_to_their_receiver_alone(endpoint: str, port: int) -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "observability"}}}]
+    tracing: Object = {"enabled": True, "endpoint": endpoint, "to": peers}
+    values: Object = {"server": {"tracing": tracing}}
+    dns, receiver = one("NetworkPolicy", values)["spec"]["egress"]
+    assert {each["port"] for each in dns["ports"]} == {53}
+    assert receiver == {"to": peers, "ports": [{"port": port, "protocol": "TCP"}]}
+    # The builder has no spans, and neither has a server that does not trace.
+    builder = one("NetworkPolicy", values, name=f"{NAME}-builder")
+    assert builder == one("NetworkPolicy", name=f"{NAME}-builder")
+    assert one("NetworkPolicy", {"server": {"tracing": tracing | {"enabled": False}}}) == one("NetworkPolicy")
+
+
 def lets_through(values: Object, source: str, target: str, port: int) -> bool:
     """Tell whether the policies of a release let a component reach another's port, in a namespace that closes all."""
     found = objects(values)

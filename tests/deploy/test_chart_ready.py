@@ -111,6 +111,12 @@ def test_gitops_pins_images_and_leaves_the_replicas_to_keda() -> None:
     for _, pod in pods(found):
         assert all("@sha256:" in each["image"] for each in containers(pod))
     assert "replicas" not in one("Deployment", values)["spec"]
+    # Its spans get out of the namespace.
+    (url,) = [each["value"] for each in server(values)["env"] if each["name"] == "DEEPLAB_TRACE_URL"]
+    assert one("NetworkPolicy", values)["spec"]["egress"][-1] == {
+        "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": url.split(".")[1]}}}],
+        "ports": [{"port": 4318, "protocol": "TCP"}],
+    }
     assert "PersistentVolumeClaim" not in {each["kind"] for each in found}
     # What is rendered twice is the same, or each synchronization would change it.
     assert objects(values | {"global": {}}) == found

@@ -10,6 +10,7 @@ import yaml
 from chart import (
     CHART,
     NAME,
+    NAMESPACE,
     VARIANTS,
     chart,
     containers,
@@ -148,6 +149,25 @@ def test_arguments_can_be_left_to_triton() -> None:
 def test_connections_age_in_milliseconds() -> None:
     arguments = server({"server": {"grpcMaxConnectionAgeSeconds": 7, "grpcMaxConnectionAgeGraceSeconds": 3}})["args"]
     assert {"--grpc-max-connection-age=7000", "--grpc-max-connection-age-grace=3000"} <= set(arguments)
+
+
+def test_a_server_traces_under_the_name_of_its_release() -> None:
+    def variables(values: Object) -> dict[str, str]:
+        return {each["name"]: each["value"] for each in server(values)["env"] if "value" in each}
+
+    endpoint = "http://localhost:4318/v1/traces"
+    tracing: Object = {"enabled": True, "endpoint": endpoint, "rate": 2_000_000}
+    found = {
+        "DEEPLAB_TRACE_URL": endpoint,
+        "DEEPLAB_TRACE_RATE": "2000000",
+        "OTEL_SERVICE_NAME": NAME,
+        "OTEL_RESOURCE_ATTRIBUTES": f"k8s.namespace.name={NAMESPACE}",
+    }
+    assert variables({"server": {"tracing": tracing}}) == found
+    assert variables({"server": {"tracing": tracing | {"enabled": False}}}) == {}
+    entrypoint = (CHART.parents[1] / "entrypoint.sh").read_text()
+    for name in found.keys() - {"OTEL_RESOURCE_ATTRIBUTES"}:  # which Triton's library reads
+        assert f"${{{name}:-" in entrypoint
 
 
 def test_both_services_reach_the_server() -> None:

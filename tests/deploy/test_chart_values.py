@@ -24,6 +24,8 @@ ROUTED: Object = {
 GATEWAYS: Object = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
 OUTSIDE: Object = {"ipBlock": {"cidr": "10.0.0.0/8"}}
 
+TRACING: Object = {"enabled": True, "endpoint": "http://collector.observability.svc:4318/v1/traces"}
+
 
 @pytest.mark.parametrize(
     ("values", "message"),
@@ -86,6 +88,16 @@ OUTSIDE: Object = {"ipBlock": {"cidr": "10.0.0.0/8"}}
             for labels in ("podLabels", "commonLabels")
             for label in ("app.kubernetes.io/name", "app.kubernetes.io/component", "helm.sh/chart")
         ),
+        ({"server": {"tracing": {"enabled": True}}}, "server.tracing.endpoint is empty"),
+        ({"server": {"tracing": TRACING}}, "name the receiver's peers in server.tracing.to"),
+        (
+            {"server": {"tracing": TRACING | {"endpoint": "http://localhost.example.org:4318/v1/traces"}}},
+            "name the receiver's peers in server.tracing.to",
+        ),
+        (
+            {"server": {"tracing": TRACING | {"to": [GATEWAYS]}, "extraArgs": ["--trace-config=rate=5"]}},
+            "server.extraArgs --trace-config: set server.tracing",
+        ),
         ({"server": {"extraArgs": ["--model-store=/else"]}}, "server.extraArgs --model-store: set models.source"),
         # tritonserver completes what is short.
         (
@@ -107,9 +119,18 @@ def test_values_that_cannot_work_together_are_refused(values: Object, message: s
         ROUTED | {"networkPolicy": {"allowedFrom": [OUTSIDE]}},
         # Its pods may be those of the namespace.
         {"gateway": ROUTED["gateway"] | {"parentRefs": [{"name": "public"}, {"name": "own", "namespace": NAMESPACE}]}},
+        {"server": {"tracing": TRACING}, "networkPolicy": {"enabled": False}},
+        {"server": {"tracing": TRACING}, "networkPolicy": {"extraEgress": [{"to": [GATEWAYS]}]}},
+        # In the same pod.
+        *(
+            {"server": {"tracing": TRACING | {"endpoint": f"http://{host}/v1/traces"}}}
+            for host in ("localhost:4318", "127.0.0.1", "[::1]:4318")
+        ),
+        # Spans in Triton's own format.
+        {"server": {"extraArgs": ["--trace-config=mode=triton"]}},
     ],
 )
-def test_a_way_in_that_the_policy_lets_through_is_rendered(values: Object) -> None:
+def test_a_way_that_the_policy_lets_through_is_rendered(values: Object) -> None:
     assert objects(values)
 
 
@@ -131,14 +152,14 @@ def builder_of(values: Object) -> Object:
 
 def test_a_variable_of_ones_own_takes_the_place_of_the_charts() -> None:
     """Server-side apply refuses a name that comes twice."""
-    on_cpu: Object = {"gpu": {"enabled": False}}
+    all_variables: Object = {"gpu": {"enabled": False}, "server": {"tracing": TRACING | {"to": [GATEWAYS]}}}
     names = {
         where: [each["name"] for each in container["env"] if each["name"] != "BUILD"]
-        for where, container in (("server", server(on_cpu)), ("builder", builder_of(on_cpu)))
+        for where, container in (("server", server(all_variables)), ("builder", builder_of(all_variables)))
     }
     mine = {where: [{"name": name, "value": "mine"} for name in found] for where, found in names.items()}
-    assert len(mine["server"]) == len(mine["builder"]) == 2
-    values: Object = on_cpu | {"extraEnv": mine["server"], "models": {"builder": {"extraEnv": mine["builder"]}}}
+    assert (len(mine["server"]), len(mine["builder"])) == (6, 2)
+    values: Object = all_variables | {"extraEnv": mine["server"], "models": {"builder": {"extraEnv": mine["builder"]}}}
     assert server(values)["env"] == mine["server"]
     assert [each for each in builder_of(values)["env"] if each["name"] != "BUILD"] == mine["builder"]
 
@@ -190,6 +211,9 @@ def test_a_value_of_null_is_refused() -> None:
         {"image": {"digest": "sha256:abc"}},
         {"fullnameOverride": "1st"},
         {"sharedMemory": {"size": "4G"}},
+        {"server": {"tracing": {"endpoint": "http://collector:4318"}}},  # Triton adds no path
+        {"server": {"tracing": {"endpoint": "collector:4318/v1/traces"}}},
+        {"server": {"tracing": {"rate": 0}}},
     ],
     ids=json.dumps,
 )

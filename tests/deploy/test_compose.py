@@ -28,7 +28,10 @@ SERVERS = {"gpu": ("model-builder", "triton"), "cpu": ("model-builder-cpu", "tri
 MONITORED = ROOT / "deploy" / "monitoring"
 SHIPPED = "deploy/helm/deeplab-triton/monitoring"
 MONITORING, LOAD = {"prometheus", "grafana"}, {"locust-master", "locust-worker"}
-ALL = ("gpu", "cpu", "monitoring", "load")
+TRACING = {"jaeger"}
+JAEGER = "http://jaeger:4318/v1/traces"
+OTHERS = MONITORING | TRACING  # images that are not ours
+ALL = ("gpu", "cpu", "monitoring", "tracing", "load")
 
 
 def compose(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -59,6 +62,7 @@ def services(*profiles: str, **variables: str) -> dict[str, Any]:
         (("cpu",), CPU),
         (("monitoring",), MONITORING),
         (("load",), LOAD),
+        (("tracing",), TRACING),
         (("gpu", "monitoring", "load"), GPU | MONITORING | LOAD),
         (("cpu", "monitoring"), CPU | MONITORING),
     ],
@@ -150,8 +154,12 @@ def test_no_proxy_of_dockers_configuration_comes_between_the_services() -> None:
             ):
                 assert ("--noproxy '*'" if word == "curl" else "-Y off") in command, name
                 asked += 1
-    assert asked == 4
+    assert asked == 5
     assert services("monitoring")["grafana"]["environment"]["NO_PROXY"] == "*"
+    for profile, (_, server) in SERVERS.items():
+        assert services(profile)[server]["environment"]["no_proxy"] == "localhost,jaeger"
+        mine = services(profile, NO_PROXY="collector.example.org")[server]["environment"]["no_proxy"]
+        assert mine == "collector.example.org,jaeger"
 
 
 def test_the_builder_gets_the_proxies_of_the_shell_in_either_case() -> None:
@@ -183,7 +191,7 @@ def bytes_of(size: str) -> int:
 
 @pytest.mark.parametrize(("name", "gibibytes"), [("triton", 4), ("triton-cpu", 1)])
 def test_a_server_has_the_shared_memory_that_its_steps_take(name: str, gibibytes: int) -> None:
-    """docs/deployment.md has the sums; Docker's default is 64 MiB."""
+    """docs/memory.md has the sums; Docker's default is 64 MiB."""
     service = services(*ALL)[name]
     assert int(service["shm_size"]) == gibibytes * 2**30
     assert int(service["mem_limit"]) > 2 * int(service["shm_size"])
@@ -300,7 +308,7 @@ def test_both_servers_answer_to_one_name() -> None:
     assert scraped["scrape_configs"][0]["dns_sd_configs"][0]["names"] == ["triton"]
 
 
-@pytest.mark.parametrize("name", sorted(GPU | CPU | MONITORING | LOAD))
+@pytest.mark.parametrize("name", sorted(GPU | CPU | OTHERS | LOAD))
 def test_every_service_is_confined(name: str) -> None:
     service = services(*ALL)[name]
     assert service["read_only"] is True
@@ -323,7 +331,7 @@ def test_ports_are_published_here_alone_unless_told_otherwise() -> None:
             for port in service.get("ports", [])
         }
         assert published == {
-            (name, host) for name in ("triton", "triton-cpu", "prometheus", "grafana", "locust-master")
+            (name, host) for name in ("triton", "triton-cpu", "prometheus", "grafana", "jaeger", "locust-master")
         }
 
 
@@ -351,13 +359,13 @@ def test_images_are_pinned() -> None:
 @pytest.mark.parametrize("server", ["gpu", "cpu"])
 def test_no_tag_is_built_twice_and_every_image_of_ours_is_built(server: str) -> None:
     """Two services that build one tag export it at once, and the image of whoever ends last replaces the other's."""
-    profiles = (server, "monitoring", "load")
+    profiles = (server, "monitoring", "tracing", "load")
     printed = compose(*(word for profile in profiles for word in ("--profile", profile)), "build", "--print")
     targets = json.loads(printed.stdout)["target"]
     tags = [tag for target in targets.values() for tag in target["tags"]]
     assert sorted(tags) == ["deeplab-client:0.1.0", "deeplab-triton:0.1.0"]
     for name, service in services(*profiles).items():
-        if name not in MONITORING and name not in targets:
+        if name not in OTHERS and name not in targets:
             assert service["image"] in tags
             assert service["pull_policy"] == "never"
             assert set(service["depends_on"]) & set(targets)
@@ -377,6 +385,25 @@ def test_a_build_takes_bases_and_what_pip_is_told_from_outside() -> None:
 
 def test_a_server_may_have_the_stacks_that_its_entry_point_asks_for() -> None:
     assert services()["triton"]["ulimits"] == {"stack": {"soft": 8 << 20, "hard": limits.STACK_BYTES}}
+
+
+@pytest.mark.parametrize("profile", SERVERS)
+def test_a_server_traces_where_a_url_is_given(profile: str) -> None:
+    """test_entrypoint.py looks at the options that the entry point makes of it."""
+    (_, name) = SERVERS[profile]
+    plain = services(profile)[name]["environment"]
+    assert (plain["DEEPLAB_TRACE_URL"], plain["DEEPLAB_TRACE_RATE"]) == (None, None)
+    given = {"DEEPLAB_TRACE_URL": JAEGER, "DEEPLAB_TRACE_RATE": "100"}
+    assert given.items() <= services(profile, **given)[name]["environment"].items()
+
+
+def test_the_documented_url_is_that_of_jaeger() -> None:
+    """Jaeger receives OTLP over HTTP at 4318 and shows its page at 16686."""
+    assert JAEGER in (ROOT / "docs" / "deployment.md").read_text()
+    (name,) = services("tracing")
+    assert JAEGER.startswith(f"http://{name}:4318/")
+    ports = services("tracing", JAEGER_PORT="10", OTLP_PORT="11")[name]["ports"]
+    assert {port["published"]: port["target"] for port in ports} == {"10": 16686, "11": 4318}
 
 
 def test_threads_follow_the_cores_that_the_server_gets() -> None:

@@ -226,6 +226,29 @@ def test_each_gpu_gets_a_pool(script: Path, programs: Path, models: Path) -> Non
     ]
 
 
+def test_traces_go_where_a_variable_says(script: Path, programs: Path, models: Path) -> None:
+    def traced(**variables: str) -> list[str]:
+        _, arguments = start(script, programs, models, **variables)
+        return [argument for argument in arguments if argument.startswith("--trace")]
+
+    assert traced() == traced(DEEPLAB_TRACE_URL="", DEEPLAB_TRACE_RATE="5") == []
+    url = "http://collector:4318/v1/traces"
+    given = {"DEEPLAB_TRACE_URL": url, "HOSTNAME": "vision-7d9c5bb6f4-x2x9p"}
+    options = [
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        "rate=1",
+        f"opentelemetry,url={url}",
+        "opentelemetry,resource=service.name=deeplab-triton",
+        "opentelemetry,resource=service.instance.id=vision-7d9c5bb6f4-x2x9p",
+    ]
+    assert traced(**given) == [f"--trace-config={option}" for option in options]
+    changed = traced(**given, DEEPLAB_TRACE_RATE="100", OTEL_SERVICE_NAME="vision")
+    assert {"--trace-config=rate=100", "--trace-config=opentelemetry,resource=service.name=vision"} <= set(changed)
+    # Compose passes on what is empty in .env.
+    assert traced(**given, DEEPLAB_TRACE_RATE="", OTEL_SERVICE_NAME="") == traced(**given)
+
+
 def test_an_empty_repository_is_refused(programs: Path, tmp_path: Path) -> None:
     environment = on_path(programs) | {"DEEPLAB_MODEL_REPOSITORY": str(tmp_path)}
     ended = subprocess.run([ENTRYPOINT], env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The entry point in front of the wheel's tritonserver: its policy holds, alive.sh asks it, a full queue refuses."""
+"""The entry point in front of the wheel's tritonserver: its policy, alive.sh, traces, and what a full queue answers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import itertools
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -21,6 +22,7 @@ import tritonclient.grpc
 import tritonclient.http
 from grpc import StatusCode
 from script_servers import GrpcServer, HttpServer, Script
+from trace_collector import MODELS, Collector, attributes
 from triton_process import alive as is_running
 from triton_process import wait_until
 from tritonclient.utils import InferenceServerException
@@ -61,17 +63,18 @@ class TritonPythonModel:
 class Container:
     """The entry point with the wheel's server behind it."""
 
-    def __init__(self, repository: Path, folder: Path, *options: str) -> None:
+    def __init__(self, repository: Path, folder: Path, **variables: str) -> None:
         self.http, self.grpc, self.metrics = itertools.islice(free_ports("127.0.0.1", set()), 3)
         self.variables = on_path(launcher(folder)) | {
             "DEEPLAB_MODEL_REPOSITORY": str(repository),
             "DEEPLAB_HTTP_PORT": str(self.http),
+            **variables,
         }
         self.log = folder / "log"
         ports = [f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [ROOT / "deploy" / "entrypoint.sh", "--http-port=1", *ports, "--exit-timeout-secs=10", *options],
+                [ROOT / "deploy" / "entrypoint.sh", "--http-port=1", *ports, "--exit-timeout-secs=10"],
                 env=self.variables,
                 stdout=log,
                 stderr=log,
@@ -100,8 +103,8 @@ class Container:
 
 
 @contextlib.contextmanager
-def started(repository: Path, folder: Path, *options: str) -> Generator[Container]:
-    container = Container(repository, folder, *options)
+def started(repository: Path, folder: Path, **variables: str) -> Generator[Container]:
+    container = Container(repository, folder, **variables)
     family: list[psutil.Process] = []
     try:
         wait_until(container.ready, what="the server is ready", seconds=300)
@@ -245,6 +248,29 @@ def test_a_start_removes_what_a_killed_server_left_in_shared_memory(
     assert container.ready()
     assert len(its) > 1
     assert its <= container.files()
+
+
+def test_a_collector_gets_the_spans_of_the_ensemble_and_its_steps(toy_repository: Path, tmp_path: Path) -> None:
+    with Collector() as collector:
+        variables = {
+            "DEEPLAB_TRACE_URL": collector.url,
+            "OTEL_SERVICE_NAME": "vision",
+            # OpenTelemetry's own, which the chart sets or its README names.
+            "OTEL_RESOURCE_ATTRIBUTES": "k8s.namespace.name=prod",
+            "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer token",
+            "OTEL_BSP_SCHEDULE_DELAY": "100",  # ms
+        }
+        with started(toy_repository, tmp_path, **variables) as container:
+            with SegmentationClient(f"grpc://127.0.0.1:{container.grpc}", timeout=60.0) as client:
+                client.segment(picture(7).pixels())
+            spans = collector.await_spans({"InferRequest", *MODELS})
+    ensemble, *steps = (spans[name] for name in MODELS)
+    assert ensemble["parentSpanId"] == spans["InferRequest"]["spanId"]
+    assert {step["parentSpanId"] for step in steps} == {ensemble["spanId"]}
+    named = {"service.name": "vision", "service.instance.id": socket.gethostname(), "k8s.namespace.name": "prod"}
+    for span in spans.values():
+        assert named.items() <= attributes(span["resource"]).items()
+        assert span["authorization"] == "Bearer token"
 
 
 def test_sigterm_ends_it(slow_repository: Path, tmp_path: Path) -> None:

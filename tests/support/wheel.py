@@ -42,5 +42,9 @@ def launcher(folder: Path) -> Path:
 
 def on_path(folder: Path) -> dict[str, str]:
     """Return our environment with a folder in front of PATH, and nothing that the entry point would find set."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MALLOC_", "DEEPLAB_"))}
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OMP_", "MALLOC_", "DEEPLAB_", "OTEL_"))
+    }
     return ours | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}

@@ -28,6 +28,8 @@ from deeplab_client import (
     InvalidImageError,
     ModelError,
     ModelNotFoundError,
+    RetryAttempt,
+    RetryPolicy,
     SegmentationClient,
     SegmentationError,
     ServerOverloadedError,
@@ -167,6 +169,17 @@ def test_a_servers_refusal_becomes_an_error_of_ours(
     assert len(caught.value.request_id or "") == 32
     del server.script.failures["infer"]
     assert client.segment(b"\x05").mask.shape == (3, 5), "the client lives on"
+
+
+def test_a_model_that_a_stopping_server_has_unloaded_is_asked_for_again(server: Server, kind: Kind) -> None:
+    words = "Request for unknown model: 'm' has no available versions"
+    server.script.failures["infer"] = (S.NOT_FOUND if isinstance(server, GrpcServer) else 404, words)
+
+    def back(_: RetryAttempt) -> None:
+        server.script.failures.clear()
+
+    with connected(kind, url(server), retries=RetryPolicy(first_delay=0.01), on_retry=back) as client:
+        assert client.segment(b"\x05").mask.shape == (3, 5)
 
 
 def test_a_restricted_config_leaves_the_weights_unknown(server: Server, client: Driver) -> None:

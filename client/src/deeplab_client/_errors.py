@@ -103,7 +103,10 @@ class AccessDeniedError(SegmentationError, PermissionError):
 
 
 class ModelNotFoundError(SegmentationError, LookupError):
-    """The server has no model of that name, or has not loaded it."""
+    """The server has no model of that name, or has not loaded it.
+
+    `retryable` is True where the server has the model and has unloaded it, as a server that stops does.
+    """
 
 
 class ModelError(SegmentationError, RuntimeError):

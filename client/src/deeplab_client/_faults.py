@@ -57,6 +57,8 @@ _BY_HTTP_STATUS: dict[int, type[SegmentationError]] = {
 # Triton says one thing with several statuses and several things with one; its words decide. Per class by status:
 # words, class in truth.
 _NO_MODEL = (re.compile(r"unknown model", re.IGNORECASE), ModelNotFoundError)
+# Triton has the model and has unloaded it, which it does before it stops: another replica, or its successor, has it.
+_UNLOADED = re.compile(r"has no available versions")
 _BY_WORDS: dict[type[SegmentationError], tuple[tuple[re.Pattern[str], type[SegmentationError]], ...]] = {
     InvalidImageError: (
         _NO_MODEL,
@@ -260,7 +262,10 @@ def _error(
         message = f"{where.url} does not serve model {where.model!r}: {message}"
     elif kind is ModelError and told is InvalidImageError:
         message = f"model {where.model!r} of {where.url} is no segmentation ensemble: {message}"
-    return kind(message, model=where.model, request_id=where.request_id, retry_after=retry_after)
+    error = kind(message, model=where.model, request_id=where.request_id, retry_after=retry_after)
+    if kind is ModelNotFoundError and _UNLOADED.search(message):
+        error.retryable = True
+    return error
 
 
 def _other_protocol_remedy(message: str, where: CallContext) -> str | None:

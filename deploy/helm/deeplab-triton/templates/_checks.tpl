@@ -40,6 +40,7 @@
 {{- end -}}
 {{- end -}}
 {{- include "deeplab-triton.checkServerOptions" . -}}
+{{- include "deeplab-triton.checkTracing" . -}}
 {{- $age := int64 $values.server.grpcMaxConnectionAgeSeconds -}}
 {{- $sleep := int64 $values.server.preStopSeconds -}}
 {{- if and (gt $age 0) (gt $sleep 0) (ge (mul 11 $age) (mul 10 $sleep)) -}}
@@ -125,6 +126,9 @@
   "--http-port" "probes and Services go to 8000"
   "--grpc-port" "Services go to 8001"
   "--metrics-port" "the PodMonitor goes to 8002" -}}
+{{- if .Values.server.tracing.enabled -}}
+{{- $_ := set $setElsewhere "--trace-config" "set server.tracing, and what it lacks by OpenTelemetry's variables in extraEnv" -}}
+{{- end -}}
 {{- range .Values.server.extraArgs -}}
 {{- $option := splitList "=" . | first -}}
 {{- range $known, $remedy := $setElsewhere -}}
@@ -133,6 +137,19 @@
 {{- fail (printf "server.extraArgs %s: %s" $option $remedy) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "deeplab-triton.checkTracing" -}}
+{{- $tracing := .Values.server.tracing -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- if and $tracing.enabled (not $tracing.endpoint) -}}
+{{- fail "server.tracing.endpoint is empty: tracing needs the URL of a receiver of OTLP over HTTP" -}}
+{{- end -}}
+{{- /* No policy holds for a receiver in the same pod. */ -}}
+{{- $local := regexMatch "^https?://(localhost|127\\.[0-9.]+|\\[::1\\])[:/]" $tracing.endpoint -}}
+{{- if and $tracing.enabled $policy.enabled (not (or $local $tracing.to $policy.extraEgress)) -}}
+{{- fail (printf "server.tracing.endpoint %s: the NetworkPolicy closes the way there; name the receiver's peers in server.tracing.to, such as {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: observability}}}" $tracing.endpoint) -}}
 {{- end -}}
 {{- end -}}
 
