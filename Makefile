@@ -22,7 +22,7 @@ unexport PYTHONSAFEPATH
 # prometheus and promtool: those on PATH, or Debian's package, unpacked here and not installed.
 PROMETHEUS := out/tools/prometheus
 
-.PHONY: help demo page test check-deploy check-containers check-page check-batch load bench bench-peers lint format lock clean
+.PHONY: help demo page test check-deploy check-containers check-page check-batch load bench bench-peers docs lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -33,7 +33,7 @@ demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
 page: $(VENV)/page ## Build and start as `make demo` does, with a page to drop pictures on
 	$(BIN)/python -u demo.py --page
 
-test: lint ## Linters, types, tests with a real server
+test: lint docs ## Linters, types, links of the documents, tests with a real server
 	$(BIN)/python -m pytest -m 'not stack and not page and not batch and not containers' --numprocesses 2
 
 check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Triton behind Envoy, under Prometheus and Locust: what `make test` leaves out
@@ -65,7 +65,12 @@ bench-peers: $(VENV)/installed $(PEERS)/installed bench-model ## Measure Triton 
 bench-model: $(VENV)/installed
 	$(BIN)/python build_models.py --variant resnet50 --weights none --model-repository out/bench/model_repository
 
-lint: $(VENV)/deploy $(VENV)/page ## Linters and the type checker
+# From nothing, because a second run would not repeat the warnings of the first.
+docs: $(VENV)/docs ## The documentation as a site, out/docs/index.html; a broken link fails
+	rm -rf out/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . out/docs
+
+lint: $(VENV)/deploy $(VENV)/docs $(VENV)/page ## Linters and the type checker
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright
@@ -77,7 +82,7 @@ format: $(VENV)/installed ## Format the code
 
 lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
-		--all-extras --group dev --group bench --group deploy --group page pyproject.toml client/pyproject.toml --output-file constraints.txt
+		--all-extras --group dev --group bench --group deploy --group docs --group page pyproject.toml client/pyproject.toml --output-file constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
 		--group peers --output-file benchmarks/peers/constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
@@ -85,7 +90,7 @@ lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml admits in
 
 # The rest of out/ and repositories elsewhere stay: they are somebody's work. Git ignores what a build adds to model_repository/.
 clean: ## Remove the environments, and what the other targets have built and written
-	rm -rf $(VENV) $(PEERS) $(BATCH) out/bench out/containers out/demo out/load out/test out/tools
+	rm -rf $(VENV) $(PEERS) $(BATCH) out/bench out/containers out/demo out/docs out/load out/test out/tools
 	rm -f model_repository/*/1/model.pt model_repository/*/1/.model.pt.*
 
 # An environment's stamp is written when all is installed, and away while pip works. It holds the path of the checkout, as
@@ -131,6 +136,10 @@ $(VENV)/bench: $(VENV)/installed
 
 $(VENV)/deploy: $(VENV)/installed
 	$(call pip,$(VENV),--constraint constraints.txt --group deploy)
+	@touch $@
+
+$(VENV)/docs: $(VENV)/installed
+	$(call pip,$(VENV),--constraint constraints.txt --group docs)
 	@touch $@
 
 $(VENV)/page: $(VENV)/installed

@@ -163,7 +163,7 @@ def test_what_was_interrupted_is_begun_anew(checkout: Checkout, target: str, she
     assert asked[0] == f"venv --clear {environment}"
 
 
-@pytest.mark.parametrize("target", [".venv/bench", ".venv/deploy", ".venv/page", ".venv/installed"])
+@pytest.mark.parametrize("target", [".venv/bench", ".venv/deploy", ".venv/docs", ".venv/page", ".venv/installed"])
 def test_an_environment_survives_a_pip_that_fails_but_not_one_that_is_killed(checkout: Checkout, target: str) -> None:
     checkout.make(".venv/installed")
     if target == ".venv/installed":
@@ -261,7 +261,7 @@ def test_clean_removes_what_make_has_made_and_nothing_else(checkout: Checkout) -
     """Without Python and without git: a tarball has neither."""
     folder = checkout.folder
     source = {path: path.read_bytes() for path in (folder / "model_repository").rglob("*") if path.is_file()}
-    for place in ("bench", "demo", "load", "test", "tools", "mine", "evaluate"):
+    for place in ("bench", "demo", "docs", "load", "test", "tools", "mine", "evaluate"):
         (folder / "out" / place).mkdir(parents=True)
         (folder / "out" / place / "model.pt").touch()
     for environment in (".venv", ".venv-peers", ".venv-batch"):

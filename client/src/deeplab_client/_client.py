@@ -104,7 +104,7 @@ class SegmentationClient:
 
     @classmethod
     def from_env(cls, **arguments: Unpack[ClientArguments]) -> Self:
-        """Make a client from DEEPLAB_URL and the other DEEPLAB_ variables that the README lists.
+        """Make a client from `DEEPLAB_URL` and the other `DEEPLAB_` variables that the README lists.
 
         Args:
             arguments: Of the constructor; they win over the environment.

@@ -32,7 +32,12 @@ class Rle(TypedDict):
 
 
 class CocoRle(TypedDict):
-    """A run-length encoded mask that JSON can hold: pycocotools takes text as it takes bytes."""
+    """A run-length encoded mask that JSON can hold: pycocotools takes text as it takes bytes.
+
+    Attributes:
+        size: Height and width.
+        counts: As those of `Rle`, in ASCII.
+    """
 
     size: list[int]
     counts: str
@@ -46,6 +51,11 @@ class CocoAnnotation(_Scored):
     """All pixels of one class in one image, or those of one connected area.
 
     Attributes:
+        id: Number of the annotation.
+        image_id: The image's, as `to_coco` was given it.
+        category_id: The class id.
+        segmentation: The pixels.
+        area: How many pixels.
         bbox: x and y of the upper left corner, width and height, in pixels.
         iscrowd: 0, so that evaluation takes it for an object of its own.
         score: Mean confidence of its pixels, 0 to 1; left out if the result has none.
@@ -61,7 +71,13 @@ class CocoAnnotation(_Scored):
 
 
 class CocoCategory(TypedDict):
-    """One class."""
+    """One class.
+
+    Attributes:
+        id: The class id.
+        name: The class's name.
+        supercategory: Always empty.
+    """
 
     id: int
     name: str

@@ -20,6 +20,8 @@ class ClassDict(TypedDict):
     """What `Segmentation.to_dict` says of one class that is present.
 
     Attributes:
+        id: The class id.
+        name: The class's name.
         pixels: How many are of this class.
         fraction: Their share of the image, 0 to 1.
         confidence: Their mean confidence, 0 to 1; None if the result has none.
@@ -38,7 +40,14 @@ class ResultDict(TypedDict):
     """What `Segmentation.to_dict` returns; lengths are in pixels.
 
     Attributes:
+        width: Of the image.
+        height: Of the image.
+        model_name: As in the result.
+        model_version: As in the result.
+        weights: As in the result.
+        untrained: As in the result.
         background: Name of class 0 if it is the background, else None.
+        request_id: As in the result.
         top_class: As the property; None where there is only background.
         classes: The present classes, the background among them, most pixels first.
         mean_confidence: That of all pixels, 0 to 1; None if the result has none.

@@ -83,7 +83,7 @@ class Segmentation:
 
     @property
     def untrained(self) -> bool:
-        """Whether the weights are random: the mask then means nothing."""
+        """Whether the weights are random, so that the mask means nothing."""
         return self.weights == UNTRAINED
 
     @property

@@ -1,9 +1,10 @@
 """Fakes in place of a server, for the tests of what uses the client.
 
-```python
-transport = FakeTransport(mask=np.array([[0, 8], [8, 8]], np.uint8))
-client = SegmentationClient("grpc://fake", transport=transport)
-```
+Example:
+    Every picture gets this mask::
+
+        transport = FakeTransport(mask=np.array([[0, 8], [8, 8]], np.uint8))
+        client = SegmentationClient("grpc://fake", transport=transport)
 
 For a fake of your own there are the types of `deeplab_client.Transport`: `Request`, `Reply`, `ModelConfig`,
 `EnsembleStep` and `Deadline`.
@@ -68,7 +69,7 @@ class ReceivedRequest:
 
     @property
     def picture(self) -> Image.Image:
-        """The image decoded as the server does it: RGB and upright.
+        """The image decoded as the server does it, in RGB and upright.
 
         Raises:
             InvalidImageError: It cannot be decoded.
