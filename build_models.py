@@ -24,8 +24,8 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
-from deeplabv3 import UNTRAINED, VARIANTS, DeepLabV3Error, RetryableBuildError, WeightsUnavailableError
-from deeplabv3.building.assembly import build
+from deeplabv3 import PRETRAINED, UNTRAINED, VARIANTS, DeepLabV3Error, RetryableBuildError, WeightsUnavailableError
+from deeplabv3.building.assembly import build, is_source
 from deeplabv3.building.options import add_options, contradiction
 from deeplabv3.building.plan import make_plans
 from deeplabv3.building.published import describe
@@ -43,9 +43,9 @@ EXIT_WEIGHTS_UNAVAILABLE = 3
 EXIT_TRY_AGAIN = 4
 
 _EXIT_CODES = (
-    "exit codes: 0 done; 1 failed, and will fail again; 2 wrong options; 3 the weights could not be downloaded; "
-    "4 may succeed when tried again: another build is writing there, or the storage fails or is full; 128 + n ended by "
-    "signal n"
+    "exit codes: 0 success; 1 failed, and would fail again; 2 wrong options; 3 the weights could not be downloaded; "
+    "4 a retry may succeed: another build is writing to the repository, or the storage fails or is full; 128 + n ended "
+    "by signal n"
 )
 
 _log = logging.getLogger("build_models")
@@ -84,20 +84,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 settings=dict(options.set),
             )
     except WeightsUnavailableError as exc:
-        _log.error(
-            "build_models.py: %s, or build into another folder (--model-repository DIR) with --weights FILE, a "
-            "checkpoint of yours, or --weights %s, an untrained model, whose masks mean nothing",
-            exc,
-            UNTRAINED,
-        )
+        _log.error("build_models.py: %s, or %s", exc, _without_download(options))
         return EXIT_WEIGHTS_UNAVAILABLE
     except (DeepLabV3Error, OSError) as exc:
         _log.error("build_models.py: %s", exc)
         return EXIT_TRY_AGAIN if _passes(exc) else EXIT_FAILED
     except KeyboardInterrupt:
-        _log.error("build_models.py: interrupted; the models that were there are as they were")
+        _log.error("build_models.py: interrupted; the existing models are unchanged")
         return 128 + signal.SIGINT
     return 0
+
+
+def _without_download(options: argparse.Namespace) -> str:
+    """Return how to build without the weights that could not be downloaded."""
+    if options.weights != PRETRAINED:
+        return "leave out --pretrained-backbone"
+    folder = ", into another folder (--model-repository DIR)" if is_source(options.model_repository) else ""
+    return (
+        f"build with --weights FILE, your own checkpoint, or --weights {UNTRAINED}, an untrained model whose masks "
+        f"mean nothing{folder}"
+    )
 
 
 def _passes(error: BaseException) -> bool:

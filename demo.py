@@ -71,8 +71,8 @@ def build_both(wanted: Path | None, output: Path, screen: Console) -> Path:
         return repository
     screen.print(
         Panel(
-            "The pretrained weights could not be downloaded (see above). The demo goes on with UNTRAINED weights: "
-            "every part runs as it would, but the masks are noise and segment nothing.",
+            "The pretrained weights could not be downloaded (see above). The demo continues with UNTRAINED weights: "
+            "every step runs as usual, but the masks are noise.",
             title="UNTRAINED WEIGHTS",
             border_style="bold red",
         )
@@ -132,7 +132,7 @@ def run(image: Path, wanted: Path | None, output: Path, *, page: bool = False) -
     output.mkdir(parents=True, exist_ok=True)
     repository = build_both(wanted, output, screen)
     log = output / "server.log"
-    screen.print(f"starting Triton on {_shown(repository)}; its log is {_shown(log)}", soft_wrap=True)
+    screen.print(f"starting Triton with the models in {_shown(repository)}; log: {_shown(log)}", soft_wrap=True)
     with RunningServer(repository, log=log) as server:
         screen.print(f"ready: grpc://{server.grpc_url} http://{server.http_url}")
         try:
@@ -164,7 +164,7 @@ def _next_steps(repository: Path, image: Path) -> str:
     python, serve, deeplab, picture = (shlex.quote(_shown(path)) for path in paths)
     served = "" if repository == MODEL_REPOSITORY else f" --model-repository {shlex.quote(_shown(repository))}"
     return (
-        "\nnext, in two terminals (client/README.md, docs/serving.md):\n"
+        "\nnext steps, in two terminals (see client/README.md and docs/serving.md):\n"
         f"  {python} {serve}{served}\n"
         f"  {deeplab} segment {picture} --url grpc://localhost:8001 --output out/segmented"
     )
@@ -178,17 +178,25 @@ def _shown(path: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = Parser(description="Segment a photograph end to end on this machine.")
-    parser.add_argument("--image", type=Path, default=PHOTOGRAPH, help="JPEG, PNG, WebP or others (default: a cat)")
+    parser.add_argument(
+        "--image", type=Path, default=PHOTOGRAPH, help="image file: JPEG, PNG, WebP or another format (default: a cat)"
+    )
     parser.add_argument(
         "--model-repository",
         type=Path,
         metavar="DIR",
-        help="where to build, and what to serve (default: model_repository, for untrained models one in the output)",
+        help="folder to build into and to serve (default: model_repository, or one in --output for untrained models)",
     )
     parser.add_argument(
-        "--output", type=Path, default=ROOT / "out" / "demo", metavar="DIR", help="for the pictures (default: out/demo)"
+        "--output",
+        type=Path,
+        default=ROOT / "out" / "demo",
+        metavar="DIR",
+        help="folder for the pictures and the log (default: out/demo)",
     )
-    parser.add_argument("--page", action="store_true", help="serve a page to drop pictures on, until Ctrl-C")
+    parser.add_argument(
+        "--page", action="store_true", help="serve a web page that segments your pictures, until Ctrl-C"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     unwind_on_sigterm()
@@ -198,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Image.open(options.image) as picture:
             picture.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        parser.error(f"--image {options.image} cannot be read as a picture: {exc}")
+        parser.error(f"--image {options.image} cannot be read as an image: {exc}")
     try:
         return run(options.image, options.model_repository, options.output, page=options.page)
     except (DeepLabV3Error, LaunchError, SegmentationError, OSError) as exc:

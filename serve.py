@@ -55,15 +55,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description="Serve a model repository with the embedded Triton server.")
     parser.add_argument(
-        "--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR", help="default: ours"
+        "--model-repository",
+        type=Path,
+        default=ROOT / "model_repository",
+        metavar="DIR",
+        help="folder of the models (default: model_repository/)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="IPv4 address or name to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="IPv4 address or host name to listen on (default: %(default)s)"
+    )
     for service, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
-        help_ = "0 takes a free port (default: %(default)s)"
+        help_ = "0 picks a free port (default: %(default)s)"
         parser.add_argument(
             f"--{service}-port", type=number(0, 65535, kind=int), default=port, metavar="PORT", help=help_
         )
-    parser.add_argument("triton_options", nargs="*", metavar="-- TRITON_OPTION", help="options for tritonserver itself")
+    parser.add_argument(
+        "triton_options", nargs="*", metavar="-- TRITON_OPTION", help="options to pass on to tritonserver"
+    )
     return parser.parse_args(argv)
 
 

@@ -12,4 +12,4 @@ def missing_for_int8(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
     flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
     if flags & set(INT8_FLAGS):
         return None
-    return f"int8 needs a CPU with VNNI or AMX, and the flags in {cpuinfo} have none of {', '.join(INT8_FLAGS)}"
+    return f"int8 needs a CPU with VNNI or AMX, but the flags in {cpuinfo} include none of {', '.join(INT8_FLAGS)}"

@@ -39,7 +39,7 @@ def version_fault() -> str:
     if OLDEST <= sys.version_info[:2] <= NEWEST:
         return ""
     versions = f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]}"
-    return f"this is Python {sys.version_info[0]}.{sys.version_info[1]}, and {versions} is needed"
+    return f"this is Python {sys.version_info[0]}.{sys.version_info[1]}, but {versions} is required"
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -22,7 +22,7 @@ def server_address(url: str) -> tuple[str, str]:
     """
     parts = urlsplit(url if "://" in url else f"grpc://{url}")
     if not parts.hostname or parts.scheme not in _PORTS:
-        raise ValueError(f"{url}: give grpc://HOST:PORT or http://HOST:PORT")
+        raise ValueError(f"the URL must be grpc://HOST:PORT or http://HOST:PORT, got {url!r}")
     return parts.scheme, parts.netloc if parts.port else f"{parts.netloc}:{_PORTS[parts.scheme]}"
 
 

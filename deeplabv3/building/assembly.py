@@ -68,7 +68,7 @@ def build(
     """
     name = os.fsencode(repository)
     if name.decode("utf-8", "replace") != str(repository):
-        raise BuildError(f"--model-repository {name!r}: torch takes UTF-8 names only")
+        raise BuildError(f"--model-repository {name!r} is not valid UTF-8, which torch requires; use another folder")
     if not is_source(repository):
         _keep_out_of_source(repository, plans)
     with locked(repository):
@@ -111,8 +111,8 @@ def _keep_out_of_source(repository: Path, plans: Sequence[Plan]) -> None:
     for folder in (repository, *(repository / name for name in models)):
         if folder.resolve().is_relative_to(steps.MODEL_REPOSITORY):
             raise BuildError(
-                f"{folder} lies in {steps.MODEL_REPOSITORY}, which is source; build into a folder elsewhere that "
-                "has no links into it"
+                f"{folder} is inside {steps.MODEL_REPOSITORY}, whose files are source and must not change; build into "
+                "a folder outside of it, without links into it"
             )
 
 
@@ -142,19 +142,21 @@ def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, 
             older = model_file(repository, direct_name(variant))
             if older.exists() and not is_source(repository):
                 raise BuildError(
-                    f"{older} stands without {file}: it is of an older version, and its ensemble would not load; build "
+                    f"{older} exists without {file}: an older version built it, and its ensemble would not load; build "
                     f"both variants, or remove {older.parents[1]} and {repository / ensemble_name(variant)}"
                 )
             continue
         if record is None or record.class_names != plans[0].class_names:
             found = "unknown classes" if record is None else f"other classes ({', '.join(record.class_names)[:200]})"
             raise BuildError(
-                f"{file} serves {found}, and a repository has one list of them: build both variants, remove that file, "
-                "or give another --model-repository"
+                f"{file} serves {found}, but all models of a repository must have the same classes; build both "
+                "variants, remove that file, or use another --model-repository"
             )
         core = repository / _config_of(core_name(variant))
         if not core.exists():
-            raise BuildError(f"{core} is missing beside its model.pt: build both variants, or remove {core.parent}")
+            raise BuildError(
+                f"{core} is missing, but its model.pt exists; build both variants, or remove {core.parent}"
+            )
         largest = _read_config(core).max_batch_size
         others.append(
             Plan(
@@ -175,7 +177,7 @@ def _warn_of_other_pixels(
         calibrated = records[plan.core].fields.get(CALIBRATED_WITH)
         if calibrated not in (None, pixel_settings(parameters)):
             _log.warning(
-                "%s: warning: its int8 is calibrated with other settings of preprocess (%s); build it again",
+                "%s: warning: this int8 model was calibrated with other settings of preprocess (%s); build it again",
                 plan.core,
                 ", ".join(f"{name}={value}" for name, value in calibrated.items()),
             )
@@ -240,21 +242,23 @@ def _check_removal(folder: Path, written: Written) -> None:
     others = sorted(path for path in folder.rglob("*") if not path.is_dir() and path not in built)
     if others or ((folder / "config.pbtxt").exists() and _config_of(folder.name) not in written.sha256):
         found = others[0] if others else folder
-        raise BuildError(f"{found} is not of a build, and --no-direct removes {folder}; move it away and build again")
+        raise BuildError(
+            f"--no-direct would remove {folder}, but no build wrote {found}; move it elsewhere and build again"
+        )
 
 
 def _remove_model(folder: Path) -> None:
     """Remove what an earlier build made and this one leaves out: Triton would load it."""
     if folder.exists():
         shutil.rmtree(folder)
-        _log.info("%s: removed, because of --no-direct", folder)
+        _log.info("%s: removed, because --no-direct was given", folder)
 
 
 def _read_config(path: Path) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
     try:
         return read_config(path)
     except RepositoryError as exc:
-        raise BuildError(f"{exc}; move it away and build again") from exc
+        raise BuildError(f"{exc}; move it elsewhere and build again") from exc
 
 
 def _stage(
@@ -284,7 +288,7 @@ def _stage(
         tracing.check_room(repository, sum(len(plan.models) for plan in staged))
         if calibration is not None:
             if missing := missing_for_int8():
-                raise BuildError(f"{missing}; build on the machine that serves, or take --precision fp32")
+                raise BuildError(f"{missing}; build on the machine that will serve the model, or use --precision fp32")
             calibration.check()
     for plan in staged:
         write_models(partials, plan, calibration=calibration, progress=progress)

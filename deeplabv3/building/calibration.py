@@ -49,7 +49,9 @@ class Calibration:
             BuildError: the folder cannot be read, or has fewer than FEWEST files.
         """
         if not folder.is_dir():
-            raise BuildError(f"--calibration {folder} is not a folder; give one with pictures like those to be served")
+            raise BuildError(
+                f"--calibration {folder} is not a folder; give a folder of pictures like those that will be served"
+            )
         try:
             files = sorted(
                 file
@@ -64,8 +66,8 @@ class Calibration:
             raise BuildError(f"--calibration {folder}: {exc}") from exc
         if len(files) < FEWEST:
             raise BuildError(
-                f"--calibration {folder} has {len(files)} files; give at least {FEWEST} pictures, better 100, of the "
-                "kind that is to be served"
+                f"--calibration {folder} has {len(files)} files; give at least {FEWEST} pictures, better 100 or more, "
+                "like those that will be served"
             )
         return cls(tuple(files), parameters, digest.hexdigest())
 
@@ -89,7 +91,9 @@ class Calibration:
         try:
             pixels, _ = image_ops.preprocess([file.read_bytes()], settings)
         except (image_ops.InvalidImageError, OSError) as exc:
-            raise BuildError(f"--calibration: {file}: {exc}; move it out of the folder") from exc
+            raise BuildError(
+                f"--calibration: cannot use {file}: {exc}; replace it, or remove it from the folder"
+            ) from exc
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     @property

@@ -41,8 +41,8 @@ def verify(files: Mapping[str, Path], eager: DeepLabV3, plan: Plan) -> str:
         reference = eager(pixels)
         if not all(bool(torch.isfinite(logits).all()) for logits in reference.values()):
             raise BuildError(
-                "PyTorch itself finds logits that are not finite: the weights are broken, or trained with other "
-                "options than these"
+                "the model's logits are not finite in PyTorch either: the weights are broken, or were trained with "
+                "other options; check both"
             )
         served = {"LOGITS": _of_core(_load(files[plan.core], ["PIXELS", "IMAGE_ID"]), samples)}
         for name in plan.models[1:]:
@@ -62,7 +62,7 @@ def _load(file: Path, arguments: list[str]) -> Any:  # noqa: ANN401 - a module o
     module: Any = torch.jit.load(io.BytesIO(file.read_bytes()), map_location="cpu")
     found = [argument.name for argument in module.forward.schema.arguments][1:]
     if found != arguments:
-        raise BuildError(f"the traced forward takes {found}, and config.pbtxt names its tensors {arguments}")
+        raise BuildError(f"the traced forward takes {found}, but the inputs in config.pbtxt are {arguments}")
     return module
 
 
@@ -71,23 +71,29 @@ def _of_core(module: Any, samples: torch.Tensor) -> torch.Tensor:  # noqa: ANN40
     ids = torch.arange(len(samples)).unsqueeze(1)
     logits, returned = module(samples.permute(0, 2, 3, 1).contiguous(), ids)
     if not torch.equal(returned, ids):
-        raise BuildError(f"IMAGE_ID comes out of the saved file as {returned.tolist()} instead of {ids.tolist()}")
+        raise BuildError(f"the saved file returns IMAGE_ID {returned.tolist()} instead of {ids.tolist()}")
     return upsample(logits, samples.shape[-2:])
 
 
 def _compared(name: str, logits: torch.Tensor, expected: torch.Tensor, precision: str) -> str:
     """Return how far an output is off, in words, or raise BuildError."""
     if logits.shape != expected.shape or logits.dtype != torch.float32:
-        raise BuildError(f"{name} is {logits.dtype} {tuple(logits.shape)} instead of {tuple(expected.shape)}")
+        raise BuildError(
+            f"{name} of the saved file is {logits.dtype} {tuple(logits.shape)} instead of {torch.float32} "
+            f"{tuple(expected.shape)}"
+        )
     if not bool(torch.isfinite(logits).all()):
         raise BuildError(
-            f"the saved file finds logits that are not finite in {precision}, where float32 finds finite ones; "
-            f"take --precision {'bf16 or fp32' if precision == 'fp16' else 'fp32'}"
+            f"{name} of the saved file is not finite in {precision}, but is in float32; "
+            f"use --precision {'bf16 or fp32' if precision == 'fp16' else 'fp32'}"
         )
     difference = float((logits - expected).abs().max())
     bound = PRECISIONS[precision].tolerance * max(1.0, float(expected.abs().max()))
     if not difference <= bound:
-        raise BuildError(f"{name} of the saved file is off PyTorch's by {difference:.2e}, more than {bound:.2e}")
+        raise BuildError(
+            f"{name} of the saved file differs from PyTorch by {difference:.2e}, more than the {bound:.2e} allowed; "
+            "use another --precision"
+        )
     return f"{name} {difference:.1e} ({bound:.1e} allowed)"
 
 

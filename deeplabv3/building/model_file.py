@@ -171,8 +171,8 @@ def _check_agreement(plan: Plan, measured: Agreement) -> str:
     )
     if measured.same_class < plan.min_agreement:
         raise BuildError(
-            f"{plan.core} in int8: {found}, and --min-agreement is {plan.min_agreement:g}; calibrate with more "
-            "pictures of the kind to be served, take --precision bf16, or accept it with a lower --min-agreement"
+            f"{plan.core} in int8: {found}, but --min-agreement is {plan.min_agreement:g}; calibrate with more "
+            "pictures like those that will be served, use --precision bf16, or lower --min-agreement"
         )
     return found
 

@@ -114,15 +114,17 @@ def choose_class_names(given: tuple[str, ...] | None, count: int, *, background:
     """
     if count > MAX_CLASSES:
         raise BuildError(
-            f"the model has {count} classes, and the masks on the wire are UINT8: at most {MAX_CLASSES} can be served"
+            f"the model has {count} classes, but at most {MAX_CLASSES} can be served, because masks are UINT8"
         )
     if given is not None:
         if len(given) != count:
-            raise BuildError(f"--classes has {len(given)} names, and the model has {count} classes; give one for each")
+            raise BuildError(
+                f"--classes has {len(given)} names, but the model has {count} classes; give one name per class"
+            )
         return given
     if count == len(VOC_CLASS_NAMES) and background:
         return VOC_CLASS_NAMES
-    _log.info("no --classes: the %d classes are served under numbers", count)
+    _log.info("no --classes: the names of the %d classes are made from their ids", count)
     first = "__background__" if background else "class_0"
     return (first, *(f"class_{number}" for number in range(1, count)))
 

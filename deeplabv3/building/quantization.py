@@ -367,7 +367,9 @@ def quantize(model: DeepLabV3, pictures: Iterable[torch.Tensor]) -> DeepLabV3:
     model = copy.deepcopy(model)
     fold_batch_norm(model)
     if any(isinstance(module, nn.InstanceNorm2d) for module in model.modules()):
-        raise InvalidOptionError("--precision int8 takes models with batch normalization; this one has InstanceNorm2d")
+        raise InvalidOptionError(
+            "--precision int8 does not support InstanceNorm2d, which this model has; use another --precision"
+        )
     ranges = Ranges(model)
     ranges.observe(pictures)
     head: Any = model.classifier

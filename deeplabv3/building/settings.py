@@ -65,16 +65,20 @@ def parse_setting(text: str) -> tuple[str, str]:
     name, given, value = text.partition("=")
     step, _, parameter = name.partition(".")
     if not given:
-        raise InvalidOptionError(f"{text!r} must be MODEL.PARAMETER=VALUE, such as preprocess.resize_mode=shorter_side")
+        raise InvalidOptionError(
+            f"must be MODEL.PARAMETER=VALUE, such as preprocess.resize_mode=shorter_side, got {text!r}"
+        )
     if step not in SETTINGS:
         raise InvalidOptionError(
-            f"the model must be one of {', '.join(SETTINGS)}, got {step!r}; a core model has --instances, "
-            "--max-batch-size and --max-queue-size, with --device cuda"
+            f"the model must be one of {', '.join(SETTINGS)}, got {step!r}; for a core model, use --instances, "
+            "--max-batch-size or --max-queue-size with --device cuda"
         )
     if name in {"preprocess.mean", "preprocess.std"}:  # of versions whose preprocess normalized
-        raise InvalidOptionError(f"the core models normalize: give --{parameter} {value.strip()} and build them again")
+        raise InvalidOptionError(
+            f"{name} does not exist any more, because the core models normalize; use --{parameter} {value.strip()}"
+        )
     if parameter not in SETTINGS[step]:
-        raise InvalidOptionError(f"{step} has no setting {parameter!r}; it has {', '.join(SETTINGS[step])}")
+        raise InvalidOptionError(f"{step} has no setting {parameter!r}; use one of {', '.join(SETTINGS[step])}")
     kind, value = SETTINGS[step][parameter], value.strip()
     if not kind.accepts(value):
         raise InvalidOptionError(f"{name} must be {kind.words}, got {value!r}")
@@ -124,6 +128,6 @@ def apply_settings(step: str, config: Any, settings: Mapping[str, str]) -> None:
     parameters = {name: parameter.string_value for name, parameter in config.parameters.items()}
     if parameters.get("resize_mode") == "shorter_side" and "x" in parameters["resize_size"]:
         raise InvalidOptionError(
-            f"preprocess.resize_size={parameters['resize_size']} is a width and a height, which needs "
-            "--set preprocess.resize_mode=fixed; with shorter_side give one number"
+            f"preprocess.resize_size={parameters['resize_size']} is a width and a height, but resize_mode shorter_side "
+            "takes one number; give one number, or --set preprocess.resize_mode=fixed"
         )

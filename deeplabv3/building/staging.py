@@ -56,5 +56,5 @@ def _writing(folder: Path) -> Generator[None]:
         yield
     except OSError as exc:
         raise BuildError(
-            f"{folder} cannot be written to: {exc.strerror}; change that or give another folder with --model-repository"
+            f"cannot write to {folder}: {exc.strerror}; make it writable, or use another folder with --model-repository"
         ) from exc

@@ -173,10 +173,10 @@ class Tracer:
         quantizes = precision is PRECISIONS["int8"]
         if quantizes != (pictures is not None):
             raise InvalidOptionError(
-                "int8 needs pictures for calibration, and only int8 takes them; give --calibration"
+                "int8 needs calibration pictures, and other precisions take none; give --calibration with int8 only"
             )
         if aux and model.aux_classifier is None:
-            raise InvalidOptionError("aux_loss asks for the auxiliary head, and the checkpoint has none; leave it out")
+            raise InvalidOptionError("--aux-loss needs an auxiliary head, but the checkpoint has none; leave it out")
         model = copy.deepcopy(model).eval()
         if not aux:
             model.aux_classifier = None
@@ -256,9 +256,9 @@ def check_room(folder: Path, models: int = 1) -> None:
     """
     free, needed = shutil.disk_usage(folder).free, models * _SAVE_BYTES
     if free < needed:
-        what = "a model takes" if models == 1 else f"{models} models take"
+        what = "a model needs" if models == 1 else f"{models} models need"
         raise RetryableBuildError(
-            f"{folder} has {free / 1e6:.0f} MB left, and {what} up to {needed / 1e6:.0f}; make room"
+            f"{folder} has {free / 1e6:.0f} MB of free space, but {what} up to {needed / 1e6:.0f} MB; free some space"
         )
 
 

@@ -70,7 +70,8 @@ class Written:
             return cls(settings, {name: list(hashes) for name, hashes in content["sha256"].items()}, normalization)
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise BuildError(
-                f"{file} is not as a build wrote it ({exc}); move it away and build again, with --set for its settings"
+                f"{file} is damaged or was edited ({exc}); move it elsewhere and build again, with --set for the "
+                "settings in it"
             ) from exc
 
     def check_normalization(self, plans: Sequence[Plan]) -> None:
@@ -82,8 +83,8 @@ class Written:
         for name, told in self.normalization.items():
             if any(getattr(plan, name) != tuple(map(float, told.split(","))) for plan in plans):
                 raise BuildError(
-                    f"{self.FILE} has preprocess.{name}={told} of a version whose preprocess normalized; the core "
-                    f"models do it now: build with {_normalizing(self.normalization)}"
+                    f"{self.FILE} sets preprocess.{name}={told}, from an older version in which preprocess normalized; "
+                    f"the core models do it now: build with {_normalizing(self.normalization)}"
                 )
 
     def without(self, names: Iterable[str]) -> "Written":
@@ -155,17 +156,17 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
         them = "it" if len(lost) == 1 else "them"
         keeping = f" with {as_options(options)}, which keeps the settings" if options else ""
         if any(path.parent.name in map(core_name, VARIANTS) for path in lost):
-            keeping += "; --instances, --max-batch-size and --max-queue-size set a core model with --device cuda"
+            keeping += "; for a core model, use --instances, --max-batch-size or --max-queue-size with --device cuda"
         if older:
             keeping += f"; the core models normalize now, with {_normalizing(older)}"
         raise BuildError(
-            f"{', '.join(map(str, lost))}: edited by hand in a way that no --set says, or of another version; move "
-            f"{them} away and build again{keeping}"
+            f"{', '.join(map(str, lost))}: edited by hand in a way that --set cannot express, or written by another "
+            f"version; move {them} elsewhere and build again{keeping}"
         )
     if replaceable:
         raise BuildError(
-            f"{', '.join(replaceable)}: edited by hand, and a build writes these files whole; build with "
-            f"{as_options(options)}, which says the same, or move what you edited away to drop the edit"
+            f"{', '.join(replaceable)}: edited by hand, but a build overwrites these files; build with "
+            f"{as_options(options)}, which has the same effect, or move the edited files elsewhere to discard the edits"
         )
 
 
@@ -181,7 +182,7 @@ def _edited(path: Path, text: str, hashes: list[str] | None, *, is_recorded: boo
     try:
         found = read_config(path)
     except RepositoryError as exc:
-        raise BuildError(f"{exc}; move it away and build again") from exc
+        raise BuildError(f"{exc}; move it elsewhere and build again") from exc
     return None if found == parse_config(text) else found
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-REMEDY = "run build_models.py for this --model-repository, with the options of that build: it writes both"
+REMEDY = "run build_models.py again for this --model-repository, with the options of the earlier build"
 
 
 def is_core(config: Any) -> bool:  # noqa: ANN401 - a protobuf message: tritonclient has no types
@@ -52,7 +52,7 @@ def _read_record(model: Path) -> BuildRecord | None:
     except RepositoryError as error:
         raise StartError(str(error)) from error
     except OSError as error:
-        raise StartError(f"{model} cannot be read ({error}); the storage fails") from error
+        raise StartError(f"{model} cannot be read ({error}); check the storage") from error
 
 
 def stated(name: str, config: Any) -> str | None:  # noqa: ANN401 - a protobuf message
@@ -63,7 +63,7 @@ def stated(name: str, config: Any) -> str | None:  # noqa: ANN401 - a protobuf m
 def require_equal(name: str, label: str | None, weights: str | None, *, source: str) -> None:
     """Raise when a model's label and the weights behind it are both known and differ."""
     if label is not None and weights is not None and label != weights:
-        raise StartError(f"{name}: config.pbtxt says weights {label!r}, but {source} {weights!r}; {REMEDY}")
+        raise StartError(f"{name}: config.pbtxt names the weights {label!r}, but {source} {weights!r}; {REMEDY}")
 
 
 def named_classes(model: Path, config: Any) -> Iterator[tuple[str, tuple[str, ...]]]:  # noqa: ANN401 - a protobuf message
@@ -87,6 +87,6 @@ def check_class_names(ensemble: str, core: str, record: BuildRecord, source: str
     """Raise when an ensemble names the classes of its core model otherwise than the build did."""
     if names != record.class_names:
         raise StartError(
-            f"{ensemble}: {source} has {len(names)} class names, and they are not the {len(record.class_names)} that "
-            f"{core} was built with; {REMEDY}"
+            f"{ensemble}: the {len(names)} class names in {source} differ from the {len(record.class_names)} with "
+            f"which {core} was built; {REMEDY}"
         )

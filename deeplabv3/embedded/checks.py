@@ -73,7 +73,7 @@ def check_environment() -> Path:
     if not stub_of(server).is_file():
         have = ", ".join(sorted(path.parent.name for path in server.glob(f"python_backend_stubs/*/{STUB}")))
         raise StartError(
-            f"nvidia-pytriton has no Python stub for Python {sysconfig.get_python_version()}; use one of: {have}"
+            f"nvidia-pytriton does not support Python {sysconfig.get_python_version()}; use one of: {have}"
         )
     return server
 
@@ -82,7 +82,9 @@ def check_temporary_folder() -> None:
     """Raise where the temporary folder's name would be taken apart by the shell that starts the stubs."""
     folder = tempfile.gettempdir()
     if shlex.quote(folder) != folder:
-        raise StartError(f"the temporary folder {folder!r} has characters that a shell interprets; set another TMPDIR")
+        raise StartError(
+            f"the temporary folder {folder!r} has characters that a shell interprets; set TMPDIR to another folder"
+        )
 
 
 def stub_of(server: Path) -> Path:
@@ -115,7 +117,9 @@ def check_repository(repository: Path) -> dict[str, Any]:
         raise StartError(f"the model repository {repository} has no models; give another with --model-repository")
     for folder in folders:
         if not (folder / "config.pbtxt").is_file():
-            raise StartError(f"{folder} has no config.pbtxt and would make Triton exit; remove it or add the file")
+            raise StartError(
+                f"{folder} has no config.pbtxt, without which Triton exits; add the file or remove the folder"
+            )
     try:
         configs = {folder.name: read_config(folder / "config.pbtxt") for folder in folders}
     except RepositoryError as error:
@@ -128,7 +132,8 @@ def check_repository(repository: Path) -> dict[str, Any]:
         if is_core(config) and not model_file(repository, name).is_file():
             raise StartError(
                 f"{model_file(repository, name)} is missing; run build_models.py --model-repository "
-                f"{shlex.quote(str(repository))}, with the options that this repository is built with"
+                f"{shlex.quote(str(repository))}, with the options of earlier builds if there were any, or serve "
+                "another --model-repository: `make demo` without a network builds out/demo/model_repository"
             )
     check_queues(configs)
     check_precisions(configs)
@@ -148,8 +153,8 @@ def check_queues(configs: dict[str, Any]) -> None:
             policy.ByteSize() for policy in (batching.default_queue_policy, *batching.priority_queue_policy.values())
         ):
             raise StartError(
-                f"{name}: config.pbtxt bounds the queue, under which tritonserver 2.51 loses requests and stalls; run "
-                "build_models.py without --max-queue-size, or use the Triton container"
+                f"{name}: config.pbtxt limits the queue, and tritonserver 2.51 loses requests and stalls with such a "
+                "limit; run build_models.py without --max-queue-size, or use the Triton container"
             )
 
 
@@ -196,4 +201,4 @@ def free_ports(host: str, taken: set[int]) -> Iterator[int]:
             with contextlib.suppress(StartError):
                 check_free(host, port, "")
                 yield port
-    raise StartError(f"no free port on {host}; give the ports yourself")
+    raise StartError(f"no free port found on {host}; give --http-port, --grpc-port and --metrics-port")

@@ -32,8 +32,8 @@ def gpu_options(configs: Mapping[str, Any]) -> list[str]:
     count, reason = count_gpus()
     if count == 0:
         raise StartError(
-            f"{', '.join(models)}: KIND_GPU in config.pbtxt, and CUDA finds no GPU here ({reason}); build for the CPU "
-            "with build_models.py --device cpu"
+            f"{', '.join(models)}: config.pbtxt asks for a GPU (KIND_GPU), but CUDA finds none ({reason}); build for "
+            "the CPU with build_models.py --device cpu"
         )
     # Page-locked memory, from which a GPU copies, holds what waits on the CPU.
     pools = [f"--cuda-memory-pool-byte-size={gpu}:{POOL_BYTES}" for gpu in range(count)]
@@ -53,5 +53,5 @@ def count_gpus() -> tuple[int, str]:
         return 0, "no driver (libcuda.so.1) is installed"
     count = ctypes.c_int(0)
     if error := cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        return 0, f"its driver reports error {error}"
+        return 0, f"the driver reports error {error}"
     return count.value, "no device is visible"

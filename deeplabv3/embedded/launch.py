@@ -90,8 +90,8 @@ class RunningServer:
         if (found := READY.fullmatch(line)) is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=10)
-            said = f", and printed {line!r}" if line else ""
-            raise LaunchError(f"serve.py did not start, exit code {self.process.returncode}{said}; {self._log_ends()}")
+            said = f" and printed {line!r}" if line else ""
+            raise LaunchError(f"serve.py ended with exit code {self.process.returncode}{said}; {self._log_ends()}")
         return found[1], found[2], found[3]
 
     def _log_ends(self) -> str:

@@ -102,7 +102,7 @@ def environment(server: Path, work: Path) -> dict[str, str]:
     }
     joined = {name: os.pathsep.join(map(str, filter(None, parts))) for name, parts in paths.items()}
     if shutil.which("bash", path=joined["PATH"]) is None:
-        raise StartError(f"there is no bash on PATH ({joined['PATH']}) to start the Python models by; install it")
+        raise StartError(f"bash, which starts the Python models, is not on PATH ({joined['PATH']}); install it")
     ours = {
         name: value for name, value in os.environ.items() if name != "BASH_ENV"
     }  # each start of a stub would run it

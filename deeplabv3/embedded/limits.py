@@ -41,11 +41,11 @@ def raise_stack() -> Iterator[str]:
     """Make the stacks of the server's threads as large as the largest request needs, or yield why they are not."""
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
-        cause = "because `ulimit -v` limits the address space; lift that limit"
+        remedy = "remove the limit on the address space (`ulimit -v`)"
     elif strict_overcommit():
-        cause = "because vm.overcommit_memory is 2, under which unused stacks count as memory; set it to 0"
+        remedy = "set vm.overcommit_memory to 0 instead of 2, with which unused stacks count as memory"
     else:
-        cause = f"by `ulimit -Hs`; raise that to {STACK_BYTES >> 10}"
+        remedy = f"raise `ulimit -Hs` to {STACK_BYTES >> 10}"
         wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
         if soft == resource.RLIM_INFINITY or soft < wanted:  # without a limit, threads get 2 MiB
             resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
@@ -53,8 +53,8 @@ def raise_stack() -> Iterator[str]:
     stack = 2 << 20 if soft == resource.RLIM_INFINITY else soft
     if stack < STACK_BYTES:
         yield (
-            f"a thread's stack is limited to {stack / 1e6:.0f} MB, so that one form-encoded request of "
-            f"{stack / 2e6:.0f} MB ends the server: {cause}"
+            f"a thread's stack is limited to {stack / 1e6:.0f} MB, so one form-encoded request of {stack / 2e6:.0f} MB "
+            f"would crash the server; {remedy}"
         )
 
 
@@ -72,7 +72,7 @@ def raise_open_files() -> Iterator[str]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard < FEW_FILES:
         yield (
-            f"only {hard} files may be open at once, of which each connection is one: further callers get no answer; "
+            f"only {hard} files may be open at once, one for each connection, so callers beyond that get no answer; "
             f"raise `ulimit -Hn` to {FEW_FILES} or more"
         )
 
@@ -101,7 +101,7 @@ def check_shared_memory(configs: Mapping[str, Any]) -> Iterator[str]:
         fits = max(0, free - at_rest) // max(1, a_pixel) / 1e6
         consequence = f"pictures above {fits:.1f} megapixels fail" if a_pixel else "requests fail"
         yield (
-            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, and the models need {needed / 1e6:.0f} MB for pictures of "
-            f"{pixels / 1e6:g} megapixels, their max_pixels: {consequence}; enlarge it (docker run --shm-size, "
-            "shm_size of compose, an emptyDir of Kubernetes) or lower max_pixels"
+            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, but the models need {needed / 1e6:.0f} MB for pictures of "
+            f"{pixels / 1e6:g} megapixels (max_pixels), so {consequence}; enlarge it (docker run --shm-size, shm_size "
+            "in compose, an emptyDir in Kubernetes) or lower max_pixels"
         )

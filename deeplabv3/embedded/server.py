@@ -135,13 +135,13 @@ class Server:
         if self._signals:
             name = signal.Signals(self._signals[0][1]).name
             return self._drain(name, seconds=DRAIN_SECONDS, limit=EXIT_TIMEOUT_SECONDS + 15)
-        cause = f"the Python stub {self._dead_stub} died and nothing restarts it"
+        cause = f"the Python stub {self._dead_stub} died, and Triton does not restart it"
         self._drain(cause, seconds=BROKEN_DRAIN_SECONDS, limit=2 * BROKEN_DRAIN_SECONDS)
-        say(f"error: {cause}: the server ended; the log above may tell why")
+        say(f"error: {cause}; see the log above for the reason, and start the server again")
         return 1
 
     def _drain(self, cause: str, *, seconds: float, limit: float) -> int:
-        say(f"{cause}: stopping when the requests in flight are answered; another signal stops at once")
+        say(f"{cause}: stopping after the requests in flight are answered; another signal stops immediately")
         self._ending = True
         began = time.monotonic()
         hold = http.client.HTTPConnection(self._address.local, self._address.http, timeout=5)
@@ -159,13 +159,13 @@ class Server:
             if another is not None:
                 return 128 + another
             if elapsed > limit:
-                say(f"error: tritonserver has not ended after {elapsed:.0f} s and is killed")
+                say(f"error: tritonserver did not stop within {elapsed:.0f} s and was killed")
                 return 1
             now = resting_stubs(self._prefix)
             if not (now and self._unloading):
                 moved = time.monotonic()
             elif time.monotonic() > moved + STUCK_SECONDS:  # all requests are answered
-                say("tritonserver waits for a request that is over; it is ended")
+                say("tritonserver still waits although all requests are answered; ending it")
                 return 0
             calm = 0 if now is None else calm + (now == before)
             before = now
@@ -186,7 +186,7 @@ class Server:
             say(f"error: {failure}")
         if code or not (self._signals or self._dead_stub):
             cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            known = " and the crashes known of it in docs/serving.md, Errors" if code == -signal.SIGSEGV else ""
+            known = " and the known crashes in docs/serving.md, Errors" if code == -signal.SIGSEGV else ""
             say(f"error: tritonserver ended with {cause}; see its log above{known}")
         return 128 - code if code < 0 else code
 
@@ -228,7 +228,7 @@ class Server:
     def _note_signals(self, fd: int) -> None:
         for number in os.read(fd, 64):
             if number == signal.SIGTSTP:
-                say("Ctrl-Z is ignored, since a server must not be paused; Ctrl-C stops it")
+                say("Ctrl-Z is ignored, because a server must not be paused; press Ctrl-C to stop it")
             else:
                 self._signals.append((time.monotonic(), number))
 

@@ -31,8 +31,8 @@ class PausedError(Exception):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what}, and a server that was paused may give callers the results of others, so it was ended at once; do "
-            "not pause it (SIGSTOP, docker pause, a suspended machine) but stop it and start it again"
+            f"{what}, so the server was killed, because a paused server may return one caller's result to another; do "
+            "not pause it (SIGSTOP, docker pause, a suspended machine): stop it and start it again"
         )
 
 
@@ -92,9 +92,7 @@ class Watch:
         who = f"the Python stub {self._stubs[pid].instance}" if pid in self._stubs else "a Python stub"
         code = stat.exit_code
         how = f"signal {signal.Signals(code & 127).name}" if code & 127 else f"exit code {code >> 8}"
-        return (
-            f"{who} ended with {how} while its model was loading, and Triton waits for it; the log above may tell why"
-        )
+        return f"{who} ended with {how} while its model was loading; see the log above for the reason"
 
     def dead_stub(self) -> str | None:
         """Return the instance of a stub that does not run any more."""

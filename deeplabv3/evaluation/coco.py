@@ -77,7 +77,7 @@ def coco_with_voc_labels(annotations: Path, images: Path, *, drop_unannotated: b
             f"--annotations {annotations} is not a COCO instance annotation file ({flaw}); {_REMEDY}"
         ) from exc
     if not ids:
-        raise EvaluationError(f"--annotations {annotations} lists no image to evaluate on")
+        raise EvaluationError(f"--annotations {annotations} lists no images to measure; give another file")
 
     def read(image_id: str) -> Sample:
         path, annotation = files[image_id], f"the file {annotations}"
@@ -122,13 +122,14 @@ def _instance(entry: dict[str, Any], height: int, width: int) -> npt.NDArray[np.
         decoded: npt.NDArray[np.uint8] = coco_mask.decode(runs)
     except Exception as exc:  # pycocotools raises whatever its C code trips over
         raise EvaluationError(
-            f"annotation {entry.get('id')} of image {entry['image_id']}: its segmentation cannot be decoded: {exc}"
+            f"the segmentation of annotation {entry.get('id')} of image {entry['image_id']} cannot be decoded: {exc}; "
+            "correct it"
         ) from exc
     where = decoded.any(axis=2) if decoded.ndim == 3 else decoded.astype(np.bool_)  # noqa: PLR2004 - several polygons
     if where.shape != (height, width):
         raise EvaluationError(
-            f"annotation {entry.get('id')} of image {entry['image_id']} is {where.shape[1]} x {where.shape[0]} pixels "
-            f"and the image {width} x {height}: they do not belong together"
+            f"annotation {entry.get('id')} of image {entry['image_id']} is {where.shape[1]} x {where.shape[0]} pixels, "
+            f"but the image is {width} x {height}; correct one of them"
         )
     return where
 
@@ -138,7 +139,7 @@ def _check_categories(categories: list[dict[str, Any]], annotations: Path) -> No
         voc_id = _VOC_IDS.get(category["id"])
         if voc_id is not None and category["name"] != _COCO_NAMES[voc_id]:
             raise EvaluationError(
-                f"--annotations {annotations}: category {category['id']} is {category['name']!r}, and COCO's is "
+                f"--annotations {annotations}: category {category['id']} is {category['name']!r}, but in COCO it is "
                 f"{_COCO_NAMES[voc_id]!r}; give a file with COCO's own category ids"
             )
 
@@ -147,5 +148,5 @@ def _plain_name(name: str) -> str:
     """Refuse a file name that leads out of the folder of images."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"the file name {name!r} leads out of --images")
+        raise ValueError(f"the file name {name!r} is outside of --images")
     return name

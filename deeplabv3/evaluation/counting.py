@@ -36,12 +36,12 @@ def confusion(
         ValueError: the shapes differ, or an id that counts is out of range.
     """
     if target.shape != mask.shape:
-        raise ValueError(f"the truth is {target.shape} and the prediction {mask.shape}")
+        raise ValueError(f"the annotation has shape {target.shape}, but the prediction {mask.shape}")
     counted = target != ignore
     for name, ids in (("true", target), ("predicted", mask)):
         low, high = ids.min(initial=0, where=counted), ids.max(initial=0, where=counted)
         if low < 0 or high >= classes:
-            raise ValueError(f"{name} classes {low} to {high}, and there are 0 to {classes - 1}")
+            raise ValueError(f"the {name} class ids are {low} to {high}, but must be 0 to {classes - 1}")
     # Its own validation sorts every pixel, and takes ids that are out of range.
     matrix = multiclass_confusion_matrix(
         torch.from_numpy(mask), torch.from_numpy(target), num_classes=classes, ignore_index=ignore, validate_args=False

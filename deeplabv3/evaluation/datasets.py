@@ -69,7 +69,7 @@ class Sample:
             ids = ", ".join(map(str, unknown[:_NAMED_IDS])) + (", ..." if len(unknown) > _NAMED_IDS else "")
             raise EvaluationError(
                 f"{self.annotation} has the class ids {ids}, but the models have {classes} classes, "
-                f"0 to {classes - 1}, and --ignore is {ignore}; correct the mask, or measure a model of its classes"
+                f"0 to {classes - 1}, and --ignore is {ignore}; correct the mask, or measure a model with these classes"
             )
 
 
@@ -122,12 +122,12 @@ def voc_folders(root: Path, *, split: str = "val") -> Dataset:
         require(folder, "--root", directory=True, remedy=remedy)
     known = sorted(path.stem for path in lists.glob("*.txt"))
     if split not in known:
-        raise EvaluationError(f"--split {split}: {lists} has {', '.join(known) or 'no list at all'}")
+        raise EvaluationError(f"--split {split}: {lists} has no such list; it has {', '.join(known) or 'none'}")
     # Lists of VOC's other tasks have a second column.
     lines = read_bytes(lists / f"{split}.txt", "the list").decode("utf-8", "replace").splitlines()
     ids = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
     if not ids:
-        raise EvaluationError(f"--split {split}: {lists / split}.txt names no image")
+        raise EvaluationError(f"--split {split}: {lists / split}.txt lists no images; give another --split")
 
     def files(image_id: str) -> tuple[Path, Path]:
         return images / f"{image_id}.jpg", masks / f"{image_id}.png"
@@ -167,10 +167,10 @@ def mask_folders(
     for these, those, kind, other in ((pictures, drawn, "pictures", "masks"), (drawn, pictures, "masks", "pictures")):
         alone = sorted(these.keys() - those.keys())
         if alone:
-            more = f", nor that of {len(alone) - 1} more of the {kind}" if alone[1:] else ""
+            more = f", nor for {len(alone) - 1} more of the {kind}" if alone[1:] else ""
             raise EvaluationError(
-                f"no file among the {other} has the name of {these[alone[0]]}{more}; add the {other}, or move the "
-                f"{kind} out of the folder"
+                f"there is no file of the same name among the {other} for {these[alone[0]]}{more}; add the {other}, or "
+                f"remove the {kind} from the folder"
             )
     return Dataset(
         ids=sorted(pictures),
@@ -196,12 +196,14 @@ def _by_stem(folder: Path, option: str, suffixes: set[str], kind: str) -> dict[s
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
             if path.stem in found:
                 raise EvaluationError(
-                    f"{option} {folder} has {found[path.stem].name} and {path.name}, and a mask belongs to the picture "
-                    "of the same name without suffix; rename or remove one of them"
+                    f"{option} {folder} has both {found[path.stem].name} and {path.name}, but a mask and its picture "
+                    "are matched by the name without suffix; rename or remove one of them"
                 )
             found[path.stem] = path
     if not found:
-        raise EvaluationError(f"{option} {folder} has no {kind}; name the folder that they are in, not one above it")
+        raise EvaluationError(
+            f"{option} {folder} has no {kind}; give the folder that holds them, because subfolders are not read"
+        )
     return found
 
 
@@ -214,8 +216,8 @@ def _read_pair(image_path: Path, mask_path: Path) -> Sample:
     with _decoding(annotation, unknown="it is not a PNG"), Image.open(io.BytesIO(content), formats=["PNG"]) as mask:
         if mask.mode not in {"P", "L"}:
             raise EvaluationError(
-                f"{annotation} has mode {mask.mode}, and the pixels of a mask are class ids, in a palette or 8-bit "
-                "grayscale PNG: convert it to class ids"
+                f"{annotation} has mode {mask.mode}, but a mask must be a palette or 8-bit grayscale PNG of class ids; "
+                "convert it"
             )
         target = np.array(mask, np.uint8)
     check_size(image_path, image, target.shape, annotation, turned=turned)
@@ -227,7 +229,7 @@ def read_bytes(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        raise EvaluationError(f"{what} {path} cannot be read: {exc.strerror}; complete the data set") from exc
+        raise EvaluationError(f"{what} {path} cannot be read: {exc.strerror}; check the data set") from exc
 
 
 def decode(data: bytes, path: Path) -> tuple[Image.Image, bool]:
@@ -253,10 +255,10 @@ def _decoding(what: str, *, unknown: str) -> Generator[None]:
 def check_size(path: Path, image: Image.Image, annotated: tuple[int, ...], annotation: str, *, turned: bool) -> None:
     """Raise an EvaluationError where an annotation, of this height and width, does not have its image's size."""
     if annotated != (image.height, image.width):
-        reason = "; its EXIF asks viewers to turn it, and annotations are for the image as stored" if turned else ""
+        reason = ", without its EXIF orientation, because annotations are for the image as stored" if turned else ""
         raise EvaluationError(
-            f"the image {path} is {image.width} x {image.height} pixels and its annotation "
-            f"{' x '.join(map(str, annotated[::-1]))} ({annotation}): they do not belong together{reason}; replace one"
+            f"the image {path} is {image.width} x {image.height} pixels{reason}, but its annotation is "
+            f"{' x '.join(map(str, annotated[::-1]))} ({annotation}); replace one of them"
         )
 
 

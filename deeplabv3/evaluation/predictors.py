@@ -162,8 +162,8 @@ def agreed_class_names(named: tuple[str, ...] | None, predictors: Sequence[Predi
             differing.insert(0, f"it has {each.classes.count} classes instead of {len(names)}")
         if differing:
             raise EvaluationError(
-                f"{each.facts.name}: its classes are not {origin}, so these annotations say nothing about it: "
-                f"{'; '.join(differing[:_DIFFERENCES_SHOWN])}; give a model of these classes"
+                f"{each.facts.name}: its classes are not {origin} "
+                f"({', '.join(differing[:_DIFFERENCES_SHOWN])}); measure a model with the classes of these annotations"
             )
     return names
 
@@ -220,7 +220,9 @@ class EagerPredictor:
         try:
             self._module = module.to(device)
         except (RuntimeError, AssertionError) as exc:
-            raise EvaluationError(f"--device {device}: {exc}; give a device that torch has here, such as cpu") from exc
+            raise EvaluationError(
+                f"--device {device}: {exc}; give a device that torch finds on this machine, such as cpu"
+            ) from exc
         self._device = device
         self._normalization = normalization
         # One image at a time: a forward keeps all cores busy, and its memory is that of one.

@@ -76,11 +76,11 @@ class RecordFile:
                 for line in records:
                     take(json.loads(line))
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
-            raise StateError(f"{self.path} is not the state of an evaluation; pass --restart to discard it") from exc
+            raise StateError(f"{self.path} is not the state file of an evaluation; discard it with --restart") from exc
         if different:
             raise StateError(
-                f"{self.path} is what a run with other settings left ({'; '.join(different)}): repeat that command to "
-                "go on with it, pass --restart to discard it, or give this one another --name"
+                f"{self.path} was left by a run with other settings ({'; '.join(different)}); repeat the command of "
+                "that run to resume it, discard it with --restart, or give this run another --name"
             )
         return len(whole)
 
@@ -102,10 +102,10 @@ def output_folder(path: Path) -> Generator[None]:
             stack.enter_context(lock_folder(path))
         except BlockingIOError as exc:
             raise EvaluationError(
-                f"another evaluation writes to {path}; wait for it, or give another --output"
+                f"another evaluation is writing to {path}; wait for it, or give another --output"
             ) from exc
         except OSError as exc:
-            raise EvaluationError(f"--output {path}: {exc.strerror}; give a folder that can be written") from exc
+            raise EvaluationError(f"--output {path}: {exc.strerror}; give a writable folder") from exc
         yield
 
 

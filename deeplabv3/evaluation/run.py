@@ -148,13 +148,13 @@ def _measure(
             if not resumed:
                 resumed.append(done)
                 if done:
-                    console.print(f"going on after {done} of {images(len(ids))}")
+                    console.print(f"resuming after {done} of {images(len(ids))}")
                 # The rate is that of this sitting.
                 progress.reset(task, total=len(ids), completed=done)
             progress.update(task, completed=done)
 
         def on_stopping(in_flight: int) -> None:
-            console.print(f"stopping after {images(in_flight)} in flight; another signal stops at once")
+            console.print(f"stopping after {images(in_flight)} in flight; another signal stops immediately")
 
         tally = measure(
             dataset,
@@ -175,5 +175,5 @@ def _warn(facts: Sequence[PredictorFacts], console: Console) -> None:
     untrained = [each.name for each in facts if each.untrained]
     if untrained:
         names = ", ".join(untrained)
-        text = f"The weights of {names} are random: the run checks the machinery, and its figures mean nothing."
+        text = f"The weights of {names} are random: this run only tests the software, and its figures mean nothing."
         console.print(Panel(text, title="UNTRAINED WEIGHTS", border_style="bold red"))

@@ -54,7 +54,7 @@ class Server:
             scheme, host = server_address(url)
             if scheme in {"grpc", "http"}:
                 return cls(scheme, host)
-        raise EvaluationError(f"--url {url}: give grpc://host:port or http://host:port")
+        raise EvaluationError(f"--url must be grpc://host:port or http://host:port, got {url!r}")
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}"
@@ -107,7 +107,7 @@ class Server:
             except (InferenceServerException, OSError) as exc:
                 remedy = "start the server (docs/serving.md), or give another --url"
                 if "unknown model" in str(exc) and "is not found" in str(exc):
-                    remedy = "name a model that it serves; builds with --no-direct leave out deeplabv3_*"
+                    remedy = "give a model that it serves; builds with --no-direct leave out deeplabv3_*"
                 raise EvaluationError(f"{self}: {what}: {exc}; {remedy}") from exc
 
 
@@ -132,7 +132,7 @@ class DirectPredictor:
         if count < 1:
             raise EvaluationError(
                 f"{server}: {model} has no output {_OUTPUT!r} with the logits of its classes; its outputs are "
-                f"{dict(served.outputs)}; name a model for direct callers, such as deeplabv3_resnet50"
+                f"{dict(served.outputs)}; give a model for direct callers, such as deeplabv3_resnet50"
             )
         self._client: Any = grpc.InferenceServerClient(server.host)
         self._timeout = timeout

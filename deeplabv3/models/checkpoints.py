@@ -32,7 +32,7 @@ _ANCHOR = "backbone.conv1.weight"
 _VARIANTS = {6: "resnet50", 23: "resnet101"}
 _RESNETS = {2: "ResNet-18", 6: "ResNet-50", 23: "ResNet-101", 36: "ResNet-152"}
 
-_SERVED = "give one of torchvision's deeplabv3_resnet50 or deeplabv3_resnet101"
+_SERVED = "give a checkpoint of torchvision's deeplabv3_resnet50 or deeplabv3_resnet101"
 _AGAIN = "copy or download it again"
 _SAVE = "save the model's state_dict() alone with torch.save"
 _UNPACK = "unpack it and give the checkpoint inside"
@@ -42,10 +42,10 @@ _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 # How a file begins, what it is then, and the remedy; the first that fits counts.
 _FORMATS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\Z", "empty", _AGAIN),
-    (rb"version https://git-lfs", "a pointer of Git LFS", "run git lfs pull"),
-    (rb"\x80", "a pickle of Python, which could run code", _SAVE),
+    (rb"version https://git-lfs", "a Git LFS pointer", "run git lfs pull"),
+    (rb"\x80", "a Python pickle, which could run code", _SAVE),
     (rb"\x89HDF\r\n", "an HDF5 file, as Keras writes it", _SERVED),
-    (rb"\x93NUMPY", "an array of NumPy", _SAVE),
+    (rb"\x93NUMPY", "a NumPy array", _SAVE),
     (rb"GGUF", "a GGUF file", _SERVED),
     (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|(?s:.{257})ustar", "a packed archive", _UNPACK),
     (
@@ -65,7 +65,7 @@ _ARCHIVES: tuple[tuple[str, str, str], ...] = (
     (r"/extra/build\.json$", "a model.pt of build_models.py", "give the checkpoint that it was built from"),
     (r"/constants\.pkl$", "a TorchScript archive", "save the state_dict() of the model that it was made from"),
     (r"/archive_format$", "an archive of torch.export", "save the state_dict() of the model that it was made from"),
-    (r"\.npy$", "an archive of NumPy", _SAVE),
+    (r"\.npy$", "a NumPy archive", _SAVE),
     (r"\.(pth?|ckpt|bin|safetensors)$", "a ZIP archive", _UNPACK),
 )
 
@@ -94,7 +94,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         dense = value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
         if not dense or not (value.is_floating_point() or key.endswith(COUNTER)):
             raise CheckpointError(
-                f"{path}: {key} is {value.dtype}, {value.layout} on {value.device.type}, and only dense floating-point "
+                f"{path}: {key} is {value.dtype}, {value.layout} on {value.device.type}, but only dense floating-point "
                 f"tensors can be loaded; {_SAVE}"
             )
     if other := _other_model(state):
@@ -166,7 +166,7 @@ def _state_dict(checkpoint: object, path: Path) -> dict[str, torch.Tensor]:
     keys, places = shortened(sorted(map(str, checkpoint))), ", ".join(_WRAPPERS)
     if inside := [str(key) for key, each in checkpoint.items() if isinstance(each, dict) and _is_state_dict(each)]:
         raise CheckpointError(
-            f"{path} holds a state dict under {shortened(inside)}, and none under {places}; save that one alone"
+            f"{path} holds a state dict under {shortened(inside)}, but none under {places}; save that state dict alone"
         )
     if any("optim" in str(key) or key == "param_groups" for key in checkpoint):
         raise CheckpointError(f"{path} holds the state of an optimizer ({keys}), not of a model; {_SAVE}")
@@ -194,7 +194,7 @@ def _unwrapped(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch
         raise CheckpointError(f"{path} holds {len(prefixes)} models, with the prefixes {names}; {_SAVE}")
     prefix = "".join(prefixes)
     if others := [key for key in plain if not key.startswith(prefix)]:
-        _log.info("%s: keys outside of the model are left out: %s", path, shortened(others))
+        _log.info("%s: ignoring keys outside of the model: %s", path, shortened(others))
     return {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
 
 
@@ -204,7 +204,7 @@ def _other_model(state: Mapping[str, torch.Tensor]) -> str:
         if all(_has(state, pattern) for pattern in patterns):
             return name
     if not _has(state, r"layer3\.\d+\."):
-        return f"another model than a DeepLabV3 with a ResNet (keys {shortened(list(state))})"
+        return f"a model other than a DeepLabV3 with a ResNet (keys {shortened(list(state))})"
     if not _has(state, r"backbone\.layer3\."):
         return f"a {_resnet(state)} without the heads of a DeepLabV3"
     if _has(state, r"classifier\.0\.weight$"):
@@ -236,7 +236,7 @@ def _with_fitting_head(state: dict[str, torch.Tensor], path: Path) -> dict[str, 
     if main is None or auxiliary is None or main.shape == auxiliary.shape:
         return state
     _log.info(
-        "%s: aux_classifier is left out, because it has %d classes and the classifier has %d",
+        "%s: ignoring aux_classifier, because it has %d classes and the classifier has %d",
         path,
         auxiliary.numel(),
         main.numel(),

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SIZE = 520
 """Height and width, in pixels, for which the operations are counted."""
 
+RECORDED = "recorded"
+"""The source of a figure that nobody has measured here."""
+
 _MEGABYTE = 1024 * 1024
 
 
@@ -54,7 +57,8 @@ class Figure:
         value: as computed.
         published: as published, None where it is not.
         digits: decimals that are shown, and that the published value has.
-        source: "counted" on the model, "measured" on a file, or "recorded" with torchvision's weights.
+        source: "counted" on the model, "measured" on a file, or RECORDED: not measured here, but stored with
+            torchvision's weights.
     """
 
     name: str
@@ -120,14 +124,14 @@ def describe(variant: str, model: DeepLabV3, *, traced_bytes: int, served_bytes:
         size / _MEGABYTE for size in (checkpoint_bytes(model), traced_bytes, served_bytes)
     )
     miou, pixel_accuracy = recorded_accuracy(PUBLISHED_WEIGHTS[variant])
-    counted, saved, recorded = "counted", "measured", "recorded"
+    counted, saved = "counted", "measured"
     return [
         Figure("parameters", "parameters", count_parameters(model), published.parameters, 0, counted),
         Figure("gflops", f"GFLOPS at {SIZE} x {SIZE}", count_gflops(model), published.gflops, 2, counted),
         Figure("checkpoint_megabytes", "checkpoint, MB", checkpoint, published.megabytes, 0, saved),
         Figure("traced_megabytes", "traced model.pt, MB", traced, published.megabytes, 0, saved),
-        Figure("miou", "mean IoU, %", miou, published.miou, 1, recorded),
-        Figure("pixel_accuracy", "pixel accuracy, %", pixel_accuracy, published.pixel_accuracy, 1, recorded),
+        Figure("miou", "mean IoU, %", miou, published.miou, 1, RECORDED),
+        Figure("pixel_accuracy", "pixel accuracy, %", pixel_accuracy, published.pixel_accuracy, 1, RECORDED),
         Figure("served_parameters", "served: parameters", count_parameters(served), None, 0, counted),
         Figure("served_gflops", "served: GFLOPS", count_gflops(served), None, 2, counted),
         Figure("served_megabytes", "served: model.pt, MB", served_file, None, 0, saved),
@@ -166,6 +170,9 @@ def as_table(variant: str, found: Sequence[Figure]) -> "Table":
             "" if value is None else f"{value:{sign},.{figure.digits}f}"
             for value, sign in ((figure.published, ""), (figure.difference, "+"))
         )
+        if figure.source == RECORDED:
+            table.add_row(figure.title, "", published, "", "not measured")
+            continue
         same = figure.difference == 0
         shown = f"{figure.value:,.{figure.digits}f}"
         table.add_row(figure.title, shown, published, "0" if same else difference, figure.source)

@@ -45,7 +45,7 @@ BACKBONE_WEIGHTS_NAME = "IMAGENET1K_V1"
 _AUX_CHANNELS = 1024
 _OUT_CHANNELS = 2048
 
-_BACKBONE_IGNORED = "pretrained_backbone is ignored: the weights hold a backbone of their own"
+_BACKBONE_IGNORED = "pretrained_backbone is ignored, because the weights include a backbone"
 # Any seed would do; with this one nobody takes the masks of the demo's cat for a success.
 _UNTRAINED_SEED = 5
 
@@ -164,11 +164,11 @@ def _class_count(num_classes: int | None, *, pretrained: bool) -> int:
     if num_classes is None:
         return trained
     if not _is_positive(num_classes):
-        raise InvalidOptionError(f"num_classes={num_classes!r}: give the number of classes, 1 or more, or None")
+        raise InvalidOptionError(f"num_classes must be an integer from 1, or None, got {num_classes!r}")
     if pretrained and num_classes != trained:
         raise InvalidOptionError(
             f"num_classes={num_classes} does not fit the pretrained weights {PRETRAINED}, which have {trained} "
-            "classes; leave it out, or start from a pretrained backbone alone"
+            "classes; leave it out, or use only a pretrained backbone"
         )
     return num_classes
 
@@ -182,12 +182,12 @@ def _resnet(variant: str, options: Mapping[str, Any]) -> ResNet:
     unknown = sorted(options.keys() - set(RESNET_OPTIONS))
     if unknown:
         raise UnknownOptionError(
-            f"unknown argument {', '.join(unknown)}; known are {', '.join(OWN_OPTIONS)}, and of the ResNet "
+            f"unknown argument {', '.join(unknown)}; use {', '.join(OWN_OPTIONS)}, or one of the ResNet: "
             f"{', '.join(RESNET_OPTIONS)}"
         )
     for name in ("groups", "width_per_group"):  # torch takes 0, and makes convolutions without channels
         if not _is_positive(options.get(name, 1)):
-            raise InvalidOptionError(f"{name}={options[name]!r}: give an integer from 1")
+            raise InvalidOptionError(f"{name} must be an integer from 1, got {options[name]!r}")
     try:
         return _BACKBONES[variant](**{"replace_stride_with_dilation": list(_DILATION), **options})
     except Exception as exc:  # what torch raises differs with the option and the type of its value
@@ -232,7 +232,7 @@ def load_model(
         return model.eval()
     if source.variant not in {None, variant}:
         raise InvalidOptionError(
-            f"the weights {source.label} are of a {source.variant}, not of a {variant}; build the {source.variant}"
+            f"the weights {source.label} are for {source.variant}, not for {variant}; build {source.variant}"
         )
     if source.state is not None and pretrained_backbone:
         warnings.warn(_BACKBONE_IGNORED, UserWarning, stacklevel=2)

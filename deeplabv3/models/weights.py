@@ -90,7 +90,6 @@ def download(weights: WeightsEnum, *, progress: bool) -> dict[str, torch.Tensor]
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     cached = cache / Path(urllib.parse.urlparse(weights.url).path).name
-    remedy = f"Put the file at {cached}"
     try:
         if cached.exists():
             _check_hash(cached)
@@ -98,9 +97,13 @@ def download(weights: WeightsEnum, *, progress: bool) -> dict[str, torch.Tensor]
         with _socket_timeout(_DOWNLOAD_TIMEOUT_SECONDS), contextlib.redirect_stdout(sys.stderr):
             return dict(weights.get_state_dict(progress=progress, check_hash=True, weights_only=True))
     except (urllib.error.URLError, TimeoutError, ConnectionError) as exc:
-        raise WeightsUnavailableError(f"the weights at {weights.url} could not be downloaded: {exc}. {remedy}") from exc
+        raise WeightsUnavailableError(
+            f"the weights at {weights.url} could not be downloaded: {exc}; put the file at {cached}"
+        ) from exc
     except (RuntimeError, OSError, pickle.UnpicklingError) as exc:
-        raise WeightsUnavailableError(f"the weights at {weights.url} could not be used: {exc}. {remedy}") from exc
+        raise WeightsUnavailableError(
+            f"the weights at {weights.url} could not be loaded: {exc}; replace {cached}"
+        ) from exc
 
 
 def _check_hash(cached: Path) -> None:
@@ -108,7 +111,7 @@ def _check_hash(cached: Path) -> None:
     expected = cached.stem.rpartition("-")[2]
     actual = hashlib.sha256(cached.read_bytes()).hexdigest()
     if not actual.startswith(expected):
-        raise OSError(f"{cached} is damaged (SHA-256 {actual[:8]}..., expected {expected}...); delete it")
+        raise OSError(f"{cached} is damaged (SHA-256 {actual[:8]}..., expected {expected}...)")
 
 
 @contextlib.contextmanager
@@ -144,8 +147,8 @@ def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], source: str
     found = [f"{len(keys)} {kind} ({shortened(keys)})" for kind, keys in problems.items() if keys]
     if found:
         raise CheckpointError(
-            f"the weights {source} do not fit the model: keys {'; '.join(found)}; give the ResNet's options of the "
-            "training, such as width_per_group, or the checkpoint of another one"
+            f"the weights {source} do not fit the model: keys {', '.join(found)}; give the ResNet options of the "
+            "training, such as width_per_group, or another checkpoint"
         )
     counters = {key: state[key] for key in state.keys() & expected.keys() if state[key].shape == expected[key].shape}
     module.load_state_dict(given | counters, strict=False)

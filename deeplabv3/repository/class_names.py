@@ -15,15 +15,15 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else f"no UTF-8 text ({exc})"
-        raise RepositoryError(f"{reason}; give a file with one class name a line") from exc
+        reason = exc.strerror if isinstance(exc, OSError) else f"not UTF-8 text ({exc})"
+        raise RepositoryError(f"{reason}; give a file with one class name per line") from exc
     if names == [""]:
-        raise RepositoryError("the file has no names; give one class name a line")
+        raise RepositoryError("the file has no names; give one class name per line")
     for number, name in enumerate(names, start=1):
         if not name.isprintable():
-            raise RepositoryError(f"line {number} has characters that cannot be printed: {name!a}")
+            raise RepositoryError(f"line {number} has characters that cannot be printed: {name!a}; remove them")
         first = names.index(name) + 1
         if not name or first != number:
             fault = f"repeats {name!r} of line {first}" if name else "is empty"
-            raise RepositoryError(f"line {number} {fault}; each class needs a name of its own")
+            raise RepositoryError(f"line {number} {fault}; each class needs its own name")
     return tuple(names)

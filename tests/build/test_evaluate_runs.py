@@ -257,7 +257,7 @@ def test_a_model_that_fails_is_named_with_the_image(tmp_path: Path) -> None:
 def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
     run(folder, state, limit=1)
-    with pytest.raises(EvaluationError, match=r"\(limit was 1 and is 2\): .*--restart"):
+    with pytest.raises(EvaluationError, match=r"\(limit was 1 and is 2\); .*--restart"):
         run(folder, state, limit=2)
     more = [ByColour(), ByColour(replace(FACTS, name="second"))]
     with pytest.raises(EvaluationError, match=r"\(predictors second was not there and is "):
@@ -274,7 +274,7 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
 def test_a_damaged_state_is_refused(tmp_path: Path, content: str) -> None:
     folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
     state.write_text(content)
-    with pytest.raises(EvaluationError, match="is not the state of an evaluation; pass --restart"):
+    with pytest.raises(EvaluationError, match="is not the state file of an evaluation; discard it with --restart"):
         run(folder, state)
     assert state.read_text() == content
 
@@ -285,7 +285,7 @@ def test_a_record_of_a_class_that_does_not_exist_is_refused(tmp_path: Path) -> N
     header, first, second = state.read_text().splitlines()
     damaged = json.dumps(json.loads(first) | {"matrices": {"direct toy": [[0, 21, 1]]}})
     state.write_text(f"{header}\n{damaged}\n{second}\n")
-    with pytest.raises(EvaluationError, match="of an evaluation; pass --restart"):
+    with pytest.raises(EvaluationError, match="of an evaluation; discard it with --restart"):
         run(folder, state)
 
 
@@ -295,7 +295,7 @@ def test_a_damaged_record_is_refused(tmp_path: Path, line: str) -> None:
     run(folder, state)
     header, first, second = state.read_text().splitlines()
     state.write_text(f"{header}\n{first}\n{line}\n{second}\n")
-    with pytest.raises(EvaluationError, match="is not the state of an evaluation; pass --restart"):
+    with pytest.raises(EvaluationError, match="is not the state file of an evaluation; discard it with --restart"):
         run(folder, state)
 
 
@@ -405,17 +405,17 @@ def test_other_classes_than_those_of_the_annotations_are_refused() -> None:
         (
             vocs,
             [of_classes(*vocs[:3], "zebra", *vocs[4:])],
-            r"direct toy: its classes are not the 21 of Pascal VOC, .*: 3 is 'zebra' instead of 'bird'; give a model",
+            r"toy: its classes are not the 21 of Pascal VOC \(.*3 is 'zebra' instead of 'bird'\); measure a model",
         ),
-        (vocs, [of_classes(count=3)], "the 21 of Pascal VOC, .*: it has 3 classes instead of 21"),
+        (vocs, [of_classes(count=3)], r"the 21 of Pascal VOC \(it has 3 classes instead of 21\)"),
         (vocs, [of_classes(*vocs[:3])], "it has 3 classes instead of 21"),
-        (farm, [of_classes(count=5)], "not the 3 of --classes, .*: it has 5 classes instead of 3"),
-        (farm, [of_classes("ground", "hen", "fence")], "not the 3 of --classes, .*: 1 is 'hen' instead of 'chicken'"),
+        (farm, [of_classes(count=5)], r"not the 3 of --classes \(it has 5 classes instead of 3\)"),
+        (farm, [of_classes("ground", "hen", "fence")], r"not the 3 of --classes \(1 is 'hen' instead of 'chicken'\)"),
         (None, [of_classes(count=257)], "direct toy: the model has 257 classes, .* at most 256"),
         (
             None,
             [of_classes(*farm), of_classes(count=21)],
-            "the 3 of direct toy, .*: it has 21 classes instead of 3",
+            r"the 3 of direct toy \(it has 21 classes instead of 3\)",
         ),
     ):
         with pytest.raises(EvaluationError, match=message):
@@ -437,7 +437,7 @@ def test_urls_are_those_of_the_client(url: str, expected: str) -> None:
 
 @pytest.mark.parametrize("url", ["ftp://seg:1", "grpc://seg:port", "grpc://"])
 def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(EvaluationError, match="give grpc://host:port or http://host:port"):
+    with pytest.raises(EvaluationError, match="--url must be grpc://host:port or http://host:port"):
         Server.of(url)
 
 

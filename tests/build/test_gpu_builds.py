@@ -171,7 +171,10 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
         (["--device", "cuda", "--max-queue-size", "0"], "must be an integer from 1 to 4294967295, got '0'"),
         (["--device", "cuda", "--max-queue-size", "4294967296"], "must be an integer from 1 to 4294967295, got"),
         (["--device", "cuda", "--max-queue-size", "many"], "must be an integer from 1 to 4294967295, got 'many'"),
-        (["--device", "cuda", "--cudnn", "fused", "--precision", "fp32"], "takes --precision fp16 or tf32"),
+        (
+            ["--device", "cuda", "--cudnn", "fused", "--precision", "fp32"],
+            "does not work in fp32; use --precision fp16 or tf32",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(

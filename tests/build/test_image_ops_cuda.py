@@ -69,5 +69,5 @@ def test_images_are_refused_as_on_a_cpu() -> None:
     step = image_ops_cuda.Preprocessor(torch.device("cpu"), FIXED)
     with pytest.raises(image_ops.InvalidImageError, match="cannot be opened as an image"):
         step.preprocess([b"no image"])
-    with pytest.raises(image_ops.InvalidImageError, match="must have one size"):
+    with pytest.raises(image_ops.InvalidImageError, match="must have the same size"):
         step.preprocess([pictures.encoded(pictures.cat(size), "PNG") for size in ((30, 20), (20, 30))])

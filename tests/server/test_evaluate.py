@@ -311,7 +311,7 @@ def test_a_run_goes_on_after_a_signal(
     assert done(output) == before
 
     assert main(arguments(toy, folder, output)) == 0
-    assert f"going on after {len(before)} of {len(scenes)} images" in capsys.readouterr().err
+    assert f"resuming after {len(before)} of {len(scenes)} images" in capsys.readouterr().err
     assert [path.name for path in output.iterdir() if "state" in path.name] == []
     assert matrices(output) == uninterrupted
 
@@ -323,7 +323,7 @@ def test_restart_discards_what_was_counted(
     output.mkdir()
     (output / "coco.state.jsonl").write_text("of another run")
     assert main(arguments(toy, folder, output)) == 1
-    assert "is not the state of an evaluation; pass --restart" in capsys.readouterr().err
+    assert "is not the state file of an evaluation; discard it with --restart" in capsys.readouterr().err
     assert main(arguments(toy, folder, output, "--restart")) == 0
     assert figures(output)[NAMES[0]].pixels == coco_data.HALF_PIXELS
 
@@ -452,7 +452,7 @@ def test_what_does_not_fit_the_served_classes_is_named(
     classes.write_text("ground\nhen\nfence post\n")
     for name, models in zip(NAMES, (MODELS[:2], MODELS[2:]), strict=True):
         printed = refused("--classes", str(classes), models=models)
-        assert f"{name}: its classes are not the 3 of --classes, so these annotations say nothing about it: " in printed
+        assert f"{name}: its classes are not the 3 of --classes (" in printed
         assert "1 is 'chicken' instead of 'hen'" in printed
     classes.write_text("ground\n\nhen\n")
     assert f"--classes {classes}: line 2 is empty" in refused("--classes", str(classes))
@@ -466,4 +466,4 @@ def test_what_does_not_fit_the_served_classes_is_named(
         "--ignore", "7", "--concurrency", "1", "--restart"
     )
     mask.unlink()
-    assert f"has the name of {tmp_path / 'pictures' / 'post.png'}; add the masks" in refused("--restart")
+    assert f"among the masks for {tmp_path / 'pictures' / 'post.png'}; add the masks" in refused("--restart")

@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "random": (os.urandom(4096), "cannot be opened as an image"),
     "truncated": (pictures.landscape()[:40_000], "JPEG image is broken or truncated"),
     "gif-bomb": (pictures.gif_bomb(), "cannot be opened as an image"),
-    "png-bomb": (pictures.png_header(60_000, 60_000), "60000 x 60000 = 3600000000 pixels, and the limit is 50000000"),
+    "png-bomb": (pictures.png_header(60_000, 60_000), "60000 x 60000 = 3600000000 pixels, but the limit is 50000000"),
     "unsupported": (pictures.encoded(pictures.cat(), "JPEG2000"), "a JPEG 2000 picture; convert it to JPEG, PNG, WebP"),
 }
 

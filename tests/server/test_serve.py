@@ -407,7 +407,7 @@ def post(url: str, path: str, body: bytes, kind: str) -> int:
     ("number", "told"),
     [
         (signal.SIGKILL, "log above$"),
-        (signal.SIGSEGV, "log above and the crashes known of it in docs/serving.md, Errors$"),
+        (signal.SIGSEGV, "log above and the known crashes in docs/serving.md, Errors$"),
     ],
 )
 def test_the_end_of_tritonserver_is_reported(

@@ -202,7 +202,7 @@ def _with_frame(marker: int, bits: int, channels: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (_with_frame(0xC1, 12, 3), "a JPEG picture with 12 bits a sample"),
+        (_with_frame(0xC1, 12, 3), "a JPEG picture with 12 bits per sample"),
         (_with_frame(0xC3, 12, 1), "a lossless JPEG picture"),
         (_with_frame(0xC5, 8, 3), "a hierarchical JPEG picture"),
         (_with_frame(0xC0, 8, 2), "a JPEG picture with a number of channels other than 1, 3 and 4"),
@@ -457,10 +457,10 @@ def test_a_tiff_tag_with_an_impossible_value_costs_nothing(broken: bytes) -> Non
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (files.rgb_tiff(GREY.astype(np.float32), extra={339: ("H", [3])}), "samples of 32 bits or with a sign"),
-        (files.rgb_tiff(GREY.astype(np.uint32)), "samples of 32 bits or with a sign"),
-        (files.rgb_tiff(GREY.astype(np.uint16), extra={339: ("H", [2])}), "samples of 16 bits or with a sign"),
-        (files.rgb_tiff(GREY, extra={258: ("H", [12])}), "samples of 12 bits or with a sign"),
+        (files.rgb_tiff(GREY.astype(np.float32), extra={339: ("H", [3])}), "samples of 32 bits, or signed"),
+        (files.rgb_tiff(GREY.astype(np.uint32)), "samples of 32 bits, or signed"),
+        (files.rgb_tiff(GREY.astype(np.uint16), extra={339: ("H", [2])}), "samples of 16 bits, or signed"),
+        (files.rgb_tiff(GREY, extra={258: ("H", [12])}), "samples of 12 bits, or signed"),
         (files.rgb_tiff(RGB, extra={262: ("H", [8])}), "L*a*b*"),
         (files.rgb_tiff(RGB, extra={259: ("H", [6])}), "compressed by method 6"),
         (files.rgb_tiff(RGB, extra={259: ("H", [34712])}), "compressed by method 34712"),
@@ -491,7 +491,7 @@ def test_a_tiff_cut_in_its_pixels_is_refused(method: int) -> None:
     [
         ({322: ("I", [1 << 16]), 323: ("I", [1 << 16])}, "tiles of 4294967296 pixels"),
         ({273: ("I", [8] * 100_001), 279: ("I", [9] * 100_001)}, "100001 values in its tag 273"),
-        ({259: ("H", [8]), 273: ("I", [8] * 64), 279: ("I", [4000] * 64), 278: ("I", [1])}, "should hold 256000"),
+        ({259: ("H", [8]), 273: ("I", [8] * 64), 279: ("I", [4000] * 64), 278: ("I", [1])}, "declares 256000 bytes"),
     ],
     ids=["tile", "strips", "overlap"],
 )
@@ -636,9 +636,9 @@ def test_bits_are_taken() -> None:
         (b"Pf 2 2 -1.0\n" + bytes(16), "floating-point samples"),
         (b"PF 2 2 -1.0\n" + bytes(48), "floating-point samples"),
         (b"P2 2 2 255 1 2 3 4", "decodes too slowly"),
-        (b"P5 2 2 65536\n" + bytes(8), "a PPM picture, or one of its family, that is broken"),
-        (b"P5 2 2 0\n" + bytes(4), "a PPM picture, or one of its family, that is broken"),
-        (b"P5 " + b"#\n" * 2000 + b"2 2 255\n1234", "a PPM picture, or one of its family, that is broken"),
+        (b"P5 2 2 65536\n" + bytes(8), "a PBM, PGM or PPM picture that is broken"),
+        (b"P5 2 2 0\n" + bytes(4), "a PBM, PGM or PPM picture that is broken"),
+        (b"P5 " + b"#\n" * 2000 + b"2 2 255\n1234", "a PBM, PGM or PPM picture that is broken"),
     ],
     ids=["pam", "pfm", "pfm-rgb", "plain", "maximum", "zero", "comments"],
 )
@@ -662,7 +662,7 @@ def test_the_size_that_a_bmp_says_a_file_has_does_not_matter() -> None:
 def test_the_limit_on_pixels_holds_before_anything_is_decoded(kind: str) -> None:
     data = encoded(kind)
     assert decoded(data, max_pixels=4096).shape == (64, 64, 3)
-    assert "64 x 64 = 4096 pixels, and the limit is 4095" in refusal(data, max_pixels=4095)
+    assert "64 x 64 = 4096 pixels, but the limit is 4095" in refusal(data, max_pixels=4095)
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_a_lossless_jpeg_is_decoded_as_a_whole() -> None:
 
 
 def test_the_limit_on_pixels_is_for_the_whole_image() -> None:
-    with pytest.raises(InvalidImageError, match=r"803 x 605 = 485815 pixels, and the limit is 485814"):
+    with pytest.raises(InvalidImageError, match=r"803 x 605 = 485815 pixels, but the limit is 485814"):
         decoded(jpeg(803, 605), 50, 50, max_pixels=485_814)
 
 

@@ -128,9 +128,9 @@ def test_a_request_of_several_masks_counts_each() -> None:
 @pytest.mark.parametrize(
     ("logits", "sizes", "message"),
     [
-        (np.zeros((1, 3, 2, 2), np.float32), [[5, 4]], "3 classes, and this model has 4"),
+        (np.zeros((1, 3, 2, 2), np.float32), [[5, 4]], "3 classes, but this model has 4"),
         (np.zeros((1, 4, 0, 2), np.float32), [[5, 4]], "every side must be at least 1"),
-        (np.zeros((2, 4, 2, 2), np.float32), [[5, 4], [4, 5]], r"must be one, and these are \[\[5, 4\], \[4, 5\]\]"),
+        (np.zeros((2, 4, 2, 2), np.float32), [[5, 4], [4, 5]], r"must be equal, got \[\[5, 4\], \[4, 5\]\]"),
         (np.zeros((1, 4, 2, 2), np.float32), [[0, 4]], "SIZE is 0 x 4"),
         (np.zeros((1, 4, 2, 2), np.float32), [[-5, -4]], "SIZE is -5 x -4"),
         (np.zeros((1, 4, 2, 2), np.float32), [[2**31 - 1, 2**31 - 1]], "at most 100"),

@@ -45,7 +45,7 @@ class TritonPythonModel:
     def _load(self) -> torchscript_model.TorchScriptModel:
         if self._identity() != self._found:
             # The configs that the server has read, and its other models, are those of the build before.
-            raise RuntimeError("its file was replaced after the server's start; start the server anew")
+            raise RuntimeError("its file was replaced after the server started; restart the server")
         import torchscript_model  # noqa: PLC0415 - see above
 
         self._model = torchscript_model.TorchScriptModel(self._args)

@@ -80,7 +80,9 @@ class Settings:
         """Parse the parameters of config.pbtxt; unknown ones are logged and ignored."""
         unknown = sorted(set(parameters) - _KNOWN_PARAMETERS)
         if unknown:
-            pb_utils.Logger.log_info(f"ignored, no parameters of the pytorch backend: {', '.join(unknown)}")
+            pb_utils.Logger.log_info(
+                f"ignoring parameters that the pytorch backend does not have: {', '.join(unknown)}"
+            )
         _flag(parameters, "ENABLE_WEIGHT_SHARING")  # has no effect here, but the native backend refuses other words
         return cls(
             inference_mode=_flag(parameters, "INFERENCE_MODE"),
@@ -118,7 +120,7 @@ def _flag(parameters: Mapping[str, str], name: str) -> bool | None:
         return None
     text = parameters[name].lower()
     if text not in {"true", "on", "1", "false", "off", "0"}:
-        raise ModelContractError(f"parameter {name} is {parameters[name]!r}; it must be 'true' or 'false'")
+        raise ModelContractError(f"parameter {name} must be 'true' or 'false', got {parameters[name]!r}")
     return text in {"true", "on", "1"}
 
 
@@ -128,7 +130,7 @@ def _thread_count(parameters: Mapping[str, str], name: str) -> int | None:
         return None
     number = re.match(r"[ \t\n\v\f\r]*([+-]?[0-9]+)", parameters[name])
     if number is None:
-        raise ModelContractError(f"parameter {name} is {parameters[name]!r}; it must be an integer")
+        raise ModelContractError(f"parameter {name} must be an integer, got {parameters[name]!r}")
     return max(int(number[1]), 0) or None
 
 
@@ -145,13 +147,15 @@ def _input_order(names: Sequence[str], arguments: Sequence[str]) -> list[int]:
     """
     if len(names) != len(arguments):
         raise ModelContractError(
-            f"config.pbtxt has {len(names)} inputs and the model's forward takes {len(arguments)}: {list(arguments)}"
+            f"config.pbtxt has {len(names)} inputs, but the model's forward takes {len(arguments)}: {list(arguments)}"
         )
     if set(names) <= set(arguments):
         return [arguments.index(name) for name in names]
     order = _index_suffixes(names) or list(range(len(names)))
     if sorted(order) != list(range(len(names))):
-        raise ModelContractError(f"the inputs {list(names)} do not number the arguments from 0 on")
+        raise ModelContractError(
+            f"the numbers in the input names {list(names)} must be those of the arguments, counted from 0"
+        )
     return order
 
 
@@ -268,17 +272,17 @@ class TorchScriptModel:
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         if len(tensors) != len(values):
             kinds = ", ".join(type(value).__name__ for value in values)
-            raise TypeError(f"the model must return a tensor or a tuple of tensors, and it returned {kinds}")
+            raise TypeError(f"the model must return a tensor or a tuple of tensors, but returned {kinds}")
         for name, index in self._output_index.items():
             if index >= len(tensors):
                 raise ModelContractError(
-                    f"output {name!r} in config.pbtxt is output {index} of the model, which has {len(tensors)}"
+                    f"output {name!r} in config.pbtxt is output {index} of the model, but it has {len(tensors)}"
                 )
         named = {name: tensors[index] for name, index in self._output_index.items()}
         for name, tensor in named.items():
             if tensor.dtype != self._output_dtype[name]:
                 raise ModelContractError(
-                    f"config.pbtxt expects {self._output_dtype[name]} for output {name!r}, the model provides "
+                    f"config.pbtxt expects {self._output_dtype[name]} for output {name!r}, but the model provides "
                     f"{tensor.dtype}"
                 )
             if tensor.ndim == 0:

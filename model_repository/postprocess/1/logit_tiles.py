@@ -54,15 +54,15 @@ def checked_size(
             or have more than max_pixels pixels.
     """
     if shape[1] != class_count:
-        raise InvalidLogitsError(f"LOGITS has {shape[1]} classes, and this model has {class_count}")
+        raise InvalidLogitsError(f"LOGITS has {shape[1]} classes, but this model has {class_count}")
     if 0 in shape:
         raise InvalidLogitsError(f"LOGITS has shape {list(shape)}; every side must be at least 1")
     height, width = (int(side) for side in sizes[0])
     if (sizes != sizes[0]).any():
-        raise InvalidLogitsError(f"the SIZE of one request must be one, and these are {sizes.tolist()}")
+        raise InvalidLogitsError(f"all rows of SIZE in one request must be equal, got {sizes.tolist()}")
     if height < 1 or width < 1 or height * width > max_pixels:
         raise InvalidLogitsError(
-            f"SIZE is {height} x {width}; each must be at least 1, and the pixels at most {max_pixels}"
+            f"SIZE is {height} x {width}; each side must be at least 1, and the number of pixels at most {max_pixels}"
         )
     return height, width
 

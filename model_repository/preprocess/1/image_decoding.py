@@ -129,7 +129,7 @@ def _prepare(data: bytes, max_pixels: int) -> tuple[str, bytes, int]:
         raise InvalidImageError(str(exc)) from exc
     if coded_pixels > _MAX_CODED * max_pixels:
         raise InvalidImageError(
-            f"the {name} image has {coded_pixels} pixels in all its tiles, and the limit is "
+            f"the {name} image has {coded_pixels} pixels in all its tiles, but the limit is "
             f"{_MAX_CODED * max_pixels}; scale it down"
         )
     if name == "WEBP":  # whose canvas is made when it is opened
@@ -156,7 +156,7 @@ def _open(name: str, plain: bytes, length: int) -> Image.Image:
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise InvalidImageError(
-            f"the image is {width} x {height} = {width * height} pixels, and the limit is {max_pixels}; scale it down"
+            f"the image is {width} x {height} = {width * height} pixels, but the limit is {max_pixels}; scale it down"
         )
 
 
@@ -165,7 +165,7 @@ def _refuse_slow(image: Image.Image, data: bytes, max_pixels: int) -> None:
     decoder, _ = _decoder(image)
     if decoder in _SLOW_DECODERS:
         raise InvalidImageError(
-            f"this kind of {image.format} image is not taken, because it decodes too slowly; {_SLOW_DECODERS[decoder]}"
+            f"this kind of {image.format} image is refused, because it decodes too slowly; {_SLOW_DECODERS[decoder]}"
         )
     if image.format == "JPEG":
         # These bytes may also stand elsewhere. `re` finds them twice as fast as bytes.count, and stops in time.
@@ -173,7 +173,7 @@ def _refuse_slow(image: Image.Image, data: bytes, max_pixels: int) -> None:
         scans = image_bytes.jpeg_scans(data) if sum(1 for _ in starts) > _MAX_JPEG_SCANS else 0
         if scans > _MAX_JPEG_SCANS:
             raise InvalidImageError(
-                f"the JPEG image has {scans} scans, and the limit is {_MAX_JPEG_SCANS}; encode it anew"
+                f"the JPEG image has {scans} scans, but the limit is {_MAX_JPEG_SCANS}; encode it again"
             )
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _refuse_tiff(image, data, max_pixels)
@@ -190,18 +190,21 @@ def _refuse_tiff(image: TiffImagePlugin.TiffImageFile, data: bytes, max_pixels: 
     bits, sample_formats = _numbers(tags.get(_BITS_PER_SAMPLE, 1)), _numbers(tags.get(_SAMPLE_FORMAT, _UNSIGNED))
     if not _SAMPLE_BITS.issuperset(bits) or set(sample_formats) != {_UNSIGNED}:
         raise InvalidImageError(
-            f"the TIFF image has samples of {max(bits)} bits or with a sign or a fraction, which are not taken; "
-            "save it with unsigned integers of 8 or 16 bits"
+            f"the TIFF image has samples of {max(bits)} bits, or signed or floating-point samples, which are not "
+            "accepted; save it with unsigned integers of 8 or 16 bits"
         )
     tile, tiles = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0), len(_numbers(tags.get(_TILE_BYTES, 0)))
     planes = tags.get(_SAMPLES, 1) if tags.get(_PLANAR, 1) == _SEPARATE else 1
     if tile > max_pixels or tile * tiles > _MAX_CODED * max_pixels * planes:
         raise InvalidImageError(
-            f"the TIFF image has {tiles} tiles of {tile} pixels, more than the limit of {max_pixels}; save it anew"
+            f"the TIFF image has {tiles} tiles of {tile} pixels, more than the limit of {max_pixels}; "
+            "save it without tiles"
         )
     stored = sum(_numbers(tags.get(_STRIP_BYTES, tags.get(_TILE_BYTES, 0))))
     if tags.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED and stored > _MAX_OVERLAP * len(data):
-        raise InvalidImageError(f"the {len(data)} bytes of the TIFF image should hold {stored}; save it anew")
+        raise InvalidImageError(
+            f"the TIFF image declares {stored} bytes of samples, but has only {len(data)} bytes; save it again"
+        )
 
 
 def _numbers(value: Any) -> tuple[int, ...]:  # noqa: ANN401 - what a tag holds
@@ -286,7 +289,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(high)
     elif image.mode in {"F", "LAB"}:
         kind = "floating-point samples" if image.mode == "F" else "CIE L*a*b* colors"
-        raise InvalidImageError(f"the image has {kind}; send grey or RGB samples of 8 or 16 bits")
+        raise InvalidImageError(f"the image has {kind}; send gray or RGB samples of 8 or 16 bits")
     elif image.mode in _PREMULTIPLIED:
         image = image.convert(_PREMULTIPLIED[image.mode])
     if image.mode == "RGB":

@@ -63,7 +63,7 @@ class Settings:
         if longer * shorter > self.max_resized_pixels:
             raise InvalidImageError(
                 f"the image is {width} x {height} pixels; with its shorter side at {shorter} it would have "
-                f"{longer * shorter} pixels, and the limit is {self.max_resized_pixels}; crop it, or build the "
+                f"{longer * shorter} pixels, but the limit is {self.max_resized_pixels}; crop it, or build the "
                 "server's models with --set preprocess.resize_mode=fixed"
             )
         return (shorter, longer) if height <= width else (longer, shorter)
@@ -131,7 +131,7 @@ def decode_alike(encoded: list[bytes], settings: Settings) -> tuple[list[Picture
     if len(set(sizes)) > 1:
         listed = ", ".join(f"{width}x{height}" for height, width in sizes)
         raise InvalidImageError(
-            f"the images of one request must have one size, and these are {listed}; send one image a request, "
-            "the server batches them"
+            f"the images of one request must have the same size, got {listed}; send one image per request, because the "
+            "server batches requests"
         )
     return pictures, np.array(sizes, np.int32)
