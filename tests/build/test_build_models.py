@@ -268,6 +268,7 @@ def test_a_download_that_fails_names_the_ways_on_and_leaves_nothing(tmp_path: Pa
     assert str(tmp_path / "cache" / "hub" / "checkpoints") in error
     assert "--weights FILE" in error
     assert "--weights none" in error
+    assert "--model-repository" not in error, "the folder that was given is as good as another"
     assert not list((tmp_path / "repository").rglob("*model.pt*"))
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
@@ -330,7 +331,7 @@ def test_a_trace_that_computes_something_else_never_gets_in_place(
             super().__init__(model, **options)
 
     monkeypatch.setattr(tracing, "Tracer", Wrong)
-    with pytest.raises(BuildError, match=r"LOGITS of the saved file is differs from PyTorch by 1\.00e-02"):
+    with pytest.raises(BuildError, match=r"LOGITS of the saved file differs from PyTorch by 1\.00e-02"):
         build(tmp_path, [SMALL_50], force=False, progress=False)
     assert not list(tmp_path.rglob("*model.pt*"))
 

@@ -109,6 +109,25 @@ def test_the_clients_commands_run(color_server: TritonProcess, tmp_path: Path) -
         assert picture.getpixel((2, 2)) == (200, 0, 0), "the banner"
 
 
+def test_the_requests_of_curl_are_answered(color_server: TritonProcess, tmp_path: Path) -> None:
+    """Those of docs/serving.md, from a folder with the picture that they name."""
+    (tmp_path / "cat.png").write_bytes(pictures.small())
+    replies: list[str] = []
+    for block in blocks("docs/serving.md", "bash"):
+        script = f"set -o pipefail\n{block.replace('localhost:8000', color_server.http_url)}"
+        done = subprocess.run(["/bin/bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        replies.append(done.stdout)
+    _, chosen, refused = replies
+    assert b'"name":"MASK_PNG"' in (tmp_path / "reply.bin").read_bytes()
+    outputs = {output["name"]: output["data"] for output in json.loads(chosen)["outputs"]}
+    with pictures.opened(tmp_path / "cat.png") as picture:
+        assert sum(outputs["CLASS_PIXELS"]) == picture.width * picture.height
+    assert len(outputs["CLASS_NAMES"]) == 21
+    (told,) = blocks("docs/serving.md", "json")
+    assert re.sub(r"\d+ bytes", "", refused) == re.sub(r"\d+ bytes", "", told.strip())
+
+
 def anchors(document: Path) -> set[str]:
     """Return what links may name behind a #: the headings, as GitHub spells them."""
     text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
