@@ -1,12 +1,12 @@
-"""Build the Triton model repository: trace DeepLabV3 to TorchScript, check it against PyTorch, put it in place.
+"""Build the Triton model repository: trace DeepLabV3 to TorchScript, check it against PyTorch, move it into place.
 
     python build_models.py                      both variants, weights COCO_WITH_VOC_LABELS_V1
     python build_models.py --weights checkpoint.pth --classes names.txt --model-repository mine
     python build_models.py --weights none --model-repository out/untrained
-    python build_models.py --describe           what the models are published with, and what is found here
+    python build_models.py --describe           the published figures of the models beside those found here
 
-model_repository/ is source and gets the default build. A build with other options needs a folder of its own. A build
-that fails or is interrupted leaves the models that were there before as they were.
+model_repository/ is source code and takes only the default build; other options need another folder. A build that fails
+or is interrupted leaves the existing models unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # under `python -P` it is not there
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # `python -P` leaves it out
     from deeplabv3.environment import guard
 
     guard()
@@ -52,7 +52,7 @@ _log = logging.getLogger("build_models")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options of the command line; exit with code 2 where they do not go together."""
+    """Return the options of the command line; exit with code 2 if they contradict each other."""
     description = "Build the Triton model repository of DeepLabV3."
     parser = Parser(description=description, epilog=_EXIT_CODES, allow_abbrev=False)
     add_options(parser)

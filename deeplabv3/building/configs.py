@@ -11,7 +11,7 @@ from deeplabv3.repository.config import pb
 # A batch uses a GPU better than a picture alone, so that a wait for others is worth it, where it is shorter than the
 # time that a batch of one would take. A full batch leaves at once.
 _GPU_QUEUE_DELAY_MICROSECONDS = 2_000
-# The executor profiles the first run of a shape and optimises in the second.
+# The executor profiles the first run of a shape and optimizes in the second.
 _GPU_WARM_UP_RUNS = 2
 
 

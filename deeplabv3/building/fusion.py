@@ -31,7 +31,7 @@ _NAMES = {"%add": "add", "%relu": "relu", "%none": "none"}
 
 
 def fold_batch_norm(module: nn.Module) -> None:
-    """Fold each batch normalisation into the convolution registered right before it, in the weights' own precision.
+    """Fold each batch normalization into the convolution registered right before it, in the weights' own precision.
 
     That is the order in which torchvision's ResNet and heads register and apply them. `torch.jit.freeze` would do it
     too, but after the weights were rounded to a lower precision.
@@ -44,7 +44,7 @@ def fold_batch_norm(module: nn.Module) -> None:
             setattr(module, name, nn.Identity())
 
 
-def _fold(convolution: nn.Conv2d, norm: Any) -> None:  # noqa: ANN401  buffers have no types
+def _fold(convolution: nn.Conv2d, norm: Any) -> None:  # noqa: ANN401 - buffers have no types
     convolution.weight, convolution.bias = fuse_conv_bn_weights(
         convolution.weight,
         convolution.bias,

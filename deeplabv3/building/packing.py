@@ -1,7 +1,7 @@
 """Weights that a CPU finds in oneDNN's own layout, into which they are brought when a TorchScript file is loaded."""
 
 from collections.abc import Mapping
-from typing import Any, List, Optional, Tuple  # noqa: UP035  TorchScript compiles with these, see PackedWeights
+from typing import Any, List, Optional, Tuple  # noqa: UP035 - TorchScript compiles with these, see PackedWeights
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ class PackedWeights(nn.Module):
         state: Tuple[torch.Tensor, List[int], List[int], List[int], int, List[int], bool],  # noqa: UP006
     ) -> None:
         weights, self.padding, self.stride, self.dilation, self.groups, self.input_size, self.training = state
-        self.weights = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001  the name of the operator
+        self.weights = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001 - the name of the operator
             weights, self.padding, self.stride, self.dilation, self.groups, self.input_size
         )
 

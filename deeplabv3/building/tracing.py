@@ -48,7 +48,7 @@ class Precision:
 
 
 PRECISIONS = {
-    # Folding the batch normalisation and channels-last sums change the order of additions: 2e-5 is what that costs.
+    # Folding the batch normalization and channels-last sums change the order of additions: 2e-5 is what that costs.
     "fp32": Precision(torch.float32, 1e-4),
     "tf32": Precision(torch.float32, 1e-4, tf32=True),
     # 8 and 11 significant bits.

@@ -24,7 +24,7 @@ def is_core(config: Any) -> bool:  # noqa: ANN401 - a protobuf message: tritoncl
 
 
 def check_builds(repository: Path, configs: dict[str, Any]) -> None:
-    """Raise when a core model, or an ensemble around one, is labelled with other weights or classes than it serves."""
+    """Raise when a core model, or an ensemble around one, is labeled with other weights or classes than it serves."""
     served: dict[str, str] = {}
     builds: dict[str, BuildRecord] = {}
     for name in filter(lambda name: is_core(configs[name]), configs):

@@ -209,7 +209,7 @@ def _bars(axes: Any, predictors: list[dict[str, Any]], names: list[str]) -> None
         axes.bar(places + offset, heights, width, label=label)
         for place, each in zip(places + offset, predictor["classes"], strict=True):
             if each["iou"] is None:
-                axes.text(place, 1, "absent", rotation=90, ha="center", va="bottom", fontsize=8, color="grey")
+                axes.text(place, 1, "absent", rotation=90, ha="center", va="bottom", fontsize=8, color="gray")
     axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(0, 100)
@@ -239,5 +239,5 @@ def _heat_map(axes: Any, predictor: dict[str, Any], names: list[str]) -> None:  
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=10)
     axes.set_yticks(range(len(names)), names, fontsize=10)
     axes.set_xlabel("predicted")
-    axes.set_ylabel("true; each row sums to 100 %, grey rows have no pixel")
+    axes.set_ylabel("true; each row sums to 100 %, gray rows have no pixel")
     axes.set_title(predictor["name"])

@@ -80,7 +80,7 @@ class Figure:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of learnt values."""
+    """Return the number of learned values."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -158,7 +158,7 @@ def as_json(described: Mapping[str, Sequence[Figure]]) -> str:
 
 def as_table(variant: str, found: Sequence[Figure]) -> "Table":
     """Return the figures of one variant as a table for rich's console; what it says fits 80 columns."""
-    from rich.table import Table  # noqa: PLC0415  a build needs no tables
+    from rich.table import Table  # noqa: PLC0415 - a build needs no tables
 
     table = Table(title=direct_name(variant), title_justify="left")
     table.add_column("", no_wrap=True)

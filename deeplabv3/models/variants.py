@@ -66,11 +66,11 @@ def model_deeplabv3_resnet50(
     num_classes: int | None = 21,
     aux_loss: bool | None = None,
     pretrained_backbone: bool = False,
-    **resnet_options: Any,  # noqa: ANN401  whatever torchvision's ResNet takes
+    **resnet_options: Any,  # noqa: ANN401 - whatever torchvision's ResNet takes
 ) -> DeepLabV3:
     """Make a DeepLabV3 with a ResNet-50 backbone, in training mode as torchvision's functions do.
 
-    Its forward takes (N, 3, H, W) float32, normalised with ImageNet's mean and standard deviation, and returns a dict
+    Its forward takes (N, 3, H, W) float32, normalized with ImageNet's mean and standard deviation, and returns a dict
     of float32 logits (N, num_classes, H, W): `out`, and `aux` where there is an auxiliary head.
 
     Args:
@@ -108,7 +108,7 @@ def model_deeplabv3_resnet101(
     num_classes: int | None = 21,
     aux_loss: bool | None = None,
     pretrained_backbone: bool = False,
-    **resnet_options: Any,  # noqa: ANN401  whatever torchvision's ResNet takes
+    **resnet_options: Any,  # noqa: ANN401 - whatever torchvision's ResNet takes
 ) -> DeepLabV3:
     """Make a DeepLabV3 with a ResNet-101 backbone; all else is as in `model_deeplabv3_resnet50`."""
     return make_model(

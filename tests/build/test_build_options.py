@@ -48,7 +48,7 @@ def plans(*arguments: str) -> list[Plan]:
     return make_plans(parse_arguments([*arguments, "--model-repository", "models/mine"]))
 
 
-def parsed(path: Path) -> Any:  # noqa: ANN401  a protobuf message
+def parsed(path: Path) -> Any:  # noqa: ANN401 - a protobuf message
     return read_config(path)
 
 
@@ -466,7 +466,7 @@ def test_the_figures_are_those_that_are_published(capsys: pytest.CaptureFixture[
         assert values["parameters"] == parameters
         assert round(values["gflops"], 2) == gflops
         assert round(values["checkpoint_megabytes"]) == megabytes
-        # The file that is served folds the batch normalisation away.
+        # The file that is served folds the batch normalization away.
         assert megabytes - 2 < values["traced_megabytes"] < megabytes
         assert (values["miou"], values["pixel_accuracy"]) == (miou, accuracy)
         assert values["served_parameters"] < parameters

@@ -25,7 +25,7 @@ def configure(repository: Path, *options: str) -> dict[str, Any]:
     return {path.parent.name: parse_config(path.read_text()) for path in repository.glob("*/config.pbtxt")}
 
 
-def where(config: Any) -> list[tuple[int, int]]:  # noqa: ANN401  tritonclient is untyped
+def where(config: Any) -> list[tuple[int, int]]:  # noqa: ANN401 - tritonclient is untyped
     return [(group.kind, group.count) for group in config.instance_group]
 
 

@@ -78,16 +78,16 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [pictures.grey_png, pictures.palette_png, pictures.cmyk_jpeg, pictures.bmp, pictures.ppm, pictures.rgba_png]
+    "make", [pictures.gray_png, pictures.palette_png, pictures.cmyk_jpeg, pictures.bmp, pictures.ppm, pictures.rgba_png]
 )
-def test_every_colour_mode_becomes_rgb(make: Callable[[], bytes]) -> None:
+def test_every_color_mode_becomes_rgb(make: Callable[[], bytes]) -> None:
     data = make()
     with Image.open(io.BytesIO(data)) as image:
         expected = image.convert("RGB")
     shown = image_ops.decode(data, max_pixels=10**6)
     assert shown.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(shown), np.asarray(expected))
-    # The photograph is recognisable: a wrong inversion or palette would be far off.
+    # The photograph is recognizable: a wrong inversion or palette would be far off.
     assert np.abs(np.asarray(shown, np.float64) - np.asarray(pictures.cat(), np.float64)).mean() < 40
 
 
@@ -201,7 +201,7 @@ import image_ops, numpy as np, pictures
 settings = image_ops.Settings.from_parameters(eval(sys.argv[1]))
 image_ops.preprocess([pictures.small()], settings)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-pixels, size = image_ops.preprocess([pictures.grey_column(3_000_000)], settings)
+pixels, size = image_ops.preprocess([pictures.gray_column(3_000_000)], settings)
 assert size.tolist() == [[3_000_000, 1]] and pixels.shape == (1, 520, 520, 3), (size, pixels.shape)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

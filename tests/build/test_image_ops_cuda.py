@@ -61,7 +61,7 @@ def test_what_needs_no_resize_is_the_cpus() -> None:
 
 def test_what_a_gpu_cannot_shrink_is_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(image_ops_cuda, "resize")
-    data = pictures.grey_column(100_000)
+    data = pictures.gray_column(100_000)
     np.testing.assert_array_equal(preprocess(data)[0].numpy(), image_ops.preprocess([data], FIXED)[0])
 
 

@@ -83,7 +83,7 @@ def test_no_tensor_is_larger_than_a_tile(
 ) -> None:
     """Count on torch's `meta` device, where nothing is computed, what each operation would take."""
     largest = 0
-    blend = mask_ops_cuda._blend  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001  what allocates
+    blend = mask_ops_cuda._blend  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - what allocates
 
     def watched(values: torch.Tensor, dimension: int, axis: list[torch.Tensor]) -> torch.Tensor:
         nonlocal largest

@@ -66,7 +66,7 @@ def shapes(model: nn.Module) -> dict[str, torch.Size]:
 
 @pytest.mark.parametrize("aux_loss", [True, None])
 @pytest.mark.parametrize("variant", MODELS)
-def test_without_weights_a_seed_gives_torchvisions_own_model(variant: str, aux_loss: bool | None) -> None:  # noqa: FBT001  a parameter of the test
+def test_without_weights_a_seed_gives_torchvisions_own_model(variant: str, aux_loss: bool | None) -> None:  # noqa: FBT001 - a parameter of the test
     made = seeded(MODELS[variant], num_classes=4, aux_loss=aux_loss)
     expected = seeded(REFERENCES[variant], weights=None, weights_backbone=None, num_classes=4, aux_loss=aux_loss)
     assert same_state(made, expected)
@@ -173,7 +173,7 @@ def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publi
     asked: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002  its signature
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002 - its signature
             asked.append(self.path)
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))

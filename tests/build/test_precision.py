@@ -139,7 +139,7 @@ def test_a_mode_of_gpus_is_refused_for_a_cpu(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("tf32", [False, True])
-def test_how_cudnn_computes_is_part_of_the_file(eager: DeepLabV3, device: str, tf32: bool) -> None:  # noqa: FBT001  a parameter of the test
+def test_how_cudnn_computes_is_part_of_the_file(eager: DeepLabV3, device: str, tf32: bool) -> None:  # noqa: FBT001 - a parameter of the test
     precision = tracing.PRECISIONS["tf32" if tf32 else "fp32"]
     graph: Any = tracing.Tracer(eager, precision=precision, device=device).direct().graph
     # The last argument of aten::_convolution is allow_tf32.

@@ -586,7 +586,7 @@ def test_models_with_their_own_weights_pass(
     [("a", "b", "a", "core"), ("a", "a", "b", "segment"), ("a", None, "b", "segment"), (None, "a", "b", "segment")],
     ids=["file differs", "ensemble differs", "ensemble differs, file of others", "ensemble differs, no core label"],
 )
-def test_models_labelled_with_other_weights_are_refused(
+def test_models_labeled_with_other_weights_are_refused(
     repository: Path, label: str | None, built: str | None, ensemble: str, named: str
 ) -> None:
     write_core(repository, "core", label=label, built=built)
@@ -709,7 +709,7 @@ def test_a_core_model_that_is_not_built_is_refused(
     assert "model.pt is not a TorchScript file" in refusal(capsys, repository)
 
 
-def test_mislabelled_weights_are_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+def test_mislabeled_weights_are_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
     write_core(repository, "core", label="COCO", built="random")
     message = refusal(capsys, repository)
     assert "'COCO'" in message

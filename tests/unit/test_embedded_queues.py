@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 pb: Any = model_config_pb2
 
 
-def config(text: str) -> Any:  # noqa: ANN401  tritonclient is untyped
+def config(text: str) -> Any:  # noqa: ANN401 - tritonclient is untyped
     return text_format.Parse(text, pb.ModelConfig())
 
 

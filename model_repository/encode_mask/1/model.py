@@ -25,7 +25,7 @@ class TritonPythonModel:
             )
         try:
             encoded = [[palette_png.encode(mask)] for mask in masks]
-        except Exception as exc:  # noqa: BLE001  our fault, whatever it is
+        except Exception as exc:  # noqa: BLE001 - our fault, whatever it is
             pb_utils.Logger.log_error(traceback.format_exc())
             return _error(f"encode_mask failed: {exc!r}", pb_utils.TritonError.INTERNAL)
         return pb_utils.InferenceResponse([pb_utils.Tensor("MASK_PNG", np.array(encoded, np.object_))])

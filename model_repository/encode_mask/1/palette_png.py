@@ -1,4 +1,4 @@
-"""Palette PNGs in the colours of the Pascal VOC segmentation masks."""
+"""Palette PNGs in the colors of the Pascal VOC segmentation masks."""
 
 import io
 
@@ -11,7 +11,7 @@ _COMPRESS_LEVEL = 1
 
 
 def voc_palette() -> npt.NDArray[np.uint8]:
-    """Return the VOC colour map, (256, 3) uint8.
+    """Return the VOC color map, (256, 3) uint8.
 
     The bits of a class id are dealt out to red, green and blue in turn, lowest first, each filling its channel from
     the highest bit down. Source: VOClabelcolormap.m of the Pascal VOC development kit.

@@ -100,7 +100,7 @@ class _Axis:
 
 
 def _half_pixel_axis(source: int, target: int) -> _Axis:
-    """Return the sampling positions of a bilinear resize with half-pixel centres (align_corners false).
+    """Return the sampling positions of a bilinear resize with half-pixel centers (align_corners false).
 
     As PyTorch's `area_pixel_compute_source_index`: x = (i + 0.5) * source / target - 0.5, clamped at 0.
     """

@@ -70,7 +70,7 @@ def segment(logits: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt
 def _argmax(values: npt.NDArray[np.float32], class_ids: list[int], mask: npt.NDArray[np.uint8]) -> None:
     """Write the class of the largest of (C, rows, columns) values into the (rows, columns) mask.
 
-    Plane by plane with operations that numpy vectorises; its own argmax over the first axis does not. Class ids
+    Plane by plane with operations that numpy vectorizes; its own argmax over the first axis does not. Class ids
     rise, so the maximum of the ids whose plane beat all before it is the id of the last that did.
     """
     best = values[0]

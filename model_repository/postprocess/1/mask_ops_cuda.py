@@ -84,7 +84,7 @@ class Masker:
 def _axis(source: int, target: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return where each output position of one axis reads: floor index, ceiling index, weight of the ceiling.
 
-    As torch's bilinear interpolation with half-pixel centres (align_corners false).
+    As torch's bilinear interpolation with half-pixel centers (align_corners false).
     """
     scale = source / target
     position = (torch.arange(target, dtype=torch.float32, device=device) + 0.5).mul_(scale).sub_(0.5).clamp_(min=0)

@@ -30,7 +30,7 @@ class TritonPythonModel:
     def _gpu_masker(self, args: dict[str, str]) -> mask_ops_cuda.Masker | None:
         if args["model_instance_kind"] != "GPU":
             return None
-        import mask_ops_cuda  # noqa: PLC0415  an instance on a CPU does without torch and the memory that it takes
+        import mask_ops_cuda  # noqa: PLC0415 - an instance on a CPU does without torch and the memory that it takes
         import torch  # noqa: PLC0415
 
         device = torch.device("cuda", int(args["model_instance_device_id"]))
@@ -43,7 +43,7 @@ class TritonPythonModel:
         if self._masker is not None:
             try:
                 self._masker.wait()
-            except Exception as exc:  # noqa: BLE001  CUDA reports any request's failure here: logged, and INTERNAL for all
+            except Exception as exc:  # noqa: BLE001 - CUDA reports any request's failure here: logged, and INTERNAL for all
                 failed = _failed(exc)
                 results = [result if isinstance(result, pb_utils.TritonError) else failed for result in results]
         return [self._response(request, result) for request, result in zip(requests, results, strict=True)]
@@ -56,7 +56,7 @@ class TritonPythonModel:
             return self._read(request, "IMAGE_ID"), self._masks(request)
         except logit_tiles.InvalidLogitsError as exc:
             return pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG)
-        except Exception as exc:  # noqa: BLE001  our fault: logged with its traceback, and INTERNAL for this request
+        except Exception as exc:  # noqa: BLE001 - our fault: logged with its traceback, and INTERNAL for this request
             return _failed(exc)
 
     def _masks(self, request: pb_utils.InferenceRequest) -> mask_ops.Masks:
@@ -66,7 +66,7 @@ class TritonPythonModel:
             return mask_ops.postprocess(
                 logits.as_numpy(), sizes, class_count=len(self._class_names), max_pixels=self._max_pixels
             )
-        import torch  # noqa: PLC0415  see _gpu_masker
+        import torch  # noqa: PLC0415 - see _gpu_masker
 
         return self._masker.start(torch.from_dlpack(logits.to_dlpack()), sizes)
 
@@ -75,7 +75,7 @@ class TritonPythonModel:
         tensor = pb_utils.get_input_tensor_by_name(request, name)
         if self._masker is None:
             return tensor.as_numpy().copy()
-        import torch  # noqa: PLC0415  see _gpu_masker
+        import torch  # noqa: PLC0415 - see _gpu_masker
 
         # Wherever Triton has it. What is in a tensor is complete when its request comes: no stream to wait for.
         return torch.from_dlpack(tensor.to_dlpack()).cpu().numpy().copy()

@@ -40,7 +40,7 @@ _MAX_CODED = 2
 # All strips of a compressed TIFF page, to the bytes of the file: more lie on top of each other.
 _MAX_OVERLAP = 2
 
-# Pillow's modes of 16-bit greyscale; its own conversion to RGB clips them at 255.
+# Pillow's modes of 16-bit grayscale; its own conversion to RGB clips them at 255.
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _MAXIMUM, _SIXTEEN_BIT_MAXIMUM = 255, 65_535
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}

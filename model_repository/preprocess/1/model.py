@@ -32,7 +32,7 @@ class TritonPythonModel:
     def _gpu_preprocessor(self, args: dict[str, str]) -> image_ops_cuda.Preprocessor | None:
         if args["model_instance_kind"] != "GPU":
             return None
-        import image_ops_cuda  # noqa: PLC0415  of no use on a CPU
+        import image_ops_cuda  # noqa: PLC0415 - of no use on a CPU
 
         device = torch.device("cuda", int(args["model_instance_device_id"]))
         torch.cuda.set_device(device)
@@ -48,7 +48,7 @@ class TritonPythonModel:
             pixels, size = self._preprocess(encoded)
         except image_ops.InvalidImageError as exc:
             return _error(str(exc), pb_utils.TritonError.INVALID_ARG)
-        except Exception as exc:  # noqa: BLE001  our fault, whatever it is
+        except Exception as exc:  # noqa: BLE001 - our fault, whatever it is
             pb_utils.Logger.log_error(traceback.format_exc())
             return _error(f"preprocess failed: {exc!r}", pb_utils.TritonError.INTERNAL)
         image_id = np.array([[zlib.crc32(data)] for data in encoded], np.int64)
