@@ -1,4 +1,4 @@
-"""The options of build_models.py: what each means, and which go together."""
+"""The options of build_models.py, and the combinations that contradict each other."""
 
 import argparse
 from collections.abc import Iterable
@@ -21,23 +21,23 @@ from deeplabv3.building.steps import MODEL_REPOSITORY, STEP_DEVICES
 from deeplabv3.errors import InvalidOptionError
 from deeplabv3.models.names import PRETRAINED, UNTRAINED, VARIANTS
 
-# A larger number is a typing error: each batch size is warmed up before the server is ready.
-_MOST_BATCHED = 128
-_MOST_INSTANCES = 16
-_MOST_QUEUED = 2**32 - 1  # what Triton's field holds
+# A larger number is a typing error, because each batch size is warmed up before the server is ready.
+_MAX_BATCH_SIZE = 128
+_MAX_INSTANCES = 16
+_MAX_QUEUE_SIZE = 2**32 - 1  # the limit of Triton's field
 
-# Modes of cuDNN with operators that round float32 to TensorFloat-32.
-_ROUNDING = {mode for mode in tracing.CUDNN_MODES if mode.startswith("fused") or mode.endswith("-corners")}
-_OF_GPUS = {"cudnn", "preprocess_device", "postprocess_device", "max_batch_size", "instances", "max_queue_size"}
-# The source takes these, and the others only where they spell out the default build.
-_CHANGING_NOTHING = {"variant", "progress", "model_repository", "force", "configs_only", "describe", "json"}
-_AS_DEFAULT = {
+# The modes of cuDNN whose operators round float32 to TensorFloat-32.
+_TF32_MODES = {mode for mode in tracing.CUDNN_MODES if mode.startswith("fused") or mode.endswith("-corners")}
+_GPU_OPTIONS = {"cudnn", "preprocess_device", "postprocess_device", "max_batch_size", "instances", "max_queue_size"}
+# model_repository/ takes these options, and others only with the values of the default build.
+_SOURCE_OPTIONS = {"variant", "progress", "model_repository", "force", "configs_only", "describe", "json"}
+_DEFAULT_VALUES = {
     "precision": DEFAULT_PRECISIONS["cpu"],
     "num_classes": 21,
     "preprocess_device": "cpu",
     "postprocess_device": "cpu",
 }
-_OF_DESCRIBE = {"describe", "json", "variant"}
+_DESCRIBE_OPTIONS = {"describe", "json", "variant"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -153,19 +153,19 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--max-batch-size",
-        type=number(1, _MOST_BATCHED, kind=int),
+        type=number(1, _MAX_BATCH_SIZE, kind=int),
         metavar="N",
         help=f"with --device cuda: largest batch of a core model (default: {GPU_MAX_BATCH_SIZE})",
     )
     add(
         "--instances",
-        type=number(1, _MOST_INSTANCES, kind=int),
+        type=number(1, _MAX_INSTANCES, kind=int),
         metavar="N",
         help=f"with --device cuda: instances of a core model per GPU (default: {GPU_INSTANCES})",
     )
     add(
         "--max-queue-size",
-        type=number(1, _MOST_QUEUED, kind=int),
+        type=number(1, _MAX_QUEUE_SIZE, kind=int),
         metavar="N",
         help="with --device cuda: how many requests may wait for a core model before Triton rejects more; needs Triton "
         "26.08 or newer, see docs/building.md (default: no limit)",
@@ -243,34 +243,34 @@ def _boolean(text: str) -> bool:
 
 
 def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str | None:
-    """Return which options do not go together, and what to do about it; None where they do."""
+    """Return an error for options that contradict each other, with the remedy, or None."""
     given = {name: value for name, value in vars(options).items() if value != parser.get_default(name)}
     on_cpu = options.device == "cpu"
     int8 = options.precision == "int8"
-    of_int8 = [name for name in given if name in {"calibration", "min_agreement"}]
-    of_gpus = [name for name, value in given.items() if name in _OF_GPUS and value != _AS_DEFAULT.get(name)]
+    int8_options = [name for name in given if name in {"calibration", "min_agreement"}]
+    gpu_options = [name for name, value in given.items() if name in _GPU_OPTIONS and value != _DEFAULT_VALUES.get(name)]
     changing = [
-        name for name, value in given.items() if name not in _CHANGING_NOTHING and value != _AS_DEFAULT.get(name)
+        name for name, value in given.items() if name not in _SOURCE_OPTIONS and value != _DEFAULT_VALUES.get(name)
     ]
     faults = {
         "--no-background does not fit the published weights, whose class 0 is the background; leave it out, or give "
         "--weights with another model": options.no_background and options.weights == PRETRAINED,
         "--precision tf32 works only on GPUs; add --device cuda, or use fp32": on_cpu and options.precision == "tf32",
-        f"{_named(of_gpus)}: only for GPUs; add --device cuda": on_cpu and of_gpus,
+        f"{_named(gpu_options)}: only for GPUs; add --device cuda": on_cpu and gpu_options,
         "--precision int8 works only on CPUs; leave out --device cuda, or use fp16": not on_cpu and int8,
         "--precision int8 needs pictures for calibration; give their folder with --calibration": (
             int8 and options.calibration is None and not options.configs_only
         ),
-        f"{_named(of_int8)}: only for int8; add --precision int8": not int8 and of_int8,
+        f"{_named(int8_options)}: only for int8; add --precision int8": not int8 and int8_options,
         f"--cudnn {options.cudnn} does not work in {options.precision}; use --precision fp16 or tf32": (
-            options.cudnn in _ROUNDING and options.precision in {"fp32", "bf16"}
+            options.cudnn in _TF32_MODES and options.precision in {"fp32", "bf16"}
         ),
         "--aux-loss needs the model for direct callers, which serves `aux`; leave out --no-direct": (
             options.aux_loss and options.no_direct
         ),
         "--json works only with --describe; add --describe": options.json and not options.describe,
         "--describe describes the published models and takes only --variant and --json; leave out other options": (
-            options.describe and given.keys() - _OF_DESCRIBE
+            options.describe and given.keys() - _DESCRIBE_OPTIONS
         ),
         f"{_named(changing)}: not possible in model_repository/, whose files are source and must not change; add "
         "--model-repository with another folder, such as models/mine": changing and is_source(options.model_repository),

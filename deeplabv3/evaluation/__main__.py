@@ -42,10 +42,10 @@ See docs/accuracy.md.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was asked for; the names are those of the options.
+    """The options of the command line, by their names.
 
     Attributes:
-        data: the options of the data set alone.
+        data: the options that only the kind of data set has.
     """
 
     dataset: Literal["coco", "voc", "folders"]
@@ -68,12 +68,12 @@ class Options:
 
     @property
     def records(self) -> Path:
-        """The file that holds what an interrupted run has counted."""
+        """The file with the counts of an interrupted run."""
         return self.output / f"{self.name}.state.jsonl"
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
-    """Return the options of the command line; exit with code 2 where they do not fit."""
+    """Return the options of the command line; exit with code 2 if they contradict each other."""
     parser = Parser(
         prog="python -m deeplabv3.evaluation",
         description=_DESCRIPTION,
@@ -140,7 +140,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     if Path(name).name != name:
         parser.error(f"--name must be a name without folders, got {name!r}; give the folder with --output")
     for kind in ("eager", "direct", "ensemble"):
-        # The same predictor twice would be counted once.
+        # A repeated predictor is measured once.
         found[kind] = tuple(dict.fromkeys(found[kind]))
     common = {field.name for field in fields(Options)}
     data = {option: found.pop(option) for option in found.keys() - common}
@@ -212,24 +212,24 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def main(command: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 1 (failed), 128 + n (signal n; the same command goes on)."""
+    """Run the command line; return its exit code: 0, 1 (failed), 128 + n (signal n; the same command resumes)."""
     options = parse(command)
-    # The client says it of every untrained model that it meets; here the panel does.
+    # The client warns about every untrained model; here the panel does.
     logging.getLogger("deeplab_client").setLevel(logging.ERROR)
     try:
-        from deeplabv3.evaluation import report, run  # noqa: PLC0415 - loads torch, for which --help need not wait
+        from deeplabv3.evaluation import report, run  # noqa: PLC0415 - loads torch, which --help does not need
 
         content = run.run(options, console(stderr=True))
     except EvaluationError as exc:
         _say(str(exc))
         if not isinstance(exc, StateError):
-            _say_what_was_counted(options)
+            _say_where_counts_are(options)
         return EXIT_FAILED
     except Interrupted as exc:
         _say("interrupted")
-        _say_what_was_counted(options)
+        _say_where_counts_are(options)
         if exc.abandoned:
-            # Threads that wait for a server or a file cannot be ended, and Python would wait for them.
+            # Threads that wait for a server or a file cannot be stopped, and Python would wait for them.
             sys.stderr.flush()
             os._exit(128 + exc.number)
         return 128 + exc.number
@@ -244,7 +244,7 @@ def main(command: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _say_what_was_counted(options: Options) -> None:
+def _say_where_counts_are(options: Options) -> None:
     with contextlib.suppress(OSError):
         if options.records.read_bytes().count(b"\n") > 1:  # the first line has the settings
             _say(f"the images counted so far are in {options.records}; repeat the command to resume")

@@ -1,4 +1,4 @@
-"""A file of class names: what a build is given, and what postprocess serves."""
+"""The file of class names, which a build reads and postprocess serves."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from deeplabv3.errors import RepositoryError
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read one class name a line, that of id 0 first; blank lines at the end are none.
+    """Read one class name per line, id 0 first; blank lines at the end are ignored.
 
     Raises:
-        RepositoryError: a ValueError. The file cannot be read, or has no name, an empty, a repeated or an unprintable
-            one. The message does not name the file, because callers say where it was given.
+        RepositoryError: a ValueError. The file cannot be read, has no names, or has an empty, repeated or unprintable
+            name. The message does not name the file, because callers know how it was given.
     """
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]

@@ -316,7 +316,7 @@ def test_a_start_without_bash_is_refused(
 ) -> None:
     monkeypatch.setenv("PATH", str(repository))
     monkeypatch.setattr(os, "defpath", str(repository))
-    assert "there is no bash on PATH" in refusal(capsys, repository)
+    assert "bash, which starts the Python models, is not on PATH" in refusal(capsys, repository)
 
 
 def test_an_environment_under_any_path_serves(repository: Path, tmp_path: Path) -> None:
@@ -696,7 +696,7 @@ def test_unusable_repositories_are_refused(capsys: pytest.CaptureFixture[str], r
 def test_a_queue_with_a_bound_is_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
     bound = "dynamic_batching { default_queue_policy { max_queue_size: 9 } }"
     add_model(repository, "bounded", config=ECHO_CONFIG + bound)
-    assert "bounded: config.pbtxt bounds the queue" in refusal(capsys, repository)
+    assert "bounded: config.pbtxt limits the queue" in refusal(capsys, repository)
 
 
 @pytest.mark.parametrize("kind", ['platform: "pytorch_libtorch"', 'backend: "pytorch"'])
@@ -736,7 +736,7 @@ def test_unusable_ports_are_refused(capsys: pytest.CaptureFixture[str], reposito
         ("platform.system", "Darwin", "Linux x86_64 only, not on Darwin x86_64"),
         ("importlib.util.find_spec", None, "nvidia-pytriton is not installed"),
         ("importlib.metadata.version", "2.1.0", "numpy 2.1.0 corrupts tensors"),
-        ("sysconfig.get_python_version", "3.14", "no Python stub for Python 3.14; use one of: 3.10, 3.11"),
+        ("sysconfig.get_python_version", "3.14", "does not support Python 3.14; use one of: 3.10, 3.11"),
     ],
 )
 def test_unusable_environments_are_refused(

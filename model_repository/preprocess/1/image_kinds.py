@@ -1,4 +1,4 @@
-"""What bytes are when they are no picture that can be decoded, and what to send instead."""
+"""Recognize bytes that cannot be decoded as a picture, and say what to send instead."""
 
 import codecs
 import re
@@ -6,7 +6,7 @@ import re
 ACCEPTED = "JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF or HEIC"
 
 _EXAMINED = 4096  # bytes
-_QUOTED = 60  # characters of the found text that a message repeats
+_QUOTED = 60  # characters of a text that a message quotes
 
 _SEND = f"send a {ACCEPTED} picture"
 _CONVERT = f"convert it to {ACCEPTED}"
@@ -21,7 +21,7 @@ _BINARY = "open files with mode 'rb', and do not turn their bytes into text"
 _PFM = "a picture with floating-point samples (PFM)"
 _NETPBM = "a PBM, PGM or PPM picture that is broken or truncated"
 
-# Where it stands, the bytes, what they are, and what to do. The first that fits is taken.
+# Offset, bytes, the kind of file, and the remedy. The first match counts.
 _SIGNATURES = (
     (0, b"\xff\xd8", "a JPEG picture that is broken or truncated", _AGAIN),
     (0, b"\x89PNG\r\n\x1a\n", "a PNG picture that is broken or truncated", _AGAIN),
@@ -51,7 +51,7 @@ _SIGNATURES = (
     (0, b"MM\0*", "a TIFF picture that is broken or truncated", _AGAIN),
     (0, b"II+\0", "a BigTIFF picture that is broken or truncated", _AGAIN),
     (0, b"MM\0+", "a BigTIFF picture in big-endian order", _CONVERT),
-    # Pictures in formats that are not taken.
+    # Pictures in formats that are not accepted.
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture", _CONVERT),
     (0, b"\xff\x0a", "a JPEG XL picture", _CONVERT),
     (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture", _CONVERT),
@@ -114,7 +114,7 @@ _STILL_BRANDS = {
 }
 _MEDIA_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 _PATTERNS = (
-    # The start of frame of a JPEG, which follows what is left of its metadata: kind, bits a sample, channels.
+    # The start of frame of a JPEG, which follows the remaining metadata: kind, bits per sample, channels.
     (
         re.compile(rb"\xff\xd8.*?\xff[\xc3\xc7\xcb\xcf]\0[\x08-\x20][\2-\x10]", re.DOTALL),
         "a lossless JPEG picture",
@@ -150,7 +150,7 @@ _PATTERNS = (
 )
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 
-# What text is; the first that fits is taken.
+# Kinds of text; the first match counts.
 _HTML = re.compile(r"<!doctype html|<(?:html|head|body|title|script|style|div|meta)\b", re.IGNORECASE)
 _XML_PROLOG = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->|<!doctype(?! html)[^>]*>)*", re.IGNORECASE | re.DOTALL)
 _JSON = re.compile(r"\{\s*[\"}]|\[\s*[-\"{\[\]\dtfn]")
@@ -184,10 +184,10 @@ _PATH = re.compile(r"(?:[a-z]:|~|\.{1,2})?(?:[\\/][^\\/\n]+)+$|[^\n]+\.[a-z0-9]{
 
 
 def found(data: bytes) -> tuple[str, str]:
-    """Return what bytes are that cannot be decoded as a picture, and what to do.
+    """Return the kind of bytes that cannot be decoded as a picture, and the remedy.
 
-    The first completes "they are ...", the second is an instruction: "a PDF document", "render the page ...". Only
-    the beginning is examined, at most 4096 bytes.
+    The first completes "they are ...", the second is an instruction: "a PDF document", "render the page ...". Only the
+    first 4096 bytes are examined.
     """
     if not data:
         return "empty", "send the bytes of one encoded picture"
@@ -206,7 +206,7 @@ def _by_signature(head: bytes, length: int) -> tuple[str, str] | None:
     for offset, signature, what, remedy in _SIGNATURES:
         if head.startswith(signature, offset):
             return what, remedy
-    # As Triton's own encoding of strings has it.
+    # Triton's own encoding of strings.
     if int.from_bytes(head[:4], "little") == length - 4 and head[4:].startswith(_PICTURES):
         return (
             "a picture with its length in four bytes in front",
@@ -216,7 +216,7 @@ def _by_signature(head: bytes, length: int) -> tuple[str, str] | None:
 
 
 def _by_box(head: bytes) -> tuple[str, str] | None:
-    """Recognize ISO base media files: pictures and videos of the last twenty years."""
+    """Recognize ISO base media files, which are pictures or videos."""
     kind, brand = head[4:8], head[8:12]
     if kind not in _MEDIA_BOXES:
         return None
@@ -232,7 +232,7 @@ def _by_box(head: bytes) -> tuple[str, str] | None:
 
 
 def _text(head: bytes) -> str | None:
-    """Return the text that the beginning of a file is, without the blanks around it; None if it is none."""
+    """Return the start of a file as text, stripped; None if it is not text."""
     wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
     decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")()
     try:
@@ -249,7 +249,7 @@ def _by_text(text: str) -> tuple[str, str]:
         if pattern.match(text):
             return what, remedy
     if _URL.match(text):
-        # What stands before an @ or behind a question mark may be a password.
+        # The parts before an @ and after a question mark may contain a password.
         shown = re.sub(r"//[^/]*@", "//", text.partition("?")[0])
         return f"the URL {_quoted(shown)}", "download it and send its content"
     if _PATH.match(text):
