@@ -25,7 +25,7 @@ def configure(repository: Path, *options: str) -> dict[str, Any]:
     return {path.parent.name: parse_config(path.read_text()) for path in repository.glob("*/config.pbtxt")}
 
 
-def where(config: Any) -> list[tuple[int, int]]:  # noqa: ANN401  tritonclient is untyped
+def where(config: Any) -> list[tuple[int, int]]:  # noqa: ANN401 - tritonclient is untyped
     return [(group.kind, group.count) for group in config.instance_group]
 
 
@@ -176,7 +176,10 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
         (["--device", "cuda", "--max-queue-size", "0"], "must be an integer from 1 to 4294967295, got '0'"),
         (["--device", "cuda", "--max-queue-size", "4294967296"], "must be an integer from 1 to 4294967295, got"),
         (["--device", "cuda", "--max-queue-size", "many"], "must be an integer from 1 to 4294967295, got 'many'"),
-        (["--device", "cuda", "--cudnn", "fused", "--precision", "fp32"], "takes --precision fp16 or tf32"),
+        (
+            ["--device", "cuda", "--cudnn", "fused", "--precision", "fp32"],
+            "does not work in fp32; use --precision fp16 or tf32",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(

@@ -102,7 +102,7 @@ def test_a_checkpoint_is_served_under_its_own_class_names(
         assert result.top_class in {"Küken", "fence post"}
     assert set(results[pictures.small()].pixel_counts) == set(NAMES), "the test wants a picture with all of them"
 
-    # A class has one colour, whatever else is in the picture; and the background is not painted.
+    # A class has one color, whatever else is in the picture; and the background is not painted.
     for data, result in results.items():
         drawn = np.asarray(result.overlay(data, alpha=1.0))
         for index, name in enumerate(NAMES[1:], start=1):

@@ -1,4 +1,4 @@
-"""evaluate against a real Triton, with a core model that tells classes by colour: the right figures are known."""
+"""evaluate against a real Triton, with a core model that tells classes by color: the right figures are known."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 NAMES = ["direct deeplabv3_resnet50", "ensemble segment_resnet50"]
 
 
-class ByColour(torch.nn.Module):
-    """What is nearest to a pixel's colour gets the largest logit."""
+class ByColor(torch.nn.Module):
+    """What is nearest to a pixel's color gets the largest logit."""
 
     def __init__(self, classes: int = 21) -> None:
         super().__init__()
         self.mean, self.std = (torch.nn.Buffer(torch.tensor(values)) for values in (MEAN, STD))
-        colours = torch.from_numpy(voc.PALETTE[:classes].copy()) / 255
-        self.colours = torch.nn.Parameter((colours - self.mean) / self.std)
+        colors = torch.from_numpy(voc.PALETTE[:classes].copy()) / 255
+        self.colors = torch.nn.Parameter((colors - self.mean) / self.std)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        return -((pixels[:, None] - self.colours[None, :, :, None, None]) ** 2).sum(2)
+        return -((pixels[:, None] - self.colors[None, :, :, None, None]) ** 2).sum(2)
 
 
-class Direct(ByColour):
+class Direct(ByColor):
     """With the argument's name of the models for direct callers."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name on the wire
         return self.logits(input)
 
 
-class Core(ByColour):
+class Core(ByColor):
     """With those of the core models; the resolution of LOGITS is free."""
 
     def forward(self, PIXELS: torch.Tensor, IMAGE_ID: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803 - the names on the wire
@@ -73,7 +73,7 @@ class Core(ByColour):
         return self.logits(planes.permute(0, 3, 1, 2)), IMAGE_ID
 
 
-class Eager(ByColour):
+class Eager(ByColor):
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"out": self.logits(pixels)}
 
@@ -99,7 +99,7 @@ def write_repository(
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
-    repository = write_repository(tmp_path_factory.mktemp("toy") / "models", weights="by colour")
+    repository = write_repository(tmp_path_factory.mktemp("toy") / "models", weights="by color")
     with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
         yield process
 
@@ -126,7 +126,7 @@ def test_a_perfect_model_gets_everything_through_the_server(
         assert each.mean_iou == each.pixel_accuracy == 1.0
         assert each.pixels == len(coco_data.PERFECT) * 520 * 520 - 100 * 100
     content = json.loads((tmp_path / "out" / "coco.json").read_text())
-    assert {predictor["weights"] for predictor in content["predictors"]} == {"by colour"}
+    assert {predictor["weights"] for predictor in content["predictors"]} == {"by color"}
     assert {predictor["version"] for predictor in content["predictors"]} == {"1"}
     assert content["predictors"][-1]["resize"] == "fixed"
     assert content["versions"]["tritonserver"] == "2.51.0"
@@ -197,7 +197,7 @@ def test_voc_folders_are_measured_at_both_sizes(toy: TritonProcess, tmp_path: Pa
     assert core.pixels == 4 * 260 * 280
     assert ensemble.pixels == 260 * 280
     for found in (core, ensemble):
-        # Mixed colours at the border may be nearest to any class: the mean is that of a few false classes too.
+        # Mixed colors at the border may be nearest to any class: the mean is that of a few false classes too.
         assert found.class_iou[0] is not None
         assert found.class_iou[0] > 0.98
         assert found.class_iou[15] is not None
@@ -311,7 +311,7 @@ def test_a_run_goes_on_after_a_signal(
     assert done(output) == before
 
     assert main(arguments(toy, folder, output)) == 0
-    assert f"going on after {len(before)} of {len(scenes)} images" in capsys.readouterr().err
+    assert f"resuming after {len(before)} of {len(scenes)} images" in capsys.readouterr().err
     assert [path.name for path in output.iterdir() if "state" in path.name] == []
     assert matrices(output) == uninterrupted
 
@@ -323,7 +323,7 @@ def test_restart_discards_what_was_counted(
     output.mkdir()
     (output / "coco.state.jsonl").write_text("of another run")
     assert main(arguments(toy, folder, output)) == 1
-    assert "is not the state of an evaluation; pass --restart" in capsys.readouterr().err
+    assert "is not the state file of an evaluation; discard it with --restart" in capsys.readouterr().err
     assert main(arguments(toy, folder, output, "--restart")) == 0
     assert figures(output)[NAMES[0]].pixels == coco_data.HALF_PIXELS
 
@@ -452,7 +452,7 @@ def test_what_does_not_fit_the_served_classes_is_named(
     classes.write_text("ground\nhen\nfence post\n")
     for name, models in zip(NAMES, (MODELS[:2], MODELS[2:]), strict=True):
         printed = refused("--classes", str(classes), models=models)
-        assert f"{name}: its classes are not the 3 of --classes, so these annotations say nothing about it: " in printed
+        assert f"{name}: its classes are not the 3 of --classes (" in printed
         assert "1 is 'chicken' instead of 'hen'" in printed
     classes.write_text("ground\n\nhen\n")
     assert f"--classes {classes}: line 2 is empty" in refused("--classes", str(classes))
@@ -466,4 +466,4 @@ def test_what_does_not_fit_the_served_classes_is_named(
         "--ignore", "7", "--concurrency", "1", "--restart"
     )
     mask.unlink()
-    assert f"has the name of {tmp_path / 'pictures' / 'post.png'}; add the masks" in refused("--restart")
+    assert f"among the masks for {tmp_path / 'pictures' / 'post.png'}; add the masks" in refused("--restart")

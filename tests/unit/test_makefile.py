@@ -228,7 +228,7 @@ def test_another_python_makes_another_environment(checkout: Checkout) -> None:
             '#!/bin/sh\nif [ "$1" = -V ]; then echo Python 2.7.18 >&2; else echo SyntaxError >&2; exit 1; fi',
             "'Python 2.7.18'",
         ),
-        ("#!/bin/sh\necho this is Python 3.13, and Python 3.10 to 3.12 is needed", ": this is Python 3.13, and "),
+        ("#!/bin/sh\necho this is Python 3.13, but Python 3.10 to 3.12 is required", ": this is Python 3.13, but "),
     ],
     ids=["absent", "no Python", "2.7", "3.13"],
 )

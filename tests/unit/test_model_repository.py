@@ -21,7 +21,7 @@ REPOSITORY = ROOT / "model_repository"
 pb: Any = model_config_pb2
 
 
-def config(name: str) -> Any:  # noqa: ANN401  tritonclient is untyped
+def config(name: str) -> Any:  # noqa: ANN401 - tritonclient is untyped
     return text_format.Parse((REPOSITORY / name / "config.pbtxt").read_text(), pb.ModelConfig())
 
 
@@ -144,7 +144,7 @@ def test_both_steps_that_sample_logits_have_the_same_file() -> None:
     assert postprocess == confidence
 
 
-def test_the_client_has_the_servers_names_and_colours() -> None:
+def test_the_client_has_the_servers_names_and_colors() -> None:
     labels = (REPOSITORY / "postprocess" / "labels.txt").read_text().splitlines()
     assert list(voc.CLASS_NAMES) == labels
     np.testing.assert_array_equal(voc.PALETTE, palette_png.voc_palette())

@@ -86,7 +86,7 @@ def smooth(width: int = SIZE[0], height: int = SIZE[1]) -> Pixels:
 
 
 def to_rgb(samples: Samples, *, depth: int = 8) -> Pixels:
-    """Return grey, grey and alpha, RGB or RGBA samples as RGB: alpha is dropped, 16 bits keep the high byte."""
+    """Return gray, gray and alpha, RGB or RGBA samples as RGB: alpha is dropped, 16 bits keep the high byte."""
     samples = samples >> 8 if depth == 16 else samples * 255 // (2**depth - 1)
     colors = samples[..., :3] if samples.shape[2] >= 3 else np.repeat(samples[..., :1], 3, axis=2)
     return colors.astype(np.uint8)
