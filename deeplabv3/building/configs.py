@@ -8,9 +8,6 @@ from deeplabv3.building.plan import Plan
 from deeplabv3.building.settings import LARGEST_REQUEST
 from deeplabv3.repository.config import pb
 
-# A batch uses a GPU better than a single picture, so a wait for other requests pays off if it is shorter than the time
-# of a batch of one. A full batch does not wait.
-_GPU_QUEUE_DELAY_MICROSECONDS = 2_000
 # The executor profiles the first run of a shape and optimizes in the second.
 _GPU_WARM_UP_RUNS = 2
 
@@ -38,7 +35,7 @@ def core_config(plan: Plan, sides: tuple[int, int]) -> Message:
         return config
     config.max_batch_size = plan.max_batch_size
     _add_batching(config, plan, instances=plan.instances)
-    config.dynamic_batching.max_queue_delay_microseconds = _GPU_QUEUE_DELAY_MICROSECONDS
+    config.dynamic_batching.max_queue_delay_microseconds = round(plan.queue_delay * 1e6)
     # The largest first: the others use the memory that it allocates, and the executor compiles kernels for the first
     # two shapes. cuDNN plans every convolution again for each batch size. Sizes without a warm-up cost a few
     # milliseconds more once, whereas a warm-up of all sizes would slow down every start.

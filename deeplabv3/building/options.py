@@ -25,11 +25,20 @@ from deeplabv3.models.names import PRETRAINED, UNTRAINED, VARIANTS
 # A larger number is a typing error, because each batch size is warmed up before the server is ready.
 _MAX_BATCH_SIZE = 128
 _MAX_INSTANCES = 16
+_MAX_QUEUE_DELAY = 10.0  # seconds: a larger number was probably meant as microseconds
 _MAX_QUEUE_SIZE = 2**32 - 1  # the limit of Triton's field
 
 # The modes of cuDNN whose operators round float32 to TensorFloat-32.
 _TF32_MODES = {mode for mode in tracing.CUDNN_MODES if mode.startswith("fused") or mode.endswith("-corners")}
-_GPU_OPTIONS = {"cudnn", "preprocess_device", "postprocess_device", "max_batch_size", "instances", "max_queue_size"}
+_GPU_OPTIONS = {
+    "cudnn",
+    "preprocess_device",
+    "postprocess_device",
+    "max_batch_size",
+    "instances",
+    "queue_delay",
+    "max_queue_size",
+}
 # model_repository/ takes these options, and others only with the values of the default build.
 _SOURCE_OPTIONS = {"variant", "progress", "model_repository", "force", "configs_only", "describe", "json"}
 _DEFAULT_VALUES = {
@@ -166,9 +175,9 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--queue-delay",
-        type=number(0, _LONGEST_DELAY),
+        type=number(0, _MAX_QUEUE_DELAY),
         metavar="SECONDS",
-        help="with --device cuda: the longest that a request waits for others to share its batch in a core model "
+        help="with --device cuda: how long a core model waits for more requests to fill a batch "
         f"(default: {GPU_QUEUE_DELAY})",
     )
     add(

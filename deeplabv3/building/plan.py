@@ -29,9 +29,9 @@ copies in, computes and copies out one after the other, and waits for each.
 """
 
 GPU_QUEUE_DELAY = 0.002
-"""The longest that a request waits for others to share its batch on a GPU, in seconds, unless another is asked for.
+"""The default seconds that a core model on a GPU waits for more requests to fill a batch.
 
-It pays because a batch uses a GPU better than a picture alone. A full batch leaves at once.
+A batch uses a GPU better than a single picture, so a short wait pays off. A full batch does not wait.
 """
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,6 +66,7 @@ class Plan:
         min_agreement: the least share of the pixels of held-out pictures, 0 to 1, that must get the same class in int8
             as in float32.
         max_queue_size: how many requests may wait for a core model on a GPU; 0 is no limit.
+        queue_delay: seconds that a core model on a GPU waits for more requests to fill a batch.
     """
 
     variant: str

@@ -71,7 +71,7 @@ def parse_setting(text: str) -> tuple[str, str]:
     if step not in SETTINGS:
         raise InvalidOptionError(
             f"the model must be one of {', '.join(SETTINGS)}, got {step!r}; for a core model, use --instances, "
-            "--max-batch-size or --max-queue-size with --device cuda"
+            "--max-batch-size, --queue-delay or --max-queue-size with --device cuda"
         )
     if name in {"preprocess.mean", "preprocess.std"}:  # of versions whose preprocess normalized
         raise InvalidOptionError(

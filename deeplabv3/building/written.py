@@ -156,7 +156,7 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
         them = "it" if len(lost) == 1 else "them"
         keeping = f" with {as_options(options)}, which keeps the settings" if options else ""
         if any(path.parent.name in map(core_name, VARIANTS) for path in lost):
-            keeping += "; for a core model, use --instances, --max-batch-size or --max-queue-size with --device cuda"
+            keeping += "; for a core model, use --instances, --max-batch-size, --queue-delay or --max-queue-size with --device cuda"
         if older:
             keeping += f"; the core models normalize now, with {_normalizing(older)}"
         raise BuildError(
