@@ -81,7 +81,7 @@ def test_a_picture_gives_its_classes_and_controls_send_nothing(page: Page, serve
     before = requests(server)
     drop(page, picture)
     expect_classes(page, result)
-    expect(page.get_by_text("64 pixels")).to_contain_text(f"96 x 64 pixels, most of it {result.top_class}")
+    expect(page.get_by_text("64 pixels")).to_contain_text(f"96 x 64 pixels, mostly {result.top_class}")
     for name in result.fractions:
         if name != result.class_names[0]:
             expect(page.get_by_role("button", name=name, exact=True)).to_be_visible()  # the legend

@@ -213,7 +213,7 @@ def test_a_refused_picture_is_an_invalid_image(client: Driver, data: bytes, mess
 
 def test_a_picture_above_the_servers_limit_is_not_sent(client: Driver) -> None:
     with pytest.raises(
-        deeplab_client.InvalidImageError, match="and 'segment_resnet50' takes at most 50000000: use segment_tiles"
+        deeplab_client.InvalidImageError, match="but 'segment_resnet50' takes at most 50000000: use segment_tiles"
     ):
         client.segment(np.zeros((7072, 7072), np.uint8))
 

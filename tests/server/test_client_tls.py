@@ -139,7 +139,7 @@ def test_a_server_under_another_name_is_not_trusted(place: Place, files: Certifi
     with Proxy(address, host="127.0.0.2") as other:
         error = refusal(kind, f"{scheme}://{other.address}", tls)
     assert type(error) is TLSError
-    assert "certificate is for other names" in error.message
+    assert "certificate is for another host name" in error.message
     assert "ca_file" not in error.message
 
 

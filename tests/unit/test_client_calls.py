@@ -323,28 +323,28 @@ def test_accepted_urls(url: str, address: str) -> None:
     [
         ("ftp://host", "scheme 'ftp'"),
         ("dns://8.8.8.8/host:8001", "scheme 'dns'"),
-        ("http://host:8000/v2", "leave it out"),
-        ("http://host/v2/models/m/infer", "leave it out"),
-        ("host/models", "gRPC has no place for a path"),
-        ("grpcs://host/seg", "gRPC has no place for a path"),
+        ("http://host:8000/v2", "leave out /v2"),
+        ("http://host/v2/models/m/infer", "leave out /v2"),
+        ("host/models", "gRPC takes no path"),
+        ("grpcs://host/seg", "gRPC takes no path"),
         ("http://host/a/../b", r"no \. or \.\."),
         ("http://host/a//b", "single slashes"),
         ("http://host/a%2Fb", "single slashes"),
-        ("http://host/seg?x=1", "host, a port and a path only"),
+        ("http://host/seg?x=1", "only have a host, a port and a path"),
         ("unix://host/run/x", "three slashes"),
         ("http+unix:///", "three slashes"),
-        ("unix:run/x", "no server URL"),
-        ("", "no host"),
-        ("http://:8000", "no host"),
-        ("host:port", "no server URL"),
-        ("host:70000", "no server URL"),
-        ("host:0", "0 is no port"),
-        ("http://a..b", "no host has such a name"),
-        (f"grpc://{'a' * 64}.example", "no host has such a name"),
-        ("grpc://" + "ab." * 85, "no host has such a name"),
-        ("::1", "no server URL"),
-        ("my host:8001", "blanks"),
-        ("host:8001\n", "blanks"),
+        ("unix:run/x", "invalid server URL"),
+        ("", "the host is missing"),
+        ("http://:8000", "the host is missing"),
+        ("host:port", "invalid server URL"),
+        ("host:70000", "invalid server URL"),
+        ("host:0", "from 1 to 65535"),
+        ("http://a..b", "the host name is not valid"),
+        (f"grpc://{'a' * 64}.example", "the host name is not valid"),
+        ("grpc://" + "ab." * 85, "the host name is not valid"),
+        ("::1", "invalid server URL"),
+        ("my host:8001", "spaces"),
+        ("host:8001\n", "spaces"),
     ],
 )
 def test_other_urls_are_refused_with_the_accepted_forms(url: str, words: str) -> None:
@@ -358,7 +358,7 @@ def test_other_urls_are_refused_with_the_accepted_forms(url: str, words: str) ->
 
 @pytest.mark.parametrize("form", ["grpc://{}@host", "http://{}@host:1", "{}@host", "dns:///{}@host", "grpc://{}@ho st"])
 def test_a_password_in_a_url_is_refused_untold(form: str) -> None:
-    with pytest.raises(ValueError, match="host, a port and a path only") as caught:
+    with pytest.raises(ValueError, match="only have a host, a port and a path") as caught:
         SegmentationClient(form.format(f"user:{PASSWORD}"))
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
     assert "***@ho" in str(caught.value)

@@ -146,15 +146,16 @@ def test_untrained_weights_are_told_once(
     ("arguments", "words"),
     [
         (["segment"], "IMAGE"),
-        (["segment", ""], "empty argument"),
+        (["segment", ""], "must not be empty"),
         (["segment", "nothing/*.png"], "matches no file"),
-        (["segment", "empty"], "holds no pictures.*--recursive"),
+        (["segment", "empty"], "contains no pictures.*--recursive"),
         (["segment", "a.png", "--format", "ids"], "--output"),
-        (["segment", "a.png", "--format", "gif", "-o", "out"], "gif"),
+        (["segment", "a.png", "--format", "gif", "-o", "out"], "ids, json or coco, got 'gif'$"),
+        (["segment", "a.png", "-f", "ids,json", "-o", "out"], "--format.*got 'ids,json': repeat the option"),
         (["segment", "a.png", "--alpha", "2"], "alpha"),
         (["segment", "a.png", "--concurrency", "0"], "concurrency"),
-        (["segment", "a.png", "-o", "a.png"], r"--output.*\n?.*a\.png is a file.*a folder is wanted"),
-        (["segment", "a.png", "-o", "a.png/deep"], r"a\.png/deep is a file, or lies below one"),
+        (["segment", "a.png", "-o", "a.png"], r"--output.*\n?.*must be a folder, but a\.png is a file"),
+        (["segment", "a.png", "-o", "a.png/deep"], r"a\.png/deep is a file or lies below one"),
         (["segment", "a.png", "--alpha", "1"], "--alpha.*--output"),
         (["segment", "a.png", "--legend"], "--legend.*--output"),
         (
@@ -280,7 +281,7 @@ def test_ping_knows_the_model_of_a_server_that_does_not_say_whether_it_is_ready(
     assert told["ready"] is None
     assert "has the model" in told["reason"]
     assert run("ping") == 0
-    assert capsys.readouterr().out.startswith("ready: unknown (the server has the model, but does not let you ask")
+    assert capsys.readouterr().out.startswith("readiness unknown (the server has the model, but denies access")
     assert run("ping", "--model", "x") == 4
 
 
@@ -294,20 +295,20 @@ def test_a_server_that_closes_its_models_is_ready_without_weights_and_a_remedy_i
     assert (told["ready"], told["reason"], told["weights"]) == (True, None, None)
     assert run("classes") == 4
     told = capsys.readouterr()
-    assert "does not let you ask for its models: segment a picture with --format coco" in told.err
+    assert "denies access to its list of models: segment a picture with --format coco" in told.err
     reach(Guarded(closed, "is_ready"), monkeypatch)
     assert run("ping") == 4
-    assert "segment a picture to see whether that is allowed" in capsys.readouterr().err
+    assert "segment a picture to check whether inference is allowed" in capsys.readouterr().err
 
 
 def test_ping_says_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     transport = reach(FakeTransport(models=["segment_resnet50"], ready=False), monkeypatch)
     assert run("ping") == 3
-    assert f"{URL} does not call itself and model 'segment_resnet50' ready" in capsys.readouterr().err
+    assert f"{URL} or its model 'segment_resnet50' is not ready" in capsys.readouterr().err
     assert run("ping", "--json") == 3
     told = json.loads(capsys.readouterr().out)
     assert told["ready"] is False
-    assert "does not call itself" in told["reason"]
+    assert "is not ready" in told["reason"]
     transport.ready = True
     assert run("ping", "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -328,7 +329,7 @@ def test_a_model_that_is_not_served_names_those_that_are(
     fake = reach(FakeTransport(models=["mine", "yours"]), monkeypatch)
     picture("a.png")
     assert run(*command.split(), "--model", "x") == 4
-    assert re.search(r"model 'x'.*; it has mine, yours$", capsys.readouterr().err, re.MULTILINE)
+    assert re.search(r"model 'x'.*; its segmentation models are mine, yours$", capsys.readouterr().err, re.MULTILINE)
     assert not fake.requests
 
 
@@ -347,7 +348,7 @@ def test_the_models_of_a_server_are_listed(monkeypatch: pytest.MonkeyPatch, caps
     assert (told["name"], told["class_names"], told["background"]) == ("mine", ["none", "road"], True)
     reach(FakeTransport(models=[]), monkeypatch)
     assert run("models") == 0
-    assert "no model that segments pictures" in capsys.readouterr().err
+    assert "no segmentation model" in capsys.readouterr().err
 
 
 def test_classes_without_a_background_have_the_colors_of_an_overlay(
@@ -435,7 +436,7 @@ def test_an_output_that_takes_nothing_is_told_and_the_pictures_are_done(redirect
     for arguments in (["segment", ".", "-o", "out"], ["ping"]):
         done = subprocess.run([*shell, *arguments, "--url", URL], capture_output=True, text=True, check=False)
         assert done.returncode == 1
-        assert done.stderr.count(f"deeplab: cannot write to the standard output: {words}\n") == 1
+        assert done.stderr.count(f"deeplab: cannot write to standard output: {words}\n") == 1
         assert "Traceback" not in done.stderr
         assert "Exception" not in done.stderr
     assert files("out") == {f"{i}.png.overlay.png" for i in range(3)}
@@ -464,7 +465,7 @@ def test_without_its_extra_the_command_line_says_what_to_install(module: str) ->
     code = f"import sys; sys.modules[{module!r}] = None; from deeplab_client.__main__ import main; main()"
     done = python(code)
     assert done.returncode == 2
-    hint = f"pip install './client[cli]' in a checkout of the project, or {module} itself"
+    hint = f"pip install './client[cli]' in a checkout of the project, or pip install {module}"
     assert done.stderr == f"deeplab: the command line needs {module}: {hint}\n"
 
 
@@ -474,7 +475,7 @@ def test_the_help_names_every_variable_and_no_python(capsys: pytest.CaptureFixtu
     told = " ".join(capsys.readouterr().out.split())
     for name in ("URL", "MODEL", "TIMEOUT", "TOKEN", "CA_FILE", "CERTIFICATE_FILE", "KEY_FILE", "RETRIES"):
         assert f"DEEPLAB_{name}" in told
-    for word in ("DEEPLAB_COMPRESSION", "DEEPLAB_MASK_FORMAT", "Exit code: 0"):
+    for word in ("DEEPLAB_COMPRESSION", "DEEPLAB_MASK_FORMAT", "Exit codes: 0"):
         assert word in told
     for word in ("range>", "(overlay)"):
         assert word not in told
@@ -507,7 +508,7 @@ def test_a_terminal_gets_the_reasons_below_the_table(
 
     table, below = shown("empty.jpg", "good.png", code=1)
     assert "output" not in table
-    assert "\nempty.jpg: 'empty.jpg' is empty: it has no bytes\n1 of 2 pictures segmented" in below
+    assert "\nempty.jpg: 'empty.jpg' is empty\n1 of 2 pictures segmented" in below
     assert "output" not in shown("x.png", "-o", "out")[0]
     table, _ = shown("deep", "-o", "out")
     assert "out/deep/x.png.overlay.png" in table, "a name that does not follow from the picture's is shown"

@@ -416,7 +416,7 @@ def test_outputs_are_made_again_when_forced(fake: FakeTransport, capsys: pytest.
     assert run("segment", "a.png", "-o", "out") == 0
     assert run("segment", "a.png", "b.png", "-o", "out") == 0
     told = capsys.readouterr().err
-    assert "deeplab: a.png: skipped: done before, in out/a.png.overlay.png\n" in told
+    assert "deeplab: a.png: skipped, because it was done before: out/a.png.overlay.png\n" in told
     assert "1 of 2 pictures segmented" in told
     assert "1 skipped" in told
     assert run("segment", "a.png", "b.png", "-o", "out", "--force") == 0

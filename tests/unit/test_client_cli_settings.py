@@ -70,7 +70,7 @@ def test_a_model_without_a_background_says_why_no_pixel_can_become_it(
         picture(f"{i}.png")
     assert run("segment", ".", "-o", "out", "--confidence", "0.5") == 4
     told = capsys.readouterr().err
-    assert "no background that uncertain pixels could become, because its class 0 is 'road'; --confidence 0 " in told
+    assert "needs a model with a background, but class 0 of segment_resnet50 is 'road': use --confidence 0" in told
     assert files("out") == set()
     assert len(fake.requests) < 30, "every other picture would meet the same"
     assert run("segment", ".", "--confidence", "0") == 0

@@ -65,10 +65,10 @@ def test_what_is_left_out_of_a_folder_is_counted_and_named(capsys: pytest.Captur
     told = capsys.readouterr()
     assert [json.loads(line)["path"] for line in told.out.splitlines()] == ["in/a.png", "in/deep/b.png"]
     (line,) = told.err.splitlines()
-    assert "linked folders, searched only if named: 2 (in/linked, in/deep/loop)" in line
+    assert "linked folders, only searched if named: 2 (in/linked, in/deep/loop)" in line
     assert "files of other types: 4 (.txt, README, .mp4)" in line
-    assert "hidden: 2 (in/.d, in/.c.png)" in line
-    assert "named like outputs: 1 (in/x.colors.png)" in line
+    assert "hidden files and folders: 2 (in/.d, in/.c.png)" in line
+    assert "files named like outputs: 1 (in/x.colors.png)" in line
     assert ".DS_Store" not in line
     assert run("segment", "in", "in/linked", "in/.c.png") == 0
     told = capsys.readouterr()
@@ -98,9 +98,9 @@ def test_what_a_pattern_matches_is_told_too(capsys: pytest.CaptureFixture[str]) 
     told = capsys.readouterr()
     assert [line.split("\t")[0] for line in told.out.splitlines()] == ["in/a.png"]
     assert re.search(r"deeplab: in/gone\.png: .*No such file", told.err)
-    assert "linked folders, searched only if named: 1 (in/linked)" in told.err
+    assert "linked folders, only searched if named: 1 (in/linked)" in told.err
     assert "folders that match a pattern: 1 (in/deep)" in told.err
-    assert "named like outputs: 1 (in/a.png.overlay.png)" in told.err
+    assert "files named like outputs: 1 (in/a.png.overlay.png)" in told.err
 
 
 @pytest.mark.usefixtures("fake", "folder")
@@ -137,8 +137,8 @@ def test_a_folder_that_cannot_be_read_is_told(
         assert run("segment", "in/closed") == 2
         told_alone = capsys.readouterr()
     assert [line.split("\t")[0] for line in told.out.splitlines()] == ["in/a.png"]
-    assert "deeplab: in/closed: the folder cannot be read: Permission denied\n" in told.err
-    assert "the folder in/closed cannot be read: Permission denied" in told_alone.err
+    assert "deeplab: cannot read the folder in/closed: Permission denied\n" in told.err
+    assert "cannot read the folder in/closed: Permission denied" in told_alone.err
 
 
 @pytest.mark.usefixtures("fake", "folder")
@@ -147,7 +147,7 @@ def test_a_folder_without_pictures_says_what_it_holds(capsys: pytest.CaptureFixt
     Path("in").mkdir()
     Path("in/linked").symlink_to("../elsewhere")
     assert run("segment", "in") == 2
-    assert re.search(r"in holds no pictures .*linked folders.*\(in/linked\)", capsys.readouterr().err)
+    assert re.search(r"in contains no pictures .*linked folders.*\(in/linked\)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_a_url_is_no_file(fake: FakeTransport, capsys: pytest.CaptureFixture[str
     picture("a.png")
     assert run("segment", "a.png", "-o", "out") == 0
     assert run("segment", url, "-o", "out") == 2
-    assert re.search(rf"{re.escape(url)} is a URL.*{words}", capsys.readouterr().err)
+    assert re.search(rf"got the URL {re.escape(url)}.*{words}", capsys.readouterr().err)
     assert run("segment", "a.png", "-o", "s3://bucket/out") == 2
-    assert "s3://bucket/out is a URL" in capsys.readouterr().err
+    assert "must be a folder, got the URL s3://bucket/out" in capsys.readouterr().err
     assert not Path("s3:").exists()
     assert len(fake.requests) == 1
 
@@ -205,4 +205,4 @@ def test_a_pattern_enters_no_linked_folder(pattern: str, capsys: pytest.CaptureF
     assert run("segment", pattern) == 0
     told = capsys.readouterr()
     assert [line.split("\t")[0] for line in told.out.splitlines()] == ["t/a/x.png"]
-    assert "linked folders, searched only if named: 2 (t/a/again, t/a/up)" in told.err
+    assert "linked folders, only searched if named: 2 (t/a/again, t/a/up)" in told.err

@@ -52,7 +52,7 @@ def test_fakes_are_certain_unless_told_otherwise() -> None:
     assert result.confidence is not None
     assert (result.confidence == 128).all()
     wrong = FakeTransport(MASK, confidence=CONFIDENCE.T.copy())
-    with pytest.raises(ValueError, match=r"\(2, 4\); found uint8 \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"\(2, 4\), got uint8 \(4, 2\)"):
         SegmentationClient("fake", transport=wrong).segment(IMAGE, confidence=True)
 
 
@@ -112,7 +112,7 @@ def test_a_threshold_needs_a_range_a_confidence_and_a_background() -> None:
             result.at_least(wrong)
     with pytest.raises(ValueError, match=r"segment\(\.\.\., confidence=True\)"):
         segmentation(MASK).at_least(0.8)
-    with pytest.raises(ValueError, match=r"no background .* class 0 is '__background__'"):
+    with pytest.raises(ValueError, match=r"with a background, but class 0 of .* is '__background__'"):
         segmentation(MASK, confidence=CONFIDENCE, background=False).at_least(0.8)
 
 

@@ -176,13 +176,15 @@ def test_what_is_for_the_other_client_is_refused() -> None:
 
     wrong: Any
     for name, wrong in (("on_retry", hook), ("on_request", hook), ("on_response", hook), ("token", token)):
-        with pytest.raises(TypeError, match=f"{name} is a coroutine function, which AsyncSegmentationClient"):
+        with pytest.raises(
+            TypeError, match=f"{name} must be a plain function, got a coroutine function, which AsyncSegmentationClient"
+        ):
             SegmentationClient("host", **{name: wrong})
     wrong = AsyncFakeTransport()
-    with pytest.raises(TypeError, match="plain methods, as FakeTransport has; found AsyncFakeTransport"):
+    with pytest.raises(TypeError, match="plain methods, such as FakeTransport, got AsyncFakeTransport"):
         SegmentationClient("host", transport=wrong)
     wrong = FakeTransport()
-    with pytest.raises(TypeError, match="coroutine methods, as AsyncFakeTransport has; found FakeTransport"):
+    with pytest.raises(TypeError, match="coroutine methods, such as AsyncFakeTransport, got FakeTransport"):
         AsyncSegmentationClient("host", transport=wrong)
 
 

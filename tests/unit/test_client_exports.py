@@ -98,7 +98,7 @@ def test_each_connected_area_is_an_object() -> None:
 def test_ids_without_a_name_are_not_exported() -> None:
     result = cats(ring())
     result.mask[0, 0] = 21
-    words = "class id 21; this model has 21 classes, 0 to 20"
+    words = "class id 21, but the model has 21 classes, 0 to 20"
     with pytest.raises(UnknownClassError, match=words):
         result.to_coco(image_id=1)
     with pytest.raises(UnknownClassError, match=words):

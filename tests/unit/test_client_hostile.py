@@ -171,7 +171,7 @@ def test_a_mask_of_another_size_is_refused(server: Server, kind: Kind, mask_form
         (sent,) = (request["image"] for request in server.script.requests)
         names = server.script.requests[0]["outputs"]
         server.script.fixed = [*server.script.tensors("", turned, names)[:-1], image_id(sent)]
-        with pytest.raises(MismatchedReplyError, match="its mask is 2 x 3 pixels, and the image is 3 x 2"):
+        with pytest.raises(MismatchedReplyError, match="its mask has 2 x 3 pixels, but the image has 3 x 2"):
             client.segment(image)
 
 

@@ -140,8 +140,8 @@ def test_a_call_that_cannot_open_a_socket_says_so_and_the_next_one_works(
 ) -> None:
     """Among others with gRPC, which ends the process where it cannot open what it needs at its start."""
     said = run(CALLS, url(server), *calls).splitlines()
-    limit = "this process has as many files and sockets open as it may, 64"
-    assert set(said) == {f"{limit}: raise the limit (`ulimit -n`), or make fewer calls at a time"}
+    limit = "this process has reached its limit of open files and sockets, 64"
+    assert set(said) == {f"{limit}: raise it (`ulimit -n`), or make fewer calls at a time"}
     assert len(said) == (2 if isinstance(server, GrpcServer) else 1)  # two are enough for HTTP
 
 

@@ -330,7 +330,7 @@ def test_a_client_that_is_closed_ends_the_stream() -> None:
 )
 def test_one_image_is_not_taken_for_many(image: Any) -> None:  # noqa: ANN401
     for client in (SegmentationClient("host"), AsyncSegmentationClient("host")):
-        with pytest.raises(TypeError, match=rf"iterable of images; found .*{type(image).__name__}") as caught:
+        with pytest.raises(TypeError, match=rf"iterable of images, got .*{type(image).__name__}") as caught:
             client.segment_many(image)
         assert type(image) in {int, type(None)} or "wrap it in a list" in str(caught.value)
 

@@ -34,7 +34,7 @@ WIDTH, HEIGHT = 4000, 3001
 LARGE = np.zeros((HEIGHT, WIDTH), np.uint8)
 LIMIT = 12_000_000
 REFUSAL = (
-    r"^the image is 4000 x 3001 = 12004000 pixels, and 'segment_resnet50' takes at most 12000000: use segment_tiles"
+    r"^the image has 4000 x 3001 = 12004000 pixels, but 'segment_resnet50' takes at most 12000000: use segment_tiles"
 )
 
 
@@ -105,7 +105,7 @@ def test_a_picture_at_the_limit_is_sent(client: Driver, server: Server) -> None:
 def test_one_huge_picture_is_measured_without_its_pixels(client: Driver, server: Server) -> None:
     """Neither Pillow's own limit nor the memory that it would take counts."""
     header = b"P6 100000 100000 255\n"
-    with pytest.raises(InvalidImageError, match=r"^the image is 100000 x 100000 = 10000000000 pixels"):
+    with pytest.raises(InvalidImageError, match=r"^the image has 100000 x 100000 = 10000000000 pixels"):
         client.segment(header.ljust(1_000_001, b"\0"))
     assert not server.requests
 

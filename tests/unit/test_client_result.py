@@ -149,7 +149,7 @@ def test_an_unknown_class_names_the_known_ones() -> None:
         with pytest.raises(UnknownClassError, match=r"'kat'.*cat") as caught:
             look_up("kat")
         assert isinstance(caught.value, KeyError)
-        assert str(caught.value).startswith("no class"), "KeyError's quotes are gone"
+        assert str(caught.value).startswith("unknown class"), "KeyError's quotes are gone"
 
 
 def test_a_name_used_for_two_ids_means_both() -> None:

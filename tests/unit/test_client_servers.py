@@ -204,7 +204,7 @@ def test_a_server_of_another_protocol(server: Server, kind: Kind) -> None:
     other = "http" if server.scheme == "grpc" else "grpc"
     with connected(kind, f"{other}://127.0.0.1:{server.port}", timeout=10, retries=0) as client, no_answer() as caught:
         client.segment(b"\x05")
-    assert re.search("gRPC port.*grpcs://" if other == "grpc" else "for gRPC say grpc://", str(caught.value))
+    assert re.search("gRPC port.*grpcs://" if other == "grpc" else "use grpc:// for gRPC", str(caught.value))
 
 
 def expect_deadline(kind: Kind, address: str, timeout: float) -> None:

@@ -195,7 +195,7 @@ def test_a_file_object_is_read_by_one_call_and_the_others_say_so(way: str, open_
         assert calls.sent == [data]
         errors = [str(result) for result in results if isinstance(result, InvalidImageError)]
         assert len(errors) == len(results) - 1
-        assert all("was read to its end before: rewind it with seek(0)" in error for error in errors)
+        assert all("was already read to its end: rewind it with seek(0)" in error for error in errors)
 
 
 def test_a_memory_mapped_array_may_be_in_several_calls(tmp_path: Path) -> None:

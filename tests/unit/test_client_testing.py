@@ -55,7 +55,7 @@ def test_a_mask_is_the_answer_to_every_image() -> None:
 def test_without_arguments_all_is_background_and_a_broken_image_is_refused() -> None:
     fake = client(FakeTransport())
     assert fake.segment(IMAGE).pixel_counts == {"__background__": 8}
-    with pytest.raises(InvalidImageError, match=r"it is no JPEG, PNG, .* or HEIC$"):
+    with pytest.raises(InvalidImageError, match=r"it is not in JPEG, PNG, .* or HEIC format$"):
         fake.segment(b"no image")
 
 
@@ -93,7 +93,7 @@ def test_a_reply_to_another_request_is_an_answer_like_any_error() -> None:
     at_once = RetryPolicy(first_delay=0)
     assert (client(fake, retries=at_once, on_retry=seen.append).segment(IMAGE).mask == MASK).all()
     assert [type(attempt.error) for attempt in seen] == [MismatchedReplyError] * 2
-    with pytest.raises(MismatchedReplyError, match="its mask is 2 x 4 pixels, and the image is 4 x 2"):
+    with pytest.raises(MismatchedReplyError, match="its mask has 2 x 4 pixels, but the image has 4 x 2"):
         client(FakeTransport(MASK.T.copy()), retries=0).segment(IMAGE)
 
 

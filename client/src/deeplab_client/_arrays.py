@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ACCEPTED = (
     "accepted are a path, the bytes of an encoded image, a binary file object, a PIL image, or an array or tensor in "
-    "the CPU's memory of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), either uint8 or float from 0 to 1"
+    "CPU memory of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), either uint8 or float from 0 to 1"
 )
 
 # Bytes: protobuf ends a message before 2 GiB, and the lengths in Triton's tensors have 32 bits. The rest of the request
@@ -66,11 +66,16 @@ def pixels(image: object) -> NDArray[np.uint8]:
         InvalidImageError: `image` is no array, or one of another dtype, shape or range.
     """
     array, kind = _array(image)
-    found = f"found a {array.dtype} {kind} of shape {array.shape}"
+    found = f"the {kind} of dtype {array.dtype} and shape {array.shape}"
     flat = _without_alpha(array, found)
     if flat.dtype != np.uint8 and flat.dtype.kind != "f":
-        raise InvalidImageError(f"{found}: {_remedy(flat.dtype)}; {ACCEPTED}")
+        raise refused(found, _remedy(flat.dtype))
     return flat if flat.dtype == np.uint8 else _from_floats(flat, found)
+
+
+def refused(found: str, remedy: str = "") -> InvalidImageError:
+    """Return the error for something that is not an image, with what to do about it where that is known."""
+    return InvalidImageError(f"cannot use {found} as an image{remedy and f': {remedy}'}; {ACCEPTED}")
 
 
 def check_size(size: int, name: str) -> None:
@@ -81,7 +86,7 @@ def check_size(size: int, name: str) -> None:
     """
     if size > _LONGEST_IMAGE:
         raise InvalidImageError(
-            f"{name} has {size} bytes, and a request holds {_LONGEST_IMAGE} at most: make it smaller"
+            f"{name} has {size} bytes, but a request holds at most {_LONGEST_IMAGE}: scale the image down"
         )
 
 
@@ -102,7 +107,7 @@ def netpbm(array: NDArray[np.uint8]) -> Upload:
 def _array(image: object) -> tuple[NDArray[Any], str]:
     """Return the image as an array, and what to call it in a message."""
     if isinstance(image, np.ma.MaskedArray):
-        raise InvalidImageError(f"found a masked array: say what masked pixels are, array.filled(0); {ACCEPTED}")
+        raise refused("a masked array", "fill its masked pixels, array.filled(0)")
     if isinstance(image, np.ndarray):
         return image.view(np.ndarray), "array"
     kind = _kind(image)
@@ -116,14 +121,14 @@ def _array(image: object) -> tuple[NDArray[Any], str]:
     except Exception as error:
         device = getattr(image, "device", None)
         where = "" if device is None else f" on device {device}"
-        message = f"the {kind}{where} does not turn into a numpy array: {reason_of(error)}"
+        message = f"cannot convert the {kind}{where} to a numpy array: {reason_of(error)}"
         remedy = ""  # for everything else PyTorch's message has one
         if _NOT_IN_NUMPY.search(str(error)):
-            remedy = "; convert it first, for a torch tensor with .float()"
+            remedy = "; convert it first, a torch tensor with .float()"
         elif str(device) != "cpu":
-            remedy = "; bring it to the CPU first, for a torch tensor with .detach().cpu()"
+            remedy = "; move it to the CPU first, a torch tensor with .detach().cpu()"
         raise limit_met(error) or InvalidImageError(f"{message}{remedy}; {ACCEPTED}") from error
-    raise InvalidImageError(f"found {kind}: {ACCEPTED}")
+    raise refused(kind if image is None else f"an object of type {kind}")
 
 
 def _kind(image: object) -> str:
@@ -135,26 +140,25 @@ def _kind(image: object) -> str:
 
 def _remedy(dtype: np.dtype[Any]) -> str:
     if dtype == np.bool_:
-        return "a picture of two values is array.astype(np.uint8) * 255"
+        return "convert booleans with array.astype(np.uint8) * 255"
     if "float" in dtype.name:  # one that numpy itself does not have
         return "convert it with array.astype(np.float32)"
-    return "scale it to 0..255 and cast it to uint8"
+    return "scale the values to 0..255 and cast them to uint8"
 
 
 def _without_alpha(array: NDArray[Any], found: str) -> NDArray[Any]:
     # A last axis as short as a pixel is not a picture's width.
     if array.ndim == 3 and array.shape[2] > max(_CHANNELS) and array.shape[0] in _CHANNELS:  # noqa: PLR2004 C, H, W
-        order = "the channels come last: array.transpose(1, 2, 0), or tensor.permute(1, 2, 0)"
-        raise InvalidImageError(f"{found}: {order}; {ACCEPTED}")
+        raise refused(found, "move the channels to the last axis, array.transpose(1, 2, 0) or tensor.permute(1, 2, 0)")
     if array.ndim == 4:  # noqa: PLR2004 N, H, W, C
-        raise InvalidImageError(f"{found}: a call takes one image, not a batch; {ACCEPTED}")
+        raise refused(found, "pass one image, not a batch")
     if array.dtype == np.uint8 and array.size == max(array.shape, default=0) and _is_encoded(array):
-        remedy = "if these are the bytes of an encoded image, as cv2.imencode gives them, pass array.tobytes()"
-        raise InvalidImageError(f"{found}: {remedy}; {ACCEPTED}")
+        remedy = "if it holds the bytes of an encoded image, as from cv2.imencode, pass array.tobytes()"
+        raise refused(found, remedy)
     if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in _CHANNELS):  # noqa: PLR2004 H, W, C
-        raise InvalidImageError(f"{found}: {ACCEPTED}")
+        raise refused(found)
     if array.size == 0:
-        raise InvalidImageError(f"{found}, which is empty: {ACCEPTED}")
+        raise refused(f"{found}, which is empty,")
     if array.ndim == 2:  # noqa: PLR2004 height, width
         return array
     return array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
@@ -169,9 +173,9 @@ def _from_floats(array: NDArray[Any], found: str) -> NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())
     if not (low >= -_HALF_STEP and high <= 1 + _HALF_STEP):  # neither holds for NaN
         if np.isnan(low):
-            raise InvalidImageError(f"{found} that holds NaN: {ACCEPTED}")
-        remedy = "; divide by 255" if low >= 0 and high <= 255 else ""  # noqa: PLR2004 what uint8 holds
-        raise InvalidImageError(f"{found} with values from {low:g} to {high:g}{remedy}: {ACCEPTED}")
+            raise refused(f"{found}, which contains NaN,")
+        remedy = "divide it by 255" if low >= 0 and high <= 255 else ""  # noqa: PLR2004 what uint8 holds
+        raise refused(f"{found} with values from {low:g} to {high:g}", remedy)
     # In half precision 255 times a value would be off by up to a sixteenth.
     scaled = np.multiply(array, 255, dtype=np.promote_types(array.dtype, np.float32))
     return np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled).astype(np.uint8)

@@ -61,7 +61,7 @@ class Calls:
         proxy: str | None,
     ) -> None:
         if mask_format not in {"auto", "raw", "png"}:
-            raise ValueError(f"mask_format must be 'auto', 'raw' or 'png'; found {mask_format!r}")
+            raise ValueError(f"mask_format must be 'auto', 'raw' or 'png', got {mask_format!r}")
         self.endpoint = parse_url(url, proxy)
         self.options = make_options(
             encrypted=self.endpoint.is_encrypted, tls=tls, compression=compression, headers=headers, token=token
@@ -193,9 +193,9 @@ class Calls:
             ClientClosedError: It is.
         """
         if self._shared.closed:
-            raise ClientClosedError(f"the client of {self.endpoint} is closed: make a new one")
+            raise ClientClosedError(f"the client of {self.endpoint} is closed: create a new one")
         if self._closed:
-            raise ClientClosedError(f"this view of the client of {self.endpoint} is closed: make a new view")
+            raise ClientClosedError(f"this view of the client of {self.endpoint} is closed: create a new view")
 
     def describe(self, kind: str) -> str:
         """Return a client's representation, without anything that could be a secret."""
@@ -204,9 +204,9 @@ class Calls:
 
 def _check_request_id(request_id: object) -> str:
     if not isinstance(request_id, str):
-        raise TypeError(f"request_id must be a string; found {request_id!r}")
+        raise TypeError(f"request_id must be a string, got {request_id!r}")
     if not _REQUEST_ID.fullmatch(request_id):
-        raise ValueError(f"request_id must be 1 to 128 printable ASCII characters without blanks; found {request_id!r}")
+        raise ValueError(f"request_id must be 1 to 128 printable ASCII characters without spaces, got {request_id!r}")
     return request_id
 
 
@@ -218,7 +218,7 @@ def check_model(model: object) -> str:
         ValueError: It is empty, or holds characters that cannot be sent.
     """
     if not isinstance(model, str):
-        raise TypeError(f"model must be a string, the name of an ensemble; found {model!r}")
+        raise TypeError(f"model must be a string, the name of an ensemble, got {model!r}")
     if not model or not model.isprintable():
-        raise ValueError(f"model must be the name of an ensemble, of printable characters; found {model!r}")
+        raise ValueError(f"model must be the name of an ensemble in printable characters, got {model!r}")
     return model

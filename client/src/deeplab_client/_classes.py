@@ -21,7 +21,9 @@ def ids_of(name: str, class_names: Sequence[str], *, model: str) -> list[int]:
     """
     ids = [class_id for class_id, known in enumerate(class_names) if known == name]
     if not ids:
-        raise UnknownClassError(f"no class {name!r}; this model knows {', '.join(class_names)}", model=model)
+        raise UnknownClassError(
+            f"unknown class {name!r}: the model's classes are {', '.join(class_names)}", model=model
+        )
     return ids
 
 
@@ -33,7 +35,7 @@ def check_ids(mask: NDArray[np.uint8], class_names: Sequence[str], *, model: str
     """
     highest, known = int(mask.max()), len(class_names)
     if highest >= known:
-        message = f"the mask holds class id {highest}; this model has {known} classes, 0 to {known - 1}"
+        message = f"the mask contains class id {highest}, but the model has {known} classes, 0 to {known - 1}"
         raise UnknownClassError(message, model=model)
 
 

@@ -83,7 +83,7 @@ class SegmentationClient:
         for name, function in functions.items():
             if is_coroutine_function(function):
                 raise TypeError(
-                    f"{name} is a coroutine function, which AsyncSegmentationClient takes: give a plain one"
+                    f"{name} must be a plain function, got a coroutine function, which AsyncSegmentationClient takes"
                 )
         self._calls = Calls(
             url,

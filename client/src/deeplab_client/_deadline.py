@@ -120,11 +120,11 @@ def check_timeout(seconds: object) -> float:
         ValueError: It is not finite and more than 0.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, Real):
-        raise TypeError(f"timeout must be a number of seconds; found {seconds!r}")
+        raise TypeError(f"timeout must be a number of seconds, got {seconds!r}")
     try:
         value = float(seconds)
     except OverflowError:  # an integer of more than 308 digits
         value = math.inf
     if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"timeout must be a finite number of seconds greater than 0; found {value:g}")
+        raise ValueError(f"timeout must be a finite number of seconds greater than 0, got {value:g}")
     return value

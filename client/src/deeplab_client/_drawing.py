@@ -60,13 +60,13 @@ def overlay(
 ) -> Image.Image:
     """Return the image with the mask's classes blended over all but the background."""
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be from 0 to 1; found {alpha!r}")
+        raise ValueError(f"alpha must be from 0 to 1, got {alpha!r}")
     picture = decode(image)
     height, width = mask.shape
     if picture.size != (width, height):
         raise InvalidImageError(
-            f"the image has {picture.width} x {picture.height} pixels, the mask {width} x {height}: "
-            "draw over the image that was segmented"
+            f"the image has {picture.width} x {picture.height} pixels, but the mask has {width} x {height}: "
+            "pass the image that was segmented"
         )
     palette = palette_of(background=background)
     for class_id, count in enumerate(Image.fromarray(mask).histogram()):

@@ -131,5 +131,7 @@ class UnknownClassError(SegmentationError, KeyError):
 def missing_extra(what: str, module: str, extra: str) -> ModuleNotFoundError:
     """Return the error for an optional dependency, with the extra that brings it."""
     # Not by the package's name: it is not on PyPI.
-    message = f"{what} needs {module}: pip install './client[{extra}]' in a checkout of the project, or {module} itself"
+    message = (
+        f"{what} needs {module}: pip install './client[{extra}]' in a checkout of the project, or pip install {module}"
+    )
     return ModuleNotFoundError(message, name=module)

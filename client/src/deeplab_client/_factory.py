@@ -24,14 +24,10 @@ def check_transport(transport: object, *, asynchronous: bool) -> None:
         TypeError: Its methods are coroutines for the synchronous client, or plain for the asynchronous one.
     """
     if transport is not None and is_coroutine_function(getattr(transport, "infer", None)) != asynchronous:
-        found, client, wanted = (
-            type(transport).__qualname__,
-            "SegmentationClient",
-            "plain methods, as FakeTransport has",
-        )
+        client, methods = "SegmentationClient", "plain methods, such as FakeTransport"
         if asynchronous:
-            client, wanted = "AsyncSegmentationClient", "coroutine methods, as AsyncFakeTransport has"
-        raise TypeError(f"{client} takes a transport with {wanted}; found {found}")
+            client, methods = "AsyncSegmentationClient", "coroutine methods, such as AsyncFakeTransport"
+        raise TypeError(f"{client} needs a transport with {methods}, got {type(transport).__qualname__}")
 
 
 def open_transport(endpoint: Endpoint, options: Options, outputs: Sequence[str]) -> Transport:

@@ -91,14 +91,14 @@ _PREFIX = re.compile(r"^(\[request id: \S*\] |in ensemble '[^']*', )+")
 # A server that wants a client's certificate, or knows no TLS, may just hang up, as one that goes away does.
 _HUNG_UP = re.compile(r"EOF|closed|disconnected|reset|Cannot connect", re.IGNORECASE)
 _HUNG_UP_REMEDY = (
-    "if it always does so, it may want a certificate, TLS(certificate_file=...) or DEEPLAB_CERTIFICATE_FILE, "
-    "or not speak TLS"
+    "if this happens every time, the server may require a client certificate, TLS(certificate_file=...) or "
+    "DEEPLAB_CERTIFICATE_FILE, or may not use TLS"
 )
 # What answers by another protocol, or wants TLS, may just hang up too.
 _OTHER_PROTOCOL = re.compile(r"Socket closed|reset by peer|Failed parsing HTTP/2|[Dd]isconnected|closed connection")
 _OTHER_PROTOCOL_REMEDIES = {
-    "grpc": "if it always does so, is this Triton's gRPC port, and does it want TLS, grpcs://?",
-    "http": "if it always does so, does it want TLS, https://?",
+    "grpc": "if this happens every time, check that the port is Triton's gRPC port, and that it needs no TLS, grpcs://",
+    "http": "if this happens every time, check that the server needs no TLS, https://",
 }
 _LONGEST_MESSAGE = 500  # characters of what a server says that go into a message
 _LONGEST_SEARCHED = 10_000
@@ -107,25 +107,25 @@ _SHORTEST_SECRET = 4  # characters; what is shorter hides nothing and occurs by 
 _TLS_REMEDIES = (
     (
         re.compile(r"has[ _]expired|CERTIFICATE_EXPIRED|not[ _]yet[ _]valid", re.IGNORECASE),
-        "the server's certificate is out of date: it has to be renewed, unless this machine's clock is wrong",
+        "the server's certificate has expired or is not valid yet: renew it, or set this machine's clock",
     ),
     (
         re.compile(r"hostname|IP address mismatch|Peer name", re.IGNORECASE),
-        "the server's certificate is for other names than the URL's: use one of them",
+        "the server's certificate is for another host name: use one of its names in the URL",
     ),
     (
         re.compile(r"certificate[ _]verify[ _]failed|peer certificate", re.IGNORECASE),
-        "the server's certificate is not trusted: name who signed it in TLS(ca_file=...), or DEEPLAB_CA_FILE",
+        "the server's certificate is not trusted: give its authority in TLS(ca_file=...) or DEEPLAB_CA_FILE",
     ),
     (
         re.compile(r"wrong[ _]version[ _]number|http[ _]request", re.IGNORECASE),
-        "what answers there does not speak TLS: use grpc:// or http://",
+        "the server does not use TLS: use grpc:// or http://",
     ),
     (
         re.compile(r"alert", re.IGNORECASE),
         (
-            "the server may want a certificate that it trusts, TLS(certificate_file=..., key_file=...), or "
-            "DEEPLAB_CERTIFICATE_FILE and DEEPLAB_KEY_FILE"
+            "the server may require a client certificate that it trusts: give TLS(certificate_file=..., "
+            "key_file=...), or DEEPLAB_CERTIFICATE_FILE and DEEPLAB_KEY_FILE"
         ),
     ),
 )
@@ -216,21 +216,22 @@ def _about(limit: ClientLimitError, where: CallContext) -> ClientLimitError:
 
 def not_http(where: CallContext) -> SegmentationError:
     """Return the error for an answer that is not HTTP."""
-    remedy = "for gRPC say grpc://, for TLS https://"
-    return _error(ServerUnavailableError, f"what answers there is no HTTP server; {remedy}", where)
+    message = "the answer is not HTTP; use grpc:// for gRPC, https:// for TLS"
+    return _error(ServerUnavailableError, message, where)
 
 
 def unreadable(reason: Exception, where: CallContext) -> SegmentationError:
     """Return the error for an answer that does not keep to the protocol, with its cause."""
     flaw = f"it has no {reason}" if isinstance(reason, KeyError) else reason_of(reason)
-    message = f"{where.url} sent an answer that cannot be read: {_clean(flaw, where)}"
+    message = f"{where.url} sent a reply that cannot be read: {_clean(flaw, where)}"
     return caused(ModelError(message, model=where.model, request_id=where.request_id), reason, where)
 
 
 def of_another_request(found: str, where: CallContext) -> MismatchedReplyError:
     """Return the error for an answer under another request's id."""
     difference = f"its id is {_clean(found, where)!r}, not {where.request_id!r}"
-    message = f"{where.url} answered with the reply to another request: {difference}; restart it if this goes on"
+    remedy = "restart the server if this happens again"
+    message = f"{where.url} answered with the reply to another request: {difference}; {remedy}"
     return MismatchedReplyError(message, model=where.model, request_id=where.request_id)
 
 
@@ -238,10 +239,10 @@ def _error(
     kind: type[SegmentationError], message: str, where: CallContext, *, retry_after: float | None = None
 ) -> SegmentationError:
     # Some errors of a server's end where the reason should come.
-    message = _PREFIX.sub("", message[:_LONGEST_SEARCHED]).strip().rstrip(":").strip() or "it gives no reason"
+    message = _PREFIX.sub("", message[:_LONGEST_SEARCHED]).strip().rstrip(":").strip() or "no reason given"
     # Before anything is masked: a header's value may be one of the words.
     told, kind = kind, next((other for words, other in _BY_WORDS.get(kind, ()) if words.search(message)), kind)
-    tls_remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "TLS failed")
+    tls_remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "the handshake failed")
     message = _clean(message, where)
     if kind is DeadlineExceededError:
         message = f"no answer from {where.url} within {where.seconds:g} s"
@@ -252,14 +253,14 @@ def _error(
         elif remedy := _other_protocol_remedy(message, where):
             message = f"{message}; {remedy}"
     elif kind is TLSError:
-        message = f"no trusted connection to {where.url}: {tls_remedy} ({message})"
+        message = f"no TLS connection to {where.url}: {tls_remedy} ({message})"
     elif kind is ModelNotFoundError and not where.model:  # what every server of the protocol has
-        message = f"{where.url} does not answer as Triton does: is the URL right, its path too? ({message})"
+        message = f"{where.url} does not answer like Triton: check the URL and its path ({message})"
         kind = UnsupportedError
     elif kind is ModelNotFoundError:
         message = f"{where.url} does not serve model {where.model!r}: {message}"
     elif kind is ModelError and told is InvalidImageError:
-        message = f"model {where.model!r} of {where.url} is no segmentation ensemble: {message}"
+        message = f"model {where.model!r} of {where.url} is not a segmentation ensemble: {message}"
     return kind(message, model=where.model, request_id=where.request_id, retry_after=retry_after)
 
 

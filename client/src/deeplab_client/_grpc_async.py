@@ -107,7 +107,7 @@ class AsyncGrpcTransport:
             failures = [caused(closed(where) if self._closed else _grpc_messages.error_of(error, where), error, where)]
         else:
             if response is None:  # grpc.aio only logs what it cannot deserialize; grpc itself raises
-                raise unreadable(ValueError("it is no message of this call"), where)
+                raise unreadable(ValueError("it is not the message that this call expects"), where)
             return response
         raise failures.pop()  # and not a variable: see `_faults.caused`
 

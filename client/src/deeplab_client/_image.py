@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from deeplab_client._arrays import ACCEPTED, Upload, check_size, netpbm, pixels
+from deeplab_client._arrays import Upload, check_size, netpbm, pixels, refused
 from deeplab_client._errors import InvalidImageError, SegmentationError, reason_of
 from deeplab_client._limits import limit_met
 
@@ -189,7 +189,7 @@ def _encoded(image: ImageLike) -> bytes | None:
     else:
         return None
     if not data:
-        raise InvalidImageError(f"{name} is empty: it has no bytes")
+        raise InvalidImageError(f"{name} is empty")
     return data
 
 
@@ -198,9 +198,9 @@ def _path(image: str | os.PathLike[Any]) -> str | bytes:
         path = os.fspath(image)
     except Exception as error:  # a method of the caller's
         kind = f"{type(image).__module__}.{type(image).__qualname__}"
-        raise InvalidImageError(f"the {kind} object gives no path: {reason_of(error)}") from error
+        raise InvalidImageError(f"cannot get the path of the {kind} object: {reason_of(error)}") from error
     if not path:
-        raise InvalidImageError("an empty path names no image")
+        raise InvalidImageError("the path of the image is empty")
     return path
 
 
@@ -223,7 +223,7 @@ def _read_path(path: str | bytes) -> bytes:
         raise limit_met(error) or InvalidImageError(message) from error
     if data is None:
         # Reading could wait for ever for a writer, or never come to an end.
-        remedy = "" if kind == "a directory" else "; open it and pass the file object, if it has an end"
+        remedy = "" if kind == "a directory" else "; open it and pass the file object, if its data ends"
         raise InvalidImageError(f"cannot read the image {_named(path)}: it is {kind}, not a file{remedy}")
     return data
 
@@ -235,11 +235,11 @@ def _remedy(path: str | bytes, error: Exception) -> str:
         is_local = url[1].lower() == "file"
         return "; it is a URL: " + ("pass the path of the file" if is_local else "download it and pass the bytes")
     if _DATA_URL.match(text):
-        return "; it is a data URL: pass what base64.b64decode makes of the text behind the comma"
+        return "; it is a data URL: pass the text after the comma through base64.b64decode"
     if _BASE64.fullmatch(text):
-        return "; if it is a picture in base64, pass what base64.b64decode makes of it"
+        return "; if it is an image in base64, decode it with base64.b64decode"
     if isinstance(error, ValueError):
-        return "; the bytes of a picture are passed as bytes, not as text"
+        return "; pass the bytes of an image as bytes, not as str"
     if isinstance(error, FileNotFoundError) and not os.path.isabs(text):  # noqa: PTH117 text of any kind
         return f"; the current folder is {_current_folder()}"
     return ""
@@ -258,7 +258,7 @@ def _check_view(view: memoryview) -> None:
     except ValueError as error:
         raise InvalidImageError(f"the memoryview cannot be read: {reason_of(error)}") from error
     if not fits:
-        raise InvalidImageError(f"found a memoryview of {view.format!r} elements, shape {view.shape}: {ACCEPTED}")
+        raise refused(f"a memoryview of format {view.format!r} and shape {view.shape}")
 
 
 def _can_be_read(image: object) -> TypeIs[SupportsRead]:
@@ -266,7 +266,7 @@ def _can_be_read(image: object) -> TypeIs[SupportsRead]:
         return callable(getattr(image, "read", None))
     except Exception as error:  # a property of the caller's
         kind = f"{type(image).__module__}.{type(image).__qualname__}"
-        raise InvalidImageError(f"the {kind} object has no `read` to call: {reason_of(error)}") from error
+        raise InvalidImageError(f"cannot get `read` of the {kind} object: {reason_of(error)}") from error
 
 
 def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
@@ -279,15 +279,15 @@ def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
     if isinstance(file, io.TextIOBase):
         raise InvalidImageError(f"{called} is a text file: open it in binary mode, open(path, 'rb')")
     if inspect.iscoroutinefunction(file.read):
-        raise InvalidImageError(f"{called} is read asynchronously: pass the bytes that `await file.read()` gives")
+        raise InvalidImageError(f"{called} has an asynchronous read: pass the bytes of `await file.read()`")
     try:
         data = file.read()
     except Exception as error:  # closed, opened for writing, or a method of the caller's
         raise _unreadable(file, called, error) from error
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise InvalidImageError(f"{called} gives {type(data).__name__}, not bytes: open it in binary mode")
+        raise InvalidImageError(f"{called} returns {type(data).__name__} instead of bytes: open it in binary mode")
     if not data:
-        raise InvalidImageError(f"{called} is empty, or was read to its end before: rewind it with seek(0)")
+        raise InvalidImageError(f"{called} is empty, or was already read to its end: rewind it with seek(0)")
     check_size(len(data), called)
     return bytes(data)
 
@@ -299,5 +299,5 @@ def _unreadable(file: Any, called: str, error: Exception) -> SegmentationError: 
         return limit
     remedy = ""
     with contextlib.suppress(Exception):  # a property of the caller's
-        remedy = "; keep it open until the result is there" if file.closed is True else ""
+        remedy = "; keep it open until the call returns" if file.closed is True else ""
     return InvalidImageError(f"cannot read {called}: {reason_of(error)}{remedy}")

@@ -18,11 +18,11 @@ if sys.platform != "win32":
     import resource
 
 _REASONS = {
-    errno.EMFILE: "this process has as many files and sockets open as it may{value}: raise the limit (`ulimit -n`)",
-    errno.ENFILE: "this machine has as many files and sockets open as it can: raise its limit (`fs.file-max` on Linux)",
-    errno.ENOMEM: "the system has no more memory for this process: give it more",
+    errno.EMFILE: "this process has reached its limit of open files and sockets{value}: raise it (`ulimit -n`)",
+    errno.ENFILE: "this machine has reached its limit of open files and sockets: raise it (`fs.file-max` on Linux)",
+    errno.ENOMEM: "this process cannot get more memory: give it more",
     errno.ENOBUFS: "the system has no more memory for sockets: close some",
-    errno.EADDRNOTAVAIL: "this machine has no local port left for a connection: share one client, which keeps its own",
+    errno.EADDRNOTAVAIL: "this machine has no local port left for a connection: share one client to reuse connections",
 }
 _NO_THREAD = "this process cannot start another thread: raise its limit (`ulimit -u`)"
 _ELSE = ", or make fewer calls at a time"

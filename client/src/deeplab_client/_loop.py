@@ -46,7 +46,7 @@ class Owner(Generic[_T]):
             elif self._loop is loop:
                 return self._resource
             elif self._loop is not None and not self._loop.is_closed():
-                raise RuntimeError("an async client serves one event loop at a time: make one for each")
+                raise RuntimeError("an async client works in one event loop at a time: create one for each")
         resource = make()
         self._resource, self._loop, self._pid = resource, loop, os.getpid()
         return resource

@@ -37,9 +37,9 @@ def check_concurrency(concurrency: int) -> int:
         ValueError: It is less than 1.
     """
     if isinstance(concurrency, bool) or not isinstance(concurrency, int):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
-        raise TypeError(f"concurrency must be a number; found {concurrency!r}")
+        raise TypeError(f"concurrency must be an integer, got {concurrency!r}")
     if concurrency < 1:
-        raise ValueError(f"concurrency must be 1 or more; found {concurrency}")
+        raise ValueError(f"concurrency must be 1 or more, got {concurrency}")
     return concurrency
 
 
@@ -53,9 +53,9 @@ def check_images(images: object) -> None:
     is_array = hasattr(images, "__array__") or hasattr(images, "__dlpack__")
     is_pixels = hasattr(images, "getpixel") or (is_array and getattr(images, "ndim", None) in _IMAGE_DIMENSIONS)
     if is_encoded or is_pixels:
-        raise TypeError(f"segment_many takes an iterable of images; found one, {_kind(images)}: wrap it in a list")
+        raise TypeError(f"segment_many needs an iterable of images, got one image, {_kind(images)}: wrap it in a list")
     if not isinstance(images, (Iterable, AsyncIterable)) and not hasattr(images, "__getitem__"):
-        raise TypeError(f"segment_many takes an iterable of images; found {_kind(images)}")
+        raise TypeError(f"segment_many needs an iterable of images, got {_kind(images)}")
 
 
 def _kind(images: object) -> str:

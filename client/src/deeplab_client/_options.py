@@ -92,7 +92,7 @@ class TLS:
 
     def __post_init__(self) -> None:
         if (self.certificate_file is None) != (self.key_file is None):
-            raise ValueError("a client certificate needs certificate_file and key_file, both")
+            raise ValueError("a client certificate needs both certificate_file and key_file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +149,9 @@ def make_options(
             given for a connection without TLS. No message holds a value.
     """
     if tls is not None and not encrypted:
-        raise ValueError("tls is given for a URL without TLS: use grpcs:// or https://")
+        raise ValueError("tls needs a URL with TLS: use grpcs:// or https://")
     if compression not in {None, "gzip", "deflate"}:
-        raise ValueError(f"compression must be 'gzip', 'deflate' or None; found {compression!r}")
+        raise ValueError(f"compression must be 'gzip', 'deflate' or None, got {compression!r}")
     checked = check_headers(headers or {}, token=token)
     if token is not None and not callable(token):
         check_token(token)
@@ -183,17 +183,19 @@ def check_token(token: object) -> str:
         ValueError: It is empty, or holds characters that no header can.
     """
     if not isinstance(token, str):
-        raise TypeError(f"the token must be a string, or a function that returns one; found {type(token).__name__}")
+        raise TypeError(f"the token must be a string, or a function that returns one, got {type(token).__name__}")
     if not token or not _VALUE.fullmatch(token) or " " in token:
-        raise ValueError("the token is empty, or holds blanks or characters beyond printable ASCII")
+        raise ValueError("the token must be one or more printable ASCII characters without spaces")
     return token
 
 
 def _check_header(name: str, value: str) -> str:
-    if not _NAME.fullmatch(name) or name.lower().startswith("grpc-") or name.lower() in _RESERVED:
-        raise ValueError(f"header {name!r} cannot be set: the protocol has it, or the name is none")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"header {name!r} cannot be set: its name is not valid in HTTP")
+    if name.lower().startswith("grpc-") or name.lower() in _RESERVED:
+        raise ValueError(f"header {name!r} cannot be set: the client or the protocol sets it")
     if name.lower().endswith("-bin"):
-        raise ValueError(f"header {name!r} cannot be set: gRPC reads this ending as a binary value")
+        raise ValueError(f"header {name!r} cannot be set: gRPC reserves names ending in -bin for binary values")
     if not isinstance(value, str) or not _VALUE.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
         raise ValueError(f"the value of header {name!r} must be a string of printable ASCII characters")
     return value

@@ -39,7 +39,7 @@ def opened(encoded: bytes) -> Image.Image:
     except UnidentifiedImageError as error:  # its message names our buffer by its address
         raise InvalidImageError("the image cannot be decoded: it is broken or truncated") from error
     except Image.DecompressionBombError as error:
-        remedy = "for a picture that you trust, set PIL.Image.MAX_IMAGE_PIXELS to more or None"
+        remedy = "if you trust the picture, raise PIL.Image.MAX_IMAGE_PIXELS or set it to None"
         raise InvalidImageError(f"the image has more pixels than Pillow may decode: {error}; {remedy}") from error
     except Exception as error:  # Pillow's decoders raise what they like
         raise _refusal(error, "the image cannot be decoded") from error
@@ -112,7 +112,7 @@ def _opened(encoded: bytes) -> Image.Image:
     name = format_of(encoded)
     if name is None:
         raise InvalidImageError(
-            "the image cannot be decoded: it is no JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF or HEIC"
+            "the image cannot be decoded: it is not in JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF or HEIC format"
         )
     data, orientation = without_metadata(encoded)
     if name != "HEIF":
@@ -157,7 +157,7 @@ def _as_shown(image: Image.Image) -> Image.Image:
             wide = ~wide
         return Image.fromarray((wide >> 8).astype(np.uint8))
     if upright.mode == "F":
-        raise ValueError("float pixels have no known range")
+        raise ValueError("float pixels have no defined range, so convert them to uint8")
     if upright.mode in {"1", "LA"}:
         return upright.convert("L")
     if upright.mode == "La":

@@ -45,7 +45,7 @@ class Polygon:
             ValueError: `tolerance` is negative or not a number.
         """
         if not tolerance >= 0:
-            raise ValueError(f"tolerance must be 0 or more pixels; found {tolerance!r}")
+            raise ValueError(f"tolerance must be 0 or more pixels, got {tolerance!r}")
         holes = (_simplified(hole, tolerance) for hole in self.holes)
         exterior = _simplified(self.exterior, tolerance)
         if _signed_area(exterior) == 0:  # nothing but a line would be left

@@ -52,7 +52,7 @@ def proxy_of(text: object, *, source: str) -> Proxy:
         ValueError: It is no HTTP proxy's.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{source} must be a string, a proxy's URL or 'env'; found {type(text).__name__}")
+        raise TypeError(f"{source} must be a string, a proxy's URL or 'env', got {type(text).__name__}")
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname, _DEFAULT_PORT if parts.port is None else parts.port
@@ -62,7 +62,7 @@ def proxy_of(text: object, *, source: str) -> Proxy:
     if parts is None or not host or not port or not is_plain or parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError(f"{source} must be http://host:port or http://user:password@host:port")
     if parts.scheme != "http":
-        raise ValueError(f"{source} must be an HTTP proxy, http://host:port; found the scheme {parts.scheme!r}")
+        raise ValueError(f"{source} must be an HTTP proxy, http://host:port, got the scheme {parts.scheme!r}")
     if parts.username is None:
         return Proxy(host, port)
     credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -47,13 +47,13 @@ def is_ready(calls: Calls, model: str | None, timeout: float | None) -> Steps[bo
 def until_ready(calls: Calls, model: str | None, timeout: float) -> Steps[None]:
     """Ask until the server and a model take requests."""
     model, whole = calls.model_or_own(model), Deadline(timeout)
-    reason = not_said = f"it does not call itself and model {model!r} ready"
+    reason = not_said = f"the server reports itself or model {model!r} as not ready"
     pause = _FIRST_PAUSE
     while True:
         try:
             deadline = Deadline(min(whole.remaining(), _LONGEST_PROBE))
         except TimeoutError as error:
-            message = f"{calls.endpoint} is not ready within {round(whole.seconds, 1):g} s: {reason}"
+            message = f"{calls.endpoint} was not ready within {round(whole.seconds, 1):g} s: {reason}"
             raise DeadlineExceededError(message, model=model) from error
         try:
             if (yield Ask("is_ready", model, deadline)):
@@ -75,5 +75,5 @@ def _why_not(model: str, deadline: Deadline) -> Part[str | None]:
     except ModelNotFoundError as refusal:
         return str(refusal)
     except SegmentationError as error:
-        _logger.debug("%s is not ready, and its config is not told: %s", model, error)
+        _logger.debug("%s is not ready, and its config is not available: %s", model, error)
     return None

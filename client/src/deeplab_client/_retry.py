@@ -46,11 +46,11 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if isinstance(self.retries, bool) or not isinstance(self.retries, int):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
-            raise TypeError(f"retries must be a number or a RetryPolicy; found {self.retries!r}")
+            raise TypeError(f"retries must be an integer or a RetryPolicy, got {self.retries!r}")
         if self.retries < 0:
-            raise ValueError(f"retries must be 0 or more; found {self.retries}")
+            raise ValueError(f"retries must be 0 or more, got {self.retries}")
         if not 0 <= self.first_delay <= self.longest_delay < float("inf"):
-            raise ValueError(f"delays must be 0 <= first_delay <= longest_delay seconds; found {self}")
+            raise ValueError(f"delays must be 0 <= first_delay <= longest_delay seconds, got {self}")
 
     def delay(self, attempt: int) -> float:
         """Draw the pause after a failed attempt, the first being 1."""

@@ -151,13 +151,13 @@ class Segmentation:
             ValueError: `confidence` is out of range, the result has none, or the model has no background.
         """
         if not 0 <= confidence <= 1:
-            raise ValueError(f"confidence must be from 0 to 1; found {confidence!r}")
+            raise ValueError(f"confidence must be from 0 to 1, got {confidence!r}")
         if self.confidence is None:
-            raise ValueError("this result has no confidence: ask for it with segment(..., confidence=True)")
+            raise ValueError("this result has no confidence: request it with segment(..., confidence=True)")
         if not self.background:
             raise ValueError(
-                f"{self.model_name} has no background that uncertain pixels could become, because its class 0 is "
-                f"{self.class_names[0]!r}: use result.confidence itself"
+                f"at_least needs a model with a background, but class 0 of {self.model_name} is "
+                f"{self.class_names[0]!r}: use result.confidence instead"
             )
         lowest = np.searchsorted(np.arange(256) / 255, confidence)
         return replace(self, mask=np.where(self.confidence >= lowest, self.mask, np.uint8(0)))

@@ -249,7 +249,7 @@ class _Call:
         taken[self._model] = sys.maxsize if limit is None else limit
         if limit is not None and height * width > limit:
             found = (
-                f"the image is {width} x {height} = {width * height} pixels, and {self._model!r} takes at most {limit}"
+                f"the image has {width} x {height} = {width * height} pixels, but {self._model!r} takes at most {limit}"
             )
             raise InvalidImageError(f"{found}: use segment_tiles, or scale it down", model=self._model)
 
@@ -261,7 +261,7 @@ class _Call:
             if reader is not None:
                 config = yield Ask("model_config", reader, self._deadline)
         except _FACTS_UNAVAILABLE as refusal:
-            _logger.debug("largest image of %s unknown: %s", self._model, refusal)
+            _logger.debug("pixel limit of %s unknown: %s", self._model, refusal)
             return None
         return max_pixels_of(config)
 
@@ -311,7 +311,9 @@ class _Call:
             reply, self._sent, facts=self._learnt, confidence=self._confidence, request_id=self._request_id
         )
         if result.untrained and self._model not in self._known:
-            _logger.warning("%s serves %s with untrained weights", self._calls.endpoint, self._model)
+            _logger.warning(
+                "%s serves %s with untrained weights: its masks are noise", self._calls.endpoint, self._model
+            )
         self._known[self._model] = self._learnt
         self._mark()
         start, encoded, answered, end = self._marks

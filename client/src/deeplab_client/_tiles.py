@@ -39,13 +39,13 @@ def check_tiling(tile: object, overlap: object) -> tuple[int, float]:
         ValueError: One is out of range.
     """
     if isinstance(tile, bool) or not isinstance(tile, int):
-        raise TypeError(f"tile must be an integer, the pixels of a side; found {tile!r}")
+        raise TypeError(f"tile must be an integer number of pixels, got {tile!r}")
     if tile < _SMALLEST_TILE:
-        raise ValueError(f"tile must be {_SMALLEST_TILE} pixels or more; found {tile}")
+        raise ValueError(f"tile must be {_SMALLEST_TILE} pixels or more, got {tile}")
     if isinstance(overlap, bool) or not isinstance(overlap, Real):
-        raise TypeError(f"overlap must be a number, the share of a tile; found {overlap!r}")
+        raise TypeError(f"overlap must be a number, got {overlap!r}")
     if not 0 <= float(overlap) < 1:
-        raise ValueError(f"overlap must be at least 0 and less than 1; found {overlap!r}")
+        raise ValueError(f"overlap must be at least 0 and less than 1, got {overlap!r}")
     return tile, float(overlap)
 
 

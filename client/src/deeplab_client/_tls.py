@@ -59,4 +59,4 @@ def _read(path: str | os.PathLike[str] | None) -> bytes | None:
 
 
 def _unreadable(tls: TLS, error: Exception, where: CallContext) -> TLSError:
-    return TLSError(f"no connection to {where.url}: the files of {tls} cannot be used: {error}", model=where.model)
+    return TLSError(f"no TLS connection to {where.url}: cannot use the files of {tls}: {error}", model=where.model)

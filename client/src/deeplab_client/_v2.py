@@ -245,7 +245,7 @@ def _refusal(status: int, body: bytes, location: str | None) -> str:
         said = text
     if status in _REDIRECTS:
         # Not followed: the token is for this server.
-        said = f"a redirect, to {location or 'nowhere'}: redirects are not followed, use the server's own URL"
+        said = f"a redirect to {location or 'an unnamed place'}, which is not followed: use the server's own URL"
     elif isinstance(said, str) and said and said is not text:
         return said
     elif not isinstance(said, str):  # no message of Triton's
@@ -255,7 +255,7 @@ def _refusal(status: int, body: bytes, location: str | None) -> str:
 
 def _json(text: bytes | memoryview) -> dict[str, Any]:
     if len(text) > _LONGEST_JSON:
-        raise ValueError(f"its JSON has {len(text)} bytes")
+        raise ValueError(f"its JSON has {len(text)} bytes, more than {_LONGEST_JSON}")
     return json.loads(bytes(text))
 
 
@@ -272,7 +272,7 @@ def _plain(answer: Answer, longest: int) -> bytes:
     elif encoding == answer.asked:
         body, ended = _unpacked(answer.body, longest, answer.deadline)
     else:
-        raise ValueError(f"its content encoding is {encoding!r}, which was not asked for")
+        raise ValueError(f"its content encoding is {encoding!r}, which was not requested")
     if answer.is_success and len(body) > longest:
         raise ValueError(f"it is longer than {longest} bytes")
     if answer.is_success and not ended:

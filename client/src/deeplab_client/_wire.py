@@ -112,7 +112,7 @@ def read_tensor(datatype: str, shape: Sequence[int], data: bytes | memoryview, *
         ValueError: The data do not fit the size or the shape, or the type is not one of ours.
     """
     if any(length < 0 for length in shape):
-        raise ValueError(f"a tensor has the shape {tuple(shape)}")
+        raise ValueError(f"a tensor has the invalid shape {tuple(shape)}")
     if len(data) != size:
         raise ValueError(f"it ends within a tensor, after {len(data)} of {size} bytes")
     if datatype == "BYTES":
@@ -121,7 +121,7 @@ def read_tensor(datatype: str, shape: Sequence[int], data: bytes | memoryview, *
         tensor[:] = elements
         return tensor.reshape(shape)
     if datatype not in _DTYPES:
-        raise ValueError(f"a tensor is of type {datatype!r}")
+        raise ValueError(f"a tensor has the unsupported type {datatype!r}")
     return np.frombuffer(data, _DTYPES[datatype]).reshape(shape)
 
 
@@ -154,7 +154,7 @@ def read_reply(reply: Reply, sent: Sent, *, facts: ModelFacts, confidence: bool,
         names = _read_names(reply.outputs.get("CLASS_NAMES"))
         mask, is_of_picture = _read_mask(reply.outputs, len(names))
         if not is_of_picture:
-            raise _mismatched("its MASK_PNG has other pixels of each class than CLASS_PIXELS", reply, request_id)
+            raise _mismatched("the pixels of each class in its MASK_PNG differ from CLASS_PIXELS", reply, request_id)
         _check_ids(mask, len(names))
         if confidence and CONFIDENCE not in reply.outputs:
             raise without_confidence(reply.model_name, request_id)
@@ -164,7 +164,7 @@ def read_reply(reply: Reply, sent: Sent, *, facts: ModelFacts, confidence: bool,
         raise ModelError(message, model=reply.model_name, request_id=request_id) from flaw
     if sent.size is not None and sent.size != mask.shape:
         (height, width), (rows, columns) = sent.size, mask.shape
-        difference = f"its mask is {columns} x {rows} pixels, and the image is {width} x {height}"
+        difference = f"its mask has {columns} x {rows} pixels, but the image has {width} x {height}"
         raise _mismatched(difference, reply, request_id)
     return Segmentation(
         mask=mask,
@@ -205,7 +205,9 @@ def _read_image_id(tensor: NDArray[Any] | None) -> int:
 
 def _mismatched(difference: str, reply: Reply, request_id: str) -> MismatchedReplyError:
     name = repr(reply.model_name[:_LONGEST_NAME])
-    message = f"{name} answered with the reply to another request: {difference}; restart the server if this goes on"
+    message = (
+        f"{name} answered with the reply to another request: {difference}; restart the server if this happens again"
+    )
     return MismatchedReplyError(message, model=reply.model_name, request_id=request_id)
 
 
@@ -215,7 +217,7 @@ def _read_names(names: NDArray[Any] | None) -> NDArray[Any]:
     if names.ndim != 2 or len(names) != 1 or names.dtype != np.object_:  # noqa: PLR2004 batch, class
         raise ValueError(f"CLASS_NAMES are {names.dtype} {names.shape}, not text (1, C)")
     if names.size > _MOST_CLASSES:
-        raise ValueError(f"there are {names.size} CLASS_NAMES; a mask of bytes tells {_MOST_CLASSES} classes apart")
+        raise ValueError(f"there are {names.size} CLASS_NAMES, but a uint8 mask holds at most {_MOST_CLASSES} classes")
     return names[0]
 
 
@@ -255,7 +257,7 @@ def _read_png(png: NDArray[Any], *, size: int) -> tuple[NDArray[np.uint8], list[
     except Exception as error:  # Pillow's decoders raise what they like
         raise ValueError(f"MASK_PNG cannot be decoded: {reason_of(error)}") from error
     if mask is None:
-        raise ValueError(f"MASK_PNG is {image.mode} {image.size}, CLASS_PIXELS count {size} pixels")
+        raise ValueError(f"MASK_PNG has mode {image.mode} and size {image.size}, but CLASS_PIXELS count {size} pixels")
     return mask, image.histogram()
 
 
@@ -269,14 +271,14 @@ def _read_plane(name: str, tensor: NDArray[Any]) -> NDArray[np.uint8]:
 def _read_confidence(tensor: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     confidence = _read_plane(CONFIDENCE, tensor)
     if confidence.shape != shape:
-        raise ValueError(f"{CONFIDENCE} is {confidence.shape}, and the mask {shape}")
+        raise ValueError(f"{CONFIDENCE} has shape {confidence.shape}, but the mask has {shape}")
     return confidence
 
 
 def _check_ids(mask: NDArray[np.uint8], classes: int) -> None:
     largest = int(mask.max())  # 1.6 ms for 12 megapixels
     if largest >= classes:
-        raise ValueError(f"the mask has class id {largest}, but there are {classes} CLASS_NAMES")
+        raise ValueError(f"the mask contains class id {largest}, but there are {classes} CLASS_NAMES")
 
 
 def _text(name: bytes | str) -> str:

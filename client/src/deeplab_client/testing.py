@@ -166,12 +166,14 @@ class _FakeServer:
     def _check(self, mask: object) -> NDArray[np.uint8]:
         """Refuse a mask that no server would send: a bug of the test, and no SegmentationError."""
         if not isinstance(mask, np.ndarray):
-            raise TypeError(f"a fake answers with masks or SegmentationErrors; found {type(mask).__name__}")
+            raise TypeError(f"the answer of a fake must be a mask or a SegmentationError, got {type(mask).__name__}")
         array: NDArray[Any] = mask
         if array.dtype != np.uint8 or array.ndim != 2 or array.size == 0:  # noqa: PLR2004 height, width
-            raise ValueError(f"a mask is uint8 (H, W) with at least one pixel; found {array.dtype} {array.shape}")
+            raise ValueError(f"a mask must be uint8 (H, W) with at least one pixel, got {array.dtype} {array.shape}")
         if array.max() >= len(self._class_names):
-            raise ValueError(f"the mask has class id {array.max()}, but there are {len(self._class_names)} class names")
+            raise ValueError(
+                f"the mask contains class id {array.max()}, but there are {len(self._class_names)} class names"
+            )
         return array
 
     def _outputs(self, mask: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
@@ -184,7 +186,7 @@ class _FakeServer:
             return np.full(mask.shape, 255, np.uint8)
         if confidence.dtype != np.uint8 or confidence.shape != mask.shape:
             raise ValueError(
-                f"the confidence is uint8 of the mask's shape {mask.shape}; found {confidence.dtype} {confidence.shape}"
+                f"the confidence must be uint8 of shape {mask.shape}, got {confidence.dtype} {confidence.shape}"
             )
         return confidence
 

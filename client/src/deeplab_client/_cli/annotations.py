@@ -112,8 +112,8 @@ class Annotations:
         remarks = [f"file names in {ANNOTATIONS} are relative to {self._root}"]
         if self._escaped:
             remarks.append(
-                f"file names that are not UTF-8, which JSON cannot hold: {self._escaped}, written with \\x..; "
-                "rename these pictures, or loaders will not find them"
+                f"file names that are not valid UTF-8: {self._escaped}; JSON cannot hold them, so they are written "
+                "with \\x escapes: rename these pictures, because loaders cannot find them otherwise"
             )
         return self._path, remarks
 
@@ -130,7 +130,9 @@ class Annotations:
         data = {"info": self._about["info"], "images": images, "annotations": annotations}
         if self._stamp() != self._seen:
             raise FileExistsError(
-                errno.EEXIST, "another run has written it meanwhile; run again, or into another folder", str(self._path)
+                errno.EEXIST,
+                "another run has changed it in the meantime: run again, or use another output folder",
+                str(self._path),
             )
         content = json.dumps({**data, "categories": self._about["categories"]}).encode()
         write_whole(self._path, content, replace=self._seen is not None)
@@ -150,12 +152,13 @@ class Annotations:
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{streams.clean(self._path)} is of no earlier run; --force overwrites it") from error
+            message = f"{streams.clean(self._path)} was not written by deeplab segment"
+            raise ValueError(f"{message}: use another folder, or overwrite it with --force") from error
         others = [name for identity, name in names.items() if identity not in self._order]
         if others:
             raise ValueError(
-                f"{streams.clean(self._path)} holds pictures that are not named now ({len(others)}, such as "
-                f"{streams.one_line(others[0])}): name them too, or another folder; --force overwrites the file"
+                f"{streams.clean(self._path)} contains pictures that are not named now ({len(others)}, such as "
+                f"{streams.one_line(others[0])}): name them too, use another folder, or overwrite the file with --force"
             )
 
     def _stamp(self) -> tuple[int, int, int] | None:

@@ -17,13 +17,14 @@ from deeplab_client._cli.server import INTERRUPTED, SOME_FAILED
 __all__ = ["INTERRUPTED", "run"]
 
 _EPILOG = (
-    "Exit code: 0 all went well, 1 some pictures failed or nobody took the output, 2 the command line is wrong, "
-    "3 the server cannot be reached, does not answer or is not ready, 4 it refuses access, or has no such model, "
-    "confidence or background, 130 interrupted.\n\n"
-    "Environment: DEEPLAB_URL, DEEPLAB_MODEL and DEEPLAB_TIMEOUT replace options. Without an option: "
+    "Exit codes: 0 success, 1 some pictures failed or the output could not be written, 2 the command line is wrong, "
+    "3 the server is unreachable, not ready or did not answer in time, 4 the server denies access or has no such "
+    "model, confidence or background, 130 interrupted.\n\n"
+    "Environment: DEEPLAB_URL, DEEPLAB_MODEL and DEEPLAB_TIMEOUT replace --url, --model and --timeout. These settings "
+    "have no option: "
     "DEEPLAB_CA_FILE, DEEPLAB_CERTIFICATE_FILE and DEEPLAB_KEY_FILE (PEM files for grpcs:// and https://), "
-    "DEEPLAB_TOKEN (bearer token), DEEPLAB_RETRIES (2), DEEPLAB_COMPRESSION (gzip or deflate), "
-    "DEEPLAB_MASK_FORMAT (auto, raw or png), DEEPLAB_PROXY (an HTTP proxy's URL, or env)."
+    "DEEPLAB_TOKEN (bearer token), DEEPLAB_RETRIES (default 2), DEEPLAB_COMPRESSION (gzip or deflate), "
+    "DEEPLAB_MASK_FORMAT (auto, raw or png), DEEPLAB_PROXY (URL of an HTTP proxy, or env)."
 )
 
 _app = typer.Typer(
@@ -54,7 +55,7 @@ def _deeplab(
         ),
     ] = False,
 ) -> None:
-    """Segment pictures with a Triton server that serves DeepLabV3."""
+    """Segment pictures with DeepLabV3 on a Triton server."""
     del version
     # What the client logs is said by the commands, in their own way.
     logging.getLogger("deeplab_client").addHandler(logging.NullHandler())

@@ -132,8 +132,8 @@ def _without_uncertain(result: Segmentation, confidence: float | None) -> Segmen
         return result
     if not result.background:
         raise UnusableError(
-            f"{result.model_name} has no background that uncertain pixels could become, because its class 0 is "
-            f"{result.class_names[0]!r}; --confidence 0 keeps every pixel, and gives json and coco their scores",
+            f"--confidence {confidence:g} needs a model with a background, but class 0 of {result.model_name} is "
+            f"{result.class_names[0]!r}: use --confidence 0, which keeps all pixels and adds scores to json and coco",
             REFUSED,
         )
     return result.at_least(confidence)

@@ -23,16 +23,17 @@ from deeplab_client._segmentation import UNTRAINED
 
 
 def models(*, url: Url, timeout: Timeout = 30.0, as_json: Json = False) -> None:
-    """List the server's models that segment pictures.
+    """List the segmentation models of the server.
 
-    A pipe gets name, version, weights, precision, number of classes and largest picture (pixels), separated by tabs.
+    In a pipe, each line has name, version, weights, precision, number of classes and the most pixels that a picture
+    may have, separated by tabs.
     """
     with server.connect(url, model=MODEL, timeout=timeout) as client, _told():
         found = client.models()
     if as_json:
         streams.say(json.dumps([dataclasses.asdict(model) for model in found]))
         return
-    table = Table("model", "version", "weights", "precision", "classes", "largest picture, pixels")
+    table = Table("model", "version", "weights", "precision", "classes", "max pixels")
     for model in found:
         classes = None if model.class_names is None else len(model.class_names)
         told = (model.name, model.version, model.weights, model.precision, classes, model.max_pixels)
@@ -44,18 +45,20 @@ def models(*, url: Url, timeout: Timeout = 30.0, as_json: Json = False) -> None:
     if sys.stdout.isatty():
         Console(highlight=False).print(table)
     if not found:
-        streams.notice(f"{url} has no model that segments pictures")
+        streams.notice(f"{url} serves no segmentation model")
 
 
 def classes(*, url: Url, model: Model = MODEL, timeout: Timeout = 30.0, as_json: Json = False) -> None:
-    """List the classes that a model tells apart, with their colors.
+    """List the classes of a model with their colors.
 
-    A pipe gets id and name, separated by a tab.
+    In a pipe, each line has id and name, separated by a tab.
     """
     with server.connect(url, model=model, timeout=timeout) as client, _told():
         info = server.find_model(client, url, model)
         if info is None or info.class_names is None:
-            reason = "does not let you ask for its models" if info is None else f"does not name the classes of {model}"
+            reason = (
+                "denies access to its list of models" if info is None else f"does not report the classes of {model}"
+            )
             # Their names come with every result.
             remedy = "segment a picture with --format coco, and read the categories in annotations.json"
             raise UnusableError(f"{url} {reason}: {remedy}", REFUSED)
@@ -78,7 +81,7 @@ def classes(*, url: Url, model: Model = MODEL, timeout: Timeout = 30.0, as_json:
 
 
 def ping(*, url: Url, model: Model = MODEL, timeout: Timeout = 5.0, as_json: Json = False) -> None:
-    """Check that the server takes requests for the model."""
+    """Check that the server is ready for requests to the model."""
     started, milliseconds, ready, reason, weights, code = time.monotonic(), 0.0, None, None, None, 0
     with server.connect(url, model=model, timeout=timeout) as client:
         try:
@@ -95,7 +98,7 @@ def ping(*, url: Url, model: Model = MODEL, timeout: Timeout = 5.0, as_json: Jso
         state = {"ready": ready, "reason": reason, "weights": weights, "milliseconds": round(milliseconds, 1)}
         streams.say(json.dumps({"url": url, "model": model, **state}))
     elif not code:
-        known = "ready" if ready else f"ready: unknown ({reason})"
+        known = "ready" if ready else f"readiness unknown ({reason})"
         untrained = ", untrained weights" if weights == UNTRAINED else ""
         streams.say(f"{known}: {url} serves {model}{untrained} ({milliseconds:.0f} ms)")
     raise typer.Exit(code)
@@ -110,14 +113,14 @@ def _served(client: SegmentationClient, url: str, model: str, *, ready: bool | N
     """
     info = server.find_model(client, url, model)  # says why, where nobody answers
     if ready is False:
-        raise UnusableError(f"{url} does not call itself and model {model!r} ready", UNREACHABLE)
+        raise UnusableError(f"{url} or its model {model!r} is not ready: wait, or read the server's log", UNREACHABLE)
     if ready is None and info is None:
         raise UnusableError(
-            f"{url} answers, but does not let you ask whether it is ready, nor for its models: segment a picture to "
-            "see whether that is allowed",
+            f"{url} answers, but denies access to its readiness and its list of models: segment a picture to check "
+            "whether inference is allowed",
             REFUSED,
         )
-    reason = "the server has the model, but does not let you ask whether it is ready" if ready is None else None
+    reason = "the server has the model, but denies access to its readiness" if ready is None else None
     return reason, None if info is None else info.weights
 
 

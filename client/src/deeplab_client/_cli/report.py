@@ -55,7 +55,7 @@ class Tally:
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.skipped:
-            parts.append(f"{self.skipped} skipped, because they were done before (--force does them again)")
+            parts.append(f"{self.skipped} skipped, because they were done before (--force segments them again)")
         if written is not None:
             parts.append(f"output in {clean(written)}")
         return "; ".join(parts)
@@ -144,7 +144,7 @@ class Lines:
         elif outcome.error is not None:
             notice(_failure(outcome))
         elif outcome.skipped:
-            notice(f"{clean(path)}: skipped: done before, in {', '.join(map(clean, outputs))}")
+            notice(f"{clean(path)}: skipped, because it was done before: {', '.join(map(clean, outputs))}")
         elif found is not None:
             top = found["top_class"]
             share = "" if top is None else f"{found['fractions'][top]:.4f}"

@@ -23,7 +23,7 @@ SOME_FAILED, WRONG, UNREACHABLE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130  # exit 
 
 # Words of an error of the client's constructor, and the option or variable that gave the argument.
 _GIVEN_BY = {
-    "no server URL": "--url or DEEPLAB_URL",
+    "server URL": "--url or DEEPLAB_URL",
     "proxy": "DEEPLAB_PROXY",
     "timeout must": "--timeout or DEEPLAB_TIMEOUT",
     "model must": "--model or DEEPLAB_MODEL",
@@ -73,7 +73,7 @@ def find_model(client: SegmentationClient, url: str, name: str) -> ModelInfo | N
         return None
     found = next((info for info in infos if info.name == name), None)
     if found is None:
-        message = f"{url} has no model {name!r} that segments pictures; {_listed(infos)}"
+        message = f"{url} has no segmentation model {name!r}; {_listed(infos)}"
         raise UnusableError(message, REFUSED)
     return found
 
@@ -128,4 +128,4 @@ def raise_if_unusable(error: SegmentationError, *, answered: bool = False) -> No
 
 def _listed(infos: Iterable[ModelInfo]) -> str:
     names = ", ".join(info.name for info in infos)
-    return f"it has {names}" if names else "it has none that does"
+    return f"its segmentation models are {names}" if names else "it has no segmentation model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -28,12 +29,12 @@ _OWN_SUFFIXES = tuple(formats.SUFFIXES.values())
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # not C://
 
 # What is left out. A linked folder may lead anywhere, also back to the one that holds it.
-_LINKED = "linked folders, searched only if named"
+_LINKED = "linked folders, only searched if named"
 _DEEPER = "folders, searched with --recursive"
 _MATCHED = "folders that match a pattern"
-_HIDDEN = "hidden"
+_HIDDEN = "hidden files and folders"
 _OTHER = "files of other types"
-_OWN = "named like outputs"
+_OWN = "files named like outputs"
 _MOST_NAMES = 3  # of each kind
 
 
@@ -66,10 +67,13 @@ class Source:
         """Return the source with its present size and time of change, or with the standard input read.
 
         Raises:
-            OSError: It is missing or cannot be reached.
+            OSError: It is missing, empty (the standard input) or cannot be reached.
         """
         if self == STANDARD_INPUT:
-            return replace(self, data=sys.stdin.buffer.read())
+            data = sys.stdin.buffer.read()
+            if not data:
+                raise OSError(errno.ENODATA, "standard input is empty, so pipe a picture into it")
+            return replace(self, data=data)
         about = self.path.stat()
         return replace(self, size=about.st_size, modified=about.st_mtime_ns)
 
@@ -96,7 +100,7 @@ class Selection:
 
     def notices(self) -> list[str]:
         """Return what a user may miss among the pictures."""
-        notices = [f"{error.filename}: the folder cannot be read: {error.strerror}" for error in self.unreadable]
+        notices = [f"cannot read the folder {error.filename}: {error.strerror}" for error in self.unreadable]
         return [*notices, f"left out: {self.left_out}"] if self.left_out else notices
 
 
@@ -130,15 +134,15 @@ class _Search:
 
     def expand(self, argument: str) -> list[Source]:
         if not argument:
-            raise ValueError("an empty argument names no picture; for the current folder say .")
+            raise ValueError("must not be empty: use . for the current folder")
         if argument == "-":
             # Python has None for a stream that was closed.
             if sys.stdin is None or sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
-                raise ValueError("- is the standard input: send a picture into it (a file of that name is ./-)")
+                raise ValueError("- is standard input: pipe a picture into it, or name a file of that name as ./-")
             return [STANDARD_INPUT]
         if is_url(argument):
             remedy = "leave out file://" if argument.lower().startswith("file:") else "download it and name the file"
-            raise ValueError(f"{argument} is a URL, and only files are read: {remedy}")
+            raise ValueError(f"must be a file or folder, got the URL {argument}: {remedy}")
         path = Path(argument)
         # Not the methods of Path: they raise for names that are too long and folders that are closed.
         if os.path.isdir(path):  # noqa: PTH112
@@ -148,7 +152,7 @@ class _Search:
         matches = sorted({Path(match) for match in self._matches(argument)})
         files = [match for match in matches if self._is_matched(match, every_depth="**" in argument)]
         if not files:
-            raise ValueError(f"{argument} matches no file")
+            raise ValueError(f"the pattern {argument} matches no file")
         return [self._named(file) for file in files]
 
     def _matches(self, pattern: str) -> Iterator[str]:
@@ -187,11 +191,11 @@ class _Search:
                     below = path.relative_to(folder)
                     sources.append(Source(path, Path(place, below), below))
         if not sources and errors:
-            raise ValueError(f"the folder {errors[0].filename} cannot be read: {errors[0].strerror}")
+            raise ValueError(f"cannot read the folder {errors[0].filename}: {errors[0].strerror}")
         if not sources:
-            deeper = "" if self._recursive else "; --recursive looks into its folders too"
+            deeper = "" if self._recursive else "; --recursive searches its subfolders too"
             left_out = f"; left out: {self.told()}" if self._left_out else ""
-            raise ValueError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}){deeper}{left_out}")
+            raise ValueError(f"the folder {folder} contains no pictures ({', '.join(SUFFIXES)}){deeper}{left_out}")
         self.unreadable += errors
         return sources
 

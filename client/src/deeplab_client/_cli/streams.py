@@ -48,7 +48,7 @@ def _written() -> Generator[None]:
         raise
     except OSError as error:
         let_go(sys.stdout)
-        raise UnwritableError(f"cannot write to the standard output: {error.strerror}") from error
+        raise UnwritableError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def notice(text: str) -> None:

@@ -57,9 +57,11 @@ class Page:
         try:
             names = [model.name for model in self._client.models() if model.confidence]
         except SegmentationError as error:
-            return gr.skip(), _notice(f"The server does not name its models: {error}")
+            return gr.skip(), _notice(f"The models of the server cannot be listed: {error}")
         if not names:
-            return gr.skip(), _notice("The server has no model that segments pictures with confidence: build it again.")
+            return gr.skip(), _notice(
+                "The server has no segmentation model with confidence: build the model repository again."
+            )
         return gr.Dropdown(choices=names, value=self._model if self._model in names else names[0]), _notice("")
 
     def segment(self, path: str | None, model: str | None) -> tuple[Answer | None, Any]:
@@ -146,7 +148,12 @@ def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
                     caption = gr.HTML(padding=False)
                     with gr.Group():
                         threshold = gr.Slider(
-                            0, 1, 0, step=0.01, label="Confidence threshold", info="Less certain pixels are left out."
+                            0,
+                            1,
+                            0,
+                            step=0.01,
+                            label="Confidence threshold",
+                            info="Less certain pixels become background.",
                         )
                         opacity = gr.Slider(0, 1, 0.5, step=0.01, label="Opacity")
                     table = gr.HTML(padding=False)

@@ -95,9 +95,9 @@ def table(result: Segmentation) -> str:
 def caption(result: Segmentation) -> str:
     """Return HTML that says what answered, in red where its weights are untrained."""
     height, width = result.mask.shape
-    found = result.top_class or "background only"
+    found = "background only" if result.top_class is None else f"mostly {result.top_class}"
     model = f"{result.model_name}/{result.model_version}, weights {result.weights or 'unknown'}"
-    told = f"<p>{html.escape(f'{width} x {height} pixels, most of it {found}. {model}.')}</p>"
+    told = f"<p>{html.escape(f'{width} x {height} pixels, {found}. {model}.')}</p>"
     return f"{alert(_UNTRAINED)}{told}" if result.untrained else told
 
 
