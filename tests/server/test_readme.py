@@ -109,6 +109,19 @@ def test_the_clients_commands_run(color_server: TritonProcess, tmp_path: Path) -
         assert picture.getpixel((2, 2)) == (200, 0, 0), "the banner"
 
 
+def test_the_clients_curl_lines_run(color_server: TritonProcess, tmp_path: Path) -> None:
+    (tmp_path / "cow.jpg").write_bytes(pictures.small())
+    script = "".join(blocks("client/README.md", "bash")).replace("localhost:8000", color_server.http_url)
+    assert script.count(color_server.http_url) == 2
+    done = subprocess.run(["/bin/bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    outputs = {output["name"]: output["data"] for output in json.loads(done.stdout)["outputs"]}
+    assert outputs["CLASS_NAMES"][15] == "person"
+    with pictures.opened(tmp_path / "mask.png") as mask, pictures.opened(tmp_path / "cow.jpg") as picture:
+        assert mask.size == picture.size
+        assert mask.histogram()[: len(outputs["CLASS_PIXELS"])] == outputs["CLASS_PIXELS"]
+
+
 def anchors(document: Path) -> set[str]:
     """Return what links may name behind a #: the headings, as GitHub spells them."""
     text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
