@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.unit
 
+README = Path(__file__).resolve().parents[2] / "client" / "README.md"
+
 
 @pytest.mark.usefixtures("fake", "folder")
 def test_without_an_output_nothing_is_written_and_a_pipe_gets_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,6 +128,29 @@ def test_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert not told.err
     assert run("segment", "a.png", "--json", "-o", "out") == 0
     assert json.loads(capsys.readouterr().out)["state"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("row", "command"),
+    [
+        ("segment --json", ["segment", "a.png", "--json"]),
+        ("ping --json", ["ping", "--json"]),
+        ("models --json", ["models", "--json"]),
+        ("classes --json", ["classes", "--json"]),
+        ("segment --format json", ["segment", "a.png", "-o", "-", "-f", "json"]),
+    ],
+)
+@pytest.mark.usefixtures("fake", "folder")
+def test_the_readme_lists_every_key_of_the_json(
+    capsys: pytest.CaptureFixture[str], row: str, command: list[str]
+) -> None:
+    (line,) = (line for line in README.read_text().splitlines() if line.startswith(f"| `{row}` |"))
+    documented = set(re.findall(r"`([a-z_]+)`", line.split("|")[3])) - {"done", "skipped", "failed"}
+    picture("a.png")
+    assert run(*command) == 0
+    told = json.loads(capsys.readouterr().out)
+    first = told[0] if isinstance(told, list) else told
+    assert documented == set(first).union(*first.get("classes", []))
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
