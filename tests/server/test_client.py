@@ -165,7 +165,7 @@ def test_the_format_in_which_a_mask_travels_does_not_change_it(
 
 @pytest.mark.parametrize("output", ["MASK", "MASK_PNG"])
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_reply_tells_which_picture_it_belongs_to(toy_server: TritonProcess, protocol: Any, output: str) -> None:  # noqa: ANN401 a literal
+def test_a_reply_tells_which_picture_it_belongs_to(toy_server: TritonProcess, protocol: Any, output: str) -> None:  # noqa: ANN401 - a literal
     encoded = [toy.picture(number).ppm() for number in range(8)]
     checksums = [zlib.crc32(data) for data in encoded]
     assert max(checksums) > 2**31, "the tensor is signed, and a checksum is not"

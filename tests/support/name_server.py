@@ -25,7 +25,7 @@ class NameServer(BaseResolver):
         self._server = DNSServer(self, address="127.0.0.1", port=0, logger=DNSLogger(logf=_quiet))
         self.port: int = self._server.server.server_address[1]
 
-    def resolve(self, request: Any, handler: object) -> Any:  # noqa: ANN401, ARG002  dnslib is untyped
+    def resolve(self, request: Any, handler: object) -> Any:  # noqa: ANN401, ARG002 - dnslib is untyped
         """Answer a question, for dnslib."""
         reply = request.reply()
         if request.q.qtype == QTYPE.A:

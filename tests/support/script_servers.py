@@ -121,7 +121,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def stop(self) -> None:
         self.server.stop(None).wait()
 
-    def fail(self, call: str, context: Any) -> None:  # noqa: ANN401 untyped
+    def fail(self, call: str, context: Any) -> None:  # noqa: ANN401 - untyped
         self.connections.add(context.peer())
         self.script.headers.append(dict(context.invocation_metadata()))
         failure = self.script.failure(call)
@@ -130,7 +130,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 context.set_trailing_metadata((("grpc-retry-pushback-ms", self.script.wait),))
             context.abort(*failure)
 
-    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 - Triton's name, untyped
         self.fail("infer", context)
         (image,) = request.inputs
         assert (image.name, image.datatype, list(image.shape)) == ("IMAGE", "BYTES", [1, 1])
@@ -143,7 +143,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             response.raw_output_contents.append(data)
         return response
 
-    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 - Triton's name, untyped
         del request
         self.fail("config", context)
         response = messages.ModelConfigResponse()
@@ -151,12 +151,12 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             response.config.parameters["weights"].string_value = self.script.weights
         return response
 
-    def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+    def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 - Triton's name, untyped
         del request
         self.fail("ready", context)
         return messages.ServerReadyResponse(ready=True)
 
-    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 - Triton's name, untyped
         del context
         return messages.ModelReadyResponse(ready=request.name == "segment_resnet50")
 
@@ -176,15 +176,15 @@ class HttpServer(ThreadingHTTPServer):
         self.port = self.server_port
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
-    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 the base class's
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the base class's
         self.connections.add(request)
         super().process_request(request, client_address)
 
-    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 the base class's
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - the base class's
         super().shutdown_request(request)
         self.hung_up.set()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 the base class's
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the base class's
         """Say nothing of clients that went away."""
 
     def stop(self) -> None:
@@ -204,7 +204,7 @@ class HttpHandler(BaseHTTPRequestHandler):
         assert isinstance(self.server, HttpServer)
         return self.server
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 the base class's
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - the base class's
         """Say nothing."""
 
     def answer(self, status: int, body: bytes, json_length: int | None = None) -> None:

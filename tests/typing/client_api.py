@@ -113,7 +113,7 @@ def no_images(client: SegmentationClient) -> None:
     client.segment(7)  # pyright: ignore[reportArgumentType]
     client.segment([[1, 2]])  # pyright: ignore[reportArgumentType]
     client.segment(io.StringIO("text"))  # pyright: ignore[reportArgumentType]
-    client.segment(open("cow.jpg"))  # pyright: ignore[reportArgumentType]  # noqa: PTH123, SIM115 the most usual mistake
+    client.segment(open("cow.jpg"))  # pyright: ignore[reportArgumentType]  # noqa: PTH123, SIM115 - the most usual mistake
     client.segment("cow.jpg", "segment_resnet101")  # pyright: ignore[reportCallIssue]
 
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 IMAGE = np.zeros((2, 3, 3), np.uint8)
-PASSWORD = "hunter/22"  # noqa: S105 a made up one
+PASSWORD = "hunter/22"  # noqa: S105 - a made up one
 
 
 def outputs() -> dict[str, Any]:
@@ -406,7 +406,7 @@ def test_is_ready_is_false_where_nobody_answers(client: Driver, fake: Fake) -> N
 )
 def test_errors_pickle_and_are_the_builtin_too(kind: type[SegmentationError], builtin: type[Exception]) -> None:
     error = kind("what happened", model="m", request_id="r", retry_after=2.5)
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 made here
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
     assert type(copy) is kind
     assert isinstance(copy, builtin)
     assert isinstance(copy, SegmentationError)

@@ -363,7 +363,7 @@ def test_a_picture_waits_where_too_many_files_are_open(monkeypatch: pytest.Monke
     refusals = dict.fromkeys((read, write, draw), 2)
 
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 of any function
+        def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - of any function
             refusals[function] -= 1
             if refusals[function] < 0:
                 return function(*arguments, **options)

@@ -42,7 +42,7 @@ def stuck() -> Iterator[Stuck]:
 
 
 def client_of(fake: AsyncFakeTransport, **options: object) -> AsyncSegmentationClient:
-    return AsyncSegmentationClient("host", transport=fake, **options)  # pyright: ignore[reportArgumentType] of any kind
+    return AsyncSegmentationClient("host", transport=fake, **options)  # pyright: ignore[reportArgumentType] - of any kind
 
 
 class Told:
@@ -69,7 +69,7 @@ def test_a_cancellation_that_comes_with_a_result_is_not_swallowed(place: str) ->
             told.read_from.clear()
             task = asyncio.create_task(client.segment(image))
             await told.read_from.wait()
-            time.sleep(0.001)  # noqa: ASYNC251 so that the result comes in together with the cancellation
+            time.sleep(0.001)  # noqa: ASYNC251 - so that the result comes in together with the cancellation
             if task.cancel():
                 with pytest.raises(asyncio.CancelledError):
                     await task
@@ -105,7 +105,7 @@ def test_pixels_are_packed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch
     packed: list[threading.Thread] = []
     pack = _v2.infer_request
 
-    def noting(*arguments: Any) -> Any:  # noqa: ANN401 those of the function
+    def noting(*arguments: Any) -> Any:  # noqa: ANN401 - those of the function
         packed.append(threading.current_thread())
         return pack(*arguments)
 

@@ -108,7 +108,7 @@ def test_ids_without_a_name_are_not_exported() -> None:
 # supervision does without OpenCV, but says at its import that it would rather have it.
 @pytest.mark.filterwarnings("ignore:OpenCV:UserWarning")
 def test_detections_of_supervision() -> None:
-    import supervision  # noqa: PLC0415 it warns when it is imported
+    import supervision  # noqa: PLC0415 - it warns when it is imported
 
     mask = np.zeros((20, 30), np.uint8)
     mask[2:9, 4:11] = 8
@@ -198,7 +198,7 @@ def test_a_png_holds_ids_and_shows_colours() -> None:
         assert "UNTRAINED" in picture.info["Warning"]
 
 
-def shown(result: Any) -> Image.Image:  # noqa: ANN401 IPython calls what is protected to others
+def shown(result: Any) -> Image.Image:  # noqa: ANN401 - IPython calls what is protected to others
     return Image.open(io.BytesIO(result._repr_png_()))
 
 
@@ -238,9 +238,9 @@ def test_equality_is_of_values_but_not_of_timings() -> None:
 def test_results_are_frozen_and_copies_share_the_mask_only_where_they_are_shallow() -> None:
     result = segmentation(np.full((3, 4), 8, np.uint8), timings=Timings(0.1, 0.2, 0.3))
     with pytest.raises(AttributeError):
-        result.weights = "x"  # pyright: ignore[reportAttributeAccessIssue] that it cannot is the test
+        result.weights = "x"  # pyright: ignore[reportAttributeAccessIssue] - that it cannot is the test
     assert copy.copy(result).mask is result.mask
-    for clone in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):  # noqa: S301 made here
+    for clone in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):  # noqa: S301 - made here
         assert clone == result
         assert clone.timings == Timings(0.1, 0.2, 0.3)
         clone.mask[:] = 0

@@ -43,7 +43,7 @@ class Log:
     def options(self, kind: Kind) -> dict[str, Any]:
         """Return the hooks as arguments: coroutine functions for the client that takes them."""
 
-        async def awaited(info: Any) -> None:  # noqa: ANN401 any hook's
+        async def awaited(info: Any) -> None:  # noqa: ANN401 - any hook's
             await asyncio.sleep(0)
             self.told.append(info)
 

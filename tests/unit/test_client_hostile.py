@@ -30,7 +30,7 @@ pytestmark = pytest.mark.unit
 PIXELS = np.zeros((2, 3, 3), np.uint8)
 
 
-def failure(kind: Kind, answer: bytes, **options: Any) -> SegmentationError:  # noqa: ANN401 the client's
+def failure(kind: Kind, answer: bytes, **options: Any) -> SegmentationError:  # noqa: ANN401 - the client's
     server = RawServer(lambda _: answer)
     try:
         with (
@@ -164,7 +164,7 @@ def test_a_mask_of_another_picture_is_refused(server: Server, kind: Kind, mask_f
 
 @pytest.mark.parametrize("mask_format", ["raw", "png"])
 @pytest.mark.parametrize("image", [PIXELS, PIXELS[:, :, 0], Image.fromarray(PIXELS)], ids=["RGB", "grey", "PIL"])
-def test_a_mask_of_another_size_is_refused(server: Server, kind: Kind, mask_format: str, image: Any) -> None:  # noqa: ANN401 what segment takes
+def test_a_mask_of_another_size_is_refused(server: Server, kind: Kind, mask_format: str, image: Any) -> None:  # noqa: ANN401 - what segment takes
     turned = b"P5 2 3 255\n" + bytes(6)
     with connected(kind, url(server), mask_format=mask_format, retries=0) as client:
         assert client.segment(image).mask.shape == (2, 3)
@@ -234,7 +234,7 @@ def test_tensors_that_do_not_fit_are_a_model_error(server: Server, kind: Kind) -
             server.script.fixed = [image_id(b"\x05"), *tensors]
             try:
                 told: object = client.segment(b"\x05")
-            except Exception as error:  # noqa: BLE001 any would do, were it not for the assertion
+            except Exception as error:  # noqa: BLE001 - any would do, were it not for the assertion
                 told = error
             assert type(told) is ModelError, (case, told)
 

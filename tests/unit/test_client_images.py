@@ -52,7 +52,7 @@ def fake() -> FakeTransport:
 def send(fake: FakeTransport) -> Callable[[Any], bytes]:
     client = SegmentationClient("host", transport=fake)
 
-    def send(image: Any) -> bytes:  # noqa: ANN401 wrong types are tested too
+    def send(image: Any) -> bytes:  # noqa: ANN401 - wrong types are tested too
         client.segment(image)
         return fake.requests[-1].image
 
@@ -414,7 +414,7 @@ class DLPackOnly:
     def __init__(self, array: NDArray[Any]) -> None:
         self.array = array
 
-    def __dlpack__(self, **keywords: Any) -> object:  # noqa: ANN401 the protocol's
+    def __dlpack__(self, **keywords: Any) -> object:  # noqa: ANN401 - the protocol's
         del keywords
         return self.array.__dlpack__()
 
@@ -459,7 +459,7 @@ def test_no_message_ends_where_a_reason_should_come(send: Callable[[Any], bytes]
             send(image)
 
 
-def stored(kind: str, **options: Any) -> io.BytesIO:  # noqa: ANN401 those of Pillow
+def stored(kind: str, **options: Any) -> io.BytesIO:  # noqa: ANN401 - those of Pillow
     file = io.BytesIO()
     Image.fromarray(noise(6, 9, 3)).save(file, kind, **options)
     return file

@@ -166,7 +166,7 @@ def test_what_a_socket_lacks_is_no_fault_of_the_server(number: int, wrap: Callab
     assert error.model == "segment_resnet50"
     assert "seg" not in str(error)
     assert "fewer calls" in str(error)
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 made here
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
     assert (type(copy), str(copy)) == (ClientLimitError, str(error))
 
 
@@ -192,10 +192,10 @@ def test_where_there_is_no_ipv6_the_ports_are_not_to_blame() -> None:
 def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
     """Return a function that lets another one of the system fail some times."""
 
-    def fail(owner: Any, name: str, error: Exception, times: int) -> None:  # noqa: ANN401 a class or a module
+    def fail(owner: Any, name: str, error: Exception, times: int) -> None:  # noqa: ANN401 - a class or a module
         function, left = getattr(owner, name), iter(range(times))
 
-        def failing(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 any function's
+        def failing(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - any function's
             if next(left, None) is not None:
                 raise error
             return function(*arguments, **options)
@@ -212,7 +212,7 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def fake_of(kind: Kind, **options: Any) -> Any:  # noqa: ANN401 either
+def fake_of(kind: Kind, **options: Any) -> Any:  # noqa: ANN401 - either
     return FakeTransport(MASK, **options) if kind == "sync" else AsyncFakeTransport(MASK, **options)
 
 

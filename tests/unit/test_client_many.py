@@ -120,7 +120,7 @@ class Stream:
     def _run(self, work: Any, *arguments: Any) -> None:  # noqa: ANN401
         try:
             work(*arguments)
-        except BaseException as error:  # noqa: BLE001 the test looks at it
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.error = error
 
     def _read(self, client: SegmentationClient, images: Any, options: Any) -> None:  # noqa: ANN401
@@ -435,7 +435,7 @@ def test_cancelling_a_task_cancels_its_requests_and_passes_through(server: Serve
     async def cancelled() -> None:
         many = asyncio.ensure_future(anext(driver.client.segment_many([b"\x01", b"\x02"])))
         one = asyncio.ensure_future(driver.client.segment(b"\x03"))
-        while len(server.script.requests) < 3:  # noqa: ASYNC110 the server is in another thread
+        while len(server.script.requests) < 3:  # noqa: ASYNC110 - the server is in another thread
             await asyncio.sleep(0.01)
         for task in (many, one):
             task.cancel()

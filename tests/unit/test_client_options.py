@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.unit
 
-SECRET = "s3cr3t-bearer-value"  # noqa: S105 a made up one
+SECRET = "s3cr3t-bearer-value"  # noqa: S105 - a made up one
 PIN = "p1nk"
 KEY = "k3y-of-the-restricted-api"
 IMAGE = np.full((7, 11, 3), 5, np.uint8)
@@ -214,7 +214,7 @@ def test_waiting_for_a_server(server: Server, kind: Kind) -> None:
 def test_pixels_and_masks_are_compressed_where_asked_for(
     server: Server,
     kind: Kind,
-    compression: Any,  # noqa: ANN401 a literal
+    compression: Any,  # noqa: ANN401 - a literal
 ) -> None:
     with connected(kind, url(server), compression=compression) as client:
         plain = client.segment(b"\x05")
@@ -349,7 +349,7 @@ def test_the_png_of_another_request_is_no_answer(pixels: npt.NDArray[np.uint8], 
     server = HttpServer(script)
     whole = script.tensors
 
-    def mixed_up(request_id: str, image: bytes, names: list[str]) -> Any:  # noqa: ANN401 the script's
+    def mixed_up(request_id: str, image: bytes, names: list[str]) -> Any:  # noqa: ANN401 - the script's
         png = BytesIO()
         Image.fromarray(pixels).save(png, "PNG")
         own = [tensor for tensor in whole(request_id, image, names) if tensor[0] != "MASK_PNG"]

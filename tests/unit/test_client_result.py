@@ -258,4 +258,4 @@ def test_a_class_is_in_a_result_where_some_pixel_has_it() -> None:
     assert "person" in result
     assert "cat" not in result
     with pytest.raises(TypeError, match="not iterable"):
-        iter(result)  # pyright: ignore[reportArgumentType, reportCallIssue]  the point of the test
+        iter(result)  # pyright: ignore[reportArgumentType, reportCallIssue] - the point of the test

@@ -133,7 +133,7 @@ def test_a_grpc_server_can_forbid_retries(kind: Kind) -> None:
         client.segment(b"\x05")
     assert server.script.failing == 999_999
     assert (caught.value.retry_after, caught.value.retryable) == (None, False)
-    assert not pickle.loads(pickle.dumps(caught.value)).retryable  # noqa: S301 made here
+    assert not pickle.loads(pickle.dumps(caught.value)).retryable  # noqa: S301 - made here
     server.stop()
 
 

@@ -416,9 +416,9 @@ def test_a_client_is_copied_and_pickled_without_its_connections(server: Server, 
 
     async def use() -> None:
         made = SegmentationClient if kind == "sync" else AsyncSegmentationClient
-        client = made(url(server), timeout=20, headers={"key": "value"}, token="token")  # noqa: S106 made up
+        client = made(url(server), timeout=20, headers={"key": "value"}, token="token")  # noqa: S106 - made up
         assert await width(client) == 5
-        for clone in (pickle.loads(pickle.dumps(client)), copy.copy(client), copy.deepcopy(client)):  # noqa: S301 made here
+        for clone in (pickle.loads(pickle.dumps(client)), copy.copy(client), copy.deepcopy(client)):  # noqa: S301 - made here
             assert repr(clone) == repr(client)
             assert await width(clone) == 5
             assert server.script.headers[-1].items() >= {"key": "value", "authorization": "Bearer token"}.items()

@@ -67,7 +67,7 @@ def at_once(*calls: Callable[[], object]) -> list[object]:
         begin.wait(20)
         try:
             results[index] = calls[index]()
-        except Exception as error:  # noqa: BLE001 looked at by the test
+        except Exception as error:  # noqa: BLE001 - looked at by the test
             results[index] = error
 
     threads = [threading.Thread(target=make, args=(index,)) for index in range(len(calls))]
@@ -86,17 +86,17 @@ class Calls:
         self.coroutines = AsyncFakeTransport(MASK)
         self.clients = [SegmentationClient("host", transport=fake) for fake in self.fakes]
 
-    def in_batch(self, *images: Any) -> list[object]:  # noqa: ANN401 any image
+    def in_batch(self, *images: Any) -> list[object]:  # noqa: ANN401 - any image
         return list(self.clients[0].segment_many(images, concurrency=len(images)))
 
-    def in_loop(self, *images: Any) -> list[object]:  # noqa: ANN401 any image
+    def in_loop(self, *images: Any) -> list[object]:  # noqa: ANN401 - any image
         async def gather() -> list[object]:
             client = AsyncSegmentationClient("host", transport=self.coroutines)
             return list(await asyncio.gather(*map(client.segment, images), return_exceptions=True))
 
         return asyncio.run(gather())
 
-    def in_threads(self, *images: Any) -> list[object]:  # noqa: ANN401 any image
+    def in_threads(self, *images: Any) -> list[object]:  # noqa: ANN401 - any image
         """Ask two clients, and one for coroutines in a thread of its own."""
         first, second = self.clients
         calls = [lambda: first.segment(images[0]), lambda: second.segment(images[1])]
@@ -132,7 +132,7 @@ def test_a_picture_may_be_sent_and_drawn_on_at_once(kind: str) -> None:
     result = SegmentationClient("host", transport=FakeTransport(MASK)).segment(data)
     for _ in range(ROUNDS):
         calls, image = Calls(), Image.open(io.BytesIO(data))
-        segmented, drawn = at_once(lambda: calls.clients[0].segment(image), lambda: result.overlay(image))  # noqa: B023 called here
+        segmented, drawn = at_once(lambda: calls.clients[0].segment(image), lambda: result.overlay(image))  # noqa: B023 - called here
         assert isinstance(segmented, Segmentation)
         assert isinstance(drawn, Image.Image)
         assert (np.asarray(drawn) == right).all()

@@ -37,7 +37,7 @@ IMAGE = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 MASK = np.array([[0, 8, 8, 8], [0, 0, 0, 12]], np.uint8)
 
 
-def client(transport: Transport, **options: Any) -> SegmentationClient:  # noqa: ANN401 the client's own
+def client(transport: Transport, **options: Any) -> SegmentationClient:  # noqa: ANN401 - the client's own
     return SegmentationClient("grpc://fake", transport=transport, **options)
 
 

@@ -77,7 +77,7 @@ class Server(FakeTransport):
                 self._at_once -= 1
 
 
-def client_of(kind: Kind, server: FakeTransport, **options: Any) -> Any:  # noqa: ANN401 a context manager of a Driver
+def client_of(kind: Kind, server: FakeTransport, **options: Any) -> Any:  # noqa: ANN401 - a context manager of a Driver
     transport = server if kind == "sync" else Awaited(server, waits=True)
     return connected(kind, "fake", transport=transport, **options)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 AT_ONCE = RetryPolicy(2, first_delay=0.001, longest_delay=0.001)
-SECRET = "s3cr3t-bearer-value"  # noqa: S105 a made up one
+SECRET = "s3cr3t-bearer-value"  # noqa: S105 - a made up one
 MASK = np.zeros((2, 2), np.uint8)
 
 

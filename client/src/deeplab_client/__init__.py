@@ -85,7 +85,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415 loaded for who asks
+        from importlib.metadata import version  # noqa: PLC0415 - loaded for who asks
 
         return version("deeplab-client")
     # To load asyncio takes as long as all the rest: only who uses it does so.

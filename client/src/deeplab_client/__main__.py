@@ -17,14 +17,14 @@ def main() -> None:
     # gRPC writes of each handshake that fails to stderr, before it tells us; read when it is loaded.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        from deeplab_client._cli import app  # noqa: PLC0415 of an extra
+        from deeplab_client._cli import app  # noqa: PLC0415 - of an extra
     except KeyboardInterrupt:
         _die_of_interrupt()
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in {"rich", "typer"}:
             raise
-        from deeplab_client._errors import missing_extra  # noqa: PLC0415 needed by who lacks the extra
+        from deeplab_client._errors import missing_extra  # noqa: PLC0415 - needed by who lacks the extra
 
         sys.stderr.write(f"deeplab: {missing_extra('the command line', library, 'cli')}\n")
         sys.exit(2)

@@ -46,14 +46,14 @@ class Upload:
 class SupportsArray(Protocol):
     """What numpy turns into an array: tensors of PyTorch, TensorFlow and JAX among others."""
 
-    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:  # noqa: ANN401 a protocol of numpy's
+    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:  # noqa: ANN401 - a protocol of numpy's
         ...
 
 
 class SupportsDLPack(Protocol):
     """What hands its memory over by DLPack."""
 
-    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 a protocol of DLPack's
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - a protocol of DLPack's
         ...
 
     def __dlpack_device__(self) -> tuple[Any, int]: ...
@@ -97,7 +97,7 @@ def netpbm(array: NDArray[np.uint8]) -> Upload:
         InvalidImageError: No request can hold them.
     """
     # https://netpbm.sourceforge.net/doc/ppm.html: a line of text, then the pixels as they lie in memory.
-    magic = "P5" if array.ndim == 2 else "P6"  # noqa: PLR2004 height, width
+    magic = "P5" if array.ndim == 2 else "P6"  # noqa: PLR2004 - height, width
     height, width = array.shape[:2]
     check_size(array.size, f"the picture of {width} x {height} pixels")
     header = f"{magic} {width} {height} 255\n".encode()
@@ -148,18 +148,18 @@ def _remedy(dtype: np.dtype[Any]) -> str:
 
 def _without_alpha(array: NDArray[Any], found: str) -> NDArray[Any]:
     # A last axis as short as a pixel is not a picture's width.
-    if array.ndim == 3 and array.shape[2] > max(_CHANNELS) and array.shape[0] in _CHANNELS:  # noqa: PLR2004 C, H, W
+    if array.ndim == 3 and array.shape[2] > max(_CHANNELS) and array.shape[0] in _CHANNELS:  # noqa: PLR2004 - C, H, W
         raise refused(found, "move the channels to the last axis, array.transpose(1, 2, 0) or tensor.permute(1, 2, 0)")
-    if array.ndim == 4:  # noqa: PLR2004 N, H, W, C
+    if array.ndim == 4:  # noqa: PLR2004 - N, H, W, C
         raise refused(found, "pass one image, not a batch")
     if array.dtype == np.uint8 and array.size == max(array.shape, default=0) and _is_encoded(array):
         remedy = "if it holds the bytes of an encoded image, as from cv2.imencode, pass array.tobytes()"
         raise refused(found, remedy)
-    if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in _CHANNELS):  # noqa: PLR2004 H, W, C
+    if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in _CHANNELS):  # noqa: PLR2004 - H, W, C
         raise refused(found)
     if array.size == 0:
         raise refused(f"{found}, which is empty,")
-    if array.ndim == 2:  # noqa: PLR2004 height, width
+    if array.ndim == 2:  # noqa: PLR2004 - height, width
         return array
     return array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
 
@@ -174,7 +174,7 @@ def _from_floats(array: NDArray[Any], found: str) -> NDArray[np.uint8]:
     if not (low >= -_HALF_STEP and high <= 1 + _HALF_STEP):  # neither holds for NaN
         if np.isnan(low):
             raise refused(f"{found}, which contains NaN,")
-        remedy = "divide it by 255" if low >= 0 and high <= 255 else ""  # noqa: PLR2004 what uint8 holds
+        remedy = "divide it by 255" if low >= 0 and high <= 255 else ""  # noqa: PLR2004 - what uint8 holds
         raise refused(f"{found} with values from {low:g} to {high:g}", remedy)
     # In half precision 255 times a value would be off by up to a sixteenth.
     scaled = np.multiply(array, 255, dtype=np.promote_types(array.dtype, np.float32))

@@ -48,7 +48,7 @@ class Job(Generic[_R]):
             self._future.set_exception(error)
         except SegmentationError as error:
             self._future.set_result(error)
-        except BaseException as error:  # noqa: BLE001 raised by who takes the result
+        except BaseException as error:  # noqa: BLE001 - raised by who takes the result
             self._future.set_exception(error)
         finally:
             del self  # the error's traceback holds this frame, and the job would hold the error: see `_faults.caused`

@@ -202,7 +202,7 @@ def _beside_legend(picture: Image.Image, entries: Sequence[Entry], *, background
 
 
 def _percent(share: float) -> str:
-    return "<0.1 %" if 0 < share < 0.001 else f"{share * 100:.1f} %"  # noqa: PLR2004 what 0.1 % means
+    return "<0.1 %" if 0 < share < 0.001 else f"{share * 100:.1f} %"  # noqa: PLR2004 - what 0.1 % means
 
 
 def _shorten(name: str) -> str:

@@ -132,7 +132,7 @@ def _parse(url: str) -> Endpoint:
 
 
 def _split(url: str) -> SplitResult:
-    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
         raise TypeError(f"url must be a string such as {_FORMS}, got {type(url).__name__}")
     if "@" in url:
         _refuse(_USER.sub(r"\1***@", url), _NOTHING_ELSE)  # before anything repeats a password

@@ -80,7 +80,7 @@ class GrpcTransport:
         headers = self._options.call_headers()
         return CallContext(str(self._endpoint), model, deadline.seconds, request_id, tuple(headers.values())), headers
 
-    def _stub(self, where: CallContext) -> Any:  # noqa: ANN401 generated code without types
+    def _stub(self, where: CallContext) -> Any:  # noqa: ANN401 - generated code without types
         connected = self._channels.get(os.getpid())
         if connected is None:
             # No lock: one held by another thread during a fork would stay locked in the child for ever.
@@ -100,12 +100,12 @@ class GrpcTransport:
     def _call(
         self,
         name: str,
-        message: Any,  # noqa: ANN401 protobuf makes its classes at run time
+        message: Any,  # noqa: ANN401 - protobuf makes its classes at run time
         headers: dict[str, str],
         where: CallContext,
         deadline: Deadline,
-        **options: Any,  # noqa: ANN401 grpc's own
-    ) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
+        **options: Any,  # noqa: ANN401 - grpc's own
+    ) -> Any:  # noqa: ANN401 - protobuf makes its classes at run time
         try:
             method = getattr(self._stub(where), name)
             seconds = deadline.remaining()

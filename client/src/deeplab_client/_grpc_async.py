@@ -83,12 +83,12 @@ class AsyncGrpcTransport:
     async def _call(
         self,
         name: str,
-        message: Any,  # noqa: ANN401 protobuf makes its classes at run time
+        message: Any,  # noqa: ANN401 - protobuf makes its classes at run time
         headers: dict[str, str],
         where: CallContext,
         deadline: Deadline,
-        **options: Any,  # noqa: ANN401 grpc's own
-    ) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
+        **options: Any,  # noqa: ANN401 - grpc's own
+    ) -> Any:  # noqa: ANN401 - protobuf makes its classes at run time
         connected = await self._open(where, deadline)
         try:
             method = getattr(connected.stub, name)

@@ -77,7 +77,7 @@ class Connected:
     stub: Any
 
 
-def connect(library: Any, endpoint: Endpoint, pem: Pem | None) -> Connected:  # noqa: ANN401 grpc or grpc.aio
+def connect(library: Any, endpoint: Endpoint, pem: Pem | None) -> Connected:  # noqa: ANN401 - grpc or grpc.aio
     """Open a channel; nothing is sent.
 
     Raises:
@@ -92,7 +92,7 @@ def connect(library: Any, endpoint: Endpoint, pem: Pem | None) -> Connected:  # 
     return Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
 
 
-def infer_message(request: Request) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
+def infer_message(request: Request) -> Any:  # noqa: ANN401 - protobuf makes its classes at run time
     """Return an inference request."""
     message = messages.ModelInferRequest(model_name=request.model, id=request.request_id)
     message.inputs.add(name=_wire.IMAGE, datatype="BYTES", shape=_wire.IMAGE_SHAPE)
@@ -109,7 +109,7 @@ def compression_of(request: Request, options: Options) -> grpc.Compression:
     return grpc.Compression.Gzip if options.compression == "gzip" else grpc.Compression.Deflate
 
 
-def read_infer(response: Any, where: CallContext) -> Reply:  # noqa: ANN401 protobuf makes its classes at run time
+def read_infer(response: Any, where: CallContext) -> Reply:  # noqa: ANN401 - protobuf makes its classes at run time
     """Read the answer to an inference request.
 
     Raises:
@@ -130,7 +130,7 @@ def read_infer(response: Any, where: CallContext) -> Reply:  # noqa: ANN401 prot
     raise failures.pop()  # and not a variable: see `_faults.caused`
 
 
-def read_config(response: Any) -> ModelConfig:  # noqa: ANN401 protobuf makes its classes at run time
+def read_config(response: Any) -> ModelConfig:  # noqa: ANN401 - protobuf makes its classes at run time
     """Read the answer to the question for a model's config."""
     config = response.config
     return ModelConfig(
@@ -144,12 +144,12 @@ def read_config(response: Any) -> ModelConfig:  # noqa: ANN401 protobuf makes it
     )
 
 
-def read_versions(response: Any) -> dict[str, str]:  # noqa: ANN401 protobuf makes its classes at run time
+def read_versions(response: Any) -> dict[str, str]:  # noqa: ANN401 - protobuf makes its classes at run time
     """Read the answer to the question for the statistics of all models, which are those that are loaded."""
     return newest((str(model.name), str(model.version)) for model in response.model_stats)
 
 
-def error_of(failure: Any, where: CallContext) -> SegmentationError:  # noqa: ANN401 grpc is untyped
+def error_of(failure: Any, where: CallContext) -> SegmentationError:  # noqa: ANN401 - grpc is untyped
     """Map a failed call, of either kind of channel, to an error."""
     metadata: dict[str, str | bytes] = dict(failure.trailing_metadata() or ())
     return from_grpc(failure.code().name, failure.details(), where, pushback=metadata.get(_PUSHBACK))

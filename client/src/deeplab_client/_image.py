@@ -65,7 +65,7 @@ def encode(image: ImageLike) -> Upload:
         InvalidImageError: The image is of another kind, empty, or cannot be read.
     """
     if _is_pillow(image):
-        from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
+        from deeplab_client import _picture  # noqa: PLC0415 - Pillow is loaded only where it is used
 
         with _alone_with(image):
             return netpbm(np.asarray(_picture.flattened(image)))
@@ -80,7 +80,7 @@ def decode(image: ImageLike) -> Image.Image:
         ClientLimitError: A file cannot be opened, or memory not be had, because of a limit of this process.
         InvalidImageError: The image is of another kind, empty, or cannot be read.
     """
-    from PIL import Image  # noqa: PLC0415 Pillow is loaded only where it is used
+    from PIL import Image  # noqa: PLC0415 - Pillow is loaded only where it is used
 
     picture = upright(image)
     if isinstance(picture, np.ndarray):
@@ -97,7 +97,7 @@ def upright(image: ImageLike) -> Image.Image | NDArray[np.uint8]:
         ClientLimitError: A file cannot be opened, or memory not be had, because of a limit of this process.
         InvalidImageError: The image is of another kind, empty, or cannot be read.
     """
-    from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
+    from deeplab_client import _picture  # noqa: PLC0415 - Pillow is loaded only where it is used
 
     if _is_pillow(image):
         with _alone_with(image):
@@ -240,14 +240,14 @@ def _remedy(path: str | bytes, error: Exception) -> str:
         return "; if it is an image in base64, decode it with base64.b64decode"
     if isinstance(error, ValueError):
         return "; pass the bytes of an image as bytes, not as str"
-    if isinstance(error, FileNotFoundError) and not os.path.isabs(text):  # noqa: PTH117 text of any kind
+    if isinstance(error, FileNotFoundError) and not os.path.isabs(text):  # noqa: PTH117 - text of any kind
         return f"; the current folder is {_current_folder()}"
     return ""
 
 
 def _current_folder() -> str:
     try:
-        return repr(os.getcwd())  # noqa: PTH109 the same
+        return repr(os.getcwd())  # noqa: PTH109 - the same
     except OSError:
         return "gone"
 
@@ -269,11 +269,11 @@ def _can_be_read(image: object) -> TypeIs[SupportsRead]:
         raise InvalidImageError(f"cannot get `read` of the {kind} object: {reason_of(error)}") from error
 
 
-def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
+def _read_file(file: Any) -> bytes:  # noqa: ANN401 - anything with a read()
     """Read a file object from where it stands to its end."""
     try:
         name = getattr(file, "name", None)
-    except Exception:  # noqa: BLE001 a property of the caller's; the picture may be fine
+    except Exception:  # noqa: BLE001 - a property of the caller's; the picture may be fine
         name = None
     called = f"the file object {name!r}" if isinstance(name, str) else f"the {type(file).__qualname__} object"
     if isinstance(file, io.TextIOBase):
@@ -292,7 +292,7 @@ def _read_file(file: Any) -> bytes:  # noqa: ANN401 anything with a read()
     return bytes(data)
 
 
-def _unreadable(file: Any, called: str, error: Exception) -> SegmentationError:  # noqa: ANN401 anything with a read()
+def _unreadable(file: Any, called: str, error: Exception) -> SegmentationError:  # noqa: ANN401 - anything with a read()
     limit = limit_met(error)
     if limit is not None:
         limit.retryable = False  # what was read of it would be missing the second time

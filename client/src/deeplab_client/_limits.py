@@ -95,7 +95,7 @@ def descriptors_left() -> int | None:
         return None
     try:
         # The list itself has one open.
-        return max(0, limit - len(os.listdir("/dev/fd")) + 1)  # noqa: PTH208 names are enough
+        return max(0, limit - len(os.listdir("/dev/fd")) + 1)  # noqa: PTH208 - names are enough
     except OSError as error:
         return 0 if error.errno in {errno.EMFILE, errno.ENFILE} else None
 

@@ -36,7 +36,7 @@ def check_concurrency(concurrency: int) -> int:
         TypeError: It is no number.
         ValueError: It is less than 1.
     """
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
         raise TypeError(f"concurrency must be an integer, got {concurrency!r}")
     if concurrency < 1:
         raise ValueError(f"concurrency must be 1 or more, got {concurrency}")
@@ -124,7 +124,7 @@ class _Source:
             return [next(self._iterator)]
         except StopIteration:
             pass
-        except Exception as error:  # noqa: BLE001 raised when asked for
+        except Exception as error:  # noqa: BLE001 - raised when asked for
             self._failure = error
         self.exhausted = True
         return []

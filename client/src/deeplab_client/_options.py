@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deeplab_client._wire import MaskChoice
 
 Compression: TypeAlias = Literal["gzip", "deflate"]
-Token: TypeAlias = "str | Callable[[], str]"  # noqa: S105 a type
+Token: TypeAlias = "str | Callable[[], str]"  # noqa: S105 - a type
 AsyncToken: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
 
 
@@ -172,7 +172,7 @@ def check_headers(headers: Mapping[str, str], *, token: object) -> dict[str, str
 
 def is_coroutine_function(function: object) -> bool:
     """Return whether calling something gives a coroutine, of objects with a `__call__` too."""
-    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 its kind
+    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - its kind
 
 
 def check_token(token: object) -> str:
@@ -196,7 +196,7 @@ def _check_header(name: str, value: str) -> str:
         raise ValueError(f"header {name!r} cannot be set: the client or the protocol sets it")
     if name.lower().endswith("-bin"):
         raise ValueError(f"header {name!r} cannot be set: gRPC reserves names ending in -bin for binary values")
-    if not isinstance(value, str) or not _VALUE.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
+    if not isinstance(value, str) or not _VALUE.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
         raise ValueError(f"the value of header {name!r} must be a string of printable ASCII characters")
     return value
 
@@ -205,7 +205,7 @@ def _trace_headers() -> dict[str, str]:
     # Who has not loaded the tracing API has no span to tell of: nothing is imported then.
     if sys.modules.get("opentelemetry.trace") is None:
         return {}
-    from opentelemetry import propagate  # noqa: PLC0415 # pyright: ignore[reportMissingImports] optional
+    from opentelemetry import propagate  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - optional
 
     carrier: dict[str, str] = {}
     propagate.inject(carrier)

@@ -136,7 +136,7 @@ def _avif(data: bytes) -> Image.Image:
 
 def _heic(data: bytes) -> Image.Image:
     try:
-        from pi_heif import HeifImageFile  # noqa: PLC0415 of an extra
+        from pi_heif import HeifImageFile  # noqa: PLC0415 - of an extra
     except ModuleNotFoundError as error:
         if error.name != "pi_heif":
             raise
@@ -178,7 +178,7 @@ def _orientation(image: Image.Image) -> object:
         return exif.get(ORIENTATION_TAG)
     except Warning:
         raise
-    except Exception:  # noqa: BLE001 Pillow's EXIF parser raises what it likes
+    except Exception:  # noqa: BLE001 - Pillow's EXIF parser raises what it likes
         return None
 
 

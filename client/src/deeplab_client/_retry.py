@@ -45,7 +45,7 @@ class RetryPolicy:
     longest_delay: float = 8.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
             raise TypeError(f"retries must be an integer or a RetryPolicy, got {self.retries!r}")
         if self.retries < 0:
             raise ValueError(f"retries must be 0 or more, got {self.retries}")
@@ -55,7 +55,7 @@ class RetryPolicy:
     def delay(self, attempt: int) -> float:
         """Draw the pause after a failed attempt, the first being 1."""
         bound = min(self.longest_delay, self.first_delay * 2.0 ** min(attempt - 1, 60))
-        return random.uniform(0, bound)  # noqa: S311 spreads load, keeps no secret
+        return random.uniform(0, bound)  # noqa: S311 - spreads load, keeps no secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Attempts:
         if not error.retryable:
             return None
         if self._in_batch and isinstance(error, ClientLimitError):
-            delay = random.uniform(*_LIMIT_PAUSE)  # noqa: S311 spreads load, keeps no secret
+            delay = random.uniform(*_LIMIT_PAUSE)  # noqa: S311 - spreads load, keeps no secret
         elif self._retried < self._policy.retries:
             self._retried += 1
             delay = max(self._policy.delay(self._retried), error.retry_after or 0.0)

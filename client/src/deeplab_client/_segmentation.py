@@ -301,7 +301,7 @@ class Segmentation:
             and np.array_equal(self.confidence, other.confidence)  # pyright: ignore[reportArgumentType] - None equals None
         )
 
-    __hash__: ClassVar[None]  # pyright: ignore[reportIncompatibleMethodOverride]  how Python says that there is none
+    __hash__: ClassVar[None]  # pyright: ignore[reportIncompatibleMethodOverride] - how Python says that there is none
 
     def _described(self) -> tuple[object, ...]:
         return self.class_names, self.model_name, self.model_version, self.weights, self.background

@@ -326,6 +326,6 @@ class _Call:
 
 
 def _declared_size(encoded: bytes) -> tuple[int, int] | None:
-    from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
+    from deeplab_client import _picture  # noqa: PLC0415 - Pillow is loaded only where it is used
 
     return _picture.declared_size(encoded)

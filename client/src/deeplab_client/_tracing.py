@@ -28,7 +28,7 @@ def attempt(endpoint: Endpoint, request: RequestInfo) -> Generator[None]:
     if sys.modules.get("opentelemetry.trace") is None:
         yield
         return
-    from opentelemetry import trace  # pyright: ignore[reportMissingImports] optional
+    from opentelemetry import trace  # pyright: ignore[reportMissingImports] - optional
 
     span = trace.get_tracer("deeplab_client").start_span(
         f"{_SERVICE}/{_METHOD}" if endpoint.is_grpc else "POST",

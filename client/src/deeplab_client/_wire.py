@@ -90,7 +90,7 @@ def outputs_of(mask_format: MaskChoice, endpoint: Endpoint) -> tuple[str, ...]:
 def load_decoder(outputs: Sequence[str]) -> None:
     """Load what reads the outputs, so that reading them opens no file and holds up no event loop."""
     if "MASK_PNG" in outputs:
-        from PIL import Image  # noqa: PLC0415  takes longer to load than all the rest, and raw masks do without
+        from PIL import Image  # noqa: PLC0415 - takes longer to load than all the rest, and raw masks do without
 
         Image.preinit()
 
@@ -214,7 +214,7 @@ def _mismatched(difference: str, reply: Reply, request_id: str) -> MismatchedRep
 def _read_names(names: NDArray[Any] | None) -> NDArray[Any]:
     if names is None:
         raise ValueError("no output CLASS_NAMES")
-    if names.ndim != 2 or len(names) != 1 or names.dtype != np.object_:  # noqa: PLR2004 batch, class
+    if names.ndim != 2 or len(names) != 1 or names.dtype != np.object_:  # noqa: PLR2004 - batch, class
         raise ValueError(f"CLASS_NAMES are {names.dtype} {names.shape}, not text (1, C)")
     if names.size > _MOST_CLASSES:
         raise ValueError(f"there are {names.size} CLASS_NAMES, but a uint8 mask holds at most {_MOST_CLASSES} classes")
@@ -245,7 +245,7 @@ def _read_png(png: NDArray[Any], *, size: int) -> tuple[NDArray[np.uint8], list[
     """Decode a mask of so many pixels; return it, and the number of pixels of each class id."""
     if png.shape != IMAGE_SHAPE:
         raise ValueError(f"MASK_PNG is {png.shape}, not {IMAGE_SHAPE}")
-    from PIL import Image  # noqa: PLC0415  loaded already, except for a transport of the caller's
+    from PIL import Image  # noqa: PLC0415 - loaded already, except for a transport of the caller's
 
     try:
         image: Image.Image = Image.open(BytesIO(png[0, 0]), formats=["PNG"])
@@ -263,7 +263,7 @@ def _read_png(png: NDArray[Any], *, size: int) -> tuple[NDArray[np.uint8], list[
 
 def _read_plane(name: str, tensor: NDArray[Any]) -> NDArray[np.uint8]:
     """Return a copy of a tensor's one plane of bytes."""
-    if tensor.dtype != np.uint8 or tensor.ndim != 3 or len(tensor) != 1 or tensor.size == 0:  # noqa: PLR2004 batch, height, width
+    if tensor.dtype != np.uint8 or tensor.ndim != 3 or len(tensor) != 1 or tensor.size == 0:  # noqa: PLR2004 - batch, height, width
         raise ValueError(f"{name} is {tensor.dtype} {tensor.shape}, not uint8 (1, H, W)")
     return np.array(tensor[0], order="C")
 

@@ -66,7 +66,7 @@ async def in_time(awaitable: Awaitable[_T], *, deadline: Deadline) -> _T:
         task.cancel()
 
 
-class Passed(Exception):  # noqa: N818 not an error of its own: callers turn it into theirs
+class Passed(Exception):  # noqa: N818 - not an error of its own: callers turn it into theirs
     """The deadline has passed; no TimeoutError, which what was waited for may raise itself."""
 
 

@@ -73,7 +73,7 @@ class ReceivedRequest:
         Raises:
             InvalidImageError: It cannot be decoded.
         """
-        from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
+        from deeplab_client import _picture  # noqa: PLC0415 - Pillow is loaded only where it is used
 
         return _picture.opened(self.image)
 
@@ -168,7 +168,7 @@ class _FakeServer:
         if not isinstance(mask, np.ndarray):
             raise TypeError(f"the answer of a fake must be a mask or a SegmentationError, got {type(mask).__name__}")
         array: NDArray[Any] = mask
-        if array.dtype != np.uint8 or array.ndim != 2 or array.size == 0:  # noqa: PLR2004 height, width
+        if array.dtype != np.uint8 or array.ndim != 2 or array.size == 0:  # noqa: PLR2004 - height, width
             raise ValueError(f"a mask must be uint8 (H, W) with at least one pixel, got {array.dtype} {array.shape}")
         if array.max() >= len(self._class_names):
             raise ValueError(

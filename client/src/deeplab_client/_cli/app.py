@@ -39,7 +39,7 @@ _app.command(epilog=_EPILOG)(questions.ping)
 _app.command(epilog=_EPILOG)(page.page)
 
 
-def _tell_version(wanted: bool) -> None:  # noqa: FBT001 typer's callback
+def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
     if wanted:
         streams.say(f"deeplab-client {deeplab_client.__version__}")
         raise typer.Exit

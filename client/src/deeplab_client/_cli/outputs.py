@@ -202,7 +202,7 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
     try:
         part.write_bytes(data)
         if replace:
-            os.replace(part, path)  # noqa: PTH105 the same, and it says what it does
+            os.replace(part, path)  # noqa: PTH105 - the same, and it says what it does
         else:
             _move(part, path)
     except BaseException as error:
@@ -222,6 +222,6 @@ def _move(part: Path, path: Path) -> None:
     except OSError:  # FAT and some network file systems have no links
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        os.replace(part, path)  # noqa: PTH105 see above
+        os.replace(part, path)  # noqa: PTH105 - see above
     else:
         part.unlink()

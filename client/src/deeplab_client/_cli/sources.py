@@ -161,15 +161,15 @@ class _Search:
         if not found and before.endswith("/**"):
             before, found, rest = before[:-3], "**", "*"
         if not found:
-            yield from glob.glob(pattern)  # noqa: PTH207 takes ..
+            yield from glob.glob(pattern)  # noqa: PTH207 - takes ..
             return
-        for top in glob.glob(before[1:]) if before else [os.curdir]:  # noqa: PTH207 takes ..
+        for top in glob.glob(before[1:]) if before else [os.curdir]:  # noqa: PTH207 - takes ..
             for folder, folders, _ in os.walk(top):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 for path in (Path(folder, name) for name in folders):
                     if path.is_symlink() and str(path) not in self._left_out.get(_LINKED, []):
                         self._left_out[_LINKED].append(str(path))
-                yield from self._matches(os.path.join(glob.escape(folder), rest))  # noqa: PTH118 text
+                yield from self._matches(os.path.join(glob.escape(folder), rest))  # noqa: PTH118 - text
 
     def told(self) -> str:
         return "; ".join(f"{kind}: {len(names)} ({_shortened(names)})" for kind, names in self._left_out.items())
@@ -202,7 +202,7 @@ class _Search:
     def _is_searched(self, folder: Path) -> bool:
         if folder.name.startswith("."):
             kind = _HIDDEN
-        elif os.path.islink(folder):  # noqa: PTH114 see above
+        elif os.path.islink(folder):  # noqa: PTH114 - see above
             kind = _LINKED
         elif not self._recursive:
             kind = _DEEPER
@@ -215,7 +215,7 @@ class _Search:
         name = file.name.lower()
         if not name.endswith(SUFFIXES):
             if not name.startswith("."):  # .DS_Store and the like are everywhere
-                self._left_out[_OTHER].append(os.path.splitext(name)[1] or file.name)  # noqa: PTH122 suffix drops "x."
+                self._left_out[_OTHER].append(os.path.splitext(name)[1] or file.name)  # noqa: PTH122 - suffix drops "x."
             return False
         kind = _HIDDEN if name.startswith(".") else _OWN if name.endswith(_OWN_SUFFIXES) else None
         if kind is not None:
@@ -223,8 +223,8 @@ class _Search:
         return kind is None
 
     def _is_matched(self, match: Path, *, every_depth: bool) -> bool:
-        if os.path.isdir(match):  # noqa: PTH112 see above
-            kind = _LINKED if os.path.islink(match) else _MATCHED  # noqa: PTH114 see above
+        if os.path.isdir(match):  # noqa: PTH112 - see above
+            kind = _LINKED if os.path.islink(match) else _MATCHED  # noqa: PTH114 - see above
             if not every_depth:  # where what it holds matches too
                 self._left_out[kind].append(str(match))
             return False
