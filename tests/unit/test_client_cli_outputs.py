@@ -359,7 +359,7 @@ def test_outputs_do_not_give_away_where_their_pictures_are(tmp_path: Path) -> No
 @pytest.mark.parametrize("limit", [errno.EMFILE, errno.ENFILE])
 @pytest.mark.usefixtures("fake", "folder")
 def test_a_picture_waits_where_too_many_files_are_open(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    read, write, draw = record.read, outputs.write_whole, Segmentation.overlay
+    read, write, draw = record.read, outputs.write_atomically, Segmentation.overlay
     refusals = dict.fromkeys((read, write, draw), 2)
 
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -375,7 +375,7 @@ def test_a_picture_waits_where_too_many_files_are_open(monkeypatch: pytest.Monke
         return call
 
     monkeypatch.setattr(record, "read", guarded(read))
-    monkeypatch.setattr(outputs, "write_whole", guarded(write))
+    monkeypatch.setattr(outputs, "write_atomically", guarded(write))
     monkeypatch.setattr(Segmentation, "overlay", guarded(draw))
     picture("a.png")
     assert run("segment", "a.png", "-o", "out") == 0
@@ -391,7 +391,7 @@ def test_two_runs_at_once_do_not_take_each_others_names(
     picture("day1/a.png")
     picture("day2/a.png")
     reach(FakeTransport(cats), monkeypatch)
-    write, runs = outputs.write_whole, iter(["day2/a.png"])
+    write, runs = outputs.write_atomically, iter(["day2/a.png"])
 
     def interrupted(path: Path, data: bytes, *, replace: bool = True) -> None:
         for other in runs:
@@ -401,7 +401,7 @@ def test_two_runs_at_once_do_not_take_each_others_names(
     def no_links(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")  # as FAT has it
 
-    monkeypatch.setattr(outputs, "write_whole", interrupted)
+    monkeypatch.setattr(outputs, "write_atomically", interrupted)
     if not links:
         monkeypatch.setattr(os, "link", no_links)
     assert run("segment", "day1/a.png", "-o", "out") == 0
@@ -436,7 +436,7 @@ def test_a_file_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
     path = tmp_path / "a.png"
-    outputs.write_whole(path, b"first")
+    outputs.write_atomically(path, b"first")
     assert path.read_bytes() == b"first"
     write = Path.write_bytes
 
@@ -446,7 +446,7 @@ def test_a_file_is_written_whole_or_not_at_all(
 
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(type(failure) if isinstance(failure, OSError) else KeyboardInterrupt):
-        outputs.write_whole(path, b"second")
+        outputs.write_atomically(path, b"second")
     assert files(tmp_path) == {"a.png"}
     assert path.read_bytes() == b"first"
 

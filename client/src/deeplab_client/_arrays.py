@@ -1,4 +1,4 @@
-"""Pixels that come as numbers, numpy arrays and what turns into one, and the file that they travel as."""
+"""Images as numpy arrays, or objects that convert to one, and the file in which they are sent."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ACCEPTED = (
     "CPU memory of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), either uint8 or float from 0 to 1"
 )
 
-# Bytes: protobuf ends a message before 2 GiB, and the lengths in Triton's tensors have 32 bits. The rest of the request
-# is far smaller than what is left here.
+# Bytes: a protobuf message is smaller than 2 GiB, and the lengths in Triton's tensors have 32 bits. The rest of a
+# request needs far less than the 1 MiB left here.
 _LONGEST_IMAGE = (1 << 31) - (1 << 20)
 _CHANNELS = {1, 3, 4}
-# Resampling and rounding overshoot 0 and 1 a little: what is nearest to the first or the last step is taken for it.
+# Resampling and rounding overshoot 0 and 1 a little. Values nearest to the first or last step are clipped to it.
 _HALF_STEP = 1 / 510
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
@@ -32,11 +32,11 @@ _NOT_IN_NUMPY = re.compile(r"bfloat16|float8", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What travels.
+    """An image as it is sent.
 
     Attributes:
-        data: An encoded image.
-        size: Its height and width as shown, where it came as pixels; None where it came encoded.
+        data: The encoded image.
+        size: Its height and width as shown, if it came as pixels; None if it came encoded.
     """
 
     data: bytes
@@ -44,26 +44,26 @@ class Upload:
 
 
 class SupportsArray(Protocol):
-    """What numpy turns into an array: tensors of PyTorch, TensorFlow and JAX among others."""
+    """An object that numpy converts to an array, such as a tensor of PyTorch, TensorFlow or JAX."""
 
-    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:  # noqa: ANN401 - a protocol of numpy's
+    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:  # noqa: ANN401 - numpy's protocol
         ...
 
 
 class SupportsDLPack(Protocol):
-    """What hands its memory over by DLPack."""
+    """An object that shares its memory through DLPack."""
 
-    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - a protocol of DLPack's
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - DLPack's protocol
         ...
 
     def __dlpack_device__(self) -> tuple[Any, int]: ...
 
 
 def pixels(image: object) -> NDArray[np.uint8]:
-    """Return (H, W) or (H, W, 3) uint8 pixels; a view where nothing had to change.
+    """Return (H, W) or (H, W, 3) uint8 pixels; a view if nothing had to change.
 
     Raises:
-        InvalidImageError: `image` is no array, or one of another dtype, shape or range.
+        InvalidImageError: `image` is not an array, or its dtype, shape or range is not accepted.
     """
     array, kind = _array(image)
     found = f"the {kind} of dtype {array.dtype} and shape {array.shape}"
@@ -79,10 +79,10 @@ def refused(found: str, remedy: str = "") -> InvalidImageError:
 
 
 def check_size(size: int, name: str) -> None:
-    """Refuse what no request can hold.
+    """Refuse an image that is too large for a request.
 
     Raises:
-        InvalidImageError: It is larger.
+        InvalidImageError: It is larger than a request can hold.
     """
     if size > _LONGEST_IMAGE:
         raise InvalidImageError(
@@ -94,7 +94,7 @@ def netpbm(array: NDArray[np.uint8]) -> Upload:
     """Return (H, W) or (H, W, 3) pixels as a PGM or PPM file.
 
     Raises:
-        InvalidImageError: No request can hold them.
+        InvalidImageError: They are too large for a request.
     """
     # https://netpbm.sourceforge.net/doc/ppm.html: a line of text, then the pixels as they lie in memory.
     magic = "P5" if array.ndim == 2 else "P6"  # noqa: PLR2004 - height, width
@@ -105,7 +105,7 @@ def netpbm(array: NDArray[np.uint8]) -> Upload:
 
 
 def _array(image: object) -> tuple[NDArray[Any], str]:
-    """Return the image as an array, and what to call it in a message."""
+    """Return the image as an array, and its name for messages."""
     if isinstance(image, np.ma.MaskedArray):
         raise refused("a masked array", "fill its masked pixels, array.filled(0)")
     if isinstance(image, np.ndarray):
@@ -117,12 +117,12 @@ def _array(image: object) -> tuple[NDArray[Any], str]:
         if hasattr(image, "__dlpack__"):
             foreign: Any = image
             return np.from_dlpack(foreign), kind
-    # Each library refuses in its own way: TypeError, RuntimeError, ValueError, BufferError, errors of its own.
+    # Each library raises errors of its own: TypeError, RuntimeError, ValueError, BufferError and others.
     except Exception as error:
         device = getattr(image, "device", None)
         where = "" if device is None else f" on device {device}"
         message = f"cannot convert the {kind}{where} to a numpy array: {reason_of(error)}"
-        remedy = ""  # for everything else PyTorch's message has one
+        remedy = ""  # otherwise PyTorch's message has one
         if _NOT_IN_NUMPY.search(str(error)):
             remedy = "; convert it first, a torch tensor with .float()"
         elif str(device) != "cpu":
@@ -141,13 +141,13 @@ def _kind(image: object) -> str:
 def _remedy(dtype: np.dtype[Any]) -> str:
     if dtype == np.bool_:
         return "convert booleans with array.astype(np.uint8) * 255"
-    if "float" in dtype.name:  # one that numpy itself does not have
+    if "float" in dtype.name:  # a float type that numpy itself lacks
         return "convert it with array.astype(np.float32)"
     return "scale the values to 0..255 and cast them to uint8"
 
 
 def _without_alpha(array: NDArray[Any], found: str) -> NDArray[Any]:
-    # A last axis as short as a pixel is not a picture's width.
+    # If the last axis is as short as a pixel, it holds the channels.
     if array.ndim == 3 and array.shape[2] > max(_CHANNELS) and array.shape[0] in _CHANNELS:  # noqa: PLR2004 - C, H, W
         raise refused(found, "move the channels to the last axis, array.transpose(1, 2, 0) or tensor.permute(1, 2, 0)")
     if array.ndim == 4:  # noqa: PLR2004 - N, H, W, C
@@ -165,16 +165,16 @@ def _without_alpha(array: NDArray[Any], found: str) -> NDArray[Any]:
 
 
 def _is_encoded(array: NDArray[np.uint8]) -> bool:
-    """Return whether a row or column of bytes begins as image files do: cv2.imencode has made both."""
+    """Return whether a row or column of bytes starts like an image file: cv2.imencode has returned both."""
     return array.ndim == 1 or array.ravel()[:4].tobytes().startswith(_SIGNATURES)
 
 
 def _from_floats(array: NDArray[Any], found: str) -> NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())
-    if not (low >= -_HALF_STEP and high <= 1 + _HALF_STEP):  # neither holds for NaN
+    if not (low >= -_HALF_STEP and high <= 1 + _HALF_STEP):  # both are false for NaN
         if np.isnan(low):
             raise refused(f"{found}, which contains NaN,")
-        remedy = "divide it by 255" if low >= 0 and high <= 255 else ""  # noqa: PLR2004 - what uint8 holds
+        remedy = "divide it by 255" if low >= 0 and high <= 255 else ""  # noqa: PLR2004 - the range of uint8
         raise refused(f"{found} with values from {low:g} to {high:g}", remedy)
     # In half precision 255 times a value would be off by up to a sixteenth.
     scaled = np.multiply(array, 255, dtype=np.promote_types(array.dtype, np.float32))

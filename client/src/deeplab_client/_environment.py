@@ -1,4 +1,4 @@
-"""Settings from environment variables, read by `from_env()` and nowhere else."""
+"""Settings from environment variables, only used by `from_env()`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FILES = {
 
 
 def arguments_from(environment: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a client's arguments, of which those that are given win; a variable that is empty counts as not set.
+    """Return the arguments of a client; `given` ones take precedence, and an empty variable counts as not set.
 
     Raises:
         ValueError: The URL is missing, or a value is not a number. The message names the variable.

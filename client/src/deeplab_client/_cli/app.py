@@ -1,4 +1,4 @@
-"""The commands together."""
+"""The application with all commands."""
 
 # No `from __future__ import annotations`: typer reads the annotations when it runs.
 
@@ -39,7 +39,7 @@ _app.command(epilog=_EPILOG)(questions.ping)
 _app.command(epilog=_EPILOG)(page.page)
 
 
-def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
     if wanted:
         streams.say(f"deeplab-client {deeplab_client.__version__}")
         raise typer.Exit
@@ -51,13 +51,13 @@ def _deeplab(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", metavar="", callback=_tell_version, is_eager=True, help="Print the version and exit."
+            "--version", metavar="", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
     """Segment pictures with DeepLabV3 on a Triton server."""
     del version
-    # What the client logs is said by the commands, in their own way.
+    # The commands report what the client logs in their own way.
     logging.getLogger("deeplab_client").addHandler(logging.NullHandler())
 
 
@@ -67,8 +67,8 @@ def run(arguments: Sequence[str]) -> int:
         _app(args=list(arguments), prog_name="deeplab")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except OSError as error:  # every other one is an outcome: this is of the standard output
-        streams.let_go(sys.stdout)
+    except OSError as error:  # of standard output; all others are outcomes of pictures
+        streams.discard(sys.stdout)
         streams.notice(str(error))
         return SOME_FAILED
     return 0

@@ -1,4 +1,4 @@
-"""The command that serves the page to drop a picture on."""
+"""The command that serves the web page."""
 
 # No `from __future__ import annotations`: typer reads the annotations when it runs.
 

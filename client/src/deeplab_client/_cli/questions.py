@@ -1,4 +1,4 @@
-"""The commands that ask a server what it has, without sending a picture."""
+"""The commands that query a server without sending a picture."""
 
 # No `from __future__ import annotations`: typer reads the annotations when it runs.
 
@@ -28,7 +28,7 @@ def models(*, url: Url, timeout: Timeout = 30.0, as_json: Json = False) -> None:
     In a pipe, each line has name, version, weights, precision, number of classes and the most pixels that a picture
     may have, separated by tabs.
     """
-    with server.connect(url, model=MODEL, timeout=timeout) as client, _told():
+    with server.connect(url, model=MODEL, timeout=timeout) as client, _reported():
         found = client.models()
     if as_json:
         streams.say(json.dumps([dataclasses.asdict(model) for model in found]))
@@ -36,8 +36,8 @@ def models(*, url: Url, timeout: Timeout = 30.0, as_json: Json = False) -> None:
     table = Table("model", "version", "weights", "precision", "classes", "max pixels")
     for model in found:
         classes = None if model.class_names is None else len(model.class_names)
-        told = (model.name, model.version, model.weights, model.precision, classes, model.max_pixels)
-        cells = ["?" if cell is None else streams.one_line(str(cell)) for cell in told]
+        values = (model.name, model.version, model.weights, model.precision, classes, model.max_pixels)
+        cells = ["?" if cell is None else streams.one_line(str(cell)) for cell in values]
         if sys.stdout.isatty():
             table.add_row(*map(Text, cells))
         else:
@@ -53,13 +53,13 @@ def classes(*, url: Url, model: Model = MODEL, timeout: Timeout = 30.0, as_json:
 
     In a pipe, each line has id and name, separated by a tab.
     """
-    with server.connect(url, model=model, timeout=timeout) as client, _told():
+    with server.connect(url, model=model, timeout=timeout) as client, _reported():
         info = server.find_model(client, url, model)
         if info is None or info.class_names is None:
             reason = (
                 "denies access to its list of models" if info is None else f"does not report the classes of {model}"
             )
-            # Their names come with every result.
+            # The class names come with every result.
             remedy = "segment a picture with --format coco, and read the categories in annotations.json"
             raise UnusableError(f"{url} {reason}: {remedy}", REFUSED)
     names = [streams.one_line(name) for name in info.class_names]
@@ -85,7 +85,7 @@ def ping(*, url: Url, model: Model = MODEL, timeout: Timeout = 5.0, as_json: Jso
     started, milliseconds, ready, reason, weights, code = time.monotonic(), 0.0, None, None, None, 0
     with server.connect(url, model=model, timeout=timeout) as client:
         try:
-            with contextlib.suppress(AccessDeniedError):  # perhaps to this question only
+            with contextlib.suppress(AccessDeniedError):  # possibly only to this request
                 ready = client.is_ready()
             milliseconds = (time.monotonic() - started) * 1000
             reason, weights = _served(client, url, model, ready=ready)
@@ -105,13 +105,13 @@ def ping(*, url: Url, model: Model = MODEL, timeout: Timeout = 5.0, as_json: Jso
 
 
 def _served(client: SegmentationClient, url: str, model: str, *, ready: bool | None) -> tuple[str | None, str | None]:
-    """Return why it is not known whether the server is ready, and the model's weights; each may be None.
+    """Return why the readiness is unknown, and the weights of the model; each may be None.
 
     Raises:
-        SegmentationError: Nobody answers.
-        UnusableError: The model is not ready or not there, or the server tells nothing.
+        SegmentationError: No server answers.
+        UnusableError: The model is missing or not ready, or the server denies access to both requests.
     """
-    info = server.find_model(client, url, model)  # says why, where nobody answers
+    info = server.find_model(client, url, model)  # raises the reason if no server answers
     if ready is False:
         raise UnusableError(f"{url} or its model {model!r} is not ready: wait, or read the server's log", UNREACHABLE)
     if ready is None and info is None:
@@ -125,8 +125,8 @@ def _served(client: SegmentationClient, url: str, model: str, *, ready: bool | N
 
 
 @contextlib.contextmanager
-def _told() -> Generator[None]:
-    """Tell an error, and end the command that met it with its exit code."""
+def _reported() -> Generator[None]:
+    """Report an error, and end the command with its exit code."""
     try:
         yield
     except (SegmentationError, UnusableError) as error:

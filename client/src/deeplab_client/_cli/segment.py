@@ -23,7 +23,7 @@ from deeplab_client._cli.sources import STANDARD_INPUT, Selection, find, is_url
 
 _STDOUT = "-"
 
-# Not in a docstring: typer keeps its line breaks after the first paragraph.
+# Not in a docstring, because typer keeps its line breaks after the first paragraph.
 HELP = (
     "Segment pictures.\n\n"
     "A terminal gets a table, a pipe gets one line for each picture. Files are only written with --output:\n\n"
@@ -194,19 +194,19 @@ def segment(
     with client, reporter.bar:
         try:
             outcomes = batch.run(client, sources, outputs, settings, concurrency=concurrency)
-            told = report.tell_all(outcomes, tally, reporter, model=model)
-            code = SOME_FAILED if tally.failed or selection.unreadable or not told else 0
+            all_reported = report.report_all(outcomes, tally, reporter, model=model)
+            code = SOME_FAILED if tally.failed or selection.unreadable or not all_reported else 0
         except UnusableError as error:
             problems, code = [f"{error}{server.remedy(client, error)}"], error.code
         except KeyboardInterrupt:
             problems, code = ["interrupted"], INTERRUPTED
-        except BrokenPipeError:  # `| head -1`: what is done by now is kept, as after an interrupt
+        except BrokenPipeError:  # `| head -1`: finished outputs are kept, as after an interrupt
             problems, code = ["stopped, because standard output was closed"], SOME_FAILED
         try:
             for one in outputs:
-                path, told_later = one.finish()
+                path, new_remarks = one.finish()
                 written += [] if path is None else [path]
-                remarks += told_later
+                remarks += new_remarks
         except OSError as error:
             problems, code = [str(error)], SOME_FAILED
     reporter.finish(tally.summary(time.monotonic() - started, written[0] if written and tally.done else None))
@@ -216,7 +216,7 @@ def segment(
 
 
 def _check_drawing(output: str | None, kinds: Sequence[Format] | None, *, alpha: float | None, legend: bool) -> None:
-    """Refuse options of outputs that are not written."""
+    """Refuse options for outputs that are not written."""
     given = {"--format": bool(kinds), "--alpha": alpha is not None, "--legend": legend}
     for option in (option for option, is_given in given.items() if is_given):
         if output is None:
@@ -284,7 +284,7 @@ def _standard_output(kinds: Sequence[Format], selection: Selection, settings: Se
 
 
 def _folder(output: str) -> Path:
-    """Return the output folder, which exists then."""
+    """Create and return the output folder."""
     if is_url(output):
         raise typer.BadParameter(f"must be a folder, got the URL {output}", param_hint="--output")
     folder = Path(output)
