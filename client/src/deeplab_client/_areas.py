@@ -22,8 +22,8 @@ class Area:
     Attributes:
         class_id: The class.
         where: The pixels, (h, w) bool, cropped to their bounds.
-        top: The row of the image at which `where` begins.
-        left: The column of the image at which `where` begins.
+        top: The row of the image at which `where` starts.
+        left: The column of the image at which `where` starts.
         shape: Height and width of the image.
         pixels: Number of pixels.
         score: Mean confidence of the pixels, 0 to 1; None if the result has no confidence.

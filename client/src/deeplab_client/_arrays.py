@@ -74,7 +74,7 @@ def pixels(image: object) -> NDArray[np.uint8]:
 
 
 def refused(found: str, remedy: str = "") -> InvalidImageError:
-    """Return the error for something that is not an image, with what to do about it where that is known."""
+    """Return the error for something that is not an image, with the remedy if there is a known one."""
     return InvalidImageError(f"cannot use {found} as an image{remedy and f': {remedy}'}; {ACCEPTED}")
 
 

@@ -162,7 +162,7 @@ class SegmentationClient:
             confidence: Also request the confidence of each pixel, which is as much data as a raw mask.
 
         Returns:
-            The mask, (H, W) uint8 class ids at the image's own size, and what describes it.
+            The mask, (H, W) uint8 class ids at the image's own size, with class names and model.
 
         Raises:
             SegmentationError: One of its subclasses.
