@@ -1,4 +1,4 @@
-"""The command line, with a fake in place of the server."""
+"""The command line, with a fake instead of the server."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_names_of_files_cannot_write_to_the_terminal(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_a_picture_that_fails_is_told_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_picture_is_reported_and_the_others_are_segmented(capsys: pytest.CaptureFixture[str]) -> None:
     picture("good.png")
     broken("bad.png", InvalidImageError)
     broken("busy.png", ServerOverloadedError)
@@ -79,7 +79,7 @@ def test_a_picture_that_fails_is_told_and_the_rest_goes_on(capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_a_server_says_stays_on_one_line(
+def test_a_server_message_stays_on_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = ModelError("it failed:\n  in line 1\r\n\x1b[31mred")
@@ -108,7 +108,7 @@ def test_a_server_that_cannot_be_used_ends_the_run(
     assert files("out") == set()
     broken("b05.png", error)
     picture("a.png")
-    # After an answer, an answer that comes too late is one picture's.
+    # After a first reply, a timeout is the failure of one picture.
     assert run("segment", ".", "--concurrency", "1", "-o", "out") == (1 if error is DeadlineExceededError else code)
     assert len(files("out")) == (30 if error is DeadlineExceededError else 6)
 
@@ -155,7 +155,7 @@ def test_the_readme_lists_every_key_of_the_json(
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 @pytest.mark.usefixtures("folder")
-def test_untrained_weights_are_told_once(
+def test_untrained_weights_are_reported_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     reach(FakeTransport(cats, weights="none"), monkeypatch)
@@ -250,7 +250,7 @@ def test_model_and_timeout_of_the_environment_hold_unless_they_are_given(
         ("DEEPLAB_CA_FILE", "ca.pem"),
     ],
 )
-def test_a_wrong_variable_is_named_and_no_option_is_blamed(
+def test_an_invalid_variable_is_named_instead_of_an_option(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -274,7 +274,7 @@ def test_ping_says_where_the_weights_are_untrained(
 
 
 class Guarded(FakeTransport):
-    """A server that closes some of its questions to us."""
+    """A server that denies access to some requests."""
 
     def __init__(self, *closed: str) -> None:
         super().__init__()
@@ -359,7 +359,7 @@ def test_a_model_that_is_not_served_names_those_that_are(
 
 
 @pytest.mark.parametrize("command", ["ping", "classes", "models"])
-def test_no_question_sends_a_picture(fake: FakeTransport, command: str) -> None:
+def test_queries_send_no_picture(fake: FakeTransport, command: str) -> None:
     assert run(command) == 0
     assert not fake.requests
 
@@ -395,7 +395,7 @@ def test_classes_are_those_of_the_server(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def on_a_terminal(*arguments: str, code: int = 0) -> str:
-    """Return what a terminal of 100 columns gets."""
+    """Return the output in a terminal of 100 columns."""
     ours, theirs = pty.openpty()
     shown = io.BytesIO()
     try:
@@ -454,7 +454,7 @@ def test_a_pipe_gets_no_escapes_even_when_the_pipe_breaks() -> None:
     ("redirection", "words"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
 )
 @pytest.mark.usefixtures("folder")
-def test_an_output_that_takes_nothing_is_told_and_the_pictures_are_done(redirection: str, words: str) -> None:
+def test_an_unwritable_stdout_is_reported_and_the_pictures_are_segmented(redirection: str, words: str) -> None:
     for i in range(3):
         picture(f"{i}.png")
     shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", PROGRAM]
@@ -486,7 +486,7 @@ def test_a_terminal_without_the_letters_gets_their_codes() -> None:
 
 
 @pytest.mark.parametrize("module", ["typer", "rich"])
-def test_without_its_extra_the_command_line_says_what_to_install(module: str) -> None:
+def test_without_its_extra_the_command_line_names_the_package_to_install(module: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; from deeplab_client.__main__ import main; main()"
     done = python(code)
     assert done.returncode == 2
@@ -495,7 +495,7 @@ def test_without_its_extra_the_command_line_says_what_to_install(module: str) ->
 
 
 @pytest.mark.parametrize("command", ["", "segment", "classes", "models", "ping"])
-def test_the_help_names_every_variable_and_no_python(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_the_help_names_every_variable_and_shows_no_python(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert app.run([*command.split(), "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     for name in ("URL", "MODEL", "TIMEOUT", "TOKEN", "CA_FILE", "CERTIFICATE_FILE", "KEY_FILE", "RETRIES"):
@@ -508,7 +508,7 @@ def test_the_help_names_every_variable_and_no_python(capsys: pytest.CaptureFixtu
     assert "..." not in commands, "each command is told in a whole sentence"
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["--version"]) == 0
     assert re.fullmatch(r"deeplab-client \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
 
@@ -526,7 +526,7 @@ def test_a_terminal_gets_the_reasons_below_the_table(
     monkeypatch.setattr(sys, "stderr", sys.stdout)
 
     def shown(*arguments: str, code: int = 0) -> tuple[str, str]:
-        """Return what stands above the end of the table, and below it."""
+        """Return the output up to the end of the table, and the rest."""
         assert run("segment", *arguments) == code
         above, _, below = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out).rpartition("┘")
         return above, below

@@ -1,4 +1,4 @@
-"""Which pictures the command line takes, and what it says of the rest; with a fake in place of the server."""
+"""The pictures that the command line finds, and what it leaves out; with a fake instead of the server."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_folders_give_pictures_of_every_usual_suffix(
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_what_is_left_out_of_a_folder_is_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_left_out_files_of_a_folder_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("in/a.png", "in/deep/b.png", "in/.c.png", "in/.d/e.png", "in/x.colors.png", "elsewhere/f.png"):
         picture(name)
     for name in ("in/1.txt", "in/2.txt", "in/README", "in/movie.mp4", "in/.DS_Store"):
@@ -79,7 +79,7 @@ def test_what_is_left_out_of_a_folder_is_counted_and_named(capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_of_many_names_a_few_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_a_few_of_many_names_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     picture("in/a.png")
     for name in "vwxyz":
         picture(f"in/{name}/b.png")
@@ -88,7 +88,7 @@ def test_of_many_names_a_few_are_told(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_what_a_pattern_matches_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_left_out_matches_of_a_pattern_are_reported_too(capsys: pytest.CaptureFixture[str]) -> None:
     picture("in/a.png")
     picture("in/a.png.overlay.png")
     picture("in/deep/b.png")
@@ -117,10 +117,8 @@ def test_links_to_pictures_are_pictures_and_those_that_lead_nowhere_fail(capsys:
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_a_folder_that_cannot_be_read_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """By the exit code too; refused by a fake, because nothing is closed to root."""
+def test_an_unreadable_folder_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also by the exit code; a fake denies access, because root can read everything."""
     picture("in/a.png")
     picture("in/closed/b.png")
     scandir = os.scandir
@@ -142,7 +140,7 @@ def test_a_folder_that_cannot_be_read_is_told(
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_a_folder_without_pictures_says_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_for_a_folder_without_pictures_names_its_content(capsys: pytest.CaptureFixture[str]) -> None:
     picture("elsewhere/a.png")
     Path("in").mkdir()
     Path("in/linked").symlink_to("../elsewhere")
@@ -161,7 +159,7 @@ def test_a_folder_without_pictures_says_what_it_holds(capsys: pytest.CaptureFixt
     ],
 )
 @pytest.mark.usefixtures("folder")
-def test_a_url_is_no_file(fake: FakeTransport, capsys: pytest.CaptureFixture[str], url: str, words: str) -> None:
+def test_a_url_is_refused(fake: FakeTransport, capsys: pytest.CaptureFixture[str], url: str, words: str) -> None:
     picture("a.png")
     assert run("segment", "a.png", "-o", "out") == 0
     assert run("segment", url, "-o", "out") == 2
@@ -180,7 +178,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(capsys: pytest.Capture
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_names_that_cannot_be_files_are_told_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible_file_names_are_reported_and_the_others_are_segmented(capsys: pytest.CaptureFixture[str]) -> None:
     picture("good.png")
     long = f"{'x' * 247}.png"  # a file, but its output would have too long a name
     picture("a.png").rename(long)
@@ -194,7 +192,7 @@ def test_names_that_cannot_be_files_are_told_and_the_rest_goes_on(capsys: pytest
     assert "1 of 4 pictures segmented" in told.err
 
 
-@pytest.mark.timeout(30)  # two links back have 2^40 paths
+@pytest.mark.timeout(30)  # two links to a parent have 2^40 paths
 @pytest.mark.usefixtures("fake", "folder")
 @pytest.mark.parametrize("pattern", ["t/**/*.png", "t/**", "**/*.png", "t/**/a/**/*.png"])
 def test_a_pattern_enters_no_linked_folder(pattern: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures from the standard input and results on the standard output, and completion; with a fake as server."""
+"""Pictures from standard input, results on standard output, and completion; with a fake instead of the server."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ CATS = Segmentation(np.full((HEIGHT, WIDTH), 8, np.uint8), voc.CLASS_NAMES, "seg
 
 
 def shell(line: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a line of bash in which `deeplab` asks a fake that finds cats everywhere, with untrained weights."""
+    """Run a line of bash in which `deeplab` uses a fake whose untrained model finds cats everywhere."""
     program = f'deeplab() {{ {shlex.quote(sys.executable)} -c {shlex.quote(PROGRAM)} "$@" --url {URL}; }}\n'
     return subprocess.run([BASH, "-c", program + line], capture_output=True, check=False)
 
 
 def send(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the standard input hold a picture."""
+    """Send a picture to standard input."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
 
@@ -108,9 +108,9 @@ def test_a_picture_that_fails_leaves_the_standard_output_empty(
     ],
 )
 @pytest.mark.usefixtures("folder")
-def test_a_standard_output_that_takes_no_picture_is_told(redirection: str, words: str) -> None:
+def test_a_standard_output_that_cannot_be_written_is_reported(redirection: str, words: str) -> None:
     picture("a.png")
-    # What ends at once has closed its side of the pipe long before the picture is there.
+    # `true` ends at once, so the pipe is closed long before the picture is ready.
     done = shell(f"set -o pipefail; deeplab segment a.png -o - {redirection}")
     assert done.returncode == 1
     assert done.stderr.decode().count(words) == 1, done.stderr
@@ -130,7 +130,7 @@ def test_a_standard_output_that_takes_no_picture_is_told(redirection: str, words
     ],
 )
 @pytest.mark.usefixtures("folder")
-def test_what_does_not_fit_the_standard_streams_is_refused(
+def test_options_that_do_not_fit_the_standard_streams_are_refused(
     fake: FakeTransport,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -148,7 +148,7 @@ def test_what_does_not_fit_the_standard_streams_is_refused(
 
 
 @pytest.mark.usefixtures("folder")
-def test_an_empty_standard_input_is_told(
+def test_an_empty_standard_input_is_reported(
     fake: FakeTransport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     send(b"", monkeypatch)
@@ -180,7 +180,7 @@ def test_a_terminal_is_neither_a_picture_nor_shown_one(
 
 
 def completed(home: Path, typed: str) -> list[str]:
-    """Return what bash offers for a line, the cursor at its end, in a shell that was started after the installation."""
+    """Return the completions of bash at the end of a line, in a shell that was started after the installation."""
     words = shlex.split(typed) + ([""] if typed.endswith(" ") else [])
     line = f"""
         . "$HOME/.bashrc"

@@ -1,4 +1,4 @@
-"""How certain a result is: what is asked for, checked, and made of it."""
+"""The confidence of a result: requesting, checking and using it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_result_has_a_confidence_only_if_it_was_asked_for(kind: Kind) -> None:
         assert each.confidence.flags.writeable
 
 
-def test_fakes_are_certain_unless_told_otherwise() -> None:
+def test_fakes_have_full_confidence_by_default() -> None:
     result = SegmentationClient("fake", transport=FakeTransport(MASK)).segment(IMAGE, confidence=True)
     assert result.confidence is not None
     assert (result.confidence == 255).all()
@@ -57,7 +57,7 @@ def test_fakes_are_certain_unless_told_otherwise() -> None:
 
 
 class Changed(FakeTransport):
-    """Answers with another tensor as CONFIDENCE; with none for None."""
+    """Replies with another tensor as CONFIDENCE, or without it for None."""
 
     def __init__(self, tensor: NDArray[Any] | None) -> None:
         super().__init__(MASK)

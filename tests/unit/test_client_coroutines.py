@@ -1,4 +1,4 @@
-"""What coroutines may rely on: cancellation that arrives, a loop that is not held up, threads that bind nobody."""
+"""Guarantees for coroutines: cancellation, a loop that is not blocked, and threads that can be abandoned."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def client_of(fake: AsyncFakeTransport, **options: object) -> AsyncSegmentationC
 
 
 class Told:
-    """A file object that says when it is read."""
+    """A file object that signals when it is read."""
 
     def __init__(self) -> None:
         self.read_from = asyncio.Event()
@@ -124,7 +124,7 @@ def test_pixels_are_packed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch
 
 
 def test_checksums_of_large_pictures_are_made_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: dict[bytes, threading.Thread] = {}  # also by what earlier tests have left running
+    made: dict[bytes, threading.Thread] = {}  # also by leftovers of earlier tests
     large, small = b"\x05" * 2_000_000, b"\x05"
 
     def noting(image: bytes) -> int:
@@ -167,9 +167,9 @@ def test_a_hook_may_be_awaited() -> None:
     assert attempts == [1]
 
 
-def test_what_is_for_the_other_client_is_refused() -> None:
+def test_hooks_and_fakes_of_the_other_client_are_refused() -> None:
     async def hook(attempt: RetryAttempt) -> None:
-        """Be told nothing."""
+        """Ignore the argument."""
 
     async def token() -> str:
         return "token"
@@ -193,8 +193,8 @@ def test_each_client_calls_itself_by_its_name() -> None:
     assert repr(SegmentationClient("host")).startswith("<SegmentationClient grpc://host:8001")
 
 
-def test_what_a_thread_does_is_never_spelled_out() -> None:
-    """A picture's representation holds the event loop as long as to compress it would; a token's tells it."""
+def test_work_in_a_thread_is_never_formatted() -> None:
+    """The repr of a picture would block the event loop as long as compression, and that of a token would show it."""
 
     spelled: list[object] = []
 
@@ -218,7 +218,7 @@ def test_what_a_thread_does_is_never_spelled_out() -> None:
     assert not spelled
 
 
-# What the first calls of a process load and open within the event loop's thread.
+# Modules and files that the first calls of a process load and open in the event loop's thread.
 FIRST_CALLS = """
 import asyncio, io, sys, threading
 import numpy as np

@@ -1,4 +1,4 @@
-"""Handshakes that fail: each error names what is wrong, and advises nothing that would not help."""
+"""Failed handshakes: each error names the cause and only remedies that help."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scheme(request: pytest.FixtureRequest) -> str:
 
 @contextlib.contextmanager
 def shaking(certificate: trustme.LeafCert) -> Generator[int]:
-    """Yield a port that shakes hands and does no more."""
+    """Yield a port that completes the handshake and does nothing else."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -77,7 +77,7 @@ def test_a_certificate_for_another_name(kind: Kind, scheme: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("plain", ["grpc", "http"])
-def test_a_server_that_wants_tls_and_is_asked_without(kind: Kind, plain: str) -> None:
+def test_a_server_that_requires_tls_is_called_without(kind: Kind, plain: str) -> None:
     with (
         shaking(trustme.CA().issue_cert("127.0.0.1")) as port,
         connected(kind, f"{plain}://127.0.0.1:{port}", timeout=10, retries=0) as client,
@@ -86,7 +86,7 @@ def test_a_server_that_wants_tls_and_is_asked_without(kind: Kind, plain: str) ->
         client.segment(b"\x05")
 
 
-def test_an_untrusted_certificate_is_no_silence(kind: Kind, scheme: str) -> None:
+def test_an_untrusted_certificate_is_not_reported_as_a_closed_connection(kind: Kind, scheme: str) -> None:
     with (
         shaking(trustme.CA().issue_cert("127.0.0.1")) as port,
         connected(kind, f"{scheme}://127.0.0.1:{port}", timeout=10) as client,

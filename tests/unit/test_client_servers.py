@@ -1,4 +1,4 @@
-"""The real protocol libraries against small servers on loopback that speak Triton's protocol, or fail at it."""
+"""The real protocol libraries against small servers on loopback that use Triton's protocol, or violate it."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_a_proxys_page_is_quoted(kind: Kind) -> None:
     server.stop()
 
 
-def test_nobody_listens(server: Server, refusing: int, kind: Kind) -> None:
+def test_a_closed_port_is_unavailable(server: Server, refusing: int, kind: Kind) -> None:
     address = f"{server.scheme}://127.0.0.1:{refusing}"
     with connected(kind, address, retries=0) as client, pytest.raises(ServerUnavailableError, match=address) as caught:
         client.segment(b"\x05")
@@ -278,9 +278,9 @@ def test_an_idle_connection_that_the_server_dropped_is_not_used_again(kind: Kind
 
 
 def test_a_server_that_refuses_a_body_early_is_heard() -> None:
-    # From threads only: asyncio drops what it has not read when it fails to write.
+    # Only from threads, because asyncio drops unread data if writing fails.
     answers = [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",  # to the question for the config
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",  # to the request for the config
         b'HTTP/1.1 413 Too Large\r\nContent-Length: 21\r\n\r\n{"error":"too large"}',
     ]
 
@@ -374,7 +374,7 @@ FORK = """
 
 
 def test_a_client_made_or_used_before_a_fork_works_on_both_sides(server: Server) -> None:
-    # In a process of its own: forking the one that runs the tests would fork their servers too.
+    # In a separate process, because forking the test process would fork its servers too.
     run = python(FORK, url(server), flags=["-W", "ignore"])
     assert run.stdout == "done\n", run.stderr
 

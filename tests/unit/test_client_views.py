@@ -40,7 +40,7 @@ def ids(server: Server) -> list[str]:
     return [request["id"] for request in server.script.requests]
 
 
-def test_a_view_adds_headers_and_shares_connections_and_what_was_learnt(server: Server, kind: Kind) -> None:
+def test_a_view_adds_headers_and_shares_connections_and_facts(server: Server, kind: Kind) -> None:
     with connected(kind, url(server), headers={"X-Team": "maps", "x-tier": "free"}, token="token") as client:  # noqa: S106 - made up
         view = client.with_options(headers={"x-team": "roads"}).with_options(headers={"x-tenant": "a"})
         view.segment(b"\x05")
@@ -63,7 +63,7 @@ def test_streams_and_questions_have_the_headers_too(server: Server, kind: Kind) 
 
 
 def test_a_token_function_may_use_another_client(server: Server) -> None:
-    """Whose requests carry none of the headers of the call that needs the token."""
+    """Requests of the token function do not have the headers of the call that needs the token."""
     other = SegmentationClient(url(server))
 
     def token() -> str:
@@ -76,7 +76,7 @@ def test_a_token_function_may_use_another_client(server: Server) -> None:
     assert set(carried) == {(True, True), (False, False)}
 
 
-def test_headers_of_a_view_are_checked_and_never_told(server: Server, kind: Kind) -> None:
+def test_headers_of_a_view_are_checked_without_showing_them(server: Server, kind: Kind) -> None:
     with connected(kind, url(server), token="token", retries=0) as client:  # noqa: S106 - made up
         for wrong in ({"Host": "elsewhere"}, {"x-key": "line\nbreak"}, {"Authorization": "Basic x"}):
             with pytest.raises(ValueError, match="header"):
@@ -149,7 +149,7 @@ def test_many_requests_have_the_id_and_their_number(server: Server, kind: Kind) 
 
 
 def test_requests_under_way_never_share_an_id(server: Server, kind: Kind) -> None:
-    """A reply is known by its id: two requests of one id could be given each other's."""
+    """Replies are matched by id, so two requests with one id could get each other's."""
     server.script.hold = threading.Event()
     with connected(kind, url(server)) as client:
         first, second = (client.with_options(request_id="r") for _ in range(2))
@@ -184,7 +184,7 @@ def test_a_call_that_failed_gives_its_id_back(kind: Kind) -> None:
         assert view.segment(b"1").request_id == "r"
 
 
-def test_another_requests_reply_is_refused_whatever_the_id(server: Server, kind: Kind) -> None:
+def test_the_reply_to_another_request_is_refused_with_any_id(server: Server, kind: Kind) -> None:
     server.script.others.append(b"\x09")  # the same id, another picture
     with connected(kind, url(server), retries=0) as client, pytest.raises(MismatchedReplyError):
         client.with_options(request_id="r").segment(b"\x05")
@@ -221,7 +221,7 @@ def test_leaving_a_views_block_leaves_the_client_open() -> None:
 
 
 class Own(SegmentationClient):
-    """A user's class, with more arguments and state than ours."""
+    """A user's subclass with additional arguments and state."""
 
     def __init__(self, url: str, *, region: str = "eu", **options: Any) -> None:  # noqa: ANN401 - ours
         super().__init__(url, **options)
