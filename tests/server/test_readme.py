@@ -109,23 +109,51 @@ def test_the_clients_commands_run(color_server: TritonProcess, tmp_path: Path) -
         assert picture.getpixel((2, 2)) == (200, 0, 0), "the banner"
 
 
-def test_the_requests_of_curl_are_answered(color_server: TritonProcess, tmp_path: Path) -> None:
-    """Those of docs/serving.md, from a folder with the picture that they name."""
-    (tmp_path / "cat.png").write_bytes(pictures.small())
-    replies: list[str] = []
-    for block in blocks("docs/serving.md", "bash"):
-        script = f"set -o pipefail\n{block.replace('localhost:8000', color_server.http_url)}"
-        done = subprocess.run(["/bin/bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        replies.append(done.stdout)
-    _, chosen, refused = replies
-    assert b'"name":"MASK_PNG"' in (tmp_path / "reply.bin").read_bytes()
-    outputs = {output["name"]: output["data"] for output in json.loads(chosen)["outputs"]}
-    with pictures.opened(tmp_path / "cat.png") as picture:
-        assert sum(outputs["CLASS_PIXELS"]) == picture.width * picture.height
-    assert len(outputs["CLASS_NAMES"]) == 21
-    (told,) = blocks("docs/serving.md", "json")
-    assert re.sub(r"\d+ bytes", "", refused) == re.sub(r"\d+ bytes", "", told.strip())
+def test_the_clients_curl_lines_run(color_server: TritonProcess, tmp_path: Path) -> None:
+    (tmp_path / "cow.jpg").write_bytes(pictures.small())
+    script = "".join(blocks("client/README.md", "bash")).replace("localhost:8000", color_server.http_url)
+    assert script.count(color_server.http_url) == 2
+    done = subprocess.run(["/bin/bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    outputs = {output["name"]: output["data"] for output in json.loads(done.stdout)["outputs"]}
+    assert outputs["CLASS_NAMES"][15] == "person"
+    with pictures.opened(tmp_path / "mask.png") as mask, pictures.opened(tmp_path / "cow.jpg") as picture:
+        assert mask.size == picture.size
+        assert mask.histogram()[: len(outputs["CLASS_PIXELS"])] == outputs["CLASS_PIXELS"]
+
+
+def anchors(document: Path) -> set[str]:
+    """Return what links may name behind a #: the headings, as GitHub spells them."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        str(path.relative_to(ROOT))
+        for folder in (
+            "",
+            "client",
+            "deploy/helm/deeplab-triton",
+            "deploy/kserve",
+            "deploy/monitoring",
+            "docs",
+            "load_tests",
+        )
+        for path in sorted((ROOT / folder).glob("*.md"))
+    ]
+    + ["model_repository/README.md", "tests/assets/README.md"],
+)
+def test_links_lead_somewhere(document: str) -> None:
+    here = ROOT / document
+    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", here.read_text()):
+        path, _, anchor = link.partition("#")
+        target = here.parent / path if path else here
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 def test_every_option_of_the_build_is_documented(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What is in the client's wheel, and what its README tells to write."""
+"""The content of the client's wheel, and the test example of its README."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_wheel_carries_the_license_of_the_repository(wheel: zipfile.ZipFile,
     assert metadata.get_all("License-File") == ["LICENSE"]
 
 
-def test_the_package_tells_its_version(metadata: Message) -> None:
+def test_the_package_has_its_version(metadata: Message) -> None:
     assert deeplab_client.__version__ == metadata["Version"]
 
 
