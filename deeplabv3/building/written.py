@@ -156,7 +156,8 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
         them = "it" if len(lost) == 1 else "them"
         keeping = f" with {as_options(options)}, which keeps the settings" if options else ""
         if any(path.parent.name in map(core_name, VARIANTS) for path in lost):
-            keeping += "; for a core model, use --instances, --max-batch-size, --queue-delay or --max-queue-size with --device cuda"
+            options_of_cores = "--instances, --max-batch-size, --queue-delay or --max-queue-size"
+            keeping += f"; for a core model, use {options_of_cores} with --device cuda"
         if older:
             keeping += f"; the core models normalize now, with {_normalizing(older)}"
         raise BuildError(

@@ -122,40 +122,6 @@ def test_the_clients_curl_lines_run(color_server: TritonProcess, tmp_path: Path)
         assert mask.histogram()[: len(outputs["CLASS_PIXELS"])] == outputs["CLASS_PIXELS"]
 
 
-def anchors(document: Path) -> set[str]:
-    """Return what links may name behind a #: the headings, as GitHub spells them."""
-    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
-    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in plain}
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        str(path.relative_to(ROOT))
-        for folder in (
-            "",
-            "client",
-            "deploy/helm/deeplab-triton",
-            "deploy/kserve",
-            "deploy/monitoring",
-            "docs",
-            "load_tests",
-        )
-        for path in sorted((ROOT / folder).glob("*.md"))
-    ]
-    + ["model_repository/README.md", "tests/assets/README.md"],
-)
-def test_links_lead_somewhere(document: str) -> None:
-    here = ROOT / document
-    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", here.read_text()):
-        path, _, anchor = link.partition("#")
-        target = here.parent / path if path else here
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target), link
-
-
 def test_every_option_of_the_build_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / "building.md").read_text()
     with pytest.raises(SystemExit, match="0"):

@@ -102,7 +102,7 @@ class AsyncSegmentationClient:
 
     @classmethod
     def from_env(cls, **arguments: Unpack[AsyncClientArguments]) -> Self:
-        """Create a client from DEEPLAB_URL and the other DEEPLAB_ variables that the README lists.
+        """Create a client from `DEEPLAB_URL` and the other `DEEPLAB_` variables that the README lists.
 
         Args:
             arguments: Arguments of the constructor; they take precedence over the environment.

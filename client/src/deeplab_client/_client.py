@@ -107,7 +107,7 @@ class SegmentationClient:
 
     @classmethod
     def from_env(cls, **arguments: Unpack[ClientArguments]) -> Self:
-        """Create a client from DEEPLAB_URL and the other DEEPLAB_ variables that the README lists.
+        """Create a client from `DEEPLAB_URL` and the other `DEEPLAB_` variables that the README lists.
 
         Args:
             arguments: Arguments of the constructor; they take precedence over the environment.

@@ -71,7 +71,13 @@ class CocoAnnotation(_Scored):
 
 
 class CocoCategory(TypedDict):
-    """One class in COCO's form."""
+    """One class in COCO's form.
+
+    Attributes:
+        id: Class id.
+        name: Name of the class.
+        supercategory: Always empty.
+    """
 
     id: int
     name: str

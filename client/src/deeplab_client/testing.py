@@ -70,7 +70,7 @@ class ReceivedRequest:
 
     @property
     def picture(self) -> Image.Image:
-        """The image as the server decodes it: RGB and upright.
+        """The image as the server decodes it, in RGB and upright.
 
         Raises:
             InvalidImageError: It cannot be decoded.
