@@ -109,17 +109,23 @@ def test_the_clients_commands_run(color_server: TritonProcess, tmp_path: Path) -
         assert picture.getpixel((2, 2)) == (200, 0, 0), "the banner"
 
 
-def test_the_clients_curl_lines_run(color_server: TritonProcess, tmp_path: Path) -> None:
-    (tmp_path / "cow.jpg").write_bytes(pictures.small())
-    script = "".join(blocks("client/README.md", "bash")).replace("localhost:8000", color_server.http_url)
-    assert script.count(color_server.http_url) == 2
-    done = subprocess.run(["/bin/bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr + done.stdout
-    outputs = {output["name"]: output["data"] for output in json.loads(done.stdout)["outputs"]}
+def test_the_requests_of_curl_are_answered(color_server: TritonProcess, tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(pictures.small())
+    *sent, base64_sent = blocks("docs/serving.md", "bash")
+
+    def run(script: str) -> str:
+        command = ["/bin/bash", "-euo", "pipefail", "-c", script.replace("localhost:8000", color_server.http_url)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    outputs = {output["name"]: output["data"] for output in json.loads(run("".join(sent)))["outputs"]}
     assert outputs["CLASS_NAMES"][15] == "person"
-    with pictures.opened(tmp_path / "mask.png") as mask, pictures.opened(tmp_path / "cow.jpg") as picture:
+    with pictures.opened(tmp_path / "mask.png") as mask, pictures.opened(tmp_path / "cat.png") as picture:
         assert mask.size == picture.size
         assert mask.histogram()[: len(outputs["CLASS_PIXELS"])] == outputs["CLASS_PIXELS"]
+    (told,) = blocks("docs/serving.md", "json")
+    assert re.sub(r"\d+ bytes", "", run(base64_sent)) == re.sub(r"\d+ bytes", "", told.strip())
 
 
 def test_every_option_of_the_build_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
