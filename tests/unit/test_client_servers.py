@@ -127,6 +127,7 @@ S = grpc.StatusCode
         ((S.RESOURCE_EXHAUSTED, 429, "slow down"), ServerOverloadedError, "slow down"),
         ((S.UNAVAILABLE, 503, "Exceeds maximum queue size"), ServerOverloadedError, "queue size"),
         ((S.UNAVAILABLE, 503, "going away"), ServerUnavailableError, "not available: going away"),
+        ((S.CANCELLED, 499, "over"), ServerUnavailableError, "not available: over"),
         ((S.INTERNAL, 500, "in ensemble 'a', CUDA error"), ModelError, "CUDA error"),
         (
             (S.INTERNAL, 500, f"in ensemble 'a', {DEAD_STUB}"),

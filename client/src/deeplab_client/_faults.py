@@ -32,6 +32,7 @@ from deeplab_client._retry import seconds_of_pushback, seconds_of_retry_after
 _BY_GRPC_STATUS: dict[str, type[SegmentationError]] = {
     "INVALID_ARGUMENT": InvalidImageError,
     "UNAVAILABLE": ServerUnavailableError,
+    "CANCELLED": ServerUnavailableError,  # not by us: a server that stops ends its calls so
     "RESOURCE_EXHAUSTED": ServerOverloadedError,
     "DEADLINE_EXCEEDED": DeadlineExceededError,
     "NOT_FOUND": ModelNotFoundError,
@@ -49,6 +50,7 @@ _BY_HTTP_STATUS: dict[int, type[SegmentationError]] = {
     408: ServerUnavailableError,
     413: InvalidImageError,
     429: ServerOverloadedError,
+    499: ServerUnavailableError,  # Triton's for CANCELLED
     501: UnsupportedError,
     502: ServerUnavailableError,
     503: ServerUnavailableError,
@@ -57,7 +59,7 @@ _BY_HTTP_STATUS: dict[int, type[SegmentationError]] = {
 # Triton uses several statuses for one cause, and one status for several causes, so the message decides. By the class
 # that the status maps to: pattern of the message, class to raise.
 _NO_MODEL = (re.compile(r"unknown model", re.IGNORECASE), ModelNotFoundError)
-# Triton has the model and has unloaded it, which it does before it stops: another replica, or its successor, has it.
+# Triton unloads its models before it stops: another replica, or the restarted server, has the model.
 _UNLOADED = re.compile(r"has no available versions")
 _BY_WORDS: dict[type[SegmentationError], tuple[tuple[re.Pattern[str], type[SegmentationError]], ...]] = {
     InvalidImageError: (
@@ -263,7 +265,10 @@ def _error(
         message = f"{where.url} does not serve model {where.model!r}: {message}"
     elif kind is ModelError and by_status is InvalidImageError:
         message = f"model {where.model!r} of {where.url} is not a segmentation ensemble: {message}"
-    return kind(message, model=where.model, request_id=where.request_id, retry_after=retry_after)
+    error = kind(message, model=where.model, request_id=where.request_id, retry_after=retry_after)
+    if kind is ModelNotFoundError and _UNLOADED.search(message):
+        error.retryable = True
+    return error
 
 
 def _other_protocol_remedy(message: str, where: CallContext) -> str | None:
