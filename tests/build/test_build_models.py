@@ -1,4 +1,4 @@
-"""What build_models.py leaves in a repository, and what it leaves alone."""
+"""The files that build_models.py writes into a repository, and those that it does not change."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_committed_configs_are_those_of_the_default_options(tmp_path: Path) -> N
 def test_a_build_into_the_checkout_changes_no_file_that_git_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even one that somebody has edited: it is source."""
+    """Not even an edited file, because it is source code."""
     source = tmp_path / "model_repository"
     shutil.copytree(COMMITTED, source, ignore=shutil.ignore_patterns("model.pt", "__pycache__"))
     for name in ("preprocess", "core_resnet50"):
@@ -237,7 +237,7 @@ def test_a_full_disk_is_told_before_torch_aborts(tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.rglob("*model.pt*"))
 
 
-def test_what_is_broken_in_a_repository_is_written_anew(tmp_path: Path) -> None:
+def test_what_is_broken_in_a_repository_is_written_again(tmp_path: Path) -> None:
     build(tmp_path, [SMALL_50], configs_only=True)
     fresh = files(tmp_path)
     (tmp_path / "preprocess" / "1" / "image_ops.py").write_text("old code")

@@ -474,7 +474,7 @@ def test_the_figures_are_those_that_are_published(capsys: pytest.CaptureFixture[
             assert figures[name]["difference"] == 0
             assert figures[name]["rounded"] == figures[name]["published"]
         assert figures["traced_megabytes"]["difference"] == -1
-    # What the head, which is not served unless it is asked for, would cost.
+    # The cost of the auxiliary head, which is served only on request.
     gflops = {name: described["resnet50"][name]["value"] for name in ("gflops", "served_gflops")}
     assert 1 - gflops["served_gflops"] / gflops["gflops"] == pytest.approx(0.056, abs=0.0005)
 
@@ -503,7 +503,7 @@ def test_the_figures_are_a_table_too(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_traced(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As root, who may write everywhere, a file in the place of a folder stands for a read-only one."""
+    """Root can write everywhere, so a file instead of a folder simulates a read-only folder."""
     monkeypatch.setattr(assembly, "write_models", traced_nothing)
     models = tmp_path / "models"
     (models / place).parent.mkdir(parents=True)
@@ -519,7 +519,7 @@ def traced_nothing(*_: object, **__: object) -> None:
 
 
 def leave(free: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let disks have no more room than that, in bytes."""
+    """Limit the free space of disks, in bytes."""
     usage = shutil.disk_usage(folder)._replace(free=free)
 
     def disk_usage(_: Path) -> object:
@@ -544,7 +544,7 @@ def test_a_read_only_file_system_is_told_before_anything_is_traced(
 
 
 def test_what_is_up_to_date_may_be_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As root, who may write everywhere: a read-only file system refuses to unlink even what is missing."""
+    """Simulated, because root can write everywhere: a read-only file system refuses to unlink even a missing file."""
     plan = Plan("resnet50", WeightsSource("none"))
     build(tmp_path, [plan], configs_only=True)
     fake_model(tmp_path, plan)

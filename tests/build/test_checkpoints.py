@@ -1,4 +1,4 @@
-"""What `--weights FILE` makes of files as training scripts, other libraries and failed downloads leave them."""
+"""`--weights FILE` with files of training scripts, other libraries and failed downloads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def module_of(make: Callable[..., torch.nn.Module], **options: Any) -> torch.nn.
 
 
 def small(state: State) -> State:
-    """Return a state dict with tensors of two values in the place of those of a model."""
+    """Return a state dict of a model with its tensors replaced by tensors of two values."""
     return {
         key: torch.tensor(3) if key.endswith(("tracked", "averaged")) else torch.full((2,), float(number))
         for number, key in enumerate(state)

@@ -195,7 +195,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, number: sig
 
     with pytest.raises(Interrupted) as caught:
         run(folder, state, concurrency=1, on_progress=interrupting(number, 3), on_stopping=on_stopping)
-    # Before it waits for what is in flight: somebody who is impatient may kill it.
+    # Before it waits for the images in flight, because an impatient user may kill it.
     assert written == [["100", "101", "102"]]
     assert caught.value.number == number
     assert signal.getsignal(number) is handlers

@@ -1,4 +1,4 @@
-"""What --device cuda writes into the configs."""
+"""The configs that --device cuda writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def where(config: Any) -> list[tuple[int, int]]:  # noqa: ANN401 - tritonclient 
 def test_a_core_model_warms_up_at_the_size_of_its_pictures(
     tmp_path: Path, device: str, size: str, dims: tuple[int, ...]
 ) -> None:
-    """What a GPU plans for another size serves no request; a later build keeps the setting and the size."""
+    """A warm-up at another size would not help any request; a later build keeps the setting and the size."""
     options = ["--device", device, "--variant", "resnet50"]
     for given in (["--set", f"preprocess.resize_size={size}"], []):
         core = configure(tmp_path, *options, *given)["core_resnet50"]

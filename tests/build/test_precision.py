@@ -1,4 +1,4 @@
-"""What --device and --precision change, and that the fused models compute what torchvision's does."""
+"""The effects of --device and --precision; fused models compute the same as torchvision's model."""
 
 from __future__ import annotations
 

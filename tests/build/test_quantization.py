@@ -1,4 +1,4 @@
-"""int8 for CPUs: what a build with --precision int8 makes, tells and refuses."""
+"""int8 for CPUs: the models, messages and refusals of a build with --precision int8."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _needs_int8_arithmetic() -> None:
 
 
 def photographs(folder: Path, count: int) -> Path:
-    """Write pictures of colored rectangles: structure at several scales, and no two alike."""
+    """Write pictures of colored rectangles: structure at several scales, all of them different."""
     draw = random.Random(3)  # noqa: S311 - draws pictures, keeps no secret
     for number in range(count):
         picture = Image.new("RGB", (64, 56))

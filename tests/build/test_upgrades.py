@@ -1,4 +1,4 @@
-"""A build over a repository that another version made or somebody edited; what the exit code says of a failure."""
+"""Builds over a repository of another version or with edits; exit codes of failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.build
 STEPS = ("preprocess", "postprocess", "encode_mask", "confidence")
 SHIPPED = ".config.pbtxt.shipped"
 NEW_OUTPUT = 'output {\n  name: "MASK_FOR_PNG"\n  data_type: TYPE_UINT8\n  dims: -1\n  dims: -1\n}\n'
-# What an older version shipped: by step, what stands there now and what stood there then.
+# The differences of an older version, by step: the present text, and the text at that time.
 TENSORS = {"postprocess": (NEW_OUTPUT, ""), "encode_mask": ('"MASK"', '"MASK_IN"')}
 SETTINGS = {"preprocess": ('"2163200"', '"1000000"'), "encode_mask": ("count: 1", "count: 4")}
 COMMENT = {"preprocess": ("# Larger images are refused", "# Larger pictures are refused")}
@@ -279,7 +279,7 @@ def test_a_repository_from_before_there_was_a_record(repository: Path, caplog: p
     build_older(repository, SETTINGS | TENSORS)
     forget(repository, shipped=False)
     assert build(repository) == build_models.EXIT_FAILED
-    # What differs in more than settings may be somebody's work.
+    # A config that differs in more than settings may have been edited.
     (message,) = caplog.messages
     named = [step for step in STEPS if f"{repository}/{step}/config.pbtxt" in message]
     assert named == ["postprocess", "encode_mask"]

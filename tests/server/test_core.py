@@ -114,7 +114,7 @@ def parameters(**values: str) -> str:
 
 
 UNKNOWN_PARAMETER = parameters(weights="toy")
-# What the native backend takes: ParseBoolValue and ParseIntValue in triton-inference-server/backend.
+# The values that the native backend accepts: ParseBoolValue and ParseIntValue in triton-inference-server/backend.
 LOOSE_PARAMETERS = parameters(
     INFERENCE_MODE="On", DISABLE_CUDNN="off", INTRA_OP_THREAD_COUNT="2x", INTER_OP_THREAD_COUNT="-1"
 )
@@ -129,8 +129,8 @@ MAPPED: dict[str, tuple[list[str], list[str], dict[str, npt.NDArray[Any]]]] = {
 REFUSED: dict[str, tuple[nn.Module, list[str], str]] = {
     "half": (Half(), ["out"], "expects torch.float32 for output 'out', but the model provides torch.float16"),
     "bfloat": (BFloat(), ["out"], "expects torch.float32 for output 'out', but the model provides torch.bfloat16"),
-    "dictionary": (Dictionary(), ["double"], "must return a tensor or a tuple of tensors, and it returned dict"),
-    "listing": (Listing(), ["a", "b"], "must return a tensor or a tuple of tensors, and it returned list"),
+    "dictionary": (Dictionary(), ["double"], "must return a tensor or a tuple of tensors, but returned dict"),
+    "listing": (Listing(), ["a", "b"], "must return a tensor or a tuple of tensors, but returned list"),
     "too_few": (Half(), ["a", "b"], "output 'b' in config.pbtxt is output 1 of the model, but it has 1"),
 }
 
@@ -197,7 +197,7 @@ def test_what_the_native_backend_refuses_at_inference_is_refused(toys: TritonPro
 
 
 def test_a_model_for_direct_callers_is_read_at_its_first_request(toys: TritonProcess) -> None:
-    """What cannot be read is told to its caller, and the server serves on."""
+    """An unreadable model is an error for its caller, and the server continues."""
     with pytest.raises(InferenceServerException, match="2 inputs, but the model's forward takes 1"):
         wire.infer(toys, "grpc", "read_late", {"first": ROW, "second": ROW}, ["out"])
     np.testing.assert_array_equal(wire.infer(toys, "grpc", "by_order", {"x": ROW, "y": ROW}, ["b"])["b"], 3 * ROW)

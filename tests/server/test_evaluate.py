@@ -46,7 +46,7 @@ NAMES = ["direct deeplabv3_resnet50", "ensemble segment_resnet50"]
 
 
 class ByColor(torch.nn.Module):
-    """What is nearest to a pixel's color gets the largest logit."""
+    """The class with the color nearest to that of a pixel gets the largest logit."""
 
     def __init__(self, classes: int = 21) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ def done(output: Path) -> list[str]:
 
 
 class HeldRun:
-    """A run of its own process in which two pictures, one for each thread, are pipes that nobody writes to.
+    """A run in a separate process, in which two pictures, one per thread, are pipes without a writer.
 
     So it is in its midst until the test lets it go on, and cannot count the last picture before that.
     """
@@ -256,7 +256,7 @@ class HeldRun:
 
 
 def _fed(pipe: Path, data: bytes) -> bool:
-    """Write to a pipe if somebody reads it; the pictures fit into its buffer."""
+    """Write to a pipe if it has a reader; the pictures fit into its buffer."""
     try:
         descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:
@@ -268,7 +268,7 @@ def _fed(pipe: Path, data: bytes) -> bool:
 
 @pytest.fixture(scope="module")
 def uninterrupted(toy: TritonProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]]:
-    """What a run that nobody stops counts on the scenes of those that a signal stops."""
+    """The counts of an uninterrupted run on the same scenes as the interrupted runs."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     scenes = coco_data.write(folder, coco_data.PERFECT + coco_data.HALF)
     assert main(arguments(toy, scenes, folder / "out")) == 0
@@ -299,14 +299,14 @@ def test_a_run_goes_on_after_a_signal(
     else:
         assert run.process.returncode == 128 + number
         assert "stopping after " in printed
-        assert "the same command goes on from there" in printed
+        assert "repeat the command to resume" in printed
     before = done(output)
     assert 0 < len(before) < len(scenes)
 
     assert main(arguments(toy, folder, output, "--limit", "7")) == 1
     refused = capsys.readouterr().err
     assert "limit was not there and is 7" in refused
-    assert "goes on from there" not in refused
+    assert "repeat the command to resume" not in refused
     assert "--restart" in refused
     assert done(output) == before
 
@@ -348,7 +348,7 @@ def test_a_server_that_dies_stops_the_run_and_keeps_what_was_counted(tmp_path: P
         re.MULTILINE,
     )
     assert "UNTRAINED WEIGHTS" in printed
-    assert "the same command goes on from there" in printed
+    assert "repeat the command to resume" in printed
     assert done(output)
 
 
@@ -357,7 +357,7 @@ FARM = ("ground", "chicken", "fence post")
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
-    """A server of three classes of its own."""
+    """A server with three custom classes."""
     repository = write_repository(
         tmp_path_factory.mktemp("farm") / "models", weights="farm.pth", mode="shorter_side", class_names=FARM
     )
@@ -424,7 +424,7 @@ def test_another_server_is_reported_and_models_of_other_classes_are_refused(
         assert main([*common, *model]) == 1
         printed = capsys.readouterr().err
         assert "its classes are not the 21 of Pascal VOC" in printed
-        assert "it has 3 classes instead of 21; 0 is 'ground' instead of '__background__'" in printed
+        assert "it has 3 classes instead of 21, 0 is 'ground' instead of '__background__'" in printed
         assert "image" not in printed, "no image is to blame"
         assert "the same command" not in printed
         assert not list((tmp_path / "out").glob("*.state*"))

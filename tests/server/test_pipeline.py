@@ -194,7 +194,7 @@ def test_what_is_no_picture_is_the_callers_fault(
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_two_images_of_different_size_are_refused(color_server: TritonProcess, protocol: wire.Protocol) -> None:
     both = wire.images(pictures.small(), pictures.portrait())
-    with pytest.raises(InferenceServerException, match="one size, and these are 451x300, 600x900") as caught:
+    with pytest.raises(InferenceServerException, match="the same size, got 451x300, 600x900") as caught:
         wire.infer(color_server, protocol, "segment_resnet50", {"IMAGE": both}, ["MASK"])
     assert caught.value.status() == {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}[protocol]
 

@@ -1,4 +1,4 @@
-"""What the documents tell a reader to run, run."""
+"""Run the commands and examples of the documents."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("document", ["README.md", "client/README.md"])
 def test_python_blocks_run(color_server: TritonProcess, document: str, tmp_path: Path) -> None:
-    # The rest has a fake in place of the server and is run by the unit tests.
+    # The unit tests run the others, with a fake instead of the server.
     found = [block for block in blocks(document, "python") if "deeplab_client.testing" not in block]
     assert found
     for name in ("cat.png", "cow.jpg"):
@@ -62,7 +62,7 @@ def test_python_blocks_run(color_server: TritonProcess, document: str, tmp_path:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_of_shell_blocks_exist(document: str) -> None:
-    """Not run, for they build into the checkout or never end; but make and the scripts accept them."""
+    """make and the scripts accept them; they are not run, because they build into the checkout or never end."""
     parsers = {"build_models.py": build_models.parse_arguments, "serve.py": serve.parse}
     for line in "".join(blocks(document, "sh")).splitlines():
         words = shlex.split(line)

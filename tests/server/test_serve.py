@@ -1,4 +1,4 @@
-"""What serve.py promises, on toy models: ready line, refusals, draining stop, dead stubs, nothing left behind."""
+"""serve.py with toy models: ready line, refusals, draining, dead stubs, and cleanup."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def connect(url: str, path: str) -> http.client.HTTPConnection:
 
 
 def answers(url: str, path: str = "/v2/health/live") -> bool:
-    """Tell whether a new connection gets the answer 200."""
+    """Return whether a new connection gets the status 200."""
     connection = http.client.HTTPConnection(url, timeout=10)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", path)
@@ -521,7 +521,7 @@ def test_a_server_whose_ready_line_nobody_reads_serves(repository: Path, tmp_pat
         process.wait()
 
 
-def test_a_log_that_nobody_reads_does_not_make_serve_deaf(repository: Path) -> None:
+def test_a_log_that_nobody_reads_does_not_block_signals(repository: Path) -> None:
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(command(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -111,7 +111,7 @@ HALF_PIXEL_ACCURACY = (HALF_BACKGROUND + 10_000) / HALF_PIXELS
 
 @dataclass(frozen=True, slots=True)
 class CocoFolder:
-    """What was written."""
+    """The files that were written."""
 
     annotations: Path
     images: Path

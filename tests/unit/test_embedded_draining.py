@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.unit
 
-# Serves one connection: answers each line with one, and says when the client has no more.
+# Serves one connection: answers each line with a line, and prints when the input ends.
 SERVER = """
 import socket
 with socket.create_server(("127.0.0.1", 0)) as server:

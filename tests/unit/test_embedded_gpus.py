@@ -1,4 +1,4 @@
-"""What serve.py makes of configs that ask for GPUs."""
+"""serve.py with configs that need GPUs."""
 
 from __future__ import annotations
 

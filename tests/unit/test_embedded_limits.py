@@ -1,4 +1,4 @@
-"""What serve.py makes of the limits that it starts under: stacks, open files, room in /dev/shm."""
+"""How serve.py raises and reports the limits of its process: stacks, open files, space in /dev/shm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What serve.py makes of models whose queue has a bound."""
+"""serve.py refuses models with a queue limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be told of a command line and of its output folder before anything is measured."""
+"""Errors of a command line and its output folder that are found before anything is measured."""
 
 from __future__ import annotations
 

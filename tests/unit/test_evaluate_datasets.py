@@ -210,7 +210,7 @@ def test_voc_folders_are_read_as_pillow_reads_them(tmp_path: Path) -> None:
     dataset = voc_folders(write_voc(tmp_path))
     assert dataset.ids == ["b", "a"]
     sample = dataset.read("a")
-    # What is no class of VOC counts for nothing.
+    # Ids that are not VOC classes are not counted.
     assert sample.target[0].tolist() == [15, 255, 20, 255, 255, 0, 0, 0, 0]
     assert sample.image.size == (9, 6)
     assert sample.data == (tmp_path / "JPEGImages" / "a.jpg").read_bytes()

@@ -679,7 +679,7 @@ def test_a_file_of_very_many_parts_is_refused(data: bytes, message: str) -> None
     assert message in refusal(data)
 
 
-# What a few bytes could make cost minutes or gigabytes
+# Files of a few bytes that could take minutes or gigabytes
 
 
 def _heif_of(meta: bytes, *, brand: bytes = b"avif", after: bytes = b"") -> bytes:

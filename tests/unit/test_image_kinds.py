@@ -1,4 +1,4 @@
-"""What is said about bytes that are no picture."""
+"""The messages about bytes that are not a picture."""
 
 import base64
 import gzip

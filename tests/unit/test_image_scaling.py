@@ -173,7 +173,7 @@ def test_an_arithmetic_coded_jpeg_is_scaled() -> None:
 
 
 def test_a_lossless_jpeg_is_decoded_as_a_whole() -> None:
-    """libjpeg does not scale it, whatever it is told."""
+    """libjpeg never scales it."""
     gray = files.quadrants(64, 64)[..., 0]
     picture = decoded(files.lossless_jpeg(gray), 2, 2)
     assert (np.asarray(picture.image) == gray[..., np.newaxis]).all()

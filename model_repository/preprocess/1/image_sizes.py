@@ -63,7 +63,7 @@ def _av1_pixels(units: bytes) -> int:
         if header >> 3 & 0xF == _AV1_SEQUENCE_HEADER:
             pixels = max(pixels, _frame_pixels(_Bits(units[position : position + size])))
         position += size
-    raise ValueError(f"the AVIF file has more than {_MAX_AV1_UNITS} units; save it anew")
+    raise ValueError(f"the AVIF file has more than {_MAX_AV1_UNITS} units; save it again")
 
 
 class _Bits:

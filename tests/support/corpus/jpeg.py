@@ -1,4 +1,4 @@
-"""JPEG files: encoded by libjpeg-turbo, and put together anew where it does not write what cameras and phones do."""
+"""JPEG files: encoded by libjpeg-turbo, and rearranged into forms that cameras and phones write but it does not."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _modes() -> Iterator[Case]:
 
 
 def _colors() -> Iterator[Case]:
-    """Gray, inks, and who says which colors the components are."""
+    """Gray, CMYK, and the markers that define the colors of components."""
     for progressive in (False, True):
         name = "-progressive" if progressive else ""
         data = encode(noise(channels=1)[..., 0], progressive=progressive)
@@ -164,7 +164,7 @@ def _mpo() -> bytes:
 
 
 def _metadata() -> Iterator[Case]:
-    """What phones and cameras write around the picture; none of it changes a pixel."""
+    """Data that phones and cameras write around the picture; none of it changes a pixel."""
     data = encode(noise())
     shown = _shown(data)
     scans = b"\xff\xda" * 300

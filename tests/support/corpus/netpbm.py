@@ -38,7 +38,7 @@ def bitmap(bits: Samples) -> bytes:
 
 
 def _shown(samples: Samples, maximum: int) -> Taken:
-    """Say what samples of a maximum look like; decoders round those of another maximum than 255 apart by 1."""
+    """Return samples as shown; decoders differ by 1 in rounding if the maximum is not 255."""
     if maximum == _BYTE:
         return Taken(to_rgb(samples))
     scaled = (samples * _BYTE / maximum).round().astype(np.int64)

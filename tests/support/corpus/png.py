@@ -28,7 +28,7 @@ END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def repaired(data: bytes) -> bytes:
-    """Return a damaged PNG with the checksums of what stands in its chunks now, as far as these can be told."""
+    """Return a damaged PNG with new checksums of its chunks, as far as chunks can be recognized."""
     at, whole = 8, data[:8]
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -176,7 +176,7 @@ def _modes() -> Iterator[Case]:
 
 
 def _metadata() -> Iterator[Case]:
-    """What viewers apply, the EXIF orientation, and what they pass over: XMP, flawed chunks, a second frame."""
+    """The EXIF orientation, which viewers apply, and data that they ignore: XMP, flawed chunks, a second frame."""
     for orientation in range(1, 9):
         shown = Taken(upright(PIXELS, orientation))
         block = chunk(b"eXIf", exif(orientation, order="<" if orientation % 2 else ">"))
