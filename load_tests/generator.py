@@ -24,7 +24,7 @@ REPORT = "deeplab"  # our part of a worker's report
 INTERRUPT = "deeplab_interrupt"  # what a master that a signal ends tells its workers, before they are told to quit
 RUN = "deeplab_run"  # an argument that tells the workers which run they report of
 OF_PICTURES = ("pictures", "kinds", "seed")  # the arguments that make the pictures
-OWN_ERROR = "the load test itself failed: see its log"
+OWN_ERROR = "the load test itself failed; see its log"
 
 _TICK_SECONDS = 0.05
 
@@ -82,7 +82,9 @@ class LoadGenerator:
             raise pictures
         self._pictures = [picture for picture in pictures if picture.kind in kinds]
         if not self._pictures:
-            raise PicturesError(f"{folder} holds no pictures of the kinds {', '.join(kinds)}: see --kinds")
+            raise PicturesError(
+                f"{folder} has no pictures of the kinds {', '.join(kinds)}; change --kinds or --pictures"
+            )
         self._made_of = wanted
 
     def report(self) -> dict[str, Any]:
@@ -102,7 +104,7 @@ class LoadGenerator:
             self.make_pictures()
         except (PicturesError, OSError) as error:
             self._wrong, self._pictures, self._made_of = str(error), [], {}
-            _logger.error("nothing is sent from here: %s", error)  # noqa: TRY400 - it says what to do
+            _logger.error("this process sends no requests: %s", error)  # noqa: TRY400 - the message names the remedy
         self._sending = SegmentationUser.sending = self._sending_from(self._pictures)
         SegmentationUser.has_begun.set()
         self._ticker = gevent.spawn(_tick, self._sending)

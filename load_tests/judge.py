@@ -187,7 +187,7 @@ class Judge:
             if not known.get("has_ended"):
                 wrong = wrong or "did not finish"
             elif known["left"] and not self.interrupted:  # Ctrl-C in a terminal ends the workers as well
-                wrong = wrong or "left before the end"
+                wrong = wrong or "stopped before the end of the run"
             problems += [f"worker {worker}: {wrong}"] if wrong else []
         if self._generator is not None:
             problems += filter(None, [self._known("here").get("wrong")])
@@ -264,12 +264,12 @@ class Judge:
             return {}
         found = server_statistics.between(self._server_before, after)
         if found is None:
-            _logger.warning("the server's statistics are left out: it restarted, or several share the address")
+            _logger.warning("no server statistics: the server restarted, or several servers share the address")
         return found or {}
 
     def _server_statistics(self) -> dict[str, Any] | None:
         try:
             return server_statistics.read(self._environment.host or "")
         except Exception as error:  # noqa: BLE001 - a run goes without them: a proxy may not let them through
-            _logger.info("no statistics of the server: %s", error)
+            _logger.info("cannot read the server's statistics: %s", error)
             return None

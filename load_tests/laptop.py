@@ -66,11 +66,17 @@ def locust(name: str, server: RunningServer, variant: str, output: Path, *option
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, serve, load twice; return an exit code."""
     parser = Parser(description="Load the embedded server on this machine.")
-    parser.add_argument("--model-repository", type=Path, metavar="DIR", help="default: an untrained ResNet-50")
     parser.add_argument(
-        "--seconds", type=number(1, kind=int), default=_SECONDS, metavar="N", help="of each run (default: %(default)s)"
+        "--model-repository", type=Path, metavar="DIR", help="models to serve (default: build an untrained ResNet-50)"
     )
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="default: out/load")
+    parser.add_argument(
+        "--seconds",
+        type=number(1, kind=int),
+        default=_SECONDS,
+        metavar="N",
+        help="duration of each run (default: %(default)s)",
+    )
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="for reports (default: out/load)")
     options = parser.parse_args(arguments)
     output: Path = options.output.resolve()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -108,7 +108,7 @@ def from_folder(folder: Path) -> list[Picture]:
             raise PicturesError(f"{path} cannot be read as a picture: {said}") from error
         pictures.append(_picture(path.name, data, shown.size))
     if not pictures:
-        raise PicturesError(f"{folder} holds no pictures")
+        raise PicturesError(f"{folder} has no pictures; use a folder with at least one")
     return pictures
 
 

@@ -141,12 +141,12 @@ class _Preparation:
         if state in {"running", "spawning"}:
             return  # the page changes the number of users
         if state in {"cleanup", "stopping"}:
-            raise ValueError("another run is ending: wait a moment")
+            raise ValueError("the previous run is still ending; try again in a moment")
         if isinstance(runner, MasterRunner) and not runner.worker_count:
-            raise ValueError("there are no workers")
+            raise ValueError("no workers are connected; start at least one")
         host = form.get("host", self._environment.host)
         if not host:
-            raise ValueError("there is no server to ask: fill in the host, grpc://HOST:PORT or http://HOST:PORT")
+            raise ValueError("no server given; fill in the host, grpc://HOST:PORT or http://HOST:PORT")
         for url in filter(None, (host, options.second_host)):
             client_for(url, options).close()
         users = form.get("user_count", "1")
@@ -155,7 +155,8 @@ class _Preparation:
     def _check_shape(self, options: Options) -> None:
         if options.shape != "none" and self._parsed.reset_stats:
             raise ValueError(
-                f"--reset-stats forgets each stage when the next begins: leave it out of --shape {options.shape}"
+                f"--reset-stats would clear each stage of --shape {options.shape} when the next begins; "
+                "remove one of the two options"
             )
 
     def _take_users(self, options: Options, *, users: int) -> None:
@@ -179,14 +180,14 @@ class _Preparation:
     def _await_server(self, options: Options) -> None:
         host, seconds = self._environment.host, self._parsed.wait_ready
         if not host:
-            _stop("there is no server to ask: give --host grpc://HOST:PORT or http://HOST:PORT", EXIT_USAGE)
+            _stop("no server given; use --host grpc://HOST:PORT or --host http://HOST:PORT", EXIT_USAGE)
         try:
             _logger.info("waiting for %s", host)
             missing = wait_until_ready(list(filter(None, (host, options.second_host))), options, seconds=seconds)
         except ValueError as error:
             _stop(str(error), EXIT_USAGE)
         if missing is not None:
-            _stop(f"{missing} (waited {seconds:g} s, see --wait-ready and --variants)", EXIT_UNREACHABLE)
+            _stop(f"{missing} (waited {seconds:g} s; see --wait-ready and --variants)", EXIT_UNREACHABLE)
 
 
 def _check_writable(file: Path) -> None:

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 WRONG = "wrong mask"  # how every label of a wrong reply begins
-WRONG_REQUEST = f"{WRONG}: the client refused it, because it belongs to another request"
-WRONG_SIZE = f"{WRONG}: not of the picture's size"
-WRONG_PIXELS = f"{WRONG}: not the pixels of the first reply for this picture"
+WRONG_REQUEST = f"{WRONG}: the client rejected the reply, because it belongs to another request"
+WRONG_SIZE = f"{WRONG}: its size differs from the picture's"
+WRONG_PIXELS = f"{WRONG}: its pixels differ from the first reply for this picture"
 BETWEEN_WORKERS = "compared between workers"  # how the name of a comparison ends, which is no request
-WRONG_BETWEEN_WORKERS = f"{WRONG}: two workers got different ones for one picture"
+WRONG_BETWEEN_WORKERS = f"{WRONG}: two workers got different masks for the same picture"
 
 
 class FirstReply(NamedTuple):

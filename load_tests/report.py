@@ -105,9 +105,9 @@ def _objectives(verdicts: Sequence[Verdict]) -> Section:
 
 
 def _requests(summary: Summary) -> Section:
-    title = f"{summary.setting.get('loop', '')} loop: {summary.answered_per_second:.2f} right replies per second"
+    title = f"{summary.setting.get('loop', '')} loop: {summary.answered_per_second:.2f} correct replies per second"
     rows = [(kind.title, *_cells(kind)) for kind in (*summary.kinds, summary.total)]
-    return Section(title, ("requests of", "replies", "failed", *_LATENCIES), rows)
+    return Section(title, ("requests", "correct", "failed", *_LATENCIES), rows)
 
 
 def _stages(summary: Summary) -> Section:
@@ -117,7 +117,7 @@ def _stages(summary: Summary) -> Section:
         rate = f"{stage.answered_per_second:.2f}"
         rows.append((str(stage.users), f"{stage.seconds:.0f}", rate, failed, *latencies))
     title = f"{summary.setting.get('loop', '')} loop, by stage"
-    return Section(title, ("users", "s", "right replies/s", "failed", *_LATENCIES), rows)
+    return Section(title, ("users", "s", "correct replies/s", "failed", *_LATENCIES), rows)
 
 
 def _cells(kind: Kind) -> list[str]:
@@ -144,16 +144,16 @@ def _server(summary: Summary) -> Section:
         times = (f"{means[name]:.1f}" for name in ("queue_ms", "compute_ms"))
         rows.append((model, str(counts["requests"]), batch, *times, shown or "-"))
     columns = ("model", "requests", "mean batch", "queue, ms", "compute, ms", "batches by size")
-    return Section("what the server counted: batches, and mean milliseconds of a request", columns, rows)
+    return Section("server statistics: batches, and mean milliseconds per request", columns, rows)
 
 
 def _generator(summary: Summary) -> str:
     strain = summary.strain
     processes = "process" if strain.processes == 1 else "processes"
     return (
-        f"load generator: busiest of {strain.processes} {processes} at {strain.busiest_cpu:.0%} of a core, "
+        f"load generator: {strain.processes} {processes}, the busiest at {strain.busiest_cpu:.0%} of a core, "
         f"late by {1000 * strain.late_p99:.0f} ms (p99)"
-        + (f", at most {strain.most_unfinished} requests unfinished" if strain.most_unfinished else "")
+        + (f", at most {strain.most_unfinished} requests in flight" if strain.most_unfinished else "")
     )
 
 
@@ -210,7 +210,7 @@ def page(locusts: str, summary: Summary, verdicts: Sequence[Verdict]) -> str:
     generator = f"<h2>load generator</h2><p>{escape(_generator(summary).partition(': ')[2])}</p>"
     if summary.strain.warning is not None:
         generator += f'<p class="bad">{escape(summary.strain.warning)}</p>'
-    server = _server(summary).html() if summary.server else "<h2>server</h2><p>The server told no statistics.</p>"
+    server = _server(summary).html() if summary.server else "<h2>server</h2><p>No server statistics.</p>"
     parts = [
         f'<h1 class="{"good" if passed else "bad"}">{escape(title)}</h1>',
         replace(_objectives(verdicts), title="objectives").html(),

@@ -41,17 +41,17 @@ if TYPE_CHECKING:
     from load_tests.options import Options
     from load_tests.pictures import Picture
 
-NOT_SENT = "not sent: the process has as many unfinished requests as --max-unfinished allows"
-UNFINISHED = "unfinished when the run ended"
+NOT_SENT = "not sent: the process already had --max-unfinished requests in flight"
+UNFINISHED = "no reply by the end of the run"
 LABELS: dict[type[SegmentationError], str] = {
-    ClientLimitError: "not sent: a limit of the load generator's own process or machine",
+    ClientLimitError: "not sent: the load generator reached a limit of its process or machine",
     DeadlineExceededError: "no reply within --timeout",
-    ServerOverloadedError: "refused: the server has too much to do",
-    ServerUnavailableError: "server unavailable: not reached, or the connection was lost",
-    TLSError: "no trusted connection",
+    ServerOverloadedError: "refused: the server is overloaded",
+    ServerUnavailableError: "server unavailable: no connection, or the connection was lost",
+    TLSError: "TLS failed: no trusted connection",
     AccessDeniedError: "access denied",
     ModelNotFoundError: "the server has no such model",
-    InvalidImageError: "the server refused the picture",
+    InvalidImageError: "the server rejected the picture",
     ModelError: "the model failed",
     MismatchedReplyError: WRONG_REQUEST,
 }
@@ -250,4 +250,4 @@ class Sending:
         """Log the cause of a failure once: reports show the label alone."""
         if label not in self._explained:
             self._explained.add(label)
-            _logger.warning("first %r: %s: %s", label, type(error).__name__, error)
+            _logger.warning("first failure %r: %s: %s", label, type(error).__name__, error)

@@ -150,7 +150,7 @@ class Strain:
             reasons.append(f"1 % of its actions were more than {1000 * self.late_p99:.0f} ms late")
         if not reasons:
             return None
-        return f"the load generator may be the limit: {' and '.join(reasons)}; give it more workers or cores"
+        return f"the load generator may be the bottleneck: {' and '.join(reasons)}; give it more workers or cores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ def load(file: Path) -> Summary:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
-            raise SummaryError(f"{file} has format {content['format']}, and this is {FORMAT}: measure again")
+            raise SummaryError(f"{file} has format {content['format']}, but this version reads {FORMAT}; measure again")
         return Summary(
             setting=content["setting"],
             seconds=content["seconds"],
@@ -232,7 +232,7 @@ def load(file: Path) -> Summary:
             models=content.get("models", {}),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SummaryError(f"{file} is not the summary of a run ({error!r}): write one with --summary") from error
+        raise SummaryError(f"{file} is not the summary of a run ({error!r}); write one with --summary") from error
 
 
 def all_of(kinds: Sequence[Kind]) -> Kind:

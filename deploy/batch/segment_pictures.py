@@ -1,11 +1,11 @@
 """Segment all pictures of a folder or bucket through a served endpoint, with Ray Data.
 
-docs/batch.md says when to use it, what it writes and how it resumes.
+docs/batch.md describes when to use it, what it writes and how it resumes.
 
-Ray has the pool of processes, hands them shards of paths, and replaces a process that dies. A process reads its
-pictures and writes its shard itself: no picture and no mask goes through Ray's object store, a picture that cannot be
-read is a row and not the end of the job, and a shard appears whole or not at all. Ray's own readers and writers offer
-none of the three.
+Ray manages the pool of processes, gives them shards of paths, and replaces a process that dies. Each process reads its
+pictures and writes its shard itself. So no picture and no mask goes through Ray's object store, an unreadable picture
+becomes a row and does not end the job, and a shard is written atomically. Ray's own readers and writers offer none of
+the three.
 """
 
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
@@ -81,7 +81,9 @@ class Tally:
         rate = self.done / (time.time() - self.began)
         left = (self.pictures - self.done) / rate
         failed = self.failures.total()
-        return f"{self.done:,} of {self.pictures:,} pictures, {failed:,} failed, {rate:.1f} a second, {left:.0f} s left"
+        return (
+            f"{self.done:,} of {self.pictures:,} pictures, {failed:,} failed, {rate:.1f} per second, {left:.0f} s left"
+        )
 
     def report(self, job: Job, *, earlier: int) -> dict[str, Any]:
         """Return the figures of the whole run."""
@@ -156,39 +158,58 @@ def check_settings(job: Job) -> None:
         job.output.write("job.json", json.dumps(settings).encode())
         return
     if before != settings:
-        raise SystemExit(f"{job.output.root} was made with {before}, not {settings}; give another output")
+        raise SystemExit(f"{job.output.root} has results of {before}, not of {settings}; use another output")
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[Job, argparse.Namespace]:
     """Return the job that a command line describes, and its options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    place = "a folder, or a URI that pyarrow knows: s3://bucket/folder, gs://, abfss://, hdfs://"
-    parser.add_argument("input", help=place)
-    parser.add_argument("output", help=f"{place}; outside of the input")
-    parser.add_argument("--url", default=os.environ.get("DEEPLAB_URL"), help="the server; DEEPLAB_URL")
-    parser.add_argument("--model", default=os.environ.get("DEEPLAB_MODEL", "segment_resnet50"), help="DEEPLAB_MODEL")
-    parser.add_argument("--masks", choices=("png", "rle", "files", "none"), default="png")
-    parser.add_argument("--workers", type=int, default=2, help="processes, each with one core (2)")
+    place = "a folder or a URI of pyarrow, such as s3://bucket/folder, gs://, abfss:// or hdfs://"
+    parser.add_argument("input", help=f"pictures to segment: {place}")
+    parser.add_argument("output", help=f"where to write the results: {place}, outside the input")
     parser.add_argument(
-        "--per-replica", type=int, default=32, help="requests at a time for each address of the URL (32)"
+        "--url", default=os.environ.get("DEEPLAB_URL"), help="URL of the server (default: the variable DEEPLAB_URL)"
+    )
+    parser.add_argument(
+        "--model",
+        default=os.environ.get("DEEPLAB_MODEL", "segment_resnet50"),
+        help="ensemble to use (default: the variable DEEPLAB_MODEL, or segment_resnet50)",
+    )
+    parser.add_argument(
+        "--masks",
+        choices=("png", "rle", "files", "none"),
+        default="png",
+        help="masks as a column of PNG or of run-length encodings, as PNG files, or none (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes, each with one core (default: %(default)s)")
+    parser.add_argument(
+        "--per-replica",
+        type=int,
+        default=32,
+        help="concurrent requests for each address of the URL (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",
         type=float,
         default=300.0,
-        help="seconds for a picture, waiting for a server that is away included (300)",
+        help="seconds for a picture, including the wait for an unavailable server (default: %(default)g)",
     )
-    parser.add_argument("--shard", type=int, default=500, help="pictures in a Parquet file (500)")
-    parser.add_argument("--retry-errors", action="store_true", help="segment pictures again whose error may pass")
+    parser.add_argument("--shard", type=int, default=500, help="pictures per Parquet file (default: %(default)s)")
+    parser.add_argument(
+        "--retry-errors", action="store_true", help="segment the pictures again that failed with a retryable error"
+    )
     options = parser.parse_args(arguments)
     for name in ("workers", "per_replica", "shard", "timeout"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(options, name)}")
     if options.url is None:
-        parser.error("--url or DEEPLAB_URL is required")
+        parser.error("no server given; use --url or set DEEPLAB_URL")
     source, output = Place.of(options.input), Place.of(options.output)
     if output.filesystem == source.filesystem and f"{output.root}/".startswith(f"{source.root}/"):
-        parser.error(f"{options.output} lies in {options.input}: its masks would be pictures of the next run")
+        parser.error(
+            f"the output {options.output} is inside the input {options.input}, so the next run would segment its "
+            "masks; use another output"
+        )
     names = ("url", "model", "masks", "per_replica", "workers", "timeout")
     return Job(source, output, **{name: getattr(options, name) for name in names}), options
 
@@ -218,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{options.input}: {error}") from None
     shards = list(without_rows(job.output, listed, shard=options.shard))
     pictures = sum(map(len, shards))
-    _log.info("%s pictures, %s of them done before", f"{len(listed):,}", f"{len(listed) - pictures:,}")
+    _log.info("%s pictures, %s of them already done", f"{len(listed):,}", f"{len(listed) - pictures:,}")
     tally = Tally(pictures)
     if shards:
         segment(job, shards, tally)

@@ -88,7 +88,10 @@ def test_pictures_and_variants_are_drawn_by_weight(begin: Begin) -> None:
     ("error", "label"),
     [
         (DeadlineExceededError("late"), LABELS[DeadlineExceededError]),
-        (MismatchedReplyError("theirs"), "wrong mask: the client refused it, because it belongs to another request"),
+        (
+            MismatchedReplyError("theirs"),
+            "wrong mask: the client rejected the reply, because it belongs to another request",
+        ),
         (ZeroDivisionError("ours"), "error of the load test itself: ZeroDivisionError"),
     ],
 )
