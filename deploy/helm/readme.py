@@ -33,7 +33,7 @@ def table(values: str) -> str:
         UndescribedError: A key that holds no other keys has no description.
     """
     defaults = yaml.safe_load(values)
-    rows = ["| value | default | |", "|---|---|---|"]
+    rows = ["| value | default | description |", "|---|---|---|"]
     path: list[str] = []
     description: list[str] = []
     described_above = -1  # indentation of a described key, whose default is everything below it
