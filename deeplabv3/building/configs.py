@@ -8,9 +8,6 @@ from deeplabv3.building.plan import Plan
 from deeplabv3.building.settings import LARGEST_REQUEST
 from deeplabv3.repository.config import pb
 
-# A batch uses a GPU better than a picture alone, so that a wait for others is worth it, where it is shorter than the
-# time that a batch of one would take. A full batch leaves at once.
-_GPU_QUEUE_DELAY_MICROSECONDS = 2_000
 # The executor profiles the first run of a shape and optimises in the second.
 _GPU_WARM_UP_RUNS = 2
 
@@ -38,7 +35,7 @@ def core_config(plan: Plan, sides: tuple[int, int]) -> Message:
         return config
     config.max_batch_size = plan.max_batch_size
     _add_batching(config, plan, instances=plan.instances)
-    config.dynamic_batching.max_queue_delay_microseconds = _GPU_QUEUE_DELAY_MICROSECONDS
+    config.dynamic_batching.max_queue_delay_microseconds = round(plan.queue_delay * 1e6)
     # The largest first: what it allocates serves the others, and the first two shapes are those that the executor
     # compiles kernels for. cuDNN plans every convolution anew for each batch size; those between these cost a few
     # milliseconds more once, where a warm-up of all sizes would cost every start.

@@ -12,6 +12,7 @@ from deeplabv3.building.plan import (
     DEFAULT_PRECISIONS,
     GPU_INSTANCES,
     GPU_MAX_BATCH_SIZE,
+    GPU_QUEUE_DELAY,
     MEAN,
     MIN_AGREEMENT,
     STD,
@@ -24,11 +25,20 @@ from deeplabv3.models.names import PRETRAINED, UNTRAINED, VARIANTS
 # A larger number is a typing error: each batch size is warmed up before the server is ready.
 _MOST_BATCHED = 128
 _MOST_INSTANCES = 16
+_LONGEST_DELAY = 10.0  # seconds: most likely microseconds were meant
 _MOST_QUEUED = 2**32 - 1  # what Triton's field holds
 
 # Modes of cuDNN with operators that round float32 to TensorFloat-32.
 _ROUNDING = {mode for mode in tracing.CUDNN_MODES if mode.startswith("fused") or mode.endswith("-corners")}
-_OF_GPUS = {"cudnn", "preprocess_device", "postprocess_device", "max_batch_size", "instances", "max_queue_size"}
+_OF_GPUS = {
+    "cudnn",
+    "preprocess_device",
+    "postprocess_device",
+    "max_batch_size",
+    "instances",
+    "queue_delay",
+    "max_queue_size",
+}
 # The source takes these, and the others only where they spell out the default build.
 _CHANGING_NOTHING = {"variant", "progress", "model_repository", "force", "configs_only", "describe", "json"}
 _AS_DEFAULT = {
@@ -153,6 +163,13 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
         type=number(1, _MOST_INSTANCES, kind=int),
         metavar="N",
         help=f"with --device cuda: the batches that a core model computes side by side (default: {GPU_INSTANCES})",
+    )
+    add(
+        "--queue-delay",
+        type=number(0, _LONGEST_DELAY),
+        metavar="SECONDS",
+        help="with --device cuda: the longest that a request waits for others to share its batch in a core model "
+        f"(default: {GPU_QUEUE_DELAY})",
     )
     add(
         "--max-queue-size",

@@ -69,7 +69,7 @@ def parse_setting(text: str) -> tuple[str, str]:
     if step not in SETTINGS:
         raise InvalidOptionError(
             f"the model must be one of {', '.join(SETTINGS)}, got {step!r}; a core model has --instances, "
-            "--max-batch-size and --max-queue-size, with --device cuda"
+            "--max-batch-size, --queue-delay and --max-queue-size, with --device cuda"
         )
     if name in {"preprocess.mean", "preprocess.std"}:  # of versions whose preprocess normalized
         raise InvalidOptionError(f"the core models normalize: give --{parameter} {value.strip()} and build them again")

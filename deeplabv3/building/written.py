@@ -155,7 +155,9 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
         them = "it" if len(lost) == 1 else "them"
         keeping = f" with {as_options(options)}, which keeps the settings" if options else ""
         if any(path.parent.name in map(core_name, VARIANTS) for path in lost):
-            keeping += "; --instances, --max-batch-size and --max-queue-size set a core model with --device cuda"
+            keeping += (
+                "; with --device cuda, --instances, --max-batch-size, --queue-delay and --max-queue-size set a core"
+            )
         if older:
             keeping += f"; the core models normalize now, with {_normalizing(older)}"
         raise BuildError(

@@ -89,8 +89,11 @@ def test_a_core_takes_as_much_of_a_gpu_as_it_is_told_to(tmp_path: Path, variant:
     assert small[f"segment_{variant}"].max_batch_size == 4
     assert all(small[step] == default[step] for step in ("preprocess", "postprocess", "encode_mask", "confidence"))
     assert small[f"deeplabv3_{variant}"].max_batch_size == 4
-    large = configure(tmp_path, "--device", "cuda", "--max-batch-size", "48", "--instances", "3")
+    large = configure(
+        *(tmp_path, "--device", "cuda", "--max-batch-size", "48", "--instances", "3", "--queue-delay", "0.0005")
+    )
     assert where(large[name]) == [(GPU, 3)]
+    assert large[name].dynamic_batching.max_queue_delay_microseconds == 500
     assert [sample.batch_size for sample in large[name].model_warmup] == [48, 32, 16, 8, 4, 2, 1]
     assert large[f"segment_{variant}"] == default[f"segment_{variant}"]
     assert configure(tmp_path, "--device", "cuda") == default
@@ -165,9 +168,11 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
         (["--max-queue-size", "128"], "add --device cuda"),
         (["--max-batch-size", "16"], "add --device cuda"),
         (["--instances", "1"], "add --device cuda"),
+        (["--queue-delay", "0"], "add --device cuda"),
         (["--device", "cuda", "--max-batch-size", "129"], "must be an integer from 1 to 128, got '129'"),
         (["--device", "cuda", "--instances", "17"], "must be an integer from 1 to 16, got '17'"),
         (["--device", "cuda", "--instances", "0"], "must be an integer from 1 to 16, got '0'"),
+        (["--device", "cuda", "--queue-delay", "2000"], "must be a number from 0 to 10, got '2000'"),
         (["--device", "cuda", "--max-queue-size", "0"], "must be an integer from 1 to 4294967295, got '0'"),
         (["--device", "cuda", "--max-queue-size", "4294967296"], "must be an integer from 1 to 4294967295, got"),
         (["--device", "cuda", "--max-queue-size", "many"], "must be an integer from 1 to 4294967295, got 'many'"),

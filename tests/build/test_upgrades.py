@@ -220,7 +220,7 @@ def test_an_edited_core_model_is_refused_and_one_of_an_older_version_replaced(
     change(repository, edit)
     assert build(repository) == build_models.EXIT_FAILED
     assert f"{repository}/core_resnet50/config.pbtxt: edited by hand" in caplog.text
-    assert "--instances, --max-batch-size and --max-queue-size set a core model" in caplog.text
+    assert "--instances, --max-batch-size, --queue-delay and --max-queue-size set a core" in caplog.text
     forget(repository, shipped=True)
     assert build(repository) == 0  # those versions did so at every build
     assert files(repository) == fresh

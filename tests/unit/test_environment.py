@@ -32,6 +32,7 @@ COMMANDS = [
     ["-m", "deeplabv3.evaluation"],
     ["-m", "load_tests.laptop"],
     ["-m", "load_tests.capacity"],
+    ["-m", "load_tests.tuning"],
     ["-m", "benchmarks.model"],
     ["-m", "benchmarks.scaling"],
     ["-m", "benchmarks.pipeline"],
