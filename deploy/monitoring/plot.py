@@ -1,8 +1,8 @@
-"""Draw the time series of dashboard.json from Prometheus, without Grafana.
+"""Draw the time series of dashboard.json from a Prometheus, for who has no Grafana at hand.
 
 python deploy/monitoring/plot.py [--prometheus http://127.0.0.1:9090] [--minutes 5] [--window 1m] [--output FILE.png]
 
-Panels without data are left out. So are curves that are always 0, in a panel with more than MOST_CURVES curves.
+A panel without data is left out, and so are curves that are always 0 where a panel has more than MOST_CURVES.
 """
 
 from __future__ import annotations
@@ -69,19 +69,15 @@ def curves(
 
 def main() -> None:
     """Read the command line, ask Prometheus, write the picture."""
-    parser = argparse.ArgumentParser(description="Draw the dashboard's time series from Prometheus.")
-    parser.add_argument(
-        "--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="URL of Prometheus (default: %(default)s)"
-    )
-    parser.add_argument("--minutes", type=float, default=5.0, help="minutes to draw, up to now (default: %(default)g)")
+    parser = argparse.ArgumentParser(description="Draw the dashboard's time series from a Prometheus.")
+    parser.add_argument("--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="default: %(default)s")
+    parser.add_argument("--minutes", type=float, default=5.0, help="up to now (default: %(default)s)")
     parser.add_argument(
         "--window",
         default="1m",
-        help="window of rates, at least four scrapes; recording rules keep their own (default: %(default)s)",
+        help="of rates, four scrapes or more; recorded ones keep theirs (default: %(default)s)",
     )
-    parser.add_argument(
-        "--output", type=Path, default=Path("out/monitoring.png"), metavar="FILE", help="PNG (default: %(default)s)"
-    )
+    parser.add_argument("--output", type=Path, default=Path("out/monitoring.png"), help="default: %(default)s")
     options = parser.parse_args()
     dashboard = json.loads(DASHBOARD.read_text())
     end = time.time()
@@ -95,9 +91,9 @@ def main() -> None:
             and (found := curves(panel, url, dashboard=dashboard, window=window, begin=begin, end=end))
         ]
     except (urllib.error.URLError, ValueError) as error:
-        parser.exit(1, f"no answer from Prometheus at {url}: {error}\n")
+        parser.exit(1, f"{url} does not answer as a Prometheus: {error}\n")
     if not drawn:
-        parser.exit(1, f"{url} has no data for the last {options.minutes:g} minutes; check that it scrapes Triton\n")
+        parser.exit(1, f"{url} has no data of the last {options.minutes:g} minutes: is it scraping?\n")
     mpl.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
     rows = math.ceil(len(drawn) / COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(13, 3.2 * rows), layout="constrained", squeeze=False)
