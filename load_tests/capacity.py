@@ -42,31 +42,31 @@ if TYPE_CHECKING:
 EXIT_TOO_FEW = 1
 
 _IN_CORE = tuple(f"{name}_seconds" for name in TIMES)
-# Share of the pictures that the server may not have counted as the client did: those in flight at either end.
-_SHARE_MISSING = 0.1
-_FEW_BATCHES = 50  # a slow moment of the machine would move their mean
-_MORE_ROWS = 2  # after the first number that is enough, to show what another replica would bring
+# Largest share by which the counts of server and client may differ, because of requests in flight at either end.
+_COUNT_TOLERANCE = 0.1
+_FEW_BATCHES = 50  # a short slowdown of the machine would change the mean of fewer batches
+_MORE_ROWS = 2  # after the first number that is enough, to show the effect of another replica
 _TINY = 1e-9
 # Above these a simulation takes too long to wait for.
 _MOST_BATCHED, _MOST_INSTANCES, _MOST = 1024, 256, 10_000_000
 
 
 class ServiceTimesError(Exception):
-    """The run does not tell how long batches take; the message says why."""
+    """The run does not show how long batches take; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceTimes:
-    """Seconds of a batch by its size: the measured mean where there is one, else a straight line through the means.
+    """Seconds of a batch by its size: the measured mean, or a straight line through the means.
 
     Attributes:
         model: The core model.
         measured: Mean seconds of a batch, by size.
-        first: Seconds of the line for a batch of none.
-        each: Seconds that each picture adds to it.
-        constant: Seconds of a request outside the core's queue and the core, the network included.
-        batches: How many were measured.
-        variation: Coefficient of variation of a batch's time; 0 for a constant one.
+        first: Intercept of the line: seconds of an empty batch.
+        each: Slope of the line: seconds per picture.
+        constant: Seconds of a request outside the core model and its queue, including the network.
+        batches: Number of measured batches.
+        variation: Coefficient of variation of a batch's time; 0 for a constant time.
     """
 
     model: str
@@ -101,10 +101,10 @@ class Row:
     """Result for one number of replicas.
 
     Attributes:
-        replicas: How many.
-        outcome: Of the simulation.
-        overloaded: More requests arrive than the replicas can answer: the queues grow without end.
-        is_enough: All are answered, and 99 % of them in time.
+        replicas: Number of replicas.
+        outcome: Result of the simulation.
+        overloaded: More requests arrive than the replicas can answer, so the queues grow without bound.
+        is_enough: All requests are answered, and 99 % of them in time.
     """
 
     replicas: int
@@ -118,11 +118,11 @@ def service_times(run: Summary, *, model: str | None = None, variation: float = 
 
     Args:
         run: Measured on one server, because Triton's statistics are those of one server.
-        model: The core model; may be left out where only one was asked.
-        variation: Of the batches' times, which Triton does not tell.
+        model: The core model; may be left out if the run used only one.
+        variation: Coefficient of variation of a batch's time, which Triton does not report.
 
     Raises:
-        ServiceTimesError: The run has no statistics of such a model, or nothing was answered.
+        ServiceTimesError: The run has no statistics of this model, or no request was answered.
     """
     cores = {name: counts for name, counts in run.server.items() if name.startswith(CORE_PREFIX)}
     if not cores:
@@ -143,7 +143,7 @@ def service_times(run: Summary, *, model: str | None = None, variation: float = 
     latencies = [kind.milliseconds for kind in run.kinds if kind.name.split()[0] == variant]
     answers = sum(sum(counts.values()) for counts in latencies)
     ensemble = run.server.get(ensemble_name(variant), {}).get("requests", 0)
-    if abs(ensemble - answers) > _SHARE_MISSING * answers:
+    if abs(ensemble - answers) > _COUNT_TOLERANCE * answers:
         raise ServiceTimesError(
             f"the server counted {ensemble} pictures, but the run got {answers} replies; measure a single server, "
             "without a load balancer and without other callers"
@@ -162,28 +162,28 @@ def service_times(run: Summary, *, model: str | None = None, variation: float = 
 
 
 def _line(measured: Mapping[int, float], counts: Mapping[int, int]) -> tuple[float, float]:
-    """Fit seconds = first + each x size, where each size weighs as much as its number of batches."""
+    """Fit seconds = first + each x size, with each size weighted by its number of batches."""
     sizes = sorted(measured)
     if len(sizes) == 1:
-        return 0.0, measured[sizes[0]] / sizes[0]  # nothing shows that a larger batch is cheaper
+        return 0.0, measured[sizes[0]] / sizes[0]  # no evidence that a larger batch is cheaper per picture
     weights = np.sqrt([counts[size] for size in sizes])
     each, first = np.polyfit(sizes, [measured[size] for size in sizes], 1, w=weights)
-    # A falling line is noise, and would make large batches free.
+    # A falling line is noise, and would make large batches take no time.
     return (max(0.0, float(first)), float(each)) if each > 0 else (measured[sizes[-1]], 0.0)
 
 
 def search(times: ServiceTimes, replica: Replica, wanted: argparse.Namespace) -> list[Row]:
-    """Simulate from the fewest replicas that could do the work, until a few more than are enough.
+    """Simulate increasing numbers of replicas, from the fewest that are possible to a few more than are enough.
 
     Args:
-        times: Of the core model.
-        replica: What each replica is.
+        times: Service times of the core model.
+        replica: The settings of each replica.
         wanted: The command line: rate, p99, balancing, requests, most and seed.
     """
     most = times.most_per_second(replica.max_batch, replica.instances)
     rows: list[Row] = []
     for replicas in range(max(1, math.floor(wanted.rate / most)), wanted.most + 1):
-        source = random.Random(wanted.seed)  # noqa: S311 - draws arrivals, keeps no secret
+        source = random.Random(wanted.seed)  # noqa: S311 - draws arrivals, not secrets
         arrivals = poisson(wanted.rate, number=wanted.requests, source=source)
         outcome = simulate(arrivals, replica, replicas=replicas, balancing=wanted.balancing, source=source)
         overloaded = wanted.rate >= replicas * most
@@ -196,7 +196,7 @@ def search(times: ServiceTimes, replica: Replica, wanted: argparse.Namespace) ->
 
 def _table(rows: list[Row], wanted: argparse.Namespace) -> Table:
     shown = Table(title=f"{wanted.rate:g} requests per second, p99 at most {wanted.p99:g} s, {wanted.balancing}")
-    for column in ("replicas", "busy", "pictures per batch", "p50, s", "p99, s", "refused", ""):
+    for column in ("replicas", "utilization", "pictures per batch", "p50, s", "p99, s", "refused", ""):
         shown.add_column(column, justify="right")
     for row in rows:
         outcome = row.outcome
@@ -205,7 +205,7 @@ def _table(rows: list[Row], wanted: argparse.Namespace) -> Table:
             seconds = ["unbounded"] * 2  # the value depends only on the number of simulated requests
         shown.add_row(
             str(row.replicas),
-            f"{outcome.utilisation:.0%}",
+            f"{outcome.utilization:.0%}",
             f"{outcome.batch:.2f}",
             *seconds,
             str(outcome.refused),
@@ -249,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0 where some number of replicas is enough."""
+    """Run the command line; return 0 if some number of replicas is enough."""
     parser = _parser()
     options = parser.parse_args(arguments)
     out = console()

@@ -61,7 +61,7 @@ def test_one_server_with_exponential_times_is_m_m_1(busy: float) -> None:
     # The time in M/M/1 is exponential.
     assert found.percentile(0.5) == pytest.approx(sojourn * math.log(2), rel=0.08)
     assert found.percentile(0.99) == pytest.approx(sojourn * math.log(100), rel=0.12)
-    assert found.utilisation == pytest.approx(busy, rel=0.03)
+    assert found.utilization == pytest.approx(busy, rel=0.03)
 
 
 @pytest.mark.parametrize("busy", [0.3, 0.7])
@@ -76,7 +76,7 @@ def test_instances_of_one_queue_are_m_m_c() -> None:
     found = outcome(Replica(exponential, instances=servers), rate=load / SERVICE)
     wait = erlang_c(load, servers) * SERVICE / (servers - load)
     assert mean(found) - SERVICE == pytest.approx(wait, rel=0.08)
-    assert found.utilisation == pytest.approx(load / servers, rel=0.03)
+    assert found.utilization == pytest.approx(load / servers, rel=0.03)
 
 
 def test_random_balancing_is_one_m_m_1_a_replica() -> None:
@@ -130,7 +130,7 @@ def test_what_is_outside_the_core_is_added() -> None:
 
 def test_nothing_is_simulated_without_arrivals() -> None:
     found = by_hand([], Replica(constant))
-    assert (found.latencies, found.refused, found.utilisation) == ([], 0, 0.0)
+    assert (found.latencies, found.refused, found.utilization) == ([], 0, 0.0)
     assert found.percentile(0.99) == math.inf
 
 
