@@ -1,4 +1,4 @@
-"""What a run must keep, read from a TOML file, and by how much it was missed."""
+"""The objectives of a run, read from a TOML file, and by how much a run missed them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _FORM = "error_share, wrong_replies, throughput, and tables such as [p99] of sec
 
 
 class ObjectivesError(Exception):
-    """The file cannot be used; the message says why."""
+    """The file cannot be used; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Objectives:
-    """What a run must keep.
+    """The objectives of a run.
 
     Attributes:
-        bounds: Of the whole run: error_share and wrong_replies at most, throughput at least.
-        latency: Seconds at most, by percentile (a share) and pattern of the requests' titles.
+        bounds: Limits of the whole run: upper for error_share and wrong_replies, lower for throughput.
+        latency: Upper limits in seconds, by percentile (a share) and pattern of the requests' titles.
     """
 
     bounds: dict[str, float]
@@ -40,13 +40,13 @@ class Objectives:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One objective, held against the run.
+    """One objective and whether the run met it.
 
     Attributes:
-        what: Its name.
-        bound: What it demands, with its unit.
-        measured: What was measured.
-        missed_by: By how much it was missed; empty where it was met.
+        what: Name of the objective.
+        bound: The limit, with its unit.
+        measured: The measured value.
+        missed_by: By how much the objective was missed; empty if it was met.
     """
 
     what: str
@@ -56,7 +56,7 @@ class Verdict:
 
     @property
     def met(self) -> bool:
-        """Whether the run kept to it."""
+        """Whether the run met the objective."""
         return not self.missed_by
 
 
@@ -64,7 +64,7 @@ def read(file: Path) -> Objectives:
     """Read a file of objectives.
 
     Raises:
-        ObjectivesError: It cannot be read, or holds something else.
+        ObjectivesError: The file cannot be read, or its content is not valid.
     """
     try:
         content: dict[str, Any] = tomli.loads(file.read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def read(file: Path) -> Objectives:
 
 
 def judge(summary: Summary, objectives: Objectives) -> list[Verdict]:
-    """Hold a run against its objectives; a kind of request that was asked about and never made is a miss."""
+    """Compare a run with its objectives; an objective about requests that were never made counts as missed."""
     verdicts: list[Verdict] = []
     verdicts += [Verdict("load test", "no problem", problem, UNMEASURED) for problem in summary.problems]
     if not summary.total.requests:

@@ -1,4 +1,4 @@
-"""What the load tests add to Locust's command line, its LOCUST_ variables and, for the most part, its page."""
+"""The options that the load tests add to Locust's command line, its LOCUST_ variables and most of them to its page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OBJECTIVES = Path(__file__).with_name("objectives.toml")
 
 
 class Options(argparse.Namespace):
-    """The arguments of one run, checked; `add_arguments` explains each."""
+    """The valid arguments of one run; `add_arguments` describes each."""
 
     loop: str
     arrivals: str
@@ -37,8 +37,8 @@ class Options(argparse.Namespace):
     spike_factor: float
 
 
-class _Quiet(argparse.ArgumentParser):
-    """Raises where argparse would end the process."""
+class _RaisingParser(argparse.ArgumentParser):
+    """Raises a ValueError where argparse would end the process."""
 
     def add_argument(self, *flags: str, **settings: Any) -> argparse.Action:  # noqa: ANN401 - argparse's own
         return super().add_argument(
@@ -53,11 +53,11 @@ def weights(text: str, *, names: Sequence[str] = ()) -> dict[str, float]:
     """Read `name=weight,name=weight`.
 
     Args:
-        text: What was given.
-        names: Known names; empty where any is allowed.
+        text: The value of an option.
+        names: Known names; empty to allow any.
 
     Raises:
-        ValueError: The form is another, a name is unknown, or no weight is more than 0.
+        ValueError: The text has another form, a name is unknown, or no weight is above 0.
     """
     found: dict[str, float] = {}
     for part in text.split(","):
@@ -87,7 +87,7 @@ def _weighted(*names: str) -> Callable[[str], str]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the load tests' own arguments to Locust's."""
+    """Add the arguments of the load tests to those of Locust."""
 
     def add(name: str, text: str, *, page: bool = True, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
         variable = f"LOCUST_{name.upper().replace('-', '_')}"
@@ -132,15 +132,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options_from(given: Mapping[str, object]) -> Options:
-    """Return the options that Locust has parsed, or those of its page, which checks nothing.
+    """Return the options from Locust's arguments, or from its page, which does not check them.
 
     Args:
-        given: Values or their texts by name, among others.
+        given: Values or texts by name; other names are ignored.
 
     Raises:
-        ValueError: The command line would refuse one.
+        ValueError: A value is one that the command line would reject.
     """
-    parser = _Quiet(add_help=False)
+    parser = _RaisingParser(add_help=False)
     add_arguments(parser)
     return parser.parse_args(
         [f"--{name.replace('_', '-')}={given[name]}" for name in Options.__annotations__], Options()

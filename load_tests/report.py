@@ -1,4 +1,4 @@
-"""A run for people: tables at the end of the log, and the first page of Locust's HTML report."""
+"""The report of a run: tables at the end of the log, and the first part of Locust's HTML report."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Section:
     rows: Sequence[Sequence[str]]
 
     def table(self) -> Table:
-        """Return it for the terminal."""
+        """Return the table for the terminal."""
         table = Table(title=_text(self.title))
         for index, column in enumerate(self.columns):
             table.add_column(column, justify="right" if index else "left", overflow="fold")
@@ -70,7 +70,7 @@ class Section:
         return table
 
     def html(self) -> str:
-        """Return it for a page."""
+        """Return the table as HTML."""
         head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
         rows = "".join(f"<tr>{''.join(f'<td>{_span(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
         return f"<h2>{escape(self.title)}</h2><table><tr>{head}</tr>{rows}</table>"
@@ -86,7 +86,7 @@ def _span(cell: str) -> str:
 
 
 def verdict_of(verdicts: Sequence[Verdict]) -> Good | Bad:
-    """Return the whole verdict in a line."""
+    """Return the verdict of the run in one line."""
     unmeasured = sum(verdict.missed_by == UNMEASURED for verdict in verdicts)
     missed = sum(not verdict.met for verdict in verdicts) - unmeasured
     if not missed and not unmeasured:
@@ -199,9 +199,9 @@ def page(locusts: str, summary: Summary, verdicts: Sequence[Verdict]) -> str:
     """Return Locust's HTML report with ours above it.
 
     Args:
-        locusts: The report as Locust makes it.
-        summary: Of the run.
-        verdicts: On its objectives.
+        locusts: Locust's report.
+        summary: The measurements of the run.
+        verdicts: The verdicts on its objectives.
     """
     verdict = verdict_of(verdicts)
     passed = isinstance(verdict, Good)
@@ -221,7 +221,7 @@ def page(locusts: str, summary: Summary, verdicts: Sequence[Verdict]) -> str:
         server,
         generator,
     ]
-    # The root of Locust's page; its script stands before it, so that the last one is meant.
+    # Insert before the root of Locust's page. Its script contains the same text before that, so use the last one.
     before, root, after = locusts.rpartition('<div id="root">')
     before = before.replace("<title>Locust</title>", f"<title>{escape(title)}</title>", 1)
     return f'{before}<style>{_STYLE}</style><section id="verdict">{"".join(parts)}</section>{root}{after}'

@@ -24,7 +24,7 @@ NUMBER = 40_000  # requests: the mean wait of a queue that is busy at 70 % is th
 
 
 def seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 draws load, keeps no secret
+    return random.Random(seed)  # noqa: S311 - draws load, not secrets
 
 
 def exponential(_: int, source: random.Random) -> float:

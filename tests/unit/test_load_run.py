@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 draws load, keeps no secret
+    return random.Random(seed)  # noqa: S311 - draws load, not secrets
 
 
 def moments(rate: float, *, poisson: bool, number: int, seed: int = 1) -> list[float]:
