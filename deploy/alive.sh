@@ -4,8 +4,9 @@
 #
 #     alive.sh [--end PID]
 #
-# Exit codes: 0 all are alive; 1 the server reports a dead model; 2 unknown: no answer in time, because the server starts,
-# stops or hangs; no model to ask about; or wrong arguments.
+# Exit codes: 0 all are alive; 1 the server reports that it or a model is not; 2 unknown: no answer in time, because the
+# server starts, stops or hangs; no model to ask about; or wrong arguments.
+#
 # --end PID: with exit code 1, also send SIGTERM to that process, where nothing else restarts a server that is not alive.
 set -euo pipefail # and -p above: NVIDIA's images have a BASH_ENV that queries the driver, seconds at each start of bash
 
@@ -47,8 +48,8 @@ for config in "${configs[@]}"; do
     models+=("$(basename "$(dirname "$config")")")
 done
 if ((${#models[@]} == 0)); then
-    # A bucket, or a folder whose storage is unavailable. That is no reason to end a server that has its models in memory:
-    # check the models that the server lists, ensembles too.
+    # A bucket, or a folder whose storage is unavailable. That is no reason to end a server that has its models in
+    # memory: check the models that the server lists, ensembles too.
     ask /v2/models/stats "list of models"
     mapfile -t models < <(grep -o '"name":"[^"]*"' <<<"$answer" | cut -d'"' -f4 | sort -u)
     if ((${#models[@]} == 0)) && [[ $repository != *://* ]]; then

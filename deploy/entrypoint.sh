@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Start Triton with the settings that all deployments share. Arguments are options for tritonserver, which uses the last of
-# two equal ones.
+# Start Triton with the settings that all deployments share. Arguments are options for tritonserver, which uses the last
+# of two equal ones.
 set -euo pipefail
 
 repository=${DEEPLAB_MODEL_REPOSITORY:-/models}
@@ -20,8 +20,8 @@ if grep -qs 'string_value: "int8"' "$repository"/*/config.pbtxt &&
     exit 2
 fi
 
-# NVIDIA's entry point has already run this script and exported its variables. Each process of a Python model would run it
-# again.
+# NVIDIA's entry point has already run this script and exported its variables. Each process of a Python model would run
+# it again.
 unset BASH_ENV
 # deeplabv3/embedded/layout.py explains why; a test compares the values.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}

@@ -9,7 +9,7 @@ the three.
 """
 
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
-# Ray and pyarrow are in an environment that only `make check-batch` makes; without it nothing of theirs has a type.
+# Ray and pyarrow are only in the environment of `make check-batch`, so their types are unknown here.
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-OBJECT_STORE_BYTES = 500_000_000  # of a Ray of our own, which would take 30 % of the memory: it only holds paths
+OBJECT_STORE_BYTES = 500_000_000  # enough for paths; the default of a local Ray is 30 % of the memory
 SECONDS_BETWEEN_LINES = 5.0
 
 _log = logging.getLogger("segment_pictures")
@@ -43,17 +43,17 @@ _log = logging.getLogger("segment_pictures")
 
 @dataclass
 class Tally:
-    """What the job has done so far.
+    """The progress of the job.
 
     Attributes:
-        pictures: Those to do in this run.
-        started: When it was started, in seconds since the epoch.
-        began: When the first worker began, in the same; until then Ray starts.
-        done: Those that have a row.
-        failures: By the kind of the error.
-        processor: Seconds of processor that workers took.
-        peak: Most bytes of memory that a worker had.
-        concurrency: Requests at a time of the worker that was heard last.
+        pictures: Number of pictures to segment in this run.
+        started: Start of the job in seconds since the epoch.
+        began: Start of the first worker in seconds since the epoch; until then, Ray starts.
+        done: Number of pictures that have a row.
+        failures: Number of failures by kind of error.
+        processor: CPU seconds of the workers.
+        peak: Largest memory of a worker in bytes.
+        concurrency: Concurrent requests of the worker that reported last.
     """
 
     pictures: int
@@ -67,7 +67,7 @@ class Tally:
     concurrency: int = 0
 
     def add(self, shard: dict[str, Any]) -> None:
-        """Add what a worker says of a shard."""
+        """Add a worker's report about a shard."""
         self.done += shard["pictures"]
         self.began = min(self.began, shard["began"])
         self.failures.update(json.loads(shard["failures"]))
@@ -77,7 +77,7 @@ class Tally:
         self.concurrency = shard["concurrency"]
 
     def progress(self) -> str:
-        """Return a line about where the job is."""
+        """Return a line about the progress."""
         rate = self.done / (time.time() - self.began)
         left = (self.pictures - self.done) / rate
         failed = self.failures.total()
@@ -110,27 +110,27 @@ class Tally:
 
 
 def segment(job: Job, shards: Sequence[pa.Table], tally: Tally) -> None:
-    """Segment shards of paths on Ray: the cluster of RAY_ADDRESS, or one of our own on this machine."""
+    """Segment shards of paths on Ray: on the cluster of RAY_ADDRESS, or on a new one on this machine."""
     local = "RAY_ADDRESS" not in os.environ
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if local:  # Ray's ports have no other lock; it reads this when it is imported
+    if local:  # the only protection of Ray's ports; Ray reads it when it is imported
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex()}
     import ray.data  # noqa: PLC0415 - see above
 
     if local:
         ray.init(
-            address="local",  # not a Ray that somebody has started here
+            address="local",  # not a Ray that is already running here
             num_cpus=job.workers,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             _node_ip_address="127.0.0.1",
         )
     try:
-        ray.data.DataContext.get_current().enable_progress_bars = False  # they would count shards
+        ray.data.DataContext.get_current().enable_progress_bars = False  # they count shards, not pictures
         done = ray.data.from_arrow(shards).map_batches(
             Segmenter,
             fn_constructor_args=[job],
-            batch_size=None,  # a block is a shard
+            batch_size=None,  # one block per shard
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=job.workers),
             num_cpus=1,
@@ -146,10 +146,10 @@ def segment(job: Job, shards: Sequence[pa.Table], tally: Tally) -> None:
 
 
 def check_settings(job: Job) -> None:
-    """Write down what the output is made with, or compare it with what earlier runs have written.
+    """Store the settings in the output, or compare them with those of earlier runs.
 
     Raises:
-        SystemExit: It was made with other settings.
+        SystemExit: The settings differ.
     """
     settings = {"model": job.model, "masks": job.masks}
     try:
@@ -162,7 +162,7 @@ def check_settings(job: Job) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[Job, argparse.Namespace]:
-    """Return the job that a command line describes, and its options."""
+    """Return the job of a command line, and its options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     place = "a folder or a URI of pyarrow, such as s3://bucket/folder, gs://, abfss:// or hdfs://"
     parser.add_argument("input", help=f"pictures to segment: {place}")
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Raises:
-        SystemExit: The settings are wrong, or the server is not there.
+        SystemExit: A setting is wrong, or the server is not available.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job, options = parse(arguments)
