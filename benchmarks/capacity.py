@@ -17,7 +17,6 @@ if __name__ == "__main__":
 import contextlib
 import random
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +29,7 @@ from deeplabv3 import server_statistics
 from deeplabv3.arguments import number
 from deeplabv3.console import console
 from deeplabv3.embedded.launch import RunningServer
-from load_tests import summary
+from load_tests import headless, summary
 from load_tests.capacity import ServiceTimes, service_times
 from load_tests.simulation import Outcome, Replica, poisson, simulate
 
@@ -55,15 +54,15 @@ def measured(servers: Sequence[RunningServer], rate: float, *, seconds: int, fil
     """
     # Percentiles are compared below, and no rate is promised; what fails would be no measurement.
     (objectives := file.with_suffix(".toml")).write_text("error_share = 0.0\nwrong_replies = 0\n", encoding="utf-8")
-    command = [
-        *(sys.executable, "-m", "locust", "--locustfile", str(ROOT / "load_tests" / "locustfile.py"), "--headless"),
-        *("--host", f"grpc://{servers[0].grpc_url}", "--variants", "resnet50"),
-        *("--kinds", "thumbnail=1", "--objectives", objectives),
-        *("--loop", "open", "--rate", f"{rate / USERS:.4f}", "--users", str(USERS), "--spawn-rate", str(USERS)),
-        *("--run-time", f"{seconds}s", "--summary", str(file), "--html", str(file.with_suffix(".html"))),
-        *("--only-summary", "--loglevel", "WARNING"),
+    command = headless.command(
+        *("--host", f"grpc://{servers[0].grpc_url}", "--variants", "resnet50", "--kinds", "thumbnail=1"),
+        *("--loop", "open", "--rate", f"{rate / USERS:.4f}"),
         *(("--second-host", f"grpc://{servers[1].grpc_url}") if len(servers) > 1 else ()),
-    ]
+        users=USERS,
+        seconds=seconds,
+        objectives=objectives,
+        reports=file.with_suffix(""),
+    )
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
     return summary.load(file)
 
@@ -89,7 +88,7 @@ def compared(times: ServiceTimes, runs: Sequence[summary.Summary]) -> Table:
         cells += [(expected.percentile(p), found.total.seconds(p) or float("nan")) for p in PERCENTILES]
         table.add_row(
             f"{rate:.1f}",
-            f"{expected.utilisation:.0%}",
+            f"{expected.utilization:.0%}",
             str(found.total.requests),
             *(f"{one:.3f} / {other:.3f}  {one / other:.2f}" for one, other in cells),
         )

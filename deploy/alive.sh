@@ -1,13 +1,14 @@
 #!/bin/bash -p
-# Tell whether the server lives, and the processes of its Python models with it: Triton starts none anew, and an ensemble
-# stays ready while a step of it is dead.
+# Check that the server and the processes of its Python models are alive. Triton does not restart such a process, and an
+# ensemble stays ready while one of its steps is dead.
 #
 #     alive.sh [--end PID]
 #
-# Exit codes: 0 all live; 1 the server says that something does not; 2 that cannot be told: no answer in time, for it
-# starts, stops or hangs, no model to ask for, or wrong arguments.
-# --end PID: in the case of 1 ask that process to end, for where nobody else restarts what is not alive.
-set -euo pipefail # and -p above: NVIDIA's images have a BASH_ENV that asks the driver, seconds at each start of a bash
+# Exit codes: 0 all are alive; 1 the server reports that it or a model is not; 2 unknown: no answer in time, because the
+# server starts, stops or hangs; no model to ask about; or wrong arguments.
+#
+# --end PID: with exit code 1, also send SIGTERM to that process, where nothing else restarts a server that is not alive.
+set -euo pipefail # and -p above: NVIDIA's images have a BASH_ENV that queries the driver, seconds at each start of bash
 
 repository=${DEEPLAB_MODEL_REPOSITORY:-/models}
 server=http://127.0.0.1:${DEEPLAB_HTTP_PORT:-8000}
@@ -38,7 +39,7 @@ ask /v2/health/live server
 if [[ $answer != *' HTTP 200' ]]; then
     dead server
 fi
-# A share whose server is gone would keep whoever reads it for ever.
+# Reading a network share whose server is gone would block forever.
 ensemble='^[[:space:]]*(platform[[:space:]]*:[[:space:]]*"ensemble"|ensemble_scheduling)'
 mapfile -t configs < <(timeout -s KILL 5 find -L "$repository" -mindepth 2 -maxdepth 2 -name config.pbtxt \
     -exec grep -LE "$ensemble" {} + 2>/dev/null)
@@ -47,8 +48,8 @@ for config in "${configs[@]}"; do
     models+=("$(basename "$(dirname "$config")")")
 done
 if ((${#models[@]} == 0)); then
-    # A bucket, or a folder whose storage is away, which is no reason to end a server that has its models in memory.
-    # What it says that it has is asked for then, ensembles too.
+    # A bucket, or a folder whose storage is unavailable. That is no reason to end a server that has its models in
+    # memory: check the models that the server lists, ensembles too.
     ask /v2/models/stats "list of models"
     mapfile -t models < <(grep -o '"name":"[^"]*"' <<<"$answer" | cut -d'"' -f4 | sort -u)
     if ((${#models[@]} == 0)) && [[ $repository != *://* ]]; then
@@ -59,7 +60,7 @@ fi
 for model in "${models[@]}"; do
     ask "/v2/models/$model/ready" "model $model"
     if [[ $answer != *' HTTP 200' ]]; then
-        # Triton says the same of models that it does not know: those that were built after its start.
+        # Triton gives the same answer for models that it does not know, because they were built after its start.
         ready=$answer
         ask "/v2/models/$model" "model $model"
         if [[ $answer == *' HTTP 200' ]]; then

@@ -1,32 +1,33 @@
 #!/usr/bin/env bash
-# Start Triton as every deployment of this repository wants it. Arguments are options for tritonserver; of an option that
-# is given twice the last one counts.
+# Start Triton with the settings that all deployments share. Arguments are options for tritonserver, which uses the last
+# of two equal ones.
 set -euo pipefail
 
 repository=${DEEPLAB_MODEL_REPOSITORY:-/models}
 
-# Triton would serve an empty folder, and call itself ready.
+# Triton would serve an empty folder and report that it is ready.
 if [[ $repository != *://* ]] && ! compgen -G "$repository/*/config.pbtxt" >/dev/null; then
-    echo "entrypoint.sh: error: $repository has no models; fill it with build_models.py --model-repository," \
-        "or set DEEPLAB_MODEL_REPOSITORY" >&2
+    echo "entrypoint.sh: error: $repository has no models; build them with build_models.py --model-repository" \
+        "$repository, or set DEEPLAB_MODEL_REPOSITORY to a folder that has models" >&2
     exit 2
 fi
 
-# deeplabv3/cpus.py says why, and a test compares the flags.
+# deeplabv3/cpus.py explains why; a test compares the flags.
 if grep -qs 'string_value: "int8"' "$repository"/*/config.pbtxt &&
     ! grep -qwE '^flags.* (amx_int8|avx512_vnni|avx_vnni)' /proc/cpuinfo; then
-    echo "entrypoint.sh: error: $repository has an int8 model, which needs a CPU with VNNI or AMX; run it on another" \
-        "machine, or build_models.py with --precision fp32" >&2
+    echo "entrypoint.sh: error: $repository has an int8 model, which needs a CPU with VNNI or AMX; use another machine," \
+        "or build the models with build_models.py --precision fp32" >&2
     exit 2
 fi
 
-# NVIDIA's entry point has run it and exported what it sets; each start of a Python model's process would run it again.
+# NVIDIA's entry point has already run this script and exported its variables. Each process of a Python model would run
+# it again.
 unset BASH_ENV
-# deeplabv3/embedded/layout.py says why; a test compares the values.
+# deeplabv3/embedded/layout.py explains why; a test compares the values.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-134217728}
-# OpenMP by itself counts the machine's cores, not those of a container's quota.
+# By default OpenMP counts the cores of the machine and ignores the quota of the container.
 if [[ -z ${OMP_NUM_THREADS:-} ]]; then
     quota=max period=
     if [[ -r /sys/fs/cgroup/cpu.max ]]; then
@@ -40,7 +41,7 @@ if [[ -z ${OMP_NUM_THREADS:-} ]]; then
     fi
 fi
 
-# deeplabv3/embedded/limits.py says why, and a test compares the value, which is in KiB.
+# deeplabv3/embedded/limits.py explains why; a test compares the value, which is in KiB.
 stack=1966080
 overcommit=$(cat /proc/sys/vm/overcommit_memory || true)
 if [[ $overcommit != 2 && $(ulimit -Sv) == unlimited ]]; then
@@ -53,19 +54,19 @@ if [[ $overcommit != 2 && $(ulimit -Sv) == unlimited ]]; then
     fi
 fi
 if [[ $(ulimit -Ss) == unlimited ]] || (($(ulimit -Ss) < stack)); then
-    echo "entrypoint.sh: warning: a thread's stack is limited to $(ulimit -Ss) KiB, so that one form-encoded request of half" \
-        "of it may end the server; allow $stack (docker run --ulimit stack=$((stack * 1024)), no 'ulimit -v'," \
+    echo "entrypoint.sh: warning: the stack of a thread is limited to $(ulimit -Ss) KiB, so a form-encoded request of half" \
+        "that size can crash the server; allow $stack KiB (docker run --ulimit stack=$((stack * 1024)), no 'ulimit -v'," \
         "vm.overcommit_memory 0 or 1)" >&2
 fi
 ulimit -Sn "$(ulimit -Hn)"
 
-# Nobody is told the key: Triton has no other way to switch these interfaces off.
+# A random key that nobody knows: Triton has no other way to disable these interfaces.
 key=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 closed="shared-memory,model-repository,trace,logging:deeplab-key=$key"
 
-# What a killed server leaves in /dev/shm outlives its container in a pod, and so does what one with a dead model leaves.
-# Each server's files have a name of their own, and a lock that it and its models' processes hold while they live.
-exec {guard}</dev/shm/ # nobody takes a new server's lock for a dead one's before it is held
+# In a pod, /dev/shm outlives the container, with the files of a server that was killed or had a dead model. So each
+# server's files have a name of their own, and a lock that the server and its models' processes hold while they live.
+exec {guard}</dev/shm/ # so that no other server removes a new lock before it is held
 flock "$guard"
 for lock in /dev/shm/deeplab_*.lock; do
     if [[ -e $lock ]] && flock --nonblock "$lock" true; then
@@ -79,12 +80,12 @@ exec {guard}>&-
 region=$(basename "$lock" .lock)_
 
 pools=()
-# It hangs where the driver does.
+# nvidia-smi hangs when the driver hangs.
 listed=$(timeout -k 5 30 nvidia-smi --list-gpus 2>/dev/null) || {
     code=$?
     if ((code == 124 || code == 137)); then
-        echo "entrypoint.sh: warning: nvidia-smi gave no answer in 30 s, so that no GPU gets a memory pool; look after the" \
-            "driver: 'nvidia-smi' and 'dmesg' on the host" >&2
+        echo "entrypoint.sh: warning: nvidia-smi did not answer within 30 s, so GPUs get no memory pool; check the driver" \
+            "with 'nvidia-smi' and 'dmesg' on the host" >&2
         listed=
     fi
 }
@@ -103,7 +104,7 @@ if [[ -n ${DEEPLAB_TRACE_URL:-} ]]; then
         --trace-config=level=TIMESTAMPS
         "--trace-config=rate=${DEEPLAB_TRACE_RATE:-1}"
         "--trace-config=opentelemetry,url=$DEEPLAB_TRACE_URL"
-        # Triton's own name for a service is the same for every server.
+        # Triton's default name is the same for every service.
         "--trace-config=opentelemetry,resource=service.name=${OTEL_SERVICE_NAME:-deeplab-triton}"
         "--trace-config=opentelemetry,resource=service.instance.id=$HOSTNAME"
     )

@@ -1,4 +1,4 @@
-"""The part of a run that makes requests: in a worker, or in the only process."""
+"""The part of a run that sends requests: in a worker, or in the only process."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from load_tests.users import SegmentationUser
 if TYPE_CHECKING:
     from locust.env import Environment
 
-INTERRUPTED_SECONDS = 2.0  # whoever presses Ctrl-C does not wait for a slow server
-REPORT = "deeplab"  # our part of a worker's report
-INTERRUPT = "deeplab_interrupt"  # what a master that a signal ends tells its workers, before they are told to quit
-RUN = "deeplab_run"  # an argument that tells the workers which run they report of
-OF_PICTURES = ("pictures", "kinds", "seed")  # the arguments that make the pictures
-OWN_ERROR = "the load test itself failed: see its log"
+INTERRUPTED_SECONDS = 2.0  # after Ctrl-C, do not wait longer for a slow server
+REPORT = "deeplab"  # key of our part of a worker's report
+INTERRUPT = "deeplab_interrupt"  # message of a master to its workers when a signal ends it, before `quit`
+RUN = "deeplab_run"  # argument that tells the workers the run that their reports belong to
+OF_PICTURES = ("pictures", "kinds", "seed")  # arguments that determine the pictures
+OWN_ERROR = "the load test itself failed; see its log"
 
 _TICK_SECONDS = 0.05
 
@@ -32,21 +32,21 @@ _logger = logging.getLogger("load_tests")
 
 
 class LoadGenerator:
-    """Listens to Locust's events, and has the users of this process send.
+    """Listens to Locust's events, and makes the users of this process send.
 
     Args:
-        environment: Locust's.
+        environment: Locust's environment.
     """
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._parsed = cast("Any", environment.parsed_options)
         self._pictures: list[Picture] = []
-        self._made_of: dict[str, Any] = {}
+        self._pictures_arguments: dict[str, Any] = {}
         self._sending: Sending | None = None
         self._ticker: gevent.Greenlet[[Sending], NoReturn] | None = None
         self._run = self._wrong = ""
-        self._leaves = False
+        self._left_early = False
         events, runner = environment.events, environment.runner
         events.test_start.add_listener(self._start)
         events.test_stopping.add_listener(self._stopping)
@@ -59,14 +59,14 @@ class LoadGenerator:
                 self._start()  # the run had begun before this process listened
 
     def make_pictures(self) -> None:
-        """Make the pictures of the arguments, unless they are made already.
+        """Make the pictures that the arguments describe, unless they exist already.
 
         Raises:
             PicturesError: There are none.
             OSError: They cannot be read.
         """
         wanted = {name: getattr(self._parsed, name) for name in OF_PICTURES}
-        if wanted == self._made_of:
+        if wanted == self._pictures_arguments:
             return
         folder, kinds = self._parsed.pictures, weights(self._parsed.kinds)
 
@@ -74,35 +74,37 @@ class LoadGenerator:
             try:
                 return from_folder(Path(folder)) if folder else made(kinds, seed=self._parsed.seed)
             except (PicturesError, OSError) as error:
-                return error  # gevent would print it with its traceback
+                return error  # gevent would print an exception with its traceback
 
-        # In a thread, or a worker would miss its heartbeats and be given up.
+        # In a thread, because a worker that misses its heartbeats is dropped.
         pictures = gevent.get_hub().threadpool.apply(make)
         if isinstance(pictures, Exception):
             raise pictures
         self._pictures = [picture for picture in pictures if picture.kind in kinds]
         if not self._pictures:
-            raise PicturesError(f"{folder} holds no pictures of the kinds {', '.join(kinds)}: see --kinds")
-        self._made_of = wanted
+            raise PicturesError(
+                f"{folder} has no pictures of the kinds {', '.join(kinds)}; change --kinds or --pictures"
+            )
+        self._pictures_arguments = wanted
 
     def report(self) -> dict[str, Any]:
-        """Return what the judging process must know; empty before the first run."""
+        """Return the results for the process that judges; empty before the first run."""
         if self._sending is None:
             return {}
         wrong = self._wrong or (OWN_ERROR if log.unhandled_greenlet_exception else "")
-        return self._sending.report() | {"run": self._run, "wrong": wrong, "left": self._leaves}
+        return self._sending.report() | {"run": self._run, "wrong": wrong, "left": self._left_early}
 
     def _report(self, data: dict[str, Any], **_: object) -> None:
         data[REPORT] = self.report()
 
     def _start(self, **_: object) -> None:
-        self._run, self._leaves, self._wrong = getattr(self._parsed, RUN, ""), False, ""
+        self._run, self._left_early, self._wrong = getattr(self._parsed, RUN, ""), False, ""
         self._sending = None
         try:
             self.make_pictures()
         except (PicturesError, OSError) as error:
-            self._wrong, self._pictures, self._made_of = str(error), [], {}
-            _logger.error("nothing is sent from here: %s", error)  # noqa: TRY400 - it says what to do
+            self._wrong, self._pictures, self._pictures_arguments = str(error), [], {}
+            _logger.error("this process sends no requests: %s", error)  # noqa: TRY400 - the message names the remedy
         self._sending = SegmentationUser.sending = self._sending_from(self._pictures)
         SegmentationUser.has_begun.set()
         self._ticker = gevent.spawn(_tick, self._sending)
@@ -122,33 +124,33 @@ class LoadGenerator:
         if self._ticker is not None:
             self._ticker.kill()
         if isinstance(self._environment.runner, WorkerRunner):
-            self._environment.stop_timeout = 0  # Locust sleeps that long now; the master sends it with each run
+            self._environment.stop_timeout = 0  # Locust would sleep for it now; the master sends it with each run
 
     def _interrupted(self, **_: object) -> None:
-        """Have the requests under way end soon, because a signal ends the master."""
+        """Shorten the wait for requests in flight, because a signal ends the master."""
         self._environment.stop_timeout = INTERRUPTED_SECONDS
 
     def _quitting(self, **_: object) -> None:
-        """Send the last report of a worker: a signal comes before the master's word, or cuts short what that began."""
+        """Send the last report of a worker, whose end a signal may cause before the master does, or interrupt."""
         runner, environment = self._environment.runner, self._environment
         if not isinstance(runner, WorkerRunner) or not self._run:
             return
-        if self._sending is None:  # its pictures are being made
+        if self._sending is None:  # the pictures are not ready yet
             self._sending = self._sending_from([])
-        leaves = self._leaves or not self._sending.is_over  # a second signal may come
+        left_early = self._left_early or not self._sending.is_over  # a second signal may come
         environment.stop_timeout = INTERRUPTED_SECONDS
         runner.stop()
-        # Locust's stop does nothing before it has users, nor while another greenlet is at the end of one.
+        # Locust's stop does nothing before there are users, nor while another greenlet is stopping them.
         self._stopping()
         self._stopped()
-        self._leaves = leaves
+        self._left_early = left_early
         data: dict[str, Any] = {}
         environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
         runner.send_message("stats", data)
 
 
 def _tick(sending: Sending) -> NoReturn:
-    """Measure how late this process does what it means to do at a certain moment."""
+    """Measure how late this process runs actions that are due at a certain time."""
     while True:
         due = time.perf_counter() + _TICK_SECONDS
         gevent.sleep(_TICK_SECONDS)

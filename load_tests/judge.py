@@ -1,4 +1,4 @@
-"""The part of a run that judges it: in the master, or in the only process. Reports and exit code come from here."""
+"""The part of a run that judges it, in the master or in the only process: it writes reports and sets the exit code."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ if TYPE_CHECKING:
 EXIT_MISSED = 1
 
 _POLL_SECONDS = 0.05
-_LAST_REPORTS_SECONDS = 5.0  # beyond the last requests; a worker without a heartbeat may be busy, and report then
+_LAST_REPORTS_SECONDS = 5.0  # after the last requests, because a busy worker without a heartbeat may still report
 
 _logger = logging.getLogger("load_tests")
 
 
 class Judge:
-    """Listens to Locust's events, and sums up.
+    """Listens to Locust's events, and summarizes and judges the run.
 
     Attributes:
         interrupted: A signal ends this process.
-        stages: Of the run's shape; set before it starts.
+        stages: Stages of the run's shape; set before the run starts.
 
     Args:
-        environment: Locust's.
-        generator: Of this process, unless it is a master.
+        environment: Locust's environment.
+        generator: Load generator of this process; None in a master.
     """
 
     def __init__(self, environment: Environment, generator: LoadGenerator | None) -> None:
@@ -61,13 +61,13 @@ class Judge:
         self._master = environment.runner if isinstance(environment.runner, MasterRunner) else None
         self._judging = gevent.lock.BoundedSemaphore()
         self._workers: set[str] = set()  # of this run
-        self._reports: dict[str, dict[str, Any]] = {}  # the last of each worker
-        self._agreed = FirstReplies()
+        self._reports: dict[str, dict[str, Any]] = {}  # the last report of each worker
+        self._first_replies = FirstReplies()
         self._server_before: dict[str, Any] | None = None
         self._setting: dict[str, Any] = {}
-        self._begun: list[tuple[int, float, StatsEntry]] = []  # the users and beginning of each stage, and its counts
+        self._begun: list[tuple[int, float, StatsEntry]] = []  # users, start time and counts of each stage
         self._ended: float | None = None
-        self._measured: Summary | None = None  # of the last run of a page
+        self._measured: Summary | None = None  # of the last run that the page started
         self.stages: list[Stage] = []
         self.interrupted = self.has_judged = False
         events = environment.events
@@ -77,19 +77,19 @@ class Judge:
         events.quitting.add_listener(self._quitting)
         events.request.add_listener(self._requested)
         events.worker_report.add_listener(self._reported)
-        # A worker that joins a run is given a share of its users.
+        # A worker that joins a run gets a share of its users.
         events.worker_connect.add_listener(self._joined)
 
     @property
     def is_loaded(self) -> bool:
-        """Whether requests are sent; a worker makes its pictures first."""
+        """Whether requests are being sent; workers make their pictures first."""
         return self._master is None or bool(self._reports)
 
     def _joined(self, client_id: str, **_: object) -> None:
         self._workers.add(client_id)
 
     def stage_begins(self, stage: Stage) -> None:
-        """Count the requests of another stage from now on."""
+        """Count requests for a new stage from now on."""
         entry = StatsEntry(self._environment.stats, f"{stage.users} users", "")
         self._begun.append((stage.users, time.perf_counter(), entry))
 
@@ -99,7 +99,7 @@ class Judge:
         self._workers = self._present()
         setattr(self._parsed, RUN, uuid.uuid4().hex)
         options = options_from(vars(self._parsed))
-        self._agreed = FirstReplies(tolerance=options.tolerance)
+        self._first_replies = FirstReplies(tolerance=options.tolerance)
         self._setting = {
             "host": self._environment.host,
             **vars(options),
@@ -122,7 +122,7 @@ class Judge:
     def _requested(
         self, response_time: float | None, response_length: int, exception: str | None = None, **_: object
     ) -> None:
-        """Count a request of this process for its stage; those of workers come with their reports."""
+        """Count a request of this process for its stage; the reports of workers contain theirs."""
         if self._begun and self._ended is None and self._master is None:
             self._begun[-1][2].log(cast("int", response_time), response_length)
             if exception is not None:
@@ -141,7 +141,7 @@ class Judge:
         self._workers.add(client_id)
         for content in ours["first_replies"]:
             reply = FirstReply(*content)
-            if not self._agreed.agrees(reply):
+            if not self._first_replies.agrees(reply):
                 self._environment.events.request.fire(
                     request_type=protocol_of(self._environment.host or ""),
                     name=f"{reply.model.removeprefix('segment_')}, {BETWEEN_WORKERS}",
@@ -158,55 +158,54 @@ class Judge:
         if self._master is not None:
             self._await_last_reports(self._master)
         if not self._parsed.headless:
-            self._measured = (
-                self._summary()
-            )  # now: workers may come and go, and the page's Reset be pressed, before the end
+            # Now, because workers may leave and somebody may press Reset before this process ends.
+            self._measured = self._summary()
 
     def _await_last_reports(self, master: MasterRunner) -> None:
-        """Wait for the last requests of the workers, for which Locust leaves them half a second."""
+        """Wait for the last requests of the workers, because Locust waits only half a second."""
         if self.interrupted:
             master.send_message(INTERRUPT)
         if self._parsed.headless:
-            master.send_message("quit")  # they end their requests, report, and go
+            master.send_message("quit")  # the workers finish their requests, report, and end
         began = time.monotonic()
-        while missing := {worker for worker in self._workers if not self._known(worker).get("has_ended")}:
+        while missing := {worker for worker in self._workers if not self._report_of(worker).get("has_ended")}:
             patience = _LAST_REPORTS_SECONDS + (self._environment.stop_timeout if missing & self._present() else 0)
             if time.monotonic() > began + patience:
                 break
             gevent.sleep(_POLL_SECONDS)
 
-    def _known(self, worker: str) -> dict[str, Any]:
+    def _report_of(self, worker: str) -> dict[str, Any]:
         return self._reports.get(worker, {})
 
     def _find_problems(self) -> list[str]:
-        """Return what was not as it was asked for."""
+        """Return the reasons why the load test did not run as configured."""
         problems: list[str] = []
         for worker in sorted(self._workers):
-            known = self._known(worker)
+            known = self._report_of(worker)
             wrong = known.get("wrong")
             if not known.get("has_ended"):
                 wrong = wrong or "did not finish"
-            elif known["left"] and not self.interrupted:  # Ctrl-C in a terminal ends the workers as well
-                wrong = wrong or "left before the end"
+            elif known["left"] and not self.interrupted:  # Ctrl-C in a terminal also ends the workers
+                wrong = wrong or "stopped before the end of the run"
             problems += [f"worker {worker}: {wrong}"] if wrong else []
         if self._generator is not None:
-            problems += filter(None, [self._known("here").get("wrong")])
+            problems += filter(None, [self._report_of("here").get("wrong")])
         elif log.unhandled_greenlet_exception:
             problems.append(OWN_ERROR)
         runner = self._environment.runner
         return problems + [f"{OWN_ERROR}: {error['msg']}" for error in (runner.exceptions.values() if runner else ())]
 
     def _quitting(self, **_: object) -> None:
-        with self._judging:  # a second SIGTERM has Locust end a second time, and must not end the first
+        with self._judging:  # a second SIGTERM makes Locust quit again, and must not interrupt the first time
             if not self.has_judged:
                 self.has_judged = True
                 self._judge()
 
     def _judge(self) -> None:
-        """Judge the run, and write the reports."""
+        """Judge the run and write the reports."""
         environment, runner = self._environment, self._environment.runner
         if runner is None or (not self._setting and not self._parsed.headless):
-            return  # a page where nobody started anything
+            return  # a page on which no run was started
         if runner.state not in {STATE_STOPPED, STATE_STOPPING} and self._setting:  # Ctrl-C or SIGTERM
             self.interrupted = True
             environment.stop_timeout = INTERRUPTED_SECONDS
@@ -214,7 +213,7 @@ class Judge:
                 self._master.stop(send_stop_to_client=False)
             else:
                 runner.stop()
-        # Not at the end of the run: Locust may have killed the greenlet that ended it.
+        # Not at the end of the run, because Locust may have killed the greenlet that ended it.
         measured = self._measured or self._summary()
         verdicts = objectives.judge(measured, objectives.read(Path(self._parsed.objectives)))
         report.show(console(stderr=True), measured, verdicts)
@@ -258,18 +257,18 @@ class Judge:
         )
 
     def _server_between(self) -> dict[str, Any]:
-        """Return what the server counted during the run; nothing where it does not tell."""
+        """Return the server's statistics of the run; empty if it has none."""
         after = self._server_statistics() if self._server_before is not None else None
         if self._server_before is None or after is None:
             return {}
         found = server_statistics.between(self._server_before, after)
         if found is None:
-            _logger.warning("the server's statistics are left out: it restarted, or several share the address")
+            _logger.warning("no server statistics: the server restarted, or several servers share the address")
         return found or {}
 
     def _server_statistics(self) -> dict[str, Any] | None:
         try:
             return server_statistics.read(self._environment.host or "")
-        except Exception as error:  # noqa: BLE001 - a run goes without them: a proxy may not let them through
-            _logger.info("no statistics of the server: %s", error)
+        except Exception as error:  # noqa: BLE001 - statistics are optional, because a proxy may block them
+            _logger.info("cannot read the server's statistics: %s", error)
             return None

@@ -1,10 +1,10 @@
-"""Load the embedded server on this machine: a closed loop, then an open one at a share of what the closed one reached.
+"""Load the embedded server on this machine: a closed loop, then an open loop at a share of the closed loop's rate.
 
     python -m load_tests.laptop [--model-repository DIR]
 
-Without a repository an untrained ResNet-50 is built into out/load; one with both variants is asked for ResNet-50.
-Reports go to out/load: closed.html, open.html and their summaries as JSON. Exit code 0 only if both runs kept
-objectives-laptop.toml.
+Without a model repository, an untrained ResNet-50 is built into out/load. With both variants, ResNet-50 is used.
+Reports are written to out/load: closed.html, open.html and their summaries as JSON. The exit code is 0 only if both
+runs met the objectives of objectives-laptop.toml.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from deeplabv3.building.plan import Plan
 from deeplabv3.command_line import Parser, unwind_on_sigterm
 from deeplabv3.embedded.launch import LaunchError, RunningServer
 from deeplabv3.models.names import VARIANTS, ensemble_name
-from load_tests import summary
+from load_tests import headless, summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,39 +38,44 @@ OBJECTIVES = HERE / "objectives-laptop.toml"
 
 _SECONDS = 45
 _USERS = 4
-# An open loop at the capacity itself would have a queue that grows for ever.
+# In an open loop at the full capacity, the queue would grow without bound.
 _SHARE_OF_CAPACITY = 0.6
 
 
 def locust(name: str, server: RunningServer, variant: str, output: Path, *options: str, seconds: int) -> int:
     """Run Locust with half of its users on each protocol; return its exit code."""
-    command = [
-        *(sys.executable, "-m", "locust", "--locustfile", str(HERE / "locustfile.py"), "--headless"),
+    command = headless.command(
         *("--host", f"grpc://{server.grpc_url}", "--second-host", f"http://{server.http_url}"),
-        *("--variants", variant),
-        *("--users", str(_USERS), "--spawn-rate", str(_USERS), "--run-time", f"{seconds}s"),
-        *("--timeout", "60", "--objectives", str(OBJECTIVES)),
-        *("--html", str(output / f"{name}.html"), "--summary", str(output / f"{name}.json")),
-        *("--only-summary", "--loglevel", "WARNING", *options),
-    ]
-    print(f"{name} loop: {_USERS} users for {seconds} s", flush=True)  # noqa: T201 a command's own words
+        *("--variants", variant, "--timeout", "60", *options),
+        users=_USERS,
+        seconds=seconds,
+        objectives=OBJECTIVES,
+        reports=output / name,
+    )
+    print(f"{name} loop: {_USERS} users for {seconds} s", flush=True)  # noqa: T201 - output of a command
     process = subprocess.Popen(command)  # noqa: S603
     try:
         return process.wait()
     except BaseException:
-        process.terminate()  # Ctrl-C has reached it already, and it takes no second signal; SIGTERM has not
-        process.wait()  # it writes its reports
+        process.terminate()  # SIGTERM has not reached it; after Ctrl-C, which has, it ignores a second signal
+        process.wait()  # while it writes its reports
         raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, serve, load twice; return an exit code."""
     parser = Parser(description="Load the embedded server on this machine.")
-    parser.add_argument("--model-repository", type=Path, metavar="DIR", help="default: an untrained ResNet-50")
     parser.add_argument(
-        "--seconds", type=number(1, kind=int), default=_SECONDS, metavar="N", help="of each run (default: %(default)s)"
+        "--model-repository", type=Path, metavar="DIR", help="models to serve (default: build an untrained ResNet-50)"
     )
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="default: out/load")
+    parser.add_argument(
+        "--seconds",
+        type=number(1, kind=int),
+        default=_SECONDS,
+        metavar="N",
+        help="duration of each run (default: %(default)s)",
+    )
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="for reports (default: out/load)")
     options = parser.parse_args(arguments)
     output: Path = options.output.resolve()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -91,9 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pace = ("--loop", "open", "--rate", f"{rate:.4f}")
             opened = locust("open", server, variant, output, *pace, seconds=options.seconds)
     except (DeepLabV3Error, LaunchError, OSError) as error:
-        print(f"load_tests.laptop: {error}", file=sys.stderr)  # noqa: T201 a command's own words
+        print(f"load_tests.laptop: {error}", file=sys.stderr)  # noqa: T201 - output of a command
         return 1
-    print(f"reports: {output / 'closed.html'} and {output / 'open.html'}")  # noqa: T201 likewise
+    print(f"reports: {output / 'closed.html'} and {output / 'open.html'}")  # noqa: T201 - output of a command
     return closed or opened
 
 

@@ -5,13 +5,13 @@ locust --locustfile load_tests/locustfile.py --host grpc://localhost:8001 --head
 
 from __future__ import annotations
 
-# Locust replaces the standard library's sockets and locks when it is imported: before anything that uses them.
+# Import Locust first, because its import replaces the sockets and locks of the standard library.
 from locust import events  # isort: skip
 
 import sys
 from pathlib import Path
 
-# Locust looks beside this file and where it was started, which may be anywhere.
+# Locust searches only this folder and the current one for modules.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from load_tests.options import add_arguments

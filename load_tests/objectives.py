@@ -1,4 +1,4 @@
-"""What a run must keep, read from a TOML file, and by how much it was missed."""
+"""The objectives of a run, read from a TOML file, and by how much a run missed them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _FORM = "error_share, wrong_replies, throughput, and tables such as [p99] of sec
 
 
 class ObjectivesError(Exception):
-    """The file cannot be used; the message says why."""
+    """The file cannot be used; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Objectives:
-    """What a run must keep.
+    """The objectives of a run.
 
     Attributes:
-        bounds: Of the whole run: error_share and wrong_replies at most, throughput at least.
-        latency: Seconds at most, by percentile (a share) and pattern of the requests' titles.
+        bounds: Limits of the whole run: upper for error_share and wrong_replies, lower for throughput.
+        latency: Upper limits in seconds, by percentile (a share) and pattern of the requests' titles.
     """
 
     bounds: dict[str, float]
@@ -40,13 +40,13 @@ class Objectives:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One objective, held against the run.
+    """One objective and whether the run met it.
 
     Attributes:
-        what: Its name.
-        bound: What it demands, with its unit.
-        measured: What was measured.
-        missed_by: By how much it was missed; empty where it was met.
+        what: Name of the objective.
+        bound: The limit, with its unit.
+        measured: The measured value.
+        missed_by: By how much the objective was missed; empty if it was met.
     """
 
     what: str
@@ -56,7 +56,7 @@ class Verdict:
 
     @property
     def met(self) -> bool:
-        """Whether the run kept to it."""
+        """Whether the run met the objective."""
         return not self.missed_by
 
 
@@ -64,7 +64,7 @@ def read(file: Path) -> Objectives:
     """Read a file of objectives.
 
     Raises:
-        ObjectivesError: It cannot be read, or holds something else.
+        ObjectivesError: The file cannot be read, or its content is not valid.
     """
     try:
         content: dict[str, Any] = tomli.loads(file.read_text(encoding="utf-8"))
@@ -77,28 +77,28 @@ def read(file: Path) -> Objectives:
         if found is not None and isinstance(value, dict):
             if not value or not float(found[1]):
                 raise ObjectivesError(
-                    f"{file}: [{name}] bounds nothing; name a kind of request, and a percentile above 0"
+                    f"{file}: [{name}] must be a percentile above 0 with at least one kind of request"
                 )
             if float(found[1]) / 100 in latency:
-                raise ObjectivesError(f"{file}: [{name}] is a percentile that another table names; put both into one")
+                raise ObjectivesError(f"{file}: [{name}] is the percentile of another table too; merge the two")
             latency[float(found[1]) / 100] = {
                 pattern: _number(file, f"{name}.{pattern!r}", seconds) for pattern, seconds in value.items()
             }
         elif name in _BOUNDS:
             bounds[name] = _number(file, name, value)
         else:
-            raise ObjectivesError(f"{file}: {name!r} is not an objective; known are {_FORM}")
+            raise ObjectivesError(f"{file}: {name!r} is not an objective; use {_FORM}")
     if bounds.get("error_share", 0) > 1:
-        raise ObjectivesError(f"{file}: error_share is a share from 0 to 1; found {bounds['error_share']:g}")
+        raise ObjectivesError(f"{file}: error_share must be from 0 to 1, got {bounds['error_share']:g}")
     if not bounds and not latency:
-        raise ObjectivesError(f"{file} holds no objective; known are {_FORM}")
+        raise ObjectivesError(f"{file} has no objectives; use {_FORM}")
     return Objectives(bounds, latency)
 
 
 def judge(summary: Summary, objectives: Objectives) -> list[Verdict]:
-    """Hold a run against its objectives; a kind of request that was asked about and never made is a miss."""
+    """Compare a run with its objectives; an objective about requests that were never made counts as missed."""
     verdicts: list[Verdict] = []
-    verdicts += [Verdict("load test", "as it was asked for", problem, UNMEASURED) for problem in summary.problems]
+    verdicts += [Verdict("load test", "no problem", problem, UNMEASURED) for problem in summary.problems]
     if not summary.total.requests:
         return [*verdicts, Verdict("requests", "at least 1", "0", UNMEASURED)]
     for name, bound in objectives.bounds.items():
@@ -119,7 +119,7 @@ def judge(summary: Summary, objectives: Objectives) -> list[Verdict]:
 
 def _number(file: Path, name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ObjectivesError(f"{file}: {name} must be a number from 0 on; found {value!r}")
+        raise ObjectivesError(f"{file}: {name} must be a number that is not negative, got {value!r}")
     return float(value)
 
 
@@ -137,7 +137,7 @@ def _wrong_replies(summary: Summary, bound: float) -> Verdict:
 def _throughput(summary: Summary, bound: float) -> Verdict:
     rate = summary.answered_per_second
     under = f"{bound - rate:.2f}/s ({(bound - rate) / bound:.0%})" if rate < bound else ""
-    return Verdict("right replies per second", f"at least {bound:g}", f"{rate:.2f}", under)
+    return Verdict("correct replies per second", f"at least {bound:g}", f"{rate:.2f}", under)
 
 
 _BOUNDS = {"error_share": _error_share, "wrong_replies": _wrong_replies, "throughput": _throughput}

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 PHOTOGRAPH = Path(__file__).resolve().parents[1] / "tests" / "assets" / "cat.png"
 
-# Kind of picture, and the most pixels that one has.
+# Kinds of pictures, and the largest number of pixels of each.
 KINDS = {"thumbnail": 100_000, "web": 1_000_000, "photo": 4_000_000, "large": 50_000_000}
 
-_ROTATED = 6  # as a phone held upright stores it: width and height change places when shown
-# Of the noise that enlarging leaves out, in grey levels: an enlarged JPEG without it is a tenth of a camera's.
+_ROTATED = 6  # EXIF orientation of a phone held upright: width and height are swapped when shown
+# Standard deviation of the added noise, in gray levels. Without noise, an enlarged JPEG has a tenth of a camera's size.
 _GRAIN = 5.0
-_TILE = 512  # columns and rows after which the noise repeats, which neither JPEG nor WebP notices
-# Kind by the columns and rows that are stored, the format, and whether the picture is shown rotated.
+_TILE = 512  # columns and rows after which the noise repeats, too far apart to help JPEG or WebP
+# Stored columns and rows, the format, and whether the picture is shown rotated.
 _MADE: tuple[tuple[int, int, str, bool], ...] = (
     (160, 120, "JPEG", False),
     (120, 160, "WEBP", False),
@@ -46,7 +46,7 @@ _MADE: tuple[tuple[int, int, str, bool], ...] = (
 
 
 class PicturesError(Exception):
-    """There are no pictures to send; the message says why."""
+    """There are no pictures to send; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Picture:
     """One encoded picture.
 
     Attributes:
-        name: Unique in its set; it holds a digest, so that workers with different pictures do not share replies.
+        name: Unique in its set. It contains a digest, so that workers with different pictures do not share replies.
         kind: One of KINDS.
         data: The encoded bytes.
-        width: Columns as shown, EXIF orientation applied.
+        width: Columns as shown, after the EXIF orientation is applied.
         height: Rows as shown.
     """
 
@@ -69,10 +69,10 @@ class Picture:
 
 
 def made(kinds: Iterable[str], *, seed: int) -> list[Picture]:
-    """Return the set that is made of the repository's photograph: the same for the same seed and Pillow.
+    """Return pictures made from the repository's photograph; the same seed and Pillow give the same pictures.
 
-    Each picture is a part of the photograph, enlarged with a camera's grain on it. One in four is stored sideways with
-    an EXIF orientation.
+    Each picture is a part of the photograph, enlarged, with noise like that of a camera. One in four is stored sideways
+    with an EXIF orientation.
     """
     photograph = Image.open(PHOTOGRAPH).convert("RGB")
     wanted = set(kinds)
@@ -92,7 +92,7 @@ def from_folder(folder: Path) -> list[Picture]:
     """Return all pictures of a folder, in the order of their names.
 
     Raises:
-        PicturesError: There is none, or one cannot be read.
+        PicturesError: There are none, or one cannot be read.
     """
     if not folder.is_dir():
         raise PicturesError(f"{folder} is not a folder")
@@ -108,7 +108,7 @@ def from_folder(folder: Path) -> list[Picture]:
             raise PicturesError(f"{path} cannot be read as a picture: {said}") from error
         pictures.append(_picture(path.name, data, shown.size))
     if not pictures:
-        raise PicturesError(f"{folder} holds no pictures")
+        raise PicturesError(f"{folder} has no pictures; use a folder with at least one")
     return pictures
 
 
@@ -129,7 +129,7 @@ def _encoded(
     share = random.uniform(0.7, 1.0)  # of the photograph, around the cat
     columns, rows = photograph.width * share, photograph.height * share
     left, top = random.uniform(0, photograph.width - columns), random.uniform(0, photograph.height - rows)
-    # Fitted, not stretched: what is beyond the wanted proportions is cut off.
+    # Cropped to the wanted proportions, not stretched.
     part = ImageOps.fit(photograph.crop((int(left), int(top), int(left + columns), int(top + rows))), size)
     tile = np.rint(random.standard_normal((_TILE, _TILE, 1)) * _GRAIN).astype(np.int16)
     grain = np.tile(tile, (size[1] // _TILE + 1, size[0] // _TILE + 1, 1))[: size[1], : size[0]]

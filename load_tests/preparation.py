@@ -1,4 +1,4 @@
-"""From the command line, or Locust's page, to the start of a run."""
+"""Preparation of a run: from the command line or Locust's page to its start."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 
 EXIT_USAGE, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 2, 3, 130
 
-# The URL for the check of a worker that does not know its server yet.
-_SOMEWHERE = "grpc://localhost:8001"
+# For checking the client's variables in a worker, which does not know its server yet.
+_PLACEHOLDER_URL = "grpc://localhost:8001"
 
 _logger = logging.getLogger("load_tests")
 
 
 def begin(environment: Environment, **_: object) -> None:
-    """Prepare a process for its runs, when Locust has read the command line."""
+    """Prepare a process for its runs, after Locust has parsed the command line."""
     import grpc.experimental.gevent  # noqa: PLC0415 - after Locust's --processes has forked
 
-    # Without it a call of gRPC stops all greenlets of the process until its reply is there.
+    # Without this, a gRPC call blocks all greenlets of the process until its reply arrives.
     grpc.experimental.gevent.init_gevent()
     stats.bucket_response_time = rounded
     stats.PERCENTILES_TO_CHART = [0.5, 0.95, 0.99]
-    # The client warns of untrained weights once for each model; the report names the weights.
+    # The client warns once per model about untrained weights; the report names the weights.
     logging.getLogger("deeplab_client").setLevel(logging.ERROR)
     if environment.parsed_options is not None and environment.parsed_options.only_summary:
-        # The summary is ours; Locust would print its own below it.
+        # Locust would print its own summary below ours.
         logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
     preparation = _Preparation(environment)
     preparation.listen_to_signals()
@@ -57,12 +57,12 @@ def begin(environment: Environment, **_: object) -> None:
         preparation.prepare()
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(environment.runner, MasterRunner):
-            environment.runner.quit()  # or the workers would wait for a minute
+            environment.runner.quit()  # otherwise the workers would wait for a minute
         sys.exit(EXIT_INTERRUPTED if isinstance(end, KeyboardInterrupt) else end.code)
 
 
 class _Preparation:
-    """Checks what a run needs, and sets its users and its shape."""
+    """Checks the arguments of a run, and sets its users and its shape."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -77,25 +77,25 @@ class _Preparation:
 
         def interrupt(*_: object) -> None:
             if self._interrupted or (self._judge is not None and self._judge.has_judged):
-                return  # the end takes some seconds, and writes the reports
+                return  # the run is ending, which takes some seconds and writes the reports
             self._interrupted = True
             if self._judge is not None:
                 self._judge.interrupted = True
             if not self._parsed.headless:
-                self._parsed.autoquit = 0  # with --autostart, Locust would end the run and wait
+                self._parsed.autoquit = 0  # with --autostart, Locust would end the run and continue to wait
             self._environment.stop_timeout = INTERRUPTED_SECONDS
-            # An exception raised here would be printed with its traceback before it gets there.
+            # An exception that is raised here would be printed with its traceback first.
             gevent.get_hub().loop.run_callback(main.throw, KeyboardInterrupt)
 
         signal.signal(signal.SIGINT, interrupt)
         if not isinstance(self._environment.runner, WorkerRunner):
-            signal.signal(signal.SIGTERM, interrupt)  # Locust listens to it only after the stages of a shape
+            signal.signal(signal.SIGTERM, interrupt)  # Locust handles it only after the stages of a shape
 
     def prepare(self) -> None:
-        """Check what can be checked, make the pictures, and wait for the server.
+        """Check the arguments, make the pictures, and wait for the server.
 
         Raises:
-            SystemExit: The run cannot begin.
+            SystemExit: The run cannot start.
         """
         parsed, environment = self._parsed, self._environment
         is_worker = isinstance(environment.runner, WorkerRunner)
@@ -107,7 +107,7 @@ class _Preparation:
             if not is_worker:
                 for file in filter(None, (parsed.summary, parsed.html_file)):
                     _check_writable(Path(file))
-            client_for(environment.host or _SOMEWHERE, options).close()  # its own variables may be wrong
+            client_for(environment.host or _PLACEHOLDER_URL, options).close()  # the client's variables may be wrong
             if not isinstance(environment.runner, MasterRunner):
                 generator = LoadGenerator(environment)
             if is_worker:
@@ -124,7 +124,7 @@ class _Preparation:
             self._await_server(options)
 
     def _check_page(self) -> Response | None:
-        """Refuse what cannot run in the page's own form: Locust takes any text for any argument, and starts."""
+        """Reject invalid values of the page's form, because Locust accepts any text for any argument and starts."""
         if request.method != "POST" or not request.path.endswith("/swarm"):
             return None
         try:
@@ -141,12 +141,12 @@ class _Preparation:
         if state in {"running", "spawning"}:
             return  # the page changes the number of users
         if state in {"cleanup", "stopping"}:
-            raise ValueError("another run is ending: wait a moment")
+            raise ValueError("the previous run is still ending; try again in a moment")
         if isinstance(runner, MasterRunner) and not runner.worker_count:
-            raise ValueError("there are no workers")
+            raise ValueError("no workers are connected; start at least one")
         host = form.get("host", self._environment.host)
         if not host:
-            raise ValueError("there is no server to ask: fill in the host, grpc://HOST:PORT or http://HOST:PORT")
+            raise ValueError("no server given; fill in the host, grpc://HOST:PORT or http://HOST:PORT")
         for url in filter(None, (host, options.second_host)):
             client_for(url, options).close()
         users = form.get("user_count", "1")
@@ -155,15 +155,16 @@ class _Preparation:
     def _check_shape(self, options: Options) -> None:
         if options.shape != "none" and self._parsed.reset_stats:
             raise ValueError(
-                f"--reset-stats forgets each stage when the next begins: leave it out of --shape {options.shape}"
+                f"--reset-stats would clear each stage of --shape {options.shape} when the next begins; "
+                "remove one of the two options"
             )
 
     def _take_users(self, options: Options, *, users: int) -> None:
-        """Set how many users there are of each kind, how their number changes, and how long their last replies take."""
+        """Set the share of each kind of users, the stages of the shape, and the wait for the last replies."""
         environment, judge = self._environment, self._judge
-        assert judge is not None  # noqa: S101 - a worker takes no users
+        assert judge is not None  # noqa: S101 - only workers have no judge, and they do not set users
         if self._takes_stop_timeout:
-            # Requests under way are waited for, or the slowest would be missing from the percentiles.
+            # Wait for requests in flight, because otherwise the slowest would be missing in the percentiles.
             environment.stop_timeout = options.timeout + 1
         HostUser.weight = 1 - options.second_share if options.second_host else 1
         SecondHostUser.weight = options.second_share if options.second_host else 0
@@ -179,18 +180,18 @@ class _Preparation:
     def _await_server(self, options: Options) -> None:
         host, seconds = self._environment.host, self._parsed.wait_ready
         if not host:
-            _stop("there is no server to ask: give --host grpc://HOST:PORT or http://HOST:PORT", EXIT_USAGE)
+            _stop("no server given; use --host grpc://HOST:PORT or --host http://HOST:PORT", EXIT_USAGE)
         try:
             _logger.info("waiting for %s", host)
             missing = wait_until_ready(list(filter(None, (host, options.second_host))), options, seconds=seconds)
         except ValueError as error:
             _stop(str(error), EXIT_USAGE)
         if missing is not None:
-            _stop(f"{missing} (waited {seconds:g} s, see --wait-ready and --variants)", EXIT_UNREACHABLE)
+            _stop(f"{missing} (waited {seconds:g} s; see --wait-ready and --variants)", EXIT_UNREACHABLE)
 
 
 def _check_writable(file: Path) -> None:
-    """Raise an OSError where a report could not be written at the end of the run."""
+    """Raise an OSError if a report could not be written at the end of the run."""
     is_new = not file.exists()
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a"):

@@ -1,4 +1,4 @@
-"""Whether replies are right: of the picture's size, with the pixels of the first reply for that picture and model."""
+"""Checks of replies: the picture's size, and the pixels of the first reply for that picture and model."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-WRONG = "wrong mask"  # how every label of a wrong reply begins
-WRONG_REQUEST = f"{WRONG}: the client refused it, because it belongs to another request"
-WRONG_SIZE = f"{WRONG}: not of the picture's size"
-WRONG_PIXELS = f"{WRONG}: not the pixels of the first reply for this picture"
-BETWEEN_WORKERS = "compared between workers"  # how the name of a comparison ends, which is no request
-WRONG_BETWEEN_WORKERS = f"{WRONG}: two workers got different ones for one picture"
+WRONG = "wrong mask"  # prefix of every label of a wrong reply
+WRONG_REQUEST = f"{WRONG}: the client rejected the reply, because it belongs to another request"
+WRONG_SIZE = f"{WRONG}: its size differs from the picture's"
+WRONG_PIXELS = f"{WRONG}: its pixels differ from the first reply for this picture"
+BETWEEN_WORKERS = "compared between workers"  # suffix of the name of a comparison, which is not a request
+WRONG_BETWEEN_WORKERS = f"{WRONG}: two workers got different masks for the same picture"
 
 
 class FirstReply(NamedTuple):
-    """The mask that others are compared with; a tuple, so that workers can send it.
+    """The mask that later replies are compared with. It is a tuple, so that workers can send it.
 
     Attributes:
         picture: The picture's name.
         model: The model that answered.
-        digest: Of the shape and the pixels.
-        packed: The pixels, compressed: they are only read where others differ.
+        digest: Digest of the shape and the pixels.
+        packed: The compressed pixels, which are read only if another reply differs.
         shape: Rows and columns.
     """
 
@@ -42,7 +42,7 @@ class FirstReply(NamedTuple):
 
 
 class FirstReplies:
-    """The first replies of a run, which later ones must equal.
+    """The first replies of a run. Later replies must be equal to them.
 
     Args:
         tolerance: Share of a mask's pixels that may differ from the first reply's.
@@ -55,7 +55,7 @@ class FirstReplies:
     def check(
         self, mask: npt.NDArray[np.uint8], *, picture: str, model: str, size: tuple[int, int]
     ) -> tuple[str | None, FirstReply | None]:
-        """Return what is wrong with a mask, if anything, and the reply itself if it is a first one.
+        """Return the label of a wrong mask or None, and the reply if it is the first for this picture and model.
 
         Args:
             mask: (H, W) class ids.
@@ -73,13 +73,13 @@ class FirstReplies:
             packed = zlib.compress(pixels, 1)
             first = self._first[picture, model] = FirstReply(picture, model, digest, packed, (rows, columns))
             return None, first
-        return (None if digest == first.digest or self._near(mask, first) else WRONG_PIXELS), None
+        return (None if digest == first.digest or self._is_within_tolerance(mask, first) else WRONG_PIXELS), None
 
     def agrees(self, other: FirstReply) -> bool:
-        """Return whether another process's first reply is ours; keep it where we have none."""
+        """Return whether the first reply of another process equals ours; store it if we have none."""
         first = self._first.setdefault((other.picture, other.model), other)
         same_shape = tuple(first.shape) == tuple(other.shape)
-        return first.digest == other.digest or (same_shape and self._near(other.mask(), first))
+        return first.digest == other.digest or (same_shape and self._is_within_tolerance(other.mask(), first))
 
-    def _near(self, mask: npt.NDArray[np.uint8], first: FirstReply) -> bool:
+    def _is_within_tolerance(self, mask: npt.NDArray[np.uint8], first: FirstReply) -> bool:
         return self._tolerance > 0 and float(np.mean(mask != first.mask())) <= self._tolerance

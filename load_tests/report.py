@@ -1,4 +1,4 @@
-"""A run for people: tables at the end of the log, and the first page of Locust's HTML report."""
+"""The report of a run: tables at the end of the log, and the first part of Locust's HTML report."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Section:
     rows: Sequence[Sequence[str]]
 
     def table(self) -> Table:
-        """Return it for the terminal."""
+        """Return the table for the terminal."""
         table = Table(title=_text(self.title))
         for index, column in enumerate(self.columns):
             table.add_column(column, justify="right" if index else "left", overflow="fold")
@@ -70,7 +70,7 @@ class Section:
         return table
 
     def html(self) -> str:
-        """Return it for a page."""
+        """Return the table as HTML."""
         head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
         rows = "".join(f"<tr>{''.join(f'<td>{_span(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
         return f"<h2>{escape(self.title)}</h2><table><tr>{head}</tr>{rows}</table>"
@@ -86,7 +86,7 @@ def _span(cell: str) -> str:
 
 
 def verdict_of(verdicts: Sequence[Verdict]) -> Good | Bad:
-    """Return the whole verdict in a line."""
+    """Return the verdict of the run in one line."""
     unmeasured = sum(verdict.missed_by == UNMEASURED for verdict in verdicts)
     missed = sum(not verdict.met for verdict in verdicts) - unmeasured
     if not missed and not unmeasured:
@@ -105,9 +105,9 @@ def _objectives(verdicts: Sequence[Verdict]) -> Section:
 
 
 def _requests(summary: Summary) -> Section:
-    title = f"{summary.setting.get('loop', '')} loop: {summary.answered_per_second:.2f} right replies per second"
+    title = f"{summary.setting.get('loop', '')} loop: {summary.answered_per_second:.2f} correct replies per second"
     rows = [(kind.title, *_cells(kind)) for kind in (*summary.kinds, summary.total)]
-    return Section(title, ("requests of", "replies", "failed", *_LATENCIES), rows)
+    return Section(title, ("requests", "correct", "failed", *_LATENCIES), rows)
 
 
 def _stages(summary: Summary) -> Section:
@@ -117,7 +117,7 @@ def _stages(summary: Summary) -> Section:
         rate = f"{stage.answered_per_second:.2f}"
         rows.append((str(stage.users), f"{stage.seconds:.0f}", rate, failed, *latencies))
     title = f"{summary.setting.get('loop', '')} loop, by stage"
-    return Section(title, ("users", "s", "right replies/s", "failed", *_LATENCIES), rows)
+    return Section(title, ("users", "s", "correct replies/s", "failed", *_LATENCIES), rows)
 
 
 def _cells(kind: Kind) -> list[str]:
@@ -144,16 +144,16 @@ def _server(summary: Summary) -> Section:
         times = (f"{means[name]:.1f}" for name in ("queue_ms", "compute_ms"))
         rows.append((model, str(counts["requests"]), batch, *times, shown or "-"))
     columns = ("model", "requests", "mean batch", "queue, ms", "compute, ms", "batches by size")
-    return Section("what the server counted: batches, and mean milliseconds of a request", columns, rows)
+    return Section("server statistics: batches, and mean milliseconds per request", columns, rows)
 
 
 def _generator(summary: Summary) -> str:
     strain = summary.strain
     processes = "process" if strain.processes == 1 else "processes"
     return (
-        f"load generator: busiest of {strain.processes} {processes} at {strain.busiest_cpu:.0%} of a core, "
+        f"load generator: {strain.processes} {processes}, the busiest at {strain.busiest_cpu:.0%} of a core, "
         f"late by {1000 * strain.late_p99:.0f} ms (p99)"
-        + (f", at most {strain.most_unfinished} requests unfinished" if strain.most_unfinished else "")
+        + (f", at most {strain.most_unfinished} requests in flight" if strain.most_unfinished else "")
     )
 
 
@@ -199,9 +199,9 @@ def page(locusts: str, summary: Summary, verdicts: Sequence[Verdict]) -> str:
     """Return Locust's HTML report with ours above it.
 
     Args:
-        locusts: The report as Locust makes it.
-        summary: Of the run.
-        verdicts: On its objectives.
+        locusts: Locust's report.
+        summary: The measurements of the run.
+        verdicts: The verdicts on its objectives.
     """
     verdict = verdict_of(verdicts)
     passed = isinstance(verdict, Good)
@@ -210,7 +210,7 @@ def page(locusts: str, summary: Summary, verdicts: Sequence[Verdict]) -> str:
     generator = f"<h2>load generator</h2><p>{escape(_generator(summary).partition(': ')[2])}</p>"
     if summary.strain.warning is not None:
         generator += f'<p class="bad">{escape(summary.strain.warning)}</p>'
-    server = _server(summary).html() if summary.server else "<h2>server</h2><p>The server told no statistics.</p>"
+    server = _server(summary).html() if summary.server else "<h2>server</h2><p>No server statistics.</p>"
     parts = [
         f'<h1 class="{"good" if passed else "bad"}">{escape(title)}</h1>',
         replace(_objectives(verdicts), title="objectives").html(),
@@ -221,7 +221,7 @@ def page(locusts: str, summary: Summary, verdicts: Sequence[Verdict]) -> str:
         server,
         generator,
     ]
-    # The root of Locust's page; its script stands before it, so that the last one is meant.
+    # Insert before the root of Locust's page. Its script contains the same text before that, so use the last one.
     before, root, after = locusts.rpartition('<div id="root">')
     before = before.replace("<title>Locust</title>", f"<title>{escape(title)}</title>", 1)
     return f'{before}<style>{_STYLE}</style><section id="verdict">{"".join(parts)}</section>{root}{after}'

@@ -1,4 +1,4 @@
-"""What the users of one process share: requests are sent, checked and counted here, and the process watches itself."""
+"""The shared part of the users of one process: it sends, checks and counts requests, and measures the process."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
     from load_tests.options import Options
     from load_tests.pictures import Picture
 
-NOT_SENT = "not sent: the process has as many unfinished requests as --max-unfinished allows"
-UNFINISHED = "unfinished when the run ended"
+NOT_SENT = "not sent: the process already had --max-unfinished requests in flight"
+UNFINISHED = "no reply by the end of the run"
 LABELS: dict[type[SegmentationError], str] = {
-    ClientLimitError: "not sent: a limit of the load generator's own process or machine",
+    ClientLimitError: "not sent: the load generator reached a limit of its process or machine",
     DeadlineExceededError: "no reply within --timeout",
-    ServerOverloadedError: "refused: the server has too much to do",
-    ServerUnavailableError: "server unavailable: not reached, or the connection was lost",
-    TLSError: "no trusted connection",
+    ServerOverloadedError: "refused: the server is overloaded",
+    ServerUnavailableError: "server unavailable: no connection, or the connection was lost",
+    TLSError: "TLS failed: no trusted connection",
     AccessDeniedError: "access denied",
     ModelNotFoundError: "the server has no such model",
-    InvalidImageError: "the server refused the picture",
+    InvalidImageError: "the server rejected the picture",
     ModelError: "the model failed",
     MismatchedReplyError: WRONG_REQUEST,
 }
@@ -60,15 +60,15 @@ _logger = logging.getLogger("load_tests")
 
 
 def protocol_of(url: str) -> str:
-    """Return how requests to a URL are called in reports."""
+    """Return the name of a URL's protocol in reports."""
     return "HTTP" if urlsplit(url).scheme in {"http", "https"} else "gRPC"
 
 
 def client_for(url: str, options: Options) -> SegmentationClient:
-    """Return a client; tokens and certificates come from its own DEEPLAB_ variables.
+    """Return a client, with tokens and certificates from its DEEPLAB_ variables.
 
     Raises:
-        ValueError: The URL or a variable cannot be used.
+        ValueError: The URL or a variable is not valid.
     """
     return SegmentationClient.from_env(
         url=url, timeout=options.timeout, retries=options.retries, mask_format=options.mask_format
@@ -76,7 +76,7 @@ def client_for(url: str, options: Options) -> SegmentationClient:
 
 
 def wait_until_ready(urls: Sequence[str], options: Options, *, seconds: float) -> str | None:
-    """Return once all servers take requests for all variants, or what is missing after some seconds."""
+    """Wait until all servers accept requests for all variants; return None, or what is missing after `seconds`."""
     deadline = time.monotonic() + seconds
     for url, variant in itertools.product(urls, weights(options.variants)):
         with client_for(url, options) as client:
@@ -92,12 +92,12 @@ class Sending:
     """One run in one process.
 
     Attributes:
-        has_ended: All replies are there, or were waited for.
+        has_ended: All replies have arrived, or the wait for them is over.
 
     Args:
-        environment: Locust's.
-        options: Of this run.
-        pictures: To draw from; none in a worker that could not make them, which then sends nothing.
+        environment: Locust's environment.
+        options: Options of this run.
+        pictures: Pictures to draw from; empty in a worker that could not make them, which then sends nothing.
         kinds: Weights of the kinds of pictures.
     """
 
@@ -108,7 +108,7 @@ class Sending:
         self.has_ended = False
         self._environment = environment
         self._pictures = pictures
-        # The pictures of a kind share its weight.
+        # The weight of a kind is divided among its pictures.
         numbers = Counter(picture.kind for picture in pictures)
         self._picture_weights = [kinds[picture.kind] / numbers[picture.kind] for picture in pictures]
         self._variants = weights(options.variants)
@@ -119,7 +119,7 @@ class Sending:
         self._numbers = itertools.count()
         self._process = psutil.Process()
         self._began, self._cpu_before = self._clocks()
-        self._spent: tuple[float, float] | None = None  # seconds, and those of them on the CPU, until the end
+        self._spent: tuple[float, float] | None = None  # wall time and CPU time in seconds, until the end
         self._late: Counter[int] = Counter()
         self._most_unfinished = self._answered = 0
         self._models: dict[str, str] = {}
@@ -127,18 +127,18 @@ class Sending:
 
     @property
     def sends(self) -> bool:
-        """Whether users send: not after the end of the run, and not without pictures."""
+        """Whether users send: there are pictures, and the run has not ended."""
         return bool(self._pictures) and not self.is_over
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended here, but for the replies that are waited for."""
+        """Whether the run has ended in this process; replies may still be awaited."""
         return self._spent is not None
 
     def random(self) -> random.Random:
-        """Return what the next user of this process draws from, the same in each run of one seed."""
+        """Return the random source of the next user of this process; it is the same in each run with the same seed."""
         index = getattr(self._environment.runner, "worker_index", 0)
-        return random.Random(f"{self.options.seed}/{index}/{next(self._numbers)}")  # noqa: S311 - draws load, keeps no secret
+        return random.Random(f"{self.options.seed}/{index}/{next(self._numbers)}")  # noqa: S311 - draws load, not secrets
 
     def draw(self, source: random.Random) -> tuple[Picture, str]:
         """Draw a picture and a variant."""
@@ -146,13 +146,13 @@ class Sending:
         return picture, source.choices(list(self._variants), list(self._variants.values()))[0]
 
     def ask(self, url: str, picture: Picture, variant: str, *, since: float) -> bool:
-        """Send one request and count it; return whether the reply was right.
+        """Send one request and count it; return whether the reply was correct.
 
         Args:
-            url: The server's.
-            picture: To send.
-            variant: The model's.
-            since: When the request was meant to leave, on `time.perf_counter`: its latency counts from there.
+            url: URL of the server.
+            picture: Picture to send.
+            variant: Variant of the model.
+            since: Scheduled time of the request on `time.perf_counter`, from which its latency counts.
         """
         failure: str | None = None
         took: float | None = None
@@ -168,13 +168,13 @@ class Sending:
             self._first_replies += [first] if first is not None else []
         except SegmentationError as error:
             failure = next((label for kind, label in LABELS.items() if isinstance(error, kind)), type(error).__name__)
-            # The wait for a reply that never came is a latency; quick refusals would make the percentiles too good.
+            # A timeout counts as a latency. Quick refusals do not, because they would make the percentiles too low.
             took = time.perf_counter() - since if isinstance(error, DeadlineExceededError) else None
             self._explain(failure, error)
         except GreenletExit:
             self._count(url, picture, variant, took=None, failure=UNFINISHED)
             raise
-        except Exception as error:  # noqa: BLE001 - Locust would not count the request
+        except Exception as error:  # noqa: BLE001 - otherwise Locust would not count the request
             failure = f"error of the load test itself: {type(error).__name__}"
             self._explain(failure, error)
         self._answered += failure is None and self.sends
@@ -182,7 +182,7 @@ class Sending:
         return failure is None
 
     def send(self, url: str, picture: Picture, variant: str, *, due: float) -> None:
-        """Send one request of an open loop, and do not wait for its reply."""
+        """Send one request of an open loop without waiting for its reply."""
         self.late(time.perf_counter() - due)
         if len(self._under_way) >= self.options.max_unfinished:
             self._count(url, picture, variant, took=None, failure=NOT_SENT)
@@ -191,15 +191,15 @@ class Sending:
         self._most_unfinished = max(self._most_unfinished, len(self._under_way))
 
     def late(self, seconds: float) -> None:
-        """Count something that was done later than it was meant to be."""
+        """Record by how much an action was late."""
         self._late[rounded(1000 * seconds)] += 1
 
     def end(self) -> None:
-        """Send no more; replies from now on, and what the process does, count as waiting for the end."""
+        """Stop sending. Time and replies from now on do not count for the throughput."""
         self._spent = self._spent or self._spent_so_far()
 
     def drain(self, seconds: float) -> None:
-        """Wait for the replies of an open loop, then close the connections; missing replies are failures."""
+        """Wait for the replies of an open loop, then close the connections; missing replies count as failures."""
         self._under_way.join(timeout=seconds)
         self._under_way.kill()
         for client in self._clients.values():
@@ -207,7 +207,7 @@ class Sending:
         self._clients.clear()
 
     def report(self) -> dict[str, Any]:
-        """Return what the judging process must know: totals of the run, and the first replies since the last report."""
+        """Return the results for the process that judges: totals, and the first replies since the last report."""
         first, self._first_replies = self._first_replies, []
         seconds, on_cpu = self._spent or self._spent_so_far()
         return {
@@ -247,7 +247,7 @@ class Sending:
         )
 
     def _explain(self, label: str, error: Exception) -> None:
-        """Log the cause of a failure once: reports show the label alone."""
+        """Log the cause of a failure once per label, because reports show only the label."""
         if label not in self._explained:
             self._explained.add(label)
-            _logger.warning("first %r: %s: %s", label, type(error).__name__, error)
+            _logger.warning("first failure %r: %s: %s", label, type(error).__name__, error)

@@ -1,4 +1,4 @@
-"""The shape of the load: when the requests of an open loop leave, and how the number of users changes."""
+"""The shape of the load: the schedule of an open loop, and the stages of the number of users."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 class Timetable:
-    """The moments at which one user of an open loop sends; replies do not move them.
+    """The times at which one user of an open loop sends, independent of replies.
 
-    A user that falls behind sends at once. Each request keeps its own moment, and its latency counts from there.
+    A user that falls behind sends at once. Each request keeps its scheduled time, from which its latency counts.
 
     Args:
-        start: The clock's reading from which the timetable runs, seconds.
+        start: Start of the timetable in seconds on the clock.
         rate: Requests per second, more than 0.
-        poisson: Draw the pauses from the exponential distribution; else all are alike.
-        random: Draws. The first pause of evenly spaced requests is drawn too, or all users would send at once.
+        poisson: Draw the pauses from the exponential distribution, instead of using equal ones.
+        random: Random source. It also draws the first pause of equal ones, so that users do not send simultaneously.
     """
 
     def __init__(self, start: float, *, rate: float, poisson: bool, random: Random) -> None:
@@ -31,13 +31,13 @@ class Timetable:
         self.due = start + (self._pause() if poisson else random.uniform(0, 1 / rate))
 
     def take(self) -> float:
-        """Return the moment that is due, and move on to the next."""
+        """Return the time of the request that is due, and advance to the next."""
         due = self.due
         self.due += self._pause()
         return due
 
     def wait(self, now: float) -> float:
-        """Return the seconds until the next moment, 0 where it has passed."""
+        """Return the seconds until the next request, or 0 if its time has passed."""
         return max(0.0, self.due - now)
 
     def _pause(self) -> float:
@@ -53,10 +53,10 @@ class Stage:
 
 
 def stages_of(options: Options, users: int) -> list[Stage]:
-    """Return the stages of a run's shape; none where the number of users is constant.
+    """Return the stages of a run's shape; an empty list if the number of users is constant.
 
-    `step` adds `users` in each stage, until the server is full. `spike` multiplies them for one stage, and shows how
-    fast the queue empties.
+    `step` adds `users` in each stage, to find the rate at which the server is fully used. `spike` multiplies them for
+    one stage, to show how fast the queue empties.
     """
     seconds = options.stage_time
     if options.shape == "step":
@@ -67,7 +67,7 @@ def stages_of(options: Options, users: int) -> list[Stage]:
 
 
 def stage_at(stages: Sequence[Stage], seconds: float) -> Stage | None:
-    """Return the stage that a run is in after some seconds; None when it is over."""
+    """Return the stage of a run after some seconds; None after the last."""
     end = 0.0
     for stage in stages:
         end += stage.seconds

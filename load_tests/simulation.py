@@ -1,4 +1,4 @@
-"""Requests that arrive at replicas of a core model: its queue, its batches, and who gets which request."""
+"""Simulation of requests to replicas of a core model: queues, batches and load balancing."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 Balancing = Literal["round-robin", "random", "least-outstanding"]
 BALANCING: tuple[Balancing, ...] = get_args(Balancing)
 Service = Callable[[int, random.Random], float]
-"""Draws the seconds of a batch of a size."""
+"""Draws the seconds of a batch, given its size."""
 
 _TINY = 1e-9  # seconds; the error of the simulation's clock is smaller
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """What each replica is.
+    """The settings of each replica.
 
     Attributes:
         service: Seconds of a batch.
-        max_batch: Largest batch of the core model.
+        max_batch: Maximum batch size of the core model.
         queue_delay: Seconds that the oldest request waits for a batch to fill while an instance is idle.
-        instances: Batches at a time.
-        max_queue: Requests that may wait; one more is refused. None for no limit.
-        constant: Seconds that a request takes outside the core's queue and the core.
+        instances: Number of batches that run at the same time.
+        max_queue: Requests that may wait; further ones are refused. None for no limit.
+        constant: Seconds of a request outside the core model and its queue.
     """
 
     service: Service
@@ -51,22 +51,22 @@ class Outcome:
     Attributes:
         latencies: Seconds of the answered requests, in ascending order.
         refused: Requests that found a full queue.
-        utilisation: Share of the time in which an instance computed, over all replicas.
+        utilization: Share of the time in which an instance computed, over all replicas.
         batch: Mean number of pictures in a batch.
     """
 
     latencies: list[float]
     refused: int
-    utilisation: float
+    utilization: float
     batch: float
 
     def percentile(self, share: float) -> float:
-        """Return a percentile of the latencies in seconds; infinite where nothing was answered."""
+        """Return a percentile of the latencies in seconds; infinite if nothing was answered."""
         return float(np.quantile(self.latencies, share, method="inverted_cdf")) if self.latencies else math.inf
 
 
 def poisson(rate: float, *, number: int, source: random.Random) -> Iterator[float]:
-    """Yield the moments of `number` independent arrivals, `rate` per second."""
+    """Yield the times of `number` independent arrivals, `rate` per second."""
     now = 0.0
     for _ in range(number):
         now += source.expovariate(rate)
@@ -80,7 +80,7 @@ class _Running:
         self._env = env
         self._replica = replica
         self._source = source
-        self._waiting: deque[float] = deque()  # moments of arrival
+        self._waiting: deque[float] = deque()  # times of arrival
         self._arrived = env.event()
         self.outstanding = self.batches = self.refused = 0
         self.busy = 0.0
@@ -96,7 +96,7 @@ class _Running:
             return
         self.outstanding += 1
         self._waiting.append(self._env.now)
-        # Wake the idle instances; the next arrival is another event.
+        # Wake the idle instances, and create the event of the next arrival.
         self._arrived.succeed()
         self._arrived = self._env.event()
 
@@ -122,12 +122,12 @@ class _Running:
 def simulate(
     arrivals: Iterable[float], replica: Replica, *, replicas: int, balancing: Balancing, source: random.Random
 ) -> Outcome:
-    """Let requests arrive at identical replicas and wait until all are answered.
+    """Simulate requests to identical replicas until all are answered.
 
     Args:
-        arrivals: Moments in ascending order, seconds.
-        replica: What each replica is.
-        replicas: How many.
+        arrivals: Times in ascending order, seconds.
+        replica: The settings of each replica.
+        replicas: Number of replicas.
         balancing: How requests are spread over them.
         source: Draws service times and, for `random`, the replica.
     """
@@ -154,6 +154,6 @@ def simulate(
     return Outcome(
         latencies=latencies,
         refused=sum(one.refused for one in running),
-        utilisation=sum(one.busy for one in running) / (seconds * replicas * replica.instances) if seconds else 0.0,
+        utilization=sum(one.busy for one in running) / (seconds * replicas * replica.instances) if seconds else 0.0,
         batch=len(latencies) / batches if batches else 0.0,
     )

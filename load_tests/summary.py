@@ -1,4 +1,4 @@
-"""What a run measured, as values, and as JSON."""
+"""The measurements of a run, as values and as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LATE_SECONDS = 0.05
 
 
 class SummaryError(Exception):
-    """A file is not the summary of a run; the message says why."""
+    """A file is not the summary of a run; the message gives the reason."""
 
 
 class Entry(Protocol):
@@ -45,7 +45,7 @@ def rounded(milliseconds: float) -> int:
 
 
 def percentile(counts: Mapping[int, int], share: float) -> float | None:
-    """Return a percentile of values of which it is known how often each was seen; None of nothing."""
+    """Return a percentile of values with their counts; None without values."""
     values = np.repeat(list(counts), list(counts.values()))
     return float(np.quantile(values, share, method="inverted_cdf")) if values.size else None
 
@@ -57,9 +57,9 @@ class Kind:
     Attributes:
         protocol: gRPC or HTTP; empty for all together.
         name: Variant and kind of picture.
-        requests: How many ended, well or not.
-        failures: How many of them failed.
-        milliseconds: How often each latency was seen, rounded; refusals, which take no time, are left out.
+        requests: Number of finished requests, including failures.
+        failures: Number of failed requests.
+        milliseconds: Number of requests by rounded latency, without refusals, which take no time.
     """
 
     protocol: str
@@ -70,7 +70,7 @@ class Kind:
 
     @classmethod
     def of(cls, entry: Entry) -> Kind:
-        """Return what Locust has counted."""
+        """Return the counts of Locust."""
         times = dict(entry.response_times)
         return cls(entry.method, entry.name, entry.num_requests, entry.num_failures, times)
 
@@ -80,24 +80,24 @@ class Kind:
         return f"{self.protocol} {self.name}".strip()
 
     def seconds(self, share: float) -> float | None:
-        """Return a percentile of the latency; None where there is none."""
+        """Return a percentile of the latency in seconds; None without latencies."""
         value = percentile(self.milliseconds, share)
         return None if value is None else value / 1000
 
     def mean_seconds(self) -> float | None:
-        """Return the mean latency; None where there is none."""
+        """Return the mean latency in seconds; None without latencies."""
         number = sum(self.milliseconds.values())
         return sum(value * count for value, count in self.milliseconds.items()) / number / 1000 if number else None
 
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """The requests of one stage of a shape, by the moment of their replies.
+    """The requests of one stage of a shape, by the time of their replies.
 
     Attributes:
-        users: Its constant number.
-        seconds: How long it took.
-        total: All requests that ended meanwhile.
+        users: Number of users, which is constant.
+        seconds: Duration of the stage.
+        total: All requests that ended during the stage.
     """
 
     users: int
@@ -106,19 +106,19 @@ class StageResult:
 
     @property
     def answered_per_second(self) -> float:
-        """Right replies per second."""
+        """Correct replies per second."""
         return (self.total.requests - self.total.failures) / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Strain:
-    """How hard the load generator itself worked: one that is late measures itself and not the server.
+    """The load of the load generator itself, because one that is late measures itself instead of the server.
 
     Attributes:
-        processes: How many made requests.
-        busiest_cpu: Share of one core that the busiest used.
-        late_p99: 99th percentile of the seconds by which actions of a certain moment were late.
-        most_unfinished: Most requests that were under way in one process.
+        processes: Number of processes that sent requests.
+        busiest_cpu: Share of one core that the busiest process used.
+        late_p99: 99th percentile of the seconds by which scheduled actions were late.
+        most_unfinished: Largest number of requests in flight in one process.
     """
 
     processes: int
@@ -128,7 +128,7 @@ class Strain:
 
     @classmethod
     def of(cls, reports: Iterable[Mapping[str, Any]]) -> Strain:
-        """Return what the reports of all processes say together."""
+        """Return the totals of the reports of all processes."""
         known = list(reports)
         late: Counter[int] = Counter()
         for report in known:
@@ -142,7 +142,7 @@ class Strain:
 
     @property
     def warning(self) -> str | None:
-        """Why the load generator may have limited the measurement; None where it did not."""
+        """Why the load generator may have limited the measurement; None if it did not."""
         reasons: list[str] = []
         if self.busiest_cpu > BUSY_CPU:
             reasons.append(f"its busiest process used {self.busiest_cpu:.0%} of a core")
@@ -150,7 +150,7 @@ class Strain:
             reasons.append(f"1 % of its actions were more than {1000 * self.late_p99:.0f} ms late")
         if not reasons:
             return None
-        return f"the load generator may be the limit: {' and '.join(reasons)}; give it more workers or cores"
+        return f"the load generator may be the bottleneck: {' and '.join(reasons)}; give it more workers or cores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +158,16 @@ class Summary:
     """One run.
 
     Attributes:
-        setting: How it was made: host, loop, users and so on.
-        seconds: In which requests were sent.
-        answered: Right replies that came in that time, without those that were waited for at the end.
+        setting: Configuration of the run: host, loop, users and so on.
+        seconds: Time in which requests were sent.
+        answered: Correct replies that arrived in that time, without those that were awaited at the end.
         kinds: Requests by kind.
         total: All requests.
-        failures: How many failed for each reason.
-        strain: Of the load generator.
-        server: What Triton counted meanwhile, by model; of one server, where several share the address.
-        stages: Of a shape; empty where the number of users was constant.
-        problems: Why the load test was not as it was asked for.
+        failures: Number of failures for each reason.
+        strain: Load of the load generator.
+        server: Triton's statistics of the run, by model; those of one server if several share the address.
+        stages: Stages of a shape; empty if the number of users was constant.
+        problems: Why the load test did not run as configured.
         models: Version and weights of each model that answered.
     """
 
@@ -185,16 +185,16 @@ class Summary:
 
     @property
     def answered_per_second(self) -> float:
-        """Right replies per second."""
+        """Correct replies per second."""
         return self.answered / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def wrong_replies(self) -> int:
-        """Replies with a mask that is not the picture's."""
+        """Number of replies with a wrong mask."""
         return sum(count for reason, count in self.failures.items() if reason.startswith(WRONG))
 
     def save(self, file: Path, **more: object) -> None:
-        """Write it as JSON, with more keys."""
+        """Write the summary as JSON, with additional keys."""
         content = {
             "format": FORMAT,
             "answered_per_second": self.answered_per_second,
@@ -207,15 +207,15 @@ class Summary:
 
 
 def load(file: Path) -> Summary:
-    """Read what `save` wrote.
+    """Read a file that `save` has written.
 
     Raises:
-        SummaryError: The file cannot be read, or is something else.
+        SummaryError: The file cannot be read, or is not a summary.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
-            raise SummaryError(f"{file} has format {content['format']}, and this is {FORMAT}: measure again")
+            raise SummaryError(f"{file} has format {content['format']}, but this version reads {FORMAT}; measure again")
         return Summary(
             setting=content["setting"],
             seconds=content["seconds"],
@@ -232,11 +232,11 @@ def load(file: Path) -> Summary:
             models=content.get("models", {}),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SummaryError(f"{file} is not the summary of a run ({error!r}): write one with --summary") from error
+        raise SummaryError(f"{file} is not the summary of a run ({error!r}); write one with --summary") from error
 
 
 def all_of(kinds: Sequence[Kind]) -> Kind:
-    """Return all kinds as one."""
+    """Return the sum of all kinds."""
     milliseconds: Counter[int] = Counter()
     for kind in kinds:
         milliseconds.update(kind.milliseconds)
@@ -247,6 +247,6 @@ def all_of(kinds: Sequence[Kind]) -> Kind:
 def _kind(content: Mapping[str, Any]) -> Kind:
     if not content["name"].split():
         raise ValueError("a kind of request without a name")
-    # JSON has no numbers as keys.
+    # Keys are strings in JSON.
     milliseconds = {int(value): int(count) for value, count in content["milliseconds"].items()}
     return Kind(content["protocol"], content["name"], content["requests"], content["failures"], milliseconds)

@@ -1,7 +1,7 @@
-"""What lies in a folder or a bucket: pictures to segment, and the rows of those that are done."""
+"""Folders and buckets: pictures to segment, and the rows of finished ones."""
 
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
-# Ray and pyarrow are in an environment that only `make check-batch` makes; without it nothing of theirs has a type.
+# Ray and pyarrow are only in the environment of `make check-batch`, so their types are unknown here.
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".avif", ".heic", ".heif"),
 )
-"""Of the files that are taken, those of `deeplab segment`."""
+"""Suffixes of the files that are segmented, as in `deeplab segment`."""
 
 SCHEMA = pa.schema(
     {
@@ -47,8 +47,8 @@ class Place:
     """A folder on a local disk or in object storage.
 
     Attributes:
-        filesystem: The one that it is on.
-        root: Its path there.
+        filesystem: The file system of the folder.
+        root: Path of the folder on that file system.
     """
 
     filesystem: fs.FileSystem
@@ -56,12 +56,12 @@ class Place:
 
     @classmethod
     def of(cls, uri: str) -> Place:
-        """Return the place that a path or a URI of pyarrow names."""
+        """Return the place of a path or a pyarrow URI."""
         filesystem, root = fs.FileSystem.from_uri(uri if "://" in uri else str(Path(uri).resolve()))
         return cls(filesystem, root.rstrip("/"))
 
     def make_folder(self, name: str) -> None:
-        """Make a folder where folders exist; a bucket has none."""
+        """Create a folder on a local disk; a bucket has no folders."""
         if isinstance(self.filesystem, fs.LocalFileSystem):
             self.filesystem.create_dir(f"{self.root}/{name}", recursive=True)
 
@@ -71,26 +71,26 @@ class Place:
             return file.read()
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file whose folder exists."""
+        """Write a file into an existing folder."""
         with self.filesystem.open_output_stream(f"{self.root}/{name}") as file:
             file.write(content)
 
     def write_rows(self, name: str, rows: pa.Table) -> None:
-        """Write a shard that appears whole or not at all."""
+        """Write a shard atomically."""
         partial = f"{self.root}/_unfinished/{uuid.uuid4().hex}"
         with self.filesystem.open_output_stream(partial) as file:
             pq.write_table(rows, file, compression="zstd")
         self.filesystem.move(partial, f"{self.root}/rows/{name}")
 
     def shards(self) -> pads.Dataset:
-        """Return the rows that earlier runs have written."""
+        """Return the rows of earlier runs."""
         selector = fs.FileSelector(f"{self.root}/rows", allow_not_found=True)
         files = [info.path for info in self.filesystem.get_file_info(selector) if info.is_file]
         return pads.dataset(files, schema=SCHEMA, filesystem=self.filesystem, format="parquet")
 
 
 def list_pictures(source: Place) -> pa.Array:
-    """Return the pictures of a folder and those below it, by their path from there; hidden ones are not taken."""
+    """Return the relative paths of the pictures of a folder and its subfolders, without hidden files."""
     found = source.filesystem.get_file_info(fs.FileSelector(source.root, recursive=True))
     names = (info.path[len(source.root) + 1 :] for info in found if info.is_file)
     pictures = (name for name in names if name.lower().endswith(SUFFIXES) and "/." not in f"/{name}")
@@ -98,7 +98,7 @@ def list_pictures(source: Place) -> pa.Array:
 
 
 def forget_failures(output: Place) -> None:
-    """Take the rows out of the shards whose pictures may succeed the next time."""
+    """Remove the rows of pictures that failed with a retryable error."""
     for shard in output.shards().get_fragments():
         again = pc.fill_null(pc.struct_field(shard.to_table(columns=["error"])["error"], "retryable"), False)  # noqa: FBT003 - pyarrow's signature
         if pc.any(again).as_py():
@@ -112,10 +112,10 @@ def without_rows(output: Place, listed: pa.Array, *, shard: int) -> Iterator[pa.
     Args:
         output: Where the rows are.
         listed: Paths of pictures.
-        shard: Pictures in a table; the last has fewer.
+        shard: Pictures per table; the last table may have fewer.
     """
     done = output.shards().to_table(columns=["path"])["path"]
     missing = listed.filter(pc.invert(pc.is_in(listed, value_set=done)))
     for start in range(0, len(missing), shard):
-        # A copy: Ray would send the whole array with each slice.
+        # Copy the slice, because Ray would send the whole array with it.
         yield pa.table({"path": pa.array(missing[start : start + shard].to_pylist(), pa.string())})

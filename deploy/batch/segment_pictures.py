@@ -1,15 +1,15 @@
 """Segment all pictures of a folder or bucket through a served endpoint, with Ray Data.
 
-docs/batch.md says when to use it, what it writes and how it resumes.
+docs/batch.md describes when to use it, what it writes and how it resumes.
 
-Ray has the pool of processes, hands them shards of paths, and replaces a process that dies. A process reads its
-pictures and writes its shard itself: no picture and no mask goes through Ray's object store, a picture that cannot be
-read is a row and not the end of the job, and a shard appears whole or not at all. Ray's own readers and writers offer
-none of the three.
+Ray manages the pool of processes, gives them shards of paths, and replaces a process that dies. Each process reads its
+pictures and writes its shard itself. So no picture and no mask goes through Ray's object store, an unreadable picture
+becomes a row and does not end the job, and a shard is written atomically. Ray's own readers and writers offer none of
+the three.
 """
 
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
-# Ray and pyarrow are in an environment that only `make check-batch` makes; without it nothing of theirs has a type.
+# Ray and pyarrow are only in the environment of `make check-batch`, so their types are unknown here.
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-OBJECT_STORE_BYTES = 500_000_000  # of a Ray of our own, which would take 30 % of the memory: it only holds paths
+OBJECT_STORE_BYTES = 500_000_000  # enough for paths; the default of a local Ray is 30 % of the memory
 SECONDS_BETWEEN_LINES = 5.0
 
 _log = logging.getLogger("segment_pictures")
@@ -43,17 +43,17 @@ _log = logging.getLogger("segment_pictures")
 
 @dataclass
 class Tally:
-    """What the job has done so far.
+    """The progress of the job.
 
     Attributes:
-        pictures: Those to do in this run.
-        started: When it was started, in seconds since the epoch.
-        began: When the first worker began, in the same; until then Ray starts.
-        done: Those that have a row.
-        failures: By the kind of the error.
-        processor: Seconds of processor that workers took.
-        peak: Most bytes of memory that a worker had.
-        concurrency: Requests at a time of the worker that was heard last.
+        pictures: Number of pictures to segment in this run.
+        started: Start of the job in seconds since the epoch.
+        began: Start of the first worker in seconds since the epoch; until then, Ray starts.
+        done: Number of pictures that have a row.
+        failures: Number of failures by kind of error.
+        processor: CPU seconds of the workers.
+        peak: Largest memory of a worker in bytes.
+        concurrency: Concurrent requests of the worker that reported last.
     """
 
     pictures: int
@@ -67,7 +67,7 @@ class Tally:
     concurrency: int = 0
 
     def add(self, shard: dict[str, Any]) -> None:
-        """Add what a worker says of a shard."""
+        """Add a worker's report about a shard."""
         self.done += shard["pictures"]
         self.began = min(self.began, shard["began"])
         self.failures.update(json.loads(shard["failures"]))
@@ -77,11 +77,13 @@ class Tally:
         self.concurrency = shard["concurrency"]
 
     def progress(self) -> str:
-        """Return a line about where the job is."""
+        """Return a line about the progress."""
         rate = self.done / (time.time() - self.began)
         left = (self.pictures - self.done) / rate
         failed = self.failures.total()
-        return f"{self.done:,} of {self.pictures:,} pictures, {failed:,} failed, {rate:.1f} a second, {left:.0f} s left"
+        return (
+            f"{self.done:,} of {self.pictures:,} pictures, {failed:,} failed, {rate:.1f} per second, {left:.0f} s left"
+        )
 
     def report(self, job: Job, *, earlier: int) -> dict[str, Any]:
         """Return the figures of the whole run."""
@@ -108,27 +110,27 @@ class Tally:
 
 
 def segment(job: Job, shards: Sequence[pa.Table], tally: Tally) -> None:
-    """Segment shards of paths on Ray: the cluster of RAY_ADDRESS, or one of our own on this machine."""
+    """Segment shards of paths on Ray: on the cluster of RAY_ADDRESS, or on a new one on this machine."""
     local = "RAY_ADDRESS" not in os.environ
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if local:  # Ray's ports have no other lock; it reads this when it is imported
+    if local:  # the only protection of Ray's ports; Ray reads it when it is imported
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex()}
     import ray.data  # noqa: PLC0415 - see above
 
     if local:
         ray.init(
-            address="local",  # not a Ray that somebody has started here
+            address="local",  # not a Ray that is already running here
             num_cpus=job.workers,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             _node_ip_address="127.0.0.1",
         )
     try:
-        ray.data.DataContext.get_current().enable_progress_bars = False  # they would count shards
+        ray.data.DataContext.get_current().enable_progress_bars = False  # they count shards, not pictures
         done = ray.data.from_arrow(shards).map_batches(
             Segmenter,
             fn_constructor_args=[job],
-            batch_size=None,  # a block is a shard
+            batch_size=None,  # one block per shard
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=job.workers),
             num_cpus=1,
@@ -144,10 +146,10 @@ def segment(job: Job, shards: Sequence[pa.Table], tally: Tally) -> None:
 
 
 def check_settings(job: Job) -> None:
-    """Write down what the output is made with, or compare it with what earlier runs have written.
+    """Store the settings in the output, or compare them with those of earlier runs.
 
     Raises:
-        SystemExit: It was made with other settings.
+        SystemExit: The settings differ.
     """
     settings = {"model": job.model, "masks": job.masks}
     try:
@@ -156,39 +158,58 @@ def check_settings(job: Job) -> None:
         job.output.write("job.json", json.dumps(settings).encode())
         return
     if before != settings:
-        raise SystemExit(f"{job.output.root} was made with {before}, not {settings}; give another output")
+        raise SystemExit(f"{job.output.root} has results of {before}, not of {settings}; use another output")
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[Job, argparse.Namespace]:
-    """Return the job that a command line describes, and its options."""
+    """Return the job of a command line, and its options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    place = "a folder, or a URI that pyarrow knows: s3://bucket/folder, gs://, abfss://, hdfs://"
-    parser.add_argument("input", help=place)
-    parser.add_argument("output", help=f"{place}; outside of the input")
-    parser.add_argument("--url", default=os.environ.get("DEEPLAB_URL"), help="the server; DEEPLAB_URL")
-    parser.add_argument("--model", default=os.environ.get("DEEPLAB_MODEL", "segment_resnet50"), help="DEEPLAB_MODEL")
-    parser.add_argument("--masks", choices=("png", "rle", "files", "none"), default="png")
-    parser.add_argument("--workers", type=int, default=2, help="processes, each with one core (2)")
+    place = "a folder or a URI of pyarrow, such as s3://bucket/folder, gs://, abfss:// or hdfs://"
+    parser.add_argument("input", help=f"pictures to segment: {place}")
+    parser.add_argument("output", help=f"where to write the results: {place}, outside the input")
     parser.add_argument(
-        "--per-replica", type=int, default=32, help="requests at a time for each address of the URL (32)"
+        "--url", default=os.environ.get("DEEPLAB_URL"), help="URL of the server (default: the variable DEEPLAB_URL)"
+    )
+    parser.add_argument(
+        "--model",
+        default=os.environ.get("DEEPLAB_MODEL", "segment_resnet50"),
+        help="ensemble to use (default: the variable DEEPLAB_MODEL, or segment_resnet50)",
+    )
+    parser.add_argument(
+        "--masks",
+        choices=("png", "rle", "files", "none"),
+        default="png",
+        help="masks as a column of PNG or of run-length encodings, as PNG files, or none (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes, each with one core (default: %(default)s)")
+    parser.add_argument(
+        "--per-replica",
+        type=int,
+        default=32,
+        help="concurrent requests for each address of the URL (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",
         type=float,
         default=300.0,
-        help="seconds for a picture, waiting for a server that is away included (300)",
+        help="seconds for a picture, including the wait for an unavailable server (default: %(default)g)",
     )
-    parser.add_argument("--shard", type=int, default=500, help="pictures in a Parquet file (500)")
-    parser.add_argument("--retry-errors", action="store_true", help="segment pictures again whose error may pass")
+    parser.add_argument("--shard", type=int, default=500, help="pictures per Parquet file (default: %(default)s)")
+    parser.add_argument(
+        "--retry-errors", action="store_true", help="segment the pictures again that failed with a retryable error"
+    )
     options = parser.parse_args(arguments)
     for name in ("workers", "per_replica", "shard", "timeout"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(options, name)}")
     if options.url is None:
-        parser.error("--url or DEEPLAB_URL is required")
+        parser.error("no server given; use --url or set DEEPLAB_URL")
     source, output = Place.of(options.input), Place.of(options.output)
     if output.filesystem == source.filesystem and f"{output.root}/".startswith(f"{source.root}/"):
-        parser.error(f"{options.output} lies in {options.input}: its masks would be pictures of the next run")
+        parser.error(
+            f"the output {options.output} is inside the input {options.input}, so the next run would segment its "
+            "masks; use another output"
+        )
     names = ("url", "model", "masks", "per_replica", "workers", "timeout")
     return Job(source, output, **{name: getattr(options, name) for name in names}), options
 
@@ -197,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Raises:
-        SystemExit: The settings are wrong, or the server is not there.
+        SystemExit: A setting is wrong, or the server is not available.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job, options = parse(arguments)
@@ -218,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{options.input}: {error}") from None
     shards = list(without_rows(job.output, listed, shard=options.shard))
     pictures = sum(map(len, shards))
-    _log.info("%s pictures, %s of them done before", f"{len(listed):,}", f"{len(listed) - pictures:,}")
+    _log.info("%s pictures, %s of them already done", f"{len(listed):,}", f"{len(listed) - pictures:,}")
     tally = Tally(pictures)
     if shards:
         segment(job, shards, tally)

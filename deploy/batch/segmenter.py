@@ -1,7 +1,7 @@
-"""One process of the job: reads the pictures of a shard, has them segmented, and writes their rows."""
+"""One process of the job: it reads the pictures of a shard, sends them to the server, and writes their rows."""
 
 # pyright: reportMissingImports=false, reportUnknownParameterType=false
-# Ray and pyarrow are in an environment that only `make check-batch` makes; without it nothing of theirs has a type.
+# Ray and pyarrow are only in the environment of `make check-batch`, so their types are unknown here.
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ from deeplab_client import (
 if TYPE_CHECKING:
     from deeplab_client import ResultDict, Segmentation
 
-# Every other picture would fail in the same way: the job ends, and goes on once this is put right.
+# Every other picture would fail in the same way, so the job ends. It resumes after the cause is fixed.
 FATAL = (AccessDeniedError, ModelNotFoundError, TLSError, UnsupportedError)
-# As many as the timeout has room for: a server that is away or has too much to do is waited for.
-PATIENT = RetryPolicy(retries=1_000_000, first_delay=0.5, longest_delay=30.0)
+# Retry until the timeout, to wait for a server that is unavailable or overloaded.
+RETRY_UNTIL_TIMEOUT = RetryPolicy(retries=1_000_000, first_delay=0.5, longest_delay=30.0)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done.
+    """The settings of a job.
 
     Attributes:
-        source: Where the pictures are.
-        output: Where rows and masks go.
-        url: The server; its name may have an address for each replica.
-        model: The ensemble to ask.
+        source: Folder of the pictures.
+        output: Folder of the rows and masks.
+        url: URL of the server, whose name may have an address for each replica.
+        model: Name of the ensemble.
         masks: `png` or `rle` for a column of the rows, `files` for PNG files, or `none`.
-        per_replica: Requests at a time for each address of the server, over all workers.
-        workers: Processes.
-        timeout: Seconds that a picture may take, waiting for a server that is away included.
+        per_replica: Concurrent requests for each address of the server, over all workers.
+        workers: Number of processes.
+        timeout: Seconds for a picture, including the wait for an unavailable server.
     """
 
     source: Place
@@ -65,44 +65,46 @@ class Job:
     timeout: float
 
     def client(self) -> SegmentationClient:
-        """Return a client with the token, the certificates and whatever else the environment has."""
-        return SegmentationClient.from_env(url=self.url, model=self.model, timeout=self.timeout, retries=PATIENT)
+        """Return a client with the token, certificates and other settings of the environment."""
+        return SegmentationClient.from_env(
+            url=self.url, model=self.model, timeout=self.timeout, retries=RETRY_UNTIL_TIMEOUT
+        )
 
     def concurrency(self) -> int:
-        """Return how many requests a worker has under way, by the number of replicas that there are now."""
+        """Return the number of concurrent requests of a worker, from the current number of replicas."""
         return max(1, math.ceil(self.per_replica * replicas(self.url) / self.workers))
 
 
 def replicas(url: str) -> int:
-    """Return how many addresses the name in a URL has now: a headless Service has one for each pod that is ready."""
+    """Return the current number of addresses of a URL's name; a headless Service has one for each ready pod."""
     place = urlsplit("//" + url.rstrip("/").rpartition("/")[2])
     try:
         found = socket.getaddrinfo(place.hostname, None, type=socket.SOCK_STREAM)
     except OSError:
         return 1
     families = Counter(family for family, *_ in set(found))
-    return max(families.values())  # a pod may have an address of each family
+    return max(families.values())  # a pod may have an IPv4 and an IPv6 address
 
 
 class Segmenter:
-    """Segments one shard after another, in a process of its own."""
+    """Segments shards in a process of its own."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._client = job.client()
 
     def __call__(self, shard: pa.Table) -> pa.Table:
-        """Write the rows of a shard of paths; return what the shard cost, one row.
+        """Write the rows of a shard of paths; return the cost of the shard as one row.
 
         Raises:
-            SegmentationError: Nothing can be segmented: one of `FATAL`.
+            SegmentationError: One of `FATAL`, which every picture would cause.
         """
         began, processor, paths = time.time(), time.process_time(), shard["path"].to_pylist()
         concurrency = self._job.concurrency()
         with ThreadPoolExecutor(concurrency) as pool:
             answers = list(pool.map(self._answer, paths))
         rows, costs = zip(*answers, strict=True)
-        # The same paths have the same name: where Ray repeats a shard, the file is replaced.
+        # The name depends only on the paths, so that a shard that Ray repeats replaces its file.
         name = hashlib.sha256("\n".join(paths).encode()).hexdigest()[:32]
         self._job.output.write_rows(f"{name}.parquet", pa.Table.from_pylist(rows, SCHEMA))
         failures = Counter(row["error"]["kind"] for row in rows if "error" in row)
@@ -142,12 +144,12 @@ class Segmenter:
         return row, Cost(len(picture), read - start, answered - read, time.perf_counter() - answered)
 
     def _segment(self, picture: bytes) -> Segmentation:
-        """Return the result; wait for a model that is missing, which it also is on a server that starts or stops."""
+        """Return the result. Wait for a missing model, because a server that starts or stops also lacks it."""
         deadline = time.monotonic() + self._job.timeout
         while True:
             try:
                 return self._client.segment(picture)
-            except ModelNotFoundError:  # noqa: PERF203 - each try fails by itself
+            except ModelNotFoundError:  # noqa: PERF203 - each attempt can fail
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(1.0)
@@ -155,7 +157,7 @@ class Segmenter:
 
 @dataclass(frozen=True)
 class Cost:
-    """What pictures took: bytes, and seconds to read, to segment and to encode them."""
+    """The cost of pictures: bytes, and seconds to read, segment and encode them."""
 
     size: int = 0
     read: float = 0.0

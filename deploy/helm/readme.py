@@ -2,8 +2,8 @@
 
     python deploy/helm/readme.py
 
-A comment that begins with `# --`, with the lines that go on in it, describes the key below. The table stands between
-two markers; what is around it is written by hand.
+A comment that begins with `# --` describes the key below it, and may continue on more lines. The table is between two
+markers; the text around it is written by hand.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def table(values: str) -> str:
         UndescribedError: A key that holds no other keys has no description.
     """
     defaults = yaml.safe_load(values)
-    rows = ["| value | default | |", "|---|---|---|"]
+    rows = ["| value | default | description |", "|---|---|---|"]
     path: list[str] = []
     description: list[str] = []
-    described_above = -1  # indentation of a described key: what is below it is its default
+    described_above = -1  # indentation of a described key, whose default is everything below it
     for line in values.splitlines():
         comment, key = _COMMENT.fullmatch(line), _KEY.match(line)
         if comment is not None:
@@ -53,7 +53,9 @@ def table(values: str) -> str:
                 default = json.dumps(_at(defaults, path))
                 rows.append(f"| `{'.'.join(path)}` | `{default}` | {' '.join(description)} |")
             elif line.rstrip() != f"{key[1]}{key[2]}:":
-                raise UndescribedError(f"values.yaml: {'.'.join(path)} has no `# --` comment; say what it does")
+                raise UndescribedError(
+                    f"values.yaml: {'.'.join(path)} has no `# --` comment; add one that describes it"
+                )
             description = []
         elif not line.strip():
             description = []
@@ -61,13 +63,13 @@ def table(values: str) -> str:
 
 
 def readme(current: str, values: str) -> str:
-    """Return a README.md with its table made anew."""
+    """Return a README.md with a new table."""
     head, _, rest = current.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n\n{table(values)}\n\n{END}{tail}"
 
 
-def _at(values: Any, path: list[str]) -> Any:  # noqa: ANN401 what a YAML file may hold
+def _at(values: Any, path: list[str]) -> Any:  # noqa: ANN401 - a YAML file may hold anything
     for key in path:
         values = values[key]
     return values

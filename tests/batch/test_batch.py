@@ -394,7 +394,7 @@ def test_masks_are_run_lengths_or_files_where_these_are_asked_for(
                 assert where.all()
         other = run(folder, toy_server.grpc_url, "--masks", "none")
         assert other.process.wait(120) == 1
-        assert "give another output" in other.error()
+        assert "use another output" in other.error()
         (folder.path / "out").rename(folder.path / f"out of {masks}")
 
 

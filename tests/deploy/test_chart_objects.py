@@ -89,9 +89,9 @@ def test_the_notes_say_what_an_autoscaler_still_needs() -> None:
 
     scraped: Object = {"monitoring": {"podMonitor": {"enabled": True}}}
     for variant in ("hpa", "keda"):
-        assert f"autoscaling.type {variant} reads series" in notes(VARIANTS[variant])
-        assert "reads series" not in notes(VARIANTS[variant] | scraped)
-    assert "reads series" not in notes({})
+        assert f"autoscaling.type {variant} needs the pods' metrics" in notes(VARIANTS[variant])
+        assert "needs the pods' metrics" not in notes(VARIANTS[variant] | scraped)
+    assert "needs the pods' metrics" not in notes({})
 
 
 def test_a_budget_is_there_only_where_it_lets_a_node_drain() -> None:

@@ -32,17 +32,17 @@ TRACING: Object = {"enabled": True, "endpoint": "http://collector.observability.
     [
         ({"autoscaling": {"minReplicas": 5}}, "autoscaling.minReplicas 5 is above autoscaling.maxReplicas 4"),
         ({"autoscaling": {"type": "keda"}}, "autoscaling.keda.serverAddress is empty"),
-        ({"updateStrategy": {"maxSurge": 0}}, "no pod could ever be replaced"),
-        ({"server": {"grpcMaxConnectionAgeSeconds": 28}}, "outlive server.preStopSeconds 30"),
+        ({"updateStrategy": {"maxSurge": 0}}, "no pod could be replaced"),
+        ({"server": {"grpcMaxConnectionAgeSeconds": 28}}, "28 is too high for server.preStopSeconds 30"),
         ({"server": {"preStopSeconds": 20}}, "it must be below 18"),
         ({"models": {"source": "imageVolume"}}, "models.imageVolume.reference is empty"),
         ({"models": {"source": "objectStore"}}, "models.objectStore.path is empty"),
         ({"models": {"builder": {"enabled": False}}}, "a new claim would stay empty"),
-        ({"models": {"pvc": {"accessModes": ["ReadOnlyMany"]}}}, "the builder cannot write there"),
-        ({"gateway": {"grpc": {"enabled": True}}}, "a route needs a Gateway"),
+        ({"models": {"pvc": {"accessModes": ["ReadOnlyMany"]}}}, "the builder cannot write to such a claim"),
+        ({"gateway": {"grpc": {"enabled": True}}}, "gateway.parentRefs is empty"),
         (
             {"gateway": {"parentRefs": [{"name": "a"}], "grpc": {"enabled": True}, "http": {"enabled": True}}},
-            "must name different hosts",
+            "they must name different hosts",
         ),
         (
             {
@@ -62,26 +62,26 @@ TRACING: Object = {"enabled": True, "endpoint": "http://collector.observability.
         # A namespace has no callers from outside the cluster.
         (BALANCED | {"networkPolicy": {"allowedFrom": [GATEWAYS]}}, "add an ipBlock"),
         (ROUTED, "gateway.parentRefs public: networkPolicy.allowedFrom blocks the gateway"),
-        ({"models": {"pvc": {"accessModes": ["ReadWriteOncePod"]}}}, "could then not mount it"),
-        ({"loadTest": {"extraArgs": ["--headless"]}}, "would start the run again"),
-        ({"loadTest": {"extraArgs": ["--autoquit=3"]}}, "would start the run again"),
-        ({"loadTest": {"env": {"LOCUST_HEADLESS": "true"}}}, "would start the run again"),
-        ({"models": {"builder": {"extraEnv": [{"name": "BUILD", "value": "a"}]}}}, "use models.builder.revision"),
-        ({"autoscaling": {"keda": {"authModes": "bearer"}}}, "authenticationRef must name the TriggerAuthentication"),
+        ({"models": {"pvc": {"accessModes": ["ReadWriteOncePod"]}}}, "the builder cannot mount the claim"),
+        ({"loadTest": {"extraArgs": ["--headless"]}}, "would repeat the run"),
+        ({"loadTest": {"extraArgs": ["--autoquit=3"]}}, "would repeat the run"),
+        ({"loadTest": {"env": {"LOCUST_HEADLESS": "true"}}}, "would repeat the run"),
+        ({"models": {"builder": {"extraEnv": [{"name": "BUILD", "value": "a"}]}}}, "change models.builder.revision"),
+        ({"autoscaling": {"keda": {"authModes": "bearer"}}}, "authenticationRef to the name of a TriggerAuth"),
         ({"resources": {"requests": {"memory": "25Gi"}}}, "resources.requests.memory 25Gi is above"),
         (
             {"models": {"builder": {"resources": {"limits": {"memory": "2Gi"}}}}},
             "models.builder.resources.requests.mem",
         ),
         ({"loadTest": {"resources": {"requests": {"memory": "1025Mi"}}}}, "above loadTest.resources.limits.memory 1Gi"),
-        ({"models": {"builder": {"precision": "int8"}}}, "int8 needs a claim with pictures"),
-        ({"models": {"builder": {"calibration": {"existingClaim": "a"}}}}, "and nothing else takes one"),
+        ({"models": {"builder": {"precision": "int8"}}}, "int8 needs a claim with calibration pictures"),
+        ({"models": {"builder": {"calibration": {"existingClaim": "a"}}}}, "the other precisions do not use one"),
         (
             {"models": {"builder": {"precision": "int8", "calibration": {"existingClaim": "a"}}}},
-            "int8 is for CPUs: set gpu.enabled to false",
+            "int8 runs only on a CPU; set gpu.enabled to false",
         ),
-        ({"gpu": {"enabled": False}, "models": {"builder": {"precision": "fp16"}}}, "takes fp32, bf16 or int8"),
-        ({"gpu": {"enabled": False}, "models": {"builder": {"postprocessDevice": "cpu"}}}, "makes its masks there"),
+        ({"gpu": {"enabled": False}, "models": {"builder": {"precision": "fp16"}}}, "use fp32, bf16 or int8"),
+        ({"gpu": {"enabled": False}, "models": {"builder": {"postprocessDevice": "cpu"}}}, "leave the first empty"),
         ({"initResources": {"requests": {"memory": "1Gi"}}}, "above initResources.limits.memory 512Mi"),
         *(
             ({labels: {label: "mine"}}, f"{labels} {label}: ")
@@ -89,10 +89,10 @@ TRACING: Object = {"enabled": True, "endpoint": "http://collector.observability.
             for label in ("app.kubernetes.io/name", "app.kubernetes.io/component", "helm.sh/chart")
         ),
         ({"server": {"tracing": {"enabled": True}}}, "server.tracing.endpoint is empty"),
-        ({"server": {"tracing": TRACING}}, "name the receiver's peers in server.tracing.to"),
+        ({"server": {"tracing": TRACING}}, "add the receiver's peers to server.tracing.to"),
         (
             {"server": {"tracing": TRACING | {"endpoint": "http://localhost.example.org:4318/v1/traces"}}},
-            "name the receiver's peers in server.tracing.to",
+            "add the receiver's peers to server.tracing.to",
         ),
         (
             {"server": {"tracing": TRACING | {"to": [GATEWAYS]}, "extraArgs": ["--trace-config=rate=5"]}},

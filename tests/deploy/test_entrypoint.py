@@ -117,7 +117,7 @@ def test_stacks_are_those_of_the_embedded_server(
     program(programs, "tritonserver", "ulimit -Ss")
     done = limited(script, programs, models, resource.RLIMIT_STACK, before)
     assert int(done.stdout) << 10 == after
-    assert ("a thread's stack is limited to 65536 KiB" in done.stderr) == (after < limits.STACK_BYTES)
+    assert ("the stack of a thread is limited to 65536 KiB" in done.stderr) == (after < limits.STACK_BYTES)
 
 
 def test_stacks_stay_where_address_space_counts(script: Path, programs: Path, models: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_driver_that_hangs_does_not_hang_the_start(script: Path, programs: Pat
     started = subprocess.run([script], env=environment, capture_output=True, text=True, check=True, timeout=60)
     assert "pool-byte-size" not in started.stdout
     assert "--model-control-mode=none" in started.stdout
-    assert re.match(r"entrypoint\.sh: warning: nvidia-smi gave no answer in 30 s", started.stderr)
+    assert re.match(r"entrypoint\.sh: warning: nvidia-smi did not answer within 30 s", started.stderr)
 
 
 def test_what_a_killed_server_left_in_shared_memory_goes_and_what_a_running_one_uses_stays(

@@ -88,7 +88,7 @@ def test_wrong_masks_are_failures(locust: Locust) -> None:
     finally:
         server.stop()
     assert ended.returncode == 1, ended.stderr
-    assert "wrong mask: not of the picture's size" in ended.stderr
+    assert "wrong mask: its size differs from the picture's" in ended.stderr
     summary = locust.summary()
     assert summary["total"]["failures"] == summary["total"]["requests"] > 0
 
@@ -206,7 +206,7 @@ def test_a_server_that_is_not_there_is_named(locust: Locust, unused_port: int) -
         (["--objectives", "wrong.toml"], "30", "'latency' is not an objective"),
         (["--summary", "."], "30", "Is a directory"),
         (["--pictures", "missing"], "30", "missing is not a folder"),
-        (["--shape", "spike", "--reset-stats"], "30", "leave it out of --shape spike"),
+        (["--shape", "spike", "--reset-stats"], "30", "would clear each stage of --shape spike"),
         ([], "soon", "DEEPLAB_TIMEOUT"),
     ],
 )

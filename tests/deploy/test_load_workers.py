@@ -133,7 +133,10 @@ def test_workers_that_go_in_the_run_are_a_failed_run(
         rest = log.read()
         assert process.wait(60) == 1, rest
     problems = locust.summary()["problems"]
-    assert sorted(problem.partition(": ")[2] for problem in problems) == ["did not finish", "left before the end"]
+    assert sorted(problem.partition(": ")[2] for problem in problems) == [
+        "did not finish",
+        "stopped before the end of the run",
+    ]
     assert all(problem in rest for problem in problems)
 
 
@@ -151,7 +154,7 @@ def test_a_run_ends_with_its_last_worker_and_what_was_sent_is_not_lost(
         rest = log.read()
         assert process.wait(60) == 1, rest
     summary = locust.summary()
-    assert [problem.partition(": ")[2] for problem in summary["problems"]] == ["left before the end"] * 2
+    assert [problem.partition(": ")[2] for problem in summary["problems"]] == ["stopped before the end of the run"] * 2
     assert summary["total"]["requests"] == summary["server"]["segment_resnet50"]["requests"]
 
 
@@ -256,4 +259,4 @@ def test_masks_are_compared_between_workers(locust: Locust, unused_port: int) ->
         server.stop()
     assert ended.returncode == 1, ended.stderr
     (failure,) = locust.summary()["failures"]
-    assert failure == "wrong mask: two workers got different ones for one picture"
+    assert failure == "wrong mask: two workers got different masks for the same picture"

@@ -122,10 +122,10 @@ DCGM_FI_DEV_CLOCKS_EVENT_REASONS{UUID="GPU-2"} 33
 # Panel, then curve as its legend names it, then value in the panel's unit.
 SHOWN = {
     "Replicas ready": {"": 2},
-    "Pictures a second": {"": 7},
-    "Failed by our fault": {"": 0.054054},  # 0.4 of 7.4
+    "Pictures per second": {"": 7},
+    "Server errors": {"": 0.054054},  # 0.4 of 7.4
     "p99": {"": 1.8},
-    "Wait for the core model": {"": 0.2},  # 18 s for 90 requests; 0.1 s for ResNet-101
+    "Queue time of the core model": {"": 0.2},  # 18 s for 90 requests; 0.1 s for ResNet-101
     "Alerts firing": {"": 3},  # DeepLabErrors, DeepLabCallersGiveUp, DeepLabReplicaDown
     "Pictures answered": {"segment_resnet50": 6, "segment_resnet101": 1},
     "What becomes of pictures": {"answered": 7, "refused": 1, "failed": 0.4, "given up": 0.6},
@@ -154,15 +154,15 @@ SHOWN = {
     "CPU of the machine": {"a a:8002": 0.25},
     "Memory of the machine and pinned pool": {"memory a a:8002": 0.6, "pinned pool a a:8002": 0.25},
     "/dev/shm in use": {"a a:8002": 0.8},  # noqa: S108 - a title
-    "Replicas wanted, ready and at most": {"wanted": 3, "ready": 2, "at most": 4},
-    "Restarts in an hour, and out of memory": {
+    "Replicas: desired, ready and maximum": {"desired": 3, "ready": 2, "maximum": 4},
+    "Restarts in an hour, and out-of-memory kills": {
         "restarts s-deeplab-triton-a": 84,
         "out of memory s-deeplab-triton-a": 1,
     },
-    "Memory of the container, of its limit": {"s-deeplab-triton-a": 0.5},
+    "Memory of the container, as a share of its limit": {"s-deeplab-triton-a": 0.5},
     "Last XID error of a GPU": {"GPU-1": 79, "GPU-2": 0},
     # 68 is 4, the power's cap, and 64, the hardware's heat; 33 is 1, idle, and 32, the driver's heat.
-    "Clock of a GPU held back": {"power GPU-1": 1, "heat GPU-1": 1, "power GPU-2": 0, "heat GPU-2": 1},
+    "GPU clock throttled": {"power GPU-1": 1, "heat GPU-1": 1, "power GPU-2": 0, "heat GPU-2": 1},
 }
 
 

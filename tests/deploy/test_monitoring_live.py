@@ -89,17 +89,17 @@ def assert_all_have_data(prometheus: PrometheusProcess, server: TritonProcess) -
     expected = [query for query in queries() if not query.series() & ELSEWHERE.keys()]
     silent = [query for query in expected if not prometheus.query(query.filled(window=WINDOW))]
     assert not silent
-    # Of "Replicas wanted, ready and at most" one query needs no Kubernetes.
+    # Of "Replicas: desired, ready and maximum" one query needs no Kubernetes.
     assert {panel.panel for panel in queries()} - {query.panel for query in expected} == {
         "Pictures within 2 s",
         "Utilization",
         "Memory in use",
         "Power",
         "/dev/shm in use",  # noqa: S108 - a title
-        "Restarts in an hour, and out of memory",
-        "Memory of the container, of its limit",
+        "Restarts in an hour, and out-of-memory kills",
+        "Memory of the container, as a share of its limit",
         "Last XID error of a GPU",
-        "Clock of a GPU held back",
+        "GPU clock throttled",
     }
     assert not [name for name in RECORDED if not prometheus.query(name)]
     assert all(sample["metric"]["job"] == "deeplab-triton" for name in RECORDED for sample in prometheus.query(name))

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 draws load, keeps no secret
+    return random.Random(seed)  # noqa: S311 - draws load, not secrets
 
 
 def moments(rate: float, *, poisson: bool, number: int, seed: int = 1) -> list[float]:
@@ -109,7 +109,7 @@ def test_the_users_own_folder_is_read(tmp_path: Path) -> None:
     with pytest.raises(pictures.PicturesError, match=r"b\.txt"):
         pictures.from_folder(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(pictures.PicturesError, match="holds no pictures"):
+    with pytest.raises(pictures.PicturesError, match="has no pictures"):
         pictures.from_folder(tmp_path / "empty")
 
 
@@ -202,7 +202,7 @@ def test_failures_wrong_masks_and_throughput_are_judged(tmp_path: Path) -> None:
     assert found == {
         "failed requests": "21.00 percentage points",
         "wrong masks": "2",
-        "right replies per second": "2.20/s (22%)",
+        "correct replies per second": "2.20/s (22%)",
     }
 
 
@@ -224,7 +224,7 @@ def test_a_run_that_was_not_as_it_was_meant_to_be_misses(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds no objective"),
+        ("", "has no objectives"),
         ("error_rate = 1", "'error_rate' is not an objective"),
         ("error_share = 1.5", "from 0 to 1"),
         ("error_share = 'x'", "must be a number"),
@@ -232,9 +232,9 @@ def test_a_run_that_was_not_as_it_was_meant_to_be_misses(tmp_path: Path) -> None
         ("[p99]\nall = -1", "must be a number"),
         ("p99 = 1", "'p99' is not an objective"),
         ("[p99", "cannot be read"),
-        ("[p99]", "bounds nothing"),
-        ("[p0]\nall = 1", "bounds nothing"),
-        ('[p99]\nall = 1\n["p99.0"]\nall = 2', "another table names"),
+        ("[p99]", "must be a percentile above 0"),
+        ("[p0]\nall = 1", "must be a percentile above 0"),
+        ('[p99]\nall = 1\n["p99.0"]\nall = 2', "percentile of another table"),
     ],
 )
 def test_objectives_that_mean_nothing_are_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -280,7 +280,7 @@ def test_the_page_proves_the_run_when_it_is_mailed_alone(tmp_path: Path) -> None
         "resnet50=3",
         "refused & gone   1",
         "core_resnet50   100   1.82   10.0   30.0   40 of 1, 15 of 4",
-        "busiest of 1 process at 10% of a core",
+        "1 process, the busiest at 10% of a core",
     ):
         assert re.sub(r"\s+", " ", said) in re.sub(r"\s+", " ", text)
     assert "<title>Load test failed" in page

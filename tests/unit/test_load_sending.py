@@ -76,7 +76,7 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> Begin:
 
 def test_pictures_and_variants_are_drawn_by_weight(begin: Begin) -> None:
     found = begin(Reply, Events())
-    source = random.Random(1)  # noqa: S311 draws load, keeps no secret
+    source = random.Random(1)  # noqa: S311 - draws load, not secrets
     draws = Counter((picture.kind, variant) for picture, variant in (found.draw(source) for _ in range(16_000)))
     assert draws["web", "resnet50"] == pytest.approx(9000, rel=0.05)
     assert draws["large", "resnet50"] == pytest.approx(3000, rel=0.05)
@@ -88,7 +88,10 @@ def test_pictures_and_variants_are_drawn_by_weight(begin: Begin) -> None:
     ("error", "label"),
     [
         (DeadlineExceededError("late"), LABELS[DeadlineExceededError]),
-        (MismatchedReplyError("theirs"), "wrong mask: the client refused it, because it belongs to another request"),
+        (
+            MismatchedReplyError("theirs"),
+            "wrong mask: the client rejected the reply, because it belongs to another request",
+        ),
         (ZeroDivisionError("ours"), "error of the load test itself: ZeroDivisionError"),
     ],
 )

@@ -6,7 +6,7 @@
 {{- default (printf "%s-models" (include "deeplab-triton.fullname" .)) .Values.models.pvc.existingClaim -}}
 {{- end -}}
 
-{{/* Options of build_models.py but the repository, as a YAML list. */}}
+{{/* Options of build_models.py except the repository, as a YAML list. */}}
 {{- define "deeplab-triton.builderArgs" -}}
 {{- $builder := .Values.models.builder -}}
 {{- if $builder.args -}}
@@ -32,8 +32,8 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Folder of one build in the claim. It follows from all that decides what is built, a mounted checkpoint too, so that
-     another build goes beside the one that old pods still serve. */}}
+{{/* Folder of a build in the claim. Its name is a hash of everything that determines the build, including a mounted
+     checkpoint, so that a new build does not replace the one that old pods still serve. */}}
 {{- define "deeplab-triton.build" -}}
 {{- $builder := .Values.models.builder -}}
 {{- $image := include "deeplab-triton.image" (dict "root" . "image" .Values.image) -}}
@@ -41,13 +41,13 @@
 build-{{ toJson $inputs | sha256sum | trunc 10 }}
 {{- end -}}
 
-{{/* Access modes under which pods on several nodes can mount the claim. */}}
+{{/* Whether pods on several nodes can mount the claim. */}}
 {{- define "deeplab-triton.claimIsShared" -}}
 {{- $modes := .Values.models.pvc.accessModes -}}
 {{- if or (has "ReadWriteMany" $modes) (has "ReadOnlyMany" $modes) }}true{{ end -}}
 {{- end -}}
 
-{{/* The volume of the models, where there is one. */}}
+{{/* The volume of the models, if there is one. */}}
 {{- define "deeplab-triton.modelsVolume" -}}
 {{- $models := .Values.models -}}
 {{- if eq $models.source "pvc" }}
@@ -89,7 +89,7 @@ build-{{ toJson $inputs | sha256sum | trunc 10 }}
 {{- end }}
 {{- end -}}
 
-{{/* What must have happened to the models before the server starts. */}}
+{{/* Init containers that wait for the models, or copy them, before the server starts. */}}
 {{- define "deeplab-triton.modelsInitContainers" -}}
 {{- $models := .Values.models -}}
 {{- if include "deeplab-triton.builds" . }}

@@ -1,4 +1,4 @@
-{{/* Base of all names. 40 characters leave room for the longest suffix and the hashes that Kubernetes appends. */}}
+{{/* Base of all names, at most 40 characters: room for the longest suffix and the hashes that Kubernetes appends. */}}
 {{- define "deeplab-triton.fullname" -}}
 {{- $name := .Values.fullnameOverride -}}
 {{- if not $name -}}
@@ -14,7 +14,7 @@
 {{- default (ternary (include "deeplab-triton.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
 {{- end -}}
 
-{{/* What selects the pods of a component; it must never change, for a Deployment's selector cannot.
+{{/* Labels that select the pods of a component. They must never change, because the selector of a Deployment cannot.
      Arguments: root, component. */}}
 {{- define "deeplab-triton.selectorLabels" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
@@ -58,8 +58,8 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* The text of one of the chart's files. A tool that leaves files out would else apply an object with nothing in it.
+{{/* The text of one of the chart's files. Without the check, a tool that leaves files out would apply an empty object.
      Arguments: root, path. */}}
 {{- define "deeplab-triton.file" -}}
-{{- required (printf "%s is missing from the chart, or empty: package the chart with all of its files" .path) (.root.Files.Get .path) -}}
+{{- required (printf "%s is missing from the chart, or empty; package the chart with all of its files" .path) (.root.Files.Get .path) -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* What all pods of the chart have in common. */}}
+{{/* Settings of all pods of the chart. */}}
 {{- define "deeplab-triton.podDefaults" -}}
 serviceAccountName: {{ include "deeplab-triton.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
@@ -17,7 +17,7 @@ securityContext:
   {{ $key }}: {{ int64 . }}
   {{- end }}
   {{- end }}
-  # A claim with many files is not walked through at each start.
+  # Do not change the owner of every file of a claim at each start.
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile:
     type: RuntimeDefault
@@ -30,7 +30,7 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* What the server tolerates, and the builder on the same nodes. Arguments: root, more. */}}
+{{/* Tolerations of the server, and of the builder on the same nodes. Arguments: root, more. */}}
 {{- define "deeplab-triton.tolerations" -}}
 {{- $gpu := ternary .root.Values.gpu.tolerations list .root.Values.gpu.enabled -}}
 {{- with concat $gpu .root.Values.tolerations .more }}
@@ -39,7 +39,7 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{/* Whether a list of environment variables has one: a name that comes twice is refused by server-side apply.
+{{/* Whether a list of environment variables contains a name, because server-side apply rejects duplicate names.
      Arguments: env, name. */}}
 {{- define "deeplab-triton.setsVariable" -}}
 {{- $name := .name -}}
@@ -52,12 +52,12 @@ tolerations:
 {{- if ne .Values.autoscaling.type "none" }}true{{ end -}}
 {{- end -}}
 
-{{/* The fewest pods that are wanted at a time. */}}
+{{/* The smallest number of pods. */}}
 {{- define "deeplab-triton.fewestPods" -}}
 {{- ternary .Values.autoscaling.minReplicas .Values.replicaCount (eq (include "deeplab-triton.autoscaled" .) "true") | int -}}
 {{- end -}}
 
-{{/* The most pods that are wanted at a time. */}}
+{{/* The largest number of pods. */}}
 {{- define "deeplab-triton.mostPods" -}}
 {{- ternary .Values.autoscaling.maxReplicas .Values.replicaCount (eq (include "deeplab-triton.autoscaled" .) "true") | int -}}
 {{- end -}}
