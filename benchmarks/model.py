@@ -181,7 +181,7 @@ def main() -> int:
     report.show(f"{cores()} cores, {SIZE} x {SIZE}", report.of("model"), COLUMNS)
     smallest = min(options.batch or [1])
     panels = [
-        Panel("model", "seconds", variant, "seconds per image", where=each)
+        Panel("model", "seconds", variant.replace("resnet", "ResNet-"), "seconds per image", where=each)
         for variant in options.variant or VARIANTS
         for each in [{"variant": variant, "batch": smallest}]
     ]

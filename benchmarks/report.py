@@ -293,7 +293,8 @@ class Report:
         if not drawn:
             return
         lines = -(-len(drawn) // _COLUMNS)
-        height = 3.8 if any(panel.over for panel, _ in drawn) else 2.8
+        # Inches of a panel: of lines with a legend, or of the largest number of bars.
+        height = 3.8 if any(panel.over for panel, _ in drawn) else 1.1 + 0.27 * max(len(rows) for _, rows in drawn)
         picture = Picture(figsize=(4.4 * _COLUMNS, height * lines), layout="constrained")
         every_axes = list(picture.subplots(lines, _COLUMNS, squeeze=False).flat)
         for axes, (panel, rows) in zip(every_axes, drawn, strict=False):

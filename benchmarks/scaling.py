@@ -88,10 +88,14 @@ def main() -> int:
     for axis, (label, _) in AXES.items():
         report.show(f"varied: {label}", report.of(axis), (Column("seconds", "s per image", form=".3f"),))
     report.show("steps, one thread", report.of("steps"), (Column("seconds", "ms", 1e3, ".1f"),))
-    titles = {"batch": "ResNet-50: batch size", "side": "ResNet-50: picture size", "threads": "ResNet-50: cores"}
+    drawn = {
+        "batch": ("ResNet-50: batch size", "images per batch"),
+        "side": ("ResNet-50: image size", "side of the image, pixels"),
+        "threads": ("ResNet-50: cores", "cores"),
+    }
     panels = [
-        Panel(axis, "seconds", title, "seconds per image", over=AXES[axis][0], log=axis == "batch")
-        for axis, title in titles.items()
+        Panel(axis, "seconds", title, "seconds per image", over=AXES[axis][0], over_label=label, log=axis == "batch")
+        for axis, (title, label) in drawn.items()
     ]
     size = "megapixels of the picture that is sent"
     steps = Panel("steps", "seconds", "Steps around the model", "ms", over="megapixels", over_label=size, scale=1e3)

@@ -255,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     panels: list[Panel] = []
     for variant in settings.variants:
         rate: dict[str, Any] = {"label": "images/s", "high_is_good": True, "log": True, "where": {"variant": variant}}
-        bare, served = f"{variant}: model without server", f"{variant}: JPEG in, mask out"
+        name = variant.replace("resnet", "ResNet-")
+        bare, served = f"{name}: model without server", f"{name}: JPEG in, mask out"
         panels.append(Panel("bare", "rate", bare, over="batch", over_label="images per batch", **rate))
         panels.append(Panel("serving", "rate", served, over="in flight", over_label="requests in flight", **rate))
     report.plot(panels, title=f"Throughput on {about.get('card', 'a CPU')}", warning=warning)
