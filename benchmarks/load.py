@@ -230,24 +230,24 @@ class Sender:
             concurrency = load.concurrency // len(used) + (number < load.concurrency % len(used))
             share = replace(load, concurrency=concurrency, rate=load.rate / len(used))
             files = [(str(picture.image), str(picture.mask)) for picture in pictures]
-            self._tell(process, {"load": asdict(share), "wire": asdict(wire), "pictures": files})
+            self._write(process, {"load": asdict(share), "wire": asdict(wire), "pictures": files})
         for process in used:
-            self._hear(process)
+            self._read(process)
         begin = time.monotonic() + 0.01
         for process in used:
-            self._tell(process, begin)
-        answers = [self._hear(process) for process in used]
+            self._write(process, begin)
+        answers = [self._read(process) for process in used]
         replies = [Reply(*reply) for answer in answers for reply in answer["replies"]]
         busy = [answer["busy"] for answer in answers]
         return Replies(sorted(replies, key=lambda reply: reply.sent), max(busy), sum(busy))
 
-    def _tell(self, process: subprocess.Popen[str], message: object) -> None:
+    def _write(self, process: subprocess.Popen[str], message: object) -> None:
         assert process.stdin is not None  # noqa: S101 - for the type checker; it is a pipe
-        with contextlib.suppress(BrokenPipeError):  # _hear reports it
+        with contextlib.suppress(BrokenPipeError):  # _read reports it
             process.stdin.write(f"{json.dumps(message)}\n")
             process.stdin.flush()
 
-    def _hear(self, process: subprocess.Popen[str]) -> Any:  # noqa: ANN401 - JSON
+    def _read(self, process: subprocess.Popen[str]) -> Any:  # noqa: ANN401 - JSON
         assert process.stdout is not None  # noqa: S101 - for the type checker; it is a pipe
         if not (line := process.stdout.readline()):
             raise RuntimeError(f"a process of the load generator ended with exit code {process.wait()}")
@@ -323,12 +323,12 @@ def difference(mask: bytes, expected: bytes) -> int:
 def main() -> None:
     """Read loads from stdin, one JSON object per line, and send each at the time in the next line."""
     for line in sys.stdin:
-        told = json.loads(line)
-        pictures = [(Path(image).read_bytes(), Path(mask).read_bytes()) for image, mask in told["pictures"]]
+        message = json.loads(line)
+        pictures = [(Path(image).read_bytes(), Path(mask).read_bytes()) for image, mask in message["pictures"]]
         print(json.dumps("ready"), flush=True)  # noqa: T201 - to the process that started this one
         begin = json.loads(sys.stdin.readline())
         busy = time.process_time()
-        replies = asyncio.run(send(Load(**told["load"]), Wire(**told["wire"]), pictures, begin=begin))
+        replies = asyncio.run(send(Load(**message["load"]), Wire(**message["wire"]), pictures, begin=begin))
         share = (time.process_time() - busy) / max(1e-9, time.monotonic() - begin)
         answer = {"replies": [list(asdict(reply).values()) for reply in replies], "busy": share}
         print(json.dumps(answer), flush=True)  # noqa: T201 - likewise

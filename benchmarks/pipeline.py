@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 SIZE = (640, 480)
 LEVELS = (1, 2, 4, 8, 16, 32)
-TRITON, IDLE, RIVAL, LIMIT = "Triton", "Triton, idle steps", "mosec", "limit of the stages"
+TRITON, IDLE, PEER, LIMIT = "Triton", "Triton, idle steps", "mosec", "limit of the stages"
 STEPS = ("preprocess", toy.CORE, "postprocess")
 IN_FLIGHT = "in flight"
 # A stage that runs only for requests that ask for it; the load asks for masks.
@@ -208,7 +208,7 @@ def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
     if "load" in options.parts:
         pictures = [Picture(image, folder / "stand-in.mask")]  # mosec must return the masks that Triton returns
         idle = toy.build(folder / "idle", core="objects", idle=True)
-        rival = next(each for each in contenders.PEERS if each.name == RIVAL)
+        peer = next(each for each in contenders.PEERS if each.name == PEER)
         with contextlib.ExitStack() as stack:
             sender = stack.enter_context(Sender())
             running = [
@@ -217,14 +217,14 @@ def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
                     servers.triton(idle, toy.ENSEMBLE, [Picture(image, folder / "idle.mask")], name=IDLE)
                 ),
             ]
-            if lacking := rival.missing(contenders.installed(options.peers_python)):
-                report.skip(RIVAL, lacking)
+            if lacking := peer.missing(contenders.installed(options.peers_python)):
+                report.skip(PEER, lacking)
             else:
                 setup = contenders.Setup(workers=cores(), threads=1)
                 service = contenders.service(repository, toy.CORE, setup)
-                running.append(stack.enter_context(rival.start(service, repository, pictures, options.peers_python)))
+                running.append(stack.enter_context(peer.start(service, repository, pictures, options.peers_python)))
             measure_load(report, running, sender, options, limit=limit)
-        report.compare("load", "rate", {TRITON: (RIVAL,)}, high_is_good=True)
+        report.compare("load", "rate", {TRITON: (PEER,)}, high_is_good=True)
     if "model" in options.parts:
         served = contenders.link_models(options.model_repository, folder / "real", options.variant)
         pictures = [Picture(image, folder / "model.mask")]
@@ -246,7 +246,7 @@ def show(report: Report) -> None:
             Column("of_limit", "of the limit", form=".2f"),
         )
         report.show("a core model that costs nothing", rows, columns)
-        best = {name: report.best("load", "rate", contender=name) for name in (TRITON, IDLE, RIVAL)}
+        best = {name: report.best("load", "rate", contender=name) for name in (TRITON, IDLE, PEER)}
         rows = [
             row
             for name, top in best.items()

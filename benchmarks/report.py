@@ -32,7 +32,7 @@ PACKAGES = ("numpy", "nvidia-pytriton", "onnxruntime", "openvino", "torch", "tor
 FAILED = "failed"
 _WIDEST = 40
 _COLUMNS = 2  # of panels in a plot: the text of more is too small at a width of 800 pixels
-_SHORT_NAME = 14  # characters; three such names fit beside each other in a legend
+_SHORT_NAME = 14  # characters; three such names fit into a row of a legend
 
 
 def versions() -> dict[str, str]:
@@ -148,7 +148,7 @@ class Report:
     Args:
         name: of the files: NAME.json, NAME.png.
         folder: of the files.
-        about: further entries of the record, besides the machine and the versions.
+        about: further entries of the record, in addition to the machine and the versions.
     """
 
     def __init__(self, name: str, folder: Path, **about: Any) -> None:  # noqa: ANN401 - JSON

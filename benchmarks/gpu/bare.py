@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.card import COPY, seconds_of, spoil_free_memory, tensor_float_32, watched
+from benchmarks.gpu.card import COPY, fill_free_memory_with_nan, seconds_of, tensor_float_32, watched
 from benchmarks.gpu.models import Work, count_work, loaded, traced
 from deeplabv3.building import tracing
 from deeplabv3.building.plan import MEAN, STD
@@ -175,7 +175,7 @@ def answers(
     pixels, image_id = noise(len(reference), settings)
     chosen = torch.arange(batch) % len(reference)
     arguments = pixels[chosen.to(pixels.device)], image_id.new_zeros((batch, 1))
-    spoil_free_memory(settings.device)
+    fill_free_memory_with_nan(settings.device)
     found = module(*arguments)[0]
     return found[-len(reference) :].cpu(), reference[chosen[-len(reference) :]]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MAX_RUNS = 50
 COPY = "copy"
-_SPOILED_BYTES = 8 << 30
+_FILLED_BYTES = 8 << 30
 _SMALL_BYTES = 1 << 20  # torch's allocator has a separate pool for blocks of at most this size
 _SAMPLE_SECONDS = 0.2
 _PATIENCE_SECONDS = 5.0
@@ -86,7 +86,7 @@ def measure_card(report: Report, settings: Settings) -> None:
     report.add("card", COPY, {"of": f"{settings.copy_bytes} bytes, read and written"}, moved)
 
 
-def spoil_free_memory(device: str) -> None:
+def fill_free_memory_with_nan(device: str) -> None:
     """Fill the memory that torch's allocator uses next on a GPU with NaN, in any floating-point type.
 
     A result that depends on uninitialized memory then becomes NaN.
@@ -95,7 +95,7 @@ def spoil_free_memory(device: str) -> None:
         return
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info()[0]
-    large = min(_SPOILED_BYTES, free // 2) // 8
+    large = min(_FILLED_BYTES, free // 2) // 8
     blocks = [
         torch.full((size,), 0xFF, dtype=torch.uint8, device=device) for size in [large] * 8 + [_SMALL_BYTES // 2] * 128
     ]
@@ -112,7 +112,7 @@ def watched(found: dict[str, float], notes: dict[str, str], *, device: str) -> G
     """
     program = shutil.which("nvidia-smi") if device == "cuda" else None
     if program is None:
-        notes["throttle"] = "not known: no nvidia-smi" if device == "cuda" else "not known: no GPU"
+        notes["throttle"] = "unknown: no nvidia-smi" if device == "cuda" else "unknown: no GPU"
         yield
         return
     known = _output([program, "--help-query-gpu"])
@@ -138,12 +138,12 @@ def watched(found: dict[str, float], notes: dict[str, str], *, device: str) -> G
         thread.join()
     samples = [line.split(", ") for line in said if line.count(", ") == len(fields) - 1]
     if not samples:
-        notes["throttle"] = f"not known: {''.join(said[:1])[:200]}"
+        notes["throttle"] = f"unknown: {''.join(said[:1])[:200]}"
         return
     for place, name in enumerate(("sm_mhz", "memory_mhz", "watts", "celsius")):
         with contextlib.suppress(ValueError):  # "[N/A]"
             found[name] = statistics.median(float(sample[place]) for sample in samples)
-    notes["throttle"] = "not known: nvidia-smi does not tell"
+    notes["throttle"] = "unknown: nvidia-smi does not report it"
     with contextlib.suppress(ValueError):
         bits = functools.reduce(operator.or_, (int(sample[-1], 16) for sample in samples))
         reasons = [name for bit, name in enumerate(_THROTTLES) if name and bits >> bit & 1]

@@ -94,7 +94,7 @@ class Work:
         mode = cudnn.removesuffix("-corners")
         values = {"fused": self.least_values, "tensorexpr": self.relu_values}.get(mode, self.passes_values)
         padded = _CHANNEL_MULTIPLES[precision]
-        pad = (2 * padded if padded > 1 else 0) * self.pixels  # beside the 3 that least_values has
+        pad = (2 * padded if padded > 1 else 0) * self.pixels  # in addition to the 3 in least_values
         return tracing.PRECISIONS[precision].dtype.itemsize * (values + pad + self.weights / batch)
 
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 SIZES = ((500, 375), (375, 500), (640, 480), (480, 640))
 TRITON = "Triton"
 # The concurrency of the figures for a server as a whole, and of the load after the overload.
-USUAL = 4
+CONCURRENCY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Core:
 
 
 @dataclass(slots=True)
-class Visited:
+class Trial:
     """The results of one server with one core and one setup, over all rounds.
 
     Attributes:
@@ -125,8 +125,8 @@ class Visited:
         core = self.core
         if self.peer is None:
             return servers.triton(core.repository, ensemble_name(core.variant), core.pictures)
-        told = service(core.repository, core_name(core.variant), self.setup, queue=PLANS[core.name].queue)
-        return self.peer.start(told, core.repository, core.pictures, python)
+        settings = service(core.repository, core_name(core.variant), self.setup, queue=PLANS[core.name].queue)
+        return self.peer.start(settings, core.repository, core.pictures, python)
 
     def send(self, sender: Sender, server: Server, load: Load) -> Replies:
         """Send a load and record the errors of the masks."""
@@ -141,49 +141,47 @@ class Visited:
         return f"{len(wrong)} of {len(self.masks)}" + (f", up to {max(wrong):.2%} of the pixels" if wrong else "")
 
 
-def visit(report: Report, visited: Visited, sender: Sender, python: Path, *, overload: bool) -> dict[int, float]:
+def measure_server(report: Report, trial: Trial, sender: Sender, python: Path, *, overload: bool) -> dict[int, float]:
     """Start a server, send all loads, stop it; return its images per second by concurrency.
 
     Raises:
         LaunchError: the server did not start, or did not answer.
     """
-    plan = PLANS[visited.core.name]
+    plan = PLANS[trial.core.name]
     found: dict[int, float] = {}
-    with visited.start(python) as server:
+    with trial.start(python) as server:
         with server.processes.peak_memory() as samples:
-            visited.send(sender, server, Load(plan.warm_up, concurrency=max(plan.levels)))
+            trial.send(sender, server, Load(plan.warm_up, concurrency=max(plan.levels)))
         for level, seconds in plan.levels.items():
             before = server.processes.processor_seconds()
-            replies = visited.send(sender, server, Load(seconds, concurrency=level))
+            replies = trial.send(sender, server, Load(seconds, concurrency=level))
             taken = server.processes.processor_seconds() - before
             figures = {
                 "rate": replies.throughput,
                 "failed": sum(replies.errors.values()),
                 "processor": taken / len(replies.all),
                 **percentiles(replies, 50, 99),
-                **({"start": server.start, "memory": max(samples)} if level == USUAL else {}),
+                **({"start": server.start, "memory": max(samples)} if level == CONCURRENCY else {}),
             }
-            report.add("closed", visited.name, {**visited.condition, "in flight": level}, figures, masks=visited.wrong)
+            report.add("closed", trial.name, {**trial.condition, "in flight": level}, figures, masks=trial.wrong)
             found[level] = replies.throughput
         if not max(found.values()):
             raise LaunchError("the server returned no mask under load")
         if overload:
-            measure_overload(report, visited, sender, server, found)
+            measure_overload(report, trial, sender, server, found)
     return found
 
 
-def measure_overload(
-    report: Report, visited: Visited, sender: Sender, server: Server, found: Mapping[int, float]
-) -> None:
+def measure_overload(report: Report, trial: Trial, sender: Sender, server: Server, found: Mapping[int, float]) -> None:
     """Send twice the rate that the server can answer, then a normal load."""
-    plan = PLANS[visited.core.name]
+    plan = PLANS[trial.core.name]
     offered = 2 * max(found.values())
     before = server.processes.memory()
     with server.processes.peak_memory() as samples:
-        replies = visited.send(sender, server, Load(plan.overload_seconds, rate=offered, timeout=TIMEOUT_SECONDS))
+        replies = trial.send(sender, server, Load(plan.overload_seconds, rate=offered, timeout=TIMEOUT_SECONDS))
     after = server.processes.memory()
     useful = replies.in_time(plan.in_time)
-    usual = visited.send(sender, server, Load(plan.levels[USUAL], concurrency=USUAL))
+    usual = trial.send(sender, server, Load(plan.levels[CONCURRENCY], concurrency=CONCURRENCY))
     figures = {
         "offered": offered,
         "in_time": useful / len(replies.all),
@@ -193,10 +191,10 @@ def measure_overload(
         "memory_before": before,
         "memory_peak": max(samples),
         "memory_after": after,
-        "after": usual.throughput / found[USUAL],
+        "after": usual.throughput / found[CONCURRENCY],
     }
     errors = ", ".join(f"{count} x {status}" for status, count in replies.errors.items()) or "none"
-    report.add("overload", visited.name, visited.condition, figures, errors=errors, masks=visited.wrong)
+    report.add("overload", trial.name, trial.condition, figures, errors=errors, masks=trial.wrong)
 
 
 def percentiles(replies: Replies, *percents: int) -> dict[str, float]:
@@ -235,26 +233,26 @@ def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
     versions = installed(options.peers_python)
     wanted = [peer for peer in (None, *PEERS) if (peer.name if peer else TRITON) in (options.contender or names())]
     for core in cores(options, folder):
-        all_: dict[str, Visited] = {}
+        trials: dict[str, Trial] = {}
         for peer in wanted:
             setups = peer.setups[core.name] if peer else (triton_setup(core.repository),)
             for setup in setups if options.setups else setups[:1]:
-                visited = Visited(core, peer, setup, failure=peer.missing(versions) if peer else "")
-                all_[f"{visited.name} ({setup})"] = visited
+                trial = Trial(core, peer, setup, failure=peer.missing(versions) if peer else "")
+                trials[f"{trial.name} ({setup})"] = trial
         with Sender() as sender:
-            for turn, name, visited in harness.in_turns(all_, options.rounds):
-                if visited.failure:
+            for turn, name, trial in harness.in_turns(trials, options.rounds):
+                if trial.failure:
                     continue
                 last = turn == options.rounds - 1 and not options.setups
                 try:
-                    found = visit(report, visited, sender, options.peers_python, overload=last)
+                    found = measure_server(report, trial, sender, options.peers_python, overload=last)
                     said = ", ".join(f"{rate:.3g} images/s with {level} in flight" for level, rate in found.items())
                 except LaunchError as error:
-                    visited.failure = said = f"failed: {error}"
+                    trial.failure = said = f"failed: {error}"
                 report.say(f"{core.name}, round {turn + 1} of {options.rounds}: {name}: {said}")
-        for name, visited in all_.items():
-            if visited.failure:
-                report.skip(f"{core.name}, {name}", visited.failure)
+        for name, trial in trials.items():
+            if trial.failure:
+                report.skip(f"{core.name}, {name}", trial.failure)
     report.compare("closed", "rate", {peer.name: (TRITON,) for peer in PEERS}, high_is_good=True)
 
 
@@ -291,7 +289,7 @@ def show(report: Report) -> None:
         real = name == "model"
         what = "real core model" if real else "core that costs nothing"
         unit, scale = ("seconds", 1.0) if real else ("ms", 1e3)
-        usual = {"core": name, "in flight": USUAL}
+        usual = {"core": name, "in flight": CONCURRENCY}
         seconds = f"images/s within {plan.in_time:g} s"
         panels.append(
             [
@@ -301,7 +299,7 @@ def show(report: Report) -> None:
                 Panel("overload", "goodput", f"Goodput: {what}", seconds, high_is_good=True, where={"core": name}),
             ]
         )
-    title = f"Triton (blue) and other model servers, {harness.cores()} cores, {USUAL} requests in flight"
+    title = f"Triton (blue) and other model servers, {harness.cores()} cores, {CONCURRENCY} requests in flight"
     overloaded = "Goodput: in an open loop at twice the throughput"
     report.plot(
         [panel for row in zip(*panels, strict=True) for panel in row], title=f"{title}\n{overloaded}", ours=(TRITON,)

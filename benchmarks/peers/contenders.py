@@ -75,7 +75,9 @@ class Peer:
         return f"not installed: {', '.join(absent)}" if absent else ""
 
     @contextlib.contextmanager
-    def start(self, told: Service, repository: Path, pictures: Sequence[Picture], python: Path) -> Generator[Server]:
+    def start(
+        self, settings: Service, repository: Path, pictures: Sequence[Picture], python: Path
+    ) -> Generator[Server]:
         """Start the server with the steps of a model repository, in the Python environment that has it.
 
         Raises:
@@ -85,16 +87,16 @@ class Peer:
         with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as folder:
             paths = [ROOT, *(repository / step / "1" for step in ("preprocess", "postprocess"))]
             environment = {
-                **told.write(Path(folder, "service.json")),
+                **settings.write(Path(folder, "service.json")),
                 "PYTHONPATH": os.pathsep.join(map(str, paths)),
                 "PATH": os.pathsep.join([str(python.absolute().parent), os.environ.get("PATH", "")]),
-                "OMP_NUM_THREADS": str(told.threads),
+                "OMP_NUM_THREADS": str(settings.threads),
                 **TUNING,
                 "HOME": folder,
                 "TMPDIR": folder,
             }
             command = [str(python.absolute()), "-m", f"benchmarks.peers.{self.module}"]
-            wire = Wire(f"http://127.0.0.1:{told.port}{self.path}")
+            wire = Wire(f"http://127.0.0.1:{settings.port}{self.path}")
             with servers.started(
                 self.name, command, wire, pictures, environment=environment, folder=Path(folder)
             ) as server:
@@ -105,16 +107,16 @@ ONE_WIDE, TWO_NARROW = Setup(1, 2), Setup(2, 1)
 ONE_BATCHED, TWO_BATCHED = (Setup(*each, batch=8, batch_wait=0.005) for each in ((1, 2), (2, 1)))
 # Separate processes for decoding and for masks, as in Triton's repository.
 STAGES = Setup(2, 2, batch=8, batch_wait=0.001, stages=True)
-USUAL: Mapping[CoreName, tuple[Setup, ...]] = {
+SETUPS: Mapping[CoreName, tuple[Setup, ...]] = {
     "model": (ONE_WIDE, TWO_NARROW, ONE_BATCHED),
     "stand-in": (TWO_NARROW, ONE_WIDE, TWO_BATCHED),
 }
 PEERS = (
-    Peer("LitServe", "litserve", "on_litserve", USUAL),
-    Peer("BentoML", "bentoml", "on_bentoml", {core: tried[:2] for core, tried in USUAL.items()}),
-    Peer("Ray Serve", "ray", "on_ray", USUAL),
-    Peer("mosec", "mosec", "on_mosec", {core: (*tried, STAGES) for core, tried in USUAL.items()}),
-    Peer("TorchServe", "torchserve", "on_torchserve", USUAL, "/predictions/segment", ("java",)),
+    Peer("LitServe", "litserve", "on_litserve", SETUPS),
+    Peer("BentoML", "bentoml", "on_bentoml", {core: tried[:2] for core, tried in SETUPS.items()}),
+    Peer("Ray Serve", "ray", "on_ray", SETUPS),
+    Peer("mosec", "mosec", "on_mosec", {core: (*tried, STAGES) for core, tried in SETUPS.items()}),
+    Peer("TorchServe", "torchserve", "on_torchserve", SETUPS, "/predictions/segment", ("java",)),
 )
 
 
@@ -181,5 +183,5 @@ def check_model(parser: argparse.ArgumentParser, options: argparse.Namespace, *,
     """Exit with an error if the model is not built."""
     model = options.model_repository / core_name(options.variant) / "1" / "model.pt"
     if not model.is_file():
-        build = f"python build_models.py --variant {options.variant} --weights none"
-        parser.error(f"{model} does not exist: build it with `{build}`, set --model-repository, or {otherwise}")
+        build = f"python build_models.py --variant {options.variant} --weights none --model-repository DIR"
+        parser.error(f"{model} does not exist; run `{build}` and pass --model-repository DIR, or {otherwise}")
