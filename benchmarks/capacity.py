@@ -64,7 +64,7 @@ def measured(servers: Sequence[RunningServer], rate: float, *, seconds: int, fil
         *("--only-summary", "--loglevel", "WARNING"),
         *(("--second-host", f"grpc://{servers[1].grpc_url}") if len(servers) > 1 else ()),
     ]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own command
     return summary.load(file)
 
 

@@ -241,8 +241,8 @@ def show(report: Report) -> None:
     if rows := report.of("load"):
         columns = (
             Column("rate", "images/s", form=".0f"),
-            Column("p50", "p50 ms", 1e3, ".1f"),
-            Column("p99", "p99 ms", 1e3, ".1f"),
+            Column("p50", "p50, ms", 1e3, ".1f"),
+            Column("p99", "p99, ms", 1e3, ".1f"),
             Column("of_limit", "of the limit", form=".2f"),
         )
         report.show("a core model that costs nothing", rows, columns)

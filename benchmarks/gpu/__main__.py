@@ -90,7 +90,7 @@ _COLUMNS = {
     "steps agree": (Column("equal", "equal", form=".4%"), Column("largest_difference", "largest difference")),
     "serving": (
         Column("rate", "images/s", form=".1f"),
-        *(Column(f"p{percent}", f"p{percent} ms", 1e3, ".1f") for percent in (50, 95, 99)),
+        *(Column(f"p{percent}", f"p{percent}, ms", 1e3, ".1f") for percent in (50, 95, 99)),
         Column("failed", "failed", form=".0f"),
         Column("differing", "wrong masks", form=".0f"),
         Column("server_share", "CPU share of the server", form=".0%"),
