@@ -1,10 +1,10 @@
-"""Does the simulation of replicas tell what two servers do? One is measured, two are predicted, and then measured too.
+"""Check the simulation of replicas: measure one server, predict two, and measure two.
 
     .venv/bin/python -m benchmarks.capacity [--seconds 120] [--output out/bench/capacity]
 
-The core model sleeps for as long as a GPU would compute, so that two cores are enough for two servers and the load.
-All else is real: the ensemble, Triton's dynamic batching, Locust's open loop with Poisson arrivals. Each of Locust's
-users sends to one of the servers, which the simulation calls `random`.
+The core model sleeps for the time that a GPU would compute, so that two cores are enough for two servers and the load.
+Everything else is real: the ensemble, Triton's dynamic batching, Locust's open loop with Poisson arrivals. Each Locust
+user sends to one of the servers, which the simulation calls `random`.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from load_tests.simulation import Outcome, Replica, poisson, simulate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Seconds of a batch and of each picture in it: at most MAX_BATCH / (FIRST + MAX_BATCH * EACH) = 16 pictures a second.
-FIRST, EACH, MAX_BATCH = 0.1, 0.05, 8  # the largest batch of the ensemble too
+# Seconds of a batch and of each picture in it: at most MAX_BATCH / (FIRST + MAX_BATCH * EACH) = 16 pictures per second.
+FIRST, EACH, MAX_BATCH = 0.1, 0.05, 8  # also the largest batch of the ensemble
 MOST_PER_SECOND = MAX_BATCH / (FIRST + MAX_BATCH * EACH)
-SHARES = (0.5, 0.7, 0.85)  # of what both servers can do
-MEASURED_AT = 0.7  # of what one can do
+SHARES = (0.5, 0.7, 0.85)  # of the maximum rate of both servers
+MEASURED_AT = 0.7  # of the maximum rate of one server
 PERCENTILES = (0.5, 0.9, 0.99)
-USERS = 20  # an even number: half of them for each server
+USERS = 20  # an even number: half of them use each server
 SIMULATED = 200_000
 
 
 def measured(servers: Sequence[RunningServer], rate: float, *, seconds: int, file: Path) -> summary.Summary:
-    """Have Locust send to one server or to two, and return what it measured.
+    """Run Locust against one server or two, and return its summary.
 
     Raises:
-        subprocess.CalledProcessError: A request failed, or the run could not be made.
+        subprocess.CalledProcessError: A request failed, or Locust did not run.
     """
-    # Percentiles are compared below, and no rate is promised; what fails would be no measurement.
+    # A run with failures is no measurement. The percentiles are compared below, so they need no objectives.
     (objectives := file.with_suffix(".toml")).write_text("error_share = 0.0\nwrong_replies = 0\n", encoding="utf-8")
     command = headless.command(
         *("--host", f"grpc://{servers[0].grpc_url}", "--variants", "resnet50", "--kinds", "thumbnail=1"),
@@ -63,22 +63,28 @@ def measured(servers: Sequence[RunningServer], rate: float, *, seconds: int, fil
         objectives=objectives,
         reports=file.with_suffix(""),
     )
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own command
     return summary.load(file)
 
 
 def predicted(times: ServiceTimes, rate: float) -> Outcome:
-    """Simulate two replicas that get requests at a rate per second."""
-    source = random.Random(0)  # noqa: S311 - draws arrivals, keeps no secret
+    """Simulate two replicas at a rate of requests per second."""
+    source = random.Random(0)  # noqa: S311 - draws arrivals, not secrets
     replica = Replica(times, max_batch=MAX_BATCH, constant=times.constant)
     arrivals = poisson(rate, number=SIMULATED, source=source)
     return simulate(arrivals, replica, replicas=2, balancing="random", source=source)
 
 
 def compared(times: ServiceTimes, runs: Sequence[summary.Summary]) -> Table:
-    """Return prediction and measurement side by side, at the rate that was sent: what is drawn is not just as asked."""
-    table = Table(title="two servers: predicted from one / measured, and the ratio")
-    for column in ("requests/s", "busy", "requests", "pictures a batch", *(f"p{100 * p:g}, s" for p in PERCENTILES)):
+    """Return a table of predictions and measurements, at the rate that was sent, which differs from the target."""
+    table = Table(title="two servers: predicted from one server / measured, and the ratio")
+    for column in (
+        "requests/s",
+        "utilization",
+        "requests",
+        "pictures per batch",
+        *(f"p{100 * p:g}, s" for p in PERCENTILES),
+    ):
         table.add_column(column, justify="right")
     for found in runs:
         rate = found.total.requests / found.seconds
@@ -96,11 +102,10 @@ def compared(times: ServiceTimes, runs: Sequence[summary.Summary]) -> Table:
 
 
 def main() -> int:
-    """Measure, predict, measure again, print."""
-    parser = harness.parser("benchmarks.capacity", __doc__)
-    parser.set_defaults(output=ROOT / "out" / "bench" / "capacity")
+    """Measure one server, predict and measure two, and print the table."""
+    parser = harness.parser("benchmarks.capacity", __doc__, output="out/bench/capacity")
     parser.add_argument(
-        "--seconds", type=number(1, kind=int), default=120, help="of each of four runs (default: %(default)s)"
+        "--seconds", type=number(1, kind=int), default=120, help="duration of each of four runs (default: %(default)s)"
     )
     options = parser.parse_args()
     output: Path = options.output.resolve()

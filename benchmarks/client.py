@@ -1,12 +1,12 @@
-"""What deeplab_client costs beside tritonclient alone, and how masks travel fastest.
+"""Measure the overhead of deeplab_client over tritonclient, and the fastest format for masks.
 
     python -m benchmarks.client [overhead] [masks] [--rounds 600] [--output out/bench]
 
-Both serve the toy model (benchmarks/toy.py) with the embedded server, so that the network and the client weigh as much
-as they can. `overhead` sends the same requests through our client and through a bare loop over tritonclient's, in
-turns, from one thread; beside the time stands the processor time that this process took, which others on the machine
-hardly change. `masks` sends pictures of several sizes through a throttled connection in each format, in turns. Printed,
-and written as client.json and client.png.
+Both serve the toy model (benchmarks/toy.py) with the embedded server, so that nearly all of the time is spent in the
+network and the client. `overhead` sends the same requests through our client and through a plain loop over
+tritonclient, in turns, from one thread. It also reports the CPU time of this process, which depends less on other load
+on the machine. `masks` sends pictures of several sizes over throttled connections in each mask format, in turns. The
+results are printed and written to client.json and client.png.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ THEIRS, OURS = "tritonclient", "deeplab_client"
 
 
 def bare_call(scheme: Scheme, client: Any, data: bytes) -> list[Any]:  # noqa: ANN401 - tritonclient has no types
-    """Call as a program without our client would."""
+    """Make a request as a program without our client would."""
     library = LIBRARIES[scheme]
     options = {"binary_data": True} if scheme == "http" else {}
     image = library.InferInput("IMAGE", [1, 1], "BYTES")
@@ -62,7 +62,7 @@ def bare_call(scheme: Scheme, client: Any, data: bytes) -> list[Any]:  # noqa: A
 
 
 def overhead(report: Report, server: RunningServer, rounds: int) -> None:
-    """Compare our client with tritonclient's."""
+    """Compare our client with tritonclient."""
     data = harness.PHOTOGRAPH.read_bytes()
     for scheme, library in LIBRARIES.items():
         address = address_of(server, scheme)
@@ -85,7 +85,7 @@ def overhead(report: Report, server: RunningServer, rounds: int) -> None:
 
 
 def masks(report: Report, server: RunningServer, rounds: int) -> None:
-    """Compare the formats in which a mask travels."""
+    """Compare the formats of masks over connections of different speed."""
     for scheme in LIBRARIES:
         for width, height in SIZES:
             buffer = BytesIO()
@@ -118,26 +118,23 @@ def address_of(server: RunningServer, scheme: Scheme) -> str:
 
 
 def main() -> int:
-    """Measure what is asked for, or everything."""
+    """Measure the chosen parts."""
     parts = {"overhead": overhead, "masks": masks}
-    parser = harness.parser("benchmarks.client", __doc__, rounds=600)
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="|".join(parts), help="default: all")
-    options = parser.parse_args()
+    options = harness.parser("benchmarks.client", __doc__, rounds=600, parts=tuple(parts)).parse_args()
     report = Report("client", options.output)
-    columns = (Column("seconds", "ms", 1e3, ".2f"), Column("processor", "processor ms", 1e3, ".2f"))
+    columns = (Column("seconds", "ms", 1e3, ".2f"), Column("processor", "CPU ms", 1e3, ".2f"))
     with tempfile.TemporaryDirectory() as folder:
         repository = toy.build(Path(folder) / "models")
         with RunningServer(repository, log=Path(folder) / "serve.log") as server:
-            for part in options.parts or parts:
+            for part in options.parts:
                 parts[part](report, server, options.rounds)
                 report.show(part, report.of(part), columns)
     panels = [
-        Panel("overhead", name, label, scheme, scale=1e3, where={"protocol": scheme})
+        Panel("overhead", name, f"{title}, {scheme}", "ms per request", scale=1e3, where={"protocol": scheme})
         for scheme in LIBRARIES
-        for name, label in (("seconds", "ms a call"), ("processor", "processor ms a call"))
+        for name, title in (("seconds", "Latency"), ("processor", "CPU time of the client"))
     ]
-    if report.of("overhead"):
-        report.plot(panels, columns=4, ours=(OURS,))
+    report.plot(panels, title=f"{OURS} (blue) and plain tritonclient: one request at a time", ours=(OURS,))
     return report.end()
 
 

@@ -1,11 +1,13 @@
-"""What every benchmark shares: its command line, contenders in turns, timers, and the time that a run may take.
+"""Shared by every benchmark: the command line, contenders in turns, timers, and the time limit of a run.
 
-A benchmark gives each contender a name and measures all of them in one run, in turns, so that whatever else the machine
-does meets them alike. What was measured goes into a `benchmarks.report.Report`.
+A benchmark names its contenders and measures all of them in one run, in turns, so that other load on the machine
+affects all of them equally. The results go into a `benchmarks.report.Report`.
 """
 
 from __future__ import annotations
 
+import argparse
+import logging
 import os
 import signal
 import sys
@@ -19,7 +21,7 @@ from deeplabv3.arguments import number
 from deeplabv3.command_line import Parser, unwind_on_sigterm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch.utils.benchmark import Measurement
 
@@ -27,20 +29,37 @@ Contender = TypeVar("Contender")
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOGRAPH = ROOT / "tests" / "assets" / "cat.png"
+# torch's timer imports torch.utils.cpp_extension, which warns about CUDA_HOME on machines without a GPU.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def save_photograph(file: Path, size: tuple[int, int]) -> None:
-    """Save the photograph as a JPEG with a width and height in pixels."""
+    """Save the photograph as a JPEG of a size, width and height in pixels."""
     Image.open(PHOTOGRAPH).convert("RGB").resize(size).save(file, quality=90)
 
 
-def parser(module: str, description: str | None, *, rounds: int | None = None) -> Parser:
-    """Return a command line with the options that all benchmarks have; `--rounds` only where there is a default."""
+def parser(
+    module: str,
+    description: str | None,
+    *,
+    output: str = "out/bench",
+    rounds: int | None = None,
+    parts: Sequence[str] = (),
+) -> Parser:
+    """Return a command line with the options that all benchmarks have.
+
+    Args:
+        module: for `python -m`.
+        description: its first line is shown by --help.
+        output: default of `--output`, relative to the repository.
+        rounds: default of `--rounds`; without it, there is no such option.
+        parts: what the benchmark can measure separately; `options.parts` has the chosen ones, or all.
+    """
     found = Parser(prog=f"python -m {module}", description=(description or "").splitlines()[0])
     if rounds is not None:
         found.add_argument(
@@ -48,15 +67,36 @@ def parser(module: str, description: str | None, *, rounds: int | None = None) -
             type=number(1, kind=int),
             default=rounds,
             metavar="N",
-            help="in each of them every contender has its turn (default: %(default)s)",
+            help="number of rounds; each round measures every contender (default: %(default)s)",
         )
-    found.add_argument("--output", type=Path, default=ROOT / "out" / "bench", metavar="DIR", help="default: out/bench")
+    if parts:
+        found.add_argument(
+            "parts",
+            nargs="*",
+            type=_one_of(parts),
+            default=list(parts),
+            metavar="|".join(parts),
+            help="what to measure (default: everything)",
+        )
+    found.add_argument(
+        "--output", type=Path, default=ROOT / output, metavar="DIR", help=f"folder for the results (default: {output})"
+    )
     return found
 
 
+def _one_of(names: Sequence[str]) -> Callable[[str], str]:
+    # Not `choices`: Python 3.10 compares them with the whole default.
+    def checked(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"must be one of {', '.join(names)}, got {text!r}")
+        return text
+
+    return checked
+
+
 def run(main: Callable[[], int]) -> None:
-    """Run a benchmark and exit. SIGTERM and Ctrl-C unwind, so that no server stays behind."""
-    # A shell lets its background jobs ignore SIGINT, and the servers would inherit that.
+    """Run a benchmark and exit. SIGTERM and Ctrl-C unwind the stack, so that all servers are stopped."""
+    # A shell's background jobs ignore SIGINT, and the servers would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     unwind_on_sigterm()
     try:
@@ -68,9 +108,9 @@ def run(main: Callable[[], int]) -> None:
 def in_turns(
     contenders: Mapping[str, Contender], rounds: int, *, warm_up: int = 0
 ) -> Iterator[tuple[int, str, Contender]]:
-    """Yield a round's number, a name and a contender; the order turns around from round to round.
+    """Yield a round's number, a name and a contender; the order is reversed in every other round.
 
-    Rounds that warm up come first and have negative numbers.
+    Warm-up rounds come first and have negative numbers.
     """
     ordered = list(contenders.items())
     for turn in range(-warm_up, rounds):
@@ -81,13 +121,13 @@ def in_turns(
 def time_in_turns(
     calls: Mapping[str, Callable[[], object]], *, rounds: int, threads: int, seconds: float = 0.001
 ) -> dict[str, Measurement]:
-    """Time calls by torch's timer, which warms each of them up at the begin of its turn.
+    """Time calls with torch's timer, which warms each of them up at the beginning of its turn.
 
     Args:
-        calls: what to time, by contender.
-        rounds: turns of each.
+        calls: the function to time of each contender.
+        rounds: number of turns of each.
         threads: of torch during the calls.
-        seconds: how long a turn measures at least, with one call at least.
+        seconds: minimum duration of a turn, which makes at least one call.
     """
     from torch.utils.benchmark import Measurement, Timer  # noqa: PLC0415 - torch is not needed for --help
 
@@ -99,15 +139,15 @@ def time_in_turns(
 
 
 class Deadline:
-    """The time that a run may take; a part that does not fit is left out and named."""
+    """The time limit of a run; parts that do not fit are left out and reported."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Return the seconds that are left."""
+        """Return the remaining seconds."""
         return self._end - time.monotonic()
 
     def allows(self, seconds: float) -> bool:
-        """Return whether a part that takes about so long still fits."""
+        """Return whether a part that takes about this many seconds still fits."""
         return self.left() >= seconds

@@ -1,6 +1,6 @@
-"""The load generator for all servers: pictures over HTTP, every mask compared, from processes of its own.
+"""The load generator for all servers: separate processes send pictures over HTTP and check every mask.
 
-A closed load keeps so many requests in flight; an open one sends at its rate, whatever comes back.
+A closed loop keeps a number of requests in flight; an open loop sends at a rate, independently of the replies.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
 ANSWERED = "200"
-# Triton's binary extension: the length of the JSON that stands before the tensors, in requests and replies.
+# Triton's binary extension: the length of the JSON before the tensors, in requests and replies.
 JSON_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """Where and in which form a server takes pictures.
+    """The URL and the format of a server's requests and replies.
 
     Attributes:
-        url: of a POST.
-        tensors: whether body and reply are those of Triton's HTTP protocol, with IMAGE and MASK as binary tensors;
-            otherwise they are the picture's and the mask's bytes and nothing else.
+        url: for POST requests.
+        tensors: whether requests and replies use Triton's HTTP protocol, with IMAGE and MASK as binary tensors;
+            otherwise they are just the bytes of the picture and of the mask.
     """
 
     url: str
     tensors: bool = False
 
     def request(self, image: bytes) -> tuple[dict[str, str], bytes]:
-        """Return headers and body. No server compresses; LitServe would."""
+        """Return headers and body. They ask for no compression, because only LitServe would compress."""
         headers = {"Content-Type": "image/jpeg", "Accept-Encoding": "identity"}
         if not self.tensors:
             return headers, image
@@ -62,15 +62,15 @@ class Wire:
         return headers | {"Content-Type": "application/octet-stream", JSON_LENGTH: str(len(head))}, head + tensor
 
     def mask(self, headers: Mapping[str, str], body: bytes) -> bytes:
-        """Return the class ids in a reply with status 200: one byte a pixel, row by row."""
+        """Return the class ids of a reply with status 200: one byte per pixel, row by row."""
         return body[int(headers[JSON_LENGTH]) :] if self.tensors else body
 
     def ask(self, image: bytes, *, timeout: float = 60.0) -> bytes:
         """Return the mask of one picture.
 
         Raises:
-            OSError: no connection, or none in time.
-            http.client.HTTPException: another reply than a mask.
+            OSError: no connection, or a timeout.
+            http.client.HTTPException: the reply is not a mask.
         """
         address = urlsplit(self.url)
         with contextlib.closing(
@@ -87,7 +87,7 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Files with an encoded image and with the mask that every server must return, one byte a pixel."""
+    """Files with an encoded image and with the mask that every server must return, one byte per pixel."""
 
     image: Path
     mask: Path
@@ -95,14 +95,14 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send.
+    """A load.
 
     Attributes:
-        seconds: for which requests are sent; each caller sends one at least.
-        concurrency: of a closed load, requests in flight; 0 for an open load.
-        rate: of an open load, requests a second.
-        timeout: seconds after which a request is given up.
-        count: requests at most; 0 for any.
+        seconds: how long requests are sent; each caller sends at least one.
+        concurrency: requests in flight of a closed loop; 0 for an open loop.
+        rate: requests per second of an open loop.
+        timeout: of a request, in seconds.
+        count: maximum number of requests; 0 for no limit.
     """
 
     seconds: float
@@ -114,14 +114,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One request.
+    """The result of one request.
 
     Attributes:
         sent: seconds since the load began.
-        seconds: until the last byte of the reply, or until there was none.
+        seconds: until the last byte of the reply, or until the failure.
         status: the HTTP status, or the name of the exception.
-        pixels: of the mask that was expected.
-        differing: pixels of it that are another class; all of them for a reply that is no such mask.
+        pixels: of the expected mask.
+        differing: wrong pixels of the mask; all of them if the reply is not a mask of this size.
     """
 
     sent: float
@@ -137,8 +137,8 @@ class Replies:
 
     Attributes:
         all: of them.
-        busy: the share of a core that the busiest process of the load took; near 1 it may hold up what is measured.
-        cores: that all processes of the load took together.
+        busy: CPU share of the busiest process of the load; near 1, it may limit the throughput.
+        cores: CPU share of all processes of the load together.
     """
 
     all: list[Reply]
@@ -147,7 +147,7 @@ class Replies:
 
     @property
     def seconds(self) -> list[float]:
-        """How long each mask took."""
+        """The latency of each mask."""
         return [reply.seconds for reply in self.all if reply.status == ANSWERED]
 
     @property
@@ -157,41 +157,42 @@ class Replies:
 
     @property
     def throughput(self) -> float:
-        """Masks a second."""
+        """Masks per second."""
         return len(self.seconds) / self.elapsed
 
     def throughput_between(self, begin: float, end: float) -> float:
-        """Return the masks a second that came between two moments, in seconds since the load began."""
+        """Return the masks per second between two times, in seconds since the load began."""
         times = [each.sent + each.seconds for each in self.all if each.status == ANSWERED]
         return sum(begin <= time <= end for time in times) / (end - begin)
 
     def percentile(self, share: float) -> float | None:
-        """Return a percentile, a share from 0 to 1, of the seconds that masks took; None where none came."""
+        """Return a percentile, from 0 to 1, of the latency in seconds; None without masks."""
         return float(np.quantile(self.seconds, share, method="inverted_cdf")) if self.seconds else None
 
     def in_time(self, seconds: float) -> int:
-        """Return how many masks came within some seconds of their request."""
+        """Return the number of masks with at most this latency."""
         return sum(taken <= seconds for taken in self.seconds)
 
     @property
     def errors(self) -> dict[str, int]:
-        """How many requests failed in each way."""
+        """The number of failed requests by status."""
         return dict(Counter(reply.status for reply in self.all if reply.status != ANSWERED))
 
     @property
     def differing(self) -> list[float]:
-        """The share of wrong pixels of each mask that has some."""
+        """The share of wrong pixels of each wrong mask."""
         return [each.differing / each.pixels for each in self.all if each.status == ANSWERED and each.differing]
 
     def check(self, server: str) -> None:
-        """Raise RuntimeError when a request failed or got another mask: such a server's figures mean nothing."""
+        """Raise RuntimeError if a request failed or a mask is wrong, because such figures mean nothing."""
         if self.errors or self.differing:
-            wrong = f"{len(self.differing)} wrong masks, failed: {self.errors or 'none'}"
-            raise RuntimeError(f"{server} answered {len(self.all)} requests, not all of them right: {wrong}")
+            failed = ", ".join(f"{count} x {status}" for status, count in self.errors.items()) or "none"
+            wrong = f"wrong masks: {len(self.differing)}, failed requests: {failed}"
+            raise RuntimeError(f"{server} did not answer all {len(self.all)} requests correctly: {wrong}")
 
 
 class Sender:
-    """Processes of their own, so that sending holds up nothing that is measured; close it, or use it as a context."""
+    """Separate processes that send a load, so that they do not slow down this one. Close it, or use it in `with`."""
 
     def __init__(self, processes: int = 1) -> None:
         self._processes = [
@@ -201,7 +202,7 @@ class Sender:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                start_new_session=True,  # Ctrl-C is ours, and ends them too
+                start_new_session=True,  # Ctrl-C reaches only this process, which ends them
             )
             for _ in range(processes)
         ]
@@ -219,37 +220,37 @@ class Sender:
             process.communicate()
 
     def run(self, load: Load, wire: Wire, pictures: Sequence[Picture]) -> Replies:
-        """Send a load, the pictures in turns.
+        """Send a load, with the pictures in turns.
 
         Raises:
-            RuntimeError: a process of the load has ended.
+            RuntimeError: a process of the load generator has ended.
         """
         used = self._processes[: load.concurrency or None]
         for number, process in enumerate(used):
             concurrency = load.concurrency // len(used) + (number < load.concurrency % len(used))
             share = replace(load, concurrency=concurrency, rate=load.rate / len(used))
             files = [(str(picture.image), str(picture.mask)) for picture in pictures]
-            self._tell(process, {"load": asdict(share), "wire": asdict(wire), "pictures": files})
+            self._write(process, {"load": asdict(share), "wire": asdict(wire), "pictures": files})
         for process in used:
-            self._hear(process)
+            self._read(process)
         begin = time.monotonic() + 0.01
         for process in used:
-            self._tell(process, begin)
-        answers = [self._hear(process) for process in used]
+            self._write(process, begin)
+        answers = [self._read(process) for process in used]
         replies = [Reply(*reply) for answer in answers for reply in answer["replies"]]
         busy = [answer["busy"] for answer in answers]
         return Replies(sorted(replies, key=lambda reply: reply.sent), max(busy), sum(busy))
 
-    def _tell(self, process: subprocess.Popen[str], message: object) -> None:
-        assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
-        with contextlib.suppress(BrokenPipeError):  # _hear tells
+    def _write(self, process: subprocess.Popen[str], message: object) -> None:
+        assert process.stdin is not None  # noqa: S101 - for the type checker; it is a pipe
+        with contextlib.suppress(BrokenPipeError):  # _read reports it
             process.stdin.write(f"{json.dumps(message)}\n")
             process.stdin.flush()
 
-    def _hear(self, process: subprocess.Popen[str]) -> Any:  # noqa: ANN401 - JSON
-        assert process.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
+    def _read(self, process: subprocess.Popen[str]) -> Any:  # noqa: ANN401 - JSON
+        assert process.stdout is not None  # noqa: S101 - for the type checker; it is a pipe
         if not (line := process.stdout.readline()):
-            raise RuntimeError(f"a process of the load has ended, exit code {process.wait()}")
+            raise RuntimeError(f"a process of the load generator ended with exit code {process.wait()}")
         return json.loads(line)
 
 
@@ -259,10 +260,10 @@ async def send(
     """Send a load in this process; return the replies in the order of their requests.
 
     Args:
-        load: what to send.
-        wire: where and how.
+        load: the load.
+        wire: URL and format.
         pictures: encoded images and their masks, sent in turns.
-        begin: the moment of the monotonic clock to begin at; without it, now.
+        begin: start time on the monotonic clock; now by default.
     """
     prepared = [(*wire.request(image), mask) for image, mask in pictures]
     timeout = aiohttp.ClientTimeout(total=load.timeout)
@@ -304,14 +305,14 @@ async def send(
 
 
 async def ticks(load: Load, began: float) -> AsyncIterator[int]:
-    """Count at the rate of an open load; after a delay it catches up, so that the rate holds."""
+    """Count at the rate of an open loop; after a delay it catches up."""
     for number in range(max(1, round(load.rate * load.seconds))):
         await asyncio.sleep(max(0.0, began + number / load.rate - time.monotonic()))
         yield number
 
 
 def difference(mask: bytes, expected: bytes) -> int:
-    """Return how many pixels of a mask are not as expected; all of them where it has another size."""
+    """Return the number of wrong pixels of a mask; all of them if its size is wrong."""
     if mask == expected:
         return 0
     if len(mask) != len(expected):
@@ -320,14 +321,14 @@ def difference(mask: bytes, expected: bytes) -> int:
 
 
 def main() -> None:
-    """Send the loads that stdin tells, one JSON object a line, each at the moment in the line after it."""
+    """Read loads from stdin, one JSON object per line, and send each at the time in the next line."""
     for line in sys.stdin:
-        told = json.loads(line)
-        pictures = [(Path(image).read_bytes(), Path(mask).read_bytes()) for image, mask in told["pictures"]]
+        message = json.loads(line)
+        pictures = [(Path(image).read_bytes(), Path(mask).read_bytes()) for image, mask in message["pictures"]]
         print(json.dumps("ready"), flush=True)  # noqa: T201 - to the process that started this one
         begin = json.loads(sys.stdin.readline())
         busy = time.process_time()
-        replies = asyncio.run(send(Load(**told["load"]), Wire(**told["wire"]), pictures, begin=begin))
+        replies = asyncio.run(send(Load(**message["load"]), Wire(**message["wire"]), pictures, begin=begin))
         share = (time.process_time() - busy) / max(1e-9, time.monotonic() - begin)
         answer = {"replies": [list(asdict(reply).values()) for reply in replies], "busy": share}
         print(json.dumps(answer), flush=True)  # noqa: T201 - likewise

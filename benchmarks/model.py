@@ -1,12 +1,12 @@
-"""The traced models on this CPU beside PyTorch's own ways and what ONNX Runtime and OpenVINO make of the same model.
+"""Compare the core models on this CPU with PyTorch, ONNX Runtime and OpenVINO.
 
     .venv/bin/python -m benchmarks.model [--variant resnet50] [--batch 1] [--rounds 4] [--output out/bench]
 
-Every contender computes the same logits, at stride 8, from the same samples of 8 bits, in turns, with as many threads
-as the process has cores.
-The weights are untrained: they take the same time. Printed, and written as model.json and model.png: medians, and each
-of ours beside the best other runtime of its precision. int8 is made by NNCF for OpenVINO, and by ONNX Runtime's static
-quantization with a scale for each output channel; all three calibrate with the same noise.
+Every contender computes the same logits, at stride 8, from the same uint8 pixels, in turns, with one thread for each
+core. The weights are untrained, which does not change the time. The results are printed and written to model.json and
+model.png: medians, and the ratio of each of our models to the fastest other runtime of its precision. NNCF makes the
+int8 model for OpenVINO; for ONNX Runtime, its static quantization does, with a scale for each output channel. All int8
+models are calibrated with the same noise.
 """
 
 # pyright: reportMissingImports=false, reportUntypedBaseClass=false, reportUnknownLambdaType=false
@@ -42,18 +42,18 @@ if TYPE_CHECKING:
     from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
 SIZE = tracing.TRAINED_SIZE
-# Ours, by precision as build_models.py has it, and what each is compared with.
+# Our models with their precision in build_models.py, and the runtimes to compare each with.
 OURS = {"ours fp32": "fp32", "ours bf16": "bf16", "ours int8": "int8"}
 BASELINES = {
     "ours fp32": ("ONNX Runtime fp32", "OpenVINO fp32"),
     "ours bf16": ("OpenVINO bf16",),
     "ours int8": ("ONNX Runtime int8", "OpenVINO int8"),
 }
-COLUMNS = (Column("seconds", "s an image", form=".3f"), Column("rate", "images/s", form=".2f"))
+COLUMNS = (Column("seconds", "s per image", form=".3f"), Column("rate", "images/s", form=".2f"))
 
 
 def noise(count: int, side: int = SIZE) -> list[torch.Tensor]:
-    """Return pixels (1, side, side, 3) uint8; int8 is calibrated with them, because ranges do not change the time."""
+    """Return pixels (1, side, side, 3) uint8. They also calibrate int8, because ranges do not change the time."""
     return [
         torch.randint(0, 256, (1, side, side, 3), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
         for seed in range(count)
@@ -61,7 +61,7 @@ def noise(count: int, side: int = SIZE) -> list[torch.Tensor]:
 
 
 def write(variant: str, precision: str, folder: Path) -> Path:
-    """Write a model as build_models.py does, with untrained weights."""
+    """Write a core model with untrained weights, as build_models.py does."""
     file = folder / f"{variant}-{precision}.pt"
     model = load_model(variant, WeightsSource(UNTRAINED)).eval()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
@@ -72,7 +72,7 @@ def write(variant: str, precision: str, folder: Path) -> Path:
 
 
 class Plain(torch.nn.Module):
-    """What the core model computes, with PyTorch's layers as they are."""
+    """The core model's computation with PyTorch's own layers."""
 
     def __init__(self, model: DeepLabV3) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Plain(torch.nn.Module):
 
 
 def contenders(variant: str, folder: Path) -> dict[str, Callable[[torch.Tensor], object]]:
-    """Return what computes the logits of pixels (N, H, W, 3) uint8, by name."""
+    """Return by name the functions that compute the logits of pixels (N, H, W, 3) uint8."""
     plain = Plain(load_model(variant, WeightsSource(UNTRAINED))).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -95,13 +95,13 @@ def contenders(variant: str, folder: Path) -> dict[str, Callable[[torch.Tensor],
 
 
 def core(file: Path) -> Callable[[torch.Tensor], object]:
-    """Return what computes the logits by a core model's file."""
+    """Return a function that computes the logits with a core model's file."""
     module: Any = torch.jit.load(str(file))
     return lambda pixels: module(pixels, torch.zeros(len(pixels), 1, dtype=torch.int64))
 
 
 def runtimes(model: torch.nn.Module, file: Path) -> dict[str, Callable[[torch.Tensor], object]]:
-    """Return the other runtimes, each set up as its documentation says for the least time of one request."""
+    """Return the other runtimes, each set up for low latency as its documentation recommends."""
     import nncf  # noqa: PLC0415 - takes seconds, and is not needed for --help
     import onnxruntime  # noqa: PLC0415 - likewise
     import openvino  # noqa: PLC0415 - likewise
@@ -158,9 +158,9 @@ def runtimes(model: torch.nn.Module, file: Path) -> dict[str, Callable[[torch.Te
 def main() -> int:
     """Run the command line."""
     parser = harness.parser("benchmarks.model", __doc__, rounds=4)
-    parser.add_argument("--variant", action="append", choices=VARIANTS, help="may be repeated (default: both)")
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="can be repeated (default: both)")
     parser.add_argument(
-        "--batch", action="append", type=number(1, kind=int), metavar="N", help="may be repeated (default: 1)"
+        "--batch", action="append", type=number(1, kind=int), metavar="N", help="can be repeated (default: 1)"
     )
     options = parser.parse_args()
     report = Report("model", options.output)
@@ -168,7 +168,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             runs = contenders(variant, Path(folder))
             for batch in options.batch or [1]:
-                report.say(f"{variant}, batch {batch}: {options.rounds} rounds")
+                report.say(f"{variant}, batch {batch}, rounds: {options.rounds}")
                 pixels = torch.cat(noise(batch))
                 calls = {name: partial(run, pixels) for name, run in runs.items()}
                 with torch.inference_mode():
@@ -181,11 +181,12 @@ def main() -> int:
     report.show(f"{cores()} cores, {SIZE} x {SIZE}", report.of("model"), COLUMNS)
     smallest = min(options.batch or [1])
     panels = [
-        Panel("model", "seconds", f"seconds an image, batch {smallest}", variant, where=each)
+        Panel("model", "seconds", variant.replace("resnet", "ResNet-"), "seconds per image", where=each)
         for variant in options.variant or VARIANTS
         for each in [{"variant": variant, "batch": smallest}]
     ]
-    report.plot(panels, columns=len(panels), ours=tuple(OURS))
+    title = f"Our core models (blue) and other runtimes: batch {smallest}, {SIZE} x {SIZE}, {cores()} cores"
+    report.plot(panels, title=title, ours=tuple(OURS))
     return report.end()
 
 

@@ -1,13 +1,14 @@
-"""What it saves to decode large JPEGs at a fraction of their size, and what it changes in pixels and masks.
+"""Measure what decoding large JPEGs at a fraction of their size saves, and how it changes pixels and masks.
 
     .venv/bin/python -m benchmarks.photographs [time] [masks] [--count 30] [--weights none] [--rounds 5]
         [--output out/bench]
 
 `time` measures `preprocess` in one thread, in turns with the setting `scaled_decoding` on and off. `masks` makes large
-photographs from two small ones and compares the pixels and masks of both settings. The masks are those of a stand-in
-that tells classes by color, and of a ResNet-50. Untrained weights hardly tell classes apart, so that their masks change
-with the least difference: beside them stands how many pixels change where Pillow resizes instead of torch. Printed, and
-written as photographs.json, of one part alone as photographs-time.json or photographs-masks.json.
+photographs from two small ones and compares the pixels and masks of both settings. The masks come from a stand-in that
+classifies by color, and from a ResNet-50. The logits of untrained weights hardly differ between classes, so that the
+smallest change of a pixel can change the mask. As a reference, the changes are also reported for resizing with Pillow
+instead of torch. The results are printed and written to photographs.json; with one part, to photographs-time.json or
+photographs-masks.json.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-# As Triton finds them: each in its model's folder.
+# As in Triton: each module is in its model's folder.
 sys.path[:0] = [str(ROOT / "model_repository" / name / "1") for name in ("preprocess", "postprocess")]
 
-import image_bytes  # noqa: E402 - after the line above
+import image_bytes  # noqa: E402 - needs the line above
 import image_decoding  # noqa: E402 - likewise
 import image_ops  # noqa: E402 - likewise
 import image_resizing  # noqa: E402 - likewise
@@ -58,21 +59,21 @@ WHOLE, FRACTION, PILLOW = "as a whole", "at a fraction", "as a whole, Pillow's r
 COLORS, NETWORK = "by color", "ResNet-50"
 SIZE = (TRAINED_SIZE, TRAINED_SIZE)
 TWELVE_MEGAPIXELS = (4000, 3000)
-# Width and height as stored: phones, cameras, a frame of a film, and what an editor cuts out.
+# Width and height as stored: phones, cameras, a video frame, and a crop.
 SIZES = ((4000, 3000), (4032, 3024), (3000, 4000), (5184, 3456), (6000, 4000), (3264, 2448), (4001, 2999), (2160, 3840))
 SUBSAMPLINGS = ("4:4:4", "4:2:0", "4:2:0")
 ORIENTATION_TAG = 0x0112
 
 
 class Photographs:
-    """Large JPEGs made of two small photographs, a cat and a person."""
+    """Large JPEGs made from two small photographs, of a cat and a person."""
 
     def __init__(self) -> None:
         person = str(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
         self._sources = [Image.open(file).convert("RGB") for file in (PHOTOGRAPH, person)]
 
     def jpeg(self, seed: int) -> bytes:
-        """Return a photograph with parts of others pasted in, the grain of a sensor, and what cameras choose from."""
+        """Return a photograph with pasted parts of others, sensor noise, and random camera settings."""
         random = np.random.default_rng(seed)
         width, height = SIZES[seed % len(SIZES)]
         image = self._part(random, (width, height))
@@ -89,7 +90,7 @@ class Photographs:
             "JPEG",
             quality=int(random.integers(75, 97)),
             subsampling=SUBSAMPLINGS[random.integers(len(SUBSAMPLINGS))],
-            progressive=bool(random.random() < 0.2),  # noqa: PLR2004 - every fifth
+            progressive=bool(random.random() < 0.2),  # noqa: PLR2004 - one in five
             exif=exif,
         )
 
@@ -101,7 +102,7 @@ class Photographs:
 
 
 def with_grain(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Return an image with detail that an enlarged one lacks: noise of 1, 2, 4 and 8 pixels."""
+    """Return an image with the fine detail that enlarging cannot add: noise at scales of 1, 2, 4 and 8 pixels."""
     samples = np.asarray(image, np.float32)
     for side in (1, 2, 4, 8):
         noise = random.normal(0, 1, (image.height // side + 1, image.width // side + 1)).astype(np.float32)
@@ -118,14 +119,14 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def settings(*, scaled: bool) -> image_ops.Settings:
-    """Return the settings of the committed config, with fractions on or off."""
+    """Return the settings of the committed config, with scaled decoding on or off."""
     parameters = read_config(ROOT / "model_repository" / "preprocess" / "config.pbtxt").parameters
     values = {name: value.string_value for name, value in parameters.items()}
     return image_ops.Settings.from_parameters(values | {"scaled_decoding": str(scaled).lower()})
 
 
 def measure_time(report: Report, rounds: int) -> None:
-    """Time preprocess; a JPEG takes longer to decode the more bytes it has."""
+    """Time preprocess for several pictures; decoding a JPEG takes longer the more bytes it has."""
     plain = Image.open(PHOTOGRAPH).convert("RGB").resize(TWELVE_MEGAPIXELS)
     grainy = with_grain(plain, np.random.default_rng(0))
     pictures = {
@@ -145,7 +146,7 @@ def measure_time(report: Report, rounds: int) -> None:
     for name, data in pictures.items():
         calls = {contender: partial(image_ops.preprocess, [data], each) for contender, each in both.items()}
         if image_bytes.format_of(data) != "JPEG":
-            del calls[FRACTION]  # which makes no difference
+            del calls[FRACTION]  # only JPEGs are decoded at a fraction
         condition = {"picture": name, "KB": len(data) // 1000}
         for contender, found in harness.time_in_turns(calls, rounds=rounds, threads=1, seconds=0.01).items():
             report.add("time", contender, condition, {"seconds": found.times})
@@ -153,7 +154,7 @@ def measure_time(report: Report, rounds: int) -> None:
 
 
 def turned() -> Image.Exif:
-    """Return the EXIF block of a picture that was taken with the phone upright."""
+    """Return the EXIF block of a picture that was taken with the phone held upright."""
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = 6
     return exif
@@ -203,7 +204,7 @@ def measure_masks(report: Report, count: int, weights: str) -> None:
 
 
 def by_color(pixels: torch.Tensor) -> torch.Tensor:
-    """Return logits that fall with the distance to the color of a class, at stride 8."""
+    """Return logits, at stride 8, that decrease with the distance to the color of a class."""
     small = torch.nn.functional.avg_pool2d(pixels, 8).unsqueeze(1)
     return -((small - torch.from_numpy(toy.COLORS).reshape(1, -1, 3, 1, 1) / 255) ** 2).sum(2)
 
@@ -211,7 +212,7 @@ def by_color(pixels: torch.Tensor) -> torch.Tensor:
 def _masks(
     models: dict[str, Callable[[torch.Tensor], torch.Tensor]], pixels: torch.Tensor, size: tuple[int, int]
 ) -> dict[str, npt.NDArray[np.uint8]]:
-    """Return the masks of one picture at its own size, by model; each gets (1, 3, H, W) float32 from 0 to 1."""
+    """Return the masks of one picture at its own size, by model; the models get (1, 3, H, W) float32 from 0 to 1."""
     found: dict[str, npt.NDArray[np.uint8]] = {}
     for name, model in models.items():
         with torch.inference_mode():
@@ -225,29 +226,31 @@ def _masks(
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parts = ("time", "masks")
-    parser = harness.parser("benchmarks.photographs", __doc__, rounds=5)
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="|".join(parts), help="default: both")
+    parser = harness.parser("benchmarks.photographs", __doc__, rounds=5, parts=("time", "masks"))
     parser.add_argument(
-        "--count", type=number(1, kind=int), default=30, metavar="N", help="photographs (default: %(default)s)"
+        "--count",
+        type=number(1, kind=int),
+        default=30,
+        metavar="N",
+        help="number of photographs for `masks` (default: %(default)s)",
     )
     parser.add_argument(
-        "--weights", default=UNTRAINED, metavar="NAME|FILE|none", help="as of build_models.py (default: %(default)s)"
+        "--weights", default=UNTRAINED, metavar="NAME|FILE|none", help="as for build_models.py (default: %(default)s)"
     )
-    options = parser.parse_args()
-    options.parts = options.parts or list(parts)
-    return options
+    return parser.parse_args()
 
 
 def main() -> int:
     """Run the command line."""
     options = parse()
     tuned = TUNING | {"OMP_NUM_THREADS": "1"}
-    if any(os.environ.get(name) != value for name, value in tuned.items()):  # malloc reads them when a process starts
-        os.execve(  # noqa: S606 - this command
+    if any(
+        os.environ.get(name) != value for name, value in tuned.items()
+    ):  # malloc reads them only when a process starts
+        os.execve(  # noqa: S606 - the same command
             sys.executable, [sys.executable, "-m", "benchmarks.photographs", *sys.argv[1:]], os.environ | tuned
         )
-    # A run of one part must not replace the figures of the other.
+    # A run of one part must not overwrite the results of the other.
     report = Report("-".join(["photographs", *(options.parts if len(options.parts) == 1 else ())]), options.output)
     if "time" in options.parts:
         measure_time(report, options.rounds)
@@ -255,16 +258,17 @@ def main() -> int:
     if "masks" in options.parts:
         measure_masks(report, options.count, options.weights)
         columns = (
-            Column("largest", "largest difference, mean", form=".1f"),
+            Column("largest", "largest difference of 255: mean", form=".1f"),
             Column("largest, worst", "worst", form=".0f"),
-            Column("above_2", "samples above 2", 100, ".4f"),
+            Column("above_2", "samples that differ by more than 2, %: mean", 100, ".4f"),
             Column("above_2, worst", "worst", 100, ".4f"),
         )
-        report.show(
-            "PIXELS beside the whole decode, torch's resize; steps of 255, percent", report.of("pixels"), columns
+        report.show("samples compared with the whole decode and torch's resize", report.of("pixels"), columns)
+        columns = (
+            Column("agreement", "pixels with the same class, %: mean", 100, ".3f"),
+            Column("agreement, worst", "worst", 100, ".3f"),
         )
-        columns = (Column("agreement", "same class, mean", 100, ".3f"), Column("agreement, worst", "worst", 100, ".3f"))
-        report.show("masks beside those of the whole decode, percent", report.of("masks"), columns)
+        report.show("masks compared with the whole decode and torch's resize", report.of("masks"), columns)
     return report.end()
 
 

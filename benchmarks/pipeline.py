@@ -1,14 +1,14 @@
-"""What the pipeline around the model costs on this CPU, and where the time goes.
+"""Measure the pipeline around the model on this CPU, and where its time goes.
 
     .venv/bin/python -m benchmarks.pipeline [stages] [load] [model] [--rounds 3] [--model-repository DIR]
         [--concurrency N] [--peers-python .venv-peers/bin/python] [--output out/bench]
 
-`stages` times decoding, resizing and the masks by themselves, in one thread: their sum over the cores is what no server
-can beat with these functions. `load` serves a core that costs nothing, so that everything else is left, and loads three
-servers in turns with the same HTTP client: Triton; Triton with steps that do nothing, which is what its processes and
-copies cost by themselves; and mosec with the same functions, the whole pipeline in each of its processes. `model`
-compares the ensemble over a real model with a bare loop over the same file. Printed, and written as pipeline.json and
-pipeline.png.
+`stages` times decoding, resizing and the masks separately, in one thread. Their sum, divided by the cores, is a lower
+bound for every server with these functions. `load` serves a core model that costs nothing, so that only the pipeline
+around it is measured, and loads three servers in turns with the same HTTP client: Triton; Triton with steps that do
+nothing, which shows the cost of its processes and copies; and mosec with the same functions, the whole pipeline in each
+process. `model` compares the ensemble with a real model to a plain loop over the same file. The results are printed and
+written to pipeline.json and pipeline.png.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ if TYPE_CHECKING:
 
 SIZE = (640, 480)
 LEVELS = (1, 2, 4, 8, 16, 32)
-TRITON, IDLE, RIVAL, LIMIT = "Triton", "Triton, idle steps", "mosec", "limit of the stages"
+TRITON, IDLE, PEER, LIMIT = "Triton", "Triton, idle steps", "mosec", "limit of the stages"
 STEPS = ("preprocess", toy.CORE, "postprocess")
 IN_FLIGHT = "in flight"
-# A stage that takes part in the requests that ask for it alone; the load asks for masks.
+# A stage that runs only for requests that ask for it; the load asks for masks.
 CONFIDENCE = "confidence"
 
 
 def measure_stages(repository: Path, image: Path) -> dict[str, list[float]]:
-    """Return the seconds that each stage takes by itself, in one thread of a process of its own, by round."""
+    """Return the seconds of each stage alone, one value for each round, in one thread of a separate process."""
     paths = [ROOT, *(ROOT / "model_repository" / step / "1" for step in ("preprocess", "postprocess", CONFIDENCE))]
-    done = subprocess.run(  # noqa: S603 - a script of ours
+    done = subprocess.run(  # noqa: S603 - our own script
         [sys.executable, str(Path(__file__).with_name("stages.py")), str(repository), str(image)],
         env=os.environ | TUNING | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))},
         check=True,
@@ -80,9 +80,9 @@ def measure_load(
     Args:
         report: gets the rows.
         running: the servers.
-        sender: what loads them.
+        sender: sends the load.
         options: of the command line.
-        limit: images a second that the stages allow on all cores; 0 where it is not known.
+        limit: images per second that the stages allow on all cores; 0 if unknown.
     """
     by_name = {server.name: server for server in running}
     for level in options.concurrency or LEVELS:
@@ -101,7 +101,7 @@ def measure_load(
 
 
 def measure_round(report: Report, server: Server, sender: Sender, load: Load) -> Row:
-    """Send one load and add what the server did; return its row."""
+    """Send one load, add the results of the server and return its row."""
     before, counted = processor_seconds(server), read_statistics(server)
     replies = sender.run(load, server.wire, server.pictures)
     replies.check(server.name)
@@ -117,7 +117,7 @@ def measure_round(report: Report, server: Server, sender: Sender, load: Load) ->
 
 
 def processor_seconds(server: Server) -> dict[str, float]:
-    """Return the processor time that each kind of its processes has taken, in seconds."""
+    """Return the CPU time of each kind of a server's processes, in seconds."""
     taken: dict[str, float] = defaultdict(float)
     for process in server.processes.all():
         with contextlib.suppress(psutil.Error):  # it has just ended
@@ -127,19 +127,19 @@ def processor_seconds(server: Server) -> dict[str, float]:
 
 
 def kind_of(name: str, command: Sequence[str]) -> str:
-    """Return which part of Triton a process is: a stub has its model's name among its arguments."""
+    """Return which part of Triton a process is: the arguments of a stub contain the name of its model."""
     if not name.startswith("triton_python"):
         return "tritonserver" if name == "tritonserver" else "serve.py"
     return next((model for model in toy.MODELS if any(part.startswith(f"{model}_0_") for part in command)), name)
 
 
 def read_statistics(server: Server) -> dict[str, Any]:
-    """Return Triton's statistics; nothing for another server."""
+    """Return Triton's statistics; empty for other servers."""
     return server_statistics.read(f"http://{urlsplit(server.wire.url).netloc}") if server.is_triton else {}
 
 
 def measure_model(report: Report, server: Server, file: Path, *, rounds: int) -> None:
-    """Compare the ensemble with a bare loop over its core's file, in turns: seconds an image."""
+    """Compare the ensemble with a plain loop over its core model's file, in turns: seconds per image."""
     model: Any = torch.jit.load(str(file))
     pixels = torch.zeros((1, TRAINED_SIZE, TRAINED_SIZE, 3), dtype=torch.uint8)
     image_id = torch.zeros((1, 1), dtype=torch.int64)
@@ -175,21 +175,21 @@ def measure_model(report: Report, server: Server, file: Path, *, rounds: int) ->
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parts = ("stages", "load", "model")
-    parser = harness.parser("benchmarks.pipeline", __doc__, rounds=3)
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], metavar="|".join(parts), help="default: all")
+    parser = harness.parser("benchmarks.pipeline", __doc__, rounds=3, parts=parts)
     parser.add_argument(
         "--concurrency",
         action="append",
         type=number(1, kind=int),
         metavar="N",
-        help=f"may be repeated (default: {LEVELS})",
+        help=f"requests in flight; can be repeated (default: {', '.join(map(str, LEVELS))})",
     )
-    parser.add_argument("--seconds", type=number(0.01), default=1.0, help="of one load (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=number(0.01), default=1.0, help="duration of each load (default: %(default)s)"
+    )
     contenders.add_arguments(parser)
     options = parser.parse_args()
-    options.parts = options.parts or list(parts)
     if "model" in options.parts:
-        contenders.check_model(parser, options, otherwise="only `stages` and `load`")
+        contenders.check_model(parser, options, otherwise="measure only `stages` and `load`")
     return options
 
 
@@ -204,11 +204,11 @@ def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
             report.add("stages", stage, {}, {"seconds": seconds})
         stages = {row.contender: row.figures["seconds"].median for row in report.of("stages")}
         limit = cores() / sum(seconds for stage, seconds in stages.items() if stage != CONFIDENCE)
-        report.say(f"the stages allow {limit:.0f} images/s on {cores()} cores")
+        report.say(f"limit of the stages on {cores()} cores: {limit:.0f} images/s")
     if "load" in options.parts:
-        pictures = [Picture(image, folder / "stand-in.mask")]  # what Triton answers, mosec must answer too
+        pictures = [Picture(image, folder / "stand-in.mask")]  # mosec must return the masks that Triton returns
         idle = toy.build(folder / "idle", core="objects", idle=True)
-        rival = next(each for each in contenders.PEERS if each.name == RIVAL)
+        peer = next(each for each in contenders.PEERS if each.name == PEER)
         with contextlib.ExitStack() as stack:
             sender = stack.enter_context(Sender())
             running = [
@@ -217,14 +217,14 @@ def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
                     servers.triton(idle, toy.ENSEMBLE, [Picture(image, folder / "idle.mask")], name=IDLE)
                 ),
             ]
-            if lacking := rival.missing(contenders.installed(options.peers_python)):
-                report.skip(RIVAL, lacking)
+            if lacking := peer.missing(contenders.installed(options.peers_python)):
+                report.skip(PEER, lacking)
             else:
                 setup = contenders.Setup(workers=cores(), threads=1)
                 service = contenders.service(repository, toy.CORE, setup)
-                running.append(stack.enter_context(rival.start(service, repository, pictures, options.peers_python)))
+                running.append(stack.enter_context(peer.start(service, repository, pictures, options.peers_python)))
             measure_load(report, running, sender, options, limit=limit)
-        report.compare("load", "rate", {TRITON: (RIVAL,)}, high_is_good=True)
+        report.compare("load", "rate", {TRITON: (PEER,)}, high_is_good=True)
     if "model" in options.parts:
         served = contenders.link_models(options.model_repository, folder / "real", options.variant)
         pictures = [Picture(image, folder / "model.mask")]
@@ -235,42 +235,42 @@ def measure(report: Report, options: argparse.Namespace, folder: Path) -> None:
 
 def show(report: Report) -> None:
     """Print the tables and draw the plot."""
-    milliseconds = Column("seconds", "ms an image", 1e3, ".2f")
+    milliseconds = Column("seconds", "ms per image", 1e3, ".2f")
     if rows := report.of("stages"):
         report.show(f"{SIZE[0]} x {SIZE[1]} JPEG, one thread", rows, (milliseconds,))
     if rows := report.of("load"):
         columns = (
             Column("rate", "images/s", form=".0f"),
-            Column("p50", "p50 ms", 1e3, ".1f"),
-            Column("p99", "p99 ms", 1e3, ".1f"),
+            Column("p50", "p50, ms", 1e3, ".1f"),
+            Column("p99", "p99, ms", 1e3, ".1f"),
             Column("of_limit", "of the limit", form=".2f"),
         )
-        report.show("a core that costs nothing", rows, columns)
-        best = {name: report.best("load", "rate", contender=name) for name in (TRITON, IDLE, RIVAL)}
+        report.show("a core model that costs nothing", rows, columns)
+        best = {name: report.best("load", "rate", contender=name) for name in (TRITON, IDLE, PEER)}
         rows = [
             row
             for name, top in best.items()
             if top
             for row in report.of("processor", server=name, **{IN_FLIGHT: top.condition[IN_FLIGHT]})
         ]
-        report.show("processor time at the best throughput", rows, (Column("ms", "ms an image", form=".2f"),))
+        report.show("CPU time at the best throughput", rows, (Column("ms", "ms per image", form=".2f"),))
         times = [Column(f"{kind}_ms", f"{kind.replace('_', ' ')} ms", form=".2f") for kind in server_statistics.TIMES]
-        title = "Triton's statistics: a request in each step"
+        title = "Triton's statistics: mean times of a request in each step"
         report.show(title, report.of("steps", server=TRITON), (*times, Column("batch", "batch", form=".1f")))
-        of_triton = {"server": TRITON}
+        over: dict[str, Any] = {"over": IN_FLIGHT, "over_label": "requests in flight"}
+        triton: dict[str, Any] = over | {"where": {"server": TRITON}}
         panels = [
-            Panel("load", "rate", "images/s", over=IN_FLIGHT, log=True),
-            Panel("load", "p50", "ms, median", over=IN_FLIGHT, scale=1e3, log=True),
-            Panel("load", "p99", "ms, 99th percentile", over=IN_FLIGHT, scale=1e3, log=True),
-            Panel("steps", "queue_ms", "ms", "Triton: a request waits", IN_FLIGHT, stacked=True, where=of_triton),
-            Panel(
-                "steps", "compute_ms", "ms", "Triton: a request is computed", IN_FLIGHT, stacked=True, where=of_triton
-            ),
-            Panel("processor", "ms", "ms", "Triton: processor time", IN_FLIGHT, log=True, where=of_triton),
+            Panel("load", "rate", "Throughput", "images/s", high_is_good=True, log=True, **over),
+            Panel("load", "p50", "Median latency (p50)", "ms", scale=1e3, log=True, **over),
+            Panel("load", "p99", "99th percentile of the latency (p99)", "ms", scale=1e3, log=True, **over),
+            Panel("steps", "queue_ms", "Triton: time in the queue, by step", "ms per request", stacked=True, **triton),
+            Panel("steps", "compute_ms", "Triton: compute time, by step", "ms per request", stacked=True, **triton),
+            Panel("processor", "ms", "Triton: CPU time, by process", "ms per image", log=True, **triton),
         ]
-        report.plot(panels, columns=3)
+        size = f"{SIZE[0]} x {SIZE[1]} JPEG, {cores()} cores"
+        report.plot(panels, title=f"Pipeline around a core model that costs nothing: {size}")
     if rows := report.of("model"):
-        report.show("a real model", rows, (Column("seconds", "s an image", form=".3f"),))
+        report.show("a real model", rows, (Column("seconds", "s per image", form=".3f"),))
 
 
 def main() -> int:

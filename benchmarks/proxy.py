@@ -1,4 +1,4 @@
-"""A TCP proxy that fails as networks do, when told to."""
+"""A TCP proxy that simulates network failures."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _CHUNK = 65536
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to a connection, old or new, once the server has sent some bytes more.
+    """A failure of all connections, old and new, after the server has sent some more bytes.
 
     Attributes:
-        kind: `reset` drops it with RST; `half-close` ends the server's side and keeps the client's open;
-            `black hole` holds back what comes from either side until the fault is over, as TCP does for lost packets.
-        after: Bytes from the server that still pass.
+        kind: `reset` drops the connection with RST; `half-close` closes the server's side and keeps the client's open;
+            `black hole` delays the bytes of both sides until the fault is removed, as TCP does after lost packets.
+        after: Number of bytes from the server that still pass.
     """
 
     kind: Literal["reset", "half-close", "black hole"]
@@ -37,14 +37,14 @@ class Proxy:
 
     Attributes:
         upstream: `host:port` of the server.
-        fault: What happens to connections; None for nothing.
-        rate: Bytes a second that pass in each direction, all connections together; None for no limit.
-        port: Where it listens.
+        fault: The failure of the connections, or None.
+        rate: Limit in bytes per second for each direction, all connections together; None for no limit.
+        port: The port that it listens on.
 
     Args:
         upstream: See above.
         host: The address to listen on.
-        tls: Speak TLS with clients, and none with the server.
+        tls: Use TLS with clients, but not with the server.
     """
 
     def __init__(self, upstream: str, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
@@ -54,9 +54,7 @@ class Proxy:
         self.rate: float | None = None
         self._tls = tls
         self._free = [0.0, 0.0]  # when each direction may send again
-        self._open: dict[
-            asyncio.Task[None], asyncio.StreamWriter
-        ] = {}  # what serves a connection, and its client's side
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}  # tasks of connections, and their clients
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -65,15 +63,15 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """Return `host:port`, where it listens."""
+        """Return the `host:port` that it listens on."""
         return f"{self._host}:{self.port}"
 
     def listen(self) -> None:
-        """Take connections, on the same port as before."""
+        """Accept connections, on the same port as before."""
         self._run(self._listen)
 
     def refuse(self) -> None:
-        """Take no connections any more, and reset those that are open."""
+        """Stop accepting connections, and reset the open ones."""
         self._run(self._refuse)
 
     def __enter__(self) -> Proxy:  # noqa: PYI034 - typing.Self needs Python 3.11
@@ -105,7 +103,7 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for task, writer in tasks.items():
-                _reset(writer)  # a task that is cancelled before its first step has closed nothing
+                _reset(writer)  # a task that is canceled before its first step has closed nothing
                 self._open.pop(task, None)
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,7 +125,7 @@ class Proxy:
                 side.close()
             try:
                 await asyncio.gather(*(side.wait_closed() for side in sides), return_exceptions=True)
-            except asyncio.CancelledError:  # refuse() came while the last bytes were still on their way
+            except asyncio.CancelledError:  # refuse() was called while the last bytes were sent
                 for side in sides:
                     side.transport.abort()
 
@@ -162,7 +160,7 @@ class Proxy:
             writer.write_eof()
 
     async def _pass_hole(self, applies: Callable[[Fault], bool]) -> None:
-        while self.fault is not None and self.fault.kind == "black hole" and applies(self.fault):  # noqa: ASYNC110 another thread ends it
+        while self.fault is not None and self.fault.kind == "black hole" and applies(self.fault):  # noqa: ASYNC110 - another thread ends it
             await asyncio.sleep(0.01)
 
     async def _send(self, data: bytes, writer: asyncio.StreamWriter, direction: int) -> None:

@@ -1,6 +1,6 @@
-"""The figures of a benchmark: medians and spread, ratios to a baseline, one record, one table, one plot.
+"""The results of a benchmark: medians, spread, ratios to a baseline, a JSON record, tables and a plot.
 
-What was measured comes as rows: a section, a contender, the condition that it was measured under, and its figures.
+Results are rows: a section, a contender, the condition under which it was measured, and its figures.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 PACKAGES = ("numpy", "nvidia-pytriton", "onnxruntime", "openvino", "torch", "torchvision", "tritonclient")
 FAILED = "failed"
 _WIDEST = 40
+_COLUMNS = 2  # of panels in a plot: the text of more is too small at a width of 800 pixels
+_SHORT_NAME = 14  # characters; three such names fit into a row of a legend
 
 
 def versions() -> dict[str, str]:
@@ -44,7 +46,7 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number of a contender: the median of what was measured, the quartiles, and of how many measurements."""
+    """One number of a contender: median, quartiles and number of the measurements."""
 
     median: float
     low: float
@@ -59,21 +61,21 @@ class Figure:
 
     @property
     def spread(self) -> str:
-        """Half of the distance between the quartiles, as a share of the median; nothing for one measurement."""
+        """Half of the interquartile range, relative to the median; empty for one measurement."""
         return f"±{(self.high - self.low) / 2 / abs(self.median):.1%}" if self.count > 1 and self.median else ""
 
 
 @dataclass(slots=True)
 class Row:
-    """What one contender did under one condition.
+    """The results of one contender under one condition.
 
     Attributes:
         section: the part of the benchmark.
         contender: what was measured.
-        condition: what it was measured under, by name.
+        condition: name and value of everything that was varied.
         samples: the measurements of each figure, by name.
         notes: values that are not numbers.
-        baseline: the contender that it is compared with.
+        baseline: the contender that this one is compared with.
         ratio: its figure divided by the baseline's.
     """
 
@@ -87,16 +89,16 @@ class Row:
 
     @property
     def figures(self) -> dict[str, Figure]:
-        """The numbers, by name."""
+        """The figures, by name."""
         return {name: Figure.of(samples) for name, samples in self.samples.items() if samples}
 
     def text(self, name: str) -> str:
-        """Return a figure as it is said in a line of text."""
+        """Return the median of a figure with three digits."""
         return f"{self.figures[name].median:.3g}"
 
 
 class Column(NamedTuple):
-    """A figure or a note in a table: its name in the row, the heading, and how a figure is written."""
+    """A column of a table: name of the figure or note, heading, factor and number format."""
 
     name: str
     heading: str
@@ -106,25 +108,29 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One of the plots in a picture: lines over a condition, or one bar for each contender.
+    """One panel of a plot: lines over a condition, or one bar for each contender, the best first.
 
     Attributes:
         section: of the rows.
         name: of the figure.
-        label: of the figure's axis.
-        title: above it.
-        over: the condition on the other axis; bars of contenders where it is empty.
-        scale: what figures are multiplied with.
-        log: for the condition, base 2.
-        stacked: draw contenders on top of each other instead of as lines.
+        title: above the panel.
+        label: of the figure's axis, with the unit; "higher is better" or "lower is better" is added.
+        high_is_good: whether a higher figure is better.
+        over: the condition on the other axis; without it, bars.
+        over_label: of that axis; the name of the condition by default.
+        scale: factor for the figures.
+        log: logarithmic axis for the condition, base 2.
+        stacked: stack the contenders as bars instead of drawing lines.
         where: conditions that rows must have.
     """
 
     section: str
     name: str
+    title: str
     label: str
-    title: str = ""
+    high_is_good: bool = False
     over: str = ""
+    over_label: str = ""
     scale: float = 1.0
     log: bool = False
     stacked: bool = False
@@ -132,17 +138,17 @@ class Panel:
 
 
 class Report:
-    """The rows of one run. The record is written with all that is said or shown: a run that is cut off loses little.
+    """The rows of one run. Each printed line and table also writes the record, so that an aborted run loses little.
 
     Attributes:
         rows: in the order in which they were added.
-        skipped: what was not measured, and why.
-        console: for what is shown.
+        skipped: parts that were not measured, and the reasons.
+        console: for the output.
 
     Args:
         name: of the files: NAME.json, NAME.png.
-        folder: for them.
-        about: what the record gets besides the machine and the versions.
+        folder: of the files.
+        about: further entries of the record, in addition to the machine and the versions.
     """
 
     def __init__(self, name: str, folder: Path, **about: Any) -> None:  # noqa: ANN401 - JSON
@@ -175,32 +181,32 @@ class Report:
         return row
 
     def skip(self, part: str, reason: str) -> None:
-        """Note why something was not measured."""
+        """Record and print why a part was not measured."""
         self.skipped[part] = reason
         self.say(f"{part}: {reason}")
 
     @contextlib.contextmanager
     def part(self, name: str) -> Generator[None]:
-        """Let a part that fails cost the others nothing; `exit_code` tells of it."""
+        """Record a failure of a part, so that the other parts still run; `exit_code` becomes 1."""
         try:
             yield
-        except Exception as exc:  # noqa: BLE001 - named in the output and the exit code; the next part runs
+        except Exception as exc:  # noqa: BLE001 - it is printed and recorded; the next part runs
             traceback.print_exc()
             self.skip(name, f"{FAILED}: {exc!r}"[:500])
 
     @property
     def exit_code(self) -> int:
-        """1 where a part failed, 0 also where one was left out."""
+        """1 if a part failed; parts that were left out do not count."""
         return int(any(reason.startswith(FAILED) for reason in self.skipped.values()))
 
     def say(self, text: str) -> None:
-        """Print a line at once, because the run may be cut off."""
+        """Print a line at once, because the run may be aborted."""
         self.write()
         self.console.print(text, markup=False, soft_wrap=True)
         sys.stdout.flush()
 
     def of(self, section: str, **wanted: Any) -> list[Row]:  # noqa: ANN401 - JSON
-        """Return the rows of a section that have some conditions; `contender` counts as one."""
+        """Return the rows of a section with the given conditions; `contender` counts as a condition."""
         return [
             row
             for row in self.rows
@@ -209,18 +215,18 @@ class Report:
         ]
 
     def best(self, section: str, name: str, **wanted: Any) -> Row | None:  # noqa: ANN401 - JSON
-        """Return the row with the highest figure; None where there is none."""
+        """Return the row with the highest figure, or None."""
         rows = [row for row in self.of(section, **wanted) if name in row.figures]
         return max(rows, key=lambda row: row.figures[name].median, default=None)
 
     def compare(self, section: str, name: str, baselines: Mapping[str, Sequence[str]], *, high_is_good: bool) -> None:
-        """Give rows the ratio of a figure to that of the best of some other contenders under the same condition.
+        """Set the ratio of each row to the best of its baselines under the same condition.
 
         Args:
             section: of the rows.
             name: of the figure.
-            baselines: contender -> those that it is compared with; those that were not measured are left out.
-            high_is_good: whether the best one has the highest figure.
+            baselines: contender -> contenders to compare it with; those that were not measured are ignored.
+            high_is_good: whether a higher figure is better.
         """
         for row in self.of(section):
             others = [
@@ -234,7 +240,7 @@ class Report:
                 row.baseline, row.ratio = best.contender, row.figures[name].median / best.figures[name].median
 
     def show(self, title: str, rows: Sequence[Row], columns: Sequence[Column]) -> None:
-        """Print rows as a table: contender, conditions, the columns that any row has, and the ratio."""
+        """Print rows as a table: contender, conditions, the columns that at least one row has, and the ratio."""
         columns = [c for c in columns if any(c.name in row.figures or row.notes.get(c.name) for row in rows)]
         conditions = list(dict.fromkeys(name for row in rows for name in row.condition))
         spread = next((c.name for c in columns for row in rows if row.figures.get(c.name, _NONE).count > 1), "")
@@ -277,23 +283,32 @@ class Report:
         partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         partial.replace(self._file)
 
-    def plot(self, panels: Sequence[Panel], *, columns: int, ours: Sequence[str] = (), title: str = "") -> None:
-        """Draw the panels, row by row; bars of `ours` are blue."""
-        lines = -(-len(panels) // columns)
-        picture = Picture(figsize=(4.4 * columns, 3.8 * lines), layout="constrained")
-        for axes, panel in zip(picture.subplots(lines, columns, squeeze=False).flat, panels, strict=False):
-            _draw(
-                axes, panel, [row for row in self.of(panel.section, **panel.where) if panel.name in row.figures], ours
-            )
-        if title:
-            picture.suptitle(title, fontsize="small", color="red")
+    def plot(self, panels: Sequence[Panel], *, title: str, warning: str = "", ours: Sequence[str] = ()) -> None:
+        """Draw the panels in rows of two, those without data left out; bars of `ours` are blue."""
+        drawn = [
+            (panel, rows)
+            for panel in panels
+            if (rows := [row for row in self.of(panel.section, **panel.where) if panel.name in row.figures])
+        ]
+        if not drawn:
+            return
+        lines = -(-len(drawn) // _COLUMNS)
+        # Inches of a panel: of lines with a legend, or of the largest number of bars.
+        height = 3.8 if any(panel.over for panel, _ in drawn) else 1.1 + 0.27 * max(len(rows) for _, rows in drawn)
+        picture = Picture(figsize=(4.4 * _COLUMNS, height * lines), layout="constrained")
+        every_axes = list(picture.subplots(lines, _COLUMNS, squeeze=False).flat)
+        for axes, (panel, rows) in zip(every_axes, drawn, strict=False):
+            _draw(axes, panel, rows, ours)
+        for axes in every_axes[len(drawn) :]:
+            axes.remove()
+        picture.suptitle(f"{title}\n{warning}".strip(), color="red" if warning else "black", fontsize="large")
         picture.savefig(self._file.with_suffix(".png"), dpi=150)
 
     def end(self) -> int:
-        """Say where the results are; return the exit code."""
+        """Print where the results are, and return the exit code."""
         self.write()
         written = sorted(file.name for file in self._file.parent.glob(f"{self._file.stem}.*"))
-        self.say(f"written: {self._file.parent}: {', '.join(written)}")
+        self.say(f"results in {self._file.parent}: {', '.join(written)}")
         return self.exit_code
 
 
@@ -306,18 +321,36 @@ def _text(figure: Figure, column: Column) -> str:
 
 def _draw(axes: Axes, panel: Panel, rows: Sequence[Row], ours: Sequence[str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    if not panel.over:
-        names = [row.contender for row in rows]
-        colors = ["tab:blue" if name in ours else "0.7" for name in names]
-        values = [panel.scale * row.figures[panel.name].median for row in rows]
-        axes.bar_label(axes.barh(range(len(names)), values, color=colors), fmt="%.3g", padding=3)
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.margins(x=0.2)
-        axes.set(title=panel.title, xlabel=panel.label)
-        return
+    axes.set_title(panel.title, fontsize="medium")
+    label = f"{panel.label} ({'higher' if panel.high_is_good else 'lower'} is better)"
+    if panel.over:
+        _draw_over(axes, panel, rows)
+        axes.set(xlabel=panel.over_label or panel.over, ylabel=label)
+    else:
+        _draw_bars(axes, panel, rows, ours)
+        axes.set_xlabel(label)
+
+
+def _draw_bars(axes: Axes, panel: Panel, rows: Sequence[Row], ours: Sequence[str]) -> None:
+    rows = sorted(rows, key=lambda row: row.figures[panel.name].median, reverse=panel.high_is_good)
+    names = [row.contender for row in rows]
+    colors = ["tab:blue" if name in ours else "0.7" for name in names]
+    values = [panel.scale * row.figures[panel.name].median for row in rows]
+    bars = axes.barh(range(len(names)), values, color=colors)
+    axes.bar_label(bars, [_three_digits(value) for value in values], padding=3)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:#.3g}" if value < 100 else f"{value:.0f}"  # noqa: PLR2004 - no digits after the point from here
+
+
+def _draw_over(axes: Axes, panel: Panel, rows: Sequence[Row]) -> None:
     bottom: dict[Any, float] = {}
-    for name in dict.fromkeys(row.contender for row in rows):
+    names = list(dict.fromkeys(row.contender for row in rows))
+    for name in names:
         mine = [row for row in rows if row.contender == name and panel.over in row.condition]
         places = [row.condition[panel.over] for row in mine]
         values = [panel.scale * row.figures[panel.name].median for row in mine]
@@ -332,6 +365,12 @@ def _draw(axes: Axes, panel: Panel, rows: Sequence[Row], ours: Sequence[str]) ->
     if not panel.stacked and all(isinstance(row.condition.get(panel.over), int) for row in rows):
         axes.set_xticks(sorted({row.condition[panel.over] for row in rows}))
     axes.set_ylim(bottom=0)
-    axes.set(title=panel.title, xlabel=panel.over, ylabel=panel.label)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize="small")
+    # Below the axis and its label, so that it covers no points.
+    axes.legend(
+        frameon=False,
+        fontsize="small",
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        borderaxespad=4.5,
+        ncols=3 if max(map(len, names)) <= _SHORT_NAME else 2,
+    )

@@ -1,10 +1,10 @@
-"""How the time of a picture grows with its size, the batch, the variant, the precision and the cores, on this CPU.
+"""Measure how the time of a picture grows with its size, the batch, the variant, the precision and the cores.
 
     .venv/bin/python -m benchmarks.scaling [--rounds 2] [--output out/bench]
 
-The models run by themselves in this process, each axis varied from one picture of 520 x 520 on all cores; decoding with
-resizing and the making of the mask, in one thread, grow with the picture as it is sent. The weights are untrained: they
-take the same time. Printed, and written as scaling.json and scaling.png.
+The models run alone in this process; each axis is varied, starting from one picture of 520 x 520 on all cores. The
+other steps depend on the size of the picture that is sent, and are timed in one thread. The weights are untrained,
+which does not change the time. The results are printed and written to scaling.json and scaling.png.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "int8")
 PICTURES = ((320, 240), (640, 480), (1280, 960), (2560, 1920), (4000, 3000))
-# What is varied, with its label, and the values.
+# Name of an axis, its label, and its values.
 AXES: dict[str, tuple[str, Sequence[Any]]] = {
     "variant": ("variant", VARIANTS),
     "batch": ("pictures a batch", (1, 2, 4, 8)),
@@ -44,7 +44,7 @@ AXES: dict[str, tuple[str, Sequence[Any]]] = {
 
 
 def measure_models(report: Report, rounds: int) -> None:
-    """Vary one axis after the other; a setting that is on several axes is measured once."""
+    """Vary one axis after another; a setting that is on several axes is measured once."""
     base: dict[str, Any] = {"variant": "resnet50", "batch": 1, "side": TRAINED_SIZE, "threads": cores()}
     known: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +68,7 @@ def measure_models(report: Report, rounds: int) -> None:
 
 
 def measure_steps(report: Report) -> None:
-    """Measure each stage of pre- and postprocessing by the picture's size."""
+    """Measure each stage of pre- and postprocessing for pictures of several sizes."""
     with tempfile.TemporaryDirectory() as folder:
         repository = toy.build(Path(folder) / "models", core="objects")
         file = Path(folder) / "picture.jpg"
@@ -86,15 +86,21 @@ def main() -> int:
     measure_models(report, options.rounds)
     measure_steps(report)
     for axis, (label, _) in AXES.items():
-        report.show(f"varied: {label}", report.of(axis), (Column("seconds", "s an image", form=".3f"),))
+        report.show(f"varied: {label}", report.of(axis), (Column("seconds", "s per image", form=".3f"),))
     report.show("steps, one thread", report.of("steps"), (Column("seconds", "ms", 1e3, ".1f"),))
+    drawn = {
+        "batch": ("ResNet-50: batch size", "images per batch"),
+        "side": ("ResNet-50: image size", "side of the image, pixels"),
+        "threads": ("ResNet-50: cores", "cores"),
+    }
     panels = [
-        Panel(axis, "seconds", "seconds an image", "ResNet-50", over=label)
-        for axis, (label, _) in AXES.items()
-        if axis != "variant"
+        Panel(axis, "seconds", title, "seconds per image", over=AXES[axis][0], over_label=label, log=axis == "batch")
+        for axis, (title, label) in drawn.items()
     ]
-    steps = Panel("steps", "seconds", "ms", "steps, one thread", over="megapixels", scale=1e3)
-    report.plot([*panels, steps], columns=4)
+    size = "megapixels of the picture that is sent"
+    steps = Panel("steps", "seconds", "Steps around the model", "ms", over="megapixels", over_label=size, scale=1e3)
+    title = f"Time of an image on a CPU with {cores()} cores; the steps use one thread"
+    report.plot([*panels, steps], title=title)
     return report.end()
 
 

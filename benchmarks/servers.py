@@ -1,4 +1,4 @@
-"""Model servers that run: how they are started, all their processes and what these use, and their end."""
+"""Start and stop model servers, and measure the CPU time and memory of all their processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Amount = TypeVar("Amount", int, float)
 
 START_SECONDS = 120.0
-# Every process of a server inherits it, also one that leaves the process group or outlives its parent.
+# All processes of a server inherit this variable, even after they left the process group or outlived their parent.
 _MARKER = "BENCHMARK_SERVER"
 _SAMPLE_SECONDS = 1.0
 
@@ -34,14 +34,14 @@ class Processes:
     """The processes of one server.
 
     Attributes:
-        variables: of the environment, by which they are found.
+        variables: environment variables by which they are found.
     """
 
     def __init__(self) -> None:
         self.variables = {_MARKER: secrets.token_hex(8)}
 
     def all(self) -> list[psutil.Process]:
-        """Return those that run."""
+        """Return the running ones."""
         found: list[psutil.Process] = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -51,7 +51,7 @@ class Processes:
         return found
 
     def sum(self, amount: Callable[[psutil.Process], Amount]) -> Amount | int:
-        """Return the sum of what each of them uses."""
+        """Return the sum of an amount over all of them."""
         total = 0
         for process in self.all():
             with contextlib.suppress(psutil.Error):
@@ -59,16 +59,16 @@ class Processes:
         return total
 
     def memory(self) -> int:
-        """Return the bytes that they take: the proportional set size, so that shared memory counts once."""
+        """Return their memory in bytes: the proportional set size, so that shared memory counts once."""
         return int(self.sum(lambda process: process.memory_full_info().pss))
 
     def processor_seconds(self) -> float:
-        """Return the processor time that they have taken."""
+        """Return their CPU time in seconds."""
         return float(self.sum(lambda process: sum(process.cpu_times()[:2])))
 
     @contextlib.contextmanager
     def peak_memory(self) -> Generator[list[int]]:
-        """Sample the memory for as long as the context lasts; the list has the samples."""
+        """Sample the memory until the end of the context; the list has the samples."""
         samples = [self.memory()]
         done = threading.Event()
 
@@ -85,7 +85,7 @@ class Processes:
             thread.join()
 
     def end(self, patience: float) -> None:
-        """End what still runs."""
+        """End the processes that still run, with SIGTERM first, waiting `patience` seconds after each signal."""
         for end in (psutil.Process.terminate, psutil.Process.kill):
             deadline = time.monotonic() + patience
             for process in self.all():
@@ -97,15 +97,15 @@ class Processes:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that answers with masks.
+    """A running server.
 
     Attributes:
-        name: as shown.
-        wire: where and how it takes pictures.
+        name: in the results.
+        wire: URL and format of its requests.
         pictures: to send.
-        processes: its own.
-        start: seconds until it had answered with a mask.
-        is_triton: it has Triton's statistics.
+        processes: its processes.
+        start: seconds until its first mask.
+        is_triton: whether it has Triton's statistics.
     """
 
     name: str
@@ -127,10 +127,10 @@ def triton(
     start_seconds: float = START_SECONDS,
     log: Path | None = None,
 ) -> Generator[Server]:
-    """Start the embedded server on a model repository, as the README does.
+    """Start the embedded server with a model repository, as in the README.
 
     Raises:
-        LaunchError: it does not start, or does not answer.
+        LaunchError: the server does not start, or does not answer.
     """
     processes = Processes()
     began = time.monotonic()
@@ -159,19 +159,19 @@ def started(
     folder: Path,
     patience: float = 20.0,
 ) -> Generator[Server]:
-    """Start another server; at the end of the context nothing of it runs.
+    """Start another server; at the end of the context all its processes have ended.
 
     Args:
-        name: as shown.
-        command: what starts it; SIGTERM stops it in order.
-        wire: where and how it takes pictures.
+        name: in the results.
+        command: starts the server; SIGTERM stops it.
+        wire: URL and format of its requests.
         pictures: to send.
-        environment: variables to add to ours.
-        folder: its working directory; it gets the log, `server.log`.
-        patience: seconds for each step of its end.
+        environment: variables in addition to those of this process.
+        folder: its working directory, which also gets the log, `server.log`.
+        patience: seconds for each step of stopping it.
 
     Raises:
-        LaunchError: it ends, or does not answer with a mask.
+        LaunchError: the server ends, or does not answer with a mask.
     """
     processes, log, began = Processes(), folder / "server.log", time.monotonic()
 
@@ -179,8 +179,8 @@ def started(
         return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
 
     with log.open("wb") as file:
-        # A session of its own: Ctrl-C reaches us alone, and we stop the server.
-        process = subprocess.Popen(  # noqa: S603 - what the table of peers says
+        # A separate session, so that Ctrl-C reaches only this process, which stops the server.
+        process = subprocess.Popen(  # noqa: S603 - a command of benchmarks/peers
             command,
             cwd=folder,
             env={**os.environ, **environment, **processes.variables},
@@ -203,7 +203,7 @@ def started(
 def _wait_mask(
     wire: Wire, pictures: Sequence[Picture], process: subprocess.Popen[bytes], log_tail: Callable[[], str]
 ) -> None:
-    """Return when the server has answered with a mask; what no server has answered yet becomes the mask to expect."""
+    """Wait for the first mask. If no server has answered a picture before, its mask becomes the expected one."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -211,9 +211,11 @@ def _wait_mask(
             break
         except (OSError, http.client.HTTPException) as error:
             if process.poll() is not None:
-                raise LaunchError(f"ended with exit code {process.returncode}:\n{log_tail()}") from error
+                raise LaunchError(f"the server ended with exit code {process.returncode}:\n{log_tail()}") from error
             if time.monotonic() > deadline:
-                raise LaunchError(f"no mask in {START_SECONDS:g} s: {error!r}\n{log_tail()}") from error
+                raise LaunchError(
+                    f"the server returned no mask in {START_SECONDS:g} s: {error!r}\n{log_tail()}"
+                ) from error
             time.sleep(0.1)
     for number, picture in enumerate(pictures):
         if not picture.mask.exists():

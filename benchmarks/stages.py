@@ -1,6 +1,6 @@
-"""What each stage of the pipeline costs by itself, in one process and one thread; benchmarks/pipeline.py runs it.
+"""Time each stage of the pipeline alone, in one process and one thread; benchmarks/pipeline.py runs this script.
 
-Prints one JSON object: seconds an image by stage, of all rounds.
+It prints one JSON object: seconds per image by stage, one value for each round.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Their folders are on PYTHONPATH: these are the files that Triton's Python models run.
+# Their folders are on PYTHONPATH; they are the files that Triton's Python models use.
 import confidence_ops
 import image_ops
 import mask_ops
@@ -24,7 +24,7 @@ ROUNDS = 20
 
 
 def main() -> None:
-    """Measure; arguments are a model repository with a stand-in core and an encoded image."""
+    """Measure. The arguments are a model repository with a stand-in core model and an encoded image."""
     repository, image = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
     torch.set_num_threads(1)
     parameters = read_config(repository / "preprocess" / "config.pbtxt").parameters

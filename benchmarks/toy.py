@@ -1,13 +1,12 @@
-"""Model repositories that are quick: the repository's own steps around a stand-in for the core model.
+"""Fast model repositories: the repository's own steps around a stand-in for the core model.
 
-`colors` tells classes by color, so that every mask is known; `objects` answers with the same logits for every picture
-and costs nothing, so that what is measured is the pipeline around it. `sleeping` takes as long as a GPU would.
+`colors` classifies by color, so that every mask is known. `objects` returns the same logits for every picture and costs
+nothing, so that only the pipeline around it is measured. `sleeping` takes as long as a GPU would.
 """
 
 from __future__ import annotations
 
 import shutil
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +15,7 @@ import torch
 
 from benchmarks.harness import ROOT
 from deeplabv3.building.steps import STEPS
+from deeplabv3.building.tracing import without_deprecation_warnings
 from deeplabv3.models.names import core_name, ensemble_name
 from deeplabv3.repository.config import config_text, read_config
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 CORE, ENSEMBLE = core_name("resnet50"), ensemble_name("resnet50")
 MODELS = (*STEPS, CORE, ENSEMBLE)
-# One color a class, as far from each other as a 3 x 3 x 3 grid puts them.
+# One color for each class, from a 3 x 3 x 3 grid, so that they are far apart.
 COLORS = np.array([(r, g, b) for r in (0, 128, 255) for g in (0, 128, 255) for b in (0, 128, 255)][:21], np.uint8)
-# What `objects` sees: class id, center row and column, radius, on the logits' grid of SIDE x SIDE.
+# The objects of `objects`: class id, center row and column, radius, on the logits' grid of SIDE x SIDE.
 SIDE = 65
 OBJECTS = ((15, 30, 25, 14), (2, 45, 40, 9), (8, 15, 50, 8))
 
 
 class ByColor(torch.nn.Module):
-    """The core model's tensors, with the logits of a pixel falling with its distance to the color of a class."""
+    """The core model's tensors, with logits that decrease with the distance to the color of a class."""
 
     def __init__(self, colors: npt.NDArray[Any] = COLORS) -> None:
         super().__init__()
@@ -47,10 +47,10 @@ class ByColor(torch.nn.Module):
 
 
 class Objects(torch.nn.Module):
-    """The core model's tensors without its arithmetic: the same logits for every picture.
+    """The core model's tensors without its computation: the same logits for every picture.
 
-    Made up to look like a trained model's: three objects on a background, each ahead of it by several units inside and
-    behind it outside, a few cells between the two, and no other class near the best.
+    They imitate a trained model: three objects on a background. Inside an object, its class leads the background by
+    several units; outside it trails; the edge is a few cells wide, and no other class comes close.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Objects(torch.nn.Module):
         return self.logits.expand(PIXELS.shape[0], -1, -1, -1), IMAGE_ID
 
 
-# Appended to the modules of steps that are to be idle: each computes once, and then answers with what it has.
+# Appended to the modules of idle steps: each computes once, and then returns the stored result.
 _IDLE = """
 
 _computed, _answers = {function}, {{}}
@@ -93,10 +93,10 @@ def build(folder: Path, *, core: Literal["colors", "objects"] = "colors", idle: 
     """Write a repository with a stand-in for the ResNet-50 and no other variant; return its folder.
 
     Args:
-        folder: where; it does not exist yet.
-        core: `colors` gets pictures of 32 x 32, `objects` those of 520 x 520 that the real model gets.
-        idle: the steps around the core do nothing either, so that what is left is the server. It answers pictures
-            of a length and size with the mask of the first.
+        folder: to create.
+        core: `colors` gets pictures of 32 x 32, `objects` pictures of 520 x 520 as the real model does.
+        idle: whether the steps around the core do nothing either, so that only the server is measured. Pictures of
+            the same size and number of bytes then get the mask of the first.
     """
     for model in MODELS:
         shutil.copytree(
@@ -120,8 +120,7 @@ def build(folder: Path, *, core: Literal["colors", "objects"] = "colors", idle: 
 def traced(module: torch.nn.Module) -> Any:  # noqa: ANN401 - a module of TorchScript
     """Return the trace of a stand-in."""
     example = (torch.zeros(1, 32, 32, 3, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+    with without_deprecation_warnings():
         return torch.jit.trace(module.eval(), example)
 
 
@@ -160,7 +159,7 @@ class TritonPythonModel:
 
 
 def sleeping(folder: Path, *, first: float, each: float, max_batch: int) -> Path:
-    """Write a repository whose core model batches requests and sleeps `first` seconds, and `each` for each picture."""
+    """Write a repository whose core model batches requests and sleeps `first` seconds, plus `each` per picture."""
     build(folder)
     core = folder / CORE
     shutil.rmtree(core)
@@ -172,11 +171,11 @@ def sleeping(folder: Path, *, first: float, each: float, max_batch: int) -> Path
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture whose mask is known.
+    """A picture with a known mask.
 
     Attributes:
         class_id: Of all its pixels.
-        height: Rows, which with the width tells it from the others.
+        height: Rows. The pictures of `picture` differ in size.
         width: Columns.
     """
 
@@ -193,10 +192,10 @@ class Picture:
         return b"P6 %d %d 255\n" % (self.width, self.height) + self.pixels().tobytes()
 
     def is_mask(self, mask: npt.NDArray[np.uint8]) -> bool:
-        """Return whether a mask is the one of this picture."""
+        """Return whether a mask belongs to this picture."""
         return mask.shape == (self.height, self.width) and bool((mask == self.class_id).all())
 
 
 def picture(number: int) -> Picture:
-    """Return one of a thousand pictures that differ in size, neighbors also in class."""
+    """Return one of a thousand pictures that differ in size; consecutive ones also differ in class."""
     return Picture(number % 21, 20 + number % 25, 30 + number // 25 % 40)

@@ -1,4 +1,4 @@
-"""The traced models by themselves: images a second, how that compares with the card, and whether they are right."""
+"""The traced models without a server: images per second, the share of the card's peak, and the error of the logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.card import COPY, seconds_of, spoil_free_memory, tensor_float_32, watched
+from benchmarks.gpu.card import COPY, fill_free_memory_with_nan, seconds_of, tensor_float_32, watched
 from benchmarks.gpu.models import Work, count_work, loaded, traced
 from deeplabv3.building import tracing
 from deeplabv3.building.plan import MEAN, STD
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 _CHECKED_PICTURES = 2
 _ANY_NUMBER = 1_000_000
 _KERNELS_SHOWN = 12
-_KERNELS_BATCH = 32  # the most that the server makes
+_KERNELS_BATCH = 32  # the largest batch of the server
 
 
 class Contender(NamedTuple):
-    """One way to build a model for a GPU: a precision and a mode of cuDNN, as build_models.py takes them."""
+    """One way to build a model for a GPU: a precision and a cuDNN mode of build_models.py."""
 
     precision: str
     cudnn: str = "heuristic"
 
     @property
     def name(self) -> str:
-        """What it is called in the results."""
+        """The name in the results."""
         return self.precision if self.cudnn == "heuristic" else f"{self.precision} {self.cudnn}"
 
     def load(self, model: DeepLabV3, folder: Path, device: str) -> Any:  # noqa: ANN401 - a module of TorchScript
-        """Return what is measured; its file is written once."""
+        """Return the loaded model; its file is written once."""
         file = folder / f"{self.name}.pt"
         if not file.exists():
             folder.mkdir(exist_ok=True)
@@ -50,7 +50,7 @@ class Contender(NamedTuple):
         return loaded(file, device)
 
 
-# By what is lost where there is no time for them.
+# The most important first, because the last ones are left out if the time is short.
 CONTENDERS = (
     Contender("fp16"),
     Contender("fp16", "fused"),
@@ -66,14 +66,14 @@ CONTENDERS = (
 def measure_bare(
     report: Report, variant: str, model: DeepLabV3, settings: Settings, *, deadline: Deadline, folder: Path
 ) -> None:
-    """Measure one variant in each precision and mode of cuDNN at each batch, and the best of fp16 for longer.
+    """Measure one variant in each precision and cuDNN mode at each batch size, and the fastest of fp16 for longer.
 
     Args:
-        report: gets the rows; the shares of the card's best are in them where the card was measured before.
+        report: gets the rows, with shares of the card's peak if the card was measured before.
         variant: its name.
         model: on the CPU, in inference mode.
         settings: of the run.
-        deadline: when to leave out what is left.
+        deadline: after it, the remaining contenders are left out.
         folder: for the traced files, by variant.
     """
     work = count_work(model, settings.size)
@@ -95,7 +95,7 @@ def measure_bare(
             with torch.inference_mode():
                 seconds = seconds_by_batch(module, settings)
                 if not seconds:
-                    report.skip(part, "no batch fits the memory")
+                    report.skip(part, "no batch fits into the memory")
                     continue
                 best = max(seconds, key=lambda batch: batch / seconds[batch])
                 check = compare(*answers(module, best, reference, settings))
@@ -123,12 +123,12 @@ def measure_bare(
 
 
 def fastest(report: Report, variant: str, *, tries_algorithms: bool = True) -> Row | None:
-    """Return the row of the fastest in fp16 whose answers are right, at its best batch; `by_name` has its contender.
+    """Return the row of the fastest fp16 contender with correct logits, at its best batch size.
 
     Args:
         report: with the rows of this section.
         variant: one of VARIANTS.
-        tries_algorithms: whether it may be the one that tries cuDNN's algorithms for each batch size.
+        tries_algorithms: whether the mode that tries cuDNN's algorithms for each batch size is included.
     """
     rows = [
         row
@@ -141,12 +141,12 @@ def fastest(report: Report, variant: str, *, tries_algorithms: bool = True) -> R
 
 
 def by_name(name: str) -> Contender:
-    """Return the contender of a row."""
+    """Return the contender with a name."""
     return next(contender for contender in CONTENDERS if contender.name == name)
 
 
 def noise(batch: int, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return PIXELS and IMAGE_ID of a batch, on the device."""
+    """Return PIXELS and IMAGE_ID of a random batch, on the device."""
     generator = torch.Generator().manual_seed(1)
     shape = (batch, settings.size, settings.size, 3)
     pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
@@ -154,9 +154,9 @@ def noise(batch: int, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def seconds_by_batch(module: Any, settings: Settings) -> dict[int, float]:  # noqa: ANN401 - a module of TorchScript
-    """Return the seconds of a call by the size of its batch, where memory suffices.
+    """Return the seconds of a call by batch size; batches that do not fit into the memory are left out.
 
-    The largest runs first of all, as in the server's warm-up: the executor compiles for the shapes that it sees first.
+    The largest batch runs first, as in the server's warm-up, because the executor compiles for the first shapes.
     """
     found: dict[int, float] = {}
     for batch in sorted(settings.batches, reverse=True):
@@ -171,17 +171,17 @@ def answers(
     reference: torch.Tensor,
     settings: Settings,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits of the last pictures of a batch, and what they should be; free memory holds NaN before."""
+    """Return the logits of the last pictures of a batch, and the expected ones; fill free memory with NaN before."""
     pixels, image_id = noise(len(reference), settings)
     chosen = torch.arange(batch) % len(reference)
     arguments = pixels[chosen.to(pixels.device)], image_id.new_zeros((batch, 1))
-    spoil_free_memory(settings.device)
+    fill_free_memory_with_nan(settings.device)
     found = module(*arguments)[0]
     return found[-len(reference) :].cpu(), reference[chosen[-len(reference) :]]
 
 
 def compare(logits: torch.Tensor, expected: torch.Tensor) -> dict[str, float]:
-    """Return how far logits are off, as a share of the largest, and the share of pixels that get the same class."""
+    """Return the largest error relative to the largest logit, and the share of pixels with the same class."""
     return {
         "finite": float(torch.isfinite(logits).all()),
         "largest_logit": float(expected.abs().max()),
@@ -191,7 +191,7 @@ def compare(logits: torch.Tensor, expected: torch.Tensor) -> dict[str, float]:
 
 
 def rates(report: Report, seconds: float, batch: int, work: Work, contender: Contender) -> dict[str, float]:
-    """Return what the time of one batch comes to, and what part of the card's own measured best that is."""
+    """Return the rates for the time of one batch, and their shares of the card's measured peak."""
     images = batch / seconds
     moved = images * work.bytes_moved(contender.precision, batch, cudnn=contender.cudnn)
     found = {"seconds": seconds, "rate": images, "flops_per_second": images * work.flops, "bytes_per_second": moved}
@@ -207,7 +207,7 @@ def rates(report: Report, seconds: float, batch: int, work: Work, contender: Con
 def profile_kernels(
     report: Report, variant: str, model: DeepLabV3, settings: Settings, *, folder: Path, cudnn: str
 ) -> None:
-    """Add the kernels that take most of the time of fp16 at 32 pictures, or the largest batch below that."""
+    """Add the kernels that take most of the time in fp16, with a batch of at most 32."""
     batch = max(batch for batch in settings.batches if batch <= _KERNELS_BATCH)
     module = Contender("fp16", cudnn).load(model, folder / variant, settings.device)
     arguments = noise(batch, settings)

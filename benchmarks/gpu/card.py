@@ -1,4 +1,4 @@
-"""The card itself: what it is, and what it can do by matrix products and copies, as torch reaches them."""
+"""The card: its name and driver, and its peak for matrix products and copies with torch."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 _MAX_RUNS = 50
 COPY = "copy"
-_SPOILT_BYTES = 8 << 30
-_SMALL_BYTES = 1 << 20  # up to so many torch's allocator takes blocks from a pool of their own
+_FILLED_BYTES = 8 << 30
+_SMALL_BYTES = 1 << 20  # torch's allocator has a separate pool for blocks of at most this size
 _SAMPLE_SECONDS = 0.2
 _PATIENCE_SECONDS = 5.0
 _WATCHED = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
-_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # the name of newer drivers, and of older
-# Their bits, from NVIDIA's nvml.h; the lowest is a card that idles.
+_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # of newer drivers, and of older ones
+# Meaning of the bits, from NVIDIA's nvml.h. The lowest bit marks an idle card.
 _THROTTLES = (
     "",
     "applications clocks",
@@ -44,9 +44,9 @@ _THROTTLES = (
 
 
 def seconds_of(run: Callable[[], object], seconds: float, *, most: int = _MAX_RUNS) -> float:
-    """Return the seconds of a call: of 3 calls or more one after the other, in about so many seconds.
+    """Return the seconds of a call, from at least 3 calls in about this many seconds.
 
-    On a GPU they are queued, and waited for at the end; what torch compiles for a shape is ready before.
+    On a GPU the calls are queued, and the timer waits for all of them. A call before that compiles for the shape.
     """
     timer = Timer("run()", globals={"run": run})
     once = timer.timeit(1).median
@@ -55,7 +55,7 @@ def seconds_of(run: Callable[[], object], seconds: float, *, most: int = _MAX_RU
 
 @contextlib.contextmanager
 def tensor_float_32(*, allowed: bool) -> Generator[None]:
-    """Allow float32 products and convolutions to round their factors to TensorFloat-32, or not."""
+    """Set whether float32 products and convolutions may round their factors to TensorFloat-32."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
@@ -65,7 +65,7 @@ def tensor_float_32(*, allowed: bool) -> Generator[None]:
 
 
 def measure_card(report: Report, settings: Settings) -> None:
-    """Measure square matrix products of random numbers, and a copy."""
+    """Measure products of square random matrices, and a copy."""
     types = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
     side = settings.matrix
     for name, dtype in types.items():
@@ -86,16 +86,16 @@ def measure_card(report: Report, settings: Settings) -> None:
     report.add("card", COPY, {"of": f"{settings.copy_bytes} bytes, read and written"}, moved)
 
 
-def spoil_free_memory(device: str) -> None:
-    """Leave NaN, in any floating type, in the memory that torch's allocator hands out next on a GPU.
+def fill_free_memory_with_nan(device: str) -> None:
+    """Fill the memory that torch's allocator uses next on a GPU with NaN, in any floating-point type.
 
-    An answer that depends on memory before anything was written there is NaN afterwards.
+    A result that depends on uninitialized memory then becomes NaN.
     """
     if device != "cuda":
         return
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info()[0]
-    large = min(_SPOILT_BYTES, free // 2) // 8
+    large = min(_FILLED_BYTES, free // 2) // 8
     blocks = [
         torch.full((size,), 0xFF, dtype=torch.uint8, device=device) for size in [large] * 8 + [_SMALL_BYTES // 2] * 128
     ]
@@ -105,13 +105,14 @@ def spoil_free_memory(device: str) -> None:
 
 @contextlib.contextmanager
 def watched(found: dict[str, float], notes: dict[str, str], *, device: str) -> Generator[None]:
-    """Put into `found` what the card did meanwhile, and into `notes` what held its clocks down, or why it is unknown.
+    """Sample the card: clocks, power and temperature go into `found`, the reasons for throttling into `notes`.
 
-    The figures are medians: the clocks of the multiprocessors and of the memory in MHz, watts, degrees Celsius.
+    The figures are medians: the clocks of the multiprocessors and of the memory in MHz, watts, degrees Celsius. If the
+    reasons are unknown, the note says why.
     """
     program = shutil.which("nvidia-smi") if device == "cuda" else None
     if program is None:
-        notes["throttle"] = "not known: no nvidia-smi" if device == "cuda" else "not known: no GPU"
+        notes["throttle"] = "unknown: no nvidia-smi" if device == "cuda" else "unknown: no GPU"
         yield
         return
     known = _output([program, "--help-query-gpu"])
@@ -122,7 +123,9 @@ def watched(found: dict[str, float], notes: dict[str, str], *, device: str) -> G
 
     def sample() -> None:
         while True:
-            said.extend(_output(command).splitlines())  # one call a sample: a loop's output may be lost with it
+            said.extend(
+                _output(command).splitlines()
+            )  # one call for each sample, because output of nvidia-smi's own loop can be lost
             if done.wait(_SAMPLE_SECONDS):
                 return
 
@@ -135,12 +138,12 @@ def watched(found: dict[str, float], notes: dict[str, str], *, device: str) -> G
         thread.join()
     samples = [line.split(", ") for line in said if line.count(", ") == len(fields) - 1]
     if not samples:
-        notes["throttle"] = f"not known: {''.join(said[:1])[:200]}"
+        notes["throttle"] = f"unknown: {''.join(said[:1])[:200]}"
         return
     for place, name in enumerate(("sm_mhz", "memory_mhz", "watts", "celsius")):
         with contextlib.suppress(ValueError):  # "[N/A]"
             found[name] = statistics.median(float(sample[place]) for sample in samples)
-    notes["throttle"] = "not known: nvidia-smi does not tell"
+    notes["throttle"] = "unknown: nvidia-smi does not report it"
     with contextlib.suppress(ValueError):
         bits = functools.reduce(operator.or_, (int(sample[-1], 16) for sample in samples))
         reasons = [name for bit, name in enumerate(_THROTTLES) if name and bits >> bit & 1]
@@ -148,7 +151,7 @@ def watched(found: dict[str, float], notes: dict[str, str], *, device: str) -> G
 
 
 def _output(command: list[str]) -> str:
-    """Return what a program says, on stderr too; nothing where it does not end in time."""
+    """Return a program's output, with stderr; empty after a timeout."""
     try:
         done = subprocess.run(  # noqa: S603 - the driver's own program
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=_PATIENCE_SECONDS
@@ -159,12 +162,12 @@ def _output(command: list[str]) -> str:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Return what the figures depend on: the card, its driver and libraries."""
+    """Return the card, its driver and libraries, which the figures depend on."""
     found: dict[str, Any] = {
         "device": device,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "shared_memory_bytes": shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,  # noqa: S108 - of the kernel
+        "shared_memory_bytes": shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,  # noqa: S108 - the kernel's shared memory
     }
     if device == "cuda":
         properties: Any = torch.cuda.get_device_properties(0)
@@ -178,7 +181,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def _nvidia_smi() -> str | None:
-    """Return the driver, the clocks and the power limit, which decide what a card can do."""
+    """Return the driver, the maximum clocks and the power limit."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None

@@ -1,14 +1,12 @@
-"""The models that are measured: untrained ones that compute as trained ones do, how much work they are, their files.
+"""The measured models: untrained models with calibrated batch normalization, their work, and their files.
 
-With the statistics that layers start with, the values of an untrained ResNet-101 grow from block to block beyond what
-fp16 can hold. A few passes in training mode set them, and the logits come out of order 1.
+With the initial statistics, the values of an untrained ResNet-101 grow from block to block and overflow in fp16. A few
+passes in training mode set the statistics, after which the logits are of order 1.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +22,12 @@ from deeplabv3.building.plan import MEAN, STD
 from deeplabv3.models.variants import drop_auxiliary_head, load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
-# Of which cuDNN's tensor core kernels take channels, from NVIDIA's guide to its performance.
+# cuDNN's tensor core kernels need channels in multiples of these numbers, according to NVIDIA's performance guide.
 _CHANNEL_MULTIPLES = {"fp16": 8, "bf16": 8, "tf32": 4, "fp32": 1}
 _PASSES = 4
 _BATCH = 4
@@ -56,7 +54,7 @@ def calibrated(variant: str, *, width: int, device: str) -> DeepLabV3:
     model.to(device).train()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for _ in range(_PASSES):
-            # Blobs with noise on them: pictures are smooth, and noise alone averages out.
+            # Smooth shapes with noise, as in pictures, because noise alone averages out.
             coarse = torch.randn((_BATCH, 3, 9, 9), generator=generator)
             fine = torch.randn((_BATCH, 3, _SIZE, _SIZE), generator=generator)
             smooth = nn.functional.interpolate(coarse, size=(_SIZE, _SIZE), mode="bicubic", align_corners=False)
@@ -66,17 +64,17 @@ def calibrated(variant: str, *, width: int, device: str) -> DeepLabV3:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one picture costs.
+    """The work of one picture.
 
     Attributes:
-        flops: multiplications and additions, each counted: twice 168.73 and 248.75 thousand millions, which count both
-            as one. The published 178.72 and 258.74 include the auxiliary head, which is not served.
-        least_values: values that are read and written where each convolution reads its input once and writes its
-            output once, and all else happens on the way.
-        relu_values: the same where what follows a convolution, up to the ReLU, is one pass over memory of its own.
-        passes_values: the same where a bias, a residual sum and a ReLU are passes of their own, as they are in
-            PyTorch's operators for GPUs.
-        weights: values that are read once a batch.
+        flops: multiplications and additions, counted separately: twice 168.73 and 248.75 GFLOP, which count both as
+            one. The published 178.72 and 258.74 include the auxiliary head, which is not served.
+        least_values: values that are read and written if each convolution reads its input once, writes its output
+            once, and does everything else on the way.
+        relu_values: the same if the operations after a convolution, up to the ReLU, are one further pass over memory.
+        passes_values: the same if a bias, a residual sum and a ReLU are a pass each, as in PyTorch's operators for
+            GPUs.
+        weights: values that are read once per batch.
         pixels: of the picture.
     """
 
@@ -88,28 +86,27 @@ class Work:
     pixels: int
 
     def bytes_moved(self, precision: str, batch: int, *, cudnn: str) -> float:
-        """Estimate the bytes a picture that memory must move; caches may spare some, and a halo or a copy adds some.
+        """Estimate the bytes per picture that memory must move. Caches can save some; halos and copies add some.
 
-        The channels of the input are padded from 3 to a multiple that tensor cores take, here by cuDNN: 3 are read, the
-        multiple is written and read again. The operations on the pad, 0.6 % for a multiple of 8, are no work that
-        anyone asked for, and are not in `flops`.
+        cuDNN pads the 3 channels of the input to a multiple for the tensor cores: 3 channels are read, and the multiple
+        is written and read again. The operations on the padding, 0.6 % for a multiple of 8, are not in `flops`.
         """
         mode = cudnn.removesuffix("-corners")
         values = {"fused": self.least_values, "tensorexpr": self.relu_values}.get(mode, self.passes_values)
         padded = _CHANNEL_MULTIPLES[precision]
-        pad = (2 * padded if padded > 1 else 0) * self.pixels  # beside the 3 that least_values has
+        pad = (2 * padded if padded > 1 else 0) * self.pixels  # in addition to the 3 in least_values
         return tracing.PRECISIONS[precision].dtype.itemsize * (values + pad + self.weights / batch)
 
 
 def count_work(model: DeepLabV3, size: int) -> Work:
-    """Count on a copy of the model on torch's `meta` device, where nothing is computed."""
+    """Count the work with a copy of the model on torch's `meta` device, which computes nothing."""
     shadow = copy.deepcopy(model).eval().to("meta")
     least, relus, passes = 0, 0, 0
 
     def convolution(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal least, passes
         least += inputs[0].numel() + output.numel()
-        passes += 2 * output.numel()  # its bias, which it has from the batch normalisation: read and written again
+        passes += 2 * output.numel()  # the bias from the batch normalization: read and written again
 
     def activation(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:  # noqa: ANN401 - torch's
         nonlocal relus, passes
@@ -134,8 +131,8 @@ def count_work(model: DeepLabV3, size: int) -> Work:
 def traced(
     model: DeepLabV3, file: Path, *, precision: str, device: str, cudnn: str, extra: Mapping[str, str] | None = None
 ) -> Path:
-    """Write a model's file, as build_models.py would."""
-    with _torch_jit_allowed():
+    """Write a model's file, as build_models.py does."""
+    with tracing.without_deprecation_warnings():
         tracer = tracing.Tracer(model, precision=tracing.PRECISIONS[precision], device=device, cudnn=cudnn)
         module = tracer.core(mean=MEAN, std=STD)
         if cudnn.startswith("fused"):
@@ -146,12 +143,5 @@ def traced(
 
 def loaded(file: Path, device: str) -> Any:  # noqa: ANN401 - a module of TorchScript
     """Load a file as Triton's PyTorch backend does."""
-    with _torch_jit_allowed():
+    with tracing.without_deprecation_warnings():
         return torch.jit.load(str(file), map_location=device)
-
-
-@contextlib.contextmanager
-def _torch_jit_allowed() -> Generator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        yield

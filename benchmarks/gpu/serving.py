@@ -1,4 +1,4 @@
-"""The whole pipeline under load: serve.py on a repository, images a second, latency, and the time by stage."""
+"""The whole pipeline under load: images per second, latency, and the time by step."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from benchmarks.report import Report
 
 _START_SECONDS = 240.0
-# A process of Python's sends and takes some hundreds of requests a second; each has this many in flight.
+# One Python process handles some hundreds of requests per second; each has this many in flight.
 _REQUESTS_PER_PROCESS = 8
 _MAX_PROCESSES = 8
-# Above this share of a core the load itself may hold up what is measured.
+# Above this share of a core, the load generator may limit the throughput.
 _BUSY = 0.85
 
 
@@ -39,10 +39,10 @@ class Setup(NamedTuple):
     """One way to serve.
 
     Attributes:
-        name: what it is called in the results.
+        name: in the results.
         batches: whether the core model batches requests; otherwise each runs alone.
-        preprocess_device: where the pictures are resized, "cpu" or "cuda".
-        postprocess_device: where the masks are made, "cpu" or "cuda".
+        preprocess_device: device that resizes the pictures, "cpu" or "cuda".
+        postprocess_device: device that makes the masks, "cpu" or "cuda".
     """
 
     name: str
@@ -52,7 +52,7 @@ class Setup(NamedTuple):
 
     @property
     def of_gpus(self) -> bool:
-        """Whether it differs from others only where there is a GPU."""
+        """Whether it differs from the other setups only on a GPU."""
         return (self.preprocess_device, self.postprocess_device) != ("cpu", "cuda")
 
 
@@ -66,7 +66,7 @@ SETUPS = (
 
 
 def write_model(model: DeepLabV3, variant: str, settings: Settings, file: Path, *, cudnn: str) -> Plan:
-    """Write the model.pt that all set-ups serve, fp16 on a GPU; its check is the bare model's."""
+    """Write the model.pt that all setups serve, in fp16 on a GPU. The section `bare` has checked its logits."""
     plan = Plan(
         variant,
         WeightsSource("calibrated on noise"),
@@ -83,7 +83,7 @@ def write_model(model: DeepLabV3, variant: str, settings: Settings, file: Path, 
 
 
 def write_repository(folder: Path, plan: Plan, setup: Setup, settings: Settings, file: Path) -> Path:
-    """Write a complete repository for one set-up, with the configs of build_models.py."""
+    """Write a complete model repository for one setup, with the configs of build_models.py."""
     version = folder / plan.core / "1"
     version.mkdir(parents=True)
     shutil.copy(file, version / "model.pt")
@@ -97,7 +97,7 @@ def write_repository(folder: Path, plan: Plan, setup: Setup, settings: Settings,
 
 
 def _serve_singly(path: Path) -> None:
-    """Let a model take one request at a time, as a repository without dynamic batching does."""
+    """Change a config so that the model runs one request at a time."""
     config = read_config(path)
     config.max_batch_size = 1
     config.ClearField("dynamic_batching")
@@ -109,7 +109,7 @@ def _serve_singly(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What is served: the model in one set-up, the repository with it, and the picture that is sent."""
+    """A model in one setup, its repository, and the picture to send."""
 
     plan: Plan
     setup: Setup
@@ -118,7 +118,7 @@ class Served:
 
 
 def measure_serving(report: Report, served: Served, settings: Settings, deadline: Deadline) -> None:
-    """Measure one set-up at each concurrency."""
+    """Measure one setup at each concurrency."""
     plan, setup, repository = served.plan, served.setup, served.repository
     pictures = [Picture(served.picture, repository.with_suffix(".mask"))]
     with (
@@ -127,7 +127,7 @@ def measure_serving(report: Report, served: Served, settings: Settings, deadline
             repository,
             plan.ensemble,
             pictures,
-            # A toy on a CPU is smaller than what threads cost.
+            # For a tiny model on a CPU, threads cost more than they gain.
             environment=None if settings.on_gpu else {"OMP_NUM_THREADS": "1"},
             start_seconds=min(_START_SECONDS, max(30.0, deadline.left())),
             log=repository.with_suffix(".log"),
@@ -155,7 +155,7 @@ def measure_serving(report: Report, served: Served, settings: Settings, deadline
                 "server_share": server_cores / cores(),
                 "ready": server.start,
             }
-            limited = "the load may hold it up" if replies.busy > _BUSY else ""
+            limited = "the load generator may be the limit" if replies.busy > _BUSY else ""
             errors = ", ".join(f"{count} x {status}" for status, count in replies.errors.items())
             report.add(
                 "serving", setup.name, {**condition, "cudnn": plan.cudnn}, figures, limited=limited, errors=errors

@@ -1,4 +1,4 @@
-"""What one run measures: sizes, batches, concurrencies and times."""
+"""The settings of a run: sizes, batches, concurrencies and times."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from deeplabv3.building.tracing import TRAINED_SIZE
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What one run measures.
+    """The settings of a run.
 
     Attributes:
         device: "cuda", or "cpu" for a dry run whose figures mean nothing.
-        variants: of VARIANTS, in the order in which they are measured.
+        variants: of VARIANTS, in the order of measurement.
         size: height and width of the core model's pictures.
         width: the channels of a group in ResNet's first stage: 64, or fewer for a dry run.
-        batches: of the bare model.
+        batches: batch sizes of the bare model.
         concurrencies: of the load on the server.
         picture: width and height of the JPEG that the load sends.
-        call_seconds: how long one contender is measured at one batch.
-        sustained_seconds: how long the best of them is measured again.
-        load_seconds: how long the load at one concurrency is measured, after a ramp of a third of it.
-        matrix: side of the matrices whose product shows what the card can do.
-        copy_bytes: of the buffers whose copy shows what its memory can do.
-        shared_memory_bytes: that the served models need in /dev/shm: 32 pictures for each of two instances of a core
+        call_seconds: duration of the measurement of one contender at one batch size.
+        sustained_seconds: duration of the second measurement of the fastest contender.
+        load_seconds: duration of the measurement at one concurrency, after a ramp of a third of it.
+        matrix: side of the matrices for the peak of the arithmetic.
+        copy_bytes: size of the buffers for the peak of the memory.
+        shared_memory_bytes: what the served models need in /dev/shm: 32 pictures for each of two instances of a core
             model are 75 MB, their masks 60 MB, and the regions of the steps start at 1 MB and grow with the pictures.
     """
 
@@ -44,12 +44,12 @@ class Settings:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether what is measured is a GPU."""
+        """Whether a GPU is measured."""
         return self.device == "cuda"
 
 
 def quick(device: str, variants: tuple[str, ...]) -> Settings:
-    """Return what shows on a laptop too that every section runs."""
+    """Return settings with which every section also runs on a laptop."""
     return Settings(
         device,
         variants,

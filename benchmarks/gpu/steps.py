@@ -1,4 +1,4 @@
-"""What preprocess and postprocess cost in one process, as they run on a CPU and as they run on a GPU."""
+"""The time of preprocess and postprocess in one process, with their code for a CPU and with their code for a GPU."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from benchmarks.gpu.settings import Settings
     from benchmarks.report import Report
 
-# As Triton finds them: each in its model's folder.
+# As in Triton: each module is in its model's folder.
 sys.path[:0] = [str(ROOT / "model_repository" / name / "1") for name in ("preprocess", "postprocess")]
 
-import image_ops  # noqa: E402 - after the line above
+import image_ops  # noqa: E402 - needs the line above
 import image_ops_cuda  # noqa: E402 - likewise
 import mask_ops  # noqa: E402 - likewise
 import mask_ops_cuda  # noqa: E402 - likewise
@@ -32,7 +32,7 @@ _STRIDE = 8
 
 
 def measure_steps(report: Report, settings: Settings, picture: Path) -> None:
-    """Measure both steps both ways, with one thread, and compare what comes out."""
+    """Measure both steps with both codes, with one thread, and compare the results."""
     parameters = read_config(ROOT / "model_repository" / "preprocess" / "config.pbtxt").parameters
     values = {name: value.string_value for name, value in parameters.items()} | {"resize_size": str(settings.size)}
     step = image_ops.Settings.from_parameters(values)

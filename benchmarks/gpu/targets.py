@@ -1,4 +1,4 @@
-"""What is to be reached on an H100, and whether what was measured reaches it."""
+"""The targets for an H100, and whether a run meets them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 # 36 % of the 989 TFLOP/s in fp16 that NVIDIA's data sheet gives the H100 SXM.
 BARE_FLOPS_PER_SECOND = 356e12
-_FLOPS = {"resnet50": 2 * 168.73e9, "resnet101": 2 * 248.75e9}  # of a picture, without the auxiliary head
+_FLOPS = {"resnet50": 2 * 168.73e9, "resnet101": 2 * 248.75e9}  # per picture, without the auxiliary head
 BARE_IMAGES_PER_SECOND = {variant: float(round(BARE_FLOPS_PER_SECOND / flops)) for variant, flops in _FLOPS.items()}
 BATCHING_GAIN = 4.0
 END_TO_END_SHARE = 0.85
 
 
 def add_verdicts(report: Report, *, on_gpu: bool) -> None:
-    """Hold the rows of a run against the targets; every ratio is of two numbers of that run."""
+    """Compare the rows of a run with the targets. Every ratio has two figures of that run."""
     for variant, required in BARE_IMAGES_PER_SECOND.items():
         top = fastest(report, variant)
         bare = top.figures["rate"].median if top else None
@@ -27,9 +27,9 @@ def add_verdicts(report: Report, *, on_gpu: bool) -> None:
         plain = _served(report, variant, (DYNAMIC,))
         served = _served(report, variant, tuple(setup.name for setup in SETUPS if setup.batches))
         for target, least, found, of in (
-            ("the bare model in fp16, images/s", required, bare, 1.0),
-            ("dynamic batching over one request at a time", BATCHING_GAIN, plain, singly),
-            ("end to end over the bare model in fp16", END_TO_END_SHARE, served, bare),
+            ("bare model in fp16, images/s", required, bare, 1.0),
+            ("dynamic batching / one request at a time", BATCHING_GAIN, plain, singly),
+            ("end to end / bare model in fp16", END_TO_END_SHARE, served, bare),
         ):
             figures, verdict, of_text = {"required": least}, "not measured", ""
             if found and of:

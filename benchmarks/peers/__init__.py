@@ -1,1 +1,1 @@
-"""The served pipeline on Triton beside the same pipeline on other model servers; `python -m benchmarks.peers`."""
+"""Compare the served pipeline on Triton and on other model servers: `python -m benchmarks.peers`."""

@@ -1,4 +1,4 @@
-"""The servers that Triton is compared with, what each is told, and the setups that were tried for it."""
+"""The servers that Triton is compared with, their settings, and the setups that were tried for each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How a server uses the machine; see Service."""
+    """How a server uses the machine; `Service` has the meaning of each field."""
 
     workers: int
     threads: int
@@ -52,12 +52,12 @@ class Peer:
     """A server that Triton is compared with.
 
     Attributes:
-        name: as shown.
+        name: in the results.
         package: the distribution that must be installed.
-        module: benchmarks.peers.MODULE starts it, and says how it is set up.
-        setups: what was tried with each core, the best first.
+        module: benchmarks.peers.MODULE starts the server and documents its setup.
+        setups: the setups that were tried with each core, the best first.
         path: of the URL that takes pictures.
-        programs: what must be on the PATH besides.
+        programs: further programs that must be on PATH.
     """
 
     name: str
@@ -68,33 +68,35 @@ class Peer:
     programs: tuple[str, ...] = ()
 
     def missing(self, versions: Mapping[str, str]) -> str:
-        """Return what it lacks and how to get it; nothing where it can run."""
+        """Return what is missing and how to install it; empty if the server can run."""
         if self.package not in versions:
             return "not installed: make bench-peers"
         absent = [program for program in self.programs if shutil.which(program) is None]
         return f"not installed: {', '.join(absent)}" if absent else ""
 
     @contextlib.contextmanager
-    def start(self, told: Service, repository: Path, pictures: Sequence[Picture], python: Path) -> Generator[Server]:
-        """Start it with the steps of a model repository, by the Python of the environment that has it.
+    def start(
+        self, settings: Service, repository: Path, pictures: Sequence[Picture], python: Path
+    ) -> Generator[Server]:
+        """Start the server with the steps of a model repository, in the Python environment that has it.
 
         Raises:
-            LaunchError: it ends, or does not answer with a mask.
+            LaunchError: the server ends, or does not answer with a mask.
         """
-        # Short, because Ray puts sockets into it; each may write there what it likes.
+        # A short path, because Ray puts sockets there. The server may write anything into it.
         with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as folder:
             paths = [ROOT, *(repository / step / "1" for step in ("preprocess", "postprocess"))]
             environment = {
-                **told.write(Path(folder, "service.json")),
+                **settings.write(Path(folder, "service.json")),
                 "PYTHONPATH": os.pathsep.join(map(str, paths)),
                 "PATH": os.pathsep.join([str(python.absolute().parent), os.environ.get("PATH", "")]),
-                "OMP_NUM_THREADS": str(told.threads),
+                "OMP_NUM_THREADS": str(settings.threads),
                 **TUNING,
                 "HOME": folder,
                 "TMPDIR": folder,
             }
             command = [str(python.absolute()), "-m", f"benchmarks.peers.{self.module}"]
-            wire = Wire(f"http://127.0.0.1:{told.port}{self.path}")
+            wire = Wire(f"http://127.0.0.1:{settings.port}{self.path}")
             with servers.started(
                 self.name, command, wire, pictures, environment=environment, folder=Path(folder)
             ) as server:
@@ -103,23 +105,23 @@ class Peer:
 
 ONE_WIDE, TWO_NARROW = Setup(1, 2), Setup(2, 1)
 ONE_BATCHED, TWO_BATCHED = (Setup(*each, batch=8, batch_wait=0.005) for each in ((1, 2), (2, 1)))
-# One more place to decode and one to make masks, as in Triton's repository.
+# Separate processes for decoding and for masks, as in Triton's repository.
 STAGES = Setup(2, 2, batch=8, batch_wait=0.001, stages=True)
-USUAL: Mapping[CoreName, tuple[Setup, ...]] = {
+SETUPS: Mapping[CoreName, tuple[Setup, ...]] = {
     "model": (ONE_WIDE, TWO_NARROW, ONE_BATCHED),
     "stand-in": (TWO_NARROW, ONE_WIDE, TWO_BATCHED),
 }
 PEERS = (
-    Peer("LitServe", "litserve", "on_litserve", USUAL),
-    Peer("BentoML", "bentoml", "on_bentoml", {core: tried[:2] for core, tried in USUAL.items()}),
-    Peer("Ray Serve", "ray", "on_ray", USUAL),
-    Peer("mosec", "mosec", "on_mosec", {core: (*tried, STAGES) for core, tried in USUAL.items()}),
-    Peer("TorchServe", "torchserve", "on_torchserve", USUAL, "/predictions/segment", ("java",)),
+    Peer("LitServe", "litserve", "on_litserve", SETUPS),
+    Peer("BentoML", "bentoml", "on_bentoml", {core: tried[:2] for core, tried in SETUPS.items()}),
+    Peer("Ray Serve", "ray", "on_ray", SETUPS),
+    Peer("mosec", "mosec", "on_mosec", {core: (*tried, STAGES) for core, tried in SETUPS.items()}),
+    Peer("TorchServe", "torchserve", "on_torchserve", SETUPS, "/predictions/segment", ("java",)),
 )
 
 
 def service(repository: Path, model: str, setup: Setup, *, queue: int = 64) -> Service:
-    """Return what a peer is told that serves a model of a repository."""
+    """Return the settings of a peer that serves a model of a repository."""
     preprocess = read_config(repository / "preprocess" / "config.pbtxt")
     postprocess = read_config(repository / "postprocess" / "config.pbtxt")
     return Service(
@@ -139,7 +141,7 @@ def service(repository: Path, model: str, setup: Setup, *, queue: int = 64) -> S
 
 
 def link_models(repository: Path, folder: Path, variant: str) -> Path:
-    """Make a repository with one variant and its steps alone: the other would take memory that nobody asks for."""
+    """Make a repository with only one variant and its steps, because the other would use memory."""
     folder.mkdir()
     for model in (*STEPS, core_name(variant), ensemble_name(variant)):
         (folder / model).symlink_to(repository.resolve() / model)
@@ -147,7 +149,7 @@ def link_models(repository: Path, folder: Path, variant: str) -> Path:
 
 
 def installed(python: Path) -> dict[str, str]:
-    """Return the version of each distribution in an environment; nothing where there is no such environment."""
+    """Return the version of each distribution in an environment; empty if the environment does not exist."""
     if not python.is_file():
         return {}
     code = (
@@ -159,15 +161,27 @@ def installed(python: Path) -> dict[str, str]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says which model is served, and where the peers are installed."""
-    parser.add_argument("--variant", choices=VARIANTS, default="resnet50", help="of the model (default: %(default)s)")
-    parser.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR")
-    parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python", metavar="FILE")
+    """Add the options for the real model and for the environment of the peers."""
+    parser.add_argument("--variant", choices=VARIANTS, default="resnet50", help="the real model (default: %(default)s)")
+    parser.add_argument(
+        "--model-repository",
+        type=Path,
+        default=ROOT / "model_repository",
+        metavar="DIR",
+        help="with the real model (default: model_repository)",
+    )
+    parser.add_argument(
+        "--peers-python",
+        type=Path,
+        default=ROOT / ".venv-peers" / "bin" / "python",
+        metavar="FILE",
+        help="Python of the environment with the other servers (default: .venv-peers/bin/python)",
+    )
 
 
 def check_model(parser: argparse.ArgumentParser, options: argparse.Namespace, *, otherwise: str) -> None:
-    """End the command where the model is not built."""
+    """Exit with an error if the model is not built."""
     model = options.model_repository / core_name(options.variant) / "1" / "model.pt"
     if not model.is_file():
         build = f"python build_models.py --variant {options.variant} --weights none --model-repository DIR"
-        parser.error(f"{model} does not exist; build it ({build}), or give --model-repository, or {otherwise}")
+        parser.error(f"{model} does not exist; run `{build}` and pass --model-repository DIR, or {otherwise}")

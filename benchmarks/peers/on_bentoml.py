@@ -1,12 +1,12 @@
-"""The pipeline on BentoML: one Service, each of whose workers is a process that takes one request at a time.
+"""The pipeline on BentoML: one Service, whose workers are processes with one request at a time each.
 
-Tried: two workers with a thread each, and one with two; PEERS has what was kept. Its adaptive batching takes lists that
-clients send, or a second Service behind the first, to which all pixels would travel over HTTP; on a CPU a batch gains
-next to nothing (the other peers' batches show it), so it is left out. `max_concurrency` refuses what is too much (429).
+Tried: two workers with one thread each, and one with two; PEERS has the chosen setups. Adaptive batching
+is left out, because it needs lists from clients, or a second Service that gets all pixels over HTTP, and batches hardly
+help on a CPU (see the other peers). Requests above `max_concurrency` are rejected (429).
 """
 
 # pyright: reportMissingImports=false, reportUntypedClassDecorator=false, reportUntypedFunctionDecorator=false
-# BentoML is in an environment that only `make bench-peers` makes.
+# BentoML is installed only by `make bench-peers`.
 
 # No `from __future__ import annotations`: BentoML reads the annotations itself.
 
@@ -38,11 +38,11 @@ class Segmenter:
     def segment(
         self, image: Annotated[Path, ContentType("image/jpeg")], /
     ) -> Annotated[bytes, ContentType(MEDIA_TYPE)]:
-        """Return the mask of an image, which BentoML hands over as a file."""
+        """Return the mask of an image, which BentoML passes as a file."""
         return self._pipeline([image.read_bytes()])[0]
 
 
 if __name__ == "__main__":
-    os.environ |= {"BENTOML_HOME": os.path.expanduser("~/bentoml"), "BENTOML_DO_NOT_TRACK": "True"}  # noqa: PTH111 - text
+    os.environ |= {"BENTOML_HOME": os.path.expanduser("~/bentoml"), "BENTOML_DO_NOT_TRACK": "True"}  # noqa: PTH111 - os.environ needs text
     command = [sys.executable, "-m", "bentoml", "serve", "benchmarks.peers.on_bentoml:Segmenter"]
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(service.port)])  # noqa: S606 - BentoML's own

@@ -1,11 +1,11 @@
-"""The pipeline on LitServe: decode, predict and encode in one worker process, as its documentation has it.
+"""The pipeline on LitServe: decode, predict and encode in one worker process, as in its documentation.
 
-Tried: two workers with a thread each, one with two, batches of 8, and `fast_queue`, which changed nothing; PEERS has
-what was kept. LitServe has no limit on what waits; `timeout` ends what has waited too long (504).
+Tried: two workers with one thread each, one with two, batches of 8, and `fast_queue`, which changed nothing; PEERS has
+the chosen setups. LitServe has no limit for waiting requests; `timeout` ends requests that waited too long (504).
 """
 
 # pyright: reportMissingImports=false, reportUntypedBaseClass=false, reportUnknownParameterType=false
-# LitServe is in an environment that only `make bench-peers` makes; without it nothing has a type.
+# LitServe is installed only by `make bench-peers`; without it nothing has a type.
 
 # No `from __future__ import annotations`: LitServe and FastAPI read the annotations themselves.
 
@@ -33,14 +33,14 @@ class Segmenter(litserve.LitAPI):
         return self._pipeline.preprocess(request)
 
     def batch(self, inputs: list[Pixels]) -> list[Pixels]:
-        """Leave the images apart: `predict` joins them, and keeps their sizes."""
+        """Return the images unchanged, because `predict` joins them and keeps their sizes."""
         return inputs
 
     def unbatch(self, output: list[Logits]) -> list[Logits]:
-        """Return what `predict` has taken apart again."""
+        """Return the list unchanged, because `predict` has split the batch."""
         return output
 
-    def predict(self, x: Any) -> Any:  # noqa: ANN401 - one image, or a list where batches are asked for
+    def predict(self, x: Any) -> Any:  # noqa: ANN401 - one image, or a list if batching is on
         """Return logits and size of each image."""
         return self._pipeline.predict(x) if isinstance(x, list) else self._pipeline.predict([x])[0]
 
@@ -54,7 +54,7 @@ if __name__ == "__main__":
     owner = os.getpid()
 
     def stop(*_: object) -> None:
-        """Stop as at Ctrl-C, which is the signal that LitServe knows."""
+        """Stop as on Ctrl-C, which is the only signal that LitServe handles."""
         if os.getpid() == owner:
             signal.raise_signal(signal.SIGINT)
 

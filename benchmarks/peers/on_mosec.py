@@ -1,12 +1,12 @@
-"""The pipeline on mosec: one stage that does it all, or three as in mosec's examples with pre- and postprocessing.
+"""The pipeline on mosec: one stage that does everything, or three as in mosec's examples with pre- and postprocessing.
 
-Tried: one stage with two workers of a thread each, with one of two threads, with batches of 8; three stages with 2, 1
-and 2 workers, which send each image's 0.8 MB of pixels through a socket, pickled. PEERS has what was kept. `--capacity`
-refuses what is too much (429).
+Tried: one stage with two workers of one thread each, with one of two threads, with batches of 8; three stages with 2, 1
+and 2 workers, which send each image's 0.8 MB of pixels through a socket, pickled. PEERS has the chosen setups.
+Requests above `--capacity` are rejected (429).
 """
 
 # pyright: reportMissingImports=false, reportUntypedBaseClass=false
-# mosec is in an environment that only `make bench-peers` makes.
+# mosec is installed only by `make bench-peers`.
 
 import sys
 from typing import Any
@@ -20,7 +20,7 @@ service = Service.read()
 
 
 class Takes(mosec.Worker):
-    """Takes the bytes of a request as they are."""
+    """Accepts the bytes of a request unchanged."""
 
     def deserialize(self, data: bytes) -> bytes:
         """Return the image."""
@@ -28,7 +28,7 @@ class Takes(mosec.Worker):
 
 
 class Sends(mosec.Worker):
-    """Sends the bytes of a mask as they are."""
+    """Sends the bytes of a mask unchanged."""
 
     resp_mime_type = MEDIA_TYPE
 
@@ -56,7 +56,7 @@ class Second(mosec.Worker):
         super().__init__()
         self._predict = Pipeline(service).predict
 
-    def forward(self, data: Any) -> Any:  # noqa: ANN401 - an item, or a list where the stage has batches
+    def forward(self, data: Any) -> Any:  # noqa: ANN401 - one item, or a list if the stage has batches
         """Return logits and size of each image."""
         return self._predict(data) if isinstance(data, list) else self._predict([data])[0]
 
@@ -80,7 +80,7 @@ class Whole(Takes, Sends):
         super().__init__()
         self._pipeline = Pipeline(service)
 
-    def forward(self, data: Any) -> Any:  # noqa: ANN401 - an item, or a list where the stage has batches
+    def forward(self, data: Any) -> Any:  # noqa: ANN401 - one item, or a list if the stage has batches
         """Return the mask of each image."""
         return self._pipeline(data) if isinstance(data, list) else self._pipeline([data])[0]
 

@@ -1,10 +1,10 @@
-"""The pipeline on Ray Serve: one deployment, a replica for each worker, each with its share of the cores.
+"""The pipeline on Ray Serve: one deployment, with a replica for each worker and an equal share of the cores for each.
 
-As Ray's performance guide asks, `num_cpus` and OMP_NUM_THREADS agree, and a bounded queue refuses what is too much
+As Ray's performance guide asks, `num_cpus` and OMP_NUM_THREADS agree, and a bounded queue rejects further requests
 (503). `max_ongoing_requests` is far above its default of 5: with few slots the router looks for a free one again and
-again, and sixteen callers got half the images a second. Requests go straight to the pipeline unless batches are asked
-for: `serve.batch` with batches of one costs 2 ms. Tried besides: two replicas with a thread each, one with two, batches
-of 8, and RAY_SERVE_THROUGHPUT_OPTIMIZED=1, which changed nothing; PEERS has what was kept. Not tried:
+again, and sixteen callers got half the throughput. Requests go directly to the pipeline unless batching is on, because
+`serve.batch` with batches of one costs 2 ms. Also tried: two replicas with a thread each, one with two, batches
+of 8, and RAY_SERVE_THROUGHPUT_OPTIMIZED=1, which changed nothing; PEERS has the chosen setups. Not tried:
 RAY_SERVE_ENABLE_HA_PROXY=1, which listens on all interfaces.
 
 The HTTP proxy listens on 127.0.0.1. Ray has no such switch for its own services; a token, new for each run, locks them.
@@ -12,7 +12,7 @@ The HTTP proxy listens on 127.0.0.1. Ray has no such switch for its own services
 
 # pyright: reportMissingImports=false, reportUntypedClassDecorator=false, reportUntypedFunctionDecorator=false
 # pyright: reportUnknownParameterType=false, reportAttributeAccessIssue=false
-# Ray is in an environment that only `make bench-peers` makes; without it nothing has a type.
+# Ray is installed only by `make bench-peers`; without it nothing has a type.
 
 import os
 import secrets
@@ -34,11 +34,11 @@ from starlette.responses import Response
 from benchmarks.peers.service import MEDIA_TYPE, Service
 from benchmarks.peers.steps import Pipeline
 
-# The masks are too small for it, and Ray would take 30 % of the memory.
+# The masks are too small for the object store, which would take 30 % of the memory by default.
 OBJECT_STORE_BYTES = 200_000_000
 
 service = Service.read()
-# Half of what may wait does so in the replicas.
+# Half of the waiting requests wait in the replicas.
 ONGOING = max(service.batch, service.queue // (2 * service.workers))
 
 
@@ -56,12 +56,12 @@ class Segmenter:
 
     @serve.batch(max_batch_size=service.batch, batch_wait_timeout_s=service.batch_wait)
     async def batched(self, images: list[bytes]) -> list[bytes]:
-        """Return the masks of what has come together."""
+        """Return the masks of a batch."""
         return self._pipeline(images)
 
     async def __call__(self, request: Request) -> Response:
         """Answer with a mask."""
-        image: Any = await request.body()  # serve.batch is called with one of the list
+        image: Any = await request.body()  # one image: serve.batch makes the list
         mask = await self.batched(image) if service.batch > 1 else self._pipeline([image])[0]
         return Response(mask, media_type=MEDIA_TYPE)
 

@@ -1,11 +1,11 @@
-"""The pipeline on TorchServe: a handler of the usual three methods, packaged with the model.
+"""The pipeline on TorchServe: a handler with the usual three methods, packaged with the model.
 
-Tried: two workers with a thread each, one with two, batches of 8; PEERS has what was kept. `job_queue_size` refuses
-what is too much (503).
+Tried: two workers with one thread each, one with two, batches of 8; PEERS has the chosen setups. Requests
+above `job_queue_size` are rejected (503).
 """
 
 # pyright: reportMissingImports=false, reportUntypedBaseClass=false
-# TorchServe is in an environment that only `make bench-peers` makes.
+# TorchServe is installed only by `make bench-peers`.
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ class Segmenter(BaseHandler):
     """One worker."""
 
     def initialize(self, context: Any) -> None:  # noqa: ANN401 - TorchServe has no types
-        """Load the model that was packaged."""
+        """Load the packaged model."""
         folder = context.system_properties["model_dir"]
         file = context.manifest["model"]["serializedFile"]
         self._pipeline = Pipeline(Service.read(), model=f"{folder}/{file}")

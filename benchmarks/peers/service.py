@@ -1,4 +1,4 @@
-"""What a peer's program is told, from the process that starts it."""
+"""The settings of a peer's program, passed by the process that starts it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ MEDIA_TYPE = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a peer's program is told.
+    """The settings of a peer's program.
 
     Attributes:
         model: the TorchScript file of a core model.
         preprocess: the parameters in the config.pbtxt of the preprocess model.
-        class_count: what the model tells apart.
-        max_pixels: of a mask.
+        class_count: number of classes of the model.
+        max_pixels: limit for the pixels of a mask.
         port: on 127.0.0.1.
         workers: processes that compute.
         threads: of each worker.
-        batch: images at most in one call of the model.
+        batch: maximum number of images in one call of the model.
         batch_wait: seconds that a batch waits for more images.
-        stages: whether pre- and postprocessing have processes of their own, where the server knows stages.
-        queue: requests that may wait, where the server has such a limit.
-        timeout: seconds that a request may take, where the server has such a limit.
+        stages: whether pre- and postprocessing have separate processes, in servers with stages.
+        queue: limit of waiting requests, in servers that have one.
+        timeout: limit of the seconds of a request, in servers that have one.
     """
 
     model: str
@@ -45,17 +45,17 @@ class Service:
     timeout: float
 
     def write(self, file: Path) -> dict[str, str]:
-        """Write it to a file; return the environment variable that names the file."""
+        """Write the settings to a file; return the environment variable with its path."""
         file.write_text(json.dumps(asdict(self)), encoding="utf-8")
         return {VARIABLE: str(file)}
 
     @classmethod
     def read(cls) -> Service:
-        """Return what the environment names."""
+        """Read the file that the environment variable names."""
         return cls(**json.loads(Path(os.environ[VARIABLE]).read_text(encoding="utf-8")))
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as opened:
         return opened.getsockname()[1]

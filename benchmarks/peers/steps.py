@@ -1,10 +1,10 @@
-"""What every peer serves: the repository's own pre- and postprocessing around the same model.pt, in one process."""
+"""The pipeline that every peer serves: the repository's pre- and postprocessing around the same model.pt."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-# The folders of these two modules are on PYTHONPATH: they are the files that Triton's Python models run.
+# The folders of these two modules are on PYTHONPATH; they are the files that Triton's Python models use.
 import image_ops
 import mask_ops
 import numpy as np
@@ -25,8 +25,8 @@ class Pipeline:
     """The three steps.
 
     Args:
-        service: what the peer is told.
-        model: the model file, where it is not the service's; None for the steps around it alone.
+        service: the settings of the peer.
+        model: the model file, if it is not the service's; None for the steps around the model only.
     """
 
     def __init__(self, service: Service, *, model: str | None = "") -> None:
@@ -41,7 +41,7 @@ class Pipeline:
         return torch.from_numpy(pixels), size
 
     def predict(self, images: Sequence[Pixels]) -> list[Logits]:
-        """Run the model on some images at once, which may not differ in height and width of their pixels."""
+        """Run the model on a batch of images, whose pixels must have the same height and width."""
         pixels = [each for each, _ in images]
         with torch.inference_mode():
             ids = torch.zeros(len(pixels), 1, dtype=torch.int64)
@@ -49,11 +49,9 @@ class Pipeline:
         return [(each.numpy(), size) for each, (_, size) in zip(logits.split(1), images, strict=True)]
 
     def postprocess(self, logits: npt.NDArray[np.float32], size: npt.NDArray[np.int32]) -> bytes:
-        """Return the class ids, one byte a pixel, row by row."""
-        told = self._service
-        return mask_ops.postprocess(
-            logits, size, class_count=told.class_count, max_pixels=told.max_pixels
-        ).masks.tobytes()
+        """Return the class ids, one byte per pixel, row by row."""
+        limits = {"class_count": self._service.class_count, "max_pixels": self._service.max_pixels}
+        return mask_ops.postprocess(logits, size, **limits).masks.tobytes()
 
     def __call__(self, images: Sequence[bytes]) -> list[bytes]:
         """Return the mask of each encoded image."""

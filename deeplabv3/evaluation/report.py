@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("torch", "torchvision", "torchmetrics", "pillow", "numpy", "pycocotools")
 
-_COLUMNS = 2
-_BARS_INCHES, _MAP_INCHES, _WIDTH_INCHES = 5.5, 9.0, 18.0
-# More classes than this enlarge the picture, up to this factor, so that names and numbers keep their size.
+_BARS_INCHES, _MAP_INCHES, _WIDTH_INCHES = 4.5, 8.5, 9.0
+# With more classes than this the picture is larger, up to this factor, because names and numbers keep their size.
 _ROOMY_CLASSES, _MAX_SCALE = 30, 3.0
 # Cells below this share show only their color.
 _MIN_SHOWN = 0.005
@@ -173,28 +172,27 @@ def draw(content: Mapping[str, Any]) -> bytes:
 
     predictors: list[dict[str, Any]] = content["predictors"]
     names: list[str] = content["class_names"]
-    rows = -(-len(predictors) // _COLUMNS)
     # Without pyplot, which has global state and needs a display.
     layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
     scale = min(max(1.0, len(names) / _ROOMY_CLASSES), _MAX_SCALE)
-    figure = Figure(figsize=(scale * _WIDTH_INCHES, scale * (_BARS_INCHES + rows * _MAP_INCHES)), layout=layout)
+    heights = [_BARS_INCHES, *[_MAP_INCHES] * len(predictors)]
+    figure = Figure(figsize=(scale * _WIDTH_INCHES, scale * sum(heights)), layout=layout)
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(1 + rows, _COLUMNS, height_ratios=[_BARS_INCHES, *[_MAP_INCHES] * rows])
-    _bars(figure.add_subplot(grid[0, :]), predictors, names)
-    for index, predictor in enumerate(predictors):
-        alone = index == len(predictors) - 1 and index % _COLUMNS == 0
-        column = slice(None) if alone else index % _COLUMNS
-        _heat_map(figure.add_subplot(grid[1 + index // _COLUMNS, column]), predictor, names)
+    # One below the other: at a width of 800 pixels the numbers of two heat maps side by side are too small.
+    bars, *heat_maps = figure.subplots(len(heights), height_ratios=heights)
+    _bars(bars, predictors, names)
+    for axes, predictor in zip(heat_maps, predictors, strict=True):
+        _heat_map(axes, predictor, names)
     dataset = content["dataset"]
     untrained = any(predictor["untrained"] for predictor in predictors)
     figure.suptitle(
         f"{content['images']} of {dataset['size']} images, {dataset['kind']}"
-        + (" - UNTRAINED WEIGHTS: these figures mean nothing" if untrained else ""),
-        fontsize=16,
+        + ("\nUNTRAINED WEIGHTS: these figures mean nothing" if untrained else ""),
+        fontsize=13,
         color="darkred" if untrained else "black",
     )
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=100)
+    figure.savefig(png, format="png", dpi=max(100.0, 200 / scale))
     return png.getvalue()
 
 
@@ -210,20 +208,20 @@ def _bars(axes: Any, predictors: list[dict[str, Any]], names: list[str]) -> None
         for place, each in zip(places + offset, predictor["classes"], strict=True):
             if each["iou"] is None:
                 axes.text(place, 1, "absent", rotation=90, ha="center", va="bottom", fontsize=8, color="gray")
-    axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
+    axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(0, 100)
-    axes.set_ylabel("intersection over union, percent")
+    axes.set_ylabel("intersection over union, % (higher is better)")
     axes.grid(axis="y", alpha=0.4)
     axes.set_axisbelow(True)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(predictors), frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
 
 
 def _heat_map(axes: Any, predictor: dict[str, Any], names: list[str]) -> None:  # noqa: ANN401 - matplotlib's Axes
     counts: npt.NDArray[np.int64] = np.array(predictor["confusion"])
     totals = counts.sum(1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
-    axes.set_facecolor("lightgrey")
+    axes.set_facecolor("lightgray")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(shares >= _MIN_SHOWN):
         share = shares[row, column]
@@ -236,8 +234,8 @@ def _heat_map(axes: Any, predictor: dict[str, Any], names: list[str]) -> None:  
             fontsize=8,
             color="white" if share > _DARK else "black",
         )
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=10)
-    axes.set_yticks(range(len(names)), names, fontsize=10)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true; each row sums to 100 %, gray rows have no pixel")
-    axes.set_title(predictor["name"])
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=9)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class (gray: no pixels)")
+    axes.set_title(f"{predictor['name']}: predictions for the pixels of each class, %", fontsize=11)

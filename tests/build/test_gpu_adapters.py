@@ -1,4 +1,4 @@
-"""The instances of preprocess and postprocess on a GPU, with the CPU in its place and a fake of Triton's module."""
+"""Instances of preprocess and postprocess on a GPU, with the CPU instead of the GPU and a fake of Triton's module."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
 
 class Tensor:
-    """A tensor of Triton's, in CPU memory."""
+    """A Triton tensor in CPU memory."""
 
     def __init__(self, name: str, array: Any) -> None:  # noqa: ANN401 - numpy's
         self.name = name
@@ -73,11 +73,11 @@ class Response:
 class Logger:
     @staticmethod
     def log_error(message: str) -> None:
-        """Forget what a failure that a test asks for logs."""
+        """Ignore the log of a failure that a test provokes."""
 
 
 class Request:
-    """Asks for all that postprocess has."""
+    """A request for all outputs of postprocess."""
 
     def __init__(self, **inputs: Any) -> None:  # noqa: ANN401 - numpy's
         self.inputs = {name: Tensor(name, array) for name, array in inputs.items()}
@@ -92,7 +92,7 @@ def get_input(request: Request, name: str) -> Tensor:
 
 @pytest.fixture
 def on_gpu_1(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Return what starts an instance of a model on the second GPU, where the CPU stands in for that."""
+    """Return a function that starts an instance of a model on the second GPU, replaced by the CPU."""
     fake: Any = ModuleType("triton_python_backend_utils")
     fake.Tensor, fake.TritonError, fake.InferenceResponse = Tensor, TritonError, Response
     fake.get_input_tensor_by_name = get_input
@@ -124,7 +124,7 @@ def on_gpu_1(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     return start
 
 
-def test_postprocess_answers_as_on_a_cpu_and_waits_once(
+def test_postprocess_returns_the_results_of_a_cpu_and_waits_once(
     monkeypatch: pytest.MonkeyPatch, on_gpu_1: Callable[[str], Any]
 ) -> None:
     waits: list[int] = []
@@ -160,7 +160,7 @@ def test_postprocess_answers_as_on_a_cpu_and_waits_once(
         assert (found["IMAGE_ID"].dtype, found["IMAGE_ID"].tolist()) == (np.int64, [[2**32 - height]])
 
 
-def test_a_gpu_that_fails_fails_all_but_what_was_refused(
+def test_a_failing_gpu_fails_all_requests_that_were_not_refused(
     monkeypatch: pytest.MonkeyPatch, on_gpu_1: Callable[[str], Any]
 ) -> None:
     class Broken:
@@ -185,7 +185,7 @@ def test_a_gpu_that_fails_fails_all_but_what_was_refused(
     assert "CUDA error" in failed.error.message
 
 
-def test_preprocess_hands_on_a_tensor_of_torch(monkeypatch: pytest.MonkeyPatch, on_gpu_1: Callable[[str], Any]) -> None:
+def test_preprocess_returns_a_torch_tensor(monkeypatch: pytest.MonkeyPatch, on_gpu_1: Callable[[str], Any]) -> None:
     class OnCpu(image_ops_cuda.Preprocessor):
         def __init__(self, device: torch.device, settings: image_ops.Settings) -> None:
             assert device == torch.device("cuda:1")

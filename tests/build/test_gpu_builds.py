@@ -19,7 +19,7 @@ CPU, GPU = 2, 1  # KIND_CPU and KIND_GPU in Triton's model_config.proto
 
 
 def configure(repository: Path, *options: str) -> dict[str, Any]:
-    """Write the configs of a repository by the command line; return them by model."""
+    """Write the configs of a repository with the command line; return them by model."""
     command = ["--configs-only", "--weights", "none", "--model-repository", str(repository), *options]
     assert build_models.main(command) == 0
     return {path.parent.name: parse_config(path.read_text()) for path in repository.glob("*/config.pbtxt")}
@@ -48,7 +48,7 @@ def test_the_core_batches_for_a_gpu(tmp_path: Path, variant: str) -> None:
     assert where(core) == [(GPU, 2)]
     assert core.max_batch_size == 32
     assert core.dynamic_batching.max_queue_delay_microseconds == 2000
-    # The largest first, each often enough for the executor to settle.
+    # The largest first, and twice, because the executor optimizes in the second run.
     warmed_up = [(sample.batch_size, sample.count) for sample in core.model_warmup]
     assert warmed_up == [(size, 2) for size in (32, 16, 8, 4, 2, 1)]
     assert {tuple(sample.inputs["PIXELS"].dims) for sample in core.model_warmup} == {(520, 520, 3)}
@@ -61,7 +61,7 @@ def test_the_core_batches_for_a_gpu(tmp_path: Path, variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_core_refuses_what_its_queue_has_no_place_for(tmp_path: Path, variant: str) -> None:
+def test_a_core_refuses_requests_beyond_its_queue(tmp_path: Path, variant: str) -> None:
     name = f"core_{variant}"
     unbounded = configure(tmp_path, "--device", "cuda")
     assert not unbounded[name].dynamic_batching.HasField("default_queue_policy")
@@ -70,7 +70,7 @@ def test_a_core_refuses_what_its_queue_has_no_place_for(tmp_path: Path, variant:
     assert batching.default_queue_policy.max_queue_size == 128
     assert batching.default_queue_policy.timeout_action == 0  # REJECT; and no time limit
     assert batching.default_queue_policy.default_timeout_microseconds == 0
-    # Nothing else has changed, and the next build without the option takes the bound away.
+    # Nothing else has changed, and the next build without the option removes the bound.
     for model, config in bounded.items():
         if config.dynamic_batching.HasField("default_queue_policy"):
             config.dynamic_batching.ClearField("default_queue_policy")
@@ -79,7 +79,7 @@ def test_a_core_refuses_what_its_queue_has_no_place_for(tmp_path: Path, variant:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_core_takes_as_much_of_a_gpu_as_it_is_told_to(tmp_path: Path, variant: str) -> None:
+def test_options_set_the_batch_and_instances_of_a_core(tmp_path: Path, variant: str) -> None:
     name = f"core_{variant}"
     default = configure(tmp_path, "--device", "cuda")
     small = configure(tmp_path, "--device", "cuda", "--max-batch-size", "4", "--instances", "1")
@@ -109,7 +109,7 @@ def test_a_core_takes_as_much_of_a_gpu_as_it_is_told_to(tmp_path: Path, variant:
         ["--device", "cuda", "--max-batch-size", "2"],
     ],
 )
-def test_an_ensemble_takes_no_batch_that_a_step_does_not(tmp_path: Path, options: list[str]) -> None:
+def test_an_ensemble_takes_no_larger_batch_than_its_steps(tmp_path: Path, options: list[str]) -> None:
     configs = configure(tmp_path, *options)
     for variant in VARIANTS:
         ensemble = configs[f"segment_{variant}"]
@@ -117,7 +117,7 @@ def test_an_ensemble_takes_no_batch_that_a_step_does_not(tmp_path: Path, options
         assert ensemble.max_batch_size <= min(step.max_batch_size for step in steps)
 
 
-def test_the_steps_go_where_the_core_is_and_back(tmp_path: Path) -> None:
+def test_the_steps_follow_the_device_of_the_core(tmp_path: Path) -> None:
     before = configure(tmp_path)
     configs = configure(tmp_path, "--device", "cuda")
     assert (where(configs["preprocess"]), where(configs["postprocess"])) == ([(CPU, 8)], [(GPU, 2)])
@@ -182,13 +182,11 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
         ),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(
-    capsys: pytest.CaptureFixture[str], options: list[str], message: str
-) -> None:
+def test_conflicting_settings_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     with pytest.raises(SystemExit):
         build_models.parse_arguments([*options, "--model-repository", "models/mine"])
     assert message in capsys.readouterr().err
 
 
-def test_the_default_build_may_say_where_its_steps_run() -> None:
+def test_the_default_build_accepts_devices_for_its_steps() -> None:
     build_models.parse_arguments(["--preprocess-device", "cpu", "--postprocess-device", "cpu"])

@@ -1,4 +1,4 @@
-"""How the convolutions of a file for a GPU are computed. All but what cuDNN alone has runs on a CPU too."""
+"""The convolutions in a file for a GPU. Everything except the operators of cuDNN also runs on a CPU."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def samples(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("cudnn", ["heuristic", "benchmark"])
-def test_whether_cudnn_tries_its_algorithms_is_part_of_the_file(cudnn: str) -> None:
+def test_the_file_contains_whether_cudnn_tries_its_algorithms(cudnn: str) -> None:
     graph: Any = traced(model_deeplabv3_resnet50(width_per_group=4), cudnn=cudnn).graph
     # The tenth argument is `benchmark`, the ninth `groups`.
     found = {list(node.inputs())[9].toIValue() for node in graph.findAllNodes("aten::_convolution")}
     assert found == {cudnn == "benchmark"}
-    assert not torch.backends.cudnn.benchmark  # as it was
+    assert not torch.backends.cudnn.benchmark  # unchanged
 
 
-def test_convolutions_take_in_what_follows_them_on_a_gpu() -> None:
+def test_convolutions_are_fused_with_the_following_operators_on_a_gpu() -> None:
     module = traced(model_deeplabv3_resnet50(width_per_group=8), precision="fp16")
     graph: Any = module.graph
     plain = len(graph.findAllNodes("aten::_convolution"))
@@ -61,8 +61,8 @@ def test_convolutions_take_in_what_follows_them_on_a_gpu() -> None:
     }
 
 
-def test_the_fused_operators_mean_what_they_replace() -> None:
-    """Compute by hand, in the operators' own order of arguments, what a rewritten graph asks of cuDNN."""
+def test_the_fused_operators_compute_what_they_replace() -> None:
+    """Emulate cuDNN's operators, with their order of arguments, in a rewritten graph."""
     torch.manual_seed(0)
     module = traced(model_deeplabv3_resnet50(width_per_group=8))
     arguments = samples(2, 33, 47)
@@ -79,7 +79,7 @@ def test_the_fused_operators_mean_what_they_replace() -> None:
 def _convolution_add_relu(*arguments: Any) -> torch.Tensor:  # noqa: ANN401 - torch's
     pixels, weight, other, alpha, bias, stride, padding, dilation, groups = arguments
     sums = torch.nn.functional.conv2d(pixels, weight, bias, stride, padding, dilation, groups)
-    # 0 * NaN is NaN: also what is multiplied with 0 must be defined.
+    # 0 * NaN is NaN, so values that are multiplied by 0 must be defined too.
     assert other.shape == sums.shape
     assert other.is_contiguous(memory_format=torch.channels_last)
     assert other.isfinite().all()
@@ -87,7 +87,7 @@ def _convolution_add_relu(*arguments: Any) -> torch.Tensor:  # noqa: ANN401 - to
 
 
 @pytest.mark.parametrize("cudnn", ["tensorexpr", "tensorexpr-corners"])
-def test_what_can_run_on_a_cpu_computes_the_same_there(cudnn: str) -> None:
+def test_modes_that_run_on_a_cpu_compute_the_same_there(cudnn: str) -> None:
     torch.manual_seed(0)
     model = model_deeplabv3_resnet50(width_per_group=8)
     plain, module = traced(model), traced(model, cudnn=cudnn)
@@ -96,8 +96,8 @@ def test_what_can_run_on_a_cpu_computes_the_same_there(cudnn: str) -> None:
         torch.testing.assert_close(module(*arguments)[0], plain(*arguments)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_the_executor_makes_one_pass_of_what_follows_a_convolution() -> None:
-    """Force its TensorExpr fuser, which is on for GPUs, on the CPU."""
+def test_the_executor_makes_one_pass_of_the_operators_after_a_convolution() -> None:
+    """Enable the TensorExpr fuser, which is on for GPUs, on the CPU."""
     body = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 1))
 
     class Block(nn.Module):
@@ -131,7 +131,7 @@ def fused_on_a_cpu() -> Generator[None]:
 
 
 def passes_of(module: torch.jit.ScriptModule, features: torch.Tensor) -> list[list[str]]:
-    """Return the operators of each group that the executor compiles, sorted."""
+    """Return the sorted operators of each group that the executor compiles."""
     for _ in range(3):
         module(features)
     graph: Any = torch._C._last_executed_optimized_graph()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
@@ -141,7 +141,7 @@ def passes_of(module: torch.jit.ScriptModule, features: torch.Tensor) -> list[li
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_convolution_by_its_corners_is_the_convolution(*, bias: bool) -> None:
+def test_a_corner_convolution_equals_the_convolution(*, bias: bool) -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 4, 3, padding=6, dilation=6, bias=bias)
     module = torch.jit.script(dilation.CornerConvolution(convolution))
@@ -150,7 +150,7 @@ def test_a_convolution_by_its_corners_is_the_convolution(*, bias: bool) -> None:
         torch.testing.assert_close(module(features), convolution(features), rtol=1e-4, atol=1e-5)
 
 
-def test_only_what_mostly_meets_padding_is_computed_by_its_corners() -> None:
+def test_only_convolutions_that_are_mostly_padding_use_corners() -> None:
     model = model_deeplabv3_resnet50(width_per_group=8)
     dilation.use_corners(model, side=65)
     found = {name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)}

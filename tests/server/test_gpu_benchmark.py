@@ -70,7 +70,7 @@ def test_every_section_is_in_the_json(dry_run: tuple[str, dict[str, Any], Path])
             assert figures["flops_per_second"] == pytest.approx(figures["rate"] * flops)
     (sustained,) = rows(found, "sustained", variant="resnet50").values()
     assert sustained["rate"] > 0
-    assert sustained["throttle"] == "not known: no GPU"
+    assert sustained["throttle"] == "unknown: no GPU"
     assert rows(found, "kernels", cudnn="heuristic")["all"]["ms"] > 0
     assert rows(found, "steps agree")["postprocess, pixels"]["equal"] >= 0.999
 
@@ -199,8 +199,8 @@ def test_a_small_shared_memory_is_told_with_its_remedy() -> None:
             "software power cap, software thermal",
         ),
         ("1980, 2619, 655.10, 61, 0x0000000000000000", {"sm_mhz": 1980.0}, "nothing"),
-        ("1980, 2619, [N/A], 61, [N/A]", {"sm_mhz": 1980.0}, "not known: nvidia-smi does not tell"),
-        ('Field "power" is not a valid field', {}, 'not known: Field "power" is not a valid field'),
+        ("1980, 2619, [N/A], 61, [N/A]", {"sm_mhz": 1980.0}, "unknown: nvidia-smi does not report it"),
+        ('Field "power" is not a valid field', {}, 'unknown: Field "power" is not a valid field'),
     ],
 )
 def test_a_card_is_watched_while_it_computes(

@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns, medians and ratios, the record, the table and the plot."""
+"""Turns, medians and ratios, the record, the tables and the plot of the benchmarks."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def report(tmp_path: Path) -> Report:
     return report
 
 
-def test_contenders_have_their_turns_in_an_order_that_turns_around() -> None:
+def test_the_order_of_contenders_is_reversed_in_every_other_round() -> None:
     turns = list(harness.in_turns({"a": 1, "b": 2}, 2, warm_up=1))
     assert turns == [(-1, "b", 2), (-1, "a", 1), (0, "a", 1), (0, "b", 2), (1, "b", 2), (1, "a", 1)]
 
 
-def test_each_is_compared_with_the_best_of_its_baselines_under_the_same_condition(report: Report) -> None:
-    report.compare("load", "rate", {"Triton": ("mosec", "LitServe", "one that is absent")}, high_is_good=True)
+def test_a_ratio_uses_the_best_baseline_under_the_same_condition(report: Report) -> None:
+    report.compare("load", "rate", {"Triton": ("mosec", "LitServe", "absent")}, high_is_good=True)
     first, _, last, _ = report.of("load")
     assert (first.baseline, first.ratio) == ("LitServe", 0.5)
     assert last.ratio is None
@@ -51,7 +51,7 @@ def test_the_table_has_medians_spread_and_ratios(report: Report, capsys: pytest.
     assert ["LitServe", "1", "200"] in lines
 
 
-def test_the_record_is_complete_with_each_line_that_is_said(report: Report, tmp_path: Path) -> None:
+def test_the_record_is_complete_after_each_printed_line(report: Report, tmp_path: Path) -> None:
     report.say("so far")
     record = json.loads((tmp_path / "made.json").read_text())
     assert record["benchmark"] == "made"
@@ -68,7 +68,7 @@ def test_the_record_is_complete_with_each_line_that_is_said(report: Report, tmp_
     assert len(json.loads((tmp_path / "made.json").read_text())["rows"]) == 5
 
 
-def test_a_part_that_fails_is_named_and_costs_the_others_nothing(
+def test_a_failing_part_is_recorded_and_the_others_run(
     report: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert report.end() == 0
@@ -83,15 +83,16 @@ def test_a_part_that_fails_is_named_and_costs_the_others_nothing(
     assert "illegal memory access" in skipped["the card"]
 
 
-def test_the_plot_is_a_picture(report: Report, tmp_path: Path) -> None:
+def test_the_plot_shows_the_panels_with_data(report: Report, tmp_path: Path) -> None:
     panels = [
-        Panel("load", "rate", "images/s", over="in flight", log=True),
-        Panel("load", "rate", "images/s", over="in flight", stacked=True),
-        Panel("load", "p99", "seconds", where={"in flight": 1}),
+        Panel("load", "rate", "Throughput", "images/s", high_is_good=True, over="in flight", log=True),
+        Panel("load", "rate", "Stacked", "images/s", over="in flight", stacked=True),
+        Panel("load", "p99", "Latency", "seconds", where={"in flight": 1}),
+        Panel("load", "not measured", "Left out", "seconds"),
     ]
-    report.plot(panels, columns=2, ours=("Triton",), title="made up")
+    report.plot(panels, ours=("Triton",), title="made up", warning="means nothing")
     with Image.open(tmp_path / "made.png") as image:
         assert image.size == (1320, 1140)
         colors = image.convert("RGB").getcolors(1 << 20)
     assert colors is not None
-    assert (31, 119, 180) in {color for _, color in colors}  # a bar of ours, and a line
+    assert (31, 119, 180) in {color for _, color in colors}  # the color of our bars and of the first line
