@@ -153,7 +153,7 @@ def test_a_server_without_tls_is_an_error_that_says_so(
     toy_server: TritonProcess, files: Certificates, kind: Kind
 ) -> None:
     for url in (f"https://{toy_server.http_url}", f"grpcs://{toy_server.grpc_url}"):
-        assert "not speak TLS" in refusal(kind, url, TLS(ca_file=files.ca)).message
+        assert "not use TLS" in refusal(kind, url, TLS(ca_file=files.ca)).message
 
 
 def test_a_url_without_tls_to_a_tls_port_is_unavailable(place: Place, kind: Kind) -> None:
