@@ -23,7 +23,7 @@ unexport PYTHONSAFEPATH
 # prometheus and promtool from PATH, or from Debian's package, which is unpacked here but not installed.
 PROMETHEUS := out/tools/prometheus
 
-.PHONY: help demo page test check-deploy check-containers check-page check-batch load bench bench-peers lint format lock clean
+.PHONY: help demo page test check-deploy check-containers check-page check-batch load bench bench-peers docs lint format lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -34,7 +34,7 @@ demo: $(VENV)/installed ## Build both models, start Triton, segment a photograph
 page: $(VENV)/page ## Build and start like `make demo`, with a web page for your own pictures
 	$(BIN)/python -u demo.py --page
 
-test: lint ## Run the linters, the type checkers and the tests, with a real server
+test: lint docs ## Run the linters, the type checkers, the link check and the tests, with a real server
 	$(BIN)/python -m pytest -m 'not stack and not page and not batch and not containers' --numprocesses 2
 
 check-deploy: $(VENV)/deploy $(PROMETHEUS)/promtool ## Test Triton with Envoy, Prometheus and Locust, which `make test` does not
@@ -66,7 +66,12 @@ bench-peers: $(VENV)/installed $(PEERS)/installed bench-model ## Compare Triton 
 bench-model: $(VENV)/installed
 	$(BIN)/python build_models.py --variant resnet50 --weights none --model-repository out/bench/model_repository
 
-lint: $(VENV)/deploy $(VENV)/page ## Run the linters and the type checkers
+# From nothing, because a second run would not repeat the warnings of the first.
+docs: $(VENV)/docs ## Build the documentation site, out/docs/index.html; fails on a broken link
+	rm -rf out/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . out/docs
+
+lint: $(VENV)/deploy $(VENV)/docs $(VENV)/page ## Run the linters and the type checkers
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright
@@ -78,7 +83,7 @@ format: $(VENV)/installed ## Format the code
 
 lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml allows in constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
-		--all-extras --group dev --group bench --group deploy --group page pyproject.toml client/pyproject.toml --output-file constraints.txt
+		--all-extras --group dev --group bench --group deploy --group docs --group page pyproject.toml client/pyproject.toml --output-file constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
 		--group peers --output-file benchmarks/peers/constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 --no-annotate --no-header \
@@ -87,7 +92,7 @@ lock: $(VENV)/installed ## Pin the newest versions that pyproject.toml allows in
 # Keep the rest of out/ and model repositories elsewhere, because they may be somebody's work. Git ignores the files that a
 # build adds to model_repository/.
 clean: ## Remove the environments, and the files that the other targets have written
-	rm -rf $(VENV) $(PEERS) $(BATCH) out/bench out/containers out/demo out/load out/test out/tools
+	rm -rf $(VENV) $(PEERS) $(BATCH) out/bench out/containers out/demo out/docs out/load out/test out/tools
 	rm -f model_repository/*/1/model.pt model_repository/*/1/.model.pt.*
 
 # The stamp of an environment exists when everything is installed, but not while pip runs. It contains the path of the
@@ -134,6 +139,10 @@ $(VENV)/bench: $(VENV)/installed
 
 $(VENV)/deploy: $(VENV)/installed
 	$(call pip,$(VENV),--constraint constraints.txt --group deploy)
+	@touch $@
+
+$(VENV)/docs: $(VENV)/installed
+	$(call pip,$(VENV),--constraint constraints.txt --group docs)
 	@touch $@
 
 $(VENV)/page: $(VENV)/installed

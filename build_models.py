@@ -1,12 +1,12 @@
-"""Build the Triton model repository: trace DeepLabV3 to TorchScript, check it against PyTorch, put it in place.
+"""Build the Triton model repository: trace DeepLabV3 to TorchScript, check it against PyTorch, move it into place.
 
     python build_models.py                      both variants, weights COCO_WITH_VOC_LABELS_V1
     python build_models.py --weights checkpoint.pth --classes names.txt --model-repository mine
     python build_models.py --weights none --model-repository out/untrained
-    python build_models.py --describe           what the models are published with, and what is found here
+    python build_models.py --describe           the published figures of the models beside those found here
 
-model_repository/ is source and gets the default build. A build with other options needs a folder of its own. A build
-that fails or is interrupted leaves the models that were there before as they were.
+model_repository/ is source code and takes only the default build; other options need another folder. A build that fails
+or is interrupted leaves the existing models unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # under `python -P` it is not there
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # `python -P` leaves it out
     from deeplabv3.environment import guard
 
     guard()
@@ -24,8 +24,8 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
-from deeplabv3 import UNTRAINED, VARIANTS, DeepLabV3Error, RetryableBuildError, WeightsUnavailableError
-from deeplabv3.building.assembly import build
+from deeplabv3 import PRETRAINED, UNTRAINED, VARIANTS, DeepLabV3Error, RetryableBuildError, WeightsUnavailableError
+from deeplabv3.building.assembly import build, is_source
 from deeplabv3.building.options import add_options, contradiction
 from deeplabv3.building.plan import make_plans
 from deeplabv3.building.published import describe
@@ -43,16 +43,16 @@ EXIT_WEIGHTS_UNAVAILABLE = 3
 EXIT_TRY_AGAIN = 4
 
 _EXIT_CODES = (
-    "exit codes: 0 done; 1 failed, and will fail again; 2 wrong options; 3 the weights could not be downloaded; "
-    "4 may succeed when tried again: another build is writing there, or the storage fails or is full; 128 + n ended by "
-    "signal n"
+    "exit codes: 0 success; 1 failed, and would fail again; 2 wrong options; 3 the weights could not be downloaded; "
+    "4 a retry may succeed: another build is writing to the repository, or the storage fails or is full; 128 + n ended "
+    "by signal n"
 )
 
 _log = logging.getLogger("build_models")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options of the command line; exit with code 2 where they do not go together."""
+    """Return the options of the command line; exit with code 2 if they contradict each other."""
     description = "Build the Triton model repository of DeepLabV3."
     parser = Parser(description=description, epilog=_EXIT_CODES, allow_abbrev=False)
     add_options(parser)
@@ -84,20 +84,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 settings=dict(options.set),
             )
     except WeightsUnavailableError as exc:
-        _log.error(
-            "build_models.py: %s, or build into another folder (--model-repository DIR) with --weights FILE, a "
-            "checkpoint of yours, or --weights %s, an untrained model, whose masks mean nothing",
-            exc,
-            UNTRAINED,
-        )
+        _log.error("build_models.py: %s, or %s", exc, _without_download(options))
         return EXIT_WEIGHTS_UNAVAILABLE
     except (DeepLabV3Error, OSError) as exc:
         _log.error("build_models.py: %s", exc)
         return EXIT_TRY_AGAIN if _passes(exc) else EXIT_FAILED
     except KeyboardInterrupt:
-        _log.error("build_models.py: interrupted; the models that were there are as they were")
+        _log.error("build_models.py: interrupted; the existing models are unchanged")
         return 128 + signal.SIGINT
     return 0
+
+
+def _without_download(options: argparse.Namespace) -> str:
+    """Return how to build without the weights that could not be downloaded."""
+    if options.weights != PRETRAINED:
+        return "leave out --pretrained-backbone"
+    folder = ", into another folder (--model-repository DIR)" if is_source(options.model_repository) else ""
+    return (
+        f"build with --weights FILE, your own checkpoint, or --weights {UNTRAINED}, an untrained model whose masks "
+        f"mean nothing{folder}"
+    )
 
 
 def _passes(error: BaseException) -> bool:

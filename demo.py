@@ -1,11 +1,11 @@
-"""Segment a photograph end to end on this machine: build the models, start Triton, ask it over gRPC and HTTP.
+"""Segment a photograph end to end on this machine: build the models, start Triton, call it over gRPC and HTTP.
 
     python demo.py                      the photograph of the tests
-    python demo.py --image photo.jpg    one of yours
+    python demo.py --image photo.jpg    your own photograph
     python demo.py --page               a page in the browser, until Ctrl-C
 
-Leaves out/demo/segment_<variant>.png and the server's log beside them. Exit code 0 only if both protocols gave
-the same mask for both variants.
+Writes out/demo/segment_<variant>.png and the server's log. The exit code is 0 only if both protocols return the same
+mask for both variants.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # under `python -P` it is not there
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # `python -P` leaves it out
     from deeplabv3.environment import guard
 
     guard()
@@ -50,17 +50,17 @@ ROOT = Path(__file__).resolve().parent
 PHOTOGRAPH = ROOT / "tests" / "assets" / "cat.png"
 ENSEMBLES = tuple(map(ensemble_name, VARIANTS))
 
-# A laptop's first request may meet cold caches; nobody waits for the deadline of a demonstration.
+# The first request on a laptop may meet cold caches, so the deadline is generous.
 _REQUEST_SECONDS = 120.0
 _SHOWN_CLASSES = 8
 
 
 def build_both(wanted: Path | None, output: Path, screen: Console) -> Path:
-    """Build both variants, with untrained weights where the pretrained ones cannot be downloaded.
+    """Build both variants, with untrained weights if the pretrained weights cannot be downloaded.
 
     Returns:
-        The model repository: the wanted one, else model_repository. Untrained models would change its config.pbtxt
-        files, and so go to the output.
+        The model repository: the wanted one, else model_repository, else a folder in the output for untrained models,
+        which would change the config.pbtxt files of model_repository.
     """
     repository = (wanted or MODEL_REPOSITORY).resolve()
     try:
@@ -71,8 +71,8 @@ def build_both(wanted: Path | None, output: Path, screen: Console) -> Path:
         return repository
     screen.print(
         Panel(
-            "The pretrained weights could not be downloaded (see above). The demo goes on with UNTRAINED weights: "
-            "every part runs as it would, but the masks are noise and segment nothing.",
+            "The pretrained weights could not be downloaded (see above). The demo continues with UNTRAINED weights: "
+            "every step runs as usual, but the masks are noise.",
             title="UNTRAINED WEIGHTS",
             border_style="bold red",
         )
@@ -83,13 +83,13 @@ def build_both(wanted: Path | None, output: Path, screen: Console) -> Path:
 
 
 def segment(url: str, image: Path) -> dict[str, Segmentation]:
-    """Return the result of each variant over one protocol."""
+    """Return the result of each ensemble, by its name, over the protocol of the URL."""
     with SegmentationClient(url, timeout=_REQUEST_SECONDS) as client:
         return {model: client.segment(image, model=model) for model in ENSEMBLES}
 
 
 def shares(results: dict[str, Segmentation], image: Path) -> Table:
-    """Return the table of the classes that each variant found, largest share first."""
+    """Return a table of the classes that each ensemble found, largest share first."""
     sides = next(iter(results.values())).mask.shape
     table = Table(title=f"{image.name}, {sides[1]} x {sides[0]} pixels: share of the pixels")
     if any(result.untrained for result in results.values()):
@@ -126,13 +126,13 @@ def serve_page(url: str, example: Path) -> int:
 
 
 def run(image: Path, wanted: Path | None, output: Path, *, page: bool = False) -> int:
-    """Run the demonstration in the wanted model repository, or one that `build_both` chooses; return an exit code."""
+    """Run the demo in the wanted model repository, or in the one that `build_both` chooses; return the exit code."""
     screen = console()
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     repository = build_both(wanted, output, screen)
     log = output / "server.log"
-    screen.print(f"starting Triton on {_shown(repository)}; its log is {_shown(log)}", soft_wrap=True)
+    screen.print(f"starting Triton with the models in {_shown(repository)}; log: {_shown(log)}", soft_wrap=True)
     with RunningServer(repository, log=log) as server:
         screen.print(f"ready: grpc://{server.grpc_url} http://{server.http_url}")
         try:
@@ -158,47 +158,55 @@ def run(image: Path, wanted: Path | None, output: Path, *, page: bool = False) -
 
 
 def _next_steps(repository: Path, image: Path) -> str:
-    """Return the commands that a newcomer runs next, as a shell takes them."""
+    """Return the commands to run next, quoted for a shell."""
     folder = Path(sys.executable).parent
     paths = (folder / "python", ROOT / "serve.py", folder / "deeplab", image)
     python, serve, deeplab, picture = (shlex.quote(_shown(path)) for path in paths)
     served = "" if repository == MODEL_REPOSITORY else f" --model-repository {shlex.quote(_shown(repository))}"
     return (
-        "\nnext, in two terminals (client/README.md, docs/serving.md):\n"
+        "\nnext steps, in two terminals (see client/README.md and docs/serving.md):\n"
         f"  {python} {serve}{served}\n"
         f"  {deeplab} segment {picture} --url grpc://localhost:8001 --output out/segmented"
     )
 
 
 def _shown(path: Path) -> str:
-    """Return a path as short as it is clear from here."""
+    """Return a path relative to the working directory if it is inside of it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = Parser(description="Segment a photograph end to end on this machine.")
-    parser.add_argument("--image", type=Path, default=PHOTOGRAPH, help="JPEG, PNG, WebP or others (default: a cat)")
+    parser.add_argument(
+        "--image", type=Path, default=PHOTOGRAPH, help="image file: JPEG, PNG, WebP or another format (default: a cat)"
+    )
     parser.add_argument(
         "--model-repository",
         type=Path,
         metavar="DIR",
-        help="where to build, and what to serve (default: model_repository, for untrained models one in the output)",
+        help="folder to build into and to serve (default: model_repository, or one in --output for untrained models)",
     )
     parser.add_argument(
-        "--output", type=Path, default=ROOT / "out" / "demo", metavar="DIR", help="for the pictures (default: out/demo)"
+        "--output",
+        type=Path,
+        default=ROOT / "out" / "demo",
+        metavar="DIR",
+        help="folder for the pictures and the log (default: out/demo)",
     )
-    parser.add_argument("--page", action="store_true", help="serve a page to drop pictures on, until Ctrl-C")
+    parser.add_argument(
+        "--page", action="store_true", help="serve a web page that segments your pictures, until Ctrl-C"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     unwind_on_sigterm()
-    # The client says it when it talks to an untrained model; here the panel, the table and the pictures do.
+    # The client warns about untrained models; here the panel, the table and the pictures do.
     logging.getLogger("deeplab_client").setLevel(logging.ERROR)
     try:
         with Image.open(options.image) as picture:
             picture.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        parser.error(f"--image {options.image} cannot be read as a picture: {exc}")
+        parser.error(f"--image {options.image} cannot be read as an image: {exc}")
     try:
         return run(options.image, options.model_repository, options.output, page=options.page)
     except (DeepLabV3Error, LaunchError, SegmentationError, OSError) as exc:

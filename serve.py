@@ -3,19 +3,19 @@
     python serve.py [--model-repository DIR] [--host 127.0.0.1] [--http-port 8000] [--grpc-port 8001]
                     [--metrics-port 8002] [-- TRITON_OPTION ...]
 
-Port 0 takes a free port. When every model is ready, one line goes to stdout and all else to stderr:
+Port 0 picks a free port. When every model is ready, one line goes to stdout; everything else goes to stderr:
 
     READY grpc://127.0.0.1:8001 http://127.0.0.1:8000 http://127.0.0.1:8002/metrics
 
 Exit codes: the server's; 2 refused to start; 1 a Python stub died or the server was paused; 128 + n ended by signal n.
 
-The number of OpenMP's threads (`OMP_NUM_THREADS`), how they wait, and what malloc keeps are set for the server, unless
-the environment sets them; docs/performance.md has the figures. Limits that are too low are raised
+The variables of the server set the number of OpenMP threads (`OMP_NUM_THREADS`), how they wait, and how much memory
+malloc keeps, unless the environment sets them; docs/performance.md has the figures. Limits that are too low are raised
 (deeplabv3/embedded/limits.py).
 
-SIGTERM, SIGINT and SIGHUP drain and stop; another signal stops at once. A stub that dies, which Triton neither
-restarts nor reports, stops the server too, after BROKEN_DRAIN_SECONDS for the requests elsewhere. A server that was
-paused is killed (deeplabv3/embedded/watching.py).
+SIGTERM, SIGINT and SIGHUP drain and stop; another signal stops immediately. A stub that dies, which Triton neither
+restarts nor reports, stops the server too, after BROKEN_DRAIN_SECONDS for requests that other stubs still handle. A
+server that was paused is killed (deeplabv3/embedded/watching.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent))  # under `python -P` it is not there
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # `python -P` leaves it out
     from deeplabv3.environment import guard
 
     guard()
@@ -52,18 +52,26 @@ ROOT = Path(__file__).resolve().parent
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Return the options of the command line."""
     parser = Parser(description="Serve a model repository with the embedded Triton server.")
     parser.add_argument(
-        "--model-repository", type=Path, default=ROOT / "model_repository", metavar="DIR", help="default: ours"
+        "--model-repository",
+        type=Path,
+        default=ROOT / "model_repository",
+        metavar="DIR",
+        help="folder of the models (default: model_repository/)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="IPv4 address or name to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="IPv4 address or host name to listen on (default: %(default)s)"
+    )
     for service, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
-        help_ = "0 takes a free port (default: %(default)s)"
+        help_ = "0 picks a free port (default: %(default)s)"
         parser.add_argument(
             f"--{service}-port", type=number(0, 65535, kind=int), default=port, metavar="PORT", help=help_
         )
-    parser.add_argument("triton_options", nargs="*", metavar="-- TRITON_OPTION", help="options for tritonserver itself")
+    parser.add_argument(
+        "triton_options", nargs="*", metavar="-- TRITON_OPTION", help="options to pass on to tritonserver"
+    )
     return parser.parse_args(argv)
 
 
@@ -105,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         return running.run()
     finally:
-        for number in STOP_SIGNALS:  # the end is near: no signal may interrupt the clean-up, nor change the exit code
+        for number in STOP_SIGNALS:  # no signal may interrupt the cleanup or change the exit code
             signal.signal(number, signal.SIG_IGN)
         sweep(prefix)
 

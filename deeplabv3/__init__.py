@@ -1,9 +1,9 @@
-"""DeepLabV3 in PyTorch, by the functions of mlverse's torchvision, and what makes Triton models of it.
+"""DeepLabV3 in PyTorch, with the functions of mlverse's torchvision, and the code that makes Triton models of it.
 
 from deeplabv3 import model_deeplabv3_resnet50
 
 model = model_deeplabv3_resnet50(pretrained=True).eval()
-out = model(batch)["out"]  # (N, 3, H, W) float32, normalised -> (N, 21, H, W) logits
+out = model(batch)["out"]  # (N, 3, H, W) float32, normalized -> (N, 21, H, W) logits
 """
 
 from importlib import import_module
@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a name's module when it is first asked for: `deeplabv3.environment` runs where torch is not installed."""
+    """Import the module of a name at its first use, because `deeplabv3.environment` runs without torch installed."""
     if name in __all__:
         for module in ("errors", "models.names", "models.weights", "models.variants"):
             found = vars(import_module(f"{__name__}.{module}"))

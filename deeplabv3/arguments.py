@@ -1,4 +1,4 @@
-"""Types of argparse that the command lines share."""
+"""Argument types for argparse that the command lines share."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LEAST_STD = 0.001
-"""The least standard deviation of a channel: a smaller one is a typing error, and the logits overflow."""
+"""The smallest standard deviation of a channel: a smaller one is a typing error and makes the logits overflow."""
 
 
 def number(low: float, high: float = float("inf"), *, kind: type[int | float] = float) -> Callable[[str], Any]:
-    """Return a `type` for argparse that takes numbers of a range, both ends included.
+    """Return an argparse `type` for numbers from low to high, both included.
 
     Args:
-        low: The least number.
-        high: The largest one; without it, any finite number.
-        kind: `int` takes integers only, and returns them.
+        low: The smallest number.
+        high: The largest number; by default any finite number is accepted.
+        kind: `int` accepts and returns only integers.
     """
     noun = "an integer" if kind is int else "a number"
     bounds = f"from {low:g}" + ("" if high == float("inf") else f" to {high:.0f}")
@@ -36,10 +36,10 @@ def number(low: float, high: float = float("inf"), *, kind: type[int | float] = 
 
 
 def channels(lowest: float) -> Callable[[str], tuple[float, ...]]:
-    """Return a `type` for argparse that takes R,G,B on the scale 0 to 1.
+    """Return an argparse `type` for three numbers R,G,B on the scale 0 to 1.
 
     Args:
-        lowest: The least number of a channel.
+        lowest: The smallest number of a channel.
     """
 
     def checked(text: str) -> tuple[float, ...]:

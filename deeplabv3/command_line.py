@@ -1,4 +1,4 @@
-"""What the command lines share: short errors, and an end in order on SIGTERM."""
+"""Short errors and an orderly end on SIGTERM, which the command lines share."""
 
 import argparse
 import signal
@@ -7,13 +7,13 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are two lines: what is wrong, and where the options are explained."""
+    """An argparse parser whose errors have two lines: the error, and how to list the options."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with code 2."""
+        """Print the error and exit with code 2."""
         self.exit(2, f"{self.prog}: error: {message}\n{self.prog} --help lists the options\n")
 
 
 def unwind_on_sigterm() -> None:
-    """Let SIGTERM raise SystemExit, so that partial files are removed and servers stopped."""
+    """Make SIGTERM raise SystemExit, so that partial files are removed and servers are stopped."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -1,4 +1,4 @@
-"""What can go wrong between an argument and a model. Each error is also the builtin that fits."""
+"""The errors of this package. Each one is also a subclass of the matching builtin error."""
 
 import errno
 
@@ -19,23 +19,23 @@ PASSING_ERRORS = frozenset(
         errno.ETIMEDOUT,
     }
 )
-"""Of storage, which may be on the other side of a network: what goes away by itself, or when somebody makes room."""
+"""Errors of local or remote storage after which a retry may succeed."""
 
 
 class DeepLabV3Error(Exception):
-    """Root of the errors of this package; the message says what to do."""
+    """Base class of the errors of this package; the message says what to do."""
 
 
 class InvalidOptionError(DeepLabV3Error, ValueError):
-    """An argument has a value that no model can have, or that contradicts another."""
+    """An argument has an impossible value, or one that contradicts another argument."""
 
 
 class UnknownOptionError(DeepLabV3Error, TypeError):
-    """An argument that neither the function nor its ResNet knows."""
+    """An argument is known neither to the function nor to its ResNet."""
 
 
 class CheckpointError(DeepLabV3Error, ValueError):
-    """A file is no checkpoint, or its weights do not fit the model."""
+    """A file is not a checkpoint, or its weights do not fit the model."""
 
 
 class WeightsUnavailableError(DeepLabV3Error, OSError):
@@ -43,11 +43,11 @@ class WeightsUnavailableError(DeepLabV3Error, OSError):
 
 
 class RepositoryError(DeepLabV3Error, ValueError):
-    """A file of a model repository is missing, damaged, or not what its name says."""
+    """A file of a model repository is missing, damaged, or has unexpected content."""
 
 
 class BuildError(DeepLabV3Error, RuntimeError):
-    """A model cannot be built into a repository, or not as asked."""
+    """A model cannot be built as requested."""
 
 
 class RetryableBuildError(BuildError):

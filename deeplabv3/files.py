@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, in a folder that one process at a time writes to."""
+"""Atomic writes of files, in folders to which one process writes at a time."""
 
 import contextlib
 import fcntl
@@ -9,11 +9,11 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Generator[None]:
-    """Make a folder and keep other processes out of it; the lock goes with the process, however it ends.
+    """Create a folder and lock it against other processes; the lock ends with the process, however it ends.
 
     Raises:
         BlockingIOError: another process has the lock.
-        OSError: the folder cannot be made or opened.
+        OSError: the folder cannot be created or opened.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -25,27 +25,27 @@ def lock_folder(folder: Path) -> Generator[None]:
 
 
 def partial_of(path: Path) -> Path:
-    """Return the hidden file beside a path that is written first and then moved to it."""
+    """Return the hidden file that is written first and then moved to a path."""
     return path.with_name(f".{path.name}.partial")
 
 
 def remove(path: Path) -> None:
-    """Remove a file if there is one; in a read-only folder, unlink fails for a missing one too."""
+    """Remove a file if it exists: in a read-only folder, unlink fails even for a missing file."""
     if path.exists():
         path.unlink()
 
 
 def write_whole(path: Path, content: bytes) -> bool:
-    """Write a file so that it holds, whatever happens, what it held before or all of the content.
+    """Write a file atomically: whatever happens, it has its old content or all of the new content.
 
-    An equal file stays untouched. The folder must be locked, because what a killed process left unfinished is
-    overwritten.
+    A file with equal content is not touched. The folder must be locked, because the unfinished file of a killed process
+    is overwritten.
 
     Returns:
         Whether the file has changed.
 
     Raises:
-        OSError: what the storage says.
+        OSError: the file cannot be written.
     """
     partial = partial_of(path)
     if path.exists() and path.read_bytes() == content:
@@ -59,7 +59,7 @@ def write_whole(path: Path, content: bytes) -> bool:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as exc:
-        exc.filename = exc.filename or str(path)  # a full disk names none
+        exc.filename = exc.filename or str(path)  # the error of a full disk names no file
         raise
     finally:
         remove(partial)

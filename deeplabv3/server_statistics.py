@@ -1,4 +1,4 @@
-"""Triton's own statistics of its models: requests, executions, batches, and where the time of a request went."""
+"""Triton's statistics of its models: requests, executions, batches, and how long each part of a request took."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from urllib.parse import urlsplit
 
 _SECONDS = 10.0
 TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
-"""What the time of a request in a model consists of."""
+"""The parts of the time of a request in a model."""
 
 _PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}  # as in deeplab_client
 
 
 def server_address(url: str) -> tuple[str, str]:
-    """Return the scheme of a server's URL, gRPC where it has none, and `HOST:PORT` with the default port.
+    """Return the scheme of a server's URL (default: gRPC) and `HOST:PORT` (default: the port of the scheme).
 
     Raises:
-        ValueError: the URL has no host, or another scheme than `grpc`, `grpcs`, `http` and `https`.
+        ValueError: the URL has no host, or its scheme is not `grpc`, `grpcs`, `http` or `https`.
     """
     parts = urlsplit(url if "://" in url else f"grpc://{url}")
     if not parts.hostname or parts.scheme not in _PORTS:
-        raise ValueError(f"{url}: give grpc://HOST:PORT or http://HOST:PORT")
+        raise ValueError(f"the URL must be grpc://HOST:PORT or http://HOST:PORT, got {url!r}")
     return parts.scheme, parts.netloc if parts.port else f"{parts.netloc}:{_PORTS[parts.scheme]}"
 
 
 def read(url: str) -> dict[str, Any]:
-    """Return what Triton has counted since each model was loaded, by model; times are in seconds.
+    """Return Triton's counts since each model was loaded, by model; times are in seconds.
 
     Args:
         url: as `server_address` takes it.
 
     Raises:
         OSError: The server cannot be reached.
-        Exception: tritonclient's own, or the reply has no statistics.
+        Exception: an error of tritonclient, or the reply has no statistics.
     """
     scheme, address = server_address(url)
     if scheme in {"grpc", "grpcs"}:
-        from tritonclient.grpc import InferenceServerClient  # noqa: PLC0415 - loads gRPC, which a run over HTTP does without
+        from tritonclient.grpc import InferenceServerClient  # noqa: PLC0415 - loads gRPC, which HTTP does not need
 
         with InferenceServerClient(address, ssl=scheme == "grpcs") as client:
             answer = client.get_inference_statistics(as_json=True, client_timeout=_SECONDS)
@@ -49,9 +49,9 @@ def read(url: str) -> dict[str, Any]:
 
 
 def between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what was counted between two readings, for the models that answered a request meanwhile.
+    """Return the counts between two readings, for the models that answered a request in between.
 
-    The result is None when a count fell: several servers share the address, or the server restarted.
+    The result is None if a count fell, because several servers share the address or the server restarted.
     """
     found = {name: _difference(before.get(name, {}), counts) for name, counts in after.items()}
     if any(_fell(counts) for counts in found.values()):
@@ -75,7 +75,7 @@ def _fell(counts: dict[str, Any]) -> bool:
 
 
 def _counts(model: dict[str, Any]) -> dict[str, Any]:
-    # gRPC's JSON has 64-bit numbers as text, and leaves out what is 0.
+    # gRPC's JSON has 64-bit numbers as text and omits zeros.
     times = model.get("inference_stats", {})
     return {
         "requests": int(times.get("success", {}).get("count", 0)),

@@ -1,4 +1,4 @@
-"""What several tiers share: untrained models, built once and kept under out/, two kinds of toys, and servers of all."""
+"""Fixtures of several tiers: untrained models, built once and kept under out/, two kinds of toy models, and servers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# These start servers of their own; the other files of tests/server share some.
+# These start their own servers; the other files of tests/server share servers.
 _OWN_SERVERS = ("custom_classes", "evaluate", "gpu_benchmark", "notebook", "own_model", "pipeline_benchmark", "serve")
 
 
@@ -71,7 +71,7 @@ def server(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def color_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `build_models.py --weights none` makes, but with core models that tell classes by color."""
+    """The repository of `build_models.py --weights none`, but with core models that tell classes by color."""
     from benchmarks import toy  # noqa: PLC0415 - torch
     from deeplabv3 import VARIANTS, WeightsSource  # noqa: PLC0415 - torch
     from deeplabv3.building import assembly, tracing  # noqa: PLC0415 - torch
@@ -83,7 +83,7 @@ def color_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assembly.build(repository, plans, configs_only=True)
     core = toy.traced(toy.ByColor())
     for plan in plans:
-        for name in plan.models:  # those for direct callers are never read: nobody asks them
+        for name in plan.models:  # those for direct callers are never read, because no test calls them
             file = model_file(repository, name)
             file.parent.mkdir()
             tracing.save(core, file, record_of(plan).as_extra_files())

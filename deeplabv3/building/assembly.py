@@ -1,7 +1,7 @@
-"""A build from beginning to end: what a model repository gets, and in which order.
+"""A build from beginning to end: which files a model repository gets, and in which order.
 
-The committed model_repository/ is source: a build into it adds model.pt files and changes no other. A repository
-elsewhere is written as a whole.
+The committed model_repository/ is source code: a build into it adds model.pt files and changes no other file. A
+repository elsewhere is written as a whole.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from deeplabv3.repository.config import config_text, parameters_of, parse_config
 from deeplabv3.repository.paths import model_file
 from deeplabv3.repository.record import BuildRecord, read_record
 
-_NAMED_FILES = 3  # more are counted
+_NAMED_FILES = 3  # the log lists up to this many files, and otherwise their number
 
 _log = logging.getLogger("build_models")
 
@@ -50,25 +50,25 @@ def build(
     calibration: Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> None:
-    """Build what is not up to date, and put it in place only when all of it is done and checked.
+    """Build the models that are not up to date, and move them into place when all of them are done and checked.
 
     Args:
         repository: the folder to build into.
-        plans: one a variant, all with the same classes.
-        force: build what is up to date, too.
+        plans: one per variant, all with the same classes.
+        force: also build models that are up to date.
         progress: show a progress bar of a download on stderr.
         configs_only: write everything but the model.pt files.
-        step_devices: "cpu" or "cuda" by step, beside core models on a GPU.
+        step_devices: "cpu" or "cuda" by step, for core models on a GPU.
         calibration: a folder of pictures for models in int8.
-        settings: of the steps, as parse_setting returns them; others stay as earlier builds were told.
+        settings: of the steps, as parse_setting returns them; other settings of earlier builds are kept.
 
     Raises:
-        DeepLabV3Error: what is wrong, and what to do; the repository is as it was.
-        OSError: what the storage says.
+        DeepLabV3Error: the build failed; the models in the repository are unchanged.
+        OSError: the storage failed.
     """
     name = os.fsencode(repository)
     if name.decode("utf-8", "replace") != str(repository):
-        raise BuildError(f"--model-repository {name!r}: torch takes UTF-8 names only")
+        raise BuildError(f"--model-repository {name!r} is not valid UTF-8, which torch requires; use another folder")
     if not is_source(repository):
         _keep_out_of_source(repository, plans)
     with locked(repository):
@@ -102,22 +102,22 @@ def build(
                 changed += _write_texts(repository, texts, written.without(map(_config_of, left_out)), settings)
             elif configs_only:
                 changed += _write(repository, _committed(texts))
-        _tell(repository, changed, settings, configs_only=configs_only)
+        _log_written(repository, changed, settings, configs_only=configs_only)
 
 
 def _keep_out_of_source(repository: Path, plans: Sequence[Plan]) -> None:
-    """Refuse a folder in the committed model repository, and links into it: their files would be replaced there."""
+    """Refuse a folder inside of the committed model repository, and links into it, because its files would change."""
     models = [*steps.STEPS, *(name for plan in plans for name in (plan.core, plan.direct_name, plan.ensemble))]
     for folder in (repository, *(repository / name for name in models)):
         if folder.resolve().is_relative_to(steps.MODEL_REPOSITORY):
             raise BuildError(
-                f"{folder} lies in {steps.MODEL_REPOSITORY}, which is source; build into a folder elsewhere that "
-                "has no links into it"
+                f"{folder} is inside {steps.MODEL_REPOSITORY}, whose files are source and must not change; build into "
+                "a folder outside of it, without links into it"
             )
 
 
 def _read_records(repository: Path) -> dict[str, BuildRecord]:
-    """Return the build records by model. A model.pt is read as a whole, and so this is done once a build."""
+    """Return the build records by model. This reads every model.pt as a whole, so a build calls it once."""
     records: dict[str, BuildRecord] = {}
     for variant in VARIANTS:
         for name in (core_name(variant), direct_name(variant)):
@@ -128,12 +128,12 @@ def _read_records(repository: Path) -> dict[str, BuildRecord]:
 
 
 def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, BuildRecord]) -> list[Plan]:
-    """Return what the ensembles of the repository's other models, those that are not built now, are made of.
+    """Return plans of the variants in the repository that are not built now, with all that their ensembles need.
 
-    Both variants share postprocess, and with it the list of class names.
+    Both variants share postprocess and therefore the list of class names.
 
     Raises:
-        BuildError: one of them serves other classes.
+        BuildError: one of them has other classes, or its files are incomplete.
     """
     others: list[Plan] = []
     for variant in sorted(set(VARIANTS) - {plan.variant for plan in plans}):
@@ -142,19 +142,21 @@ def _other_plans(repository: Path, plans: Sequence[Plan], records: Mapping[str, 
             older = model_file(repository, direct_name(variant))
             if older.exists() and not is_source(repository):
                 raise BuildError(
-                    f"{older} stands without {file}: it is of an older version, and its ensemble would not load; build "
+                    f"{older} exists without {file}: an older version built it, and its ensemble would not load; build "
                     f"both variants, or remove {older.parents[1]} and {repository / ensemble_name(variant)}"
                 )
             continue
         if record is None or record.class_names != plans[0].class_names:
             found = "unknown classes" if record is None else f"other classes ({', '.join(record.class_names)[:200]})"
             raise BuildError(
-                f"{file} serves {found}, and a repository has one list of them: build both variants, remove that file, "
-                "or give another --model-repository"
+                f"{file} serves {found}, but all models of a repository must have the same classes; build both "
+                "variants, remove that file, or use another --model-repository"
             )
         core = repository / _config_of(core_name(variant))
         if not core.exists():
-            raise BuildError(f"{core} is missing beside its model.pt: build both variants, or remove {core.parent}")
+            raise BuildError(
+                f"{core} is missing, but its model.pt exists; build both variants, or remove {core.parent}"
+            )
         largest = _read_config(core).max_batch_size
         others.append(
             Plan(
@@ -175,7 +177,7 @@ def _warn_of_other_pixels(
         calibrated = records[plan.core].fields.get(CALIBRATED_WITH)
         if calibrated not in (None, pixel_settings(parameters)):
             _log.warning(
-                "%s: warning: its int8 is calibrated with other settings of preprocess (%s); build it again",
+                "%s: warning: this int8 model was calibrated with other settings of preprocess (%s); build it again",
                 plan.core,
                 ", ".join(f"{name}={value}" for name, value in calibrated.items()),
             )
@@ -190,18 +192,18 @@ def _texts(
     step_devices: Mapping[str, str],
     settings: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return the files that a build generates, by their path in the repository."""
+    """Return the texts that a build generates, by their path in the repository."""
     texts: dict[str, str] = {}
     for plan in plans:
         if plan.direct:
             texts[_config_of(plan.direct_name)] = config_text(direct_config(plan))
-    for plan in (*plans, *others):  # the others may come from a version with other steps
+    for plan in (*plans, *others):  # the others may be from a version with other steps
         texts[f"{plan.ensemble}/config.pbtxt"] = config_text(ensemble_config(plan))
-        texts[f"{plan.ensemble}/1/.gitkeep"] = ""  # Triton wants a version of an ensemble too
+        texts[f"{plan.ensemble}/1/.gitkeep"] = ""  # Triton needs a version folder for an ensemble too
     planned = {plan.device for plan in plans}
     devices = planned | {records[plan.core].device for plan in others}
     if "cuda" in devices - planned:
-        # The steps stay where the model on the GPU has them.
+        # The steps stay where the other build, for a GPU, has put them.
         step_devices = {
             step: _device_of(repository / step / "config.pbtxt", device) for step, device in step_devices.items()
         }
@@ -223,7 +225,7 @@ def _texts(
 
 
 def _device_of(path: Path, default: str) -> str:
-    """Return where the step of a config.pbtxt runs, "cpu" or "cuda"."""
+    """Return the device of the step with a config.pbtxt, "cpu" or "cuda"; the default if the file does not exist."""
     if not path.exists():
         return default
     on_gpu = any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in _read_config(path).instance_group)
@@ -235,26 +237,28 @@ def _config_of(model: str) -> str:
 
 
 def _check_removal(folder: Path, written: Written) -> None:
-    """Refuse to remove the folder of a model that no build has made, or that holds other files."""
+    """Refuse to remove a model's folder that no build has written or that has other files."""
     built = {folder / "config.pbtxt", model_file(folder.parent, folder.name)}
     others = sorted(path for path in folder.rglob("*") if not path.is_dir() and path not in built)
     if others or ((folder / "config.pbtxt").exists() and _config_of(folder.name) not in written.sha256):
         found = others[0] if others else folder
-        raise BuildError(f"{found} is not of a build, and --no-direct removes {folder}; move it away and build again")
+        raise BuildError(
+            f"--no-direct would remove {folder}, but no build wrote {found}; move it elsewhere and build again"
+        )
 
 
 def _remove_model(folder: Path) -> None:
-    """Remove what an earlier build made and this one leaves out: Triton would load it."""
+    """Remove the model of an earlier build that this build leaves out, because Triton would load it."""
     if folder.exists():
         shutil.rmtree(folder)
-        _log.info("%s: removed, because of --no-direct", folder)
+        _log.info("%s: removed, because --no-direct was given", folder)
 
 
 def _read_config(path: Path) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
     try:
         return read_config(path)
     except RepositoryError as exc:
-        raise BuildError(f"{exc}; move it away and build again") from exc
+        raise BuildError(f"{exc}; move it elsewhere and build again") from exc
 
 
 def _stage(
@@ -267,7 +271,7 @@ def _stage(
     force: bool,
     progress: bool,
 ) -> dict[Path, Path]:
-    """Make the model.pt files that are not up to date; return their partial files by where they belong."""
+    """Write the model.pt files that are not up to date; return their partial files by their final path."""
     partials = {
         name: stack.enter_context(partial_file(model_file(repository, name))) for plan in plans for name in plan.models
     }
@@ -284,7 +288,7 @@ def _stage(
         tracing.check_room(repository, sum(len(plan.models) for plan in staged))
         if calibration is not None:
             if missing := missing_for_int8():
-                raise BuildError(f"{missing}; build on the machine that serves, or take --precision fp32")
+                raise BuildError(f"{missing}; build on the machine that will serve the model, or use --precision fp32")
             calibration.check()
     for plan in staged:
         write_models(partials, plan, calibration=calibration, progress=progress)
@@ -292,7 +296,7 @@ def _stage(
 
 
 def _step_files() -> dict[str, bytes]:
-    """Return the code of the steps and the pictures that they warm up with, by their path in a repository."""
+    """Return the code and the warm-up inputs of the steps, by their path in a repository."""
     contents: dict[str, bytes] = {}
     for step in steps.STEPS:
         for source in sorted((steps.MODEL_REPOSITORY / step).rglob("*")):
@@ -304,7 +308,7 @@ def _step_files() -> dict[str, bytes]:
 
 
 def _committed(texts: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the committed files that nobody writes by hand; they change where this code has changed."""
+    """Return the committed files that are generated; they change only when this code changes."""
     return {
         name: text.encode()
         for name, text in texts.items()
@@ -329,8 +333,8 @@ def _write(repository: Path, contents: Mapping[str, bytes]) -> list[str]:
     return [name for name, content in contents.items() if write_whole(repository / name, content)]
 
 
-def _tell(repository: Path, changed: Sequence[str], settings: Mapping[str, str], *, configs_only: bool) -> None:
-    """Say which files were written, because the models alone are told of while they are built."""
+def _log_written(repository: Path, changed: Sequence[str], settings: Mapping[str, str], *, configs_only: bool) -> None:
+    """Log which files were written; models are logged while they are built."""
     with_settings = f", with {as_options(settings)}" if settings else ""
     if changed:
         what = ", ".join(changed) if len(changed) <= _NAMED_FILES else f"{len(changed)} files"

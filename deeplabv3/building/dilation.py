@@ -1,10 +1,10 @@
-"""Convolutions with a large dilation, as the sum of what each of their weights adds.
+"""Convolutions with a large dilation, computed as a sum over their weights.
 
-ASPP's weights are 12, 24 and 36 apart on features of 65 x 65, so that the outer ones mostly meet padding, and oneDNN's
-kernels for bfloat16 and int8 are slow with such distances: with AMX, the three took 900 of a ResNet-50's 1,120 ms in
-bfloat16, and 130 of 215 ms in int8. A convolution of 1 x 1 for each weight, over the part of the features where it
-meets no padding, is quick. In float32 oneDNN's own kernels skip the padding. On a GPU these parts would be copies of
-most of the features for each weight; the corners of the widest convolution need none.
+ASPP's weights are 12, 24 and 36 apart on features of 65 x 65, so the outer weights mostly read padding, and oneDNN's
+kernels for bfloat16 and int8 are slow at such distances: with AMX, the three convolutions took 900 of a ResNet-50's
+1,120 ms in bfloat16, and 130 of 215 ms in int8. A 1 x 1 convolution per weight, over the part of the features where
+that weight reads no padding, is fast. In float32 oneDNN's own kernels skip the padding. On a GPU these parts would be
+copies of most of the features for each weight; the corners of the widest convolution need no copies.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ class DilatedConvolution(nn.Module):
     would keep the sizes of its example.
 
     Args:
-        convolution: what is to be computed.
-        pointwise: returns the module that computes a convolution of 1 x 1.
+        convolution: the convolution to compute.
+        pointwise: returns the module that computes a 1 x 1 convolution.
     """
 
     def __init__(self, convolution: nn.Conv2d, pointwise: Callable[[nn.Conv2d], nn.Module]) -> None:
@@ -49,14 +49,14 @@ class DilatedConvolution(nn.Module):
 class CornerConvolution(nn.Module):
     """A 3 x 3 convolution whose padding equals its dilation, for features of up to twice the dilation.
 
-    There no output has a place for all three rows of weights, or columns: each of the four corners takes in 2 x 2
-    weights, and all four take the same features, so that they are one convolution of four times the outputs. The rows
-    and columns in the middle have a third of the weights. At 65 x 65 and a dilation of 36 that is 43 % of the products.
-    Other features are convolved as usual. TorchScript compiles this class, because a trace would keep the sizes of its
+    At that size no output position uses all three rows or columns of weights. Each of the four corners uses 2 x 2
+    weights on the same features, so the corners are one convolution with four times the output channels. The middle
+    rows and columns use a third of the weights. At 65 x 65 and dilation 36 that is 43 % of the products. Features of
+    other sizes are convolved as usual. TorchScript compiles this class, because a trace would keep the sizes of its
     example.
 
     Args:
-        convolution: what is to be computed.
+        convolution: the convolution to compute.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -90,7 +90,7 @@ class CornerConvolution(nn.Module):
 
 
 def use_corners(module: nn.Module, *, side: int) -> None:
-    """Put CornerConvolution in the place of each convolution whose dilation is more than half of the features' side."""
+    """Replace each convolution whose dilation exceeds half of the features' side by a CornerConvolution."""
     for name, child in module.named_children():
         if isinstance(child, nn.Conv2d) and is_wide(child, above=side // 2):
             if child.groups == 1:
@@ -100,7 +100,7 @@ def use_corners(module: nn.Module, *, side: int) -> None:
 
 
 def is_wide(convolution: nn.Conv2d, *, above: int) -> bool:
-    """Return whether a convolution is one of 3 x 3 with a dilation above a limit, such as ASPP's."""
+    """Return whether a convolution is 3 x 3 with a dilation above a limit, such as ASPP's."""
     rate = convolution.dilation[0]
     return (
         rate > above

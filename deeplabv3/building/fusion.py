@@ -1,9 +1,9 @@
-"""What a frozen TorchScript leaves undone: convolutions that take in what follows them, as oneDNN and cuDNN offer.
+"""Fuse convolutions with the operators after them, as oneDNN and cuDNN can but a frozen TorchScript does not.
 
-By itself each ReLU and each residual sum is a pass over memory of its own, and on a GPU each bias too. oneDNN and cuDNN
-compute them at the end of the convolution before them, and PyTorch has the operators for it: for CPUs
-`mkldnn::_convolution_pointwise`, which torch.compile emits too, for GPUs `aten::cudnn_convolution_add_relu`. Either run
-there only.
+Unfused, each ReLU and each residual sum is a separate pass over memory, and on a GPU each bias too. oneDNN and cuDNN
+compute them at the end of the preceding convolution, and PyTorch has operators for it: for CPUs
+`mkldnn::_convolution_pointwise`, which torch.compile emits too, for GPUs `aten::cudnn_convolution_add_relu`. Each runs
+only on its device.
 """
 
 # pyright: reportPrivateUsage=false
@@ -31,10 +31,10 @@ _NAMES = {"%add": "add", "%relu": "relu", "%none": "none"}
 
 
 def fold_batch_norm(module: nn.Module) -> None:
-    """Fold each batch normalisation into the convolution registered right before it, in the weights' own precision.
+    """Fold each batch normalization into the convolution registered right before it, in the weights' own precision.
 
-    That is the order in which torchvision's ResNet and heads register and apply them. `torch.jit.freeze` would do it
-    too, but after the weights were rounded to a lower precision.
+    torchvision's ResNet and heads register and apply them in that order. `torch.jit.freeze` would fold them too, but
+    after the weights were rounded to a lower precision.
     """
     for child in module.children():
         fold_batch_norm(child)
@@ -44,7 +44,7 @@ def fold_batch_norm(module: nn.Module) -> None:
             setattr(module, name, nn.Identity())
 
 
-def _fold(convolution: nn.Conv2d, norm: Any) -> None:  # noqa: ANN401  buffers have no types
+def _fold(convolution: nn.Conv2d, norm: Any) -> None:  # noqa: ANN401 - buffers have no types
     convolution.weight, convolution.bias = fuse_conv_bn_weights(
         convolution.weight,
         convolution.bias,
@@ -57,9 +57,9 @@ def _fold(convolution: nn.Conv2d, norm: Any) -> None:  # noqa: ANN401  buffers h
 
 
 class GlobalAveragePool(nn.Module):
-    """What AdaptiveAvgPool2d(1) computes on channels-last bfloat16, as a product that oneDNN sums up in float32.
+    """AdaptiveAvgPool2d(1) for channels-last bfloat16, as a matrix product that oneDNN accumulates in float32.
 
-    PyTorch's own takes seven times as long on a CPU: it copies its input to float32 before it adds.
+    PyTorch's own takes seven times as long on a CPU, because it copies its input to float32 first.
     """
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -71,7 +71,7 @@ class GlobalAveragePool(nn.Module):
 
 
 def replace_pooling(module: nn.Module) -> None:
-    """Put GlobalAveragePool in the place of AdaptiveAvgPool2d(1)."""
+    """Replace each AdaptiveAvgPool2d(1) by a GlobalAveragePool."""
     for name, child in module.named_children():
         if isinstance(child, nn.AdaptiveAvgPool2d):
             setattr(module, name, GlobalAveragePool())
@@ -80,17 +80,18 @@ def replace_pooling(module: nn.Module) -> None:
 
 
 def inline(module: torch.jit.ScriptModule) -> None:
-    """Bring the submodules' computations into one graph."""
+    """Inline the submodules into one graph."""
     torch._C._jit_pass_inline(module.graph)  # noqa: SLF001
 
 
 def fuse_convolutions(module: torch.jit.ScriptModule) -> None:
-    """Let each convolution of a module in one graph apply what follows it: a sum and a ReLU, a ReLU, or nothing.
+    """Fuse each convolution of an inlined module with the sum and ReLU, or the ReLU, that follow it, if any.
 
-    The last so that convolutions of 1 x 1, too, run in oneDNN whatever the number of threads. The sum is written over
-    its other summand, the block's input or what its downsampling made of it, which nothing in a ResNet reads later.
+    Convolutions without them are replaced too, so that 1 x 1 convolutions run in oneDNN with any number of threads. The
+    sum overwrites its other summand, the input of the block or the output of its downsampling, which nothing in a
+    ResNet reads later.
     """
-    _take_in_relu(
+    _fuse_relu(
         module,
         alone=f"mkldnn::_convolution_pointwise(%x, {_POINTWISE}, %relu, %empty, %missing)",
         after_sum=f"mkldnn::_convolution_pointwise_(%other, %x, {_POINTWISE}, %add, %alpha, %relu, %empty, %missing)",
@@ -99,16 +100,16 @@ def fuse_convolutions(module: torch.jit.ScriptModule) -> None:
 
 
 def fuse_for_cudnn(module: torch.jit.ScriptModule) -> None:
-    """Let each convolution of a module in one graph add its bias, the residual sum and the ReLU before it writes.
+    """Make each convolution of an inlined module add its bias, the residual sum and the ReLU before it writes.
 
-    PyTorch adds the bias of `aten::_convolution` on a GPU in a pass of its own (ATen/native/Convolution.cpp). A
-    convolution without a ReLU stays. So does one whose input channels are no multiple of 8, here the first, of the
-    picture's three: a precaution, because a convolution that cuDNN cannot fuse is an error. So does one with a ReLU
-    alone and more output than input channels, see _convolution_relu. The operators choose algorithms and
-    TensorFloat-32 by the switches of the process that runs them, which are heuristics and yes where nobody sets them.
+    On a GPU PyTorch adds the bias of `aten::_convolution` in a separate pass (ATen/native/Convolution.cpp). These
+    convolutions are not changed: those without a ReLU; those whose input channels are no multiple of 8, here the first
+    with 3 channels, as a precaution, because a convolution that cuDNN cannot fuse is an error; those with only a ReLU
+    and more output than input channels, see _convolution_relu. The operators choose algorithms and TensorFloat-32 by
+    the switches of the running process, by default heuristics and yes.
     """
-    _set_apart(module)
-    _take_in_relu(
+    _exclude_unsuitable(module)
+    _fuse_relu(
         module,
         alone=_ALONE,
         after_sum=f"aten::cudnn_convolution_add_relu(%x, %weight, %other, %alpha, {_CUDNN})",
@@ -129,10 +130,10 @@ def _convolution_relu(  # noqa: PLR0917 - the arguments of the operator
 ) -> torch.Tensor:
     """Compute `aten::cudnn_convolution_relu` with a defined operand. TorchScript compiles this function.
 
-    PyTorch's operator asks cuDNN for relu(convolution + 0 * z + bias), and z is its output before anything was written
-    to it (ATen/native/cudnn/ConvShared.cpp): where that memory holds a NaN, 0 * NaN is one. Here z is the start of the
-    input, read with the output's shape. That costs nothing, and is finite as long as the network is: where fp16
-    overflows in one picture, another of its batch may get NaN too.
+    PyTorch's operator computes relu(convolution + 0 * z + bias) in cuDNN, where z is its uninitialized output
+    (ATen/native/cudnn/ConvShared.cpp): if that memory holds a NaN, 0 * NaN is NaN. Here z is the start of the input,
+    read with the output's shape. That costs nothing and is finite as long as the network is: if fp16 overflows in one
+    picture, another of its batch may get NaN too.
     """
     channels = weight.size(0)
     height = (x.size(2) + 2 * padding[0] - dilation[0] * (weight.size(2) - 1) - 1) // stride[0] + 1
@@ -143,10 +144,10 @@ def _convolution_relu(  # noqa: PLR0917 - the arguments of the operator
 
 
 def separate_pointwise(module: torch.jit.ScriptModule) -> None:
-    """Let what follows each convolution of a module in one graph be operators that TorchScript's executor can fuse.
+    """Make the bias, the sum and the ReLU after each convolution of an inlined module separate, fusible operators.
 
-    On a GPU its TensorExpr fuser, which is on by default, makes one pass over memory of the bias, the residual sum and
-    the ReLU. It groups neither a bias inside of a convolution nor operators in place.
+    On a GPU the TensorExpr fuser of TorchScript's executor, which is on by default, turns them into one pass over
+    memory. It fuses neither a bias inside of a convolution nor in-place operators.
     """
     graph: Any = module.graph
     torch._C._jit_pass_remove_mutation(graph)  # noqa: SLF001
@@ -165,8 +166,8 @@ def separate_pointwise(module: torch.jit.ScriptModule) -> None:
         add.replaceInput(0, found)
 
 
-def _set_apart(module: torch.jit.ScriptModule) -> None:
-    """Write the ReLU after an unsuitable convolution as the clamping that it is: it is not taken in."""
+def _exclude_unsuitable(module: torch.jit.ScriptModule) -> None:
+    """Replace the ReLU after an unsuitable convolution by a clamp, so that the two are not fused."""
     graph: Any = module.graph
     for convolution in graph.findAllNodes("aten::_convolution"):
         inputs = list(convolution.inputs())
@@ -174,15 +175,15 @@ def _set_apart(module: torch.jit.ScriptModule) -> None:
         grows = outputs > channels * inputs[8].toIValue()  # of each group
         for relu in [use.user for use in convolution.output().uses()]:
             if (channels % _CUDNN_CHANNELS or grows) and relu.kind() in _RELUS:
-                with graph.insert_point_guard(relu):  # or the graph would go on from a node that is gone
+                with graph.insert_point_guard(relu):  # otherwise the graph would continue at a removed node
                     clamp = graph.create("aten::clamp_min", [convolution.output(), graph.insertConstant(0)])
                     graph.insertNode(clamp)
                 relu.output().replaceAllUsesWith(clamp.output())
                 relu.destroy()
 
 
-def _take_in_relu(module: torch.jit.ScriptModule, *, alone: str, after_sum: str) -> None:
-    """Replace a convolution and its ReLU by one operator, and by another where a sum stands between the two."""
+def _fuse_relu(module: torch.jit.ScriptModule, *, alone: str, after_sum: str) -> None:
+    """Replace a convolution and its ReLU by one operator, or by another operator if there is a sum between them."""
     for relu in _RELUS:
         for add in ("aten::add", "aten::add_"):
             for summands in ("%y, %other", "%other, %y"):
@@ -192,7 +193,7 @@ def _take_in_relu(module: torch.jit.ScriptModule, *, alone: str, after_sum: str)
 
 
 def _rewrite(module: torch.jit.ScriptModule, following: Sequence[str], replacement: str, *, names: str = "") -> None:
-    """Replace a convolution and what follows it, up to the value %r, by one operator."""
+    """Replace a convolution and the operators after it, up to the value %r, by one operator."""
     result = "%y" if following else "%r"
     pattern = [f"{result} = aten::_convolution({_ARGUMENTS})", *following]
     constants = [f'{name} : str = prim::Constant[value="{text}"]()' for name, text in _NAMES.items()]

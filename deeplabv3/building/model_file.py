@@ -1,4 +1,4 @@
-"""The model.pt files of a variant: load the weights, trace, check, and record what made them."""
+"""The model.pt files of a variant: load the weights, trace, check, and record the build."""
 
 import hashlib
 import logging
@@ -27,16 +27,16 @@ NORM_LAYERS: dict[str, type[nn.Module]] = {
     "FrozenBatchNorm2d": FrozenBatchNorm2d,
     "InstanceNorm2d": nn.InstanceNorm2d,
 }
-"""What --norm-layer may name."""
+"""The values of --norm-layer."""
 
 AGREEMENT = "agreement"
-"""The field of a build record that says how near int8 comes to float32, a checking.Agreement."""
+"""The field of a build record with the agreement of int8 with float32, a checking.Agreement."""
 
 CALIBRATED_WITH = "calibrated_with"
-"""The field of a build record that has the settings of `preprocess` with which int8 was calibrated."""
+"""The field of a build record with the settings of `preprocess` at the calibration of int8."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# What computes a trace: a change of one makes every model.pt out of date.
+# The sources that compute a trace: a change of one makes every model.pt out of date.
 _SOURCES = (
     "building/calibration.py",
     "building/checking.py",
@@ -55,7 +55,7 @@ _log = logging.getLogger("build_models")
 
 
 def record_of(plan: Plan, calibration: Calibration | None = None) -> BuildRecord:
-    """Return the record that a build of a plan by these very sources leaves."""
+    """Return the record that a build of a plan with the present sources writes."""
     sources = hashlib.sha256()
     for name in _SOURCES:
         sources.update((_PACKAGE / name).read_bytes())
@@ -89,10 +89,10 @@ def record_of(plan: Plan, calibration: Calibration | None = None) -> BuildRecord
 
 
 def is_up_to_date(record: BuildRecord | None, plan: Plan, calibration: Calibration | None) -> bool:
-    """Return whether a record is the one that a build of a plan leaves.
+    """Return whether a record is the one that a build of a plan would write.
 
     Raises:
-        BuildError: it is, and int8 comes less near to float32 than the plan asks: so it would again.
+        BuildError: it is, but the agreement of int8 is below plan.min_agreement, as it would be again.
     """
     if record is None:
         return False
@@ -110,13 +110,13 @@ def write_models(partials: Mapping[str, Path], plan: Plan, *, calibration: Calib
 
     Args:
         partials: the files to write, by the names in `plan.models`.
-        plan: what they are.
-        calibration: for int8.
+        plan: the plan of the variant.
+        calibration: the pictures for int8; None for other precisions.
         progress: show a progress bar of a download on stderr.
 
     Raises:
-        DeepLabV3Error: the weights do not fit, or a file computes something else.
-        OSError: what the storage says.
+        DeepLabV3Error: the weights do not fit, or a saved file differs from PyTorch.
+        OSError: the storage failed.
     """
     _log.info("%s: loading weights %s", plan.variant, plan.source.label)
     model = _load(plan, progress=progress)
@@ -144,13 +144,13 @@ def write_models(partials: Mapping[str, Path], plan: Plan, *, calibration: Calib
     shape = "x".join(map(str, VERIFY_SHAPE))
     _log.info("%s: checking the saved files against PyTorch at %s", plan.variant, shape)
     findings = verify(partials, model, plan)
-    if plan.cudnn.startswith("fused"):  # after the check: only a GPU can run the fused file
+    if plan.cudnn.startswith("fused"):  # after the check, because only a GPU can run the fused file
         with tracing.without_deprecation_warnings():
             for module in traced.values():
                 fuse_for_cudnn(module)
         _save(traced, partials, record)
     sizes = " and ".join(f"{name} of {partials[name].stat().st_size / 2**20:.0f} MB" for name in plan.models)
-    # A difference on noise says nothing of int8, which has the ranges of pictures.
+    # The difference on noise says nothing about int8, whose ranges come from pictures.
     _log.info("%s: done, %s; %s", plan.variant, sizes, agreed or findings)
 
 
@@ -160,10 +160,10 @@ def _save(traced: Mapping[str, torch.jit.ScriptModule], partials: Mapping[str, P
 
 
 def _check_agreement(plan: Plan, measured: Agreement) -> str:
-    """Return how near int8 comes to float32, in words.
+    """Return the agreement of int8 with float32 as text.
 
     Raises:
-        BuildError: less near than the plan asks.
+        BuildError: it is below plan.min_agreement.
     """
     found = (
         f"same class as fp32 for {measured.same_class:.2%} of the pixels of {measured.pictures} pictures held out from "
@@ -171,8 +171,8 @@ def _check_agreement(plan: Plan, measured: Agreement) -> str:
     )
     if measured.same_class < plan.min_agreement:
         raise BuildError(
-            f"{plan.core} in int8: {found}, and --min-agreement is {plan.min_agreement:g}; calibrate with more "
-            "pictures of the kind to be served, take --precision bf16, or accept it with a lower --min-agreement"
+            f"{plan.core} in int8: {found}, but --min-agreement is {plan.min_agreement:g}; calibrate with more "
+            "pictures like those that will be served, use --precision bf16, or lower --min-agreement"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The options of build_models.py: what each means, and which go together."""
+"""The options of build_models.py, and the combinations that contradict each other."""
 
 import argparse
 from collections.abc import Iterable
@@ -22,15 +22,15 @@ from deeplabv3.building.steps import MODEL_REPOSITORY, STEP_DEVICES
 from deeplabv3.errors import InvalidOptionError
 from deeplabv3.models.names import PRETRAINED, UNTRAINED, VARIANTS
 
-# A larger number is a typing error: each batch size is warmed up before the server is ready.
-_MOST_BATCHED = 128
-_MOST_INSTANCES = 16
-_LONGEST_DELAY = 10.0  # seconds: most likely microseconds were meant
-_MOST_QUEUED = 2**32 - 1  # what Triton's field holds
+# A larger number is a typing error, because each batch size is warmed up before the server is ready.
+_MAX_BATCH_SIZE = 128
+_MAX_INSTANCES = 16
+_MAX_QUEUE_DELAY = 10.0  # seconds: a larger number was probably meant as microseconds
+_MAX_QUEUE_SIZE = 2**32 - 1  # the limit of Triton's field
 
-# Modes of cuDNN with operators that round float32 to TensorFloat-32.
-_ROUNDING = {mode for mode in tracing.CUDNN_MODES if mode.startswith("fused") or mode.endswith("-corners")}
-_OF_GPUS = {
+# The modes of cuDNN whose operators round float32 to TensorFloat-32.
+_TF32_MODES = {mode for mode in tracing.CUDNN_MODES if mode.startswith("fused") or mode.endswith("-corners")}
+_GPU_OPTIONS = {
     "cudnn",
     "preprocess_device",
     "postprocess_device",
@@ -39,22 +39,22 @@ _OF_GPUS = {
     "queue_delay",
     "max_queue_size",
 }
-# The source takes these, and the others only where they spell out the default build.
-_CHANGING_NOTHING = {"variant", "progress", "model_repository", "force", "configs_only", "describe", "json"}
-_AS_DEFAULT = {
+# model_repository/ takes these options, and others only with the values of the default build.
+_SOURCE_OPTIONS = {"variant", "progress", "model_repository", "force", "configs_only", "describe", "json"}
+_DEFAULT_VALUES = {
     "precision": DEFAULT_PRECISIONS["cpu"],
     "num_classes": 21,
     "preprocess_device": "cpu",
     "postprocess_device": "cpu",
 }
-_OF_DESCRIBE = {"describe", "json", "variant"}
+_DESCRIBE_OPTIONS = {"describe", "json", "variant"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a build to a parser."""
     _add_model_options(parser)
     _add_device_options(parser)
-    _add_resnet_options(parser.add_argument_group("the backbone, passed to torchvision's ResNet"))
+    _add_resnet_options(parser.add_argument_group("backbone, passed to torchvision's ResNet"))
     _add_repository_options(parser)
 
 
@@ -64,48 +64,57 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--variant",
         action="append",
         choices=VARIANTS,
-        help="may be repeated; default: both, or the one that the checkpoint fits",
+        help="variant to build; may be repeated (default: both, or the one that the checkpoint fits)",
     )
     weights(
         "--weights",
         default=PRETRAINED,
         metavar=f"{PRETRAINED}|FILE|{UNTRAINED}",
-        help="pretrained weights by name, a checkpoint, or none for untrained ones (default: %(default)s)",
+        help="the pretrained weights by name, a checkpoint file, or none for untrained weights (default: %(default)s)",
     )
     for option, name in (("--pretrained", PRETRAINED), ("--no-pretrained", UNTRAINED)):
-        weights(option, dest="weights", action="store_const", const=name, help=f"--weights {name}")
-    add("--pretrained-backbone", action="store_true", help="ImageNet weights for the backbone of an untrained model")
-    add("--num-classes", type=int, metavar="N", help="default: what the weights or --classes have")
-    add("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, that of id 0 first")
+        weights(option, dest="weights", action="store_const", const=name, help=f"same as --weights {name}")
+    add(
+        "--pretrained-backbone",
+        action="store_true",
+        help="load ImageNet weights into the backbone of an untrained model",
+    )
+    add(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="number of classes (default: that of the weights or of --classes, else 21)",
+    )
+    add("--classes", type=Path, metavar="FILE", help="file with one class name per line, id 0 first")
     add(
         "--no-background",
         action="store_true",
-        help="class 0 is a class like the others, such as the road of Cityscapes (default: it is the background)",
+        help="class 0 is an ordinary class, such as road in Cityscapes (default: it is the background)",
     )
     add(
         "--aux-loss",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="serve the auxiliary head's output `aux` too, from the model for direct callers (default: no)",
+        help="also serve `aux`, the output of the auxiliary head, from the model for direct callers (default: no)",
     )
     add(
         "--no-direct",
         action="store_true",
-        help="leave out deeplabv3_*, the models for direct callers, which take normalized batches and return `out`",
+        help="do not build deeplabv3_*, the models for direct callers, which take normalized batches and return `out`",
     )
     add(
         "--mean",
         type=channels(0),
         default=MEAN,
         metavar="R,G,B",
-        help="with which the weights were trained, on the scale 0 to 1 (default: ImageNet's)",
+        help="mean of the training pixels, on the scale 0 to 1 (default: ImageNet's)",
     )
     add(
         "--std",
         type=channels(LEAST_STD),
         default=STD,
         metavar="R,G,B",
-        help="the standard deviation, likewise (default: ImageNet's)",
+        help="standard deviation of the training pixels, on the scale 0 to 1 (default: ImageNet's)",
     )
 
 
@@ -115,26 +124,26 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
         "--device",
         choices=DEFAULT_PRECISIONS,
         default="cpu",
-        help="where Triton will run the models; either is built on the CPU (default: %(default)s)",
+        help="device on which Triton will run the models; the build itself needs no GPU (default: %(default)s)",
     )
     add(
         "--precision",
         choices=tracing.PRECISIONS,
-        help="in what they compute; logits are FP32 in any case (default: "
+        help="precision of the computation; logits are always FP32 (default: "
         f"{', '.join(f'{precision} for {device}' for device, precision in DEFAULT_PRECISIONS.items())})",
     )
     add(
         "--calibration",
         type=_folder,
         metavar="DIR",
-        help="with --precision int8: a folder of pictures like those to be served, 100 or more; see docs/building.md",
+        help="with --precision int8: folder of 100 or more pictures like those to be served; see docs/building.md",
     )
     add(
         "--min-agreement",
         type=number(0, 1, kind=float),
         metavar="SHARE",
-        help="with --precision int8: the share of the pixels of held-out pictures that must get the same class as in "
-        f"fp32, 0 to 1 (default: {MIN_AGREEMENT})",
+        help="with --precision int8: least share of the pixels of held-out pictures, 0 to 1, that must get the same "
+        f"class as in fp32 (default: {MIN_AGREEMENT})",
     )
     add(
         "--cudnn",
@@ -144,38 +153,38 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--preprocess-device",
         choices=DEFAULT_PRECISIONS,
-        help="with --device cuda: where the pictures are resized; they are decoded on the CPU "
+        help="with --device cuda: where pictures are resized; they are always decoded on the CPU "
         f"(default: {STEP_DEVICES['preprocess']})",
     )
     add(
         "--postprocess-device",
         choices=DEFAULT_PRECISIONS,
-        help=f"with --device cuda: where the masks are made (default: {STEP_DEVICES['postprocess']})",
+        help=f"with --device cuda: where masks are computed (default: {STEP_DEVICES['postprocess']})",
     )
     add(
         "--max-batch-size",
-        type=number(1, _MOST_BATCHED, kind=int),
+        type=number(1, _MAX_BATCH_SIZE, kind=int),
         metavar="N",
-        help=f"with --device cuda: the most pictures in a batch of a core model (default: {GPU_MAX_BATCH_SIZE})",
+        help=f"with --device cuda: largest batch of a core model (default: {GPU_MAX_BATCH_SIZE})",
     )
     add(
         "--instances",
-        type=number(1, _MOST_INSTANCES, kind=int),
+        type=number(1, _MAX_INSTANCES, kind=int),
         metavar="N",
-        help=f"with --device cuda: the batches that a core model computes side by side (default: {GPU_INSTANCES})",
+        help=f"with --device cuda: instances of a core model per GPU (default: {GPU_INSTANCES})",
     )
     add(
         "--queue-delay",
-        type=number(0, _LONGEST_DELAY),
+        type=number(0, _MAX_QUEUE_DELAY),
         metavar="SECONDS",
-        help="with --device cuda: the longest that a request waits for others to share its batch in a core model "
+        help="with --device cuda: how long a core model waits for more requests to fill a batch "
         f"(default: {GPU_QUEUE_DELAY})",
     )
     add(
         "--max-queue-size",
-        type=number(1, _MOST_QUEUED, kind=int),
+        type=number(1, _MAX_QUEUE_SIZE, kind=int),
         metavar="N",
-        help="with --device cuda: the most requests that wait for a core model, above which Triton refuses; for Triton "
+        help="with --device cuda: how many requests may wait for a core model before Triton rejects more; needs Triton "
         "26.08 or newer, see docs/building.md (default: no limit)",
     )
     add(
@@ -188,21 +197,21 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_resnet_options(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage] - its only name
     add = group.add_argument
-    add("--groups", type=int, metavar="N", help="groups of the 3 x 3 convolutions (1)")
-    add("--width-per-group", type=int, metavar="N", help="channels of a group in the first stage (64)")
+    add("--groups", type=int, metavar="N", help="number of groups of the 3 x 3 convolutions (default: 1)")
+    add("--width-per-group", type=int, metavar="N", help="channels per group in the first stage (default: 64)")
     add(
         "--replace-stride-with-dilation",
         type=_boolean,
         nargs=3,
         metavar="BOOL",
-        help="dilation instead of stride, for the last three stages (default: false true true, output stride 8)",
+        help="dilation instead of stride in the last three stages (default: false true true, output stride 8)",
     )
-    add("--norm-layer", choices=NORM_LAYERS, help="default: BatchNorm2d")
+    add("--norm-layer", choices=NORM_LAYERS, help="normalization layer (default: BatchNorm2d)")
     add(
         "--zero-init-residual",
         action="store_true",
         default=None,
-        help="residual branches of untrained weights start at 0",
+        help="let the residual branches of untrained weights start at 0",
     )
 
 
@@ -214,7 +223,7 @@ def _add_repository_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODEL.PARAMETER=VALUE",
-        help="a setting of preprocess, postprocess, encode_mask or confidence, such as "
+        help="change a setting of preprocess, postprocess, encode_mask or confidence, such as "
         "preprocess.resize_mode=shorter_side; may be repeated; later builds keep it; see docs/building.md",
     )
     add(
@@ -222,11 +231,11 @@ def _add_repository_options(parser: argparse.ArgumentParser) -> None:
         type=_folder,
         default=MODEL_REPOSITORY,
         metavar="DIR",
-        help="where to build (default: model_repository/, for the default options)",
+        help="folder to build into (default: model_repository/, which takes only default options)",
     )
-    add("--force", action="store_true", help="build even what is up to date")
-    add("--configs-only", action="store_true", help="write the config files and build nothing")
-    add("--describe", action="store_true", help="print what the models are published with beside what is found here")
+    add("--force", action="store_true", help="also build models that are up to date")
+    add("--configs-only", action="store_true", help="write the config files without building models")
+    add("--describe", action="store_true", help="print the published figures of the models beside those found here")
     add("--json", action="store_true", help="with --describe: print JSON instead of tables")
 
 
@@ -251,37 +260,37 @@ def _boolean(text: str) -> bool:
 
 
 def contradiction(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str | None:
-    """Return which options do not go together, and what to do about it; None where they do."""
+    """Return an error for options that contradict each other, with the remedy, or None."""
     given = {name: value for name, value in vars(options).items() if value != parser.get_default(name)}
     on_cpu = options.device == "cpu"
     int8 = options.precision == "int8"
-    of_int8 = [name for name in given if name in {"calibration", "min_agreement"}]
-    of_gpus = [name for name, value in given.items() if name in _OF_GPUS and value != _AS_DEFAULT.get(name)]
+    int8_options = [name for name in given if name in {"calibration", "min_agreement"}]
+    gpu_options = [name for name, value in given.items() if name in _GPU_OPTIONS and value != _DEFAULT_VALUES.get(name)]
     changing = [
-        name for name, value in given.items() if name not in _CHANGING_NOTHING and value != _AS_DEFAULT.get(name)
+        name for name, value in given.items() if name not in _SOURCE_OPTIONS and value != _DEFAULT_VALUES.get(name)
     ]
     faults = {
-        "--no-background: class 0 of the published weights is the background; leave it out, or give --weights with "
-        "another model": options.no_background and options.weights == PRETRAINED,
-        "--precision tf32 is a mode of GPUs: add --device cuda, or take fp32": on_cpu and options.precision == "tf32",
-        f"{_named(of_gpus)}: for GPUs only; add --device cuda": on_cpu and of_gpus,
-        "--precision int8 is for CPUs: leave out --device cuda, or take fp16": not on_cpu and int8,
-        "--precision int8 needs --calibration with a folder of pictures": (
+        "--no-background does not fit the published weights, whose class 0 is the background; leave it out, or give "
+        "--weights with another model": options.no_background and options.weights == PRETRAINED,
+        "--precision tf32 works only on GPUs; add --device cuda, or use fp32": on_cpu and options.precision == "tf32",
+        f"{_named(gpu_options)}: only for GPUs; add --device cuda": on_cpu and gpu_options,
+        "--precision int8 works only on CPUs; leave out --device cuda, or use fp16": not on_cpu and int8,
+        "--precision int8 needs pictures for calibration; give their folder with --calibration": (
             int8 and options.calibration is None and not options.configs_only
         ),
-        f"{_named(of_int8)}: for --precision int8 only": not int8 and of_int8,
-        f"--cudnn {options.cudnn} takes --precision fp16 or tf32": (
-            options.cudnn in _ROUNDING and options.precision in {"fp32", "bf16"}
+        f"{_named(int8_options)}: only for int8; add --precision int8": not int8 and int8_options,
+        f"--cudnn {options.cudnn} does not work in {options.precision}; use --precision fp16 or tf32": (
+            options.cudnn in _TF32_MODES and options.precision in {"fp32", "bf16"}
         ),
-        "--aux-loss: `aux` is served by the model for direct callers; leave out --no-direct": (
+        "--aux-loss needs the model for direct callers, which serves `aux`; leave out --no-direct": (
             options.aux_loss and options.no_direct
         ),
-        "--json goes with --describe": options.json and not options.describe,
-        "--describe takes --variant and --json only, because it describes the models as they are published": (
-            options.describe and given.keys() - _OF_DESCRIBE
+        "--json works only with --describe; add --describe": options.json and not options.describe,
+        "--describe describes the published models and takes only --variant and --json; leave out other options": (
+            options.describe and given.keys() - _DESCRIBE_OPTIONS
         ),
-        f"model_repository/ is source, whose files no build changes; {_named(changing)}: add --model-repository with "
-        "another folder, such as models/mine": changing and is_source(options.model_repository),
+        f"{_named(changing)}: not possible in model_repository/, whose files are source and must not change; add "
+        "--model-repository with another folder, such as models/mine": changing and is_source(options.model_repository),
     }
     return next((fault for fault, found in faults.items() if found), None)
 

@@ -1,7 +1,7 @@
-"""Weights that a CPU finds in oneDNN's own layout, into which they are brought when a TorchScript file is loaded."""
+"""Weights for CPUs that are converted to oneDNN's own layout when a TorchScript file is loaded."""
 
 from collections.abc import Mapping
-from typing import Any, List, Optional, Tuple  # noqa: UP035  TorchScript compiles with these, see PackedWeights
+from typing import Any, List, Optional, Tuple  # noqa: UP035 - TorchScript compiles with these, see PackedWeights
 
 import torch
 from torch import nn
@@ -9,14 +9,14 @@ from torch.nn import functional
 
 from deeplabv3.building.dilation import DilatedConvolution, is_wide
 
-_NARROW = 8  # the largest dilation of a ResNet of output stride 8 is 4, ASPP's least is 12
+_NARROW = 8  # the largest dilation of a ResNet with output stride 8 is 4, the smallest of ASPP is 12
 
 
 class PackedWeights(nn.Module):
-    """The weights of a convolution, which oneDNN's layout for an input takes the place of when the file is loaded.
+    """The weights of a convolution, converted to oneDNN's layout for an input size when the file is loaded.
 
-    PyTorch would bring them into that layout at every call. Only for bfloat16, where one layout does for inputs of all
-    sizes; in float32 small inputs want another, and to get from one to the other takes longer than to start anew.
+    PyTorch would convert them at every call. Only for bfloat16, where one layout fits inputs of all sizes; in float32
+    small inputs need another layout, and a conversion between the two takes longer than one from the plain layout.
     """
 
     def __init__(self, convolution: nn.Conv2d, input_size: list[int]) -> None:
@@ -29,12 +29,12 @@ class PackedWeights(nn.Module):
         self.input_size = input_size
 
     def forward(self) -> torch.Tensor:
-        """Return them."""
+        """Return the weights."""
         return self.weights
 
-    # TorchScript reads these types when it compiles, and knows the names of typing only.
+    # TorchScript reads these types when it compiles, and knows only the names of typing.
     @torch.jit.export
-    def __getstate__(self) -> Tuple[torch.Tensor, List[int], List[int], List[int], int, List[int], bool]:  # noqa: UP006  # pyright: ignore[reportIncompatibleMethodOverride]  TorchScript's, not copy's
+    def __getstate__(self) -> Tuple[torch.Tensor, List[int], List[int], List[int], int, List[int], bool]:  # noqa: UP006  # pyright: ignore[reportIncompatibleMethodOverride] - TorchScript's, not copy's
         weights, size = self.weights, self.input_size
         return weights, self.padding, self.stride, self.dilation, self.groups, size, self.training
 
@@ -44,7 +44,7 @@ class PackedWeights(nn.Module):
         state: Tuple[torch.Tensor, List[int], List[int], List[int], int, List[int], bool],  # noqa: UP006
     ) -> None:
         weights, self.padding, self.stride, self.dilation, self.groups, self.input_size, self.training = state
-        self.weights = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001  the name of the operator
+        self.weights = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001 - the name of the operator
             weights, self.padding, self.stride, self.dilation, self.groups, self.input_size
         )
 
@@ -64,7 +64,7 @@ class PackedConvolution(nn.Module):
 
 
 class PackedPointwise(nn.Module):
-    """A PackedConvolution that TorchScript compiles."""
+    """A 1 x 1 convolution with PackedWeights, which TorchScript compiles."""
 
     def __init__(self, convolution: nn.Conv2d, input_size: list[int]) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class PackedPointwise(nn.Module):
 
 
 class PackedDilation(nn.Module):
-    """A DilatedConvolution with PackedWeights, in the features' type."""
+    """A DilatedConvolution with PackedWeights; returns the dtype of the features."""
 
     def __init__(self, convolution: nn.Conv2d, input_size: list[int]) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class PackedDilation(nn.Module):
 
 
 def pack_weights(module: nn.Module, input_sizes: Mapping[nn.Module, list[int]]) -> None:
-    """Put PackedConvolution in the place of each Conv2d, for inputs of the size given for it."""
+    """Replace each Conv2d by a module with PackedWeights for the input size given for it."""
     for name, child in module.named_children():
         if isinstance(child, nn.Conv2d):
             packed = PackedDilation if is_wide(child, above=_NARROW) else PackedConvolution
@@ -121,7 +121,7 @@ def pack_weights(module: nn.Module, input_sizes: Mapping[nn.Module, list[int]]) 
 
 
 def input_sizes(model: nn.Module, pixels: torch.Tensor) -> dict[nn.Module, list[int]]:
-    """Return the size of each convolution's input when a model takes pixels."""
+    """Return the input size of each convolution when a model runs on pixels (N, 3, H, W) float32."""
     found: dict[nn.Module, list[int]] = {}
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:

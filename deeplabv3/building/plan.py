@@ -1,4 +1,4 @@
-"""What is asked of a build: a variant, its weights, the classes under which it is served, and how it computes."""
+"""The plan of a build: a variant, its weights, its class names, and how it computes."""
 
 import argparse
 import logging
@@ -13,39 +13,39 @@ from deeplabv3.models.weights import WeightsSource
 from deeplabv3.repository.class_names import read_class_names
 
 MAX_CLASSES = 256
-"""The class ids that the UINT8 masks on the wire can hold."""
+"""The number of class ids that a UINT8 mask can hold."""
 
 DEFAULT_PRECISIONS = {"cpu": "fp32", "cuda": "fp16"}
-"""What --device may name, and the precision for each."""
+"""The values of --device, and the default precision of each."""
 
 GPU_MAX_BATCH_SIZE = 32
-"""The largest batch of a core model on a GPU, unless another is asked for."""
+"""The default largest batch of a core model on a GPU."""
 
 GPU_INSTANCES = 2
-"""The instances of a core model on a GPU, unless others are asked for.
+"""The default number of instances of a core model per GPU.
 
-While one computes, the other gathers its batch and copies it to the GPU: Triton's PyTorch backend copies in, computes
-and copies out one after the other, waiting for each.
+While one instance computes, the other gathers its batch and copies it to the GPU, because Triton's PyTorch backend
+copies in, computes and copies out one after the other, and waits for each.
 """
 
 GPU_QUEUE_DELAY = 0.002
-"""The longest that a request waits for others to share its batch on a GPU, in seconds, unless another is asked for.
+"""The default seconds that a core model on a GPU waits for more requests to fill a batch.
 
-It pays because a batch uses a GPU better than a picture alone. A full batch leaves at once.
+A batch uses a GPU better than a single picture, so a short wait pays off. A full batch does not wait.
 """
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's statistics of R, G, B on the scale 0 to 1, with which the published weights were trained."""
 
 MIN_AGREEMENT = 0.95
-"""The share of pixels below which an int8 model is refused, unless another is asked for."""
+"""The default share of pixels with the same class as in fp32, below which an int8 model is refused."""
 
 _log = logging.getLogger("build_models")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One variant as it is to be built: its core model, the ensemble around it, and the model for direct callers.
+    """The plan of one variant: its core model, the ensemble around it, and the model for direct callers.
 
     Attributes:
         variant: one of VARIANTS.
@@ -54,19 +54,19 @@ class Plan:
         background: whether class 0 is a background.
         aux: whether the model for direct callers serves the auxiliary head's output.
         direct: whether there is a model for direct callers.
-        mean: of the pixels with which the weights were trained: R, G, B, on the scale 0 to 1.
-        std: their standard deviation, likewise.
-        pretrained_backbone: whether an untrained model gets the ImageNet weights in its backbone.
-        resnet_options: arguments of torchvision's ResNet; values that JSON can hold.
-        device: where Triton runs it, "cpu" or "cuda".
-        precision: in what it computes, one of tracing.PRECISIONS.
-        cudnn: how a GPU computes its convolutions, one of tracing.CUDNN_MODES; without effect on a CPU.
+        mean: mean of the training pixels: R, G, B, on the scale 0 to 1.
+        std: standard deviation of the training pixels, as `mean`.
+        pretrained_backbone: whether an untrained model gets ImageNet weights in its backbone.
+        resnet_options: arguments of torchvision's ResNet, with values that JSON can hold.
+        device: the device on which Triton runs the models, "cpu" or "cuda".
+        precision: precision of the computation, one of tracing.PRECISIONS.
+        cudnn: how a GPU computes the convolutions, one of tracing.CUDNN_MODES; no effect on a CPU.
         max_batch_size: the largest batch of a core model on a GPU.
-        instances: of a core model on a GPU.
-        min_agreement: the least share of the pixels of held-out pictures to which int8 gives the class that float32
-            does.
-        max_queue_size: the most requests that wait for a core model on a GPU, 0 for any number.
-        queue_delay: the longest that a request waits for others to share its batch on a GPU, in seconds.
+        instances: the number of instances of a core model per GPU.
+        min_agreement: the least share of the pixels of held-out pictures, 0 to 1, that must get the same class in int8
+            as in float32.
+        max_queue_size: how many requests may wait for a core model on a GPU; 0 is no limit.
+        queue_delay: seconds that a core model on a GPU waits for more requests to fill a batch.
     """
 
     variant: str
@@ -100,7 +100,7 @@ class Plan:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The names of the models with a file: the core model, and that for direct callers if there is one."""
+        """The names of the models with a file: the core model and, if it is built, the model for direct callers."""
         return (self.core, self.direct_name) if self.direct else (self.core,)
 
     @property
@@ -110,33 +110,35 @@ class Plan:
 
 
 def choose_class_names(given: tuple[str, ...] | None, count: int, *, background: bool = True) -> tuple[str, ...]:
-    """Return the names for a number of classes: those given, those of Pascal VOC for 21, or numbers.
+    """Return the class names: those given, those of Pascal VOC for 21 classes, or names with the class ids.
 
     Args:
         given: the names, or None.
-        count: of the classes.
+        count: the number of classes.
         background: whether class 0 is a background, as in Pascal VOC.
 
     Raises:
-        BuildError: another number of names was given, or the masks cannot hold so many classes.
+        BuildError: the number of names is not `count`, or `count` exceeds MAX_CLASSES.
     """
     if count > MAX_CLASSES:
         raise BuildError(
-            f"the model has {count} classes, and the masks on the wire are UINT8: at most {MAX_CLASSES} can be served"
+            f"the model has {count} classes, but at most {MAX_CLASSES} can be served, because masks are UINT8"
         )
     if given is not None:
         if len(given) != count:
-            raise BuildError(f"--classes has {len(given)} names, and the model has {count} classes; give one for each")
+            raise BuildError(
+                f"--classes has {len(given)} names, but the model has {count} classes; give one name per class"
+            )
         return given
     if count == len(VOC_CLASS_NAMES) and background:
         return VOC_CLASS_NAMES
-    _log.info("no --classes: the %d classes are served under numbers", count)
+    _log.info("no --classes: the names of the %d classes are made from their ids", count)
     first = "__background__" if background else "class_0"
     return (first, *(f"class_{number}" for number in range(1, count)))
 
 
 def make_plans(options: argparse.Namespace) -> list[Plan]:
-    """Return the plans that the options ask for.
+    """Return the plans for the options of the command line.
 
     Raises:
         DeepLabV3Error: the weights or the classes cannot be read, or do not fit each other.
@@ -153,7 +155,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         wanted = len(names)
     class_names = choose_class_names(names, agreed_class_count(source, wanted), background=not options.no_background)
     resnet_options = {name: getattr(options, name) for name in RESNET_OPTIONS if getattr(options, name) is not None}
-    # A checkpoint fits one variant only.
+    # A checkpoint fits only one variant.
     variants = options.variant or ([source.variant] if source.variant else VARIANTS)
     return [
         Plan(

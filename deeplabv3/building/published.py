@@ -1,4 +1,4 @@
-"""The published figures of the models, found anew on models with untrained weights."""
+"""The published figures of the models, computed again on models with untrained weights."""
 
 import logging
 import tempfile
@@ -16,7 +16,7 @@ _log = logging.getLogger("build_models")
 
 
 def describe(variants: Sequence[str]) -> dict[str, list[figures.Figure]]:
-    """Return the published figures of some variants beside what is found here."""
+    """Return the published figures of some variants beside those found here."""
     source = WeightsSource(UNTRAINED)
     described: dict[str, list[figures.Figure]] = {}
     for variant in variants:

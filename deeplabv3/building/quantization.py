@@ -1,10 +1,10 @@
 """int8 for CPUs: a DeepLabV3 whose convolutions multiply 8-bit integers, in one TorchScript file.
 
 Weights are rounded to int8, with one scale for each output channel. Activations are rounded to uint8, with one scale
-for each tensor, from the range that torch.ao's observers found in calibration pictures. Each convolution takes in what
-follows it: the ReLU, or the residual sum and the ReLU, and the rounding to the next tensor's scale, so that layers hand
-on uint8. The operators are those that torch.compile emits for CPUs, `onednn::qconv2d_pointwise` in libtorch. The 1 x 1
-convolution after the image-level pooling and the auxiliary head stay in float32.
+for each tensor, from the range that torch.ao's observers found in calibration pictures. Each convolution also computes
+the ReLU, or the residual sum and the ReLU, that follow it, and the rounding to the scale of the next tensor, so layers
+pass on uint8. The operators are those that torch.compile emits for CPUs, `onednn::qconv2d_pointwise` in libtorch. The
+1 x 1 convolution after the image-level pooling and the auxiliary head stay in float32.
 """
 
 import copy
@@ -21,23 +21,23 @@ from deeplabv3.building.dilation import DilatedConvolution, is_wide
 from deeplabv3.building.fusion import GlobalAveragePool, fold_batch_norm
 from deeplabv3.errors import InvalidOptionError
 
-_WIDE = 12  # at 65 x 65: up to here oneDNN's own kernel is as fast
+_WIDE = 12  # up to this dilation, oneDNN's own kernel is as fast at 65 x 65
 # Symmetric, because oneDNN's weights have no zero points.
 _WEIGHT_RANGE = (-127, 127)
 _ACTIVATION_RANGE = (0, 255)
-# Convolutions that stay in float32, or take what another one takes.
+# Convolutions that stay in float32, or have the same input as another one.
 _UNOBSERVED = re.compile(r"aux_classifier\.|classifier\.0\.convs\.[1-4]\.")
 
 
 class Grid(NamedTuple):
-    """The numbers that a uint8 tensor stands for: (value - zero_point) * scale."""
+    """The quantization of a uint8 tensor: it stands for (value - zero_point) * scale."""
 
     scale: float
     zero_point: int
 
 
 class Int8Weights(nn.Module):
-    """The int8 weights of a convolution, which get oneDNN's layout when the file is loaded."""
+    """The int8 weights of a convolution, converted to oneDNN's layout when the file is loaded."""
 
     def __init__(self, convolution: nn.Conv2d, grid: Grid, input_size: list[int]) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Int8Weights(nn.Module):
         self.packed = self._pack()
 
     def forward(self) -> torch.Tensor:
-        """Return them, packed."""
+        """Return the packed weights."""
         return self.packed
 
     def _pack(self) -> torch.Tensor:
@@ -74,7 +74,7 @@ class Int8Weights(nn.Module):
             self.input_size,
         )
 
-    # TorchScript reads these types when it compiles, and knows the names of typing only.
+    # TorchScript reads these types when it compiles, and knows only the names of typing.
     @torch.jit.export
     def __getstate__(  # pyright: ignore[reportIncompatibleMethodOverride] - TorchScript's, not copy's
         self,
@@ -110,13 +110,13 @@ class Int8Weights(nn.Module):
             self.training,
         ) = state
         self.packed = self._pack()
-        self.plain = torch.zeros([0], dtype=torch.int8)  # a model that was loaded is not saved again
+        self.plain = torch.zeros([0], dtype=torch.int8)  # a loaded model is not saved again
 
 
 class QuantizedConvolution(nn.Module):
-    """A convolution of uint8 that adds its bias, a residual if given, and applies the ReLU before it writes.
+    """A convolution of uint8 that adds its bias and, if given, a residual, and applies the ReLU before it writes.
 
-    Its forward takes (N, C, H, W) uint8 and returns uint8 on another grid, or float32 where there is no other grid.
+    Its forward takes (N, C, H, W) uint8 and returns uint8 on the output grid, or float32 if there is no output grid.
     TorchScript compiles this class, because its tracer does not know the operators' lists of scalars.
     """
 
@@ -212,7 +212,7 @@ class QuantizedDilation(nn.Module):
 
 
 class Ranges:
-    """The ranges of a model's tensors, observed while it takes calibration pictures.
+    """The ranges of a model's tensors, observed while it runs on calibration pictures.
 
     Args:
         model: float32, its batch normalization folded.
@@ -231,7 +231,7 @@ class Ranges:
         self.input_sizes: dict[nn.Module, list[int]] = {}
 
     def observe(self, pictures: Iterable[torch.Tensor]) -> None:
-        """Run the model on pixels (1, 3, H, W) float32, normalized."""
+        """Run the model on pictures, which are pixels (1, 3, H, W) float32, normalized."""
         hooks = [module.register_forward_hook(self._note) for module in self._convolutions.values()]
         with torch.inference_mode():
             for pixels in pictures:
@@ -245,7 +245,7 @@ class Ranges:
             self._observers[module](output if module in self._of_outputs else inputs[0])
 
     def grid(self, convolution: nn.Module) -> Grid:
-        """Return the grid of a convolution's input; for a convolution of a downsampling, that of its output."""
+        """Return the grid of a convolution's input, or of its output if it is part of a downsampling."""
         scale, zero_point = self._observers[convolution].calculate_qparams()
         return Grid(float(scale), int(zero_point))
 
@@ -286,7 +286,7 @@ class QuantizedBottleneck(nn.Module):
         self.conv3 = ranges.quantized(block.conv3, last, output, residual=residual)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Take (N, C, H, W); without downsampling, the output overwrites it."""
+        """Take (N, C, H, W) uint8; without downsampling, the output overwrites it."""
         found = self.conv2(self.conv1(features))
         residual = features if self.downsample is None else self.downsample(features)
         return self.conv3(found, residual)
@@ -312,9 +312,9 @@ class QuantizedBackbone(nn.Module):
         self.aux_grid = grids[-1 - len(stages[3])]
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the features that the heads take."""
+        """Return the features for the heads."""
         features = self.stem(torch.quantize_per_tensor(pixels, *self.pixels, torch.quint8).int_repr())
-        # As a quantized tensor, for which torch has a fast pooling.
+        # As a quantized tensor, because torch has a fast pooling for it.
         features = self.pool(torch.ops.aten._make_per_tensor_quantized_tensor(features, *self.grid)).int_repr()  # noqa: SLF001 - its only name
         found: dict[str, torch.Tensor] = {}
         for number, block in enumerate(self.blocks):
@@ -349,25 +349,27 @@ class QuantizedHead(nn.Module):
         mean = self.mean(features.to(torch.bfloat16)).float()
         pooled = _rounded(self.pooled((mean - self.grid.zero_point) * self.grid.scale), self.joined)
         parts = [branch(features) for branch in self.branches]
-        # Concatenation is ten times as fast where all parts have one layout.
+        # Concatenation is ten times as fast if all parts have the same layout.
         parts.append(pooled.expand_as(parts[0]).contiguous(memory_format=torch.channels_last))
         return self.last(self.convolution(self.project(torch.cat(parts, 1))))
 
 
 def quantize(model: DeepLabV3, pictures: Iterable[torch.Tensor]) -> DeepLabV3:
-    """Return a model in int8; the one given stays as it is.
+    """Return a copy of a model in int8; the model itself is not changed.
 
     Args:
         model: float32, in evaluation mode.
-        pictures: pixels (1, 3, H, W) float32, normalized; the ranges of activations come from them.
+        pictures: pixels (1, 3, H, W) float32, normalized, from which the ranges of activations are taken.
 
     Raises:
-        InvalidOptionError: the model's normalization depends on the picture, and cannot be folded into a convolution.
+        InvalidOptionError: the model has InstanceNorm2d, which depends on the picture and cannot be folded.
     """
     model = copy.deepcopy(model)
     fold_batch_norm(model)
     if any(isinstance(module, nn.InstanceNorm2d) for module in model.modules()):
-        raise InvalidOptionError("--precision int8 takes models with batch normalization; this one has InstanceNorm2d")
+        raise InvalidOptionError(
+            "--precision int8 does not support InstanceNorm2d, which this model has; use another --precision"
+        )
     ranges = Ranges(model)
     ranges.observe(pictures)
     head: Any = model.classifier

@@ -1,4 +1,4 @@
-"""The settings of the steps around a core model: what --set takes, and where they stand in a config.pbtxt."""
+"""The settings of the steps around a core model: the values of --set, and their place in a config.pbtxt."""
 
 import shlex
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from deeplabv3.errors import InvalidOptionError
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """The values of a setting: in words, and as a test."""
+    """The kind of a setting: its values in words, and a function that accepts them."""
 
     words: str
     accepts: Callable[[str], bool]
@@ -28,7 +28,7 @@ _SIDE = _integer(1, 65_535)
 
 
 def _is_size(text: str) -> bool:
-    """Tell whether a text is one side, or WIDTHxHEIGHT."""
+    """Return whether a text is one side, or WIDTHxHEIGHT."""
     sides = text.split("x")
     return len(sides) <= 2 and all(map(_SIDE.accepts, sides))  # noqa: PLR2004 - width, height
 
@@ -36,7 +36,7 @@ def _is_size(text: str) -> bool:
 INSTANCES = "instances"
 MAX_BATCH_SIZE = "max_batch_size"
 LARGEST_REQUEST = 8
-"""The most pictures of one request: the ensembles take so many, and so every step and core model has to."""
+"""The largest number of pictures in a request to an ensemble, which every step and core model must accept."""
 
 _OF_EVERY_STEP = {INSTANCES: _integer(1, 128), MAX_BATCH_SIZE: _integer(LARGEST_REQUEST, 128)}
 
@@ -53,28 +53,32 @@ SETTINGS: dict[str, dict[str, _Kind]] = {
     "encode_mask": {} | _OF_EVERY_STEP,
     "confidence": {} | _OF_EVERY_STEP,
 }
-"""What --set may name, by step: parameters of its config.pbtxt, its instances, its largest batch."""
+"""The settings by step: parameters of its config.pbtxt, its number of instances, its largest batch."""
 
 
 def parse_setting(text: str) -> tuple[str, str]:
     """Return the name, "step.parameter", and the value of one --set.
 
     Raises:
-        InvalidOptionError: a ValueError. No such step or parameter, or a value that it cannot have.
+        InvalidOptionError: a ValueError. The step or parameter does not exist, or cannot have the value.
     """
     name, given, value = text.partition("=")
     step, _, parameter = name.partition(".")
     if not given:
-        raise InvalidOptionError(f"{text!r} must be MODEL.PARAMETER=VALUE, such as preprocess.resize_mode=shorter_side")
+        raise InvalidOptionError(
+            f"must be MODEL.PARAMETER=VALUE, such as preprocess.resize_mode=shorter_side, got {text!r}"
+        )
     if step not in SETTINGS:
         raise InvalidOptionError(
-            f"the model must be one of {', '.join(SETTINGS)}, got {step!r}; a core model has --instances, "
-            "--max-batch-size, --queue-delay and --max-queue-size, with --device cuda"
+            f"the model must be one of {', '.join(SETTINGS)}, got {step!r}; for a core model, use --instances, "
+            "--max-batch-size, --queue-delay or --max-queue-size with --device cuda"
         )
     if name in {"preprocess.mean", "preprocess.std"}:  # of versions whose preprocess normalized
-        raise InvalidOptionError(f"the core models normalize: give --{parameter} {value.strip()} and build them again")
+        raise InvalidOptionError(
+            f"{name} does not exist any more, because the core models normalize; use --{parameter} {value.strip()}"
+        )
     if parameter not in SETTINGS[step]:
-        raise InvalidOptionError(f"{step} has no setting {parameter!r}; it has {', '.join(SETTINGS[step])}")
+        raise InvalidOptionError(f"{step} has no setting {parameter!r}; use one of {', '.join(SETTINGS[step])}")
     kind, value = SETTINGS[step][parameter], value.strip()
     if not kind.accepts(value):
         raise InvalidOptionError(f"{name} must be {kind.words}, got {value!r}")
@@ -82,12 +86,12 @@ def parse_setting(text: str) -> tuple[str, str]:
 
 
 def as_options(settings: Mapping[str, str]) -> str:
-    """Return settings as a shell takes them."""
+    """Return settings as --set options, quoted for a shell."""
     return " ".join(f"--set {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
 
 
 def settings_in(step: str, config: Any) -> dict[str, str]:  # noqa: ANN401 - a protobuf message
-    """Return the settings that a step's config.pbtxt states, by name."""
+    """Return the settings in a step's config, by name."""
     found: dict[str, str] = {}
     for parameter in SETTINGS[step]:
         if parameter == INSTANCES:
@@ -100,20 +104,20 @@ def settings_in(step: str, config: Any) -> dict[str, str]:  # noqa: ANN401 - a p
 
 
 def resized_sides(config: Any) -> tuple[int, int]:  # noqa: ANN401 - a protobuf message
-    """Return height and width of the pictures that preprocess makes; of square ones with `shorter_side`."""
+    """Return height and width of the resized pictures; with `shorter_side`, those of square pictures."""
     width, _, height = config.parameters["resize_size"].string_value.partition("x")
     return int(height or width), int(width)
 
 
 def apply_settings(step: str, config: Any, settings: Mapping[str, str]) -> None:  # noqa: ANN401 - a protobuf message
-    """Write settings into a step's config; those of other steps are ignored.
+    """Write settings into a step's config; settings of other steps are ignored.
 
     Raises:
-        InvalidOptionError: a ValueError. The settings do not go together.
+        InvalidOptionError: a ValueError. The settings contradict each other.
     """
     for name, value in settings.items():
-        of, _, parameter = name.partition(".")
-        if of != step:
+        model, _, parameter = name.partition(".")
+        if model != step:
             continue
         if parameter == INSTANCES:
             config.instance_group[0].count = int(value)
@@ -124,6 +128,6 @@ def apply_settings(step: str, config: Any, settings: Mapping[str, str]) -> None:
     parameters = {name: parameter.string_value for name, parameter in config.parameters.items()}
     if parameters.get("resize_mode") == "shorter_side" and "x" in parameters["resize_size"]:
         raise InvalidOptionError(
-            f"preprocess.resize_size={parameters['resize_size']} is a width and a height, which needs "
-            "--set preprocess.resize_mode=fixed; with shorter_side give one number"
+            f"preprocess.resize_size={parameters['resize_size']} is a width and a height, but resize_mode shorter_side "
+            "takes one number; give one number, or --set preprocess.resize_mode=fixed"
         )

@@ -1,4 +1,4 @@
-"""How a build writes: one build at a time, every file whole or not at all, and nothing before all can be written."""
+"""Writing a build: one build at a time, atomic files, and a check that all folders are writable first."""
 
 import contextlib
 import tempfile
@@ -11,7 +11,7 @@ from deeplabv3.files import lock_folder, partial_of, remove
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Generator[None]:
-    """Make a repository's folder and keep a second build away from it."""
+    """Create a repository's folder and lock it against a second build."""
     with contextlib.ExitStack() as stack:
         with _writing(directory):
             try:
@@ -23,11 +23,11 @@ def locked(directory: Path) -> Generator[None]:
 
 @contextlib.contextmanager
 def partial_file(target: Path) -> Generator[Path]:
-    """Yield the file to move to target when it is complete; at the end it goes, and so do its folders if empty."""
+    """Yield the partial file of a target; at the end remove it if it is still there, and its folders if empty."""
     partial = partial_of(target)
     with _writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove(partial)  # of a build that was killed
+        remove(partial)  # left by a build that was killed
     try:
         yield partial
     finally:
@@ -38,7 +38,7 @@ def partial_file(target: Path) -> Generator[Path]:
 
 
 def try_writing(folders: Iterable[Path]) -> None:
-    """Write into every folder that exists, and take it away again: tracing takes minutes.
+    """Check that every existing folder is writable, before tracing takes minutes.
 
     Raises:
         BuildError: a folder cannot be written to.
@@ -56,5 +56,5 @@ def _writing(folder: Path) -> Generator[None]:
         yield
     except OSError as exc:
         raise BuildError(
-            f"{folder} cannot be written to: {exc.strerror}; change that or give another folder with --model-repository"
+            f"cannot write to {folder}: {exc.strerror}; make it writable, or use another folder with --model-repository"
         ) from exc

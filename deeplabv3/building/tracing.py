@@ -28,17 +28,17 @@ from deeplabv3.building.quantization import quantize
 from deeplabv3.errors import InvalidOptionError, RetryableBuildError
 
 TRAINED_SIZE = 520
-"""Height and width, in pixels, of the pictures that the published weights were trained with."""
+"""Height and width in pixels for which the models are optimized: the published weights were trained at this size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """In what a model computes; logits and a direct caller's pixels are float32 in any case.
+    """The precision of a model's computation; logits and a direct caller's pixels are always float32.
 
     Attributes:
-        dtype: of the weights and of what the layers hand on.
-        tolerance: largest accepted |traced - eager float32| of any logit, for logits of order 1; it grows with the
-            largest logit.
+        dtype: the type of the weights and activations.
+        tolerance: the largest accepted |traced - eager float32| of any logit, multiplied by the largest logit if that
+            is above 1.
         tf32: whether float32 convolutions on a GPU may round their factors to TensorFloat-32.
     """
 
@@ -48,45 +48,43 @@ class Precision:
 
 
 PRECISIONS = {
-    # Folding the batch normalisation and channels-last sums change the order of additions: 2e-5 is what that costs.
+    # Folding the batch normalization and channels-last sums change the order of additions, which costs 2e-5.
     "fp32": Precision(torch.float32, 1e-4),
     "tf32": Precision(torch.float32, 1e-4, tf32=True),
-    # 8 and 11 significant bits.
+    # bf16 has 8 significant bits, fp16 has 11.
     "bf16": Precision(torch.bfloat16, 1e-1),
     "fp16": Precision(torch.float16, 1e-2),
-    # Judged by pictures that were held out, see checking.agreement: noise has other ranges than pictures.
+    # Checked on held-out pictures, see checking.agreement, because noise has other ranges than pictures.
     "int8": Precision(torch.float32, float("inf")),
 }
-"""The names that --precision takes."""
+"""The values of --precision."""
 
 CUDNN_MODES = ("heuristic", "benchmark", "fused", "tensorexpr", "fused-corners", "tensorexpr-corners")
-"""How a GPU's convolutions are computed, as it is part of a trace for one.
+"""How a GPU computes convolutions, which is part of a trace.
 
 - heuristic: the algorithm that cuDNN expects to be best for a shape.
-- benchmark: the best of those that it tries at the first call of a shape, a batch size included.
-- fused: each convolution adds its bias, what the residual connection brings, and the ReLU before it writes; see
-  fusion.fuse_for_cudnn.
-- tensorexpr: the three are operators of their own, for TorchScript's executor to make one pass of; see
+- benchmark: the fastest of the algorithms that cuDNN tries at the first call of a shape, including the batch size.
+- fused: each convolution adds its bias, the residual and the ReLU before it writes; see fusion.fuse_for_cudnn.
+- tensorexpr: these three are separate operators, which TorchScript's executor fuses into one pass; see
   fusion.separate_pointwise.
-- ...-corners: likewise, and a convolution that mostly meets padding computes less of it; see
-  dilation.CornerConvolution.
+- ...-corners: as before, and the convolution that reads mostly padding skips it; see dilation.CornerConvolution.
 """
 
-# A trace holds no sizes; a small picture is quicker where the CPU has no arithmetic of its own for the precision.
+# A trace contains no sizes; a small picture is faster if the CPU has no native arithmetic for the precision.
 _TRACE_SIDE = 104
 
-# Room for the larger variant, 245 MB with its auxiliary head.
+# Space for the larger variant, which takes 245 MB with its auxiliary head.
 _SAVE_BYTES = 260_000_000
 
 
 class Core(nn.Module):
-    """DeepLabV3 as the ensembles ask it: the samples of pictures in, the logits before the last upsampling out.
+    """DeepLabV3 for the ensembles: samples of pictures in, the logits before the last upsampling out.
 
     Args:
         model: its layers, in `dtype`.
-        dtype: in which they compute.
-        mean: of R, G, B on the scale 0 to 1, with which the weights were trained.
-        std: the standard deviation, likewise.
+        dtype: the type in which they compute.
+        mean: mean of the training pixels, R, G, B on the scale 0 to 1.
+        std: standard deviation of the training pixels, as `mean`.
     """
 
     def __init__(
@@ -105,10 +103,10 @@ class Core(nn.Module):
 
 
 class Direct(nn.Module):
-    """DeepLabV3 for direct callers, as the seed describes it: `out` (N, C, H, W) and, if it has the head, `aux`.
+    """DeepLabV3 for direct callers: returns `out` (N, C, H, W) and, if it has the auxiliary head, `aux`.
 
-    Both are float32 logits at the input's size. A tuple, because Triton's PyTorch backend takes no dict, which
-    torchvision's model returns.
+    Both are float32 logits at the input's size. They are a tuple, because Triton's PyTorch backend does not support the
+    dict that torchvision's model returns.
     """
 
     def __init__(self, model: DeepLabV3, *, dtype: torch.dtype = torch.float32) -> None:
@@ -121,9 +119,9 @@ class Direct(nn.Module):
 
     def forward(self, input: torch.Tensor) -> tuple[torch.Tensor, ...]:  # noqa: A002 - the tensor's name on the wire
         """Take (N, 3, H, W) float32, normalized with the mean and standard deviation of the weights."""
-        # The layout is part of the trace: Triton hands over contiguous NCHW, and its backend has no switch for it.
+        # The layout is part of the trace, because Triton passes contiguous NCHW and its backend has no switch for it.
         features = self.backbone(input.to(self.dtype, memory_format=torch.channels_last))  # one pass for both
-        # Contiguous before they grow, as Triton takes them: after it they are 64 times as many.
+        # Contiguous, as Triton needs them, before the upsampling makes them 64 times as large.
         return tuple(
             upsample(head(features[name]).float().contiguous(), input.shape[-2:]) for name, head in self.heads.items()
         )
@@ -140,22 +138,21 @@ def upsample(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:
 
 
 class Tracer:
-    """Traces a model on the CPU for a device; the model itself stays as it is.
+    """Traces a model on the CPU for a device; the model itself is not changed.
 
-    For the CPU the convolutions take in what follows them; that file runs on no GPU. Not `optimize_for_inference`:
-    what it makes of a model cannot be saved.
+    For the CPU the convolutions are fused with the operators after them; that file does not run on a GPU.
+    `optimize_for_inference` is not used, because its result cannot be saved.
 
     Args:
         model: a DeepLabV3 in float32.
         aux: whether the auxiliary head is served.
-        precision: in what it computes.
+        precision: precision of the computation.
         device: "cpu" or "cuda".
-        cudnn: one of CUDNN_MODES; what "fused" asks for is left to the caller, because it runs on no CPU.
+        cudnn: one of CUDNN_MODES; the caller applies "fused", because its result does not run on a CPU.
         pictures: for int8, normalized pixels (1, 3, H, W) float32 to calibrate with.
 
     Raises:
-        InvalidOptionError: the model has no auxiliary head, or int8 has no pictures, or pictures came with another
-            precision.
+        InvalidOptionError: the model has no auxiliary head, int8 has no pictures, or another precision has pictures.
     """
 
     def __init__(
@@ -173,16 +170,16 @@ class Tracer:
         quantizes = precision is PRECISIONS["int8"]
         if quantizes != (pictures is not None):
             raise InvalidOptionError(
-                "int8 needs pictures for calibration, and only int8 takes them; give --calibration"
+                "int8 needs calibration pictures, and other precisions take none; give --calibration with int8 only"
             )
         if aux and model.aux_classifier is None:
-            raise InvalidOptionError("aux_loss asks for the auxiliary head, and the checkpoint has none; leave it out")
+            raise InvalidOptionError("--aux-loss needs an auxiliary head, but the checkpoint has none; leave it out")
         model = copy.deepcopy(model).eval()
         if not aux:
             model.aux_classifier = None
         self._fuses = device == "cpu" and torch.backends.mkldnn.is_available()
         packs = self._fuses and precision.dtype is torch.bfloat16
-        # Frozen, the weights would be constants, which are not packed when the file is loaded.
+        # A frozen model has constants instead of weights, which are not packed when the file is loaded.
         self._freezes = not packs and not quantizes
         if pictures is not None:
             model = quantize(model, pictures)
@@ -229,7 +226,7 @@ def _seeded() -> torch.Generator:
 
 @contextlib.contextmanager
 def without_deprecation_warnings() -> Generator[None]:
-    """Leave out torch.jit's warnings: TorchScript is deprecated and remains what Triton's PyTorch backend serves."""
+    """Suppress torch.jit's warnings: TorchScript is deprecated, but Triton's PyTorch backend serves it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
         yield
@@ -237,7 +234,7 @@ def without_deprecation_warnings() -> Generator[None]:
 
 @contextlib.contextmanager
 def _tracing(precision: Precision, *, benchmark: bool) -> Generator[None]:
-    """Set what a trace takes over from the process that makes it: how cuDNN is used is part of each convolution."""
+    """Set the state of the process that becomes part of a trace: each convolution records how cuDNN is used."""
     with (
         torch.inference_mode(mode=False),
         torch.no_grad(),
@@ -248,27 +245,27 @@ def _tracing(precision: Precision, *, benchmark: bool) -> Generator[None]:
 
 
 def check_room(folder: Path, models: int = 1) -> None:
-    """Check that a number of models can be saved.
+    """Check that a folder has space for a number of models.
 
     Raises:
         RetryableBuildError: there is too little space.
-        OSError: what the storage says.
+        OSError: the storage failed.
     """
     free, needed = shutil.disk_usage(folder).free, models * _SAVE_BYTES
     if free < needed:
-        what = "a model takes" if models == 1 else f"{models} models take"
+        what = "a model needs" if models == 1 else f"{models} models need"
         raise RetryableBuildError(
-            f"{folder} has {free / 1e6:.0f} MB left, and {what} up to {needed / 1e6:.0f}; make room"
+            f"{folder} has {free / 1e6:.0f} MB of free space, but {what} up to {needed / 1e6:.0f} MB; free some space"
         )
 
 
 def save(module: torch.jit.ScriptModule, file: Path, extra: dict[str, str]) -> None:
-    """Save a module.
+    """Save a module with extra files, given as text by name.
 
     Raises:
         RetryableBuildError: there is too little space.
-        OSError: what the storage says.
+        OSError: the storage failed.
     """
     check_room(file.parent)
-    # Not to the file: where a write fails, torch aborts the process.
+    # To a buffer, because torch aborts the process if a write to a file fails.
     file.write_bytes(module.save_to_buffer(_extra_files=extra))

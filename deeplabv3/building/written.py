@@ -1,7 +1,7 @@
-"""What builds have written into a repository: its settings, and the hash of every config.pbtxt, in repository.json.
+"""repository.json, which records what builds wrote into a repository: its settings and the hash of each config.pbtxt.
 
-A config.pbtxt that is not as a build wrote it was edited by hand. Builds write these files whole, and so refuse such an
-edit, with the --set that says the same where there is one.
+A config.pbtxt that a build did not write was edited by hand. Builds overwrite these files, so they refuse such an edit
+and name the --set option with the same effect, if there is one.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ from deeplabv3.files import remove
 from deeplabv3.models.names import VARIANTS, core_name
 from deeplabv3.repository.config import parse_config, read_config
 
-# Versions without repository.json kept the config that they had shipped beside that of each step.
+# Versions without repository.json kept the config that they shipped beside the config of each step.
 _SHIPPED = ".config.pbtxt.shipped"
 NORMALIZATION = ("mean", "std")
-"""Parameters of preprocess in versions before the core models normalized."""
+"""Parameters of preprocess in versions in which it normalized instead of the core models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What repository.json holds.
+    """The content of repository.json.
 
     Attributes:
-        settings: of the steps, by name: what --set gave and later builds keep.
+        settings: of the steps, by name; --set changes them and later builds keep them.
         sha256: the hashes of each config.pbtxt, by its path in the repository: two while a build replaces it.
-        normalization: "mean" and "std", where a version whose preprocess normalized was told them by --set.
+        normalization: "mean" and "std", if they were given to an older version in which preprocess normalized.
     """
 
     settings: dict[str, str] = field(default_factory=dict[str, str])
@@ -52,7 +52,7 @@ class Written:
 
     @classmethod
     def read(cls, repository: Path) -> "Written":
-        """Return what earlier builds have written into a repository; nothing where that is not recorded.
+        """Return the record of earlier builds in a repository; an empty one if there is none.
 
         Raises:
             BuildError: the file is damaged.
@@ -70,34 +70,35 @@ class Written:
             return cls(settings, {name: list(hashes) for name, hashes in content["sha256"].items()}, normalization)
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise BuildError(
-                f"{file} is not as a build wrote it ({exc}); move it away and build again, with --set for its settings"
+                f"{file} is damaged or was edited ({exc}); move it elsewhere and build again, with --set for the "
+                "settings in it"
             ) from exc
 
     def check_normalization(self, plans: Sequence[Plan]) -> None:
-        """Check that the core models are to normalize as preprocess was told to by an older version.
+        """Check that the core models will normalize as preprocess did in an older version.
 
         Raises:
-            BuildError: they are not; it names the options.
+            BuildError: they will not; the message names the options.
         """
         for name, told in self.normalization.items():
             if any(getattr(plan, name) != tuple(map(float, told.split(","))) for plan in plans):
                 raise BuildError(
-                    f"{self.FILE} has preprocess.{name}={told} of a version whose preprocess normalized; the core "
-                    f"models do it now: build with {_normalizing(self.normalization)}"
+                    f"{self.FILE} sets preprocess.{name}={told}, from an older version in which preprocess normalized; "
+                    f"the core models do it now: build with {_normalizing(self.normalization)}"
                 )
 
     def without(self, names: Iterable[str]) -> "Written":
-        """Return this without what is recorded of some files."""
+        """Return a copy without the hashes of some files."""
         left_out = set(names)
         kept = {name: hashes for name, hashes in self.sha256.items() if name not in left_out}
         return Written(self.settings, kept, self.normalization)
 
     def after(self, texts: Mapping[str, str], settings: Mapping[str, str]) -> "Written":
-        """Return what is recorded when a build has written texts, by path in the repository."""
+        """Return the record after a build has written texts, given by path in the repository."""
         return Written(dict(settings), self.sha256 | {name: [_hash(text.encode())] for name, text in texts.items()})
 
     def during(self, repository: Path, texts: Mapping[str, str], settings: Mapping[str, str]) -> "Written":
-        """Return what is recorded while a build writes: what is killed leaves files of both builds."""
+        """Return the record while a build writes, which accepts old and new files in case the build is killed."""
         after = self.after(texts, settings)
         for name, hashes in after.sha256.items():
             path = repository / name
@@ -111,7 +112,7 @@ class Written:
 
 
 def _normalizing(found: Mapping[str, str]) -> str:
-    """Return the options for a mean and a standard deviation that a config.pbtxt or a setting had."""
+    """Return the options for the mean and standard deviation of an older config.pbtxt or setting."""
     return " ".join(f"--{name}={''.join(value.split())}" for name, value in found.items())
 
 
@@ -124,12 +125,12 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
 
     Args:
         repository: the model repository.
-        texts: what the build is to write, by path in the repository.
-        written: what earlier builds have written.
+        texts: the texts that the build will write, by path in the repository.
+        written: the record of earlier builds.
         given: the settings of this build's --set, which replace an edit.
 
     Raises:
-        BuildError: it names the files, and what to do.
+        BuildError: a file was edited; the message names the files and the remedy.
     """
     options: dict[str, str] = {}
     replaceable: list[str] = []
@@ -155,27 +156,26 @@ def refuse_edits(repository: Path, texts: Mapping[str, str], written: Written, g
         them = "it" if len(lost) == 1 else "them"
         keeping = f" with {as_options(options)}, which keeps the settings" if options else ""
         if any(path.parent.name in map(core_name, VARIANTS) for path in lost):
-            keeping += (
-                "; with --device cuda, --instances, --max-batch-size, --queue-delay and --max-queue-size set a core"
-            )
+            options_of_cores = "--instances, --max-batch-size, --queue-delay or --max-queue-size"
+            keeping += f"; for a core model, use {options_of_cores} with --device cuda"
         if older:
             keeping += f"; the core models normalize now, with {_normalizing(older)}"
         raise BuildError(
-            f"{', '.join(map(str, lost))}: edited by hand in a way that no --set says, or of another version; move "
-            f"{them} away and build again{keeping}"
+            f"{', '.join(map(str, lost))}: edited by hand in a way that --set cannot express, or written by another "
+            f"version; move {them} elsewhere and build again{keeping}"
         )
     if replaceable:
         raise BuildError(
-            f"{', '.join(replaceable)}: edited by hand, and a build writes these files whole; build with "
-            f"{as_options(options)}, which says the same, or move what you edited away to drop the edit"
+            f"{', '.join(replaceable)}: edited by hand, but a build overwrites these files; build with "
+            f"{as_options(options)}, which has the same effect, or move the edited files elsewhere to discard the edits"
         )
 
 
 def _edited(path: Path, text: str, hashes: list[str] | None, *, is_recorded: bool) -> Any:  # noqa: ANN401 - a protobuf message
-    """Return the config in a config.pbtxt that is not as a build wrote or will write it, else None."""
+    """Return the config in a config.pbtxt that a build neither wrote nor will write, else None."""
     if path.name != "config.pbtxt" or not path.exists() or not path.stat().st_size:
-        return None  # an empty file is what a full disk leaves
-    # Versions without a record replaced the configs of core models and ensembles, whatever had been edited there.
+        return None  # a full disk leaves an empty file
+    # Versions without a record replaced the configs of core models and ensembles even if they were edited.
     if hashes is None and not is_recorded and path.parent.name not in PLACEMENTS:
         return None
     if hashes is not None and _hash(path.read_bytes()) in hashes:
@@ -183,12 +183,12 @@ def _edited(path: Path, text: str, hashes: list[str] | None, *, is_recorded: boo
     try:
         found = read_config(path)
     except RepositoryError as exc:
-        raise BuildError(f"{exc}; move it away and build again") from exc
+        raise BuildError(f"{exc}; move it elsewhere and build again") from exc
     return None if found == parse_config(text) else found
 
 
 def _edited_settings(path: Path, found: Any, new: Any, *, is_recorded: bool) -> dict[str, str]:  # noqa: ANN401
-    """Return the settings of an edited config that neither a build of this version nor the one before it writes."""
+    """Return the settings of an edited config that no build of this or the previous version writes."""
     step = path.parent.name
     if step not in PLACEMENTS:
         return {}
@@ -207,7 +207,7 @@ def _edited_settings(path: Path, found: Any, new: Any, *, is_recorded: bool) -> 
 
 
 def _is_shipped(found: Any, path: Path) -> bool:  # noqa: ANN401 - a protobuf message
-    """Return whether a step's config is one that was shipped, but for its settings and what options of a build set."""
+    """Return whether a step's config equals a shipped one, except for settings and the effects of build options."""
     step, placement = path.parent.name, placement_in(found)
     known = {(placed.kind, placed.inputs_on_gpu) for placed in PLACEMENTS[step].values()}
     if placement is None or (placement.kind, placement.inputs_on_gpu) not in known:
@@ -225,7 +225,7 @@ def _is_shipped(found: Any, path: Path) -> bool:  # noqa: ANN401 - a protobuf me
 
 
 def _shipped(path: Path) -> list[Any]:
-    """Return the configs of a step that were shipped: with this version, and with the one that built the repository."""
+    """Return the shipped configs of a step: of this version, and of the version that built the repository."""
     configs = [read_config(steps.MODEL_REPOSITORY / path.parent.name / "config.pbtxt")]
     with contextlib.suppress(FileNotFoundError, RepositoryError):
         configs.append(read_config(path.with_name(_SHIPPED)))
@@ -241,6 +241,6 @@ def _is_accepted(setting: str, value: str) -> bool:
 
 
 def remove_older_records(repository: Path) -> None:
-    """Remove what older versions kept in place of repository.json."""
+    """Remove the files that older versions kept instead of repository.json."""
     for step in PLACEMENTS:
         remove(repository / step / _SHIPPED)

@@ -1,1 +1,1 @@
-"""What serve.py knows: what must hold before a start, and which processes and files are whose."""
+"""The embedded server: checks before the start, the server process, and the processes and files that belong to it."""

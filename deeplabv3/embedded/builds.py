@@ -1,4 +1,4 @@
-"""Whether models and configs come from one build: the record in each model.pt against what stands around it."""
+"""Check that models and configs are from one build, by the record in each model.pt."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-REMEDY = "run build_models.py for this --model-repository, with the options of that build: it writes both"
+REMEDY = "run build_models.py again for this --model-repository, with the options of the earlier build"
 
 
 def is_core(config: Any) -> bool:  # noqa: ANN401 - a protobuf message: tritonclient has no types
-    """Tell whether a model is a TorchScript file."""
+    """Return whether a model is a TorchScript file."""
     return config.platform == "pytorch_libtorch" or config.backend == "pytorch"
 
 
 def check_builds(repository: Path, configs: dict[str, Any]) -> None:
-    """Raise when a core model, or an ensemble around one, is labelled with other weights or classes than it serves."""
+    """Raise StartError if a core model or an ensemble around one names other weights or classes than it serves."""
     served: dict[str, str] = {}
     builds: dict[str, BuildRecord] = {}
     for name in filter(lambda name: is_core(configs[name]), configs):
@@ -32,14 +32,14 @@ def check_builds(repository: Path, configs: dict[str, Any]) -> None:
         record = _read_record(model)
         if record is not None:
             builds[name] = record
-        built, label = record and record.weights, stated("weights", configs[name])
+        built, label = record and record.weights, parameter_of("weights", configs[name])
         require_equal(name, label, built, source=f"{model} holds")
         if weights := built or label:
             served[name] = weights
     for name, config in configs.items():
         steps = [step.model_name for step in config.ensemble_scheduling.step]
         for step in steps:
-            require_equal(name, stated("weights", config), served.get(step), source=f"its step {step} has")
+            require_equal(name, parameter_of("weights", config), served.get(step), source=f"its step {step} has")
         for core in builds.keys() & set(steps):
             for step in filter(configs.__contains__, steps):
                 for source, names in named_classes(repository / step, configs[step]):
@@ -52,23 +52,23 @@ def _read_record(model: Path) -> BuildRecord | None:
     except RepositoryError as error:
         raise StartError(str(error)) from error
     except OSError as error:
-        raise StartError(f"{model} cannot be read ({error}); the storage fails") from error
+        raise StartError(f"{model} cannot be read ({error}); check the storage") from error
 
 
-def stated(name: str, config: Any) -> str | None:  # noqa: ANN401 - a protobuf message
-    """Return a parameter that a config.pbtxt states."""
+def parameter_of(name: str, config: Any) -> str | None:  # noqa: ANN401 - a protobuf message
+    """Return a string parameter of a config, or None."""
     return config.parameters[name].string_value if name in config.parameters else None
 
 
 def require_equal(name: str, label: str | None, weights: str | None, *, source: str) -> None:
-    """Raise when a model's label and the weights behind it are both known and differ."""
+    """Raise StartError if a model's label and its actual weights are both known and differ."""
     if label is not None and weights is not None and label != weights:
-        raise StartError(f"{name}: config.pbtxt says weights {label!r}, but {source} {weights!r}; {REMEDY}")
+        raise StartError(f"{name}: config.pbtxt names the weights {label!r}, but {source} {weights!r}; {REMEDY}")
 
 
 def named_classes(model: Path, config: Any) -> Iterator[tuple[str, tuple[str, ...]]]:  # noqa: ANN401 - a protobuf message
-    """Yield where a model has names of the classes, and which: its parameter class_names, its outputs' label files."""
-    if (text := stated("class_names", config)) is not None:
+    """Yield each source of class names of a model and the names: parameter class_names, label files of outputs."""
+    if (text := parameter_of("class_names", config)) is not None:
         where = f"class_names of {model / 'config.pbtxt'}"
         try:
             yield where, tuple(map(str, json.loads(text)))
@@ -84,9 +84,9 @@ def named_classes(model: Path, config: Any) -> Iterator[tuple[str, tuple[str, ..
 
 
 def check_class_names(ensemble: str, core: str, record: BuildRecord, source: str, names: tuple[str, ...]) -> None:
-    """Raise when an ensemble names the classes of its core model otherwise than the build did."""
+    """Raise StartError if an ensemble has other class names than the build of its core model."""
     if names != record.class_names:
         raise StartError(
-            f"{ensemble}: {source} has {len(names)} class names, and they are not the {len(record.class_names)} that "
-            f"{core} was built with; {REMEDY}"
+            f"{ensemble}: the {len(names)} class names in {source} differ from the {len(record.class_names)} with "
+            f"which {core} was built; {REMEDY}"
         )

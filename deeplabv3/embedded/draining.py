@@ -1,6 +1,6 @@
-"""Whether a server is at rest, and the end of its idle connections: what tritonserver 2.51 does not do by itself.
+"""Detect that a server is idle, and close its idle connections, which tritonserver 2.51 does not do by itself.
 
-This is the one module that looks into the memory and the sockets of another process.
+Only this module inspects the memory maps and the sockets of another process.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 
 from deeplabv3.embedded.processes import stubs
 
-REST_SECONDS = 0.25
+IDLE_SECONDS = 0.25
 SYS_PIDFD_GETFD = 438
 
 
-def resting_stubs(prefix: str) -> set[tuple[int, str]] | None:
-    """Return (pid, context switches) of each stub when all wait for work, else None.
+def idle_stubs(prefix: str) -> set[tuple[int, str]] | None:
+    """Return (pid, context switches) of each stub if all of them wait for work, else None.
 
-    A stub at rest waits on a futex that lies in its own shared memory region. Two equal answers mean that no stub
-    had any work in between.
+    An idle stub waits on a futex in its own shared memory region. Two equal results mean that no stub had any work in
+    between.
     """
-    resting: set[tuple[int, str]] = set()
+    found: set[tuple[int, str]] = set()
     for pid, (region, _) in stubs().items():
         if region.startswith(prefix):
             try:
@@ -39,15 +39,15 @@ def resting_stubs(prefix: str) -> set[tuple[int, str]] | None:
             ranges = [line.split("-")[:2] for line in maps if region in line]
             if not any(int(low, 16) <= address < int(rest.split()[0], 16) for low, rest in ranges):
                 return None
-            resting.add((pid, status.partition("nvoluntary_ctxt")[0].rpartition(":")[2]))
-    return resting
+            found.add((pid, status.partition("nvoluntary_ctxt")[0].rpartition(":")[2]))
+    return found
 
 
 def close_idle_connections(pid: int, ports: set[int]) -> None:
-    """Make the server see the end of input on each HTTP connection that waits for a next request.
+    """End the input of each HTTP connection of the server that waits for another request.
 
-    The sockets are taken from the server, our child, with pidfd_getfd. Where that is not allowed nothing happens,
-    and Triton waits for these connections until its exit timeout.
+    pidfd_getfd copies the sockets from the server, our child. Where that is not allowed nothing happens, and Triton
+    waits for these connections until its exit timeout.
     """
     with contextlib.suppress(OSError):
         process = os.pidfd_open(pid)
@@ -61,7 +61,7 @@ def close_idle_connections(pid: int, ports: set[int]) -> None:
 
 
 def close_if_idle(process: int, number: int, ports: set[int]) -> None:
-    """End the input of one socket of a process when it is an idle connection to one of the ports."""
+    """End the input of a socket of a process if it is an idle connection to one of the ports."""
     fd = ctypes.CDLL(None).syscall(SYS_PIDFD_GETFD, process, number, 0)
     if fd >= 0:
         with socket.socket(fileno=fd) as connection:
@@ -71,9 +71,9 @@ def close_if_idle(process: int, number: int, ports: set[int]) -> None:
 
 
 def idle(connection: socket.socket) -> bool:
-    """Tell whether the last word on a connection was the server's, some time ago and fully sent."""
+    """Return whether the server sent the last data on a connection, completely and IDLE_SECONDS ago or more."""
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     established = info[0] == 1
     (sent_ms,), (received_ms,) = struct.unpack_from("=I", info, 44), struct.unpack_from("=I", info, 52)
     (unsent,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
-    return established and unsent == 0 and REST_SECONDS * 1000 <= sent_ms <= received_ms
+    return established and unsent == 0 and IDLE_SECONDS * 1000 <= sent_ms <= received_ms

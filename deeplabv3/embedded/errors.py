@@ -1,5 +1,5 @@
-"""Why the embedded server does not start."""
+"""The error of a start of the embedded server."""
 
 
 class StartError(Exception):
-    """The server cannot start; the message names the thing, the value and the remedy."""
+    """The server cannot start; the message says what is wrong and what to do."""

@@ -1,6 +1,6 @@
-"""What keeps a Python from making the environment: `PYTHON deeplabv3/embedded/interpreter.py`, as the Makefile asks.
+"""Check a Python interpreter for the environment: the Makefile runs `PYTHON deeplabv3/embedded/interpreter.py`.
 
-Prints one line, "usable" or what is wrong, on any Python from 3.7 on.
+Prints one line, "usable" or the problem, on any Python from 3.7 on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from deeplabv3.environment import version_fault
 
 
 def fault() -> str:
-    """Return what keeps the running Python from making the environment, or from serving in it; or nothing."""
+    """Return why the running Python cannot create the environment or serve in it, or an empty string."""
     if version_fault():
         return version_fault()
     for module in ("venv", "ensurepip"):

@@ -1,4 +1,4 @@
-"""Start serve.py and wait until it is ready: the one launcher of demo, load tests, benchmarks and tests."""
+"""Start serve.py and wait until it is ready: the only launcher for the demo, load tests, benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ READY = re.compile(r"READY grpc://(\S+) http://(\S+) (http://\S+/metrics)\n")
 
 
 class LaunchError(RuntimeError):
-    """The server is not ready; the message ends with the end of its log."""
+    """The server did not become ready; the message ends with the last lines of its log."""
 
 
 class RunningServer:
-    """A serve.py on free ports that is ready to answer; as a context manager it is stopped at the end.
+    """A serve.py on free ports that is ready; as a context manager it is stopped at the end.
 
     Attributes:
         grpc_url: host and port of the gRPC service, without a scheme.
@@ -37,16 +37,17 @@ class RunningServer:
 
     Args:
         model_repository: the models to serve.
-        log: the file that gets stderr, Triton's log included.
-        options: more arguments for serve.py.
-        environment: variables to add to ours.
+        log: the file for stderr, including Triton's log.
+        options: further arguments of serve.py.
+        environment: variables to add to those of this process.
         start_seconds: how long the models may take to load.
-        stop_seconds: how long serve.py may take to stop in order, at the end of the context.
-        before: words to put before the command; what they start passes SIGTERM on and ends with the code of serve.py.
+        stop_seconds: how long serve.py may take to stop, at the end of the context.
+        before: words to put before the command, such as those of a wrapper that forwards SIGTERM and returns the exit
+            code of serve.py.
         python: the interpreter.
 
     Raises:
-        LaunchError: the server ended, or was not ready in time; nothing of it runs then.
+        LaunchError: the server ended or was not ready in time; none of its processes runs then.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class RunningServer:
         serve = [python, str(SERVE), "--model-repository", str(model_repository)]
         ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
         with log.open("wb") as stderr:
-            # In a session of its own, Ctrl-C reaches us alone, and we stop the server in order.
+            # In a separate session, because Ctrl-C must reach only us; we then stop the server in order.
             self.process = subprocess.Popen(  # noqa: S603 - our own script
                 [*before, *serve, *ports, *options],
                 stdout=subprocess.PIPE,
@@ -81,7 +82,7 @@ class RunningServer:
             raise
 
     def _wait_ready(self, seconds: float) -> tuple[str, str, str]:
-        assert self.process.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
+        assert self.process.stdout is not None  # noqa: S101 - for the type checker, because it is a pipe
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             if not selector.select(seconds):
@@ -90,22 +91,22 @@ class RunningServer:
         if (found := READY.fullmatch(line)) is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=10)
-            said = f", and printed {line!r}" if line else ""
-            raise LaunchError(f"serve.py did not start, exit code {self.process.returncode}{said}; {self._log_ends()}")
+            said = f" and printed {line!r}" if line else ""
+            raise LaunchError(f"serve.py ended with exit code {self.process.returncode}{said}; {self._log_ends()}")
         return found[1], found[2], found[3]
 
     def _log_ends(self) -> str:
         return f"{self.log} ends with\n{self.log_tail(20)}"
 
     def log_tail(self, lines: int = 40) -> str:
-        """Return the end of the log."""
+        """Return the last lines of the log."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
     def stop(self) -> int:
         """Stop the server as its user would, with SIGTERM; return the exit code of serve.py.
 
-        A server that has not ended after `stop_seconds` is killed. A Ctrl-C that arrives meanwhile ends the wait for
-        requests in flight, as a second signal does.
+        A server that has not ended after `stop_seconds` is killed. A Ctrl-C in the meantime ends the wait for requests
+        in flight, as a second signal does.
         """
         if self.process.poll() is None:
             self.process.terminate()
@@ -122,7 +123,7 @@ class RunningServer:
         return self.process.returncode
 
     def kill(self) -> None:
-        """End serve.py at once; its tritonserver ends with it."""
+        """Kill serve.py; its tritonserver ends with it."""
         self.process.kill()
         self.process.wait()
         if self.process.stdout is not None:

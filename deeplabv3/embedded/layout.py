@@ -1,7 +1,7 @@
-"""What a server starts from: its backends, its environment, and links with plain names to what may have any.
+"""The files and variables of a server: its backends, its environment, and links with plain names to other folders.
 
-tritonserver starts its stubs by `bash -c` with unquoted paths, the loader takes a colon for the end of one, and the
-Python in a stub reads `*.pth` files as ASCII, whatever the locale is, and dies of others.
+tritonserver starts its stubs with `bash -c` and unquoted paths, the dynamic loader splits paths at colons, and the
+Python in a stub reads `*.pth` files as ASCII in any locale and fails on others.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from deeplabv3.embedded.errors import StartError
 
 PYTORCH_BACKEND = Path(__file__).resolve().with_name("pytorch_backend")
 PLAIN = re.compile(r"[A-Za-z0-9_@%+=,./-]+")
-# For the server and its stubs. Beside these OMP_NUM_THREADS: OpenMP by itself counts the cores that we may run on, but
-# not a container's CPU quota; with a thread a core of the machine, all would mostly wait for the quota's next period.
+# Variables for the server and its stubs, in addition to OMP_NUM_THREADS: OpenMP counts the available cores, but ignores
+# a container's CPU quota. With a thread per core of the machine, all threads would mostly wait for the next period.
 TUNING = {
-    # Threads that wait for each other spin otherwise, on the cores that the other steps need.
+    # Otherwise waiting threads spin on the cores that the other steps need.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Tensors are some megabytes. By default malloc gives such blocks back to the kernel, which has to clear others for
-    # the next request. These keep up to 128 MiB a process; 32 MiB is the most that glibc takes for the first.
+    # Tensors have some megabytes. By default malloc returns such blocks to the kernel, which has to clear others for
+    # the next request. These values keep up to 128 MiB per process; glibc accepts at most 32 MiB for the first.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
 }
 
 
 def plain(path: Path, link: Path) -> Path:
-    """Return a path itself where its name is plain, else a link to it, which is made."""
+    """Return the path if its name is plain, else a new link to it."""
     if PLAIN.fullmatch(str(path)):
         return path
     link.symlink_to(path)
@@ -42,15 +42,15 @@ def plain(path: Path, link: Path) -> Path:
 
 
 def backend_directory(work: Path, server: Path) -> Path:
-    """Lay out the backends as tritonserver wants them: python from the wheel, pytorch from this repository."""
+    """Create the folder of the backends: python from the wheel, pytorch from this repository."""
     python = work / "backends" / "python"
-    # Copies: for a Python-based backend tritonserver refuses a library that resolves to another folder. pip leaves a
-    # __pycache__ beside it.
+    # Copies, because tritonserver refuses a library of a Python-based backend that resolves to another folder. pip
+    # leaves a __pycache__ there.
     shutil.copytree(server / "backends" / "python", python, ignore=shutil.ignore_patterns("__pycache__"))
     stub = stub_of(server)
     if stub.stat().st_mode & 0o555 != 0o555:  # noqa: PLR2004 - all may read and execute
-        # The wheel's may not be read, and the kernel shows of what runs an unreadable file nothing, but to root: then
-        # no stub is ever seen at rest, and a stop takes DRAIN_SECONDS.
+        # The wheel's stub is not readable, and the kernel shows details of such a process only to root: then no stub
+        # ever looks idle, and a stop takes DRAIN_SECONDS.
         with contextlib.suppress(OSError):
             stub.chmod(0o755)
     if os.access(stub, os.X_OK):
@@ -63,12 +63,12 @@ def backend_directory(work: Path, server: Path) -> Path:
 
 
 def python_folder(work: Path) -> Path:
-    """Return the folder with the `python3` whose packages the stubs take when it comes first on PATH."""
+    """Return the folder of the `python3` that must be first on PATH, so that the stubs find its packages."""
     folders = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
     unreadable = {path for folder in folders for path in folder.glob("*.pth") if not path.read_bytes().isascii()}
     if not unreadable and all(map(PLAIN.fullmatch, (sys.executable, sys.prefix, sys.base_prefix))):
         return Path(sys.executable).parent
-    # An environment of their own, with everything in ours but those files.
+    # A separate environment with everything of ours except those files.
     home, base = work / "python", plain(Path(sys.base_prefix), work / "base")
     packages = home / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
     packages.mkdir(parents=True)
@@ -85,14 +85,14 @@ def python_folder(work: Path) -> Path:
 def environment(server: Path, work: Path) -> dict[str, str]:
     """Return our environment with the wheel's libraries, libpython and the running interpreter first.
 
-    What TUNING sets is set here unless the caller has set it.
+    The variables of TUNING are added unless they are set already.
 
     Args:
         server: the wheel's tritonserver folder.
-        work: a folder for links to those whose names are not plain.
+        work: a folder for links to folders whose names are not plain.
 
     Raises:
-        StartError: there is no bash, by which tritonserver starts Python models.
+        StartError: bash, which starts the Python models, is missing.
     """
     libraries = [plain(server.parents[1] / "nvidia_pytriton.libs", work / "libraries")]
     libraries += [plain(libpython_folder(), work / "libpython")]
@@ -102,7 +102,7 @@ def environment(server: Path, work: Path) -> dict[str, str]:
     }
     joined = {name: os.pathsep.join(map(str, filter(None, parts))) for name, parts in paths.items()}
     if shutil.which("bash", path=joined["PATH"]) is None:
-        raise StartError(f"there is no bash on PATH ({joined['PATH']}) to start the Python models by; install it")
+        raise StartError(f"bash, which starts the Python models, is not on PATH ({joined['PATH']}); install it")
     ours = {
         name: value for name, value in os.environ.items() if name != "BASH_ENV"
     }  # each start of a stub would run it

@@ -1,4 +1,4 @@
-"""What a server inherits and must have enough of: stack for its threads, open files, room in /dev/shm."""
+"""Limits that a server inherits: the stack of its threads, open files, and the space in /dev/shm."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 # The largest body that a caller needs: 50 megapixels as PPM. deploy/envoy and the container's --http-max-input-size
-# refuse what is larger; tritonserver 2.51 has no limit of its own.
+# refuse larger bodies; tritonserver 2.51 has no limit of its own.
 LARGEST_REQUEST_BYTES = 160 << 20
-# tritonserver's HTTP library keeps on a thread's stack, for each byte of a body (measured on 2.51): 2 bytes where it is
-# form-encoded, 2.7 where it comes in chunks of one byte, and 80 where each byte opens a JSON array. 12 are enough for
-# the first two up to the largest request, and for any JSON up to a tenth of it. glibc takes the limit at a program's
-# start for the stacks of all its threads. They cost address space until they are used, but the kernel refuses one that
-# is larger than the machine's memory.
+# tritonserver's HTTP library uses this much of a thread's stack per byte of a body (measured on 2.51): 2 bytes if it is
+# form-encoded, 2.7 if it comes in chunks of one byte, and 80 if each byte opens a JSON array. 12 are enough for the
+# first two up to the largest request, and for any JSON up to a tenth of it. At the start of a program glibc uses the
+# limit for the stacks of all its threads. They cost only address space until they are used, but the kernel refuses one
+# that is larger than the machine's memory.
 STACK_BYTES = 12 * LARGEST_REQUEST_BYTES
 FEW_FILES = 1024
 
-# What an instance of a Python model takes in /dev/shm whatever the pictures: its region at the start, and the tensors
-# of one picture at the core models' size. What direct callers send and get, 26 MB for 520 x 520, comes on top.
+# The memory of an instance of a Python model in /dev/shm, whatever the pictures: its region at the start, and the
+# tensors of one picture at the core models' size. The tensors of direct callers, 26 MB for 520 x 520, come on top.
 INSTANCE_BYTES = 3 << 20
-# And for each pixel of the picture (measured): the picture, encoded as PPM, which arrays travel as; MASK and
-# MASK_FOR_PNG; the mask once more; CONFIDENCE.
+# And per pixel of the picture (measured): the picture as PPM, the encoding of arrays; MASK and MASK_FOR_PNG; the mask
+# once more; CONFIDENCE.
 PIXEL_BYTES = {"preprocess": 3, "postprocess": 2, "encode_mask": 1, "confidence": 1}
 
 
@@ -38,14 +38,14 @@ def raise_limits() -> Iterator[str]:
 
 
 def raise_stack() -> Iterator[str]:
-    """Make the stacks of the server's threads as large as the largest request needs, or yield why they are not."""
+    """Raise the stack limit of the server's threads for the largest request; yield a warning if it stays too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
-        cause = "because `ulimit -v` limits the address space; lift that limit"
+        remedy = "remove the limit on the address space (`ulimit -v`)"
     elif strict_overcommit():
-        cause = "because vm.overcommit_memory is 2, under which unused stacks count as memory; set it to 0"
+        remedy = "set vm.overcommit_memory to 0 instead of 2, with which unused stacks count as memory"
     else:
-        cause = f"by `ulimit -Hs`; raise that to {STACK_BYTES >> 10}"
+        remedy = f"raise `ulimit -Hs` to {STACK_BYTES >> 10}"
         wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
         if soft == resource.RLIM_INFINITY or soft < wanted:  # without a limit, threads get 2 MiB
             resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
@@ -53,8 +53,8 @@ def raise_stack() -> Iterator[str]:
     stack = 2 << 20 if soft == resource.RLIM_INFINITY else soft
     if stack < STACK_BYTES:
         yield (
-            f"a thread's stack is limited to {stack / 1e6:.0f} MB, so that one form-encoded request of "
-            f"{stack / 2e6:.0f} MB ends the server: {cause}"
+            f"a thread's stack is limited to {stack / 1e6:.0f} MB, so one form-encoded request of {stack / 2e6:.0f} MB "
+            f"would crash the server; {remedy}"
         )
 
 
@@ -67,18 +67,18 @@ def strict_overcommit() -> bool:
 
 
 def raise_open_files() -> Iterator[str]:
-    """Let the server open as many files as it may, or yield that these are few."""
+    """Raise the limit of open files as far as possible; yield a warning if it stays too low."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard < FEW_FILES:
         yield (
-            f"only {hard} files may be open at once, of which each connection is one: further callers get no answer; "
+            f"only {hard} files may be open at once, one for each connection, so callers beyond that get no answer; "
             f"raise `ulimit -Hn` to {FEW_FILES} or more"
         )
 
 
 def check_shared_memory(configs: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a warning where /dev/shm cannot hold the largest picture that the models accept, once in each instance.
+    """Yield a warning if /dev/shm cannot hold the largest accepted picture once per model instance.
 
     Args:
         configs: the model configurations, by name.
@@ -88,20 +88,20 @@ def check_shared_memory(configs: Mapping[str, Any]) -> Iterator[str]:
         for name, config in configs.items()
         if not config.HasField("ensemble_scheduling")
     }
-    at_rest = INSTANCE_BYTES * sum(instances.values())
-    a_pixel = sum(PIXEL_BYTES.get(name, 0) * count for name, count in instances.items())
+    idle = INSTANCE_BYTES * sum(instances.values())
+    per_pixel = sum(PIXEL_BYTES.get(name, 0) * count for name, count in instances.items())
     limits = [
         config.parameters["max_pixels"].string_value for config in configs.values() if "max_pixels" in config.parameters
     ]
-    pixels = min((int(limit) for limit in limits if limit.isdecimal()), default=0)  # its model refuses another one
-    needed = at_rest + a_pixel * pixels
+    pixels = min((int(limit) for limit in limits if limit.isdecimal()), default=0)  # a model refuses other values
+    needed = idle + per_pixel * pixels
     room = os.statvfs(SHARED_MEMORY)
     free = room.f_bavail * room.f_frsize
     if free < needed:
-        fits = max(0, free - at_rest) // max(1, a_pixel) / 1e6
-        consequence = f"pictures above {fits:.1f} megapixels fail" if a_pixel else "requests fail"
+        fits = max(0, free - idle) // max(1, per_pixel) / 1e6
+        consequence = f"pictures above {fits:.1f} megapixels fail" if per_pixel else "requests fail"
         yield (
-            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, and the models need {needed / 1e6:.0f} MB for pictures of "
-            f"{pixels / 1e6:g} megapixels, their max_pixels: {consequence}; enlarge it (docker run --shm-size, "
-            "shm_size of compose, an emptyDir of Kubernetes) or lower max_pixels"
+            f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, but the models need {needed / 1e6:.0f} MB for pictures of "
+            f"{pixels / 1e6:g} megapixels (max_pixels), so {consequence}; enlarge it (docker run --shm-size, shm_size "
+            "in compose, an emptyDir in Kubernetes) or lower max_pixels"
         )

@@ -1,4 +1,4 @@
-"""Triton's Python stubs and the files of a server, as /proc shows them."""
+"""Triton's Python stubs and the files of a server, from /proc."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from deeplabv3.embedded.checks import STUB
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend keeps its files, not a temporary file
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the Python backend keeps its files there
 OWNER = re.compile(r"deeplab-(\d+)-(\d+)-(\d+)_")
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What the kernel says of a process.
+    """The state of a process in /proc.
 
     Attributes:
-        state: one letter, such as Z for one that ended and waits for its parent.
-        parent: the process id of that.
-        start: when it started, in clock ticks since boot: with the process id, it names one process for good.
-        exit_code: of one that ended, as wait(2) gives it.
+        state: one letter, such as Z for a process that has ended and waits for its parent.
+        parent: the process id of its parent.
+        start: its start in clock ticks since boot, which with the process id identifies a process.
+        exit_code: the status of wait(2), for a process that has ended.
     """
 
     state: str
@@ -39,23 +39,23 @@ class Stat:
 
 
 def read_stat(pid: int | str) -> Stat:
-    """Return what the kernel says of a process, or raise OSError where there is none."""
+    """Return the state of a process; raise OSError if there is no such process."""
     words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     return Stat(words[0], int(words[1]), words[19], int(words[49]))
 
 
 def namespace() -> int:
-    """Return the id of the namespace in which our process ids mean something: containers may share /dev/shm."""
+    """Return the id of the namespace of our process ids, because containers may share /dev/shm."""
     return Path("/proc/self/ns/pid").stat().st_ino
 
 
 def own_prefix() -> str:
-    """Return the prefix of all files of this server, which tells later servers whether it still runs."""
+    """Return the prefix of all files of this server, from which later servers see whether it still runs."""
     return f"deeplab-{namespace()}-{os.getpid()}-{read_stat(os.getpid()).start}_"
 
 
 def sweep(prefix: str | None = None) -> None:
-    """Remove the stubs and files of the server with this prefix, or of all servers that are dead."""
+    """Kill the stubs and remove the files of the server with this prefix, or of all servers that have ended."""
 
     def dead(name: str) -> bool:
         if prefix is not None:
@@ -80,13 +80,13 @@ def sweep(prefix: str | None = None) -> None:
 
 
 def stubs() -> dict[int, tuple[str, str]]:
-    """Return pid -> (shared memory region, model instance) of all running Python stubs on this machine."""
+    """Return (shared memory region, model instance) by pid of all running Python stubs on this machine."""
     found = {int(process.name): as_stub(process.name) for process in Path("/proc").glob("[0-9]*")}
     return {pid: stub for pid, stub in found.items() if stub is not None}
 
 
 def as_stub(pid: int | str) -> tuple[str, str] | None:
-    """Return the shared memory region and the model instance of a process that is a Python stub."""
+    """Return the shared memory region and the model instance of a Python stub; None for other processes."""
     with contextlib.suppress(OSError):
         # The stub's arguments: model.py, region, two sizes, server's pid, backend folder, number, instance, ...
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -96,7 +96,7 @@ def as_stub(pid: int | str) -> tuple[str, str] | None:
 
 
 def children(parent: int) -> Iterator[tuple[int, Stat]]:
-    """Yield the processes that a process has started, also those that have ended until it reaps them."""
+    """Yield the child processes of a process, including ended ones that it has not reaped."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if (stat := read_stat(process.name)).parent == parent:

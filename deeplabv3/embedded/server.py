@@ -1,17 +1,17 @@
 """tritonserver as a child process, from its start to its end.
 
-What tritonserver 2.51 itself does on SIGTERM (measured), and what this module adds:
+The behavior of tritonserver 2.51 on SIGTERM (measured), and what this module adds:
 
-- It refuses new HTTP connections and waits until all existing ones are closed, while gRPC serves on. An idle
-  keep-alive connection uses up the exit timeout, the exit code is 1, and stubs and /dev/shm files stay behind.
-  Here: once the stubs are at rest, idle HTTP connections are closed from outside (draining.py).
-- Then all models stop at once. Requests in flight on a single model are answered, but a gRPC request to an
-  ensemble that is still to enter its next step fails. Here: one HTTP connection of our own holds the server in
-  its first phase until the stubs are at rest, for at most DRAIN_SECONDS.
+- It refuses new HTTP connections and waits until all existing ones are closed, while gRPC continues. An idle
+  keep-alive connection lasts until the exit timeout; then the exit code is 1, and stubs and /dev/shm files stay behind.
+  Addition: when the stubs are idle, idle HTTP connections are closed from outside (draining.py).
+- Then all models stop at once. Requests in flight on a single model are answered, but a gRPC request to an ensemble
+  fails if it has not entered its next step. Addition: an HTTP connection of our own keeps the server in its first phase
+  until the stubs are idle, for at most DRAIN_SECONDS.
 
-So a request that the server had when the signal came is answered if it takes less than DRAIN_SECONDS. One that
-comes later over an open connection may be answered or refused. A stop with nothing in flight takes 3 to
-4 s with two stubs and 5 s or more with seven, most of it Triton's own unloading.
+So a request that the server had before the signal is answered if it takes less than DRAIN_SECONDS. A later request over
+an open connection may be answered or refused. A stop with nothing in flight takes 3 to 4 s with two stubs and 5 s or
+more with seven, mostly Triton's own unloading.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from deeplabv3.embedded.draining import close_idle_connections, resting_stubs
+from deeplabv3.embedded.draining import close_idle_connections, idle_stubs
 from deeplabv3.embedded.errors import StartError
 from deeplabv3.embedded.watching import LOST_SECONDS, SAMPLE_SECONDS, Instant, PausedError, Watch
 
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 30.0
 EXIT_TIMEOUT_SECONDS = 40
-# A model whose stub died while it had a request keeps 2.51 from ending until the exit timeout.
+# If a stub died during a request, 2.51 does not end before the exit timeout.
 BROKEN_DRAIN_SECONDS = 3.0
 LOAD_FAILURE = re.compile(r'E\d{4} .*\] "((?:failed to load|Poll failed for) .*)"$')
-# The stubs count as at rest after this many samples between which none had run. A stub wakes up now and then with
-# nothing to do, so with seven of them about every second sample counts.
-CALM_SECONDS = 0.1
-CALM_SAMPLES = 3
-# After a request that failed because /dev/shm was full, or whose gRPC caller gave up, 2.51 may wait for a stub that
-# waits for Triton, until the exit timeout. A stub that unloads does not rest for so long.
+# The stubs count as idle after this many samples between which none of them ran. A stub wakes up now and then with
+# nothing to do, so with seven stubs about every second sample counts.
+IDLE_SAMPLE_SECONDS = 0.1
+IDLE_SAMPLES = 3
+# After a request that failed because /dev/shm was full, or that its gRPC caller gave up, 2.51 may wait until the exit
+# timeout for a stub that waits for Triton. A stub that unloads is not idle for so long.
 STUCK_SECONDS = 5.0
 UNLOADING = b"All models are stopped, unloading models"
 PR_SET_PDEATHSIG = 1
@@ -61,7 +61,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Server:
-    """One tritonserver process with its log, its stubs and our signals, all waited for in one selector."""
+    """A tritonserver process with its log, its stubs and our signals, all in one selector."""
 
     def __init__(
         self, command: list[str], *, variables: dict[str, str], signals: int, prefix: str, address: Address
@@ -89,7 +89,7 @@ class Server:
             if os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        # A session of its own: Ctrl-C in a terminal reaches us alone, and the server gets one SIGTERM from us.
+        # In a separate session, because Ctrl-C in a terminal must reach only us; we send the server one SIGTERM.
         self._process = subprocess.Popen(  # noqa: S603 - the wheel's own program
             command,
             env=variables,
@@ -105,11 +105,11 @@ class Server:
         self._watch = Watch(self._process.pid)
 
     def run(self) -> int:
-        """Serve until a signal, the server's own end, a dead stub or a pause; return the exit code."""
+        """Serve until a signal, the end of the server, a dead stub or a pause; return the exit code."""
         try:
             return self._serve()
         except (PausedError, StartError) as error:
-            self._process.kill()  # before all else: nobody may continue it
+            self._process.kill()  # first, so that it cannot be continued
             say(f"error: {error}")
             return 1
         finally:
@@ -126,7 +126,7 @@ class Server:
             if self._signals:
                 return 128 + self._signals[0][1]
         self._loading = False
-        with contextlib.suppress(OSError):  # nobody reads it: no reason not to serve
+        with contextlib.suppress(OSError):  # serve even if nobody reads it
             os.write(1, f"{self._address.ready_line()}\n".encode())
         while not (self._exited or self._signals or self._dead_stub):
             self._handle(SAMPLE_SECONDS)
@@ -135,13 +135,13 @@ class Server:
         if self._signals:
             name = signal.Signals(self._signals[0][1]).name
             return self._drain(name, seconds=DRAIN_SECONDS, limit=EXIT_TIMEOUT_SECONDS + 15)
-        cause = f"the Python stub {self._dead_stub} died and nothing restarts it"
+        cause = f"the Python stub {self._dead_stub} died, and Triton does not restart it"
         self._drain(cause, seconds=BROKEN_DRAIN_SECONDS, limit=2 * BROKEN_DRAIN_SECONDS)
-        say(f"error: {cause}: the server ended; the log above may tell why")
+        say(f"error: {cause}; see the log above for the reason, and start the server again")
         return 1
 
     def _drain(self, cause: str, *, seconds: float, limit: float) -> int:
-        say(f"{cause}: stopping when the requests in flight are answered; another signal stops at once")
+        say(f"{cause}: stopping after the requests in flight are answered; another signal stops immediately")
         self._ending = True
         began = time.monotonic()
         hold = http.client.HTTPConnection(self._address.local, self._address.http, timeout=5)
@@ -150,43 +150,43 @@ class Server:
             hold.getresponse().read()
         self._process.terminate()
         self._awake = Instant.now()
-        before, calm, moved = None, 0, began
+        before, idle_samples, last_busy = None, 0, began
         while not self._exited:
-            self._wait(time.monotonic() + CALM_SECONDS)
+            self._wait(time.monotonic() + IDLE_SAMPLE_SECONDS)
             elapsed = time.monotonic() - began
-            # One Ctrl-C may arrive twice, from the terminal and from a parent that passes it on.
+            # One Ctrl-C may arrive twice, from the terminal and from a parent that forwards it.
             another = next((number for at, number in self._signals if at > began + REPEAT_SECONDS), None)
             if another is not None:
                 return 128 + another
             if elapsed > limit:
-                say(f"error: tritonserver has not ended after {elapsed:.0f} s and is killed")
+                say(f"error: tritonserver did not stop within {elapsed:.0f} s and was killed")
                 return 1
-            now = resting_stubs(self._prefix)
+            now = idle_stubs(self._prefix)
             if not (now and self._unloading):
-                moved = time.monotonic()
-            elif time.monotonic() > moved + STUCK_SECONDS:  # all requests are answered
-                say("tritonserver waits for a request that is over; it is ended")
+                last_busy = time.monotonic()
+            elif time.monotonic() > last_busy + STUCK_SECONDS:  # all requests are answered
+                say("tritonserver still waits although all requests are answered; ending it")
                 return 0
-            calm = 0 if now is None else calm + (now == before)
+            idle_samples = 0 if now is None else idle_samples + (now == before)
             before = now
-            at_rest = calm >= CALM_SAMPLES
-            if at_rest or elapsed > seconds:
+            is_idle = idle_samples >= IDLE_SAMPLES
+            if is_idle or elapsed > seconds:
                 hold.close()
-            if at_rest:
+            if is_idle:
                 close_idle_connections(self._process.pid, {self._address.http, self._address.metrics})
         return self._exit_code()
 
     def _exit_code(self) -> int:
         code = self._process.wait()
         self._pass_log_on(self._log)
-        if self._last_line:  # it crashed before the end of its line
+        if self._last_line:  # it crashed within a line
             with contextlib.suppress(OSError):
                 sys.stderr.write("\n")
         for failure in self._load_failures:
             say(f"error: {failure}")
         if code or not (self._signals or self._dead_stub):
             cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            known = " and the crashes known of it in docs/serving.md, Errors" if code == -signal.SIGSEGV else ""
+            known = " and the known crashes in docs/serving.md, Errors" if code == -signal.SIGSEGV else ""
             say(f"error: tritonserver ended with {cause}; see its log above{known}")
         return 128 - code if code < 0 else code
 
@@ -194,14 +194,14 @@ class Server:
         self._selector.register(fd, selectors.EVENT_READ, action)
 
     def _wait(self, until: float) -> None:
-        """Handle what happens until a time; return early when the server ends."""
+        """Handle events until a time; return early if the server ends."""
         while not self._exited:
             self._handle(until - time.monotonic())
             if time.monotonic() >= until:
                 return
 
     def _handle(self, seconds: float) -> None:
-        """Handle what happens next, or return after some seconds when nothing did."""
+        """Handle the next events; return after the given seconds if there are none."""
         asleep = min(max(0.0, seconds), SAMPLE_SECONDS)
         events = self._selector.select(asleep)
         now = Instant.now()
@@ -213,7 +213,7 @@ class Server:
         self._look()
 
     def _look(self) -> None:
-        """Look at the server and its stubs where that was not done a moment ago."""
+        """Check the server and its stubs, at most once per SAMPLE_SECONDS."""
         if time.monotonic() < self._looked + SAMPLE_SECONDS:
             return
         self._looked = time.monotonic()
@@ -221,14 +221,14 @@ class Server:
         if self._loading:
             self._watch.find_stubs()
         elif dead := self._watch.dead_stub():
-            self._pass_log_on(self._log)  # which says whether it ends with its server
+            self._pass_log_on(self._log)  # the log says whether the server is ending
             if not self._ending:
                 self._dead_stub = self._dead_stub or dead
 
     def _note_signals(self, fd: int) -> None:
         for number in os.read(fd, 64):
             if number == signal.SIGTSTP:
-                say("Ctrl-Z is ignored, since a server must not be paused; Ctrl-C stops it")
+                say("Ctrl-Z is ignored, because a server must not be paused; press Ctrl-C to stop it")
             else:
                 self._signals.append((time.monotonic(), number))
 
@@ -237,8 +237,8 @@ class Server:
         self._exited = True
 
     def _pass_log_on(self, fd: int) -> None:
-        """Copy the log to stderr, and remember what it says about models that do not load."""
-        while stderr_takes_more():  # else the log waits in its pipe, and signals and stubs are still heard
+        """Copy the log to stderr, and remember its errors about models that do not load."""
+        while stderr_takes_more():  # otherwise the log waits in its pipe, and signals and stubs are still handled
             try:
                 chunk = os.read(fd, select.PIPE_BUF)
             except BlockingIOError:
@@ -253,14 +253,14 @@ class Server:
             self._awake = Instant.now()  # a slow disk is no pause
             *lines, self._last_line = (self._last_line + chunk).split(b"\n")
             for line in lines:
-                self._ending = self._ending or line.startswith(b"Signal (")  # somebody else stops tritonserver
+                self._ending = self._ending or line.startswith(b"Signal (")  # another process stops tritonserver
                 self._unloading = self._unloading or UNLOADING in line
                 if found := LOAD_FAILURE.match(line.decode(errors="replace")):
                     self._load_failures.append(" ".join(found[1].replace("\\n", " ").split()))
 
 
 def is_ready(address: Address) -> bool:
-    """Tell whether all models are ready and the metrics, which start last, can be read."""
+    """Return whether all models are ready and the metrics, which start last, are available."""
     for port, path in ((address.http, "/v2/health/ready"), (address.metrics, "/metrics")):
         connection = http.client.HTTPConnection(address.local, port, timeout=5)
         try:
@@ -275,10 +275,10 @@ def is_ready(address: Address) -> bool:
 
 
 def catch_signals() -> int:
-    """Return a file descriptor from which the numbers of the signals that ask us to stop, or to pause, can be read."""
+    """Return a file descriptor that yields the numbers of received signals to stop or to pause."""
 
     def ignore(_number: int, _frame: object) -> None:
-        """Leave it to the wakeup descriptor: SIG_IGN would not write to it."""
+        """Do nothing, because the wakeup descriptor reports the signal; with SIG_IGN it would not."""
 
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer)
@@ -288,8 +288,8 @@ def catch_signals() -> int:
 
 
 def command_line(server: Path, repository: Path, backends: Path, prefix: str, address: Address) -> list[str]:
-    """Return tritonserver's command: models fixed at start, no administration over the network."""
-    # Nobody is told the key: Triton has no other way to switch these interfaces off.
+    """Return tritonserver's command: models are fixed at the start, and no API changes the server."""
+    # The key is secret, because Triton has no other way to switch these interfaces off.
     restricted = f"shared-memory,model-repository,trace,logging:deeplab-key={secrets.token_hex()}"
     return [
         str(server / "bin" / "tritonserver"),
@@ -310,12 +310,12 @@ def command_line(server: Path, repository: Path, backends: Path, prefix: str, ad
 
 
 def stderr_takes_more() -> bool:
-    """Tell whether PIPE_BUF bytes can be written to stderr: a pipe that nobody reads must not hold us up."""
+    """Return whether PIPE_BUF bytes can be written to stderr, because a pipe that nobody reads must not block us."""
     return bool(select.select([], [2], [], STALLED_SECONDS)[1])
 
 
 def say(message: str) -> None:
-    """Write one line to stderr, or lose it where nobody reads."""
+    """Write one line to stderr, or drop it if nobody reads."""
     with contextlib.suppress(OSError):
         if not stderr_takes_more():
             return

@@ -1,8 +1,8 @@
-"""Whether tritonserver and its stubs run: none was paused, none died. Triton itself notices neither.
+"""Detect when tritonserver or one of its stubs is paused or dies, which Triton itself does not.
 
-The Python backend waits 1 s for a stub, fails the request, and uses its memory for the next one. A stub that was
-stopped, or whose server was, answers later, into memory that belongs to another request by then: callers got the masks
-of other pictures. So a server that was paused must not go on.
+The Python backend waits 1 s for a stub, fails the request, and reuses its memory for the next one. A stub that was
+stopped, or whose server was, answers later, into memory that then belongs to another request: callers got the masks of
+other pictures. So a server that was paused must not continue.
 """
 
 from __future__ import annotations
@@ -15,51 +15,51 @@ from pathlib import Path
 from deeplabv3.embedded.errors import StartError
 from deeplabv3.embedded.processes import Stat, as_stub, children, read_stat
 
-# Seen twice, a stop is noticed after half of the time that the backend waits.
+# A stop is reported when it is seen twice, which takes half of the time that the backend waits.
 SAMPLE_SECONDS = 0.25
-# How much longer than asked for we may sleep. A pause of 1 s exceeds it, wherever in a sleep it begins. Time in which
-# we wait for a CPU is not counted, so that a busy machine does not exceed it: beside 2 to 24 busy processes, with a
-# quota of a fifth of a core or more for all, we woke up to 1.1 s late and lost at most 0.06 s of that; 0.2 s with a
-# quota of a tenth of a core.
+# How much longer than requested we may sleep. A pause of 1 s exceeds it, wherever in a sleep it begins. Time spent
+# waiting for a CPU does not count, so a busy machine does not exceed it: beside 2 to 24 busy processes, with a quota of
+# a fifth of a core or more for all, we woke up to 1.1 s late and lost at most 0.06 s of that; 0.2 s with a quota of a
+# tenth of a core.
 LOST_SECONDS = 0.7
-# Triton reaps within milliseconds the stubs that it has done with, such as those that complete a model's config.
+# Triton reaps finished stubs, such as those that complete a model's config, within milliseconds.
 UNREAPED_SECONDS = 3.0
 
 
 class PausedError(Exception):
-    """Something was paused; the message says what, and what to do instead."""
+    """A process was paused; the message names it and says what to do instead."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what}, and a server that was paused may give callers the results of others, so it was ended at once; do "
-            "not pause it (SIGSTOP, docker pause, a suspended machine) but stop it and start it again"
+            f"{what}, so the server was killed, because a paused server may return one caller's result to another; do "
+            "not pause it (SIGSTOP, docker pause, a suspended machine): stop it and start it again"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """A point in time, for us: when it was, and how long we had run, or been ready to run without a CPU, until then."""
+    """A point in time, and how long this process had run or been ready to run until then, both in seconds."""
 
     seconds: float
     ready: float
 
     @classmethod
     def now(cls) -> Instant:
-        """Return the present one, on the clock that a suspended machine does not stop."""
+        """Return the present, on a clock that continues while the machine is suspended."""
         seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
             ran, waited, _ = Path("/proc/self/schedstat").read_text(encoding="ascii").split()
-        except OSError:  # a kernel that does not count: nothing is ever lost there
+        except OSError:  # a kernel without these counts: no time ever counts as lost
             return cls(seconds, seconds)
         return cls(seconds, (int(ran) + int(waited)) / 1e9)
 
     def lost_since(self, earlier: Instant, *, asleep: float) -> float:
-        """Return how much longer than we wanted to sleep we did not run, although nobody had our CPU."""
+        """Return the seconds in which this process neither ran, nor waited for a CPU, nor slept as intended."""
         return self.seconds - earlier.seconds - (self.ready - earlier.ready) - asleep
 
 
 class Watch:
-    """tritonserver and its stubs, as /proc shows them.
+    """Watches tritonserver and its stubs in /proc.
 
     Args:
         server: the process id of tritonserver.
@@ -72,36 +72,34 @@ class Watch:
         self._stopped: dict[int, str] = {}
 
     def find_stubs(self) -> bool:
-        """Take note of the stubs that run now and return whether none has ended; raise StartError where one stays dead.
+        """Record the stubs that run now and return whether none has ended; raise StartError if one stays unreaped.
 
-        One that ended is either done with, and Triton reaps it, or it died before we knew that it was a stub.
+        A stub that has ended is either finished, and Triton reaps it, or it died before we knew that it was a stub.
         """
         now = time.monotonic()
         found = dict(children(self._server))
         self._ended = {pid: self._ended.get(pid, now) for pid, stat in found.items() if stat.state == "Z"}
         for pid, since in self._ended.items():
             if now - since > UNREAPED_SECONDS:
-                raise StartError(self._epitaph(pid, found[pid]))
+                raise StartError(self._describe_death(pid, found[pid]))
         for pid in found.keys() - self._stubs.keys():
             if stub := as_stub(pid):
                 self._stubs[pid] = Stub(stub[1], found[pid].start)
         self._stubs = {pid: stub for pid, stub in self._stubs.items() if pid in found}
         return not self._ended
 
-    def _epitaph(self, pid: int, stat: Stat) -> str:
+    def _describe_death(self, pid: int, stat: Stat) -> str:
         who = f"the Python stub {self._stubs[pid].instance}" if pid in self._stubs else "a Python stub"
         code = stat.exit_code
         how = f"signal {signal.Signals(code & 127).name}" if code & 127 else f"exit code {code >> 8}"
-        return (
-            f"{who} ended with {how} while its model was loading, and Triton waits for it; the log above may tell why"
-        )
+        return f"{who} ended with {how} while its model was loading; see the log above for the reason"
 
     def dead_stub(self) -> str | None:
-        """Return the instance of a stub that does not run any more."""
+        """Return the model instance of a stub that has ended, or None."""
         return next((stub.instance for pid, stub in self._stubs.items() if not stub.runs(pid)), None)
 
     def raise_if_stopped(self) -> None:
-        """Raise PausedError where the server or a stub is stopped, and has not run since it was at the last call."""
+        """Raise PausedError if the server or a stub was stopped at the last call too and has not run in between."""
         names = {self._server: "tritonserver"} | {pid: f"the stub {stub.instance}" for pid, stub in self._stubs.items()}
         stopped = {pid: runs for pid in names if (runs := runs_until_stop(pid)) is not None}
         paused = [names[pid] for pid, runs in stopped.items() if self._stopped.get(pid) == runs]
@@ -113,13 +111,13 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Stub:
-    """A stub: the model instance that it runs, and when it started, which with its pid names it for good."""
+    """A stub: its model instance, and its start time, which with its pid identifies it."""
 
     instance: str
     start: str
 
     def runs(self, pid: int) -> bool:
-        """Return whether it still does, with this pid."""
+        """Return whether the stub with this pid still runs."""
         try:
             stat = read_stat(pid)
         except OSError:
@@ -128,7 +126,7 @@ class Stub:
 
 
 def runs_until_stop(pid: int) -> str | None:
-    """Return the kernel's count of the runs of a process that a signal or a debugger has stopped, else None."""
+    """Return the kernel's run counters of a process if a signal or a debugger has stopped it, else None."""
     try:
         if read_stat(pid).state not in "Tt":
             return None

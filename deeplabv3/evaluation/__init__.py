@@ -2,24 +2,24 @@
 
 
 def images(count: int) -> str:
-    """Return a number of images in words."""
+    """Return a number of images as text, such as "1 image"."""
     return "1 image" if count == 1 else f"{count} images"
 
 
 class EvaluationError(Exception):
-    """The evaluation cannot go on; the message names the thing, the value and the remedy."""
+    """The evaluation cannot continue; the message says what is wrong and what to do."""
 
 
 class StateError(EvaluationError):
-    """What an interrupted run has left does not belong to this run, or is damaged."""
+    """The state of an interrupted run does not belong to this run, or is damaged."""
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: somebody asked for it
+class Interrupted(Exception):  # noqa: N818 - it is not an error
     """A signal ended the run; its records are on disk.
 
     Attributes:
-        number: of the signal.
-        abandoned: how many threads still wait for an image or a model; a second signal came before they were done.
+        number: the number of the signal.
+        abandoned: how many threads still wait for an image or a model, because a second signal ended the wait for them.
     """
 
     def __init__(self, number: int, abandoned: int) -> None:

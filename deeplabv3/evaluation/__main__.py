@@ -33,19 +33,19 @@ EXIT_FAILED = 1
 _MAX_CLASS_ID = 255
 
 _DESCRIPTION = """\
-Measure mean IoU and pixel accuracy, on the 21 classes of Pascal VOC or on classes of your own, of one or several
-predictors side by side: --eager (PyTorch), --direct (the same tensors to a model on a server), --ensemble (files
-to a segmentation ensemble, as users send them). An interrupted run goes on when the same command is given again.
-docs/accuracy.md
+Measure the mean IoU and pixel accuracy of one or more predictors on the same images, over the 21 classes of Pascal VOC
+or your own classes: --eager (PyTorch), --direct (the same tensors, sent to a model on a server) and --ensemble (image
+files, sent to a segmentation ensemble as users do). To resume an interrupted run, repeat its command.
+See docs/accuracy.md.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was asked for; the names are those of the options.
+    """The options of the command line, by their names.
 
     Attributes:
-        data: the options of the data set alone.
+        data: the options that only the kind of data set has.
     """
 
     dataset: Literal["coco", "voc", "folders"]
@@ -68,53 +68,59 @@ class Options:
 
     @property
     def records(self) -> Path:
-        """The file that holds what an interrupted run has counted."""
+        """The file with the counts of an interrupted run."""
         return self.output / f"{self.name}.state.jsonl"
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
-    """Return the options of the command line; exit with code 2 where they do not fit."""
+    """Return the options of the command line; exit with code 2 if they contradict each other."""
     parser = Parser(
         prog="python -m deeplabv3.evaluation",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="{coco,voc,folders}")
-    coco = datasets.add_parser(
-        "coco", help="COCO's instances with VOC labels, as torchvision's references prepare them"
+    coco = datasets.add_parser("coco", help="COCO instances with VOC labels, prepared as in torchvision's references")
+    coco.add_argument(
+        "--annotations",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="COCO instance annotations, such as instances_val2017.json",
     )
-    coco.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="instances_val2017.json")
-    coco.add_argument("--images", type=Path, required=True, metavar="DIR", help="val2017")
+    coco.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images, such as val2017")
     coco.add_argument(
         "--drop-unannotated",
         action="store_true",
-        help="leave out images without VOC objects or with at most 1000 pixels of them, as torchvision does when it "
-        "trains; the published figures count all",
+        help="leave out images with at most 1000 annotated pixels of VOC objects, as torchvision does in training; the "
+        "published figures count all images",
     )
-    voc = datasets.add_parser("voc", help="Pascal VOC's segmentation folders")
-    voc.add_argument("--root", type=Path, required=True, metavar="DIR", help="such as VOCdevkit/VOC2012")
-    voc.add_argument("--split", default="val", help="a list in ImageSets/Segmentation (default: %(default)s)")
-    folders = datasets.add_parser("folders", help="your own pictures, and masks of your own classes")
-    folders.add_argument("--images", type=Path, required=True, metavar="DIR", help="the pictures")
+    voc = datasets.add_parser("voc", help="the segmentation folders of Pascal VOC")
+    voc.add_argument(
+        "--root", type=Path, required=True, metavar="DIR", help="folder of one year, such as VOCdevkit/VOC2012"
+    )
+    voc.add_argument("--split", default="val", help="name of a list in ImageSets/Segmentation (default: %(default)s)")
+    folders = datasets.add_parser("folders", help="your own pictures and masks")
+    folders.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
     folders.add_argument(
         "--masks",
         type=Path,
         required=True,
         metavar="DIR",
-        help="PNGs of class ids, palette or 8-bit grayscale: a.png belongs to a.jpg",
+        help="folder of PNGs of class ids, palette or 8-bit grayscale; a.png belongs to a.jpg",
     )
     folders.add_argument(
         "--classes",
         type=Path,
         metavar="FILE",
-        help="names of the classes, one a line, that of id 0 first (default: what the server says)",
+        help="file with one class name per line, id 0 first (default: the names that the server returns)",
     )
     folders.add_argument(
         "--ignore",
         type=number(0, _MAX_CLASS_ID, kind=int),
         default=_MAX_CLASS_ID,
         metavar="ID",
-        help="class id of pixels that count for nothing (default: %(default)s)",
+        help="class id of pixels that are not counted (default: %(default)s)",
     )
     for each in (coco, voc, folders):
         _add_common(each)
@@ -122,14 +128,19 @@ def parse(arguments: Sequence[str] | None) -> Options:
     if not (found["eager"] or found["direct"] or found["ensemble"]):
         parser.error("nothing to measure: give at least one of --eager, --direct and --ensemble")
     if (found["mean"] or found["std"]) and not (found["eager"] or found["direct"]):
-        parser.error("--mean and --std are for --eager and --direct; an ensemble has its own since it was built")
+        parser.error(
+            "--mean and --std are only for --eager and --direct, because an ensemble normalizes as it was built; leave "
+            "them out"
+        )
     if found["weights"] is not None and not found["eager"]:
-        parser.error("--weights is for --eager; a server's models have theirs since they were built")
+        parser.error(
+            "--weights is only for --eager, because served models have the weights of their build; leave it out"
+        )
     found["name"] = name = found["name"] or found["dataset"]
     if Path(name).name != name:
-        parser.error(f"--name {name}: a name without folders; --output is for those")
+        parser.error(f"--name must be a name without folders, got {name!r}; give the folder with --output")
     for kind in ("eager", "direct", "ensemble"):
-        # The same predictor twice would be counted once.
+        # A repeated predictor is measured once.
         found[kind] = tuple(dict.fromkeys(found[kind]))
     common = {field.name for field in fields(Options)}
     data = {option: found.pop(option) for option in found.keys() - common}
@@ -137,67 +148,88 @@ def parse(arguments: Sequence[str] | None) -> Options:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    measured = parser.add_argument_group("what is measured (each may be repeated)")
+    measured = parser.add_argument_group("predictors")
     measured.add_argument(
-        "--eager", action="append", default=[], choices=VARIANTS, help="torchvision's module, without a server"
+        "--eager",
+        action="append",
+        default=[],
+        choices=VARIANTS,
+        help="torchvision's module, without a server; may be repeated",
     )
-    measured.add_argument("--direct", action="append", default=[], metavar="MODEL", help="such as deeplabv3_resnet50")
-    measured.add_argument("--ensemble", action="append", default=[], metavar="MODEL", help="such as segment_resnet50")
+    measured.add_argument(
+        "--direct",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="served model for direct callers, such as deeplabv3_resnet50; may be repeated",
+    )
+    measured.add_argument(
+        "--ensemble",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="served ensemble, such as segment_resnet50; may be repeated",
+    )
     measured.add_argument(
         "--weights",
         metavar="NAME|FILE|none",
-        help="of --eager: a checkpoint, or none for untrained ones (default: the pretrained ones)",
+        help="for --eager: a checkpoint, or none for untrained weights (default: the pretrained weights)",
     )
-    measured.add_argument("--device", default="cpu", help="of --eager, such as cuda (default: %(default)s)")
+    measured.add_argument("--device", default="cpu", help="for --eager: device such as cuda (default: %(default)s)")
     for option, noun, lowest in (("--mean", "mean", 0), ("--std", "standard deviation", LEAST_STD)):
         measured.add_argument(
             option,
             type=channels(lowest),
             metavar="R,G,B",
-            help=f"{noun} of the pixels for --eager and --direct, as build_models.py takes it (default: ImageNet's)",
+            help=f"for --eager and --direct: {noun} of the training pixels, on the scale 0 to 1 (default: ImageNet's)",
         )
     measured.add_argument(
         "--url",
         default="grpc://localhost:8001",
-        help="the server; --direct needs gRPC, --ensemble takes http:// too (default: %(default)s)",
+        help="URL of the server; --direct needs gRPC, --ensemble also takes http:// (default: %(default)s)",
     )
     measured.add_argument(
-        "--timeout", type=number(1e-6), default=120.0, help="seconds that one answer may take (default: %(default)g)"
+        "--timeout",
+        type=number(1e-6),
+        default=120.0,
+        help="time limit of one request, in seconds (default: %(default)g)",
     )
-    run = parser.add_argument_group("the run")
-    run.add_argument("--limit", type=number(1, kind=int), metavar="N", help="the first N images only")
+    run = parser.add_argument_group("run")
+    run.add_argument("--limit", type=number(1, kind=int), metavar="N", help="measure only the first N images")
     run.add_argument(
         "--concurrency",
         type=number(1, kind=int),
         default=4,
         metavar="N",
-        help="images in flight, so that Triton can batch (%(default)s)",
+        help="number of images in flight, from which Triton forms batches (default: %(default)s)",
     )
-    run.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="default: out/evaluate")
-    run.add_argument("--name", help="of the files in it (default: the data set's kind)")
-    run.add_argument("--restart", action="store_true", help="discard what an interrupted run has left")
-    run.add_argument("--json", action="store_true", help="print the JSON in place of the table")
+    run.add_argument(
+        "--output", type=Path, default=OUTPUT, metavar="DIR", help="folder for the results (default: out/evaluate)"
+    )
+    run.add_argument("--name", help="name of the result files, without suffix (default: the kind of data set)")
+    run.add_argument("--restart", action="store_true", help="discard the state of an interrupted run")
+    run.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
 def main(command: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 1 (failed), 128 + n (signal n; the same command goes on)."""
+    """Run the command line; return its exit code: 0, 1 (failed), 128 + n (signal n; the same command resumes)."""
     options = parse(command)
-    # The client says it of every untrained model that it meets; here the panel does.
+    # The client warns about every untrained model; here the panel does.
     logging.getLogger("deeplab_client").setLevel(logging.ERROR)
     try:
-        from deeplabv3.evaluation import report, run  # noqa: PLC0415 - loads torch, for which --help need not wait
+        from deeplabv3.evaluation import report, run  # noqa: PLC0415 - loads torch, which --help does not need
 
         content = run.run(options, console(stderr=True))
     except EvaluationError as exc:
         _say(str(exc))
         if not isinstance(exc, StateError):
-            _say_what_was_counted(options)
+            _say_where_counts_are(options)
         return EXIT_FAILED
     except Interrupted as exc:
         _say("interrupted")
-        _say_what_was_counted(options)
+        _say_where_counts_are(options)
         if exc.abandoned:
-            # Threads that wait for a server or a file cannot be ended, and Python would wait for them.
+            # Threads that wait for a server or a file cannot be stopped, and Python would wait for them.
             sys.stderr.flush()
             os._exit(128 + exc.number)
         return 128 + exc.number
@@ -212,10 +244,10 @@ def main(command: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _say_what_was_counted(options: Options) -> None:
+def _say_where_counts_are(options: Options) -> None:
     with contextlib.suppress(OSError):
         if options.records.read_bytes().count(b"\n") > 1:  # the first line has the settings
-            _say(f"what was counted is in {options.records}; the same command goes on from there")
+            _say(f"the images counted so far are in {options.records}; repeat the command to resume")
 
 
 def _say(message: str) -> None:

@@ -1,7 +1,7 @@
 """COCO's instance annotations as masks of the 21 VOC classes, by the rules of torchvision's references/segmentation.
 
 https://github.com/pytorch/vision/tree/main/references/segmentation, coco_utils.py: the published figures of the
-weights were measured on val2017 prepared like this.
+weights were measured on val2017, prepared in this way.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-coco_mask: Any = _mask  # published types know one form of a segmentation only
+coco_mask: Any = _mask  # its published types know only one form of a segmentation
 
-# COCO's category id of each VOC class, by VOC's id; the background has none.
+# COCO's category id of each VOC class, by VOC's id; 0 for the background, which has none.
 COCO_CATEGORIES = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
-# COCO's own names of these, to refuse annotations in which the numbers mean something else.
+# COCO's own names of these categories, to refuse annotations with other meanings of the ids.
 _COCO_NAMES = (
     *("", "airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog"),
     *("horse", "motorcycle", "person", "potted plant", "sheep", "couch", "train", "tv"),
 )
 _VOC_IDS = {category: voc_id for voc_id, category in enumerate(COCO_CATEGORIES) if voc_id}
 
-# torchvision leaves images out of the *training* split whose annotations of these categories sum up to no more.
+# torchvision leaves an image out of the *training* split if its annotations of these categories have at most this area.
 _LEAST_AREA = 1000
 
 _VAL2017_NAME = "instances_val2017.json"
@@ -48,10 +48,10 @@ def coco_with_voc_labels(annotations: Path, images: Path, *, drop_unannotated: b
     Args:
         annotations: the JSON file, such as instances_val2017.json.
         images: the folder of the images, such as val2017.
-        drop_unannotated: leave out the images without VOC objects, or with no more than 1000 pixels of them.
+        drop_unannotated: leave out the images with at most 1000 annotated pixels of VOC objects.
 
     Raises:
-        EvaluationError: a file or folder is missing, or the file holds something else.
+        EvaluationError: a file or folder is missing, or the file is not a COCO annotation file.
     """
     require(annotations, "--annotations", directory=False, remedy=f"name an instance annotation file; {_REMEDY}")
     require(images, "--images", directory=True, remedy=f"name the folder of the images; {_REMEDY}")
@@ -77,7 +77,7 @@ def coco_with_voc_labels(annotations: Path, images: Path, *, drop_unannotated: b
             f"--annotations {annotations} is not a COCO instance annotation file ({flaw}); {_REMEDY}"
         ) from exc
     if not ids:
-        raise EvaluationError(f"--annotations {annotations} lists no image to evaluate on")
+        raise EvaluationError(f"--annotations {annotations} lists no images to measure; give another file")
 
     def read(image_id: str) -> Sample:
         path, annotation = files[image_id], f"the file {annotations}"
@@ -103,7 +103,7 @@ def coco_with_voc_labels(annotations: Path, images: Path, *, drop_unannotated: b
 
 
 def _merged(objects: Sequence[dict[str, Any]], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Merge the instances of one image; pixels of more than one are ignored, even where the classes agree."""
+    """Merge the instances of one image; pixels of several instances are IGNORED, even if the classes agree."""
     target = np.zeros((height, width), np.uint8)
     covered = np.zeros((height, width), np.bool_)
     for entry in objects:
@@ -114,7 +114,7 @@ def _merged(objects: Sequence[dict[str, Any]], height: int, width: int) -> npt.N
 
 
 def _instance(entry: dict[str, Any], height: int, width: int) -> npt.NDArray[np.bool_]:
-    """Decode one annotation: polygons, or a run-length encoding, plain or compressed, crowds included."""
+    """Return the mask (H, W) of one annotation: polygons, or a run-length encoding, plain or compressed."""
     segmentation: Any = entry.get("segmentation")
     try:
         compressed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)
@@ -122,13 +122,14 @@ def _instance(entry: dict[str, Any], height: int, width: int) -> npt.NDArray[np.
         decoded: npt.NDArray[np.uint8] = coco_mask.decode(runs)
     except Exception as exc:  # pycocotools raises whatever its C code trips over
         raise EvaluationError(
-            f"annotation {entry.get('id')} of image {entry['image_id']}: its segmentation cannot be decoded: {exc}"
+            f"the segmentation of annotation {entry.get('id')} of image {entry['image_id']} cannot be decoded: {exc}; "
+            "correct it"
         ) from exc
     where = decoded.any(axis=2) if decoded.ndim == 3 else decoded.astype(np.bool_)  # noqa: PLR2004 - several polygons
     if where.shape != (height, width):
         raise EvaluationError(
-            f"annotation {entry.get('id')} of image {entry['image_id']} is {where.shape[1]} x {where.shape[0]} pixels "
-            f"and the image {width} x {height}: they do not belong together"
+            f"annotation {entry.get('id')} of image {entry['image_id']} is {where.shape[1]} x {where.shape[0]} pixels, "
+            f"but the image is {width} x {height}; correct one of them"
         )
     return where
 
@@ -138,14 +139,14 @@ def _check_categories(categories: list[dict[str, Any]], annotations: Path) -> No
         voc_id = _VOC_IDS.get(category["id"])
         if voc_id is not None and category["name"] != _COCO_NAMES[voc_id]:
             raise EvaluationError(
-                f"--annotations {annotations}: category {category['id']} is {category['name']!r}, and COCO's is "
+                f"--annotations {annotations}: category {category['id']} is {category['name']!r}, but in COCO it is "
                 f"{_COCO_NAMES[voc_id]!r}; give a file with COCO's own category ids"
             )
 
 
 def _plain_name(name: str) -> str:
-    """Refuse a file name that leads out of the folder of images."""
+    """Return a file name; raise ValueError if it is outside of the folder of images."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"the file name {name!r} leads out of --images")
+        raise ValueError(f"the file name {name!r} is outside of --images")
     return name

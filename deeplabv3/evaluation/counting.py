@@ -1,4 +1,4 @@
-"""From masks to confusion matrices, and from those to accuracies.
+"""Confusion matrices of masks, and accuracies from them.
 
 Everything is a sum of whole pixels, so the order of the images does not matter.
 """
@@ -27,22 +27,22 @@ def confusion(
     """Count pixels by true class (rows) and predicted class (columns), (classes, classes).
 
     Args:
-        target: class ids, and `ignore` where a pixel counts for nothing.
+        target: true class ids, (H, W); `ignore` for pixels that are not counted.
         mask: predicted class ids of the same shape.
-        classes: how many there are.
+        classes: the number of classes.
         ignore: an id of `target`.
 
     Raises:
-        ValueError: the shapes differ, or an id that counts is out of range.
+        ValueError: the shapes differ, or an id that counts is not below `classes`.
     """
     if target.shape != mask.shape:
-        raise ValueError(f"the truth is {target.shape} and the prediction {mask.shape}")
+        raise ValueError(f"the annotation has shape {target.shape}, but the prediction {mask.shape}")
     counted = target != ignore
     for name, ids in (("true", target), ("predicted", mask)):
         low, high = ids.min(initial=0, where=counted), ids.max(initial=0, where=counted)
         if low < 0 or high >= classes:
-            raise ValueError(f"{name} classes {low} to {high}, and there are 0 to {classes - 1}")
-    # Its own validation sorts every pixel, and takes ids that are out of range.
+            raise ValueError(f"the {name} class ids are {low} to {high}, but must be 0 to {classes - 1}")
+    # torchmetrics' own validation sorts all pixels and accepts ids that are out of range.
     matrix = multiclass_confusion_matrix(
         torch.from_numpy(mask), torch.from_numpy(target), num_classes=classes, ignore_index=ignore, validate_args=False
     )
@@ -51,18 +51,18 @@ def confusion(
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a confusion matrix says; shares from 0 to 1, None where there is nothing to divide by.
+    """The figures of a confusion matrix: shares from 0 to 1, or None if there is nothing to divide by.
 
     torchmetrics has the same figures in float32, which cannot hold the pixels of a large data set.
 
     Attributes:
-        pixels: how many were counted.
-        pixel_accuracy: share of the pixels whose class is right.
-        class_accuracy: for each class, the share of its true pixels that were found.
+        pixels: the number of counted pixels.
+        pixel_accuracy: share of the pixels with the right class.
+        class_accuracy: for each class, the share of its true pixels with the right class.
         class_iou: for each class, intersection over union of truth and prediction.
         mean_accuracy: mean of class_accuracy over the classes that occur in the truth.
-        mean_iou: mean of class_iou over the classes that occur in truth or prediction. torchvision's references take
-            the mean over all, which is not a number where one is absent, and the same where none is.
+        mean_iou: mean of class_iou over the classes that occur in truth or prediction. torchvision's references use the
+            mean over all classes, which is not a number if one is absent, and otherwise the same.
         absent: ids of the classes in neither truth nor prediction.
     """
 
@@ -104,14 +104,14 @@ def _mean(values: tuple[float | None, ...]) -> float | None:
 
 
 class Agreement(NamedTuple):
-    """How far two predictors give the same class, right or wrong, over all pixels of their masks."""
+    """How many pixels of two predictors' masks have the same class, right or wrong."""
 
     equal: int
     pixels: int
 
 
 class Counts(NamedTuple):
-    """What one image adds.
+    """The counts of one image.
 
     Attributes:
         matrices: the confusion matrix of each predictor.
@@ -123,18 +123,18 @@ class Counts(NamedTuple):
 
 
 class Tally:
-    """The sum over the images that are done.
+    """The sum over the finished images.
 
     Args:
-        predictors: what is measured.
-        classes: how many there are.
-        ignore: the class id of pixels that count for nothing.
+        predictors: the predictors that are measured.
+        classes: the number of classes.
+        ignore: the class id of pixels that are not counted.
 
     Attributes:
         done: ids of the images.
         matrices: the confusion matrix of each predictor.
         agreements: of each pair of predictors whose masks have the same resolution.
-        seconds: that it took, over all sittings.
+        seconds: the duration, over all runs.
     """
 
     def __init__(self, predictors: Sequence[PredictorFacts], *, classes: int, ignore: int = 255) -> None:
@@ -150,7 +150,7 @@ class Tally:
         self._classes, self._ignore = classes, ignore
 
     def count(self, answers: Mapping[str, Answer]) -> Counts:
-        """Count one image, given every predictor's answer by name; safe to call from several threads."""
+        """Return the counts of one image from every predictor's answer by name; thread-safe."""
         return Counts(
             {
                 name: confusion(answer.target, answer.mask, classes=self._classes, ignore=self._ignore)
@@ -165,7 +165,7 @@ class Tally:
         )
 
     def add(self, image_id: str, counts: Counts, seconds: float) -> dict[str, Any]:
-        """Add one image, done after so many seconds; return a record of it for `restore`, as JSON can hold it."""
+        """Add an image that was finished after some seconds; return a JSON-compatible record of it for `restore`."""
         for name, matrix in counts.matrices.items():
             self.matrices[name] += matrix
         for pair, (equal, pixels) in counts.agreements.items():
@@ -176,7 +176,7 @@ class Tally:
         return {
             "image": image_id,
             "seconds": seconds,
-            # Most pairs of classes do not occur in one image: [true, predicted, pixels] of those that do.
+            # [true, predicted, pixels] of the pairs of classes that occur, because most do not.
             "matrices": {
                 name: [[*cell, int(matrix[tuple(cell)])] for cell in np.argwhere(matrix).tolist()]
                 for name, matrix in counts.matrices.items()
@@ -185,10 +185,10 @@ class Tally:
         }
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Add an image by the record that `add` has returned.
+        """Add an image from the record that `add` returned.
 
         Raises:
-            LookupError, TypeError, ValueError: it is something else.
+            LookupError, TypeError, ValueError: it is not such a record.
         """
         matrices = {name: np.zeros_like(matrix) for name, matrix in self.matrices.items()}
         for name, matrix in matrices.items():

@@ -1,4 +1,4 @@
-"""Annotated images: what a data set offers, and how pictures and mask PNGs are read from folders."""
+"""Annotated images: the interface of a data set, and pictures and mask PNGs in folders."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from deeplabv3.evaluation.predictors import Prepared
 
 IGNORED = 255
-"""The class id of pixels that count for nothing, in COCO's masks, in VOC's, and by default in a user's own."""
+"""The class id of pixels that are not counted, in COCO's and VOC's masks and by default in a user's own."""
 
 _NAMED_IDS = 5
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its annotation, both as stored: annotations know no EXIF orientation, nor do torchvision's loaders.
+    """One image and its annotation as stored, because annotations and torchvision's loaders ignore EXIF orientation.
 
     Attributes:
         name: identifies it in messages.
         data: the file's own bytes.
         image: RGB.
-        turned: whether the file's EXIF asks viewers to turn or mirror it.
+        turned: whether the EXIF orientation turns or mirrors the image.
         target: class ids at the image's size, (H, W) uint8.
         annotation: where the target comes from, for messages.
     """
@@ -51,17 +51,17 @@ class Sample:
 
     @functools.cached_property
     def prepared(self) -> Prepared:
-        """The sample at the size that the published figures belong to; made once, however many predictors ask."""
+        """The sample at the size of the published figures; computed once for all predictors."""
         from deeplabv3.evaluation.predictors import prepare  # noqa: PLC0415 - loads torch
 
         return prepare(self.image, self.target)
 
     def check_class_ids(self, classes: int, *, ignore: int) -> None:
-        """Raise an EvaluationError where the annotation has a class that the models do not have.
+        """Raise an EvaluationError if the annotation has a class that the models do not have.
 
         Args:
-            classes: how many there are.
-            ignore: a class id that counts for nothing.
+            classes: the number of classes.
+            ignore: the class id of pixels that are not counted.
         """
         found: list[int] = np.flatnonzero(np.bincount(self.target.ravel())).tolist()
         unknown = [class_id for class_id in found if class_id >= classes and class_id != ignore]
@@ -69,7 +69,7 @@ class Sample:
             ids = ", ".join(map(str, unknown[:_NAMED_IDS])) + (", ..." if len(unknown) > _NAMED_IDS else "")
             raise EvaluationError(
                 f"{self.annotation} has the class ids {ids}, but the models have {classes} classes, "
-                f"0 to {classes - 1}, and --ignore is {ignore}; correct the mask, or measure a model of its classes"
+                f"0 to {classes - 1}, and --ignore is {ignore}; correct the mask, or measure a model with these classes"
             )
 
 
@@ -79,13 +79,13 @@ class Dataset:
 
     Attributes:
         ids: in a fixed order.
-        facts: what identifies the data set, as JSON can hold it.
-        read: return one image and its annotation, from any thread; an EvaluationError names the file that is missing,
-            broken, or no annotation of its image.
-        files: return the files that one image and its annotation are in.
-        class_names: name of each class id in the annotations; None where the models decide.
-        ignore: the class id of pixels that count for nothing.
-        is_coco_val2017: whether it is, whole, the one that torchvision's published figures were measured on.
+        facts: values that identify the data set, JSON-compatible.
+        read: returns one image and its annotation, in any thread; raises an EvaluationError that names a file that is
+            missing, broken, or not an annotation of its image.
+        files: returns the files of one image and its annotation.
+        class_names: name of each class id in the annotations; None if the models determine them.
+        ignore: the class id of pixels that are not counted.
+        is_coco_val2017: whether this is the complete data set of torchvision's published figures.
     """
 
     ids: Sequence[str]
@@ -97,10 +97,10 @@ class Dataset:
     is_coco_val2017: bool = False
 
     def stamp(self, image_id: str) -> list[list[int]]:
-        """Return size and modification time (ns) of the files of one image, which change with their content."""
+        """Return size and modification time (ns) of the files of one image, to detect changes."""
         found: list[list[int]] = []
         for path in self.files(image_id):
-            with contextlib.suppress(OSError):  # `read` names a file that is missing
+            with contextlib.suppress(OSError):  # `read` reports a missing file
                 stat = path.stat()
                 found.append([stat.st_size, stat.st_mtime_ns])
         return found
@@ -122,19 +122,19 @@ def voc_folders(root: Path, *, split: str = "val") -> Dataset:
         require(folder, "--root", directory=True, remedy=remedy)
     known = sorted(path.stem for path in lists.glob("*.txt"))
     if split not in known:
-        raise EvaluationError(f"--split {split}: {lists} has {', '.join(known) or 'no list at all'}")
-    # Lists of VOC's other tasks have a second column.
+        raise EvaluationError(f"--split {split}: {lists} has no such list; it has {', '.join(known) or 'none'}")
+    # The lists of other VOC tasks have a second column.
     lines = read_bytes(lists / f"{split}.txt", "the list").decode("utf-8", "replace").splitlines()
     ids = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
     if not ids:
-        raise EvaluationError(f"--split {split}: {lists / split}.txt names no image")
+        raise EvaluationError(f"--split {split}: {lists / split}.txt lists no images; give another --split")
 
     def files(image_id: str) -> tuple[Path, Path]:
         return images / f"{image_id}.jpg", masks / f"{image_id}.png"
 
     def read(image_id: str) -> Sample:
         sample = _read_pair(*files(image_id))
-        # torchvision's references do not count what is no class of VOC.
+        # torchvision's references do not count ids that are not VOC classes.
         sample.target[sample.target >= len(voc.CLASS_NAMES)] = IGNORED
         return sample
 
@@ -149,16 +149,16 @@ def voc_folders(root: Path, *, split: str = "val") -> Dataset:
 def mask_folders(
     images: Path, masks: Path, *, class_names: tuple[str, ...] | None = None, ignore: int = IGNORED
 ) -> Dataset:
-    """Open a user's own pictures and masks: two folders, in which the files of a pair differ in their suffix only.
+    """Open a user's own pictures and masks: two folders, in which the files of a pair differ only in their suffix.
 
     Args:
         images: the folder of the pictures.
         masks: the folder of the masks, palette or grayscale PNGs of class ids.
-        class_names: name of each class id; None is what the models say.
-        ignore: the class id of pixels that count for nothing.
+        class_names: name of each class id; None if the models determine them.
+        ignore: the class id of pixels that are not counted.
 
     Raises:
-        EvaluationError: a folder is missing or empty, or a picture or mask is without the other.
+        EvaluationError: a folder is missing or empty, or a picture has no mask or a mask no picture.
     """
     Image.init()
     readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
@@ -167,10 +167,10 @@ def mask_folders(
     for these, those, kind, other in ((pictures, drawn, "pictures", "masks"), (drawn, pictures, "masks", "pictures")):
         alone = sorted(these.keys() - those.keys())
         if alone:
-            more = f", nor that of {len(alone) - 1} more of the {kind}" if alone[1:] else ""
+            more = f", nor for {len(alone) - 1} more of the {kind}" if alone[1:] else ""
             raise EvaluationError(
-                f"no file among the {other} has the name of {these[alone[0]]}{more}; add the {other}, or move the "
-                f"{kind} out of the folder"
+                f"there is no file of the same name among the {other} for {these[alone[0]]}{more}; add the {other}, or "
+                f"remove the {kind} from the folder"
             )
     return Dataset(
         ids=sorted(pictures),
@@ -189,19 +189,21 @@ def mask_folders(
 
 
 def _by_stem(folder: Path, option: str, suffixes: set[str], kind: str) -> dict[str, Path]:
-    """Return the files of some suffixes by their names without suffix; hidden files are none."""
+    """Return the files with given suffixes by their names without suffix; hidden files are ignored."""
     require(folder, option, directory=True, remedy=f"name the folder of the {kind}")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
             if path.stem in found:
                 raise EvaluationError(
-                    f"{option} {folder} has {found[path.stem].name} and {path.name}, and a mask belongs to the picture "
-                    "of the same name without suffix; rename or remove one of them"
+                    f"{option} {folder} has both {found[path.stem].name} and {path.name}, but a mask and its picture "
+                    "are matched by the name without suffix; rename or remove one of them"
                 )
             found[path.stem] = path
     if not found:
-        raise EvaluationError(f"{option} {folder} has no {kind}; name the folder that they are in, not one above it")
+        raise EvaluationError(
+            f"{option} {folder} has no {kind}; give the folder that holds them, because subfolders are not read"
+        )
     return found
 
 
@@ -210,12 +212,12 @@ def _read_pair(image_path: Path, mask_path: Path) -> Sample:
     image, turned = decode(data, image_path)
     annotation = f"the mask {mask_path}"
     content = read_bytes(mask_path, "the mask")
-    # Formats that lose detail change class ids.
+    # Only PNG, because lossy formats change class ids.
     with _decoding(annotation, unknown="it is not a PNG"), Image.open(io.BytesIO(content), formats=["PNG"]) as mask:
         if mask.mode not in {"P", "L"}:
             raise EvaluationError(
-                f"{annotation} has mode {mask.mode}, and the pixels of a mask are class ids, in a palette or 8-bit "
-                "grayscale PNG: convert it to class ids"
+                f"{annotation} has mode {mask.mode}, but a mask must be a palette or 8-bit grayscale PNG of class ids; "
+                "convert it"
             )
         target = np.array(mask, np.uint8)
     check_size(image_path, image, target.shape, annotation, turned=turned)
@@ -227,13 +229,13 @@ def read_bytes(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        raise EvaluationError(f"{what} {path} cannot be read: {exc.strerror}; complete the data set") from exc
+        raise EvaluationError(f"{what} {path} cannot be read: {exc.strerror}; check the data set") from exc
 
 
 def decode(data: bytes, path: Path) -> tuple[Image.Image, bool]:
-    """Return an image as stored, RGB, and whether its EXIF asks viewers to turn it."""
+    """Return an image as stored, in RGB, and whether it has an EXIF orientation."""
     with _decoding(f"the image {path}", unknown="its format is unknown"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        warnings.simplefilter("ignore")  # Pillow's warnings about odd metadata
         with Image.open(io.BytesIO(data)) as opened:
             orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
             return opened.convert("RGB"), orientation in range(2, 9)
@@ -241,7 +243,7 @@ def decode(data: bytes, path: Path) -> tuple[Image.Image, bool]:
 
 @contextlib.contextmanager
 def _decoding(what: str, *, unknown: str) -> Generator[None]:
-    """Turn what Pillow says of a file into an EvaluationError; unknown is what to say of one of another format."""
+    """Turn Pillow's errors about a file into an EvaluationError; `unknown` is the reason for another format."""
     try:
         yield
     except UnidentifiedImageError as exc:
@@ -251,17 +253,17 @@ def _decoding(what: str, *, unknown: str) -> Generator[None]:
 
 
 def check_size(path: Path, image: Image.Image, annotated: tuple[int, ...], annotation: str, *, turned: bool) -> None:
-    """Raise an EvaluationError where an annotation, of this height and width, does not have its image's size."""
+    """Raise an EvaluationError if an annotation of this height and width does not have the size of its image."""
     if annotated != (image.height, image.width):
-        reason = "; its EXIF asks viewers to turn it, and annotations are for the image as stored" if turned else ""
+        reason = ", without its EXIF orientation, because annotations are for the image as stored" if turned else ""
         raise EvaluationError(
-            f"the image {path} is {image.width} x {image.height} pixels and its annotation "
-            f"{' x '.join(map(str, annotated[::-1]))} ({annotation}): they do not belong together{reason}; replace one"
+            f"the image {path} is {image.width} x {image.height} pixels{reason}, but its annotation is "
+            f"{' x '.join(map(str, annotated[::-1]))} ({annotation}); replace one of them"
         )
 
 
 def require(path: Path, option: str, *, directory: bool, remedy: str) -> None:
-    """Raise an EvaluationError where a file or folder that an option names is not there."""
+    """Raise an EvaluationError if the file or folder of an option does not exist."""
     if not (path.is_dir() if directory else path.is_file()):
         kind = "folder" if directory else "file"
         raise EvaluationError(f"{option} {path}: no such {kind}; {remedy}")

@@ -1,4 +1,4 @@
-"""The loop over the images: several at a time, interruptible, resumable."""
+"""The loop over the images: concurrent, interruptible and resumable."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def measure(
     on_progress: Callable[[int], None],
     on_stopping: Callable[[int], None],
 ) -> Tally:
-    """Ask every predictor about every image that has no record yet; return the sums.
+    """Run every predictor on every image that has no record yet; return the sums.
 
-    At most `concurrency` images are in memory at a time. Must run in the main thread, which hears the signals: the
-    first SIGINT or SIGTERM lets the images that are in flight finish, the second one does not wait for them.
+    At most `concurrency` images are in memory at a time. This must run in the main thread, which receives signals:
+    after the first SIGINT or SIGTERM the images in flight finish; the second one does not wait for them.
 
     Args:
         dataset: the images.
-        predictors: what is measured.
-        ids: of the images.
-        records: what an earlier run has left; gets one for each image that is done.
-        classes: how many the predictors have.
-        concurrency: images in flight.
-        on_progress: told how many images are done, whenever that changes.
-        on_stopping: told at the first signal how many images are in flight.
+        predictors: the predictors to measure.
+        ids: the ids of the images.
+        records: the records of an earlier run; gets one for each finished image.
+        classes: the number of classes of the predictors.
+        concurrency: the number of images in flight.
+        on_progress: called with the number of finished images whenever it changes.
+        on_stopping: called at the first signal with the number of images in flight.
 
     Raises:
-        EvaluationError: of the first image that failed; all others that were done by then have a record.
-        Interrupted: by a signal; all images that were done by then have a record.
+        EvaluationError: of the first image that failed; the images that were finished by then have records.
+        Interrupted: a signal came; the images that were finished by then have records.
     """
     tally = Tally([predictor.facts for predictor in predictors], classes=classes, ignore=dataset.ignore)
 
@@ -64,7 +64,7 @@ def measure(
             raise EvaluationError(f"image {sample.name}: {exc}") from exc
 
     def restore(record: dict[str, Any]) -> None:
-        """Take what was counted before, unless the image or its annotation has changed since."""
+        """Restore the counts of an image, unless the image or its annotation has changed since."""
         image_id = str(record["image"])
         is_unchanged = record["files"] == dataset.stamp(image_id)
         if is_unchanged and image_id not in tally.done:
@@ -89,25 +89,25 @@ class _Window:
     """A bounded number of images in flight, and the signals that end it.
 
     Attributes:
-        in_flight: the images that are being counted, by the future that will know.
+        in_flight: the ids of the images that are being counted, by their future.
     """
 
     def __init__(self, count_one: Callable[[str], Counts], ids: Sequence[str], size: int) -> None:
         self._count_one, self._waiting, self._size = count_one, iter(ids), size
         self._pool = ThreadPoolExecutor(size)
-        # A signal's handler may run between any two instructions: SimpleQueue is made to be filled from there.
+        # SimpleQueue, because a signal handler, which may run between any two instructions, can put into it.
         self._queue: queue.SimpleQueue[Future[Counts] | signal.Signals] = queue.SimpleQueue()
         self.in_flight: dict[Future[Counts], str] = {}
 
     def events(self) -> Generator[tuple[str, Counts] | signal.Signals]:
-        """Yield each image's id and counts as it is done, and the first signal.
+        """Yield each finished image's id and counts, and the first signal.
 
         Raises:
-            EvaluationError: of the first image that failed, after those that were in flight with it.
-            Interrupted: after those that were in flight, or at the second signal.
+            EvaluationError: of the first image that failed, after the images in flight are finished.
+            Interrupted: after the images in flight are finished, or at the second signal.
         """
         end: BaseException | None = None
-        with _heard(self._queue):
+        with _signals_as_events(self._queue):
             try:
                 for _ in range(self._size):
                     self._submit()
@@ -140,8 +140,8 @@ class _Window:
 
 
 @contextmanager
-def _heard(events: queue.SimpleQueue[Future[Counts] | signal.Signals]) -> Generator[None]:
-    """Turn signals into events."""
+def _signals_as_events(events: queue.SimpleQueue[Future[Counts] | signal.Signals]) -> Generator[None]:
+    """Put SIGINT and SIGTERM into a queue instead of raising."""
     previous = {
         number: signal.signal(number, lambda number, _: events.put(signal.Signals(number)))
         for number in (signal.SIGINT, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What is measured: the seam between models and the counting of their masks, and PyTorch's own module."""
+"""The interface of predictors, whose masks are counted, and the predictor for PyTorch's own module."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _DIFFERENCES_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """The statistics of the pixels with which a model was trained: R, G, B on the scale 0 to 1."""
+    """Mean and standard deviation of a model's training pixels: R, G, B on the scale 0 to 1."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def apply(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return (N, 3, H, W) from 0 to 1 as the model takes it."""
+        """Return pixels (N, 3, H, W) from 0 to 1, normalized."""
         return functional.normalize(pixels, list(self.mean), list(self.std))
 
 
@@ -46,18 +46,18 @@ IMAGENET = Normalization(MEAN, STD)
 
 @dataclass(frozen=True, slots=True)
 class PredictorFacts:
-    """What identifies a predictor: a run that was interrupted goes on only with the same.
+    """Values that identify a predictor: an interrupted run resumes only with the same values.
 
     Attributes:
         name: unique in a run, as the table shows it.
-        kind: how the model is asked.
+        kind: how the model is called.
         model: its name, on the server or in torchvision.
-        version: of the served model.
-        weights: what the model was loaded with; None where the server does not tell.
-        resolution: of the masks that are compared: predictors that share it can be compared with each other.
-        resize: how the image gets its size for the model; None where the server does not tell.
-        device: where an eager model runs.
-        normalization: of the pixels; None where the server does it.
+        version: the version of a served model.
+        weights: the label of the weights; None if the server does not return it.
+        resolution: of the masks; predictors with the same resolution are compared with each other.
+        resize: how the image is resized for the model; None if the server does not return it.
+        device: the device of an eager model.
+        normalization: of the pixels; None if the server normalizes.
     """
 
     name: str
@@ -77,7 +77,7 @@ class PredictorFacts:
 
     @property
     def variant(self) -> str:
-        """Which of torchvision's two models this is by its name: `resnet50` or `resnet101`, or something else."""
+        """The variant by the model's name: `resnet50`, `resnet101`, or another name."""
         return self.model.rpartition("_")[2]
 
 
@@ -86,8 +86,8 @@ class Classes:
     """The classes of a model.
 
     Attributes:
-        count: how many there are, a background among them where the model has one.
-        names: of each class id; None where nobody tells.
+        count: the number of classes, including a background if the model has one.
+        names: name of each class id; None if they are unknown.
     """
 
     count: int
@@ -95,11 +95,11 @@ class Classes:
 
 
 class Answer(NamedTuple):
-    """A mask and what it is compared with, both (H, W).
+    """A mask and its annotation, both (H, W).
 
     Attributes:
         mask: predicted class ids.
-        target: true class ids, and the data set's id of pixels that count for nothing.
+        target: true class ids, or the data set's id for pixels that are not counted.
     """
 
     mask: npt.NDArray[np.generic]
@@ -107,23 +107,23 @@ class Answer(NamedTuple):
 
 
 class Predictor(Protocol):
-    """A model that is asked for masks, by several threads at a time."""
+    """A model that returns masks; its methods are called by several threads at a time."""
 
     @property
     def facts(self) -> PredictorFacts:
-        """What identifies it."""
+        """The values that identify it."""
         ...
 
     @property
     def classes(self) -> Classes:
-        """What its masks may hold."""
+        """The classes of its masks."""
         ...
 
     def predict(self, sample: Sample) -> Answer:
         """Segment one image.
 
         Raises:
-            EvaluationError: the model did not answer, or not as it should.
+            EvaluationError: the model did not answer, or with an invalid answer.
         """
         ...
 
@@ -136,8 +136,8 @@ def agreed_class_names(named: tuple[str, ...] | None, predictors: Sequence[Predi
     """Return the names of the classes that the annotations and all predictors share.
 
     Args:
-        named: those of the annotations; None where the predictors decide: the first that knows names.
-        predictors: one at least.
+        named: the names of the annotations; None to use those of the first predictor that has names.
+        predictors: at least one.
 
     Raises:
         EvaluationError: a predictor has other classes.
@@ -162,8 +162,8 @@ def agreed_class_names(named: tuple[str, ...] | None, predictors: Sequence[Predi
             differing.insert(0, f"it has {each.classes.count} classes instead of {len(names)}")
         if differing:
             raise EvaluationError(
-                f"{each.facts.name}: its classes are not {origin}, so these annotations say nothing about it: "
-                f"{'; '.join(differing[:_DIFFERENCES_SHOWN])}; give a model of these classes"
+                f"{each.facts.name}: its classes are not {origin} "
+                f"({', '.join(differing[:_DIFFERENCES_SHOWN])}); measure a model with the classes of these annotations"
             )
     return names
 
@@ -180,15 +180,15 @@ class Prepared(NamedTuple):
     target: npt.NDArray[np.uint8]
 
 
-# The preset travels with the weights; both variants have the same one: the shorter side becomes 520. Each model
-# normalizes the pixels as it was trained.
+# The preset of the weights, equal for both variants: the shorter side becomes 520. It does not normalize here, because
+# each predictor has its own normalization.
 _preset = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.transforms(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def prepare(image: Image.Image, target: npt.NDArray[np.uint8]) -> Prepared:
     """Resize the image as the weights' preset does, and the annotation to the same size by the nearest pixel."""
     resized = functional.resize(
-        Image.fromarray(target),  # pyright: ignore[reportArgumentType]  takes PIL images, and is annotated with tensors
+        Image.fromarray(target),  # pyright: ignore[reportArgumentType]  it accepts PIL images, but is annotated with tensors
         list(_preset.resize_size),
         interpolation=InterpolationMode.NEAREST,
     )
@@ -196,12 +196,12 @@ def prepare(image: Image.Image, target: npt.NDArray[np.uint8]) -> Prepared:
 
 
 class EagerPredictor:
-    """A module with torchvision's interface: normalized (N, 3, H, W) in, a dict with the logits `out` back.
+    """A module with torchvision's interface: normalized (N, 3, H, W) in, a dict with the logits `out` out.
 
     Args:
         module: in eval mode; moved to the device.
         model: its name.
-        weights: what it was loaded with.
+        weights: the label of its weights.
         classes: of `out`.
         device: as torch names it.
         normalization: of the pixels.
@@ -220,10 +220,12 @@ class EagerPredictor:
         try:
             self._module = module.to(device)
         except (RuntimeError, AssertionError) as exc:
-            raise EvaluationError(f"--device {device}: {exc}; give a device that torch has here, such as cpu") from exc
+            raise EvaluationError(
+                f"--device {device}: {exc}; give a device that torch finds on this machine, such as cpu"
+            ) from exc
         self._device = device
         self._normalization = normalization
-        # One image at a time: a forward keeps all cores busy, and its memory is that of one.
+        # One image at a time, because a forward keeps all cores busy and needs the memory of one image.
         self._lock = threading.Lock()
         self.classes = classes
         self.facts = PredictorFacts(
@@ -259,13 +261,13 @@ def load_eager(
 
     Args:
         variant: `resnet50` or `resnet101`.
-        weights: a name, a checkpoint or `none`, as build_models.py takes them; by default the pretrained ones.
+        weights: a name, a checkpoint or `none`, as for build_models.py; None for the pretrained weights.
         device: as torch names it.
         normalization: of the pixels.
         progress: show the download's progress on stderr.
 
     Raises:
-        EvaluationError: the weights cannot be had, or there is no such device.
+        EvaluationError: the weights cannot be loaded, or there is no such device.
     """
     try:
         source = WeightsSource.of(weights or PRETRAINED)

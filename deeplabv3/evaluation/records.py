@@ -1,4 +1,4 @@
-"""What a run writes while it counts, one line of JSON for each image, so that the same command goes on from it."""
+"""The state file of a run, with a line of JSON per image, from which the same command resumes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class RecordFile:
-    """The file of one run: a line with its settings, then a line for each image that is done.
+    """The state file of one run: a line with its settings, then a line per finished image.
 
-    Lines are only ever appended, so a run that is killed loses no more than the line that it was writing.
+    Lines are only appended, so a run that is killed loses at most the line that it was writing.
 
     Args:
-        path: where it is.
-        settings: what makes a run another one, as JSON can hold it.
+        path: the path of the file.
+        settings: the settings that must be equal to resume, JSON-compatible.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -32,7 +32,7 @@ class RecordFile:
 
     @contextlib.contextmanager
     def open(self, take: Callable[[dict[str, Any]], None]) -> Generator[None]:
-        """Hand over the records of an earlier run, if there was one, and accept new ones until the end of the block.
+        """Pass the records of an earlier run, if any, to `take`; accept new ones until the end of the block.
 
         Raises:
             StateError: the earlier run had other settings, or the file is damaged.
@@ -50,24 +50,24 @@ class RecordFile:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write the record of one image."""
-        assert self._file is not None, "open() comes first"  # noqa: S101 - a bug of ours
+        assert self._file is not None, "open() was not called"  # noqa: S101 - a bug in this package
         with writing(self.path):
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
 
     def discard(self) -> None:
-        """Remove the file: the run is finished, or starts anew."""
+        """Remove the file, because the run is finished or restarts."""
         self.path.unlink(missing_ok=True)
 
     def _read(self, take: Callable[[dict[str, Any]], None]) -> int | None:
-        """Return how many bytes whole lines have, or None where there is no file."""
+        """Return the length of all complete lines in bytes, or None if there is no file."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as exc:
             raise EvaluationError(f"{self.path} cannot be read: {exc.strerror}; give another --output") from exc
-        # A run that was killed may have been writing the last line; its image is counted again.
+        # A killed run may have written the last line in part; its image is counted again.
         whole = data[: data.rfind(b"\n") + 1]
         try:
             header, *records = whole.splitlines()
@@ -76,18 +76,18 @@ class RecordFile:
                 for line in records:
                     take(json.loads(line))
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
-            raise StateError(f"{self.path} is not the state of an evaluation; pass --restart to discard it") from exc
+            raise StateError(f"{self.path} is not the state file of an evaluation; discard it with --restart") from exc
         if different:
             raise StateError(
-                f"{self.path} is what a run with other settings left ({'; '.join(different)}): repeat that command to "
-                "go on with it, pass --restart to discard it, or give this one another --name"
+                f"{self.path} was left by a run with other settings ({'; '.join(different)}); repeat the command of "
+                "that run to resume it, discard it with --restart, or give this run another --name"
             )
         return len(whole)
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Generator[None]:
-    """Turn what the storage says into an EvaluationError that names the file."""
+    """Turn errors of the storage into an EvaluationError that names the file."""
     try:
         yield
     except OSError as exc:
@@ -96,21 +96,21 @@ def writing(path: Path) -> Generator[None]:
 
 @contextlib.contextmanager
 def output_folder(path: Path) -> Generator[None]:
-    """Make the folder and keep a second evaluation out of it."""
+    """Create the folder and lock it against a second evaluation."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock_folder(path))
         except BlockingIOError as exc:
             raise EvaluationError(
-                f"another evaluation writes to {path}; wait for it, or give another --output"
+                f"another evaluation is writing to {path}; wait for it, or give another --output"
             ) from exc
         except OSError as exc:
-            raise EvaluationError(f"--output {path}: {exc.strerror}; give a folder that can be written") from exc
+            raise EvaluationError(f"--output {path}: {exc.strerror}; give a writable folder") from exc
         yield
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Generator[str]:  # noqa: ANN401 - any JSON
-    """Yield what differs, by its place."""
+    """Yield a text for each difference, with its place."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
             yield from _differences(before.get(key), now.get(key), f"{path}{' ' if path else ''}{key}")

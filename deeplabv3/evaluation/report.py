@@ -1,4 +1,4 @@
-"""The figures of a run: as JSON, as a table, and as a picture."""
+"""The figures of a run as JSON, as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _PACKAGES = ("torch", "torchvision", "torchmetrics", "pillow", "numpy", "pycocot
 
 _COLUMNS = 2
 _BARS_INCHES, _MAP_INCHES, _WIDTH_INCHES = 5.5, 9.0, 18.0
-# More classes than this make the picture larger, up to so many times: names and numbers keep their size.
-_ROOMY, _MOST_TIMES = 30, 3.0
-# Below this a cell shows its color and no number.
-_LEAST_SHOWN = 0.005
-# Cells darker than this take white digits.
+# More classes than this enlarge the picture, up to this factor, so that names and numbers keep their size.
+_ROOMY_CLASSES, _MAX_SCALE = 30, 3.0
+# Cells below this share show only their color.
+_MIN_SHOWN = 0.005
+# Cells above this share have white digits.
 _DARK = 0.5
 
 
@@ -45,14 +45,14 @@ def report(
     class_names: Sequence[str],
     server: str | None,
 ) -> dict[str, Any]:
-    """Return everything that was measured, as JSON can hold it; shares from 0 to 1.
+    """Return all figures of a run, JSON-compatible; shares are from 0 to 1.
 
     Args:
         dataset: the images.
-        predictors: what was measured.
-        tally: the sums over them.
-        class_names: of each class id.
-        server: its version.
+        predictors: the measured predictors.
+        tally: the sums over the images.
+        class_names: the name of each class id.
+        server: the version of the server; None if there was none.
     """
     whole = dataset.is_coco_val2017 and len(tally.done) == len(dataset.ids)
     return {
@@ -86,7 +86,7 @@ def _predictor(facts: PredictorFacts, tally: Tally, class_names: Sequence[str], 
         "mean_class_accuracy": figures.mean_accuracy,
         "classes_absent": [class_names[class_id] for class_id in figures.absent],
         "published": published,
-        # Of another data set or a part of this one, a difference would say nothing.
+        # Only for the complete data set of the published figures.
         "difference": {
             name: _difference(measured, published[name])
             for name, measured in (("mean_iou", figures.mean_iou), ("pixel_accuracy", figures.pixel_accuracy))
@@ -104,7 +104,7 @@ def _predictor(facts: PredictorFacts, tally: Tally, class_names: Sequence[str], 
 
 
 def published_figures(facts: PredictorFacts) -> dict[str, float] | None:
-    """Return what torchvision recorded with its weights, from 0 to 1; None where a predictor has others."""
+    """Return the accuracies that torchvision stores with its weights, from 0 to 1; None for other weights."""
     weights = PUBLISHED_WEIGHTS.get(facts.variant)
     if weights is None or weights.name != facts.weights:
         return None
@@ -113,7 +113,7 @@ def published_figures(facts: PredictorFacts) -> dict[str, float] | None:
 
 
 def table(content: Mapping[str, Any]) -> Table:
-    """Return a report as a table, in percent."""
+    """Return a report as a table in percent."""
     predictors: list[dict[str, Any]] = content["predictors"]
     result = Table(
         title=f"{images(content['images'])} of {content['dataset']['size']}: intersection over union, percent"
@@ -174,9 +174,9 @@ def draw(content: Mapping[str, Any]) -> bytes:
     predictors: list[dict[str, Any]] = content["predictors"]
     names: list[str] = content["class_names"]
     rows = -(-len(predictors) // _COLUMNS)
-    # A figure without pyplot: no global state, no display.
+    # Without pyplot, which has global state and needs a display.
     layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
-    scale = min(max(1.0, len(names) / _ROOMY), _MOST_TIMES)
+    scale = min(max(1.0, len(names) / _ROOMY_CLASSES), _MAX_SCALE)
     figure = Figure(figsize=(scale * _WIDTH_INCHES, scale * (_BARS_INCHES + rows * _MAP_INCHES)), layout=layout)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(1 + rows, _COLUMNS, height_ratios=[_BARS_INCHES, *[_MAP_INCHES] * rows])
@@ -209,7 +209,7 @@ def _bars(axes: Any, predictors: list[dict[str, Any]], names: list[str]) -> None
         axes.bar(places + offset, heights, width, label=label)
         for place, each in zip(places + offset, predictor["classes"], strict=True):
             if each["iou"] is None:
-                axes.text(place, 1, "absent", rotation=90, ha="center", va="bottom", fontsize=8, color="grey")
+                axes.text(place, 1, "absent", rotation=90, ha="center", va="bottom", fontsize=8, color="gray")
     axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(0, 100)
@@ -225,7 +225,7 @@ def _heat_map(axes: Any, predictor: dict[str, Any], names: list[str]) -> None:  
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     axes.set_facecolor("lightgrey")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.argwhere(shares >= _LEAST_SHOWN):
+    for row, column in np.argwhere(shares >= _MIN_SHOWN):
         share = shares[row, column]
         axes.text(
             column,
@@ -239,5 +239,5 @@ def _heat_map(axes: Any, predictor: dict[str, Any], names: list[str]) -> None:  
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=10)
     axes.set_yticks(range(len(names)), names, fontsize=10)
     axes.set_xlabel("predicted")
-    axes.set_ylabel("true; each row sums to 100 %, grey rows have no pixel")
+    axes.set_ylabel("true; each row sums to 100 %, gray rows have no pixel")
     axes.set_title(predictor["name"])

@@ -1,4 +1,4 @@
-"""One evaluation: the data set and the models that were asked for, the progress, and the files that it leaves."""
+"""One evaluation: open the data set and the predictors, measure with a progress bar, write the files."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 
 def run(options: Options, console: Console) -> dict[str, Any]:
-    """Measure, and leave the JSON and the picture; return the former.
+    """Measure, write the JSON and the picture, and return the content of the JSON.
 
     Raises:
-        EvaluationError: the run could not start or go on.
-        Interrupted: by a signal.
+        EvaluationError: the run could not start or continue.
+        Interrupted: a signal came.
     """
     dataset = _open_dataset(options)
     with output_folder(options.output), _open_predictors(options) as (predictors, server):
@@ -67,7 +67,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
             file = options.output / f"{options.name}{suffix}"
             with writing(file):
                 write_whole(file, data)
-        # Only now: what is finished is measured anew by the next run, which may meet another build of the model.
+        # Only now, because the next run must measure again: the model may be another build.
         records.discard()
     return content
 
@@ -89,7 +89,7 @@ def _open_dataset(options: Options) -> Dataset:
 
 @contextlib.contextmanager
 def _open_predictors(options: Options) -> Generator[tuple[list[Predictor], str | None]]:
-    """Yield the predictors that were asked for and the server's version; close their connections at the end."""
+    """Yield the requested predictors and the server's version; close their connections at the end."""
     with contextlib.ExitStack() as stack:
         predictors: list[Predictor] = []
 
@@ -100,7 +100,7 @@ def _open_predictors(options: Options) -> Generator[tuple[list[Predictor], str |
         version = None
         normalization = Normalization(options.mean or MEAN, options.std or STD)
         if options.direct or options.ensemble:
-            # Before the module is loaded: a server that is down should be told at once.
+            # Before the module is loaded, so that a missing server is reported at once.
             server = Server.of(options.url)
             version = server.version()
             for model in options.direct:
@@ -117,7 +117,7 @@ def _open_predictors(options: Options) -> Generator[tuple[list[Predictor], str |
                     progress=sys.stderr.isatty(),
                 )
             )
-        # As the table shows them: what is closest to PyTorch first.
+        # In the order of the table: the closest to PyTorch first.
         order = ("eager", "direct", "ensemble")
         yield sorted(predictors, key=lambda predictor: order.index(predictor.facts.kind)), version
 
@@ -139,7 +139,7 @@ def _measure(
     console: Console,
 ) -> Tally:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    # In a pipe a bar would be noise; the line at the end stands for it.
+    # No bar in a pipe; the line at the end replaces it.
     with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=600) as progress:
         task = progress.add_task(options.name, total=len(ids))
         resumed: list[int] = []
@@ -148,13 +148,13 @@ def _measure(
             if not resumed:
                 resumed.append(done)
                 if done:
-                    console.print(f"going on after {done} of {images(len(ids))}")
-                # The rate is that of this sitting.
+                    console.print(f"resuming after {done} of {images(len(ids))}")
+                # The rate is that of this run.
                 progress.reset(task, total=len(ids), completed=done)
             progress.update(task, completed=done)
 
         def on_stopping(in_flight: int) -> None:
-            console.print(f"stopping after {images(in_flight)} in flight; another signal stops at once")
+            console.print(f"stopping after {images(in_flight)} in flight; another signal stops immediately")
 
         tally = measure(
             dataset,
@@ -175,5 +175,5 @@ def _warn(facts: Sequence[PredictorFacts], console: Console) -> None:
     untrained = [each.name for each in facts if each.untrained]
     if untrained:
         names = ", ".join(untrained)
-        text = f"The weights of {names} are random: the run checks the machinery, and its figures mean nothing."
+        text = f"The weights of {names} are random: this run only tests the software, and its figures mean nothing."
         console.print(Panel(text, title="UNTRAINED WEIGHTS", border_style="bold red"))

@@ -1,4 +1,4 @@
-"""Models on a running Triton server: the network alone, and the ensemble as deeplab_client's users call it."""
+"""Predictors on a running Triton server: the model for direct callers, and the ensemble as users call it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _INPUT, _OUTPUT = "input", "out"
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What the server says of one model.
+    """Metadata of a model on the server.
 
     Attributes:
-        version: the newest that is loaded.
-        parameters: of its config; empty where the server does not give configs away.
-        outputs: shape of each output, the batch dimension in front.
+        version: the newest loaded version.
+        parameters: the parameters of its config; empty if the server does not return configs.
+        outputs: the shape of each output, with the batch dimension first.
     """
 
     version: str
@@ -42,7 +42,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server by its address, and what it tells of itself and its models."""
+    """A server by its address, and its metadata."""
 
     scheme: str
     host: str
@@ -54,7 +54,7 @@ class Server:
             scheme, host = server_address(url)
             if scheme in {"grpc", "http"}:
                 return cls(scheme, host)
-        raise EvaluationError(f"--url {url}: give grpc://host:port or http://host:port")
+        raise EvaluationError(f"--url must be grpc://host:port or http://host:port, got {url!r}")
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}"
@@ -63,22 +63,22 @@ class Server:
         """Return the version of the server.
 
         Raises:
-            EvaluationError: it does not answer.
+            EvaluationError: the server does not answer.
         """
-        with self._asking("the server does not answer") as (client, options):
+        with self._connected("the server does not answer") as (client, options):
             return str(client.get_server_metadata(**options)["version"])
 
     def model(self, name: str) -> ServedModel:
-        """Return what the server tells of a model.
+        """Return the metadata of a model.
 
         Raises:
-            EvaluationError: no server, or no such model on it.
+            EvaluationError: the server does not answer, or has no such model.
         """
-        with self._asking(f"no answer about the model {name}") as (client, options):
+        with self._connected(f"no answer about the model {name}") as (client, options):
             metadata = client.get_model_metadata(name, **options)
         config: dict[str, Any] = {}
-        # Operators may restrict this API; the server has just answered.
-        with contextlib.suppress(EvaluationError), self._asking("") as (client, options):
+        # Errors are ignored, because operators may restrict this API; the server has just answered.
+        with contextlib.suppress(EvaluationError), self._connected("") as (client, options):
             config = client.get_model_config(name, **options)
             config = config.get("config", config)
         return ServedModel(
@@ -88,15 +88,15 @@ class Server:
         )
 
     @contextlib.contextmanager
-    def _asking(self, what: str) -> Generator[tuple[Any, dict[str, Any]]]:
-        """Yield a tritonclient client and the options of its questions; what goes wrong names the server."""
+    def _connected(self, what: str) -> Generator[tuple[Any, dict[str, Any]]]:
+        """Yield a tritonclient client and the options of its calls; turn its errors into an EvaluationError."""
         with contextlib.ExitStack() as stack:
             try:
                 if self.scheme == "grpc":
                     client: Any = grpc.InferenceServerClient(self.host)
                     options = {"client_timeout": _SECONDS, "as_json": True}
                 else:
-                    from tritonclient import http  # noqa: PLC0415 - loads gevent, which only this protocol needs
+                    from tritonclient import http  # noqa: PLC0415 - loads gevent, which only HTTP needs
 
                     client = http.InferenceServerClient(
                         self.host, connection_timeout=_SECONDS, network_timeout=_SECONDS
@@ -107,17 +107,17 @@ class Server:
             except (InferenceServerException, OSError) as exc:
                 remedy = "start the server (docs/serving.md), or give another --url"
                 if "unknown model" in str(exc) and "is not found" in str(exc):
-                    remedy = "name a model that it serves; builds with --no-direct leave out deeplabv3_*"
+                    remedy = "give a model that it serves; builds with --no-direct leave out deeplabv3_*"
                 raise EvaluationError(f"{self}: {what}: {exc}; {remedy}") from exc
 
 
 class DirectPredictor:
-    """A model for direct callers, asked with the very tensor that the eager module gets.
+    """A model for direct callers, called with the same tensor as the eager module.
 
     Args:
-        server: by gRPC, because tritonclient's HTTP client may not be shared between threads.
+        server: with gRPC, because tritonclient's HTTP client must not be shared between threads.
         model: `deeplabv3_resnet50` or another with its tensors.
-        timeout: seconds that one answer may take.
+        timeout: time limit of one request in seconds.
         normalization: of the pixels.
 
     Raises:
@@ -132,7 +132,7 @@ class DirectPredictor:
         if count < 1:
             raise EvaluationError(
                 f"{server}: {model} has no output {_OUTPUT!r} with the logits of its classes; its outputs are "
-                f"{dict(served.outputs)}; name a model for direct callers, such as deeplabv3_resnet50"
+                f"{dict(served.outputs)}; give a model for direct callers, such as deeplabv3_resnet50"
             )
         self._client: Any = grpc.InferenceServerClient(server.host)
         self._timeout = timeout
@@ -173,21 +173,21 @@ class DirectPredictor:
 
     @staticmethod
     def _class_names(server: Server, count: int) -> tuple[str, ...] | None:
-        """Return the names of the classes where the server tells: this model has none, `postprocess` has them."""
+        """Return the class names in the config of `postprocess`, because this model has none; None if not available."""
         try:
             names = tuple(json.loads(server.model("postprocess").parameters["class_names"]))
         except (EvaluationError, KeyError, ValueError):
-            return None  # a server of other steps, or one that does not give configs away
+            return None  # the server has other steps, or does not return configs
         return names if len(names) == count else None
 
 
 class EnsemblePredictor:
-    """A segmentation ensemble: the file's bytes go up, a mask at the image's own size comes back.
+    """A segmentation ensemble: takes the file's bytes, returns a mask at the image's own size.
 
     Args:
-        server: by either protocol.
-        model: `segment_resnet50` or another that deeplab_client can ask.
-        timeout: seconds that one answer may take.
+        server: with either protocol.
+        model: `segment_resnet50` or another ensemble that deeplab_client supports.
+        timeout: time limit of one request in seconds.
 
     Raises:
         EvaluationError: no such server or model.
@@ -196,7 +196,7 @@ class EnsemblePredictor:
     def __init__(self, server: Server, model: str, *, timeout: float) -> None:
         self._client = SegmentationClient(str(server), model=model, timeout=timeout)
         try:
-            # Before any image is counted: what the model cannot do is not the fault of the first one.
+            # Before any image is counted, so that an unsuitable model is not reported as an error of the first image.
             probe = self._client.segment(np.zeros((8, 8, 3), np.uint8))
         except SegmentationError as exc:
             self._client.close()
@@ -205,7 +205,7 @@ class EnsemblePredictor:
         try:
             resize = server.model("preprocess").parameters.get("resize_mode")
         except EvaluationError:
-            resize = None  # an ensemble of other steps
+            resize = None  # the ensemble has other steps
         self.facts = PredictorFacts(
             name=f"ensemble {model}",
             kind="ensemble",
@@ -219,7 +219,7 @@ class EnsemblePredictor:
 
     def predict(self, sample: Sample) -> Answer:
         """Segment one image."""
-        # The server would turn what its EXIF asks it to turn, and annotations are for the image as stored.
+        # As pixels, because the server would apply the EXIF orientation, but annotations are for the image as stored.
         picture = np.asarray(sample.image) if sample.turned else sample.data
         try:
             result = self._client.segment(picture)

@@ -1,1 +1,1 @@
-"""The functions of mlverse's torchvision: variants, weights, and the checkpoints that they read."""
+"""The functions of mlverse's torchvision: variants, weights and checkpoints."""

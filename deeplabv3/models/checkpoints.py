@@ -1,4 +1,4 @@
-"""A checkpoint file down to the state dict of a DeepLabV3, or one error that names what was found instead."""
+"""Read the state dict of a DeepLabV3 from a checkpoint file, or raise an error that says what the file is."""
 
 import argparse
 import logging
@@ -14,38 +14,38 @@ import torch
 from deeplabv3.errors import CheckpointError
 
 COUNTER = "num_batches_tracked"
-"""Only training reads this integer of batch normalization; old checkpoints and frozen layers lack it."""
+"""An integer of batch normalization that only training reads; old checkpoints and frozen layers do not have it."""
 
-# Under which training scripts keep the state dict: torchvision's references, PyTorch Lightning, PyTorch's tutorials,
-# and other common ones.
+# Keys under which training scripts store the state dict: torchvision's references, PyTorch Lightning, PyTorch's
+# tutorials and others.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net")
-_MOST_WRAPPERS = 3
-# What wrappers of a module, or of a part of it, put into its keys: DistributedDataParallel, torch.compile, activation
+_MAX_WRAPPERS = 3
+# Parts of keys that come from wrappers of a module or of its parts: DistributedDataParallel, torch.compile, activation
 # checkpointing, FullyShardedDataParallel. No part of a DeepLabV3 has such a name.
 _WRAPPING_MODULES = {"module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 # AveragedModel's counter, beside the averaged weights.
 _AVERAGED = "n_averaged"
-# A key of every DeepLabV3; what stands before it holds the model, as `model.` in a LightningModule.
+# A key of every DeepLabV3; a prefix before it is the place of the model, such as `model.` in a LightningModule.
 _ANCHOR = "backbone.conv1.weight"
 
-# Blocks of a ResNet's third stage, by which the variants differ.
+# The number of blocks in a ResNet's third stage, which differs between the variants.
 _VARIANTS = {6: "resnet50", 23: "resnet101"}
 _RESNETS = {2: "ResNet-18", 6: "ResNet-50", 23: "ResNet-101", 36: "ResNet-152"}
 
-_SERVED = "give one of torchvision's deeplabv3_resnet50 or deeplabv3_resnet101"
+_SERVED = "give a checkpoint of torchvision's deeplabv3_resnet50 or deeplabv3_resnet101"
 _AGAIN = "copy or download it again"
 _SAVE = "save the model's state_dict() alone with torch.save"
 _UNPACK = "unpack it and give the checkpoint inside"
 
-# The first bytes of what torch.save wrote before it wrote ZIP archives.
+# The first bytes of the files that torch.save wrote before it used ZIP archives.
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
-# How a file begins, what it is then, and the remedy; the first that fits counts.
+# A pattern for the start of a file, the kind of file, and the remedy; the first match counts.
 _FORMATS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\Z", "empty", _AGAIN),
-    (rb"version https://git-lfs", "a pointer of Git LFS", "run git lfs pull"),
-    (rb"\x80", "a pickle of Python, which could run code", _SAVE),
+    (rb"version https://git-lfs", "a Git LFS pointer", "run git lfs pull"),
+    (rb"\x80", "a Python pickle, which could run code", _SAVE),
     (rb"\x89HDF\r\n", "an HDF5 file, as Keras writes it", _SERVED),
-    (rb"\x93NUMPY", "an array of NumPy", _SAVE),
+    (rb"\x93NUMPY", "a NumPy array", _SAVE),
     (rb"GGUF", "a GGUF file", _SERVED),
     (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|(?s:.{257})ustar", "a packed archive", _UNPACK),
     (
@@ -60,16 +60,16 @@ _FORMATS: tuple[tuple[bytes, str, str], ...] = (
     (rb"[\t\n\r -~]*\Z", "a text file", "download the checkpoint itself"),
     (rb"", "in an unknown format", f"{_AGAIN}, or {_SAVE}"),
 )
-# In a ZIP archive, which torch.save writes as well: a name inside, what it is, and the remedy.
+# For ZIP archives, the format of torch.save: a pattern for a name inside, the kind of file, and the remedy.
 _ARCHIVES: tuple[tuple[str, str, str], ...] = (
     (r"/extra/build\.json$", "a model.pt of build_models.py", "give the checkpoint that it was built from"),
     (r"/constants\.pkl$", "a TorchScript archive", "save the state_dict() of the model that it was made from"),
     (r"/archive_format$", "an archive of torch.export", "save the state_dict() of the model that it was made from"),
-    (r"\.npy$", "an archive of NumPy", _SAVE),
+    (r"\.npy$", "a NumPy archive", _SAVE),
     (r"\.(pth?|ckpt|bin|safetensors)$", "a ZIP archive", _UNPACK),
 )
 
-# Keys that a state dict has, and the model that it then is of.
+# Patterns for keys of a state dict, and the model that has them.
 _OTHER_MODELS: tuple[tuple[tuple[str, ...], str], ...] = (
     ((r"classifier\.(cbr|low_classifier)\.",), "an LR-ASPP (lraspp_mobilenet_v3_large)"),
     ((r"backbone\.\d+\.", r"classifier\.0\.convs\."), "a DeepLabV3 with a MobileNet (deeplabv3_mobilenet_v3_large)"),
@@ -82,11 +82,11 @@ _log = logging.getLogger("build_models")
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """Return the state dict in a file of torch.save, with the keys of torchvision's DeepLabV3. Code in it is never run.
+    """Return the state dict in a file of torch.save, with the keys of torchvision's DeepLabV3; never run code in it.
 
     Raises:
-        CheckpointError: a ValueError. The file is something else, or holds another model.
-        OSError: what the storage says.
+        CheckpointError: a ValueError. The file is not a checkpoint, or is one of another model.
+        OSError: the file cannot be read.
     """
     _check_format(path)
     state = _unwrapped(_state_dict(_load(path), path), path)
@@ -94,7 +94,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         dense = value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
         if not dense or not (value.is_floating_point() or key.endswith(COUNTER)):
             raise CheckpointError(
-                f"{path}: {key} is {value.dtype}, {value.layout} on {value.device.type}, and only dense floating-point "
+                f"{path}: {key} is {value.dtype}, {value.layout} on {value.device.type}, but only dense floating-point "
                 f"tensors can be loaded; {_SAVE}"
             )
     if other := _other_model(state):
@@ -103,7 +103,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 
 def variant_of(keys: Iterable[str]) -> str | None:
-    """Return the variant that a state dict is of, or None where its keys do not tell."""
+    """Return the variant of a state dict by its keys, or None if they do not show it."""
     return _VARIANTS.get(_blocks(keys))
 
 
@@ -121,7 +121,7 @@ def _check_format(path: Path) -> None:
 
 
 def _archive(path: Path) -> tuple[str, str] | None:
-    """Return what a ZIP archive is and the remedy, or None for a checkpoint."""
+    """Return the kind of a ZIP archive and the remedy, or None for a checkpoint."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -137,11 +137,11 @@ def _archive(path: Path) -> tuple[str, str] | None:
 
 def _load(path: Path) -> object:
     try:
-        # torchvision's reference training also keeps its command line, which is no code.
+        # torchvision's reference training also stores its command line, which is not code.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about sparse tensors, which are refused later
+            warnings.simplefilter("ignore")  # warnings about sparse tensors, which are refused later
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # torch's unpickler raises whatever it trips over, and advises to trust the file
+    except Exception as exc:  # torch's unpickler raises any type, and its messages advise to trust the file
         if not isinstance(exc, pickle.UnpicklingError):
             raise CheckpointError(f"{path} is truncated or damaged; {_AGAIN}") from exc
         found = "an object"
@@ -152,9 +152,9 @@ def _load(path: Path) -> object:
 
 
 def _state_dict(checkpoint: object, path: Path) -> dict[str, torch.Tensor]:
-    """Return the state dict inside whatever a training script has put around it."""
+    """Return the state dict in a checkpoint, at the top level or under one of _WRAPPERS."""
     found = checkpoint
-    for _ in range(_MOST_WRAPPERS):
+    for _ in range(_MAX_WRAPPERS):
         if not isinstance(found, dict) or _is_state_dict(found):
             break
         inside = [found[name] for name in _WRAPPERS if isinstance(found.get(name), dict)]
@@ -166,7 +166,7 @@ def _state_dict(checkpoint: object, path: Path) -> dict[str, torch.Tensor]:
     keys, places = shortened(sorted(map(str, checkpoint))), ", ".join(_WRAPPERS)
     if inside := [str(key) for key, each in checkpoint.items() if isinstance(each, dict) and _is_state_dict(each)]:
         raise CheckpointError(
-            f"{path} holds a state dict under {shortened(inside)}, and none under {places}; save that one alone"
+            f"{path} holds a state dict under {shortened(inside)}, but none under {places}; save that state dict alone"
         )
     if any("optim" in str(key) or key == "param_groups" for key in checkpoint):
         raise CheckpointError(f"{path} holds the state of an optimizer ({keys}), not of a model; {_SAVE}")
@@ -180,7 +180,7 @@ def _is_state_dict(found: Mapping[object, object]) -> bool:
 
 
 def _unwrapped(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Return a state dict without what wrappers and the modules around the model have put into its keys."""
+    """Return a state dict without the parts of keys that come from wrappers and from modules around the model."""
     plain: dict[str, torch.Tensor] = {}
     for key, value in state.items():
         name = ".".join(part for part in key.split(".") if part not in _WRAPPING_MODULES)
@@ -194,17 +194,17 @@ def _unwrapped(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch
         raise CheckpointError(f"{path} holds {len(prefixes)} models, with the prefixes {names}; {_SAVE}")
     prefix = "".join(prefixes)
     if others := [key for key in plain if not key.startswith(prefix)]:
-        _log.info("%s: keys outside of the model are left out: %s", path, shortened(others))
+        _log.info("%s: ignoring keys outside of the model: %s", path, shortened(others))
     return {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
 
 
 def _other_model(state: Mapping[str, torch.Tensor]) -> str:
-    """Return what a state dict is of that is not served, or nothing for what may be a DeepLabV3."""
+    """Return the model of a state dict if it cannot be served; an empty string if it may be a DeepLabV3."""
     for patterns, name in _OTHER_MODELS:
         if all(_has(state, pattern) for pattern in patterns):
             return name
     if not _has(state, r"layer3\.\d+\."):
-        return f"another model than a DeepLabV3 with a ResNet (keys {shortened(list(state))})"
+        return f"a model other than a DeepLabV3 with a ResNet (keys {shortened(list(state))})"
     if not _has(state, r"backbone\.layer3\."):
         return f"a {_resnet(state)} without the heads of a DeepLabV3"
     if _has(state, r"classifier\.0\.weight$"):
@@ -217,7 +217,7 @@ def _has(state: Mapping[str, torch.Tensor], pattern: str) -> bool:
 
 
 def _resnet(state: Mapping[str, torch.Tensor]) -> str:
-    """Return which ResNet a state dict has."""
+    """Return the name of the ResNet in a state dict."""
     blocks = _blocks(state)
     if _has(state, r"layer3\.0\.conv2\.weight$") and not _has(state, r"layer3\.0\.conv3\.weight$"):  # basic blocks
         return "ResNet-34" if _RESNETS.get(blocks) == "ResNet-50" else "ResNet-18"
@@ -231,12 +231,12 @@ def _blocks(keys: Iterable[str]) -> int:
 
 
 def _with_fitting_head(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Leave out an auxiliary head of other classes: fine-tuning on new ones often replaces the classifier alone."""
+    """Drop an auxiliary head with other classes, because fine-tuning often replaces only the classifier."""
     main, auxiliary = (state.get(f"{head}.4.bias") for head in ("classifier", "aux_classifier"))
     if main is None or auxiliary is None or main.shape == auxiliary.shape:
         return state
     _log.info(
-        "%s: aux_classifier is left out, because it has %d classes and the classifier has %d",
+        "%s: ignoring aux_classifier, because it has %d classes and the classifier has %d",
         path,
         auxiliary.numel(),
         main.numel(),
@@ -245,6 +245,6 @@ def _with_fitting_head(state: dict[str, torch.Tensor], path: Path) -> dict[str, 
 
 
 def shortened(names: Sequence[str], limit: int = 5) -> str:
-    """Return some names in one line, the rest as a number."""
+    """Return names in one line; names beyond the limit are only counted."""
     more = f", and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -1,4 +1,4 @@
-"""The figures that DeepLabV3 is published with, computed again."""
+"""The published figures of DeepLabV3, computed again."""
 
 import copy
 import io
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SIZE = 520
-"""Height and width, in pixels, for which the operations are counted."""
+"""Height and width in pixels of the input for which operations are counted."""
+
+RECORDED = "recorded"
+"""The source of a figure that was not measured here."""
 
 _MEGABYTE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the models' documentation promises of one variant; megabytes are of 1024 x 1024 bytes."""
+    """The published figures of one variant; a megabyte is 1024 x 1024 bytes."""
 
     parameters: int
     gflops: float
@@ -49,12 +52,13 @@ class Figure:
     """One figure of one variant.
 
     Attributes:
-        name: what it is, in the JSON.
-        title: what it is, in the table.
-        value: as computed.
-        published: as published, None where it is not.
-        digits: decimals that are shown, and that the published value has.
-        source: "counted" on the model, "measured" on a file, or "recorded" with torchvision's weights.
+        name: its name in the JSON.
+        title: its name in the table.
+        value: the computed value.
+        published: the published value, or None.
+        digits: the number of decimals that are shown, which is that of the published value.
+        source: "counted" on the model, "measured" on a file, or RECORDED: not measured here, but stored with
+            torchvision's weights.
     """
 
     name: str
@@ -71,20 +75,20 @@ class Figure:
 
     @property
     def difference(self) -> float | None:
-        """The rounded value less the published one."""
+        """The rounded value minus the published one, or None."""
         return None if self.published is None else round(self.rounded - self.published, self.digits or None)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of learnt values."""
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_gflops(model: nn.Module) -> float:
-    """Return the multiplications of one forward of (1, 3, 520, 520), in thousand millions.
+    """Return the operations of one forward of (1, 3, 520, 520), in units of 10^9.
 
-    That is torchvision's convention for the figure in its tables: a multiplication and the addition after it count as
-    one, where torch's counter counts two. Nothing is computed, for a copy of the model on torch's `meta` device runs.
+    A multiplication and the addition after it count as one, as in torchvision's tables; torch's counter counts two.
+    Nothing is computed, because a copy of the model runs on torch's `meta` device.
     """
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         copy.deepcopy(model).eval().to("meta")(torch.empty(1, 3, SIZE, SIZE, device="meta"))
@@ -92,14 +96,14 @@ def count_gflops(model: nn.Module) -> float:
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """Return the size of the file that torch.save makes of a model's state."""
+    """Return the size in bytes of a file with a model's state dict."""
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     return buffer.tell()
 
 
 def recorded_accuracy(weights: WeightsEnum) -> tuple[float, float]:
-    """Return the mean IoU and the pixel accuracy, in percent, that torchvision records with its weights."""
+    """Return the mean IoU and the pixel accuracy in percent, which torchvision stores with its weights."""
     recorded = weights.meta["_metrics"]["COCO-val2017-VOC-labels"]
     return recorded["miou"], recorded["pixel_acc"]
 
@@ -110,8 +114,8 @@ def describe(variant: str, model: DeepLabV3, *, traced_bytes: int, served_bytes:
     Args:
         variant: one of VARIANTS.
         model: the variant with its auxiliary head, as it is published.
-        traced_bytes: size of its traced file.
-        served_bytes: size of the core model's traced file, without the head.
+        traced_bytes: size of its traced file in bytes.
+        served_bytes: size of the core model's traced file, without the head, in bytes.
     """
     published = PUBLISHED[variant]
     served = copy.deepcopy(model)
@@ -120,14 +124,14 @@ def describe(variant: str, model: DeepLabV3, *, traced_bytes: int, served_bytes:
         size / _MEGABYTE for size in (checkpoint_bytes(model), traced_bytes, served_bytes)
     )
     miou, pixel_accuracy = recorded_accuracy(PUBLISHED_WEIGHTS[variant])
-    counted, saved, recorded = "counted", "measured", "recorded"
+    counted, saved = "counted", "measured"
     return [
         Figure("parameters", "parameters", count_parameters(model), published.parameters, 0, counted),
         Figure("gflops", f"GFLOPS at {SIZE} x {SIZE}", count_gflops(model), published.gflops, 2, counted),
         Figure("checkpoint_megabytes", "checkpoint, MB", checkpoint, published.megabytes, 0, saved),
         Figure("traced_megabytes", "traced model.pt, MB", traced, published.megabytes, 0, saved),
-        Figure("miou", "mean IoU, %", miou, published.miou, 1, recorded),
-        Figure("pixel_accuracy", "pixel accuracy, %", pixel_accuracy, published.pixel_accuracy, 1, recorded),
+        Figure("miou", "mean IoU, %", miou, published.miou, 1, RECORDED),
+        Figure("pixel_accuracy", "pixel accuracy, %", pixel_accuracy, published.pixel_accuracy, 1, RECORDED),
         Figure("served_parameters", "served: parameters", count_parameters(served), None, 0, counted),
         Figure("served_gflops", "served: GFLOPS", count_gflops(served), None, 2, counted),
         Figure("served_megabytes", "served: model.pt, MB", served_file, None, 0, saved),
@@ -135,7 +139,7 @@ def describe(variant: str, model: DeepLabV3, *, traced_bytes: int, served_bytes:
 
 
 def as_json(described: Mapping[str, Sequence[Figure]]) -> str:
-    """Return the figures of the variants as JSON: variant, name of the figure, its values."""
+    """Return the figures as JSON, by variant and name of the figure."""
     data = {
         variant: {
             figure.name: {
@@ -153,8 +157,8 @@ def as_json(described: Mapping[str, Sequence[Figure]]) -> str:
 
 
 def as_table(variant: str, found: Sequence[Figure]) -> "Table":
-    """Return the figures of one variant as a table for rich's console; what it says fits 80 columns."""
-    from rich.table import Table  # noqa: PLC0415  a build needs no tables
+    """Return the figures of one variant as a table that fits 80 columns."""
+    from rich.table import Table  # noqa: PLC0415 - a build needs no tables
 
     table = Table(title=direct_name(variant), title_justify="left")
     table.add_column("", no_wrap=True)
@@ -166,6 +170,9 @@ def as_table(variant: str, found: Sequence[Figure]) -> "Table":
             "" if value is None else f"{value:{sign},.{figure.digits}f}"
             for value, sign in ((figure.published, ""), (figure.difference, "+"))
         )
+        if figure.source == RECORDED:
+            table.add_row(figure.title, "", published, "", "not measured")
+            continue
         same = figure.difference == 0
         shown = f"{figure.value:,.{figure.digits}f}"
         table.add_row(figure.title, shown, published, "0" if same else difference, figure.source)

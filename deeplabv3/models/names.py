@@ -1,9 +1,9 @@
-"""The names of variants, of their models, and of weights that are not a file; without torch, for command lines."""
+"""The names of variants, models and weights. Without torch, so that command lines start fast."""
 
 VARIANTS = ("resnet50", "resnet101")
 
 CORE_PREFIX = "core_"
-"""What the name of an ensemble's core model begins with; the variant follows."""
+"""The prefix of the names of core models; the variant follows."""
 
 PRETRAINED = "COCO_WITH_VOC_LABELS_V1"
 """The weights that torchvision publishes."""
@@ -13,15 +13,15 @@ UNTRAINED = "none"
 
 
 def core_name(variant: str) -> str:
-    """Return the name of a variant's core model, which its ensemble asks."""
+    """Return the name of a variant's core model."""
     return f"{CORE_PREFIX}{variant}"
 
 
 def direct_name(variant: str) -> str:
-    """Return the name of a variant's model for direct callers, which is that of the function in torchvision."""
+    """Return the name of a variant's model for direct callers, which is the name of torchvision's function."""
     return f"deeplabv3_{variant}"
 
 
 def ensemble_name(variant: str) -> str:
-    """Return the name of the ensemble around it."""
+    """Return the name of a variant's ensemble."""
     return f"segment_{variant}"

@@ -1,4 +1,4 @@
-"""Published weights and checkpoint files, down to a state dict that fits a module or one error that says why not."""
+"""Load published weights and checkpoint files into modules."""
 
 import contextlib
 import hashlib
@@ -20,7 +20,7 @@ from deeplabv3.models.checkpoints import COUNTER, read_checkpoint, shortened, va
 from deeplabv3.models.names import PRETRAINED, UNTRAINED
 
 _DOWNLOAD_TIMEOUT_SECONDS = 30.0
-# The bias of the classifier's last convolution: one value a class.
+# The bias of the classifier's last convolution, with one value per class.
 _CLASSES_KEY = "classifier.4.bias"
 _HEAD_PREFIX = "aux_classifier."
 
@@ -30,8 +30,8 @@ class WeightsSource:
     """Where a model's weights come from.
 
     Attributes:
-        label: what a model's config says of them: PRETRAINED, UNTRAINED, or a file's name and the start of its hash.
-        state: the tensors of a checkpoint file; None for the other two.
+        label: the label in the configs: PRETRAINED, UNTRAINED, or a file's name and the start of its hash.
+        state: the state dict of a checkpoint file; None for PRETRAINED and UNTRAINED.
     """
 
     label: str
@@ -41,10 +41,10 @@ class WeightsSource:
     def of(cls, weights: str) -> "WeightsSource":
         """Read PRETRAINED, UNTRAINED, or the path of a checkpoint in torchvision's format.
 
-        A checkpoint is a state dict, or holds one as training scripts write it: see `read_checkpoint`.
+        A checkpoint is a state dict, or contains one: see `read_checkpoint`.
 
         Raises:
-            CheckpointError: a ValueError. No such file, something other than a checkpoint, or one of another model.
+            CheckpointError: a ValueError. The file does not exist, is not a checkpoint, or is one of another model.
         """
         if weights in {PRETRAINED, UNTRAINED}:
             return cls(weights)
@@ -61,59 +61,62 @@ class WeightsSource:
                 f"the weights {weights} cannot be read: {exc.strerror}; give {PRETRAINED}, a checkpoint file, or "
                 f"{UNTRAINED}"
             ) from exc
-        # The label goes into a protobuf, which takes UTF-8 only.
+        # The label goes into a protobuf, which must be UTF-8.
         name = path.name.encode("utf-8", "replace").decode("utf-8")
         return cls(f"{name}@sha256:{hasher.hexdigest()[:16]}", read_checkpoint(path))
 
     @property
     def class_count(self) -> int | None:
-        """The number of classes of a checkpoint; None for other weights, or where it has no classifier."""
+        """The number of classes of a checkpoint; None for other weights, or if it has no classifier."""
         bias = (self.state or {}).get(_CLASSES_KEY)
         return None if bias is None or bias.ndim != 1 else len(bias)
 
     @property
     def has_auxiliary_head(self) -> bool:
-        """Whether a checkpoint has the auxiliary head; the published weights do, and untrained models may."""
+        """Whether the weights can fill an auxiliary head: always, except for a checkpoint without one."""
         return self.state is None or any(key.startswith(_HEAD_PREFIX) for key in self.state)
 
     @property
     def variant(self) -> str | None:
-        """The variant that a checkpoint was trained as; None where its keys do not tell, or it is no checkpoint."""
+        """The variant of a checkpoint; None if its keys do not show it, or for other weights."""
         return variant_of(self.state or ())
 
 
 def download(weights: WeightsEnum, *, progress: bool) -> dict[str, torch.Tensor]:
-    """Return published weights, from torch's cache where they lie in it, their hash checked in either case.
+    """Return published weights, from torch's cache if they are in it; their hash is checked in either case.
 
     Raises:
         WeightsUnavailableError: an OSError. The download failed, or the file in the cache is damaged.
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     cached = cache / Path(urllib.parse.urlparse(weights.url).path).name
-    remedy = f"Put the file at {cached}"
     try:
         if cached.exists():
             _check_hash(cached)
-        # torch announces a download on stdout.
+        # torch prints the start of a download to stdout.
         with _socket_timeout(_DOWNLOAD_TIMEOUT_SECONDS), contextlib.redirect_stdout(sys.stderr):
             return dict(weights.get_state_dict(progress=progress, check_hash=True, weights_only=True))
     except (urllib.error.URLError, TimeoutError, ConnectionError) as exc:
-        raise WeightsUnavailableError(f"the weights at {weights.url} could not be downloaded: {exc}. {remedy}") from exc
+        raise WeightsUnavailableError(
+            f"the weights at {weights.url} could not be downloaded: {exc}; put the file at {cached}"
+        ) from exc
     except (RuntimeError, OSError, pickle.UnpicklingError) as exc:
-        raise WeightsUnavailableError(f"the weights at {weights.url} could not be used: {exc}. {remedy}") from exc
+        raise WeightsUnavailableError(
+            f"the weights at {weights.url} could not be loaded: {exc}; replace {cached}"
+        ) from exc
 
 
 def _check_hash(cached: Path) -> None:
-    """Check a cached file against the start of its SHA-256 in its name; torch does so only after a download."""
+    """Compare a cached file with the start of its SHA-256 in its name, which torch does only after a download."""
     expected = cached.stem.rpartition("-")[2]
     actual = hashlib.sha256(cached.read_bytes()).hexdigest()
     if not actual.startswith(expected):
-        raise OSError(f"{cached} is damaged (SHA-256 {actual[:8]}..., expected {expected}...); delete it")
+        raise OSError(f"{cached} is damaged (SHA-256 {actual[:8]}..., expected {expected}...)")
 
 
 @contextlib.contextmanager
 def _socket_timeout(seconds: float) -> Generator[None]:
-    """Bound how long torch's downloader, which sets no timeout, waits for one read."""
+    """Set a timeout for each read of torch's downloader, which has none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -126,7 +129,7 @@ def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], source: str
     """Load a state dict into a module.
 
     Raises:
-        CheckpointError: a ValueError. It names every key that is missing, unexpected or of another shape.
+        CheckpointError: a ValueError. Keys are missing, unexpected or of another shape; the message names them.
     """
     expected = module.state_dict()
     given = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
@@ -144,8 +147,8 @@ def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], source: str
     found = [f"{len(keys)} {kind} ({shortened(keys)})" for kind, keys in problems.items() if keys]
     if found:
         raise CheckpointError(
-            f"the weights {source} do not fit the model: keys {'; '.join(found)}; give the ResNet's options of the "
-            "training, such as width_per_group, or the checkpoint of another one"
+            f"the weights {source} do not fit the model: keys {', '.join(found)}; give the ResNet options of the "
+            "training, such as width_per_group, or another checkpoint"
         )
     counters = {key: state[key] for key in state.keys() & expected.keys() if state[key].shape == expected[key].shape}
     module.load_state_dict(given | counters, strict=False)

@@ -1,1 +1,1 @@
-"""What build, embedded server, benchmarks and tests read in a model repository. Importing it imports no torch."""
+"""Readers of the files in a model repository, for build, embedded server, benchmarks and tests. Without torch."""

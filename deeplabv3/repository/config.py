@@ -31,15 +31,15 @@ def read_config(path: Path) -> Any:  # noqa: ANN401 - a protobuf message: triton
 
 
 def parse_config(text: str) -> Any:  # noqa: ANN401 - a protobuf message: tritonclient has no types
-    """Return the model configuration that a text holds."""
+    """Return the model configuration in a text."""
     return text_format.Parse(text, pb.ModelConfig())
 
 
 def parameters_of(config: Any) -> dict[str, str]:  # noqa: ANN401 - a protobuf message: tritonclient has no types
-    """Return the parameters that a model configuration states."""
+    """Return the string parameters of a model configuration, by name."""
     return {name: value.string_value for name, value in config.parameters.items()}
 
 
 def config_text(config: Message) -> str:
-    """Return the text of a config.pbtxt."""
+    """Return the text of a config.pbtxt, with a header."""
     return f"{_HEADER}{text_format.MessageToString(config)}"

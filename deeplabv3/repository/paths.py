@@ -1,4 +1,4 @@
-"""Where a model repository has its files."""
+"""Paths in a model repository."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The build record: what made a model.pt, kept inside the file, where Triton ignores it."""
+"""The build record of a model.pt, stored inside the file, where Triton ignores it."""
 
 import json
 import zipfile
@@ -12,10 +12,10 @@ from deeplabv3.errors import PASSING_ERRORS, RepositoryError
 
 @dataclass(frozen=True, slots=True)
 class BuildRecord:
-    """What made a model.pt.
+    """The options, versions and sources that made a model.pt.
 
     Attributes:
-        fields: what build.json holds; other versions of build_models.py write other fields.
+        fields: the content of build.json; other versions of build_models.py write other fields.
     """
 
     fields: Mapping[str, Any]
@@ -24,7 +24,7 @@ class BuildRecord:
 
     @property
     def weights(self) -> str | None:
-        """The label of the weights; None where the record has none."""
+        """The label of the weights, or None."""
         label = self.fields.get("weights")
         return label if isinstance(label, str) else None
 
@@ -40,22 +40,22 @@ class BuildRecord:
 
     @property
     def device(self) -> str:
-        """Where the model runs, "cpu" or "cuda"."""
+        """The device of the model, "cpu" or "cuda"."""
         return str(self.fields.get("device", "cpu"))
 
     def as_extra_files(self) -> dict[str, str]:
-        """Return the extra files that torch.jit.save is to put into the model.pt."""
+        """Return the extra files for torch.jit.save."""
         return {self.FILE: json.dumps(dict(self.fields), indent=2)}
 
 
 def read_record(model: Path) -> BuildRecord | None:
-    """Return the build record in a model.pt, or None where there is none, as in a file of others.
+    """Return the build record in a model.pt, or None if there is none because another program wrote it.
 
-    The whole file is read, and the checksum of each part compared.
+    This reads the whole file and compares the checksum of each part.
 
     Raises:
-        RepositoryError: a ValueError. No such file, a damaged one, or one of an older version of build_models.py.
-        OSError: the storage fails, one of PASSING_ERRORS.
+        RepositoryError: a ValueError. The file does not exist, is damaged, or is of another version of the build.
+        OSError: the storage failed with one of PASSING_ERRORS.
     """
     try:
         with zipfile.ZipFile(model) as archive:

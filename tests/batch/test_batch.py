@@ -155,10 +155,11 @@ class Cluster:
     variables: dict[str, str]
     process: psutil.Process
 
-    def workers(self) -> list[psutil.Process]:
-        """Return the processes of jobs."""
-        family = self.process.children(recursive=True)
-        return [process for process in family if alive(process) and process.name().startswith("ray::Map")]
+
+def map_workers(ancestor: psutil.Process) -> list[psutil.Process]:
+    """Return the processes of a Ray that send pictures."""
+    family = ancestor.children(recursive=True)
+    return [process for process in family if alive(process) and process.name().startswith("ray::Map")]
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,9 @@ def cluster(bucket: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "num-cpus": 2,
         "object-store-memory": 200_000_000,
         "include-dashboard": False,
+        # Any free ports: Ray refuses a port of its own that lies in the default range of its workers.
+        "min-worker-port": 0,
+        "max-worker-port": 0,
     }
     options = [f"--{name}={value}" for name, value in settings.items()]
 
@@ -254,13 +258,14 @@ class Run:
             self.process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=file, text=True)
 
     def kill(self) -> None:
-        """Kill the job alone, as the kernel would, and wait for its other processes, which notice."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        family += self._cluster.workers() if self._cluster else []
+        """Kill the job alone, as the kernel would, and wait until its workers, which notice, have ended."""
+        job = psutil.Process(self.process.pid)
+        workers = map_workers(self._cluster.process if self._cluster else job)
+        family = job.children(recursive=True)  # Ray's agents live on for about a minute, and send nothing
         self.process.kill()
         self.process.communicate()
         try:
-            wait_until(lambda: not any(map(alive, family)), what="the end of Ray's processes", seconds=60)
+            wait_until(lambda: not any(map(alive, workers)), what="the end of the job's workers", seconds=60)
         finally:
             for process in filter(alive, family):
                 process.kill()
@@ -345,6 +350,7 @@ def kill_and_go_on(place: Place, run: Start, toy_server: TritonProcess, *, count
     before = answered_by(toy_server)
 
     report = run(place, toy_server.grpc_url, *options).report()
+    print(report)  # noqa: T201 - the figures of docs/batch.md, with pytest -s
     assert (report["pictures"], report["done_before"]) == (count - len(done), len(done))
     assert report["pictures_per_second"] > 0
     again = place.files("out/rows")

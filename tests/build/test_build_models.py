@@ -1,4 +1,4 @@
-"""What build_models.py leaves in a repository, and what it leaves alone."""
+"""The files that build_models.py writes into a repository, and those that it does not change."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_committed_configs_are_those_of_the_default_options(tmp_path: Path) -> N
 def test_a_build_into_the_checkout_changes_no_file_that_git_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even one that somebody has edited: it is source."""
+    """Not even an edited file, because it is source code."""
     source = tmp_path / "model_repository"
     shutil.copytree(COMMITTED, source, ignore=shutil.ignore_patterns("model.pt", "__pycache__"))
     for name in ("preprocess", "core_resnet50"):
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_the_reference_training_loads_whatever_its_counters(tmp_
     loaded = load_model("resnet50", WeightsSource.of(str(tmp_path / "model_29.pth")))
     expected = {key: tensor for key, tensor in model.state_dict().items() if key not in counters}
     assert all(torch.equal(loaded.state_dict()[key], tensor) for key, tensor in expected.items())
-    with pytest.raises(InvalidOptionError, match=r"are of a resnet50, not of a resnet101"):
+    with pytest.raises(InvalidOptionError, match=r"are for resnet50, not for resnet101"):
         load_model("resnet101", WeightsSource.of(str(tmp_path / "model_29.pth")))
 
 
@@ -203,7 +203,7 @@ def test_weights_that_are_no_numbers_are_told_from_a_bad_trace(tmp_path: Path) -
     }
     torch.save(state, tmp_path / "nan.pth")
     plan = Plan("resnet50", WeightsSource.of(str(tmp_path / "nan.pth")), resnet_options={"width_per_group": 4})
-    with pytest.raises(BuildError, match="not finite: the weights are broken"):
+    with pytest.raises(BuildError, match="not finite in PyTorch either: the weights are broken"):
         build(tmp_path / "models", [plan], force=False, progress=False)
 
 
@@ -232,12 +232,12 @@ def test_a_full_disk_is_told_before_torch_aborts(tmp_path: Path, monkeypatch: py
         return usage._replace(free=60_000_000)
 
     monkeypatch.setattr(shutil, "disk_usage", nearly_full)
-    with pytest.raises(BuildError, match="has 60 MB left, and 2 models take up to 520"):
+    with pytest.raises(BuildError, match="has 60 MB of free space, but 2 models need up to 520 MB"):
         build(tmp_path, [SMALL_50], force=False, progress=False)
     assert not list(tmp_path.rglob("*model.pt*"))
 
 
-def test_what_is_broken_in_a_repository_is_written_anew(tmp_path: Path) -> None:
+def test_what_is_broken_in_a_repository_is_written_again(tmp_path: Path) -> None:
     build(tmp_path, [SMALL_50], configs_only=True)
     fresh = files(tmp_path)
     (tmp_path / "preprocess" / "1" / "image_ops.py").write_text("old code")
@@ -268,6 +268,7 @@ def test_a_download_that_fails_names_the_ways_on_and_leaves_nothing(tmp_path: Pa
     assert str(tmp_path / "cache" / "hub" / "checkpoints") in error
     assert "--weights FILE" in error
     assert "--weights none" in error
+    assert "--model-repository" not in error, "the folder that was given is as good as another"
     assert not list((tmp_path / "repository").rglob("*model.pt*"))
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
@@ -330,7 +331,7 @@ def test_a_trace_that_computes_something_else_never_gets_in_place(
             super().__init__(model, **options)
 
     monkeypatch.setattr(tracing, "Tracer", Wrong)
-    with pytest.raises(BuildError, match=r"LOGITS of the saved file is off PyTorch's by 1\.00e-02"):
+    with pytest.raises(BuildError, match=r"LOGITS of the saved file differs from PyTorch by 1\.00e-02"):
         build(tmp_path, [SMALL_50], force=False, progress=False)
     assert not list(tmp_path.rglob("*model.pt*"))
 

@@ -48,7 +48,7 @@ def plans(*arguments: str) -> list[Plan]:
     return make_plans(parse_arguments([*arguments, "--model-repository", "models/mine"]))
 
 
-def parsed(path: Path) -> Any:  # noqa: ANN401  a protobuf message
+def parsed(path: Path) -> Any:  # noqa: ANN401 - a protobuf message
     return read_config(path)
 
 
@@ -72,26 +72,26 @@ def test_weights_may_be_said_in_the_seeds_words() -> None:
     [
         (["--pretrained", "--weights", "none"], "not allowed with"),
         (["--width_per_group", "64"], "unrecognized arguments"),
-        (["--json"], "--json goes with --describe"),
-        (["--describe", "--num-classes", "3"], "--describe takes"),
+        (["--json"], "--json works only with --describe"),
+        (["--describe", "--num-classes", "3"], "takes only --variant and --json"),
         (["--replace-stride-with-dilation", "1", "0", "0"], "must be true or false, got '1'"),
         (["--set", "preprocess.resize_mode"], "must be MODEL.PARAMETER=VALUE, such as "),
         (
             ["--set", "core_resnet50.instances=3"],
-            "must be one of preprocess, postprocess, encode_mask, confidence, got 'core_resnet50'; a core ",
+            "must be one of preprocess, postprocess, encode_mask, confidence, got 'core_resnet50'; for a core ",
         ),
         (["--model-repository", ""], "must be the path of a folder, got ''"),
-        (["--set", "preprocess.size=3"], "preprocess has no setting 'size'; it has resize_mode, "),
+        (["--set", "preprocess.size=3"], "preprocess has no setting 'size'; use one of resize_mode, "),
         (["--set", "preprocess.resize_mode=oval"], "must be 'fixed' or 'shorter_side', got 'oval'"),
         (["--set", "preprocess.resize_size=1024x"], "must be an integer from 1 to 65535, or WIDTHxHEIGHT such"),
-        (["--set", "preprocess.std=0.2, 0.2, 0.2"], "the core models normalize: give --std 0.2, 0.2, 0.2 and build"),
+        (["--set", "preprocess.std=0.2, 0.2, 0.2"], "because the core models normalize; use --std 0.2, 0.2, 0.2"),
         (["--std", "0.2,0.2,1e-30"], "must be three numbers R,G,B from 0.001 to 1, got "),
         (["--mean", "0.2,0.2"], "must be three numbers R,G,B from 0 to 1, got "),
         (["--mean", "nan,0,0"], "must be three numbers R,G,B from 0 to 1, got "),
         (["--mean", "123.7,116.3,103.5"], "must be three numbers R,G,B from 0 to 1, got '123.7,116.3,103.5'; divide "),
         (["--std", "58.4,57.1,57.4"], "divide values from 0 to 255 by 255"),
-        (["--no-background"], "class 0 of the published weights is the background; leave it out"),
-        (["--set", "confidence.max_pixels=9"], "confidence has no setting 'max_pixels'; it has instances, "),
+        (["--no-background"], "whose class 0 is the background; leave it out"),
+        (["--set", "confidence.max_pixels=9"], "confidence has no setting 'max_pixels'; use one of instances, "),
         (["--no-direct", "--aux-loss"], "leave out --no-direct"),
         (["--set", "postprocess.max_batch_size=4"], "must be an integer from 8 to 128, got '4'"),
         (["--set", "encode_mask.instances=many"], "must be an integer from 1 to 128, got 'many'"),
@@ -127,7 +127,7 @@ def test_the_source_takes_the_default_build_only(
     with pytest.raises(SystemExit, match="2"):
         parse_arguments([*options, *named])
     error = capsys.readouterr().err
-    assert f"files no build changes; {options[0]}: add --model-repository" in " ".join(error.split())
+    assert f"error: {options[0]}: not possible in model_repository/, whose files are source" in " ".join(error.split())
     assert parse_arguments([*options, "--model-repository", "models/mine"])
 
 
@@ -149,7 +149,10 @@ def test_no_file_is_changed_in_the_source_by_another_path(
     if link:
         repository.mkdir()
         (repository / link).symlink_to(source / link)
-    with pytest.raises(BuildError, match=rf"{link or 'mine'} lies in .*source, which is source; build into a folder"):
+    with pytest.raises(
+        BuildError,
+        match=rf"{link or 'mine'} is inside .*source, whose files are source and must not change; build into a folder",
+    ):
         build(repository, [Plan("resnet50", WeightsSource("none"), direct=direct)], configs_only=True)
     assert sorted(source.rglob("*")) == before
 
@@ -174,7 +177,7 @@ def test_a_width_and_a_height_need_a_fixed_size(tmp_path: Path) -> None:
     build(tmp_path, [plan], configs_only=True, settings=size)
     config = (tmp_path / "preprocess/config.pbtxt").read_text()
     assert '"1024x512"' in config
-    with pytest.raises(InvalidOptionError, match="1024x512 is a width and a height, which needs"):
+    with pytest.raises(InvalidOptionError, match="1024x512 is a width and a height, but"):
         build(tmp_path, [plan], configs_only=True, settings={"preprocess.resize_mode": "shorter_side"})
     assert (tmp_path / "preprocess/config.pbtxt").read_text() == config
 
@@ -216,15 +219,15 @@ def test_names_come_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
-        ("sky\nsea\n", ["--weights", "none", "--num-classes", "3"], "has 2 names, and the model has 3 classes"),
-        ("sky\nsea\n", [], "has 2 names, and the model has 21 classes"),
+        ("sky\nsea\n", ["--weights", "none", "--num-classes", "3"], "has 2 names, but the model has 3 classes"),
+        ("sky\nsea\n", [], "has 2 names, but the model has 21 classes"),
         ("sky\n\nsea\n", ["--weights", "none"], "line 2 is empty"),
         ("sky\nsea\nsky\n", ["--weights", "none"], "line 3 repeats 'sky' of line 1"),
-        ("\n".join(map(str, range(257))), ["--weights", "none"], "257 classes, and the masks on the wire are UINT8"),
+        ("\n".join(map(str, range(257))), ["--weights", "none"], "257 classes, but at most 256 can be served"),
         ("\n", ["--weights", "none"], "the file has no names"),
         ("sky\n\x1b[2Jsea\n", ["--weights", "none"], "line 2 has characters that cannot be printed: '.x1b"),
         ("sky\nse\u2028a\n", ["--weights", "none"], "line 2 has characters that cannot be printed: 'se.u2028a'"),
-        (b"\xff\xfe\x00", ["--weights", "none"], "no UTF-8 text"),
+        (b"\xff\xfe\x00", ["--weights", "none"], "not UTF-8 text"),
         (None, ["--weights", "none"], "No such file"),
     ],
 )
@@ -242,7 +245,7 @@ def test_names_that_do_not_fit_are_explained(
     ("arguments", "message"),
     [
         (["--weights", "none", "--num-classes", "257"], "the model has 257 classes.*at most 256 can be served"),
-        (["--weights", "none", "--num-classes", "0"], "num_classes=0: give"),
+        (["--weights", "none", "--num-classes", "0"], "num_classes must be an integer from 1"),
         (["--num-classes", "5"], "num_classes=5 does not fit.* 21 classes"),
     ],
 )
@@ -364,7 +367,7 @@ def test_what_no_build_has_made_is_not_removed(foreign: str, tmp_path: Path) -> 
     file.parent.mkdir(exist_ok=True)
     file.write_text('name: "mine"')
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(BuildError, match=r"deeplabv3_resnet50.* is not of a build|edited by hand"):
+    with pytest.raises(BuildError, match=r"would remove \S*deeplabv3_resnet50, but|edited by hand"):
         build(tmp_path, [plan], configs_only=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -377,7 +380,7 @@ def test_a_model_of_an_older_version_beside_those_to_build_is_named(
     command = ["--variant", "resnet50", "--weights", "none", "--model-repository", str(tmp_path)]
     assert build_models.main(command) == 1
     older = tmp_path / "deeplabv3_resnet101"
-    assert f"{older}/1/model.pt stands without {tmp_path}/core_resnet101/1/model.pt" in caplog.text
+    assert f"{older}/1/model.pt exists without {tmp_path}/core_resnet101/1/model.pt" in caplog.text
     assert f"build both variants, or remove {older} and {tmp_path}/segment_resnet101" in caplog.text
 
 
@@ -463,7 +466,7 @@ def test_the_figures_are_those_that_are_published(capsys: pytest.CaptureFixture[
         assert values["parameters"] == parameters
         assert round(values["gflops"], 2) == gflops
         assert round(values["checkpoint_megabytes"]) == megabytes
-        # The file that is served folds the batch normalisation away.
+        # The file that is served folds the batch normalization away.
         assert megabytes - 2 < values["traced_megabytes"] < megabytes
         assert (values["miou"], values["pixel_accuracy"]) == (miou, accuracy)
         assert values["served_parameters"] < parameters
@@ -471,7 +474,7 @@ def test_the_figures_are_those_that_are_published(capsys: pytest.CaptureFixture[
             assert figures[name]["difference"] == 0
             assert figures[name]["rounded"] == figures[name]["published"]
         assert figures["traced_megabytes"]["difference"] == -1
-    # What the head, which is not served unless it is asked for, would cost.
+    # The cost of the auxiliary head, which is served only on request.
     gflops = {name: described["resnet50"][name]["value"] for name in ("gflops", "served_gflops")}
     assert 1 - gflops["served_gflops"] / gflops["gflops"] == pytest.approx(0.056, abs=0.0005)
 
@@ -482,6 +485,7 @@ def test_the_figures_are_a_table_too(capsys: pytest.CaptureFixture[str]) -> None
     printed = capsys.readouterr().out
     assert "resnet101" not in printed
     assert "42,004,074" in printed
+    assert re.search(r"mean IoU, % +│ +│ +66\.4 │ +│ not measured", printed), "only the published figure"
     assert max(map(len, printed.splitlines())) <= 80
 
 
@@ -499,14 +503,14 @@ def test_the_figures_are_a_table_too(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_traced(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As root, who may write everywhere, a file in the place of a folder stands for a read-only one."""
+    """Root can write everywhere, so a file instead of a folder simulates a read-only folder."""
     monkeypatch.setattr(assembly, "write_models", traced_nothing)
     models = tmp_path / "models"
     (models / place).parent.mkdir(parents=True)
     (models / place).touch()
     assert build_models.main(["--weights", "none", "--model-repository", str(models)]) == 1
     (error,) = caplog.messages
-    assert re.search(rf"{place}\S* cannot be written to: .*; change that or give another folder", error)
+    assert re.search(rf"cannot write to \S*{place}", error)
     assert [path for path in models.rglob("*") if path.is_file()] == [models / place]
 
 
@@ -515,7 +519,7 @@ def traced_nothing(*_: object, **__: object) -> None:
 
 
 def leave(free: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let disks have no more room than that, in bytes."""
+    """Limit the free space of disks, in bytes."""
     usage = shutil.disk_usage(folder)._replace(free=free)
 
     def disk_usage(_: Path) -> object:
@@ -536,11 +540,11 @@ def test_a_read_only_file_system_is_told_before_anything_is_traced(
     monkeypatch.setattr(os, "open", read_only)
     monkeypatch.setattr(assembly, "locked", contextlib.nullcontext)
     assert build_models.main(["--weights", "none", "--model-repository", str(tmp_path)]) == 1
-    assert "cannot be written to: Read-only file system; change that" in caplog.text
+    assert "Read-only file system; make it writable" in caplog.text
 
 
 def test_what_is_up_to_date_may_be_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As root, who may write everywhere: a read-only file system refuses to unlink even what is missing."""
+    """Simulated, because root can write everywhere: a read-only file system refuses to unlink even a missing file."""
     plan = Plan("resnet50", WeightsSource("none"))
     build(tmp_path, [plan], configs_only=True)
     fake_model(tmp_path, plan)
@@ -554,7 +558,7 @@ def test_what_is_up_to_date_may_be_read_only(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("variants", "needed"), [(["resnet50"], "2 models take up to 520"), ([], "4 models take up to 1040")]
+    ("variants", "needed"), [(["resnet50"], "2 models need up to 520 MB"), ([], "4 models need up to 1040 MB")]
 )
 def test_a_full_disk_is_told_before_anything_is_traced(
     variants: list[str],
@@ -568,7 +572,7 @@ def test_a_full_disk_is_told_before_anything_is_traced(
     options = [f"--variant={variant}" for variant in variants]
     code = build_models.main(["--weights", "none", "--model-repository", str(tmp_path / "models"), *options])
     assert code == build_models.EXIT_TRY_AGAIN
-    assert f"has 250 MB left, and {needed}; make room" in caplog.text
+    assert f"has 250 MB of free space, but {needed}; free some space" in caplog.text
     assert list((tmp_path / "models").iterdir()) == []
 
 

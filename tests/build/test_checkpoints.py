@@ -1,4 +1,4 @@
-"""What `--weights FILE` makes of files as training scripts, other libraries and failed downloads leave them."""
+"""`--weights FILE` with files of training scripts, other libraries and failed downloads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def module_of(make: Callable[..., torch.nn.Module], **options: Any) -> torch.nn.
 
 
 def small(state: State) -> State:
-    """Return a state dict with tensors of two values in the place of those of a model."""
+    """Return a state dict of a model with its tensors replaced by tensors of two values."""
     return {
         key: torch.tensor(3) if key.endswith(("tracked", "averaged")) else torch.full((2,), float(number))
         for number, key in enumerate(state)
@@ -127,7 +127,7 @@ def test_a_lightning_module_is_more_than_the_model(
     with caplog.at_level("INFO"):
         found = read({"state_dict": inside | others, "pytorch-lightning_version": "2.6.0"}, tmp_path)
     assert same(found, state)
-    assert "keys outside of the model are left out: criterion.weight, val_iou.confmat" in caplog.text
+    assert "ignoring keys outside of the model: criterion.weight, val_iou.confmat" in caplog.text
 
 
 def test_a_head_of_other_classes_is_left_out(state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -136,7 +136,7 @@ def test_a_head_of_other_classes_is_left_out(state: State, tmp_path: Path, caplo
     with caplog.at_level("INFO"):
         found = read(given, tmp_path)
     assert found.keys() == {key for key in state if not key.startswith("aux_classifier.")}
-    assert "aux_classifier is left out, because it has 21 classes and the classifier has 3" in caplog.text
+    assert "ignoring aux_classifier, because it has 21 classes and the classifier has 3" in caplog.text
     (plan,) = build_models.make_plans(
         build_models.parse_arguments(["--weights", str(tmp_path / "mine.pth"), "--model-repository", "models/mine"])
     )
@@ -163,7 +163,7 @@ def test_several_models_are_not_mixed(state: State, tmp_path: Path) -> None:
         (resnet50, "a ResNet-50 without the heads"),
         (wide_resnet50_2, "a ResNet-50 without the heads"),
         (resnet101, "a ResNet-101 without the heads"),
-        (mobilenet_v3_large, "another model than a DeepLabV3"),
+        (mobilenet_v3_large, "a model other than a DeepLabV3"),
         (fasterrcnn_resnet50_fpn, "a detector of torchvision"),
     ],
 )
@@ -174,7 +174,7 @@ def test_other_models_are_refused_by_name(make: Callable[..., torch.nn.Module], 
         torch.save({"model": {f"{prefix}{key}": value for key, value in state.items()}}, tmp_path / "other.pth")
         message = refusal(tmp_path / "other.pth")
         assert name in message
-        assert message.endswith("; give one of torchvision's deeplabv3_resnet50 or deeplabv3_resnet101")
+        assert message.endswith("; give a checkpoint of torchvision's deeplabv3_resnet50 or deeplabv3_resnet101")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_other_models_are_refused_by_name(make: Callable[..., torch.nn.Module], 
         (["encoder.layer3.0.conv1.weight", "segmentation_head.0.weight"], "segmentation_models_pytorch"),
         ([f"backbone.layer3.{block}.conv1.weight" for block in range(36)], "a model with a ResNet-152"),
         (["backbone.layer3.0.conv2.weight", "backbone.layer3.1.conv2.weight"], "a model with a ResNet-18"),
-        (["segformer.encoder.block.0.weight"], "another model than a DeepLabV3 with a ResNet (keys segformer.enc"),
+        (["segformer.encoder.block.0.weight"], "a model other than a DeepLabV3 with a ResNet (keys segformer.enc"),
     ],
 )
 def test_other_libraries_are_refused_by_name(keys: list[str], name: str, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(1)}}, "param_groups": 
         ({"epoch": 3, "lr": 0.1}, "neither at its top level (epoch, lr) nor"),
         ([1, 2], "holds a list, not a state dict"),
         (torch.zeros(3), "holds a Tensor, not a state dict"),
-        ({"my_model": {"a": torch.zeros(1)}, "epoch": 3}, "holds a state dict under my_model, and none under model, "),
+        ({"my_model": {"a": torch.zeros(1)}, "epoch": 3}, "holds a state dict under my_model, but none under model, "),
         (OPTIMIZER, "holds the state of an optimizer (param_groups, state), not of a model"),
         ({"optimizer": OPTIMIZER, "epoch": 3}, "holds the state of an optimizer (epoch, optimizer), not of a model"),
         ({"a": torch.zeros(2, dtype=torch.complex64)}, "only dense floating-point tensors"),
@@ -245,16 +245,16 @@ SAFETENSORS = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0
         (b"\xef\xbb\xbf\r\n  <HTML lang='en'>", "is an HTML page"),
         (b"<?xml version='1.0'?><net name='deeplab'>", "is an XML file"),
         (b'{"error": "Repository not found"}', "is JSON text"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 168312152\n", "a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 168312152\n", "a Git LFS pointer"),
         (b"Not Found", "is a text file"),
         (struct.pack("<Q", len(SAFETENSORS)) + SAFETENSORS + bytes(4), "is a safetensors file"),
         (b"\x08\x08\x12\x07pytorch\x1a\x052.12.", "is an ONNX model"),
         (b"\x08\x0a:\x95\x01\n", "is an ONNX model"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "is an HDF5 file"),
         (gzip.compress(b"x", mtime=0), "is a packed archive"),
-        (pickle.dumps({"a": 1}), "is a pickle of Python"),
-        (b"\x80\x02.", "is a pickle of Python"),
-        (b"\x80\x02X\x02\0\0\0\xff\xfe.", "is a pickle of Python"),
+        (pickle.dumps({"a": 1}), "is a Python pickle"),
+        (b"\x80\x02.", "is a Python pickle"),
+        (b"\x80\x02X\x02\0\0\0\xff\xfe.", "is a Python pickle"),
         (bytes(5000), "is in an unknown format"),
     ],
     ids=range(16),
@@ -276,7 +276,7 @@ def test_archives_are_named(tmp_path: Path) -> None:
     torch.export.save(exported, tmp_path / "mine.pt2")
     assert "is an archive of torch.export" in refusal(tmp_path / "mine.pt2")
     np.savez(tmp_path / "mine.npz", a=np.zeros(3))
-    assert "is an archive of NumPy" in refusal(tmp_path / "mine.npz")
+    assert "is a NumPy archive" in refusal(tmp_path / "mine.npz")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("weights/model_29.pth", b"")
     assert "is a ZIP archive, not a checkpoint of torch.save; unpack it" in refusal(path)

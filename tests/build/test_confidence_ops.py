@@ -108,9 +108,9 @@ def test_a_large_picture_takes_little_memory() -> None:
 @pytest.mark.parametrize(
     ("shape", "sizes", "message"),
     [
-        ((1, 3, 2, 2), [[5, 4]], "3 classes, and this model has 4"),
+        ((1, 3, 2, 2), [[5, 4]], "3 classes, but this model has 4"),
         ((1, 4, 0, 2), [[5, 4]], "every side must be at least 1"),
-        ((2, 4, 2, 2), [[5, 4], [4, 5]], "must be one"),
+        ((2, 4, 2, 2), [[5, 4], [4, 5]], "must be equal, got"),
         ((1, 4, 2, 2), [[11, 10]], "at most 100"),
     ],
 )

@@ -23,14 +23,14 @@ FORMATS = (png, jpeg, webp, bmp, netpbm, gif, tiff, heif, others)
 CASES = [case for made in FORMATS for case in made.cases()]
 
 MAX_PIXELS = 1_000_000
-# What a file may cost under this limit, however it lies; one of 37 x 23 pixels takes a thousandth of it.
+# The most that a file may cost under this limit, whatever it declares; one of 37 x 23 pixels takes a thousandth of it.
 SECONDS = 2.0
 KILOBYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a file: pixels, or the message of a refusal."""
+    """The result of a file: pixels, or the message of a refusal."""
 
     pixels: Pixels | None
     message: str = ""
@@ -49,7 +49,7 @@ def _peak() -> tuple[int, int]:
 
 def outcome(case: Case) -> Outcome:
     """Decode a file as the server does; every error but a refusal, and every unbounded cost, is a failure."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: proc(5)
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak: proc(5)
     before, _ = _peak()
     start = time.process_time()
     try:
@@ -59,13 +59,13 @@ def outcome(case: Case) -> Outcome:
     assert time.process_time() - start < SECONDS, "it takes too long"
     assert _peak()[1] - before < KILOBYTES, "it takes too much memory"
     if result.pixels is None:
-        # What was found; what to do about it.
+        # The finding; the remedy.
         assert re.fullmatch(r"th(e|is) [^\n]{10,200}; [^\n]{5,200}[^\s:;,]", result.message), result.message
     return result
 
 
 def difference(pixels: Pixels, expected: Taken) -> str:
-    """Say how pixels differ from what they should be; "" if they do not."""
+    """Return how pixels differ from the expected ones; "" if they do not."""
     if pixels.shape != expected.pixels.shape:
         return f"the shape is {pixels.shape}, not {expected.pixels.shape}"
     apart = np.abs(pixels.astype(np.int64) - expected.pixels).max(axis=2)
@@ -91,7 +91,7 @@ def test_a_file_is_taken_or_refused(case: Case) -> None:
 
 
 def _complaint(case: Case, verdict: Judged) -> str:
-    """Say what is wrong with what became of a damaged file; "" if nothing is."""
+    """Return what is wrong with the result of a damaged file, or ""."""
     pixels = outcome(case).pixels
     if pixels is None or not verdict.reference:
         return ""

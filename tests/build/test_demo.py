@@ -1,4 +1,4 @@
-"""What demo.py builds and where, without building it."""
+"""Which models demo.py builds, and where, without building them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("available", [True, False])
 def test_untrained_models_change_no_file_of_the_checkout(
-    given: bool,  # noqa: FBT001  a parameter of the test
-    available: bool,  # noqa: FBT001  likewise
+    given: bool,  # noqa: FBT001 - a parameter of the test
+    available: bool,  # noqa: FBT001 - a parameter of the test
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

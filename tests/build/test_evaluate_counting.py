@@ -37,13 +37,13 @@ def test_any_id_may_be_the_one_that_counts_for_nothing() -> None:
 
 
 def test_what_cannot_be_counted_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the truth is \(2, 3\) and the prediction \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"the annotation has shape \(2, 3\), but the prediction \(3, 2\)"):
         confusion(np.zeros((2, 3), int), np.zeros((3, 2), int), classes=21)
-    with pytest.raises(ValueError, match="predicted classes 0 to 21, and there are 0 to 20"):
+    with pytest.raises(ValueError, match="the predicted class ids are 0 to 21, but must be 0 to 20"):
         confusion(np.array([0, 0]), np.array([0, 21]), classes=21)
-    with pytest.raises(ValueError, match="true classes 0 to 3, and there are 0 to 2"):
+    with pytest.raises(ValueError, match="the true class ids are 0 to 3, but must be 0 to 2"):
         confusion(np.array([3, 0]), np.array([0, 0]), classes=3)
-    with pytest.raises(ValueError, match="true classes -1 to 3"):
+    with pytest.raises(ValueError, match="true class ids are -1 to 3"):
         confusion(np.array([-1, 3]), np.array([3, 3]), classes=21)
     # Where the truth is ignored, the prediction does not matter.
     assert confusion(np.array([255]), np.array([99]), classes=21).sum() == 0

@@ -80,7 +80,7 @@ def test_samples_are_prepared_as_the_references_prepare_them(size: tuple[int, in
     expected = (scaled - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225], np.float32)
     assert prepared.pixels.shape == (1, 3, *resized[::-1])
     np.testing.assert_allclose(IMAGENET.apply(prepared.pixels)[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
-    # The nearest pixel to a centre, written out.
+    # The nearest pixel to a center, written out.
     rows = ((np.arange(resized[1]) + 0.5) * size[1] / resized[1]).astype(int)
     columns = ((np.arange(resized[0]) + 0.5) * size[0] / resized[0]).astype(int)
     np.testing.assert_array_equal(prepared.target, target[rows][:, columns])
@@ -106,16 +106,16 @@ def test_a_model_gets_the_pixels_with_the_statistics_of_its_training() -> None:
         np.testing.assert_array_equal(predictor.predict(sample).mask, red > 255 * (mean + std))
 
 
-class ByColour(torch.nn.Module):
-    """The logits of a class are what its colour is near to a pixel's; `aux` is there and wrong."""
+class ByColor(torch.nn.Module):
+    """The logits of a class are what its color is near to a pixel's; `aux` is there and wrong."""
 
-    def __init__(self, colours: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, colors: npt.NDArray[np.uint8]) -> None:
         super().__init__()
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        self.register_buffer("colours", (torch.from_numpy(colours.copy()) / 255 - mean) / std)
+        self.register_buffer("colors", (torch.from_numpy(colors.copy()) / 255 - mean) / std)
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        out = -((pixels[:, None] - self.get_buffer("colours")[None, :, :, None, None]) ** 2).sum(2)
+        out = -((pixels[:, None] - self.get_buffer("colors")[None, :, :, None, None]) ** 2).sum(2)
         return {"out": out, "aux": -out}
 
 
@@ -124,14 +124,14 @@ def test_the_module_is_asked_by_the_reference_protocol() -> None:
     ids[100:200, 40:160] = 15
     image = Image.fromarray(voc.PALETTE[ids])
     classes = Classes(21, None)
-    predictor = EagerPredictor(ByColour(voc.PALETTE[:21]), model="deeplabv3_toy", weights="toy", classes=classes)
+    predictor = EagerPredictor(ByColor(voc.PALETTE[:21]), model="deeplabv3_toy", weights="toy", classes=classes)
     mask, target = predictor.predict(Sample("a.png", b"", image, turned=False, target=ids, annotation="drawn here"))
     assert mask.shape == target.shape == (520, 600)
-    # The picture is twice as large: only the rows and columns at the person's border are mixed colours.
+    # The picture is twice as large: only the rows and columns at the person's border are mixed colors.
     assert (mask == target).mean() > 0.99
     with pytest.raises(EvaluationError, match=r"--device nonsense: .*such as cpu"):
         EagerPredictor(
-            ByColour(voc.PALETTE[:21]), model="deeplabv3_toy", weights="toy", classes=classes, device="nonsense"
+            ByColor(voc.PALETTE[:21]), model="deeplabv3_toy", weights="toy", classes=classes, device="nonsense"
         )
 
 
@@ -224,9 +224,7 @@ def test_a_checkpoint_of_own_classes_is_measured_on_own_masks(
 
     (tmp_path / "farm.txt").write_text("ground\nchicken\n")
     assert main([*command, "--classes", str(tmp_path / "farm.txt")]) == 1
-    message = (
-        "eager resnet50: its classes are not the 2 of --classes, so these annotations say nothing about it: it has 3"
-    )
+    message = "eager resnet50: its classes are not the 2 of --classes (it has 3"
     assert message in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""Whole runs with a model that tells classes by colour: right figures, interrupted and resumed, refused."""
+"""Whole runs with a model that tells classes by color: right figures, interrupted and resumed, refused."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ NAMELESS = Classes(21, None)
 
 
 @dataclass
-class ByColour:
-    """Predicts the class whose colour a pixel has; `wrong` turns what it says about the first so many pixels."""
+class ByColor:
+    """Predicts the class whose color a pixel has; `wrong` turns what it says about the first so many pixels."""
 
     facts: PredictorFacts = FACTS
     wrong: int = 0
@@ -62,7 +62,7 @@ class ByColour:
     def predict(self, sample: Sample) -> Answer:
         self.before(sample)
         weights = np.array([1 << 16, 1 << 8, 1])
-        keys = {int(colour @ weights): class_id for class_id, colour in enumerate(voc.PALETTE[:21].astype(int))}
+        keys = {int(color @ weights): class_id for class_id, color in enumerate(voc.PALETTE[:21].astype(int))}
         flat = np.asarray(sample.image).astype(int) @ weights
         values, inverse = np.unique(flat, return_inverse=True)
         mask = np.array([keys[int(value)] for value in values])[inverse].ravel()
@@ -75,7 +75,7 @@ class ByColour:
 def run(
     folder: coco_data.CocoFolder,
     state: Path,
-    predictors: Sequence[ByColour] = (ByColour(),),
+    predictors: Sequence[ByColor] = (ByColor(),),
     *,
     concurrency: int = 3,
     limit: int | None = None,
@@ -159,7 +159,7 @@ def test_the_number_of_images_in_flight_is_bounded_and_changes_nothing(tmp_path:
             now -= 1
 
     folder = coco_data.write(tmp_path, (PERFECT + HALF)[:8])
-    tally = run(folder, tmp_path / "state", [ByColour(before=enter)], concurrency=concurrency)
+    tally = run(folder, tmp_path / "state", [ByColor(before=enter)], concurrency=concurrency)
     alone = run(folder, tmp_path / "other", concurrency=1)
     np.testing.assert_array_equal(tally.matrices["direct toy"], alone.matrices["direct toy"])
     assert most <= concurrency
@@ -167,10 +167,10 @@ def test_the_number_of_images_in_flight_is_bounded_and_changes_nothing(tmp_path:
 
 def test_agreement_is_counted_where_resolutions_are_the_same(tmp_path: Path) -> None:
     others = [
-        ByColour(replace(FACTS, name="second"), wrong=520),
-        ByColour(replace(FACTS, name="third", resolution="shorter side 520"), wrong=1),
+        ByColor(replace(FACTS, name="second"), wrong=520),
+        ByColor(replace(FACTS, name="third", resolution="shorter side 520"), wrong=1),
     ]
-    tally = run(coco_data.write(tmp_path, PERFECT[:2]), tmp_path / "state", [ByColour(), *others])
+    tally = run(coco_data.write(tmp_path, PERFECT[:2]), tmp_path / "state", [ByColor(), *others])
     # Over all pixels, one row of each picture apart.
     assert tally.agreements == {("direct toy", "second"): (2 * 519 * 520, 2 * 520 * 520)}
 
@@ -195,7 +195,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, number: sig
 
     with pytest.raises(Interrupted) as caught:
         run(folder, state, concurrency=1, on_progress=interrupting(number, 3), on_stopping=on_stopping)
-    # Before it waits for what is in flight: somebody who is impatient may kill it.
+    # Before it waits for the images in flight, because an impatient user may kill it.
     assert written == [["100", "101", "102"]]
     assert caught.value.number == number
     assert signal.getsignal(number) is handlers
@@ -203,7 +203,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, number: sig
     assert done == ["100", "101", "102", "103"]
 
     asked: list[str] = []
-    tally = run(folder, state, [ByColour(before=lambda sample: asked.append(sample.name))])
+    tally = run(folder, state, [ByColor(before=lambda sample: asked.append(sample.name))])
     assert not {f"{int(image_id):012d}.png" for image_id in done} & set(asked)
     assert len(asked) == len(PERFECT + HALF) - len(done)
     whole = run(folder, tmp_path / "whole")
@@ -226,7 +226,7 @@ def test_a_second_signal_does_not_wait_for_a_model_that_hangs(tmp_path: Path) ->
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted) as caught:
-        run(folder, state, [ByColour(before=hang)], concurrency=2, on_progress=twice)
+        run(folder, state, [ByColor(before=hang)], concurrency=2, on_progress=twice)
     release.set()
     assert (caught.value.number, caught.value.abandoned) == (signal.SIGTERM, 1)
     assert len(done_images(state)) == len(PERFECT) - 1
@@ -251,15 +251,15 @@ def test_a_model_that_fails_is_named_with_the_image(tmp_path: Path) -> None:
 
     folder = coco_data.write(tmp_path, PERFECT)
     with pytest.raises(EvaluationError, match=r"^image 000000000101\.png: direct toy: the server went away$"):
-        run(folder, tmp_path / "state", [ByColour(before=fail)])
+        run(folder, tmp_path / "state", [ByColor(before=fail)])
 
 
 def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
     run(folder, state, limit=1)
-    with pytest.raises(EvaluationError, match=r"\(limit was 1 and is 2\): .*--restart"):
+    with pytest.raises(EvaluationError, match=r"\(limit was 1 and is 2\); .*--restart"):
         run(folder, state, limit=2)
-    more = [ByColour(), ByColour(replace(FACTS, name="second"))]
+    more = [ByColor(), ByColor(replace(FACTS, name="second"))]
     with pytest.raises(EvaluationError, match=r"\(predictors second was not there and is "):
         run(folder, state, more, limit=1)
 
@@ -274,7 +274,7 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
 def test_a_damaged_state_is_refused(tmp_path: Path, content: str) -> None:
     folder, state = coco_data.write(tmp_path, HALF), tmp_path / "state"
     state.write_text(content)
-    with pytest.raises(EvaluationError, match="is not the state of an evaluation; pass --restart"):
+    with pytest.raises(EvaluationError, match="is not the state file of an evaluation; discard it with --restart"):
         run(folder, state)
     assert state.read_text() == content
 
@@ -285,7 +285,7 @@ def test_a_record_of_a_class_that_does_not_exist_is_refused(tmp_path: Path) -> N
     header, first, second = state.read_text().splitlines()
     damaged = json.dumps(json.loads(first) | {"matrices": {"direct toy": [[0, 21, 1]]}})
     state.write_text(f"{header}\n{damaged}\n{second}\n")
-    with pytest.raises(EvaluationError, match="of an evaluation; pass --restart"):
+    with pytest.raises(EvaluationError, match="of an evaluation; discard it with --restart"):
         run(folder, state)
 
 
@@ -295,7 +295,7 @@ def test_a_damaged_record_is_refused(tmp_path: Path, line: str) -> None:
     run(folder, state)
     header, first, second = state.read_text().splitlines()
     state.write_text(f"{header}\n{first}\n{line}\n{second}\n")
-    with pytest.raises(EvaluationError, match="is not the state of an evaluation; pass --restart"):
+    with pytest.raises(EvaluationError, match="is not the state file of an evaluation; discard it with --restart"):
         run(folder, state)
 
 
@@ -307,12 +307,12 @@ def test_a_torn_last_line_is_dropped_and_its_image_counted_again(tmp_path: Path,
     header, first, second = state.read_text().splitlines()
     state.write_text(f"{header}\n{first}\n{second[:left]}")
     asked: list[str] = []
-    tally = run(folder, state, [ByColour(before=lambda sample: asked.append(sample.name))])
+    tally = run(folder, state, [ByColor(before=lambda sample: asked.append(sample.name))])
     assert asked == ["000000000101.png"]
     assert done_images(state) == ["100", "101"]
     np.testing.assert_array_equal(tally.matrices["direct toy"], whole.matrices["direct toy"])
     # Nothing is left to do, and what was counted is read back from the file alone.
-    again = run(folder, state, [ByColour(before=lambda sample: asked.append(sample.name))])
+    again = run(folder, state, [ByColor(before=lambda sample: asked.append(sample.name))])
     assert asked == ["000000000101.png"]
     np.testing.assert_array_equal(again.matrices["direct toy"], whole.matrices["direct toy"])
     assert again.seconds == tally.seconds > 0
@@ -329,7 +329,7 @@ def test_every_image_is_on_disk_as_soon_as_it_is_counted(tmp_path: Path) -> None
 
 def test_agreements_are_read_back_too(tmp_path: Path) -> None:
     folder, state = coco_data.write(tmp_path, PERFECT[:2]), tmp_path / "state"
-    predictors = [ByColour(), ByColour(replace(FACTS, name="second"), wrong=520)]
+    predictors = [ByColor(), ByColor(replace(FACTS, name="second"), wrong=520)]
     expected = run(folder, state, predictors).agreements
     assert (
         run(folder, state, predictors).agreements
@@ -344,7 +344,7 @@ def test_classes_that_no_model_has_end_the_run_with_the_files_name(tmp_path: Pat
     with pytest.raises(EvaluationError, match=r"instances\.json has the class ids 15, but the models have 15 classes"):
         measure(
             dataset,
-            [ByColour()],
+            [ByColor()],
             dataset.ids,
             RecordFile(tmp_path / "state", {}),
             classes=15,
@@ -356,7 +356,7 @@ def test_classes_that_no_model_has_end_the_run_with_the_files_name(tmp_path: Pat
 
 def test_the_report_holds_every_figure_and_the_picture_is_drawn(tmp_path: Path) -> None:
     folder = coco_data.write(tmp_path, HALF)
-    predictors = [ByColour(), ByColour(replace(FACTS, name="second", weights="none"))]
+    predictors = [ByColor(), ByColor(replace(FACTS, name="second", weights="none"))]
     tally = run(folder, tmp_path / "state", predictors)
     dataset = coco_with_voc_labels(folder.annotations, folder.images)
     content: dict[str, Any] = json.loads(
@@ -389,8 +389,8 @@ def test_the_report_holds_every_figure_and_the_picture_is_drawn(tmp_path: Path) 
             assert picture.width == 1800
 
 
-def of_classes(*names: str, count: int | None = None) -> ByColour:
-    return ByColour(classes=Classes(count or len(names), names or None))
+def of_classes(*names: str, count: int | None = None) -> ByColor:
+    return ByColor(classes=Classes(count or len(names), names or None))
 
 
 def test_other_classes_than_those_of_the_annotations_are_refused() -> None:
@@ -405,17 +405,17 @@ def test_other_classes_than_those_of_the_annotations_are_refused() -> None:
         (
             vocs,
             [of_classes(*vocs[:3], "zebra", *vocs[4:])],
-            r"direct toy: its classes are not the 21 of Pascal VOC, .*: 3 is 'zebra' instead of 'bird'; give a model",
+            r"toy: its classes are not the 21 of Pascal VOC \(.*3 is 'zebra' instead of 'bird'\); measure a model",
         ),
-        (vocs, [of_classes(count=3)], "the 21 of Pascal VOC, .*: it has 3 classes instead of 21"),
+        (vocs, [of_classes(count=3)], r"the 21 of Pascal VOC \(it has 3 classes instead of 21\)"),
         (vocs, [of_classes(*vocs[:3])], "it has 3 classes instead of 21"),
-        (farm, [of_classes(count=5)], "not the 3 of --classes, .*: it has 5 classes instead of 3"),
-        (farm, [of_classes("ground", "hen", "fence")], "not the 3 of --classes, .*: 1 is 'hen' instead of 'chicken'"),
+        (farm, [of_classes(count=5)], r"not the 3 of --classes \(it has 5 classes instead of 3\)"),
+        (farm, [of_classes("ground", "hen", "fence")], r"not the 3 of --classes \(1 is 'hen' instead of 'chicken'\)"),
         (None, [of_classes(count=257)], "direct toy: the model has 257 classes, .* at most 256"),
         (
             None,
             [of_classes(*farm), of_classes(count=21)],
-            "the 3 of direct toy, .*: it has 21 classes instead of 3",
+            r"the 3 of direct toy \(it has 21 classes instead of 3\)",
         ),
     ):
         with pytest.raises(EvaluationError, match=message):
@@ -437,7 +437,7 @@ def test_urls_are_those_of_the_client(url: str, expected: str) -> None:
 
 @pytest.mark.parametrize("url", ["ftp://seg:1", "grpc://seg:port", "grpc://"])
 def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(EvaluationError, match="give grpc://host:port or http://host:port"):
+    with pytest.raises(EvaluationError, match="--url must be grpc://host:port or http://host:port"):
         Server.of(url)
 
 

@@ -36,18 +36,18 @@ REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 class Tensor:
     """A tensor of Triton's, in CPU memory."""
 
-    def __init__(self, name: str, array: Any) -> None:  # noqa: ANN401  numpy's
+    def __init__(self, name: str, array: Any) -> None:  # noqa: ANN401 - numpy's
         self.name = name
         self.array = array
 
-    def as_numpy(self) -> Any:  # noqa: ANN401  numpy's
+    def as_numpy(self) -> Any:  # noqa: ANN401 - numpy's
         return self.array
 
     def to_dlpack(self) -> object:
         return torch.from_numpy(self.array).__dlpack__()
 
     @staticmethod
-    def from_dlpack(name: str, tensor: Any) -> Tensor:  # noqa: ANN401  torch's
+    def from_dlpack(name: str, tensor: Any) -> Tensor:  # noqa: ANN401 - torch's
         assert isinstance(tensor, torch.Tensor), "a capsule would not be waited for"
         assert tensor.is_contiguous()
         return Tensor(name, tensor.numpy())
@@ -79,7 +79,7 @@ class Logger:
 class Request:
     """Asks for all that postprocess has."""
 
-    def __init__(self, **inputs: Any) -> None:  # noqa: ANN401  numpy's
+    def __init__(self, **inputs: Any) -> None:  # noqa: ANN401 - numpy's
         self.inputs = {name: Tensor(name, array) for name, array in inputs.items()}
 
     def requested_output_names(self) -> list[str]:
@@ -101,7 +101,7 @@ def on_gpu_1(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
 
-    def start(name: str) -> Any:  # noqa: ANN401  Triton's interface
+    def start(name: str) -> Any:  # noqa: ANN401 - Triton's interface
         folder = REPOSITORY / name
         spec = importlib.util.spec_from_file_location(f"{name}_model", folder / "1" / "model.py")
         assert spec is not None
@@ -167,7 +167,7 @@ def test_a_gpu_that_fails_fails_all_but_what_was_refused(
         def __init__(self, *_: object, **__: object) -> None:
             pass
 
-        def start(self, _logits: torch.Tensor, sizes: Any) -> None:  # noqa: ANN401  numpy's
+        def start(self, _logits: torch.Tensor, sizes: Any) -> None:  # noqa: ANN401 - numpy's
             if sizes[0, 0] == 0:
                 raise logit_tiles.InvalidLogitsError("refused")
 

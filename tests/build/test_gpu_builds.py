@@ -1,4 +1,4 @@
-"""What --device cuda writes into the configs."""
+"""The configs that --device cuda writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def configure(repository: Path, *options: str) -> dict[str, Any]:
     return {path.parent.name: parse_config(path.read_text()) for path in repository.glob("*/config.pbtxt")}
 
 
-def where(config: Any) -> list[tuple[int, int]]:  # noqa: ANN401  tritonclient is untyped
+def where(config: Any) -> list[tuple[int, int]]:  # noqa: ANN401 - tritonclient is untyped
     return [(group.kind, group.count) for group in config.instance_group]
 
 
@@ -34,7 +34,7 @@ def where(config: Any) -> list[tuple[int, int]]:  # noqa: ANN401  tritonclient i
 def test_a_core_model_warms_up_at_the_size_of_its_pictures(
     tmp_path: Path, device: str, size: str, dims: tuple[int, ...]
 ) -> None:
-    """What a GPU plans for another size serves no request; a later build keeps the setting and the size."""
+    """A warm-up at another size would not help any request; a later build keeps the setting and the size."""
     options = ["--device", device, "--variant", "resnet50"]
     for given in (["--set", f"preprocess.resize_size={size}"], []):
         core = configure(tmp_path, *options, *given)["core_resnet50"]
@@ -176,7 +176,10 @@ def test_the_steps_stay_on_the_gpu_while_one_core_is_there(tmp_path: Path) -> No
         (["--device", "cuda", "--max-queue-size", "0"], "must be an integer from 1 to 4294967295, got '0'"),
         (["--device", "cuda", "--max-queue-size", "4294967296"], "must be an integer from 1 to 4294967295, got"),
         (["--device", "cuda", "--max-queue-size", "many"], "must be an integer from 1 to 4294967295, got 'many'"),
-        (["--device", "cuda", "--cudnn", "fused", "--precision", "fp32"], "takes --precision fp16 or tf32"),
+        (
+            ["--device", "cuda", "--cudnn", "fused", "--precision", "fp32"],
+            "does not work in fp32; use --precision fp16 or tf32",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(

@@ -76,7 +76,7 @@ def test_the_fused_operators_mean_what_they_replace() -> None:
         library._destroy()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
 
 
-def _convolution_add_relu(*arguments: Any) -> torch.Tensor:  # noqa: ANN401  torch's
+def _convolution_add_relu(*arguments: Any) -> torch.Tensor:  # noqa: ANN401 - torch's
     pixels, weight, other, alpha, bias, stride, padding, dilation, groups = arguments
     sums = torch.nn.functional.conv2d(pixels, weight, bias, stride, padding, dilation, groups)
     # 0 * NaN is NaN: also what is multiplied with 0 must be defined.

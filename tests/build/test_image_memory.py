@@ -67,7 +67,7 @@ def _heic(content: str, *properties: bytes) -> bytes:
     return files.heif({1: files.hevc_item(*properties, size=files.HEVC_SIZE, content=content)})
 
 
-# In a process of its own, where nothing that is free stays with malloc.
+# In a separate process, in which malloc keeps no free memory.
 CHILD = """
 import pathlib, sys
 import image_ops

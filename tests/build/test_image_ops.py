@@ -78,16 +78,16 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [pictures.grey_png, pictures.palette_png, pictures.cmyk_jpeg, pictures.bmp, pictures.ppm, pictures.rgba_png]
+    "make", [pictures.gray_png, pictures.palette_png, pictures.cmyk_jpeg, pictures.bmp, pictures.ppm, pictures.rgba_png]
 )
-def test_every_colour_mode_becomes_rgb(make: Callable[[], bytes]) -> None:
+def test_every_color_mode_becomes_rgb(make: Callable[[], bytes]) -> None:
     data = make()
     with Image.open(io.BytesIO(data)) as image:
         expected = image.convert("RGB")
     shown = image_ops.decode(data, max_pixels=10**6)
     assert shown.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(shown), np.asarray(expected))
-    # The photograph is recognisable: a wrong inversion or palette would be far off.
+    # The photograph is recognizable: a wrong inversion or palette would be far off.
     assert np.abs(np.asarray(shown, np.float64) - np.asarray(pictures.cat(), np.float64)).mean() < 40
 
 
@@ -118,11 +118,11 @@ def test_garbled_exif_does_not_cost_the_picture() -> None:
         (pictures.landscape()[:5000], "the JPEG image is broken or truncated"),
         (pictures.small()[:100_000], "the PNG image is broken or truncated"),
         (pictures.gif_bomb(), "a GIF picture that is broken or truncated"),
-        (pictures.png_header(50_000, 50_000), r"50000 x 50000 = 2500000000 pixels, and the limit is 50000000"),
+        (pictures.png_header(50_000, 50_000), r"50000 x 50000 = 2500000000 pixels, but the limit is 50000000"),
         (b"Pf 2 2 -1.0\n" + bytes(16), "floating-point samples"),
         (b"P3 1000 1000 255\n" + b"#\n" * 1_000_000, "decodes too slowly; send the binary form"),
         (pictures.run_length_bmp(25_000_000, 2), "decodes too slowly; send it uncompressed"),
-        (pictures.many_scans_jpeg(), r"\d+ scans, and the limit is 100"),
+        (pictures.many_scans_jpeg(), r"\d+ scans, but the limit is 100"),
     ],
     ids=[
         "empty",
@@ -143,7 +143,7 @@ def test_what_is_no_picture_is_refused(data: bytes, message: str) -> None:
 
 
 def test_images_of_one_request_must_have_one_size() -> None:
-    with pytest.raises(image_ops.InvalidImageError, match="these are 451x300, 300x451"):
+    with pytest.raises(image_ops.InvalidImageError, match="got 451x300, 300x451"):
         image_ops.preprocess([pictures.encoded(pictures.cat(size), "PNG") for size in ((451, 300), (300, 451))], FIXED)
 
 
@@ -201,7 +201,7 @@ import image_ops, numpy as np, pictures
 settings = image_ops.Settings.from_parameters(eval(sys.argv[1]))
 image_ops.preprocess([pictures.small()], settings)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-pixels, size = image_ops.preprocess([pictures.grey_column(3_000_000)], settings)
+pixels, size = image_ops.preprocess([pictures.gray_column(3_000_000)], settings)
 assert size.tolist() == [[3_000_000, 1]] and pixels.shape == (1, 520, 520, 3), (size, pixels.shape)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

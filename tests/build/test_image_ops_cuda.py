@@ -61,7 +61,7 @@ def test_what_needs_no_resize_is_the_cpus() -> None:
 
 def test_what_a_gpu_cannot_shrink_is_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(image_ops_cuda, "resize")
-    data = pictures.grey_column(100_000)
+    data = pictures.gray_column(100_000)
     np.testing.assert_array_equal(preprocess(data)[0].numpy(), image_ops.preprocess([data], FIXED)[0])
 
 
@@ -69,5 +69,5 @@ def test_images_are_refused_as_on_a_cpu() -> None:
     step = image_ops_cuda.Preprocessor(torch.device("cpu"), FIXED)
     with pytest.raises(image_ops.InvalidImageError, match="cannot be opened as an image"):
         step.preprocess([b"no image"])
-    with pytest.raises(image_ops.InvalidImageError, match="must have one size"):
+    with pytest.raises(image_ops.InvalidImageError, match="must have the same size"):
         step.preprocess([pictures.encoded(pictures.cat(size), "PNG") for size in ((30, 20), (20, 30))])

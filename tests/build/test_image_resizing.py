@@ -73,9 +73,9 @@ def test_a_turned_picture_of_odd_sides(orientation: int, mode: str) -> None:
     agree(data, mode)
 
 
-@pytest.mark.parametrize("kind", ["4:4:4", "progressive", "grey", "CMYK"])
+@pytest.mark.parametrize("kind", ["4:4:4", "progressive", "gray", "CMYK"])
 def test_other_kinds_of_jpeg(kind: str) -> None:
-    mode = {"grey": "L", "CMYK": "CMYK"}.get(kind, "RGB")
+    mode = {"gray": "L", "CMYK": "CMYK"}.get(kind, "RGB")
     options = {"4:4:4": {"subsampling": 0}, "progressive": {"progressive": True}}.get(kind, {})
     agree(pictures.encoded(pictures.cat((1203, 901)).convert(mode), "JPEG", quality=92, **options))
 

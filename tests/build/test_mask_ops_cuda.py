@@ -83,7 +83,7 @@ def test_no_tensor_is_larger_than_a_tile(
 ) -> None:
     """Count on torch's `meta` device, where nothing is computed, what each operation would take."""
     largest = 0
-    blend = mask_ops_cuda._blend  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001  what allocates
+    blend = mask_ops_cuda._blend  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - what allocates
 
     def watched(values: torch.Tensor, dimension: int, axis: list[torch.Tensor]) -> torch.Tensor:
         nonlocal largest
@@ -104,9 +104,9 @@ def test_no_tensor_is_larger_than_a_tile(
 @pytest.mark.parametrize(
     ("logits", "sizes", "message"),
     [
-        (torch.zeros(1, 3, 2, 2), [[5, 4]], "3 classes, and this model has 4"),
+        (torch.zeros(1, 3, 2, 2), [[5, 4]], "3 classes, but this model has 4"),
         (torch.zeros(1, 4, 0, 2), [[5, 4]], "every side must be at least 1"),
-        (torch.zeros(2, 4, 2, 2), [[5, 4], [4, 5]], r"must be one, and these are \[\[5, 4\], \[4, 5\]\]"),
+        (torch.zeros(2, 4, 2, 2), [[5, 4], [4, 5]], r"must be equal, got \[\[5, 4\], \[4, 5\]\]"),
         (torch.zeros(1, 4, 2, 2), [[2**31 - 1, 2**31 - 1]], "at most 100"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What --device and --precision change, and that the fused models compute what torchvision's does."""
+"""The effects of --device and --precision; fused models compute the same as torchvision's model."""
 
 from __future__ import annotations
 
@@ -134,12 +134,12 @@ def test_each_device_has_a_precision_of_its_own() -> None:
 def test_a_mode_of_gpus_is_refused_for_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_arguments(["--precision", "tf32"])
-    assert "--precision tf32 is a mode of GPUs: add --device cuda, or take fp32" in capsys.readouterr().err
+    assert "--precision tf32 works only on GPUs; add --device cuda, or use fp32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("tf32", [False, True])
-def test_how_cudnn_computes_is_part_of_the_file(eager: DeepLabV3, device: str, tf32: bool) -> None:  # noqa: FBT001  a parameter of the test
+def test_how_cudnn_computes_is_part_of_the_file(eager: DeepLabV3, device: str, tf32: bool) -> None:  # noqa: FBT001 - a parameter of the test
     precision = tracing.PRECISIONS["tf32" if tf32 else "fp32"]
     graph: Any = tracing.Tracer(eager, precision=precision, device=device).direct().graph
     # The last argument of aten::_convolution is allow_tf32.
@@ -155,7 +155,7 @@ def test_a_model_beyond_the_range_of_fp16_is_refused_with_a_remedy(tmp_path: Pat
     tracer = tracing.Tracer(model, precision=tracing.PRECISIONS["fp16"], device="cuda")
     tracing.save(tracer.core(mean=[0, 0, 0], std=[1, 1, 1]), tmp_path / "model.pt", {})
     plan = Plan("resnet50", WeightsSource("none"), precision="fp16", direct=False)
-    with pytest.raises(BuildError, match=r"not finite in fp16, .* take --precision bf16 or fp32"):
+    with pytest.raises(BuildError, match=r"not finite in fp16, .* use --precision bf16 or fp32"):
         checking.verify({"core_resnet50": tmp_path / "model.pt"}, model, plan)
 
 

@@ -1,4 +1,4 @@
-"""int8 for CPUs: what a build with --precision int8 makes, tells and refuses."""
+"""int8 for CPUs: the models, messages and refusals of a build with --precision int8."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _needs_int8_arithmetic() -> None:
 
 
 def photographs(folder: Path, count: int) -> Path:
-    """Write pictures of colored rectangles: structure at several scales, and no two alike."""
+    """Write pictures of colored rectangles: structure at several scales, all of them different."""
     draw = random.Random(3)  # noqa: S311 - draws pictures, keeps no secret
     for number in range(count):
         picture = Image.new("RGB", (64, 56))
@@ -94,7 +94,7 @@ def test_a_build_tells_and_records_how_near_it_comes(tmp_path: Path, caplog: pyt
     caplog.clear()
     other = ["--variant", "resnet101", "--weights", "none", "--configs-only", "--set", "preprocess.resize_size=64"]
     assert build_models.main([*other, "--model-repository", str(repository)]) == 0
-    assert "core_resnet50: warning: its int8 is calibrated with other settings of preprocess" in caplog.text
+    assert "core_resnet50: warning: this int8 model was calibrated with other settings of preprocess" in caplog.text
     assert "resize_size=48" in caplog.text
 
 
@@ -131,8 +131,8 @@ def test_a_second_run_finds_the_same(eager: DeepLabV3) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "--precision int8 needs --calibration with a folder of pictures"),
-        (["--device", "cuda", "--calibration", "."], "--precision int8 is for CPUs: leave out --device cuda"),
+        ([], "--precision int8 needs pictures for calibration"),
+        (["--device", "cuda", "--calibration", "."], "--precision int8 works only on CPUs; leave out --device cuda"),
         (["--min-agreement", "95", "--calibration", "."], "must be a number from 0 to 1, got '95'"),
     ],
 )
@@ -148,7 +148,7 @@ def test_options_that_do_not_go_together(
 def test_calibration_without_int8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build_models.main(["--calibration", str(tmp_path), "--model-repository", str(tmp_path / "models")])
-    assert "--calibration: for --precision int8 only" in capsys.readouterr().err
+    assert "--calibration: only for int8; add --precision int8" in capsys.readouterr().err
 
 
 def refused(tmp_path: Path, pictures: Path, *more: str) -> bool:
@@ -170,7 +170,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, caplog: pytest.LogCa
     (pictures / "notes.txt").write_text("These pictures are mine.")
     assert refused(tmp_path, pictures)
     assert "notes.txt" in caplog.text
-    assert "move it out of the folder" in caplog.text
+    assert "remove it from the folder" in caplog.text
 
 
 def test_a_cpu_without_the_arithmetic_is_refused(
@@ -178,7 +178,9 @@ def test_a_cpu_without_the_arithmetic_is_refused(
 ) -> None:
     monkeypatch.setattr(assembly, "missing_for_int8", lambda: "int8 needs another CPU")
     assert refused(tmp_path, photographs(tmp_path / "pictures", 20))
-    assert "int8 needs another CPU; build on the machine that serves, or take --precision fp32" in caplog.text
+    assert (
+        "int8 needs another CPU; build on the machine that will serve the model, or use --precision fp32" in caplog.text
+    )
 
 
 def test_what_makes_other_pixels_makes_another_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +211,7 @@ def test_what_makes_other_pixels_makes_another_calibration(tmp_path: Path, monke
 def test_int8_and_no_other_precision_takes_pictures(
     eager: DeepLabV3, precision: str, pictures: list[torch.Tensor] | None
 ) -> None:
-    with pytest.raises(InvalidOptionError, match="int8 needs pictures for calibration, and only int8 takes them"):
+    with pytest.raises(InvalidOptionError, match="int8 needs calibration pictures, and other precisions take none"):
         tracing.Tracer(eager, precision=tracing.PRECISIONS[precision], pictures=pictures)
 
 
@@ -226,4 +228,4 @@ def test_configs_alone_need_no_calibration(tmp_path: Path) -> None:
 
 def test_normalization_that_depends_on_the_picture_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert refused(tmp_path, photographs(tmp_path / "pictures", 20), *SMALL, "--norm-layer", "InstanceNorm2d")
-    assert "--precision int8 takes models with batch normalization" in caplog.text
+    assert "--precision int8 does not support InstanceNorm2d" in caplog.text

@@ -1,4 +1,4 @@
-"""A build over a repository that another version made or somebody edited; what the exit code says of a failure."""
+"""Builds over a repository of another version or with edits; exit codes of failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.build
 STEPS = ("preprocess", "postprocess", "encode_mask", "confidence")
 SHIPPED = ".config.pbtxt.shipped"
 NEW_OUTPUT = 'output {\n  name: "MASK_FOR_PNG"\n  data_type: TYPE_UINT8\n  dims: -1\n  dims: -1\n}\n'
-# What an older version shipped: by step, what stands there now and what stood there then.
+# The differences of an older version, by step: the present text, and the text at that time.
 TENSORS = {"postprocess": (NEW_OUTPUT, ""), "encode_mask": ('"MASK"', '"MASK_IN"')}
 SETTINGS = {"preprocess": ('"2163200"', '"1000000"'), "encode_mask": ("count: 1", "count: 4")}
 COMMENT = {"preprocess": ("# Larger images are refused", "# Larger pictures are refused")}
@@ -220,7 +220,7 @@ def test_an_edited_core_model_is_refused_and_one_of_an_older_version_replaced(
     change(repository, edit)
     assert build(repository) == build_models.EXIT_FAILED
     assert f"{repository}/core_resnet50/config.pbtxt: edited by hand" in caplog.text
-    assert "--instances, --max-batch-size, --queue-delay and --max-queue-size set a core" in caplog.text
+    assert "for a core model, use --instances, --max-batch-size, --queue-delay or --max-queue-size" in caplog.text
     forget(repository, shipped=True)
     assert build(repository) == 0  # those versions did so at every build
     assert files(repository) == fresh
@@ -258,7 +258,7 @@ def test_what_is_no_config_is_refused(repository: Path, caplog: pytest.LogCaptur
     change(repository, {"preprocess": ("max_batch_size: 8", "max_batch_size: many")})
     assert build(repository) == build_models.EXIT_FAILED
     assert f"{repository}/preprocess/config.pbtxt is not a model configuration: " in caplog.text
-    assert "move it away and build again" in caplog.text
+    assert "move it elsewhere and build again" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"settings": {"preprocess.size": "1"}, "sha256": {}}'])
@@ -267,7 +267,7 @@ def test_a_damaged_record_is_refused(repository: Path, content: str, caplog: pyt
     fresh = files(repository)
     (repository / "repository.json").write_text(content)
     assert build(repository) == build_models.EXIT_FAILED
-    assert f"{repository}/repository.json is not as a build wrote it" in caplog.text
+    assert f"{repository}/repository.json is damaged or was edited" in caplog.text
     (repository / "repository.json").unlink()  # what the message says
     assert build(repository) == build_models.EXIT_FAILED
     assert advised(caplog.messages[-1]) == MY_SETTINGS
@@ -279,7 +279,7 @@ def test_a_repository_from_before_there_was_a_record(repository: Path, caplog: p
     build_older(repository, SETTINGS | TENSORS)
     forget(repository, shipped=False)
     assert build(repository) == build_models.EXIT_FAILED
-    # What differs in more than settings may be somebody's work.
+    # A config that differs in more than settings may have been edited.
     (message,) = caplog.messages
     named = [step for step in STEPS if f"{repository}/{step}/config.pbtxt" in message]
     assert named == ["postprocess", "encode_mask"]
@@ -370,7 +370,7 @@ def test_help_has_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build_models.parse_arguments(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "4 may succeed when tried again" in shown
+    assert "4 a retry may succeed" in shown
 
 
 def test_a_write_that_fails_is_an_error_and_not_the_end_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

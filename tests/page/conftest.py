@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "tests" / "assets" / "cat.png"
 
-# A browser that talks to nobody else of its own accord; Chromium has no sandbox for root.
+# A browser that contacts no other host by itself; Chromium has no sandbox for root.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -85,7 +85,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session")
 def page_url(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A running `deeplab page`, which Ctrl-C ends without a trace of it."""
+    """A running `deeplab page`; Ctrl-C ends it and leaves no files."""
     folder = tmp_path_factory.mktemp("page")
     options = ["--url", server.url, "--port", "0", "--example", str(EXAMPLE), "--open"]
     browser = folder / "browser"
@@ -128,7 +128,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, page_url: str) -> Iterator[Page]:
-    """The page in a browser of its own, which has asked nobody but the page itself."""
+    """The page in a new browser, which must not contact any other host."""
     context = browser.new_context()
     page = context.new_page()
     page.set_default_timeout(20_000)

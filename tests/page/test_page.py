@@ -54,7 +54,7 @@ def set_slider(page: Page, label: str, value: float) -> None:
 
 
 def expect_classes(page: Page, result: Segmentation) -> None:
-    """Wait until the table tells of a result, and nothing else."""
+    """Wait until the table shows a result, and nothing else."""
     rows = page.locator("tbody tr")
     expect(rows).to_have_text([re.compile(rf"{name}\s*{share:.1%}") for name, share in result.fractions.items()])
 
@@ -81,7 +81,7 @@ def test_a_picture_gives_its_classes_and_controls_send_nothing(page: Page, serve
     before = requests(server)
     drop(page, picture)
     expect_classes(page, result)
-    expect(page.get_by_text("64 pixels")).to_contain_text(f"96 x 64 pixels, most of it {result.top_class}")
+    expect(page.get_by_text("64 pixels")).to_contain_text(f"96 x 64 pixels, mostly {result.top_class}")
     for name in result.fractions:
         if name != result.class_names[0]:
             expect(page.get_by_role("button", name=name, exact=True)).to_be_visible()  # the legend
@@ -127,7 +127,9 @@ def test_untrained_weights_are_said_in_red(page: Page, picture: Path) -> None:
     assert max(green, blue) < 60
 
 
-def test_a_refused_picture_is_told_and_the_next_one_is_segmented(page: Page, picture: Path, tmp_path: Path) -> None:
+def test_a_refused_picture_shows_a_notice_and_the_next_one_is_segmented(
+    page: Page, picture: Path, tmp_path: Path
+) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("no picture\n")
     drop(page, text)
@@ -163,7 +165,7 @@ def test_two_browsers_do_not_see_each_others_pictures(
     context.close()
 
 
-def test_a_server_that_is_gone_is_told_and_works_when_it_is_back(
+def test_a_stopped_server_shows_a_notice_and_works_again_later(
     page: Page, browser: Browser, server: Server, picture: Path
 ) -> None:
     server.stop()

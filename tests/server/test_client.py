@@ -1,4 +1,4 @@
-"""deeplab_client against a real server, whose core models tell classes by color."""
+"""deeplab_client with a real server, whose core models find classes by color."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def large_picture() -> bytes:
     return pictures.jpeg((6000, 4000))
 
 
-def test_a_server_says_what_it_offers(client: Driver) -> None:
-    """Of the models that it has loaded, the two that segment pictures; without a picture."""
+def test_a_server_lists_its_models(client: Driver) -> None:
+    """Of the loaded models, the two segmentation models; no picture is sent."""
     models = {model.name: model for model in client.models()}
     assert set(models) == {"segment_resnet50", "segment_resnet101"}
     model = models["segment_resnet50"]
@@ -73,7 +73,7 @@ def test_a_server_says_what_it_offers(client: Driver) -> None:
 
 
 def test_a_view_names_its_requests(client: Driver) -> None:
-    """Triton answers under the id that it was given, and takes headers that it does not know."""
+    """Triton replies with the given id, and accepts unknown headers."""
     view = client.with_options(request_id="order/4711:[a]", headers={"x-tenant": "maps"})
     assert view.segment(pictures.small()).request_id == "order/4711:[a]"
     results = view.segment_many([pictures.small()] * 3)
@@ -110,9 +110,7 @@ def test_every_form_of_a_picture_gives_the_same_mask(
             np.testing.assert_array_equal(client.segment(picture).mask, expected, err_msg=form)
 
 
-def test_a_mask_is_the_models_and_a_result_says_what_it_is(
-    color_server: TritonProcess, client: Driver, model: str
-) -> None:
+def test_a_result_has_the_models_mask_and_description(color_server: TritonProcess, client: Driver, model: str) -> None:
     result = client.segment(pictures.CAT, model=model)
     np.testing.assert_array_equal(result.mask, raw_mask(color_server, pictures.small(), model))
     assert (result.model_name, result.model_version) == (model, "1")
@@ -154,7 +152,7 @@ def test_the_format_in_which_a_mask_travels_does_not_change_it(
 ) -> None:
     address = color_server.grpc_url if scheme == "grpc" else color_server.http_url
     expected = raw_mask(color_server, pictures.small())
-    # A PIL image travels as pixels, and these compressed.
+    # A PIL image is sent as pixels, which are compressed.
     for picture, options in (
         (pictures.small(), {"mask_format": "png"}),
         (pictures.cat(), {"mask_format": "raw", "compression": "gzip"}),
@@ -165,7 +163,7 @@ def test_the_format_in_which_a_mask_travels_does_not_change_it(
 
 @pytest.mark.parametrize("output", ["MASK", "MASK_PNG"])
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_reply_tells_which_picture_it_belongs_to(toy_server: TritonProcess, protocol: Any, output: str) -> None:  # noqa: ANN401 a literal
+def test_a_reply_has_the_id_of_its_picture(toy_server: TritonProcess, protocol: Any, output: str) -> None:  # noqa: ANN401 - a literal
     encoded = [toy.picture(number).ppm() for number in range(8)]
     checksums = [zlib.crc32(data) for data in encoded]
     assert max(checksums) > 2**31, "the tensor is signed, and a checksum is not"
@@ -213,7 +211,7 @@ def test_a_refused_picture_is_an_invalid_image(client: Driver, data: bytes, mess
 
 def test_a_picture_above_the_servers_limit_is_not_sent(client: Driver) -> None:
     with pytest.raises(
-        deeplab_client.InvalidImageError, match="and 'segment_resnet50' takes at most 50000000: use segment_tiles"
+        deeplab_client.InvalidImageError, match="but 'segment_resnet50' takes at most 50000000: use segment_tiles"
     ):
         client.segment(np.zeros((7072, 7072), np.uint8))
 
@@ -225,12 +223,12 @@ def test_an_unknown_model_is_not_found(client: Driver) -> None:
     assert client.is_ready()
 
 
-def test_a_model_that_is_no_segmentation_is_an_error_of_the_model(client: Driver) -> None:
+def test_a_model_that_does_not_segment_is_a_model_error(client: Driver) -> None:
     with pytest.raises(deeplab_client.ModelError):
         client.segment(pictures.small(), model="encode_mask")
 
 
-def test_a_deadline_is_kept_and_costs_the_next_call_nothing(client: Driver) -> None:
+def test_a_deadline_is_kept_and_does_not_affect_the_next_call(client: Driver) -> None:
     client.segment(pictures.small())
     with pytest.raises(deeplab_client.DeadlineExceededError, match=r"0\.05"):
         client.segment(large_picture(), timeout=0.05)

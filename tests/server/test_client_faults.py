@@ -1,4 +1,4 @@
-"""The clients behind a network that fails: the right mask or the right error, in time, and then life goes on."""
+"""The clients behind a network that fails: the right mask or the right error, in time, and later calls work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCHEMES: tuple[Scheme, ...] = ("grpc", "http")
 KINDS: tuple[Kind, ...] = ("sync", "async")
 
 TIMEOUT = 1.5
-GRACE = 3.0  # seconds; an idle machine keeps 0.5, one with more to do than cores wakes threads late
+GRACE = 3.0  # seconds; 0.5 is enough on an idle machine, but a busy one wakes threads late
 PICTURE = toy.Picture(5, 300, 400)
 BRISK = RetryPolicy(2, first_delay=0.1)
 
@@ -67,7 +67,7 @@ def address_of(server: TritonProcess, scheme: Scheme) -> str:
 
 
 def outcome(client: Driver, timeout: float = TIMEOUT) -> SegmentationError | Segmentation:
-    """Return what a call ends with, having checked that it ends in time and is not wrong."""
+    """Return the outcome of a call, after checking that it came in time and is not wrong."""
     start = time.monotonic()
     try:
         result = client.segment(PICTURE.ppm(), timeout=timeout)
@@ -101,7 +101,7 @@ def test_a_broken_network_is_the_right_error_in_time_and_heals(
     assert isinstance(outcome(client, 10), Segmentation)
 
 
-def test_nobody_listens_any_more(proxy: Proxy, client: Driver) -> None:
+def test_the_server_stopped_listening(proxy: Proxy, client: Driver) -> None:
     proxy.refuse()
     assert type(outcome(client)) is ServerUnavailableError
     assert not client.is_ready(timeout=1)
@@ -124,7 +124,7 @@ def test_a_fault_that_passes_is_retried(proxy: Proxy, scheme: Scheme, kind: Kind
         assert seen == []
         proxy.fault = Fault("reset", after)
         assert PICTURE.is_mask(client.segment(PICTURE.ppm()).mask)
-    # After a lost connection gRPC itself pauses before the next: a retry that is drawn early meets that pause.
+    # gRPC pauses after a lost connection, so an early retry fails during that pause.
     assert [attempt.number for attempt in seen] == list(range(1, len(seen) + 1))
     assert {type(attempt.error) for attempt in seen} == {ServerUnavailableError}
 

@@ -1,4 +1,4 @@
-"""Many requests through one client: each picture gets its own mask, and nothing piles up."""
+"""Many requests through one client: each picture gets its own mask, and nothing accumulates."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ def test_2000_requests_leave_nothing_behind(toy_server: TritonProcess, scheme: S
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     before, after = map(json.loads, done.stdout.splitlines())
-    # What is lost at each request would be there 2,000 times; gRPC's own pool of threads breathes by a few.
+    # A leak in each request would show 2,000 times; gRPC's pool of threads varies by a few.
     for held in ("descriptors", "sockets", "threads", "python threads"):
         assert after[held] <= before[held] + 8, (held, before, after)
-    # A mask of 1.6 kB and its picture of 4.8 kB kept from each request would be 13 MB; arenas breathe.
+    # A mask of 1.6 kB and its picture of 4.8 kB kept from each request would be 13 MB; arenas vary.
     assert after["megabytes"] < before["megabytes"] + 6, (before, after)
 
 

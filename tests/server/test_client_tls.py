@@ -28,7 +28,7 @@ PICTURE = toy.Picture(7, 40, 50)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One server, with the URL by which it is spoken to in TLS, and by mistake without, and what it wants to see."""
+    """A server with its TLS URL, the same URL without TLS, and the certificates it requires."""
 
     url: str
     plain_url: str
@@ -65,7 +65,7 @@ def places(
 
         ours = behind_proxy(toy_server.http_url, mutual=False)
         mutual = behind_proxy(toy_server.http_url, mutual=True)
-        # ALPN is what gRPC asks for and our small proxy does not have; Triton's own TLS does.
+        # gRPC requires ALPN, which our small proxy lacks; Triton's own TLS has it.
         yield {
             "grpc": Place(
                 f"grpcs://{triton.grpc_url}",
@@ -125,7 +125,7 @@ def refusal(kind: Kind, url: str, tls: TLS | None) -> SegmentationError:
     return caught.value
 
 
-def test_a_server_that_nobody_vouches_for_is_not_trusted(place: Place, files: Certificates, kind: Kind) -> None:
+def test_a_server_with_an_unknown_authority_is_not_trusted(place: Place, files: Certificates, kind: Kind) -> None:
     for tls in (None, TLS(ca_file=files.stranger)):
         error = refusal(kind, place.url, tls)
         assert type(error) is TLSError
@@ -139,13 +139,11 @@ def test_a_server_under_another_name_is_not_trusted(place: Place, files: Certifi
     with Proxy(address, host="127.0.0.2") as other:
         error = refusal(kind, f"{scheme}://{other.address}", tls)
     assert type(error) is TLSError
-    assert "certificate is for other names" in error.message
+    assert "certificate is for another host name" in error.message
     assert "ca_file" not in error.message
 
 
-def test_a_server_that_wants_a_certificate_hangs_up_and_the_error_says_why(
-    place: Place, files: Certificates, kind: Kind
-) -> None:
+def test_the_error_names_a_missing_client_certificate(place: Place, files: Certificates, kind: Kind) -> None:
     if place.mutual:
         error = refusal(kind, place.url, TLS(ca_file=files.ca))
         assert "TLS(certificate_file=...)" in error.message
@@ -158,7 +156,7 @@ def test_a_server_without_tls_is_an_error_that_says_so(
         assert "not speak TLS" in refusal(kind, url, TLS(ca_file=files.ca)).message
 
 
-def test_a_forgotten_s_is_no_connection(place: Place, kind: Kind) -> None:
+def test_a_url_without_tls_to_a_tls_port_is_unavailable(place: Place, kind: Kind) -> None:
     assert type(refusal(kind, place.plain_url, None)) is ServerUnavailableError
 
 

@@ -114,7 +114,7 @@ def parameters(**values: str) -> str:
 
 
 UNKNOWN_PARAMETER = parameters(weights="toy")
-# What the native backend takes: ParseBoolValue and ParseIntValue in triton-inference-server/backend.
+# The values that the native backend accepts: ParseBoolValue and ParseIntValue in triton-inference-server/backend.
 LOOSE_PARAMETERS = parameters(
     INFERENCE_MODE="On", DISABLE_CUDNN="off", INTRA_OP_THREAD_COUNT="2x", INTER_OP_THREAD_COUNT="-1"
 )
@@ -127,11 +127,11 @@ MAPPED: dict[str, tuple[list[str], list[str], dict[str, npt.NDArray[Any]]]] = {
     "by_order": (["x", "y"], ["a__1", "b"], {"a__1": 2 * ROW, "b": 3 * ROW * 10}),
 }
 REFUSED: dict[str, tuple[nn.Module, list[str], str]] = {
-    "half": (Half(), ["out"], "expects torch.float32 for output 'out', the model provides torch.float16"),
-    "bfloat": (BFloat(), ["out"], "expects torch.float32 for output 'out', the model provides torch.bfloat16"),
-    "dictionary": (Dictionary(), ["double"], "must return a tensor or a tuple of tensors, and it returned dict"),
-    "listing": (Listing(), ["a", "b"], "must return a tensor or a tuple of tensors, and it returned list"),
-    "too_few": (Half(), ["a", "b"], "output 'b' in config.pbtxt is output 1 of the model, which has 1"),
+    "half": (Half(), ["out"], "expects torch.float32 for output 'out', but the model provides torch.float16"),
+    "bfloat": (BFloat(), ["out"], "expects torch.float32 for output 'out', but the model provides torch.bfloat16"),
+    "dictionary": (Dictionary(), ["double"], "must return a tensor or a tuple of tensors, but returned dict"),
+    "listing": (Listing(), ["a", "b"], "must return a tensor or a tuple of tensors, but returned list"),
+    "too_few": (Half(), ["a", "b"], "output 'b' in config.pbtxt is output 1 of the model, but it has 1"),
 }
 
 
@@ -186,7 +186,7 @@ def test_unnamed_outputs_come_in_alphabetical_order(toys: TritonProcess) -> None
 
 
 def test_unknown_parameters_are_ignored_with_a_line_in_the_log(toys: TritonProcess) -> None:
-    assert "ignored, no parameters of the pytorch backend: weights" in toys.log_tail(1000)
+    assert "ignoring parameters that the pytorch backend does not have: weights" in toys.log_tail(1000)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -197,8 +197,8 @@ def test_what_the_native_backend_refuses_at_inference_is_refused(toys: TritonPro
 
 
 def test_a_model_for_direct_callers_is_read_at_its_first_request(toys: TritonProcess) -> None:
-    """What cannot be read is told to its caller, and the server serves on."""
-    with pytest.raises(InferenceServerException, match="2 inputs and the model's forward takes 1"):
+    """An unreadable model is an error for its caller, and the server continues."""
+    with pytest.raises(InferenceServerException, match="2 inputs, but the model's forward takes 1"):
         wire.infer(toys, "grpc", "read_late", {"first": ROW, "second": ROW}, ["out"])
     np.testing.assert_array_equal(wire.infer(toys, "grpc", "by_order", {"x": ROW, "y": ROW}, ["b"])["b"], 3 * ROW)
 
@@ -212,7 +212,7 @@ def test_a_file_that_was_replaced_before_its_first_request_is_refused(tmp_path: 
     other = tmp_path / "other.pt"
     torch.jit.script(Half()).save(str(other))
     other.replace(file)
-    with pytest.raises(InferenceServerException, match="was replaced after the server's start; start the server anew"):
+    with pytest.raises(InferenceServerException, match="was replaced after the server started; restart the server"):
         wire.infer(server, "grpc", "toy", {"first": ROW}, ["out"])
 
 
@@ -229,7 +229,7 @@ def test_warm_up_makes_a_model_of_the_wrong_dtype_fail_at_load(tmp_path: Path, s
 
 def test_a_config_with_more_inputs_than_forward_takes_fails_at_load(tmp_path: Path, serving: Serving) -> None:
     write_model(tmp_path / "models", "toy", Half(), config("toy", ["first", "second"], ["out"]))
-    with pytest.raises(LaunchError, match="2 inputs and the model's forward takes 1"):
+    with pytest.raises(LaunchError, match="2 inputs, but the model's forward takes 1"):
         serving(tmp_path / "models")
 
 
@@ -239,5 +239,5 @@ def test_parameters_that_the_native_backend_cannot_parse_fail_at_load(tmp_path: 
         write_model(tmp_path / "models", name, Half(), text)
     with pytest.raises(LaunchError) as caught:
         serving(tmp_path / "models")
-    assert "INFERENCE_MODE is 'yes'; it must be 'true' or 'false'" in str(caught.value)
-    assert "INTRA_OP_THREAD_COUNT is 'x2'; it must be an integer" in str(caught.value)
+    assert "INFERENCE_MODE must be 'true' or 'false', got 'yes'" in str(caught.value)
+    assert "INTRA_OP_THREAD_COUNT must be an integer, got 'x2'" in str(caught.value)

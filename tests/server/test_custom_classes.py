@@ -1,4 +1,4 @@
-"""A model of three classes of its own, with its auxiliary head, which keeps the aspect ratio of each picture."""
+"""A model of three custom classes with an auxiliary head, which keeps the aspect ratio of each picture."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("ground", "Küken", "fence post")
-# What follows does not depend on it: small pictures, and a network with a sixteenth of the channels.
+# For speed: small pictures, and a network with a sixteenth of the channels.
 SIDE = 104
 MEAN, STD = [0.4, 0.5, 0.6], [0.5, 0.25, 1.0]  # with which it was trained
 WIDTH = 4
@@ -39,7 +39,7 @@ WIDTH = 4
 
 @pytest.fixture(scope="module")
 def model() -> DeepLabV3:
-    """A model of three classes that are all found in the photograph, for want of a trained one."""
+    """A model that finds all three classes in the photograph, instead of a trained model."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = model_deeplabv3_resnet50(num_classes=3, aux_loss=True, width_per_group=WIDTH).eval()
@@ -102,7 +102,7 @@ def test_a_checkpoint_is_served_under_its_own_class_names(
         assert result.top_class in {"Küken", "fence post"}
     assert set(results[pictures.small()].pixel_counts) == set(NAMES), "the test wants a picture with all of them"
 
-    # A class has one colour, whatever else is in the picture; and the background is not painted.
+    # A class has one color, whatever else is in the picture; and the background is not painted.
     for data, result in results.items():
         drawn = np.asarray(result.overlay(data, alpha=1.0))
         for index, name in enumerate(NAMES[1:], start=1):

@@ -1,4 +1,4 @@
-"""evaluate against a real Triton, with a core model that tells classes by colour: the right figures are known."""
+"""evaluate against a real Triton, with a core model that tells classes by color: the right figures are known."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 NAMES = ["direct deeplabv3_resnet50", "ensemble segment_resnet50"]
 
 
-class ByColour(torch.nn.Module):
-    """What is nearest to a pixel's colour gets the largest logit."""
+class ByColor(torch.nn.Module):
+    """The class with the color nearest to that of a pixel gets the largest logit."""
 
     def __init__(self, classes: int = 21) -> None:
         super().__init__()
         self.mean, self.std = (torch.nn.Buffer(torch.tensor(values)) for values in (MEAN, STD))
-        colours = torch.from_numpy(voc.PALETTE[:classes].copy()) / 255
-        self.colours = torch.nn.Parameter((colours - self.mean) / self.std)
+        colors = torch.from_numpy(voc.PALETTE[:classes].copy()) / 255
+        self.colors = torch.nn.Parameter((colors - self.mean) / self.std)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        return -((pixels[:, None] - self.colours[None, :, :, None, None]) ** 2).sum(2)
+        return -((pixels[:, None] - self.colors[None, :, :, None, None]) ** 2).sum(2)
 
 
-class Direct(ByColour):
+class Direct(ByColor):
     """With the argument's name of the models for direct callers."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name on the wire
         return self.logits(input)
 
 
-class Core(ByColour):
+class Core(ByColor):
     """With those of the core models; the resolution of LOGITS is free."""
 
     def forward(self, PIXELS: torch.Tensor, IMAGE_ID: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803 - the names on the wire
@@ -73,7 +73,7 @@ class Core(ByColour):
         return self.logits(planes.permute(0, 3, 1, 2)), IMAGE_ID
 
 
-class Eager(ByColour):
+class Eager(ByColor):
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"out": self.logits(pixels)}
 
@@ -99,7 +99,7 @@ def write_repository(
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
-    repository = write_repository(tmp_path_factory.mktemp("toy") / "models", weights="by colour")
+    repository = write_repository(tmp_path_factory.mktemp("toy") / "models", weights="by color")
     with TritonProcess(repository, log=tmp_path_factory.mktemp("log") / "serve.log") as process:
         yield process
 
@@ -126,7 +126,7 @@ def test_a_perfect_model_gets_everything_through_the_server(
         assert each.mean_iou == each.pixel_accuracy == 1.0
         assert each.pixels == len(coco_data.PERFECT) * 520 * 520 - 100 * 100
     content = json.loads((tmp_path / "out" / "coco.json").read_text())
-    assert {predictor["weights"] for predictor in content["predictors"]} == {"by colour"}
+    assert {predictor["weights"] for predictor in content["predictors"]} == {"by color"}
     assert {predictor["version"] for predictor in content["predictors"]} == {"1"}
     assert content["predictors"][-1]["resize"] == "fixed"
     assert content["versions"]["tritonserver"] == "2.51.0"
@@ -197,7 +197,7 @@ def test_voc_folders_are_measured_at_both_sizes(toy: TritonProcess, tmp_path: Pa
     assert core.pixels == 4 * 260 * 280
     assert ensemble.pixels == 260 * 280
     for found in (core, ensemble):
-        # Mixed colours at the border may be nearest to any class: the mean is that of a few false classes too.
+        # Mixed colors at the border may be nearest to any class: the mean is that of a few false classes too.
         assert found.class_iou[0] is not None
         assert found.class_iou[0] > 0.98
         assert found.class_iou[15] is not None
@@ -218,7 +218,7 @@ def done(output: Path) -> list[str]:
 
 
 class HeldRun:
-    """A run of its own process in which two pictures, one for each thread, are pipes that nobody writes to.
+    """A run in a separate process, in which two pictures, one per thread, are pipes without a writer.
 
     So it is in its midst until the test lets it go on, and cannot count the last picture before that.
     """
@@ -256,7 +256,7 @@ class HeldRun:
 
 
 def _fed(pipe: Path, data: bytes) -> bool:
-    """Write to a pipe if somebody reads it; the pictures fit into its buffer."""
+    """Write to a pipe if it has a reader; the pictures fit into its buffer."""
     try:
         descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:
@@ -268,7 +268,7 @@ def _fed(pipe: Path, data: bytes) -> bool:
 
 @pytest.fixture(scope="module")
 def uninterrupted(toy: TritonProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]]:
-    """What a run that nobody stops counts on the scenes of those that a signal stops."""
+    """The counts of an uninterrupted run on the same scenes as the interrupted runs."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     scenes = coco_data.write(folder, coco_data.PERFECT + coco_data.HALF)
     assert main(arguments(toy, scenes, folder / "out")) == 0
@@ -299,19 +299,19 @@ def test_a_run_goes_on_after_a_signal(
     else:
         assert run.process.returncode == 128 + number
         assert "stopping after " in printed
-        assert "the same command goes on from there" in printed
+        assert "repeat the command to resume" in printed
     before = done(output)
     assert 0 < len(before) < len(scenes)
 
     assert main(arguments(toy, folder, output, "--limit", "7")) == 1
     refused = capsys.readouterr().err
     assert "limit was not there and is 7" in refused
-    assert "goes on from there" not in refused
+    assert "repeat the command to resume" not in refused
     assert "--restart" in refused
     assert done(output) == before
 
     assert main(arguments(toy, folder, output)) == 0
-    assert f"going on after {len(before)} of {len(scenes)} images" in capsys.readouterr().err
+    assert f"resuming after {len(before)} of {len(scenes)} images" in capsys.readouterr().err
     assert [path.name for path in output.iterdir() if "state" in path.name] == []
     assert matrices(output) == uninterrupted
 
@@ -323,7 +323,7 @@ def test_restart_discards_what_was_counted(
     output.mkdir()
     (output / "coco.state.jsonl").write_text("of another run")
     assert main(arguments(toy, folder, output)) == 1
-    assert "is not the state of an evaluation; pass --restart" in capsys.readouterr().err
+    assert "is not the state file of an evaluation; discard it with --restart" in capsys.readouterr().err
     assert main(arguments(toy, folder, output, "--restart")) == 0
     assert figures(output)[NAMES[0]].pixels == coco_data.HALF_PIXELS
 
@@ -348,7 +348,7 @@ def test_a_server_that_dies_stops_the_run_and_keeps_what_was_counted(tmp_path: P
         re.MULTILINE,
     )
     assert "UNTRAINED WEIGHTS" in printed
-    assert "the same command goes on from there" in printed
+    assert "repeat the command to resume" in printed
     assert done(output)
 
 
@@ -357,7 +357,7 @@ FARM = ("ground", "chicken", "fence post")
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
-    """A server of three classes of its own."""
+    """A server with three custom classes."""
     repository = write_repository(
         tmp_path_factory.mktemp("farm") / "models", weights="farm.pth", mode="shorter_side", class_names=FARM
     )
@@ -424,7 +424,7 @@ def test_another_server_is_reported_and_models_of_other_classes_are_refused(
         assert main([*common, *model]) == 1
         printed = capsys.readouterr().err
         assert "its classes are not the 21 of Pascal VOC" in printed
-        assert "it has 3 classes instead of 21; 0 is 'ground' instead of '__background__'" in printed
+        assert "it has 3 classes instead of 21, 0 is 'ground' instead of '__background__'" in printed
         assert "image" not in printed, "no image is to blame"
         assert "the same command" not in printed
         assert not list((tmp_path / "out").glob("*.state*"))
@@ -452,7 +452,7 @@ def test_what_does_not_fit_the_served_classes_is_named(
     classes.write_text("ground\nhen\nfence post\n")
     for name, models in zip(NAMES, (MODELS[:2], MODELS[2:]), strict=True):
         printed = refused("--classes", str(classes), models=models)
-        assert f"{name}: its classes are not the 3 of --classes, so these annotations say nothing about it: " in printed
+        assert f"{name}: its classes are not the 3 of --classes (" in printed
         assert "1 is 'chicken' instead of 'hen'" in printed
     classes.write_text("ground\n\nhen\n")
     assert f"--classes {classes}: line 2 is empty" in refused("--classes", str(classes))
@@ -466,4 +466,4 @@ def test_what_does_not_fit_the_served_classes_is_named(
         "--ignore", "7", "--concurrency", "1", "--restart"
     )
     mask.unlink()
-    assert f"has the name of {tmp_path / 'pictures' / 'post.png'}; add the masks" in refused("--restart")
+    assert f"among the masks for {tmp_path / 'pictures' / 'post.png'}; add the masks" in refused("--restart")

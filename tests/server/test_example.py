@@ -28,7 +28,7 @@ def test_the_core_model_and_the_client_find_the_same_classes(
     found: list[dict[str, Any]] = []
     for block in (by_core, by_client):
         variables: dict[str, Any] = {}
-        exec(block.replace("localhost:8001", server.grpc_url), variables)  # noqa: S102  our own document
+        exec(block.replace("localhost:8001", server.grpc_url), variables)  # noqa: S102 - our own document
         found.append(variables)
     core, result = found[0], found[1]["result"]
 

@@ -1,4 +1,4 @@
-"""What docs/own-model.md tells a reader to run, run: from a checkpoint to the mIoU of its classes."""
+"""Run the commands of docs/own-model.md, from a checkpoint to the mIoU of its classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "own-model.md").read_text()
-# What follows does not depend on it: small pictures, and a network with a sixteenth of the channels.
+# For speed: small pictures, and a network with a sixteenth of the channels.
 SMALLER = {"preprocess.resize_size=1024x512": "preprocess.resize_size=192x96"}
 HEIGHT, WIDTH = 96, 192
 CHANNELS = 4
@@ -63,7 +63,7 @@ def prepared(image: Image.Image) -> torch.Tensor:
 
 
 class Trained:
-    """A small network whose four classes are all found in the photograph, for want of a trained one."""
+    """A small network that finds all four classes in the photograph, instead of a trained network."""
 
     def __init__(self) -> None:
         with torch.random.fork_rng(devices=[]):

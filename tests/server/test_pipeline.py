@@ -115,20 +115,20 @@ def test_a_picture_of_520_x_520_gives_the_models_own_argmax(server: TritonProces
     image = pictures.cat((520, 520))
     mask = segment(server, pictures.encoded(image, "PNG"))["MASK"][0]
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
-    normalised = transforms.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    normalized = transforms.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     with torch.inference_mode():
-        expected = eager("resnet50")(normalised)["out"].argmax(1)[0].numpy()
+        expected = eager("resnet50")(normalized)["out"].argmax(1)[0].numpy()
     assert (mask == expected).mean() >= 0.9999
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_mask_png_holds_the_mask_in_voc_colours(color_server: TritonProcess, protocol: wire.Protocol) -> None:
+def test_mask_png_holds_the_mask_in_voc_colors(color_server: TritonProcess, protocol: wire.Protocol) -> None:
     reply = segment(color_server, pictures.portrait(), protocol)
     with Image.open(io.BytesIO(reply["MASK_PNG"][0][0])) as png:
         assert png.mode == "P"
         np.testing.assert_array_equal(np.asarray(png), reply["MASK"][0])
         palette = np.array(png.getpalette()).reshape(-1, 3)
-    # Colours as the Pascal VOC devkit lists them.
+    # Colors as the Pascal VOC devkit lists them.
     assert palette[:3].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
     assert palette[15].tolist() == [192, 128, 128]
     assert palette[20].tolist() == [0, 64, 128]
@@ -137,7 +137,7 @@ def test_mask_png_holds_the_mask_in_voc_colours(color_server: TritonProcess, pro
 @pytest.mark.parametrize(
     ("make", "size"),
     [
-        (pictures.grey_png, (451, 300)),
+        (pictures.gray_png, (451, 300)),
         (pictures.palette_png, (451, 300)),
         (pictures.rgba_png, (451, 300)),
         (pictures.cmyk_jpeg, (451, 300)),
@@ -150,7 +150,7 @@ def test_mask_png_holds_the_mask_in_voc_colours(color_server: TritonProcess, pro
         (lambda: pictures.encoded(pictures.cat((1, 4000)), "PNG"), (1, 4000)),
         (lambda: pictures.encoded(pictures.cat((4000, 1)), "PNG"), (4000, 1)),
     ],
-    ids=["grey", "palette", "rgba", "cmyk", "bmp", "ppm", "gif", "tiff", "avif", "1x1", "1x4000", "4000x1"],
+    ids=["gray", "palette", "rgba", "cmyk", "bmp", "ppm", "gif", "tiff", "avif", "1x1", "1x4000", "4000x1"],
 )
 def test_unusual_pictures_are_segmented_right(
     color_server: TritonProcess, make: Callable[[], bytes], size: tuple[int, int]
@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "random": (os.urandom(4096), "cannot be opened as an image"),
     "truncated": (pictures.landscape()[:40_000], "JPEG image is broken or truncated"),
     "gif-bomb": (pictures.gif_bomb(), "cannot be opened as an image"),
-    "png-bomb": (pictures.png_header(60_000, 60_000), "60000 x 60000 = 3600000000 pixels, and the limit is 50000000"),
+    "png-bomb": (pictures.png_header(60_000, 60_000), "60000 x 60000 = 3600000000 pixels, but the limit is 50000000"),
     "unsupported": (pictures.encoded(pictures.cat(), "JPEG2000"), "a JPEG 2000 picture; convert it to JPEG, PNG, WebP"),
 }
 
@@ -194,7 +194,7 @@ def test_what_is_no_picture_is_the_callers_fault(
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_two_images_of_different_size_are_refused(color_server: TritonProcess, protocol: wire.Protocol) -> None:
     both = wire.images(pictures.small(), pictures.portrait())
-    with pytest.raises(InferenceServerException, match="one size, and these are 451x300, 600x900") as caught:
+    with pytest.raises(InferenceServerException, match="the same size, got 451x300, 600x900") as caught:
         wire.infer(color_server, protocol, "segment_resnet50", {"IMAGE": both}, ["MASK"])
     assert caught.value.status() == {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}[protocol]
 
@@ -320,7 +320,7 @@ def test_a_large_jpeg_has_the_mask_of_the_whole_picture(color_server: TritonProc
 def _peak_resident_bytes(pid: int, *, reset: bool = False) -> int:
     """Return the peak resident size of a process; `reset` starts a new peak from now on (proc(5), clear_refs)."""
     if reset:
-        with open(f"/proc/{pid}/clear_refs", "w") as file:  # noqa: PTH123  not a file of ours
+        with open(f"/proc/{pid}/clear_refs", "w") as file:  # noqa: PTH123 - not a file of ours
             file.write("5")
     with open(f"/proc/{pid}/status") as file:  # noqa: PTH123
         line = next(line for line in file if line.startswith("VmHWM"))

@@ -1,4 +1,4 @@
-"""What the documents tell a reader to run, run."""
+"""Run the commands and examples of the documents."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("document", ["README.md", "client/README.md"])
 def test_python_blocks_run(color_server: TritonProcess, document: str, tmp_path: Path) -> None:
-    # The rest has a fake in place of the server and is run by the unit tests.
+    # The unit tests run the others, with a fake instead of the server.
     found = [block for block in blocks(document, "python") if "deeplab_client.testing" not in block]
     assert found
     for name in ("cat.png", "cow.jpg"):
@@ -62,7 +62,7 @@ def test_python_blocks_run(color_server: TritonProcess, document: str, tmp_path:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_of_shell_blocks_exist(document: str) -> None:
-    """Not run, for they build into the checkout or never end; but make and the scripts accept them."""
+    """make and the scripts accept them; they are not run, because they build into the checkout or never end."""
     parsers = {"build_models.py": build_models.parse_arguments, "serve.py": serve.parse}
     for line in "".join(blocks(document, "sh")).splitlines():
         words = shlex.split(line)
@@ -109,38 +109,23 @@ def test_the_clients_commands_run(color_server: TritonProcess, tmp_path: Path) -
         assert picture.getpixel((2, 2)) == (200, 0, 0), "the banner"
 
 
-def anchors(document: Path) -> set[str]:
-    """Return what links may name behind a #: the headings, as GitHub spells them."""
-    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
-    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in plain}
+def test_the_requests_of_curl_are_answered(color_server: TritonProcess, tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(pictures.small())
+    *sent, base64_sent = blocks("docs/serving.md", "bash")
 
+    def run(script: str) -> str:
+        command = ["/bin/bash", "-euo", "pipefail", "-c", script.replace("localhost:8000", color_server.http_url)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        str(path.relative_to(ROOT))
-        for folder in (
-            "",
-            "client",
-            "deploy/helm/deeplab-triton",
-            "deploy/kserve",
-            "deploy/monitoring",
-            "docs",
-            "load_tests",
-        )
-        for path in sorted((ROOT / folder).glob("*.md"))
-    ]
-    + ["model_repository/README.md", "tests/assets/README.md"],
-)
-def test_links_lead_somewhere(document: str) -> None:
-    here = ROOT / document
-    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", here.read_text()):
-        path, _, anchor = link.partition("#")
-        target = here.parent / path if path else here
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target), link
+    outputs = {output["name"]: output["data"] for output in json.loads(run("".join(sent)))["outputs"]}
+    assert outputs["CLASS_NAMES"][15] == "person"
+    with pictures.opened(tmp_path / "mask.png") as mask, pictures.opened(tmp_path / "cat.png") as picture:
+        assert mask.size == picture.size
+        assert mask.histogram()[: len(outputs["CLASS_PIXELS"])] == outputs["CLASS_PIXELS"]
+    (told,) = blocks("docs/serving.md", "json")
+    assert re.sub(r"\d+ bytes", "", run(base64_sent)) == re.sub(r"\d+ bytes", "", told.strip())
 
 
 def test_every_option_of_the_build_is_documented(capsys: pytest.CaptureFixture[str]) -> None:

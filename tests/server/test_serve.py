@@ -1,4 +1,4 @@
-"""What serve.py promises, on toy models: ready line, refusals, draining stop, dead stubs, nothing left behind."""
+"""serve.py with toy models: ready line, refusals, draining, dead stubs, and cleanup."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def connect(url: str, path: str) -> http.client.HTTPConnection:
 
 
 def answers(url: str, path: str = "/v2/health/live") -> bool:
-    """Tell whether a new connection gets the answer 200."""
+    """Return whether a new connection gets the status 200."""
     connection = http.client.HTTPConnection(url, timeout=10)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", path)
@@ -316,7 +316,7 @@ def test_a_start_without_bash_is_refused(
 ) -> None:
     monkeypatch.setenv("PATH", str(repository))
     monkeypatch.setattr(os, "defpath", str(repository))
-    assert "there is no bash on PATH" in refusal(capsys, repository)
+    assert "bash, which starts the Python models, is not on PATH" in refusal(capsys, repository)
 
 
 def test_an_environment_under_any_path_serves(repository: Path, tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def post(url: str, path: str, body: bytes, kind: str) -> int:
     ("number", "told"),
     [
         (signal.SIGKILL, "log above$"),
-        (signal.SIGSEGV, "log above and the crashes known of it in docs/serving.md, Errors$"),
+        (signal.SIGSEGV, "log above and the known crashes in docs/serving.md, Errors$"),
     ],
 )
 def test_the_end_of_tritonserver_is_reported(
@@ -521,7 +521,7 @@ def test_a_server_whose_ready_line_nobody_reads_serves(repository: Path, tmp_pat
         process.wait()
 
 
-def test_a_log_that_nobody_reads_does_not_make_serve_deaf(repository: Path) -> None:
+def test_a_log_that_nobody_reads_does_not_block_signals(repository: Path) -> None:
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(command(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -586,7 +586,7 @@ def test_models_with_their_own_weights_pass(
     [("a", "b", "a", "core"), ("a", "a", "b", "segment"), ("a", None, "b", "segment"), (None, "a", "b", "segment")],
     ids=["file differs", "ensemble differs", "ensemble differs, file of others", "ensemble differs, no core label"],
 )
-def test_models_labelled_with_other_weights_are_refused(
+def test_models_labeled_with_other_weights_are_refused(
     repository: Path, label: str | None, built: str | None, ensemble: str, named: str
 ) -> None:
     write_core(repository, "core", label=label, built=built)
@@ -696,7 +696,7 @@ def test_unusable_repositories_are_refused(capsys: pytest.CaptureFixture[str], r
 def test_a_queue_with_a_bound_is_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
     bound = "dynamic_batching { default_queue_policy { max_queue_size: 9 } }"
     add_model(repository, "bounded", config=ECHO_CONFIG + bound)
-    assert "bounded: config.pbtxt bounds the queue" in refusal(capsys, repository)
+    assert "bounded: config.pbtxt limits the queue" in refusal(capsys, repository)
 
 
 @pytest.mark.parametrize("kind", ['platform: "pytorch_libtorch"', 'backend: "pytorch"'])
@@ -709,7 +709,7 @@ def test_a_core_model_that_is_not_built_is_refused(
     assert "model.pt is not a TorchScript file" in refusal(capsys, repository)
 
 
-def test_mislabelled_weights_are_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+def test_mislabeled_weights_are_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
     write_core(repository, "core", label="COCO", built="random")
     message = refusal(capsys, repository)
     assert "'COCO'" in message
@@ -736,7 +736,7 @@ def test_unusable_ports_are_refused(capsys: pytest.CaptureFixture[str], reposito
         ("platform.system", "Darwin", "Linux x86_64 only, not on Darwin x86_64"),
         ("importlib.util.find_spec", None, "nvidia-pytriton is not installed"),
         ("importlib.metadata.version", "2.1.0", "numpy 2.1.0 corrupts tensors"),
-        ("sysconfig.get_python_version", "3.14", "no Python stub for Python 3.14; use one of: 3.10, 3.11"),
+        ("sysconfig.get_python_version", "3.14", "does not support Python 3.14; use one of: 3.10, 3.11"),
     ],
 )
 def test_unusable_environments_are_refused(

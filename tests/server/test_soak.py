@@ -111,7 +111,7 @@ class Sent:
     class_id: int | None = None
 
     def complaint(self, mask: npt.NDArray[np.uint8]) -> str:
-        """Say what is wrong with a mask; "" if nothing is."""
+        """Return what is wrong with a mask, or ""."""
         if self.shape is None:
             return "status: it is taken"
         if mask.shape != self.shape or (self.class_id is not None and (mask != self.class_id).any()):
@@ -134,7 +134,7 @@ def corpus(case: Case) -> Sent:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What processes hold: resident megabytes and descriptors of each, and megabytes of shared memory."""
+    """The memory of processes: resident megabytes and descriptors of each, and megabytes of shared memory."""
 
     megabytes: dict[str, float]
     descriptors: dict[str, int]

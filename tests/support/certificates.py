@@ -1,4 +1,4 @@
-"""An authority of the tests' own, with a server and a client whose certificates it signed."""
+"""A certificate authority for tests, with signed certificates of a server and a client."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Certificates:
     stranger: Path
 
     def server_context(self, *, mutual: bool) -> ssl.SSLContext:
-        """Return what a server needs to speak TLS, and, with `mutual`, to ask clients who they are."""
+        """Return the TLS context of a server; with `mutual`, it requires client certificates."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.server, self.server_key)
         if mutual:

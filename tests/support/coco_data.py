@@ -1,6 +1,6 @@
 """Annotated pictures whose right figures are known by construction.
 
-Every picture is drawn in the VOC colours, so that a model which tells classes by colour predicts exactly `shown`,
+Every picture is drawn in the VOC colors, so that a model which tells classes by color predicts exactly `shown`,
 whatever the annotations say.
 """
 
@@ -37,7 +37,7 @@ class Thing:
     box: Box
     form: Literal["polygon", "two polygons", "runs", "compressed runs"] = "polygon"
 
-    def segmentation(self, side: int) -> Any:  # noqa: ANN401  any of COCO's forms
+    def segmentation(self, side: int) -> Any:  # noqa: ANN401 - any of COCO's forms
         left, top, right, bottom = self.box
         if self.form == "polygon":
             return [_outline(self.box)]
@@ -61,7 +61,7 @@ class Scene:
 
     Attributes:
         things: its annotations.
-        shown: what a model that tells classes by colour sees: VOC class ids of rectangles, on background.
+        shown: what a model that tells classes by color sees: VOC class ids of rectangles, on background.
     """
 
     things: list[Thing] = field(default_factory=list)
@@ -111,7 +111,7 @@ HALF_PIXEL_ACCURACY = (HALF_BACKGROUND + 10_000) / HALF_PIXELS
 
 @dataclass(frozen=True, slots=True)
 class CocoFolder:
-    """What was written."""
+    """The files that were written."""
 
     annotations: Path
     images: Path

@@ -16,7 +16,7 @@ VARIANTS = ("resnet50", "resnet101")
 
 @functools.cache
 def eager(variant: str) -> DeepLabV3:
-    """torchvision's model with the weights that `--weights none` means: its own initialisation from seed 5."""
+    """torchvision's model with the weights that `--weights none` means: its own initialization from seed 5."""
     make = {"resnet50": deeplabv3_resnet50, "resnet101": deeplabv3_resnet101}[variant]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)

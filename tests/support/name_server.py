@@ -1,4 +1,4 @@
-"""A name server: every name has the addresses that it is told, as a headless Service has those of its pods."""
+"""A name server: every name has the given addresses, as a headless Service has those of its pods."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class NameServer(BaseResolver):
     """A name server on a free port of 127.0.0.1.
 
     Attributes:
-        addresses: What every name has; to be replaced at any time.
-        port: Where it listens.
+        addresses: The addresses of every name; may be replaced at any time.
+        port: The port.
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
@@ -25,8 +25,8 @@ class NameServer(BaseResolver):
         self._server = DNSServer(self, address="127.0.0.1", port=0, logger=DNSLogger(logf=_quiet))
         self.port: int = self._server.server.server_address[1]
 
-    def resolve(self, request: Any, handler: object) -> Any:  # noqa: ANN401, ARG002  dnslib is untyped
-        """Answer a question, for dnslib."""
+    def resolve(self, request: Any, handler: object) -> Any:  # noqa: ANN401, ARG002 - dnslib is untyped
+        """Answer a request, called by dnslib."""
         reply = request.reply()
         if request.q.qtype == QTYPE.A:
             for address in self.addresses:

@@ -70,20 +70,20 @@ def png(
     """Return a PNG of (height, width) or (height, width, channels) samples of 8 or 16 bits, unfiltered.
 
     Args:
-        pixels: grey, grey and alpha, RGB or RGBA; indices where there is a palette.
+        pixels: gray, gray and alpha, RGB or RGBA; indices where there is a palette.
         before: chunks before the pixels.
         after: chunks behind them.
         palette: three bytes a color.
     """
     samples = pixels.reshape(*pixels.shape[:2], -1)
-    kinds = {1: png_files.GREY, 2: png_files.GREY_ALPHA, 3: png_files.RGB, 4: png_files.RGBA}
+    kinds = {1: png_files.GRAY, 2: png_files.GRAY_ALPHA, 3: png_files.RGB, 4: png_files.RGBA}
     kind = png_files.PALETTE if palette else kinds[samples.shape[2]]
     colors = png_chunk(b"PLTE", palette) if palette else b""
     return png_files.write(samples, 8 * pixels.itemsize, kind, filters=[0], before=colors + before, after=after)
 
 
 def lossless_jpeg(pixels: Pixels) -> bytes:
-    """Return a lossless JPEG (T.81, annex H) of (height, width) grey samples: every difference is coded in 8 bits."""
+    """Return a lossless JPEG (T.81, annex H) of (height, width) gray samples: every difference is coded in 8 bits."""
     height, width = pixels.shape
     frame = jpeg_segment(0xC3, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0")
     # Nine codes of four bits, one for each category of differences from 0 to 8.
@@ -231,7 +231,7 @@ _HEVC = {
         b"|G(r!+Ry&KZ?6b{uCZH`v&K8>U$*S2+rRc{UF(0p&(2|{)q}hH^f!Lo_<NOc+iTsc9lxArO}qQze*6lb{<rsKgW`|Ye%uhTrRYP;"
         b"*5}dwH=n%oKRe4`B}lwSiRr8L?Ff7680!bd-xfW8(s)={-~3aeYw)`(lB?1p+h6)WQf)Lj`+V}{2LM`cV6p"
     ),
-    # Grey pictures of 3072 x 2048 pixels, by their chroma subsampling and the bits of a sample.
+    # Gray pictures of 3072 x 2048 pixels, by their chroma subsampling and the bits of a sample.
     "4:2:0, 8 bits": (
         b"c-muNU=Vj;<YD~(pM`^gftg|c3J}RKZ5NXR0|SGm6C)$4_yWcT1tx~byd{&lXET9>z=V+iP%*m;<H5q_B@GM=tkX0Y*XVHY&J(+t"
         b"T6#4U9XQN?_{(^90@y$z(d!0MR0ENm04b_jc}P&r97Td+HwWSsGxig&miZUaYT2$3t(4;g(Mma25UrGJ2hmEoGl*8oqd~M%UgF)#"

@@ -82,8 +82,8 @@ def many_scans_jpeg() -> bytes:
     return data[:last] + data[last:-2] * 200 + data[-2:]
 
 
-def grey_column(height: int) -> bytes:
-    """Return a grey PNG of one column."""
+def gray_column(height: int) -> bytes:
+    """Return a gray PNG of one column."""
     return encoded(Image.new("L", (1, height), 77), "PNG")
 
 
@@ -97,7 +97,7 @@ def gif_bomb() -> bytes:
     )
 
 
-def grey_png() -> bytes:
+def gray_png() -> bytes:
     return encoded(cat().convert("L"), "PNG")
 
 
@@ -129,7 +129,7 @@ def ppm() -> bytes:
 
 
 def sixteen_bit_png() -> tuple[bytes, npt.NDArray[np.uint16]]:
-    """Return a 16-bit greyscale PNG, and the samples that it holds: (300, 451) uint16."""
+    """Return a 16-bit grayscale PNG, and the samples that it holds: (300, 451) uint16."""
     high = np.asarray(cat().convert("L")).astype(np.uint16) << 8
     low = (np.arange(high.size) % 256).astype(np.uint16).reshape(high.shape)
     samples = (high | low).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Small servers on loopback that speak Triton's protocol, or fail at it as a script says."""
+"""Small servers on loopback that use Triton's protocol, or violate it as a script says."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = [b"__background__", b"cat"]
 
 @dataclass
 class Script:
-    """What a server answers, or how it fails.
+    """The replies and failures of a server.
 
     The mask of an image of plain pixels is of its size, and any other as wide as the image's first byte says.
     """
@@ -41,11 +41,11 @@ class Script:
     requests: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     height: int = 3
     hold: threading.Event | None = None  # infer waits for it
-    held_from: int = 0  # the first byte of an image from which on that is so
+    held_from: int = 0  # from images with this first byte on
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])  # of every call, names in lower case
-    failing: int = 1_000_000  # times that a failure still happens
-    fixed: list[tuple[str, str, list[int], bytes]] | None = None  # tensors in place of those that were asked for
-    wait: str | None = None  # what a failure says about when to try again
+    failing: int = 1_000_000  # remaining times of a failure
+    fixed: list[tuple[str, str, list[int], bytes]] | None = None  # tensors instead of the requested ones
+    wait: str | None = None  # when to retry after a failure
     others: list[bytes] = field(default_factory=list[bytes])  # images whose replies the first requests get
     other_ids: list[str] = field(default_factory=list[str])  # ids that the first replies have
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -101,7 +101,7 @@ def elements(*values: bytes) -> bytes:
 
 
 def image_id(image: bytes) -> tuple[str, str, list[int], bytes]:
-    """Return the tensor that tells which image was segmented."""
+    """Return the tensor IMAGE_ID."""
     return "IMAGE_ID", "INT64", [1, 1], struct.pack("<q", zlib.crc32(image))
 
 
@@ -111,7 +111,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, script: Script, port: int | str = 0, *, host: str = "127.0.0.1") -> None:
         """Listen on a port, or with the host `unix` on a path."""
         self.script = script
-        self.connections: set[str] = set()  # peers that have asked
+        self.connections: set[str] = set()  # peers that sent requests
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
         self.server = grpc.server(ThreadPoolExecutor(8), options=options)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
@@ -121,7 +121,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def stop(self) -> None:
         self.server.stop(None).wait()
 
-    def fail(self, call: str, context: Any) -> None:  # noqa: ANN401 untyped
+    def fail(self, call: str, context: Any) -> None:  # noqa: ANN401 - untyped
         self.connections.add(context.peer())
         self.script.headers.append(dict(context.invocation_metadata()))
         failure = self.script.failure(call)
@@ -130,7 +130,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 context.set_trailing_metadata((("grpc-retry-pushback-ms", self.script.wait),))
             context.abort(*failure)
 
-    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 - Triton's name, untyped
         self.fail("infer", context)
         (image,) = request.inputs
         assert (image.name, image.datatype, list(image.shape)) == ("IMAGE", "BYTES", [1, 1])
@@ -143,7 +143,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             response.raw_output_contents.append(data)
         return response
 
-    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 - Triton's name, untyped
         del request
         self.fail("config", context)
         response = messages.ModelConfigResponse()
@@ -151,12 +151,12 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             response.config.parameters["weights"].string_value = self.script.weights
         return response
 
-    def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+    def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 - Triton's name, untyped
         del request
         self.fail("ready", context)
         return messages.ServerReadyResponse(ready=True)
 
-    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 - Triton's name, untyped
         del context
         return messages.ModelReadyResponse(ready=request.name == "segment_resnet50")
 
@@ -168,24 +168,24 @@ class HttpServer(ThreadingHTTPServer):
     def __init__(self, script: Script, port: int = 0) -> None:
         self.script = script
         self.connections: set[socket.socket] = set()
-        self.hang_up = False  # after each answer, without a word
+        self.hang_up = False  # after each reply, without notice
         self.hung_up = threading.Event()
         self.base = ""  # what each request's path begins with: a prefix, or as to a proxy the URL of a server
-        self.tls: ssl.SSLContext | None = None  # spoken where a client thinks that it has a proxy's tunnel
+        self.tls: ssl.SSLContext | None = None  # sent to a client that expects a proxy's tunnel
         super().__init__(("127.0.0.1", port), HttpHandler)
         self.port = self.server_port
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
-    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 the base class's
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the base class's
         self.connections.add(request)
         super().process_request(request, client_address)
 
-    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 the base class's
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - the base class's
         super().shutdown_request(request)
         self.hung_up.set()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 the base class's
-        """Say nothing of clients that went away."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the base class's
+        """Do not log clients that disconnected."""
 
     def stop(self) -> None:
         self.shutdown()
@@ -204,8 +204,8 @@ class HttpHandler(BaseHTTPRequestHandler):
         assert isinstance(self.server, HttpServer)
         return self.server
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 the base class's
-        """Say nothing."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - the base class's
+        """Log nothing."""
 
     def answer(self, status: int, body: bytes, json_length: int | None = None) -> None:
         self.send_response(status)
@@ -240,7 +240,7 @@ class HttpHandler(BaseHTTPRequestHandler):
         return is_request
 
     def do_CONNECT(self) -> None:
-        """Be a proxy, and then the server behind it."""
+        """Act as a proxy, and then as the server behind it."""
         if self.fails(f"connect to {self.path}"):
             return
         self.send_response(200)
@@ -289,7 +289,7 @@ Server = GrpcServer | HttpServer
 
 
 def url(server: Server) -> str:
-    """Return where a client finds it."""
+    """Return the URL for a client."""
     return f"{server.scheme}://127.0.0.1:{server.port}"
 
 
@@ -339,7 +339,7 @@ class RawServer:
 
 
 def http_answer(body: bytes, *headers: str, status: int = 200, length: int | None = None) -> bytes:
-    """Return an HTTP answer, as long as it is or as it says."""
+    """Return an HTTP response with its own length or another one."""
     length = len(body) if length is None else length
     head = "\r\n".join([f"HTTP/1.1 {status} Said", f"Content-Length: {length}", *headers, "", ""])
     return head.encode() + body

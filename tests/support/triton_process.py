@@ -1,4 +1,4 @@
-"""A server of its own for a test, whose processes are known and whose clean-up is checked."""
+"""A server for a test, whose processes are known and whose cleanup is checked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def wait_until(condition: Callable[[], object], *, what: str, seconds: float = 3
 
 
 def alive(process: psutil.Process) -> bool:
-    """Tell whether a process still runs; a zombie does not, whoever forgets to reap it."""
+    """Return whether a process still runs; a zombie does not, even if it is never reaped."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -41,7 +41,7 @@ def infer(
     inputs: Mapping[str, npt.NDArray[Any]],
     outputs: Sequence[str] | None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Send one request; return the outputs that were asked for, with None all that a gRPC reply has, in its order."""
+    """Send one request; return the requested outputs, or all outputs of a gRPC reply in its order for None."""
     library = _LIBRARIES[protocol]
     tensors: list[Any] = []
     for name, array in inputs.items():

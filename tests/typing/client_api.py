@@ -1,4 +1,4 @@
-"""What the types of deeplab_client promise to callers; checked by basedpyright, never run."""
+"""The types of deeplab_client from the view of callers; checked by basedpyright, never run."""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=error
 
@@ -113,7 +113,7 @@ def no_images(client: SegmentationClient) -> None:
     client.segment(7)  # pyright: ignore[reportArgumentType]
     client.segment([[1, 2]])  # pyright: ignore[reportArgumentType]
     client.segment(io.StringIO("text"))  # pyright: ignore[reportArgumentType]
-    client.segment(open("cow.jpg"))  # pyright: ignore[reportArgumentType]  # noqa: PTH123, SIM115 the most usual mistake
+    client.segment(open("cow.jpg"))  # pyright: ignore[reportArgumentType]  # noqa: PTH123, SIM115 - the most usual mistake
     client.segment("cow.jpg", "segment_resnet101")  # pyright: ignore[reportCallIssue]
 
 
@@ -191,7 +191,7 @@ def hooks() -> None:
         assert_type(attempt.error, SegmentationError)
 
     async def awaited(info: ResponseInfo) -> None:
-        """Be told nothing."""
+        """Ignore the argument."""
 
     SegmentationClient("host", on_request=before, on_response=after, on_retry=again)
     SegmentationClient.from_env(on_request=before, on_response=lambda info: info.seconds)
@@ -220,7 +220,7 @@ def a_fake_is_a_transport(mask: NDArray[np.uint8]) -> None:
 
 
 class Recorder:
-    """A transport of a user's own: it asks another one, and remembers what it answered."""
+    """A user's transport, which calls another one and records its replies."""
 
     def __init__(self, asked: Transport) -> None:
         self.asked = asked

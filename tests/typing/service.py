@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class Upload(Protocol):
-    """What a web framework gives for an uploaded file."""
+    """An uploaded file of a web framework."""
 
     async def read(self) -> bytes:
         """Return its bytes."""
@@ -52,7 +52,7 @@ class Upload(Protocol):
 
 @dataclass(frozen=True)
 class Response:
-    """What a web framework is given.
+    """A response for a web framework.
 
     Attributes:
         headers: Such as `Retry-After`.
@@ -125,7 +125,7 @@ class Service:
             log.info("%s: %s, at most %s pixels, classes %s", model.name, model.weights, limit, names)
 
     async def healthy(self) -> bool:
-        """Return whether requests would be answered."""
+        """Return whether the server is ready."""
         try:
             return await self.client.is_ready()
         except SegmentationError:
@@ -156,7 +156,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Found:
-    """What a worker stores of one picture."""
+    """The record that a worker stores for one picture."""
 
     top_class: str | None
     people: NDArray[np.bool_]
@@ -167,7 +167,7 @@ class Found:
 
 
 def described(result: Segmentation, image: ImageLike) -> Found:
-    """Return what is stored of a result."""
+    """Return the record of a result."""
     people = result["person"] if "person" in result else result.mask_of("__background__")
     outlines = [polygon.simplify(1.0).exterior for polygon in result.to_polygons("person")]
     preview = result.overlay(image, alpha=0.4, legend=True)
@@ -186,7 +186,7 @@ class Worker:
         return described(self.client.segment(image, confidence=True), image)
 
     def large(self, image: ImageLike) -> Found:
-        """Segment a picture that the server would not take as a whole."""
+        """Segment a picture that is too large for one request."""
         return described(self.client.segment_tiles(image, tile=1040, overlap=0.25, timeout=600.0), image)
 
     def annotate(self, images: Iterable[bytes]) -> Iterator[CocoAnnotation]:

@@ -33,7 +33,7 @@ def test_requests_go_to_all_addresses_in_turn_and_past_one_that_is_gone(
 ) -> None:
     first, second = pods
     with NameServer(ADDRESSES) as names:
-        # The system's resolver cannot be told of a name here; gRPC takes a name server in the target.
+        # The system's resolver cannot be given a name here; gRPC takes a name server in the target.
         target = f"dns://127.0.0.1:{names.port}/seg.test:{first.port}"
 
         def at_our_name_server(_: object) -> str:

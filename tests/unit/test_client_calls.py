@@ -1,4 +1,4 @@
-"""What the client does around a call, with a fake in place of the server."""
+"""Calls of both clients, with a fake instead of the server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 IMAGE = np.zeros((2, 3, 3), np.uint8)
-PASSWORD = "hunter/22"  # noqa: S105 a made up one
+PASSWORD = "hunter/22"  # noqa: S105 - not a real token
 
 
 def outputs() -> dict[str, Any]:
@@ -57,7 +57,7 @@ def outputs() -> dict[str, Any]:
     return {
         "MASK": mask,
         "CLASS_NAMES": names,
-        "IMAGE_ID": np.array([[zlib.crc32(b"P6 3 2 255\n" + bytes(18))]]),  # of IMAGE as it travels
+        "IMAGE_ID": np.array([[zlib.crc32(b"P6 3 2 255\n" + bytes(18))]]),  # of IMAGE as it is sent
     }
 
 
@@ -89,10 +89,10 @@ class Fake:
         return ModelConfig({name: value for name, value in parameters.items() if value is not None})
 
     def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
-        raise NotImplementedError  # no test here asks what a server offers
+        raise NotImplementedError  # not used in these tests
 
     def server_info(self, *, deadline: Deadline) -> ServerInfo:
-        raise NotImplementedError  # likewise
+        raise NotImplementedError  # the same
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
         self.timeouts.append(deadline.remaining())
@@ -116,7 +116,7 @@ def client(fake: Fake, kind: Kind) -> Iterator[Driver]:
         yield client
 
 
-def test_a_result_carries_what_the_server_said(client: Driver) -> None:
+def test_a_result_has_the_names_and_version_from_the_server(client: Driver) -> None:
     result = client.segment(IMAGE)
     assert result.mask.tolist() == [[0, 2, 2], [0, 0, 0]]
     assert result.mask.dtype == np.uint8
@@ -170,11 +170,11 @@ def test_a_reply_that_breaks_the_contract_is_a_model_error(
     assert caught.value.request_id
 
 
-def test_a_png_that_no_decoder_takes_is_a_model_error(client: Driver, fake: Fake) -> None:
+def test_an_invalid_png_is_a_model_error(client: Driver, fake: Fake) -> None:
     file = BytesIO()
     Image.new("L", (3, 2)).save(file, "PNG")
     head, end = file.getvalue()[:-12], file.getvalue()[-12:]
-    # A colour profile of no bytes, which Pillow reads beyond.
+    # An empty color profile, beyond whose end Pillow reads.
     broken = head + struct.pack(">I4sI", 0, b"iCCP", zlib.crc32(b"iCCP")) + end
     del fake.outputs["MASK"]
     fake.outputs["CLASS_PIXELS"] = np.array([[6, 0, 0]])
@@ -195,7 +195,7 @@ def test_models_are_chosen_per_client_and_per_call(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("model", ["", "a\nb", "\ud800", b"name", 5])
-def test_what_is_no_name_of_a_model_is_refused(client: Driver, fake: Fake, model: Any) -> None:  # noqa: ANN401
+def test_an_invalid_model_name_is_refused(client: Driver, fake: Fake, model: Any) -> None:  # noqa: ANN401 - also wrong types
     for call in (
         lambda: SegmentationClient("host", model=model),
         lambda: client.segment(IMAGE, model=model),
@@ -212,7 +212,7 @@ def test_weights_are_fetched_once_a_model(client: Driver, fake: Fake) -> None:
     assert fake.calls.count("config segment_resnet50") == 1
 
 
-def test_untrained_weights_are_told_and_logged_once(
+def test_untrained_weights_are_reported_and_logged_once(
     client: Driver, fake: Fake, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.weights = "none"
@@ -288,7 +288,7 @@ def test_timeouts_out_of_range_are_refused(client: Driver, fake: Fake, timeout: 
 
 
 @pytest.mark.parametrize("timeout", ["5", True, [1]])
-def test_timeouts_that_are_no_numbers_are_refused(client: Driver, timeout: Any) -> None:  # noqa: ANN401
+def test_timeouts_that_are_not_numbers_are_refused(client: Driver, timeout: Any) -> None:  # noqa: ANN401 - also wrong types
     with pytest.raises(TypeError, match="seconds"):
         client.segment(IMAGE, timeout=timeout)
 
@@ -323,28 +323,28 @@ def test_accepted_urls(url: str, address: str) -> None:
     [
         ("ftp://host", "scheme 'ftp'"),
         ("dns://8.8.8.8/host:8001", "scheme 'dns'"),
-        ("http://host:8000/v2", "leave it out"),
-        ("http://host/v2/models/m/infer", "leave it out"),
-        ("host/models", "gRPC has no place for a path"),
-        ("grpcs://host/seg", "gRPC has no place for a path"),
+        ("http://host:8000/v2", "leave out /v2"),
+        ("http://host/v2/models/m/infer", "leave out /v2"),
+        ("host/models", "gRPC takes no path"),
+        ("grpcs://host/seg", "gRPC takes no path"),
         ("http://host/a/../b", r"no \. or \.\."),
         ("http://host/a//b", "single slashes"),
         ("http://host/a%2Fb", "single slashes"),
-        ("http://host/seg?x=1", "host, a port and a path only"),
+        ("http://host/seg?x=1", "only have a host, a port and a path"),
         ("unix://host/run/x", "three slashes"),
         ("http+unix:///", "three slashes"),
-        ("unix:run/x", "no server URL"),
-        ("", "no host"),
-        ("http://:8000", "no host"),
-        ("host:port", "no server URL"),
-        ("host:70000", "no server URL"),
-        ("host:0", "0 is no port"),
-        ("http://a..b", "no host has such a name"),
-        (f"grpc://{'a' * 64}.example", "no host has such a name"),
-        ("grpc://" + "ab." * 85, "no host has such a name"),
-        ("::1", "no server URL"),
-        ("my host:8001", "blanks"),
-        ("host:8001\n", "blanks"),
+        ("unix:run/x", "invalid server URL"),
+        ("", "the host is missing"),
+        ("http://:8000", "the host is missing"),
+        ("host:port", "invalid server URL"),
+        ("host:70000", "invalid server URL"),
+        ("host:0", "from 1 to 65535"),
+        ("http://a..b", "the host name is not valid"),
+        (f"grpc://{'a' * 64}.example", "the host name is not valid"),
+        ("grpc://" + "ab." * 85, "the host name is not valid"),
+        ("::1", "invalid server URL"),
+        ("my host:8001", "spaces"),
+        ("host:8001\n", "spaces"),
     ],
 )
 def test_other_urls_are_refused_with_the_accepted_forms(url: str, words: str) -> None:
@@ -358,13 +358,13 @@ def test_other_urls_are_refused_with_the_accepted_forms(url: str, words: str) ->
 
 @pytest.mark.parametrize("form", ["grpc://{}@host", "http://{}@host:1", "{}@host", "dns:///{}@host", "grpc://{}@ho st"])
 def test_a_password_in_a_url_is_refused_untold(form: str) -> None:
-    with pytest.raises(ValueError, match="host, a port and a path only") as caught:
+    with pytest.raises(ValueError, match="only have a host, a port and a path") as caught:
         SegmentationClient(form.format(f"user:{PASSWORD}"))
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
     assert "***@ho" in str(caught.value)
 
 
-def test_a_url_that_is_no_string_is_a_type_error() -> None:
+def test_a_url_that_is_not_a_string_is_a_type_error() -> None:
     nothing: Any = None
     with pytest.raises(TypeError, match="url"):
         SegmentationClient(nothing)
@@ -380,7 +380,7 @@ def test_close_twice_and_use_after_close(fake: Fake) -> None:
             call()
 
 
-def test_is_ready_is_false_where_nobody_answers(client: Driver, fake: Fake) -> None:
+def test_is_ready_is_false_if_no_server_answers(client: Driver, fake: Fake) -> None:
     assert client.is_ready()
     assert not client.is_ready(model="other")
     fake.infer_error = ServerUnavailableError("refused")
@@ -406,7 +406,7 @@ def test_is_ready_is_false_where_nobody_answers(client: Driver, fake: Fake) -> N
 )
 def test_errors_pickle_and_are_the_builtin_too(kind: type[SegmentationError], builtin: type[Exception]) -> None:
     error = kind("what happened", model="m", request_id="r", retry_after=2.5)
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 made here
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
     assert type(copy) is kind
     assert isinstance(copy, builtin)
     assert isinstance(copy, SegmentationError)

@@ -1,4 +1,4 @@
-"""The command line, with a fake in place of the server."""
+"""The command line, with a fake instead of the server."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.unit
 
+README = Path(__file__).resolve().parents[2] / "client" / "README.md"
+
 
 @pytest.mark.usefixtures("fake", "folder")
 def test_without_an_output_nothing_is_written_and_a_pipe_gets_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +61,7 @@ def test_names_of_files_cannot_write_to_the_terminal(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_a_picture_that_fails_is_told_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_picture_is_reported_and_the_others_are_segmented(capsys: pytest.CaptureFixture[str]) -> None:
     picture("good.png")
     broken("bad.png", InvalidImageError)
     broken("busy.png", ServerOverloadedError)
@@ -77,7 +79,7 @@ def test_a_picture_that_fails_is_told_and_the_rest_goes_on(capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_a_server_says_stays_on_one_line(
+def test_a_server_message_stays_on_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = ModelError("it failed:\n  in line 1\r\n\x1b[31mred")
@@ -106,7 +108,7 @@ def test_a_server_that_cannot_be_used_ends_the_run(
     assert files("out") == set()
     broken("b05.png", error)
     picture("a.png")
-    # After an answer, an answer that comes too late is one picture's.
+    # After a first reply, a timeout is the failure of one picture.
     assert run("segment", ".", "--concurrency", "1", "-o", "out") == (1 if error is DeadlineExceededError else code)
     assert len(files("out")) == (30 if error is DeadlineExceededError else 6)
 
@@ -128,9 +130,32 @@ def test_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["state"] == "skipped"
 
 
+@pytest.mark.parametrize(
+    ("row", "command"),
+    [
+        ("segment --json", ["segment", "a.png", "--json"]),
+        ("ping --json", ["ping", "--json"]),
+        ("models --json", ["models", "--json"]),
+        ("classes --json", ["classes", "--json"]),
+        ("segment --format json", ["segment", "a.png", "-o", "-", "-f", "json"]),
+    ],
+)
+@pytest.mark.usefixtures("fake", "folder")
+def test_the_readme_lists_every_key_of_the_json(
+    capsys: pytest.CaptureFixture[str], row: str, command: list[str]
+) -> None:
+    (line,) = (line for line in README.read_text().splitlines() if line.startswith(f"| `{row}` |"))
+    documented = set(re.findall(r"`([a-z_]+)`", line.split("|")[3])) - {"done", "skipped", "failed"}
+    picture("a.png")
+    assert run(*command) == 0
+    told = json.loads(capsys.readouterr().out)
+    first = told[0] if isinstance(told, list) else told
+    assert documented == set(first).union(*first.get("classes", []))
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 @pytest.mark.usefixtures("folder")
-def test_untrained_weights_are_told_once(
+def test_untrained_weights_are_reported_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     reach(FakeTransport(cats, weights="none"), monkeypatch)
@@ -146,15 +171,16 @@ def test_untrained_weights_are_told_once(
     ("arguments", "words"),
     [
         (["segment"], "IMAGE"),
-        (["segment", ""], "empty argument"),
+        (["segment", ""], "must not be empty"),
         (["segment", "nothing/*.png"], "matches no file"),
-        (["segment", "empty"], "holds no pictures.*--recursive"),
+        (["segment", "empty"], "contains no pictures.*--recursive"),
         (["segment", "a.png", "--format", "ids"], "--output"),
-        (["segment", "a.png", "--format", "gif", "-o", "out"], "gif"),
+        (["segment", "a.png", "--format", "gif", "-o", "out"], "ids, json or coco, got 'gif'$"),
+        (["segment", "a.png", "-f", "ids,json", "-o", "out"], "--format.*got 'ids,json': repeat the option"),
         (["segment", "a.png", "--alpha", "2"], "alpha"),
         (["segment", "a.png", "--concurrency", "0"], "concurrency"),
-        (["segment", "a.png", "-o", "a.png"], r"--output.*\n?.*a\.png is a file.*a folder is wanted"),
-        (["segment", "a.png", "-o", "a.png/deep"], r"a\.png/deep is a file, or lies below one"),
+        (["segment", "a.png", "-o", "a.png"], r"--output.*\n?.*must be a folder, but a\.png is a file"),
+        (["segment", "a.png", "-o", "a.png/deep"], r"a\.png/deep is a file or lies below one"),
         (["segment", "a.png", "--alpha", "1"], "--alpha.*--output"),
         (["segment", "a.png", "--legend"], "--legend.*--output"),
         (
@@ -224,7 +250,7 @@ def test_model_and_timeout_of_the_environment_hold_unless_they_are_given(
         ("DEEPLAB_CA_FILE", "ca.pem"),
     ],
 )
-def test_a_wrong_variable_is_named_and_no_option_is_blamed(
+def test_an_invalid_variable_is_named_instead_of_an_option(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -248,7 +274,7 @@ def test_ping_says_where_the_weights_are_untrained(
 
 
 class Guarded(FakeTransport):
-    """A server that closes some of its questions to us."""
+    """A server that denies access to some requests."""
 
     def __init__(self, *closed: str) -> None:
         super().__init__()
@@ -280,7 +306,7 @@ def test_ping_knows_the_model_of_a_server_that_does_not_say_whether_it_is_ready(
     assert told["ready"] is None
     assert "has the model" in told["reason"]
     assert run("ping") == 0
-    assert capsys.readouterr().out.startswith("ready: unknown (the server has the model, but does not let you ask")
+    assert capsys.readouterr().out.startswith("readiness unknown (the server has the model, but denies access")
     assert run("ping", "--model", "x") == 4
 
 
@@ -294,20 +320,20 @@ def test_a_server_that_closes_its_models_is_ready_without_weights_and_a_remedy_i
     assert (told["ready"], told["reason"], told["weights"]) == (True, None, None)
     assert run("classes") == 4
     told = capsys.readouterr()
-    assert "does not let you ask for its models: segment a picture with --format coco" in told.err
+    assert "denies access to its list of models: segment a picture with --format coco" in told.err
     reach(Guarded(closed, "is_ready"), monkeypatch)
     assert run("ping") == 4
-    assert "segment a picture to see whether that is allowed" in capsys.readouterr().err
+    assert "segment a picture to check whether inference is allowed" in capsys.readouterr().err
 
 
 def test_ping_says_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     transport = reach(FakeTransport(models=["segment_resnet50"], ready=False), monkeypatch)
     assert run("ping") == 3
-    assert f"{URL} does not call itself and model 'segment_resnet50' ready" in capsys.readouterr().err
+    assert f"{URL} or its model 'segment_resnet50' is not ready" in capsys.readouterr().err
     assert run("ping", "--json") == 3
     told = json.loads(capsys.readouterr().out)
     assert told["ready"] is False
-    assert "does not call itself" in told["reason"]
+    assert "is not ready" in told["reason"]
     transport.ready = True
     assert run("ping", "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -328,12 +354,12 @@ def test_a_model_that_is_not_served_names_those_that_are(
     fake = reach(FakeTransport(models=["mine", "yours"]), monkeypatch)
     picture("a.png")
     assert run(*command.split(), "--model", "x") == 4
-    assert re.search(r"model 'x'.*; it has mine, yours$", capsys.readouterr().err, re.MULTILINE)
+    assert re.search(r"model 'x'.*; its segmentation models are mine, yours$", capsys.readouterr().err, re.MULTILINE)
     assert not fake.requests
 
 
 @pytest.mark.parametrize("command", ["ping", "classes", "models"])
-def test_no_question_sends_a_picture(fake: FakeTransport, command: str) -> None:
+def test_queries_send_no_picture(fake: FakeTransport, command: str) -> None:
     assert run(command) == 0
     assert not fake.requests
 
@@ -347,7 +373,7 @@ def test_the_models_of_a_server_are_listed(monkeypatch: pytest.MonkeyPatch, caps
     assert (told["name"], told["class_names"], told["background"]) == ("mine", ["none", "road"], True)
     reach(FakeTransport(models=[]), monkeypatch)
     assert run("models") == 0
-    assert "no model that segments pictures" in capsys.readouterr().err
+    assert "no segmentation model" in capsys.readouterr().err
 
 
 def test_classes_without_a_background_have_the_colors_of_an_overlay(
@@ -369,7 +395,7 @@ def test_classes_are_those_of_the_server(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def on_a_terminal(*arguments: str, code: int = 0) -> str:
-    """Return what a terminal of 100 columns gets."""
+    """Return the output in a terminal of 100 columns."""
     ours, theirs = pty.openpty()
     shown = io.BytesIO()
     try:
@@ -428,14 +454,14 @@ def test_a_pipe_gets_no_escapes_even_when_the_pipe_breaks() -> None:
     ("redirection", "words"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
 )
 @pytest.mark.usefixtures("folder")
-def test_an_output_that_takes_nothing_is_told_and_the_pictures_are_done(redirection: str, words: str) -> None:
+def test_an_unwritable_stdout_is_reported_and_the_pictures_are_segmented(redirection: str, words: str) -> None:
     for i in range(3):
         picture(f"{i}.png")
     shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", PROGRAM]
     for arguments in (["segment", ".", "-o", "out"], ["ping"]):
         done = subprocess.run([*shell, *arguments, "--url", URL], capture_output=True, text=True, check=False)
         assert done.returncode == 1
-        assert done.stderr.count(f"deeplab: cannot write to the standard output: {words}\n") == 1
+        assert done.stderr.count(f"deeplab: cannot write to standard output: {words}\n") == 1
         assert "Traceback" not in done.stderr
         assert "Exception" not in done.stderr
     assert files("out") == {f"{i}.png.overlay.png" for i in range(3)}
@@ -460,21 +486,21 @@ def test_a_terminal_without_the_letters_gets_their_codes() -> None:
 
 
 @pytest.mark.parametrize("module", ["typer", "rich"])
-def test_without_its_extra_the_command_line_says_what_to_install(module: str) -> None:
+def test_without_its_extra_the_command_line_names_the_package_to_install(module: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; from deeplab_client.__main__ import main; main()"
     done = python(code)
     assert done.returncode == 2
-    hint = f"pip install './client[cli]' in a checkout of the project, or {module} itself"
+    hint = f"pip install './client[cli]' in a checkout of the project, or pip install {module}"
     assert done.stderr == f"deeplab: the command line needs {module}: {hint}\n"
 
 
 @pytest.mark.parametrize("command", ["", "segment", "classes", "models", "ping"])
-def test_the_help_names_every_variable_and_no_python(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_the_help_names_every_variable_and_shows_no_python(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert app.run([*command.split(), "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     for name in ("URL", "MODEL", "TIMEOUT", "TOKEN", "CA_FILE", "CERTIFICATE_FILE", "KEY_FILE", "RETRIES"):
         assert f"DEEPLAB_{name}" in told
-    for word in ("DEEPLAB_COMPRESSION", "DEEPLAB_MASK_FORMAT", "Exit code: 0"):
+    for word in ("DEEPLAB_COMPRESSION", "DEEPLAB_MASK_FORMAT", "Exit codes: 0"):
         assert word in told
     for word in ("range>", "(overlay)"):
         assert word not in told
@@ -482,7 +508,7 @@ def test_the_help_names_every_variable_and_no_python(capsys: pytest.CaptureFixtu
     assert "..." not in commands, "each command is told in a whole sentence"
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["--version"]) == 0
     assert re.fullmatch(r"deeplab-client \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
 
@@ -500,14 +526,14 @@ def test_a_terminal_gets_the_reasons_below_the_table(
     monkeypatch.setattr(sys, "stderr", sys.stdout)
 
     def shown(*arguments: str, code: int = 0) -> tuple[str, str]:
-        """Return what stands above the end of the table, and below it."""
+        """Return the output up to the end of the table, and the rest."""
         assert run("segment", *arguments) == code
         above, _, below = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out).rpartition("┘")
         return above, below
 
     table, below = shown("empty.jpg", "good.png", code=1)
     assert "output" not in table
-    assert "\nempty.jpg: 'empty.jpg' is empty: it has no bytes\n1 of 2 pictures segmented" in below
+    assert "\nempty.jpg: 'empty.jpg' is empty\n1 of 2 pictures segmented" in below
     assert "output" not in shown("x.png", "-o", "out")[0]
     table, _ = shown("deep", "-o", "out")
     assert "out/deep/x.png.overlay.png" in table, "a name that does not follow from the picture's is shown"

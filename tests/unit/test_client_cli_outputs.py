@@ -1,4 +1,4 @@
-"""What the command line writes, where, and when it does so again; with a fake in place of the server."""
+"""The outputs of the command line, their names, and repeated runs; with a fake instead of the server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_each_format_holds_what_it_says() -> None:
+def test_each_format_has_its_documented_content() -> None:
     picture("a.png")
     for kind in ("overlay", "colors", "ids", "json", "coco"):
         assert run("segment", "a.png", "--output", "out", "--format", kind) == 0
@@ -136,9 +136,7 @@ def test_every_picture_keeps_an_output_of_its_own(fake: FakeTransport, runs: lis
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_picture_that_joins_a_folder_renames_no_output(
-    fake: FakeTransport, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_picture_in_a_folder_renames_no_output(fake: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
     picture("in/x.png")
     assert states(capsys, "in", "-r") == {"in/x.png": "done"}
     (name,) = files("out")
@@ -152,7 +150,7 @@ def test_a_picture_that_joins_a_folder_renames_no_output(
 
 @pytest.mark.parametrize("content", [b"", b"mine", b"\x89PNG\r\n\x1a\n", None])
 @pytest.mark.usefixtures("folder")
-def test_a_file_that_no_run_wrote_is_left(
+def test_a_foreign_file_is_not_overwritten(
     fake: FakeTransport, capsys: pytest.CaptureFixture[str], content: bytes | None
 ) -> None:
     picture("in/x.png")
@@ -171,7 +169,7 @@ def test_a_file_that_no_run_wrote_is_left(
 
 @pytest.mark.usefixtures("fake", "folder")
 def test_names_that_are_taken_in_other_ways_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By a folder, a link that leads nowhere, a file where a folder would have to be."""
+    """By a folder, a broken link, or a file in the place of a folder."""
     for name in ("a/x.png", "a/y.png", "b/x.png"):
         picture(name)
     Path("out/x.png.overlay.png").mkdir(parents=True)
@@ -180,7 +178,7 @@ def test_names_that_are_taken_in_other_ways_are_passed_over(tmp_path: Path, caps
     assert states(capsys, "a/x.png", "a/y.png", "b/x.png") == dict.fromkeys(("a/x.png", "a/y.png", "b/x.png"), "done")
     found = {"here/a/x.png.overlay.png", "here/a/y.png.overlay.png", "b/x.png.overlay.png"}
     assert files("out") == {"a", *found}
-    # Where every folder of the path is taken: numbers.
+    # If every folder of the path is taken: numbers.
     parts = Path("out", *(tmp_path / "here").parts[1:])
     for folder in (Path("out"), *(Path("out", *parts.parts[-count:]) for count in range(1, len(parts.parts)))):
         folder.mkdir(parents=True, exist_ok=True)
@@ -284,7 +282,7 @@ def test_whether_pictures_are_done_is_known_only_with_the_server(
     reach(transport, monkeypatch)
     picture("a.png")
     assert states(capsys, "a.png") == {"a.png": "done"}
-    transport.left = 1  # a retry finds it
+    transport.left = 1  # found by a retry
     assert states(capsys, "a.png") == {"a.png": "skipped"}
     transport.left = 9
     assert states(capsys, "a.png", code=3) == {}
@@ -327,7 +325,9 @@ def test_a_link_that_leads_elsewhere_now_is_a_changed_picture(
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_missing_picture_is_an_error_whatever_exists(fake: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_picture_is_an_error_even_if_its_output_exists(
+    fake: FakeTransport, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture("day1/a.png")
     assert run("segment", "day1/a.png", "-o", "out") == 0
     Path("day1/a.png").unlink()
@@ -359,23 +359,23 @@ def test_outputs_do_not_give_away_where_their_pictures_are(tmp_path: Path) -> No
 @pytest.mark.parametrize("limit", [errno.EMFILE, errno.ENFILE])
 @pytest.mark.usefixtures("fake", "folder")
 def test_a_picture_waits_where_too_many_files_are_open(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    read, write, draw = record.read, outputs.write_whole, Segmentation.overlay
+    read, write, draw = record.read, outputs.write_atomically, Segmentation.overlay
     refusals = dict.fromkeys((read, write, draw), 2)
 
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 of any function
+        def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - of any function
             refusals[function] -= 1
             if refusals[function] < 0:
                 return function(*arguments, **options)
             refusal = OSError(limit, os.strerror(limit))
-            if function is draw:  # as the client has it
+            if function is draw:  # as in the client
                 raise InvalidImageError("cannot read the image") from refusal
             raise refusal
 
         return call
 
     monkeypatch.setattr(record, "read", guarded(read))
-    monkeypatch.setattr(outputs, "write_whole", guarded(write))
+    monkeypatch.setattr(outputs, "write_atomically", guarded(write))
     monkeypatch.setattr(Segmentation, "overlay", guarded(draw))
     picture("a.png")
     assert run("segment", "a.png", "-o", "out") == 0
@@ -387,11 +387,11 @@ def test_a_picture_waits_where_too_many_files_are_open(monkeypatch: pytest.Monke
 def test_two_runs_at_once_do_not_take_each_others_names(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, links: bool
 ) -> None:
-    """The other run writes its output in the last moment before the first does."""
+    """The other run writes its output just before the first one does."""
     picture("day1/a.png")
     picture("day2/a.png")
     reach(FakeTransport(cats), monkeypatch)
-    write, runs = outputs.write_whole, iter(["day2/a.png"])
+    write, runs = outputs.write_atomically, iter(["day2/a.png"])
 
     def interrupted(path: Path, data: bytes, *, replace: bool = True) -> None:
         for other in runs:
@@ -399,9 +399,9 @@ def test_two_runs_at_once_do_not_take_each_others_names(
         write(path, data, replace=replace)
 
     def no_links(*_: object) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")  # as FAT has it
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as on FAT
 
-    monkeypatch.setattr(outputs, "write_whole", interrupted)
+    monkeypatch.setattr(outputs, "write_atomically", interrupted)
     if not links:
         monkeypatch.setattr(os, "link", no_links)
     assert run("segment", "day1/a.png", "-o", "out") == 0
@@ -416,7 +416,7 @@ def test_outputs_are_made_again_when_forced(fake: FakeTransport, capsys: pytest.
     assert run("segment", "a.png", "-o", "out") == 0
     assert run("segment", "a.png", "b.png", "-o", "out") == 0
     told = capsys.readouterr().err
-    assert "deeplab: a.png: skipped: done before, in out/a.png.overlay.png\n" in told
+    assert "deeplab: a.png: skipped, because it was done before: out/a.png.overlay.png\n" in told
     assert "1 of 2 pictures segmented" in told
     assert "1 skipped" in told
     assert run("segment", "a.png", "b.png", "-o", "out", "--force") == 0
@@ -436,7 +436,7 @@ def test_a_file_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
     path = tmp_path / "a.png"
-    outputs.write_whole(path, b"first")
+    outputs.write_atomically(path, b"first")
     assert path.read_bytes() == b"first"
     write = Path.write_bytes
 
@@ -446,7 +446,7 @@ def test_a_file_is_written_whole_or_not_at_all(
 
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(type(failure) if isinstance(failure, OSError) else KeyboardInterrupt):
-        outputs.write_whole(path, b"second")
+        outputs.write_atomically(path, b"second")
     assert files(tmp_path) == {"a.png"}
     assert path.read_bytes() == b"first"
 
@@ -462,7 +462,7 @@ def test_an_interrupted_run_leaves_whole_files_and_can_go_on(end: signal.Signals
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(3)]  # the fourth never comes
         process.send_signal(end)
-        Path("go").touch()  # what waits for an answer cannot be interrupted in a fake
+        Path("go").touch()  # waiting for a reply cannot be interrupted in a fake
         _, errors = process.communicate(timeout=20)
     assert process.returncode == -end, "a shell's loop ends too"
     assert [line.split(b"\t")[0] for line in lines] == [b"0.png", b"1.png", b"2.png"]

@@ -1,4 +1,4 @@
-"""How the command line has pictures segmented: with a confidence, in tiles; with a fake in place of the server."""
+"""Settings of the command line: confidence and tiles; with a fake instead of the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 def unsure(request: ReceivedRequest) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """Be certain of the upper half of a picture."""
+    """Return a high confidence for the upper half of a picture."""
     width, height = request.picture.size
     certainty = np.full((height, width), 102, np.uint8)
     certainty[: height // 2] = 255
@@ -62,7 +62,7 @@ def test_without_a_threshold_all_pixels_stay_and_without_the_option_there_are_no
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_model_without_a_background_says_why_no_pixel_can_become_it(
+def test_a_threshold_without_a_background_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = reach(FakeTransport(class_names=["road", "sky"], background=False), monkeypatch)
@@ -70,7 +70,7 @@ def test_a_model_without_a_background_says_why_no_pixel_can_become_it(
         picture(f"{i}.png")
     assert run("segment", ".", "-o", "out", "--confidence", "0.5") == 4
     told = capsys.readouterr().err
-    assert "no background that uncertain pixels could become, because its class 0 is 'road'; --confidence 0 " in told
+    assert "needs a model with a background, but class 0 of segment_resnet50 is 'road': use --confidence 0" in told
     assert files("out") == set()
     assert len(fake.requests) < 30, "every other picture would meet the same"
     assert run("segment", ".", "--confidence", "0") == 0

@@ -1,4 +1,4 @@
-"""Which pictures the command line takes, and what it says of the rest; with a fake in place of the server."""
+"""The pictures that the command line finds, and what it leaves out; with a fake instead of the server."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_folders_give_pictures_of_every_usual_suffix(
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_what_is_left_out_of_a_folder_is_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_left_out_files_of_a_folder_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("in/a.png", "in/deep/b.png", "in/.c.png", "in/.d/e.png", "in/x.colors.png", "elsewhere/f.png"):
         picture(name)
     for name in ("in/1.txt", "in/2.txt", "in/README", "in/movie.mp4", "in/.DS_Store"):
@@ -65,10 +65,10 @@ def test_what_is_left_out_of_a_folder_is_counted_and_named(capsys: pytest.Captur
     told = capsys.readouterr()
     assert [json.loads(line)["path"] for line in told.out.splitlines()] == ["in/a.png", "in/deep/b.png"]
     (line,) = told.err.splitlines()
-    assert "linked folders, searched only if named: 2 (in/linked, in/deep/loop)" in line
+    assert "linked folders, only searched if named: 2 (in/linked, in/deep/loop)" in line
     assert "files of other types: 4 (.txt, README, .mp4)" in line
-    assert "hidden: 2 (in/.d, in/.c.png)" in line
-    assert "named like outputs: 1 (in/x.colors.png)" in line
+    assert "hidden files and folders: 2 (in/.d, in/.c.png)" in line
+    assert "files named like outputs: 1 (in/x.colors.png)" in line
     assert ".DS_Store" not in line
     assert run("segment", "in", "in/linked", "in/.c.png") == 0
     told = capsys.readouterr()
@@ -79,7 +79,7 @@ def test_what_is_left_out_of_a_folder_is_counted_and_named(capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_of_many_names_a_few_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_a_few_of_many_names_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     picture("in/a.png")
     for name in "vwxyz":
         picture(f"in/{name}/b.png")
@@ -88,7 +88,7 @@ def test_of_many_names_a_few_are_told(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_what_a_pattern_matches_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_left_out_matches_of_a_pattern_are_reported_too(capsys: pytest.CaptureFixture[str]) -> None:
     picture("in/a.png")
     picture("in/a.png.overlay.png")
     picture("in/deep/b.png")
@@ -98,9 +98,9 @@ def test_what_a_pattern_matches_is_told_too(capsys: pytest.CaptureFixture[str]) 
     told = capsys.readouterr()
     assert [line.split("\t")[0] for line in told.out.splitlines()] == ["in/a.png"]
     assert re.search(r"deeplab: in/gone\.png: .*No such file", told.err)
-    assert "linked folders, searched only if named: 1 (in/linked)" in told.err
+    assert "linked folders, only searched if named: 1 (in/linked)" in told.err
     assert "folders that match a pattern: 1 (in/deep)" in told.err
-    assert "named like outputs: 1 (in/a.png.overlay.png)" in told.err
+    assert "files named like outputs: 1 (in/a.png.overlay.png)" in told.err
 
 
 @pytest.mark.usefixtures("fake", "folder")
@@ -117,10 +117,8 @@ def test_links_to_pictures_are_pictures_and_those_that_lead_nowhere_fail(capsys:
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_a_folder_that_cannot_be_read_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """By the exit code too; refused by a fake, because nothing is closed to root."""
+def test_an_unreadable_folder_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also by the exit code; a fake denies access, because root can read everything."""
     picture("in/a.png")
     picture("in/closed/b.png")
     scandir = os.scandir
@@ -137,17 +135,17 @@ def test_a_folder_that_cannot_be_read_is_told(
         assert run("segment", "in/closed") == 2
         told_alone = capsys.readouterr()
     assert [line.split("\t")[0] for line in told.out.splitlines()] == ["in/a.png"]
-    assert "deeplab: in/closed: the folder cannot be read: Permission denied\n" in told.err
-    assert "the folder in/closed cannot be read: Permission denied" in told_alone.err
+    assert "deeplab: cannot read the folder in/closed: Permission denied\n" in told.err
+    assert "cannot read the folder in/closed: Permission denied" in told_alone.err
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_a_folder_without_pictures_says_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_for_a_folder_without_pictures_names_its_content(capsys: pytest.CaptureFixture[str]) -> None:
     picture("elsewhere/a.png")
     Path("in").mkdir()
     Path("in/linked").symlink_to("../elsewhere")
     assert run("segment", "in") == 2
-    assert re.search(r"in holds no pictures .*linked folders.*\(in/linked\)", capsys.readouterr().err)
+    assert re.search(r"in contains no pictures .*linked folders.*\(in/linked\)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +159,13 @@ def test_a_folder_without_pictures_says_what_it_holds(capsys: pytest.CaptureFixt
     ],
 )
 @pytest.mark.usefixtures("folder")
-def test_a_url_is_no_file(fake: FakeTransport, capsys: pytest.CaptureFixture[str], url: str, words: str) -> None:
+def test_a_url_is_refused(fake: FakeTransport, capsys: pytest.CaptureFixture[str], url: str, words: str) -> None:
     picture("a.png")
     assert run("segment", "a.png", "-o", "out") == 0
     assert run("segment", url, "-o", "out") == 2
-    assert re.search(rf"{re.escape(url)} is a URL.*{words}", capsys.readouterr().err)
+    assert re.search(rf"got the URL {re.escape(url)}.*{words}", capsys.readouterr().err)
     assert run("segment", "a.png", "-o", "s3://bucket/out") == 2
-    assert "s3://bucket/out is a URL" in capsys.readouterr().err
+    assert "must be a folder, got the URL s3://bucket/out" in capsys.readouterr().err
     assert not Path("s3:").exists()
     assert len(fake.requests) == 1
 
@@ -180,7 +178,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(capsys: pytest.Capture
 
 
 @pytest.mark.usefixtures("fake", "folder")
-def test_names_that_cannot_be_files_are_told_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible_file_names_are_reported_and_the_others_are_segmented(capsys: pytest.CaptureFixture[str]) -> None:
     picture("good.png")
     long = f"{'x' * 247}.png"  # a file, but its output would have too long a name
     picture("a.png").rename(long)
@@ -194,7 +192,7 @@ def test_names_that_cannot_be_files_are_told_and_the_rest_goes_on(capsys: pytest
     assert "1 of 4 pictures segmented" in told.err
 
 
-@pytest.mark.timeout(30)  # two links back have 2^40 paths
+@pytest.mark.timeout(30)  # two links to a parent have 2^40 paths
 @pytest.mark.usefixtures("fake", "folder")
 @pytest.mark.parametrize("pattern", ["t/**/*.png", "t/**", "**/*.png", "t/**/a/**/*.png"])
 def test_a_pattern_enters_no_linked_folder(pattern: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,4 +203,4 @@ def test_a_pattern_enters_no_linked_folder(pattern: str, capsys: pytest.CaptureF
     assert run("segment", pattern) == 0
     told = capsys.readouterr()
     assert [line.split("\t")[0] for line in told.out.splitlines()] == ["t/a/x.png"]
-    assert "linked folders, searched only if named: 2 (t/a/again, t/a/up)" in told.err
+    assert "linked folders, only searched if named: 2 (t/a/again, t/a/up)" in told.err

@@ -1,4 +1,4 @@
-"""Pictures from the standard input and results on the standard output, and completion; with a fake as server."""
+"""Pictures from standard input, results on standard output, and completion; with a fake instead of the server."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ CATS = Segmentation(np.full((HEIGHT, WIDTH), 8, np.uint8), voc.CLASS_NAMES, "seg
 
 
 def shell(line: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a line of bash in which `deeplab` asks a fake that finds cats everywhere, with untrained weights."""
+    """Run a line of bash in which `deeplab` uses a fake whose untrained model finds cats everywhere."""
     program = f'deeplab() {{ {shlex.quote(sys.executable)} -c {shlex.quote(PROGRAM)} "$@" --url {URL}; }}\n'
     return subprocess.run([BASH, "-c", program + line], capture_output=True, check=False)
 
 
 def send(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the standard input hold a picture."""
+    """Send a picture to standard input."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
 
@@ -102,15 +102,15 @@ def test_a_picture_that_fails_leaves_the_standard_output_empty(
 @pytest.mark.parametrize(
     ("redirection", "words"),
     [
-        ("> /dev/full", "cannot write to the standard output: No space left on device"),
-        (">&-", "cannot write to the standard output: Bad file descriptor"),
-        ("| true", "nobody reads the standard output any more"),
+        ("> /dev/full", "cannot write to standard output: No space left on device"),
+        (">&-", "cannot write to standard output: Bad file descriptor"),
+        ("| true", "standard output was closed"),
     ],
 )
 @pytest.mark.usefixtures("folder")
-def test_a_standard_output_that_takes_no_picture_is_told(redirection: str, words: str) -> None:
+def test_a_standard_output_that_cannot_be_written_is_reported(redirection: str, words: str) -> None:
     picture("a.png")
-    # What ends at once has closed its side of the pipe long before the picture is there.
+    # `true` ends at once, so the pipe is closed long before the picture is ready.
     done = shell(f"set -o pipefail; deeplab segment a.png -o - {redirection}")
     assert done.returncode == 1
     assert done.stderr.decode().count(words) == 1, done.stderr
@@ -121,16 +121,16 @@ def test_a_standard_output_that_takes_no_picture_is_told(redirection: str, words
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("a.png b.png -o -", r"--output.*takes one picture, not 2: name a folder"),
-        (". -o -", r"--output.*takes one picture, not 2"),
-        ("a.png -o - -f ids -f json", r"--output.*takes one format, not 2"),
-        ("a.png -o - -f coco", r"--output.*one file for many pictures.*--format json"),
-        ("a.png -o - --json", r"--json.*the standard output gets"),
-        ("- -o out", r"--output.*has no name to call files after: give --output -"),
+        ("a.png b.png -o -", r"--output.*takes one picture, got 2: use a folder"),
+        (". -o -", r"--output.*takes one picture, got 2"),
+        ("a.png -o - -f ids -f json", r"--output.*takes one format, got 2"),
+        ("a.png -o - -f coco", r"--output.*one file for all pictures.*--format json"),
+        ("a.png -o - --json", r"--json.*both write to standard output"),
+        ("- -o out", r"--output.*has no name for files in a folder: use --output -"),
     ],
 )
 @pytest.mark.usefixtures("folder")
-def test_what_does_not_fit_the_standard_streams_is_refused(
+def test_options_that_do_not_fit_the_standard_streams_are_refused(
     fake: FakeTransport,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -148,6 +148,16 @@ def test_what_does_not_fit_the_standard_streams_is_refused(
 
 
 @pytest.mark.usefixtures("folder")
+def test_an_empty_standard_input_is_reported(
+    fake: FakeTransport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    send(b"", monkeypatch)
+    assert run("segment", "-", "-o", "-", "-f", "json") == 1
+    assert capsys.readouterr().err == "deeplab: -: cannot be read: standard input is empty, so pipe a picture into it\n"
+    assert not fake.requests
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_terminal_is_neither_a_picture_nor_shown_one(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,20 +167,20 @@ def test_a_terminal_is_neither_a_picture_nor_shown_one(
     with os.fdopen(ours, "rb", buffering=0), os.fdopen(theirs, "r+b", buffering=0) as terminal:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(terminal))
         assert run("segment", "-") == 2
-        assert "- is the standard input: send a picture into it" in capfd.readouterr().err
+        assert "- is standard input: pipe a picture into it" in capfd.readouterr().err
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
         assert run("segment", "a.png", "-o", "-") == 2
-        assert re.search(r"a\s+terminal,\s+which\s+shows\s+no\s+PNG", capfd.readouterr().err)
+        assert re.search(r"a\s+terminal,\s+which\s+cannot\s+show\s+a\s+PNG", capfd.readouterr().err)
         assert not fake.requests
         assert run("segment", "a.png", "-o", "-", "-f", "json") == 0
         assert json.loads(capfd.readouterr().out)["width"] == WIDTH
     done = shell("deeplab segment - <&-")
     assert done.returncode == 2
-    assert b"- is the standard input: send a picture into it" in done.stderr
+    assert b"- is standard input: pipe a picture into it" in done.stderr
 
 
 def completed(home: Path, typed: str) -> list[str]:
-    """Return what bash offers for a line, the cursor at its end, in a shell that was started after the installation."""
+    """Return the completions of bash at the end of a line, in a shell that was started after the installation."""
     words = shlex.split(typed) + ([""] if typed.endswith(" ") else [])
     line = f"""
         . "$HOME/.bashrc"

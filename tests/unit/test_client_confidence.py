@@ -1,4 +1,4 @@
-"""How certain a result is: what is asked for, checked, and made of it."""
+"""The confidence of a result: requesting, checking and using it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_result_has_a_confidence_only_if_it_was_asked_for(kind: Kind) -> None:
         assert each.confidence.flags.writeable
 
 
-def test_fakes_are_certain_unless_told_otherwise() -> None:
+def test_fakes_have_full_confidence_by_default() -> None:
     result = SegmentationClient("fake", transport=FakeTransport(MASK)).segment(IMAGE, confidence=True)
     assert result.confidence is not None
     assert (result.confidence == 255).all()
@@ -52,12 +52,12 @@ def test_fakes_are_certain_unless_told_otherwise() -> None:
     assert result.confidence is not None
     assert (result.confidence == 128).all()
     wrong = FakeTransport(MASK, confidence=CONFIDENCE.T.copy())
-    with pytest.raises(ValueError, match=r"\(2, 4\); found uint8 \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"\(2, 4\), got uint8 \(4, 2\)"):
         SegmentationClient("fake", transport=wrong).segment(IMAGE, confidence=True)
 
 
 class Changed(FakeTransport):
-    """Answers with another tensor as CONFIDENCE; with none for None."""
+    """Replies with another tensor as CONFIDENCE, or without it for None."""
 
     def __init__(self, tensor: NDArray[Any] | None) -> None:
         super().__init__(MASK)
@@ -112,7 +112,7 @@ def test_a_threshold_needs_a_range_a_confidence_and_a_background() -> None:
             result.at_least(wrong)
     with pytest.raises(ValueError, match=r"segment\(\.\.\., confidence=True\)"):
         segmentation(MASK).at_least(0.8)
-    with pytest.raises(ValueError, match=r"no background .* class 0 is '__background__'"):
+    with pytest.raises(ValueError, match=r"with a background, but class 0 of .* is '__background__'"):
         segmentation(MASK, confidence=CONFIDENCE, background=False).at_least(0.8)
 
 

@@ -1,4 +1,4 @@
-"""What coroutines may rely on: cancellation that arrives, a loop that is not held up, threads that bind nobody."""
+"""Guarantees for coroutines: cancellation, a loop that is not blocked, and threads that can be abandoned."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def stuck() -> Iterator[Stuck]:
 
 
 def client_of(fake: AsyncFakeTransport, **options: object) -> AsyncSegmentationClient:
-    return AsyncSegmentationClient("host", transport=fake, **options)  # pyright: ignore[reportArgumentType] of any kind
+    return AsyncSegmentationClient("host", transport=fake, **options)  # pyright: ignore[reportArgumentType] - of any kind
 
 
 class Told:
-    """A file object that says when it is read."""
+    """A file object that signals when it is read."""
 
     def __init__(self) -> None:
         self.read_from = asyncio.Event()
@@ -69,7 +69,7 @@ def test_a_cancellation_that_comes_with_a_result_is_not_swallowed(place: str) ->
             told.read_from.clear()
             task = asyncio.create_task(client.segment(image))
             await told.read_from.wait()
-            time.sleep(0.001)  # noqa: ASYNC251 so that the result comes in together with the cancellation
+            time.sleep(0.001)  # noqa: ASYNC251 - so that the result comes in together with the cancellation
             if task.cancel():
                 with pytest.raises(asyncio.CancelledError):
                     await task
@@ -105,7 +105,7 @@ def test_pixels_are_packed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch
     packed: list[threading.Thread] = []
     pack = _v2.infer_request
 
-    def noting(*arguments: Any) -> Any:  # noqa: ANN401 those of the function
+    def noting(*arguments: Any) -> Any:  # noqa: ANN401 - those of the function
         packed.append(threading.current_thread())
         return pack(*arguments)
 
@@ -124,7 +124,7 @@ def test_pixels_are_packed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch
 
 
 def test_checksums_of_large_pictures_are_made_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: dict[bytes, threading.Thread] = {}  # also by what earlier tests have left running
+    made: dict[bytes, threading.Thread] = {}  # also by leftovers of earlier tests
     large, small = b"\x05" * 2_000_000, b"\x05"
 
     def noting(image: bytes) -> int:
@@ -167,22 +167,24 @@ def test_a_hook_may_be_awaited() -> None:
     assert attempts == [1]
 
 
-def test_what_is_for_the_other_client_is_refused() -> None:
+def test_hooks_and_fakes_of_the_other_client_are_refused() -> None:
     async def hook(attempt: RetryAttempt) -> None:
-        """Be told nothing."""
+        """Ignore the argument."""
 
     async def token() -> str:
         return "token"
 
     wrong: Any
     for name, wrong in (("on_retry", hook), ("on_request", hook), ("on_response", hook), ("token", token)):
-        with pytest.raises(TypeError, match=f"{name} is a coroutine function, which AsyncSegmentationClient"):
+        with pytest.raises(
+            TypeError, match=f"{name} must be a plain function, got a coroutine function, which AsyncSegmentationClient"
+        ):
             SegmentationClient("host", **{name: wrong})
     wrong = AsyncFakeTransport()
-    with pytest.raises(TypeError, match="plain methods, as FakeTransport has; found AsyncFakeTransport"):
+    with pytest.raises(TypeError, match="plain methods, such as FakeTransport, got AsyncFakeTransport"):
         SegmentationClient("host", transport=wrong)
     wrong = FakeTransport()
-    with pytest.raises(TypeError, match="coroutine methods, as AsyncFakeTransport has; found FakeTransport"):
+    with pytest.raises(TypeError, match="coroutine methods, such as AsyncFakeTransport, got FakeTransport"):
         AsyncSegmentationClient("host", transport=wrong)
 
 
@@ -191,8 +193,8 @@ def test_each_client_calls_itself_by_its_name() -> None:
     assert repr(SegmentationClient("host")).startswith("<SegmentationClient grpc://host:8001")
 
 
-def test_what_a_thread_does_is_never_spelled_out() -> None:
-    """A picture's representation holds the event loop as long as to compress it would; a token's tells it."""
+def test_work_in_a_thread_is_never_formatted() -> None:
+    """The repr of a picture would block the event loop as long as compression, and that of a token would show it."""
 
     spelled: list[object] = []
 
@@ -216,7 +218,7 @@ def test_what_a_thread_does_is_never_spelled_out() -> None:
     assert not spelled
 
 
-# What the first calls of a process load and open within the event loop's thread.
+# Modules and files that the first calls of a process load and open in the event loop's thread.
 FIRST_CALLS = """
 import asyncio, io, sys, threading
 import numpy as np

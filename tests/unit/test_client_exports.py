@@ -1,4 +1,4 @@
-"""The result in the formats of others, against their own libraries."""
+"""Exports of the result, checked with the libraries of their formats."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_annotations_load_in_pycocotools(tmp_path: Path) -> None:
     file.write_text(
         json.dumps({"images": images, "annotations": annotations, "categories": results[7].coco_categories()})
     )
-    loaded: Any = reference_coco.COCO(str(file))  # its types know of polygons only
+    loaded: Any = reference_coco.COCO(str(file))  # its types only know polygons
     assert loaded.getCatIds(catNms=["cat", "person"]) == [8, 15]
     assert loaded.getCatIds() == list(range(1, 21)), "the background is no category"
     for image_id, result in results.items():
@@ -65,7 +65,7 @@ def test_annotations_load_in_pycocotools(tmp_path: Path) -> None:
 
 
 def two_cats() -> NDArray[np.bool_]:
-    """Return two areas, the second of which hangs together at a corner, and a speck."""
+    """Return two areas, the second of which is connected at a corner, and a single pixel."""
     where = np.zeros((20, 30), np.bool_)
     where[2:5, 2:5] = True
     where[8:12, 10:14] = True
@@ -83,7 +83,7 @@ def test_each_connected_area_is_an_object() -> None:
     assert [annotation["area"] for annotation in annotations] == [32, 9, 1]
     assert [annotation["id"] for annotation in annotations] == [5, 6, 7]
     assert [annotation["bbox"] for annotation in annotations] == [[10, 8, 8, 8], [2, 2, 3, 3], [28, 18, 1, 1]]
-    runs: list[Any] = [annotation["segmentation"] for annotation in annotations]  # its types know bytes only
+    runs: list[Any] = [annotation["segmentation"] for annotation in annotations]  # its types only know bytes
     decoded = [reference.decode(rle) for rle in runs]
     assert (np.sum(decoded, axis=0) == where).all()
     assert len(result.to_coco(image_id=1, components=True, min_area=9)) == 2
@@ -98,17 +98,17 @@ def test_each_connected_area_is_an_object() -> None:
 def test_ids_without_a_name_are_not_exported() -> None:
     result = cats(ring())
     result.mask[0, 0] = 21
-    words = "class id 21; this model has 21 classes, 0 to 20"
+    words = "class id 21, but the model has 21 classes, 0 to 20"
     with pytest.raises(UnknownClassError, match=words):
         result.to_coco(image_id=1)
     with pytest.raises(UnknownClassError, match=words):
         result.to_supervision()
 
 
-# supervision does without OpenCV, but says at its import that it would rather have it.
+# supervision works without OpenCV, but warns when it is imported.
 @pytest.mark.filterwarnings("ignore:OpenCV:UserWarning")
 def test_detections_of_supervision() -> None:
-    import supervision  # noqa: PLC0415 it warns when it is imported
+    import supervision  # noqa: PLC0415 - it warns when it is imported
 
     mask = np.zeros((20, 30), np.uint8)
     mask[2:9, 4:11] = 8
@@ -120,7 +120,7 @@ def test_detections_of_supervision() -> None:
     assert found["class_name"].tolist() == ["cat", "person"]
     assert (found.mask == np.stack([mask == 8, mask == 15])).all()
     assert found.area.tolist() == [49, 10]
-    # supervision's boxes end at the last pixel, not behind it.
+    # supervision's boxes end at the last pixel, inclusive.
     assert found.xyxy.tolist() == [[4, 2, 10, 8], [20, 15, 29, 15]]
     drawn = supervision.MaskAnnotator(opacity=1).annotate(np.zeros((20, 30, 3), np.uint8), found)
     assert (drawn.any(axis=2) == (mask > 0)).all()
@@ -186,7 +186,7 @@ def test_exports_refuse_unknown_classes(export: Callable[[Segmentation, str], ob
         export(segmentation(np.zeros((3, 3), np.uint8)), "kat")
 
 
-def test_a_png_holds_ids_and_shows_colours() -> None:
+def test_a_png_holds_ids_and_shows_colors() -> None:
     mask = np.random.default_rng(0).integers(0, 21, (40, 30), np.uint8)
     with Image.open(io.BytesIO(segmentation(mask).to_png())) as picture:
         assert (picture.format, picture.mode) == ("PNG", "P")
@@ -198,11 +198,11 @@ def test_a_png_holds_ids_and_shows_colours() -> None:
         assert "UNTRAINED" in picture.info["Warning"]
 
 
-def shown(result: Any) -> Image.Image:  # noqa: ANN401 IPython calls what is protected to others
+def shown(result: Any) -> Image.Image:  # noqa: ANN401 - IPython calls this private method
     return Image.open(io.BytesIO(result._repr_png_()))
 
 
-def test_a_notebook_shows_the_colours_and_the_banner() -> None:
+def test_a_notebook_shows_the_colors_and_the_banner() -> None:
     mask = np.full((300, 200), 15, np.uint8)
     with shown(segmentation(mask)) as picture:
         assert picture.size == (200, 300)
@@ -238,9 +238,9 @@ def test_equality_is_of_values_but_not_of_timings() -> None:
 def test_results_are_frozen_and_copies_share_the_mask_only_where_they_are_shallow() -> None:
     result = segmentation(np.full((3, 4), 8, np.uint8), timings=Timings(0.1, 0.2, 0.3))
     with pytest.raises(AttributeError):
-        result.weights = "x"  # pyright: ignore[reportAttributeAccessIssue] that it cannot is the test
+        result.weights = "x"  # pyright: ignore[reportAttributeAccessIssue] - that it cannot is the test
     assert copy.copy(result).mask is result.mask
-    for clone in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):  # noqa: S301 made here
+    for clone in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):  # noqa: S301 - created here
         assert clone == result
         assert clone.timings == Timings(0.1, 0.2, 0.3)
         clone.mask[:] = 0

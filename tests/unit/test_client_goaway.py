@@ -1,4 +1,4 @@
-"""A server that ends its connections at an age, as Triton does with --grpc-max-connection-age, costs no request."""
+"""No request fails if the server ends old connections, as Triton does with --grpc-max-connection-age."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADERS, GOAWAY = 1, 7
 
 
 class AgeingConnections:
-    """A relay of HTTP/2; told to, it answers the next request with GOAWAY, as when a connection comes to its age.
+    """A relay of HTTP/2 that can answer the next request with GOAWAY, as when a connection reaches its age.
 
     Attributes:
         is_old: Whether the connection that has the next request is. It ends with that.

@@ -1,4 +1,4 @@
-"""Handshakes that fail: each error names what is wrong, and advises nothing that would not help."""
+"""Failed handshakes: each error names the cause and only remedies that help."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scheme(request: pytest.FixtureRequest) -> str:
 
 @contextlib.contextmanager
 def shaking(certificate: trustme.LeafCert) -> Generator[int]:
-    """Yield a port that shakes hands and does no more."""
+    """Yield a port that completes the handshake and does nothing else."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -63,7 +63,7 @@ def test_a_certificate_out_of_date(kind: Kind, scheme: str, tmp_path: Path) -> N
     expired = authority.issue_cert("127.0.0.1", not_before=LONG_AGO[0], not_after=LONG_AGO[1])
     with shaking(expired) as port:
         told = refusal(kind, f"{scheme}://127.0.0.1:{port}", TLS(ca_file=tmp_path / "ca.pem"))
-    assert "out of date" in told
+    assert "has expired or is not valid yet" in told
     assert "ca_file" not in told
 
 
@@ -72,12 +72,12 @@ def test_a_certificate_for_another_name(kind: Kind, scheme: str, tmp_path: Path)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with shaking(authority.issue_cert("elsewhere.example")) as port:
         told = refusal(kind, f"{scheme}://127.0.0.1:{port}", TLS(ca_file=tmp_path / "ca.pem"))
-    assert "for other names" in told
+    assert "for another host name" in told
     assert "ca_file" not in told
 
 
 @pytest.mark.parametrize("plain", ["grpc", "http"])
-def test_a_server_that_wants_tls_and_is_asked_without(kind: Kind, plain: str) -> None:
+def test_a_server_that_requires_tls_is_called_without(kind: Kind, plain: str) -> None:
     with (
         shaking(trustme.CA().issue_cert("127.0.0.1")) as port,
         connected(kind, f"{plain}://127.0.0.1:{port}", timeout=10, retries=0) as client,
@@ -86,16 +86,16 @@ def test_a_server_that_wants_tls_and_is_asked_without(kind: Kind, plain: str) ->
         client.segment(b"\x05")
 
 
-def test_an_untrusted_certificate_is_no_silence(kind: Kind, scheme: str) -> None:
+def test_an_untrusted_certificate_is_not_reported_as_a_closed_connection(kind: Kind, scheme: str) -> None:
     with (
         shaking(trustme.CA().issue_cert("127.0.0.1")) as port,
         connected(kind, f"{scheme}://127.0.0.1:{port}", timeout=10) as client,
-        pytest.raises(TLSError, match=r"TLS\(ca_file=\.\.\.\), or DEEPLAB_CA_FILE"),
+        pytest.raises(TLSError, match=r"TLS\(ca_file=\.\.\.\) or DEEPLAB_CA_FILE"),
     ):
         client.is_ready()
 
 
 def test_a_server_without_tls(kind: Kind, scheme: str) -> None:
     server = GrpcServer(Script()) if scheme == "grpcs" else HttpServer(Script())
-    assert "does not speak TLS" in refusal(kind, f"{scheme}://127.0.0.1:{server.port}", TLS())
+    assert "does not use TLS" in refusal(kind, f"{scheme}://127.0.0.1:{server.port}", TLS())
     server.stop()

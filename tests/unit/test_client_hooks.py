@@ -1,4 +1,4 @@
-"""Request and response hooks: what they are told, when, and what their errors do."""
+"""Request and response hooks: their arguments, when they are called, and their exceptions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MASK = np.zeros((2, 2), np.uint8)
 
 
 class Log:
-    """Hooks that keep what they are told, in order."""
+    """Hooks that record their arguments in order."""
 
     def __init__(self) -> None:
         self.told: list[RequestInfo | ResponseInfo | RetryAttempt] = []
@@ -43,7 +43,7 @@ class Log:
     def options(self, kind: Kind) -> dict[str, Any]:
         """Return the hooks as arguments: coroutine functions for the client that takes them."""
 
-        async def awaited(info: Any) -> None:  # noqa: ANN401 any hook's
+        async def awaited(info: Any) -> None:  # noqa: ANN401 - any hook's
             await asyncio.sleep(0)
             self.told.append(info)
 
@@ -61,7 +61,7 @@ def fail(server: Server, call: str, times: int) -> None:
     server.script.failing = times
 
 
-def test_hooks_are_told_of_each_attempt(server: Server, kind: Kind) -> None:
+def test_hooks_are_called_for_each_attempt(server: Server, kind: Kind) -> None:
     fail(server, "infer", 1)
     log = Log()
     with connected(kind, url(server), retries=AT_ONCE, **log.options(kind)) as client:
@@ -82,7 +82,7 @@ def test_hooks_are_told_of_each_attempt(server: Server, kind: Kind) -> None:
 
 
 def test_a_server_that_is_gone_is_an_attempt_that_failed(kind: Kind) -> None:
-    """Though the client asks for the model's config first, and never comes to the inference."""
+    """Although the client requests the model's config first, and never sends the inference."""
     log = Log()
     address = "http://127.0.0.1:1"
     with connected(kind, address, retries=0, **log.options(kind)) as client, pytest.raises(ServerUnavailableError):
@@ -99,7 +99,7 @@ def test_a_reply_to_another_request_is_an_attempt_that_failed(server: Server, ki
     assert [type(error) for error in errors] == [MismatchedReplyError, type(None)]
 
 
-def test_no_hook_is_told_where_nothing_is_sent(server: Server, kind: Kind) -> None:
+def test_hooks_are_not_called_if_nothing_is_sent(server: Server, kind: Kind) -> None:
     log = Log()
     with connected(kind, url(server), **log.options(kind)) as client:
         client.is_ready()
@@ -108,7 +108,7 @@ def test_no_hook_is_told_where_nothing_is_sent(server: Server, kind: Kind) -> No
     assert log.told == []
 
 
-def test_streams_and_tiles_tell_of_each_request(server: Server, kind: Kind) -> None:
+def test_streams_and_tiles_call_hooks_for_each_request(server: Server, kind: Kind) -> None:
     log = Log()
     with connected(kind, url(server), **log.options(kind)) as client:
         list(client.segment_many([b"\x05", b"\x06"]))
@@ -118,8 +118,8 @@ def test_streams_and_tiles_tell_of_each_request(server: Server, kind: Kind) -> N
 
 @pytest.mark.parametrize("hook", ["on_request", "on_response", "on_retry"])
 @pytest.mark.parametrize("error", [KeyError("of the hook"), ServerUnavailableError("of the hook")])
-def test_what_a_hook_raises_ends_the_call(server: Server, kind: Kind, hook: str, error: Exception) -> None:
-    """Even an error that would be tried again, were it the server's."""
+def test_an_exception_of_a_hook_ends_the_call(server: Server, kind: Kind, hook: str, error: Exception) -> None:
+    """Even an error that would be retried if it came from the server."""
     fail(server, "infer", 1)
     calls: list[object] = []
 
@@ -163,9 +163,9 @@ def test_hooks_run_where_the_call_was_made() -> None:
     asyncio.run(use())
 
 
-def test_a_client_whose_hook_was_told_of_a_failure_is_gone_at_once() -> None:
+def test_a_client_is_freed_at_once_after_its_hook_got_an_error() -> None:
     def drop(_: object) -> None:
-        """Keep nothing."""
+        """Record nothing."""
 
     gc.collect()
     gc.disable()

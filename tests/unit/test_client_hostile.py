@@ -1,4 +1,4 @@
-"""Answers that no server should give: each becomes an error of ours, soon and without filling the memory."""
+"""Invalid replies: each becomes a SegmentationError, quickly and without filling the memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.unit
 PIXELS = np.zeros((2, 3, 3), np.uint8)
 
 
-def failure(kind: Kind, answer: bytes, **options: Any) -> SegmentationError:  # noqa: ANN401 the client's
+def failure(kind: Kind, answer: bytes, **options: Any) -> SegmentationError:  # noqa: ANN401 - the client's
     server = RawServer(lambda _: answer)
     try:
         with (
@@ -64,18 +64,18 @@ def test_an_answer_that_cannot_be_read_is_a_model_error(kind: Kind, answer: byte
     assert type(failure(kind, answer)) is ModelError
 
 
-def test_what_an_answer_lacks_is_named(kind: Kind) -> None:
+def test_a_missing_part_of_a_reply_is_named(kind: Kind) -> None:
     assert "cannot be read: it has no 'outputs'" in str(failure(kind, http_answer(b"{}")))
 
 
 @pytest.mark.parametrize("size", [b"-5", b"zz"])
-def test_a_chunk_of_no_size_is_no_answer(kind: Kind, size: bytes) -> None:
+def test_a_chunk_without_a_size_is_not_a_reply(kind: Kind, size: bytes) -> None:
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%b\r\n{}\r\n0\r\n\r\n" % size
     assert type(failure(kind, answer)) is ServerUnavailableError
 
 
 @pytest.mark.parametrize("length", [10**12, 10**30])
-def test_what_is_announced_is_not_allocated(kind: Kind, length: int) -> None:
+def test_an_announced_length_is_not_allocated(kind: Kind, length: int) -> None:
     answer = http_answer(b'{"a": 1}', "Connection: close", length=length)
     server = RawServer(lambda _: answer)
     with (
@@ -108,7 +108,7 @@ def test_an_unpacked_answer_has_an_end(kind: Kind, monkeypatch: pytest.MonkeyPat
     assert "ends early" in str(failure(kind, early, compression="gzip"))
 
 
-def test_an_error_page_is_read_no_further_than_it_is_quoted(kind: Kind) -> None:
+def test_only_the_quoted_part_of_an_error_page_is_read(kind: Kind) -> None:
     error = failure(kind, http_answer(json.dumps({"error": "x" * 1_000_000}).encode(), status=400))
     assert str(error).startswith('HTTP status 400: {"error": "xxx')
     assert "xxx... (" in str(failure(kind, http_answer(json.dumps({"error": "x" * 10_000}).encode(), status=400)))
@@ -163,15 +163,15 @@ def test_a_mask_of_another_picture_is_refused(server: Server, kind: Kind, mask_f
 
 
 @pytest.mark.parametrize("mask_format", ["raw", "png"])
-@pytest.mark.parametrize("image", [PIXELS, PIXELS[:, :, 0], Image.fromarray(PIXELS)], ids=["RGB", "grey", "PIL"])
-def test_a_mask_of_another_size_is_refused(server: Server, kind: Kind, mask_format: str, image: Any) -> None:  # noqa: ANN401 what segment takes
+@pytest.mark.parametrize("image", [PIXELS, PIXELS[:, :, 0], Image.fromarray(PIXELS)], ids=["RGB", "gray", "PIL"])
+def test_a_mask_of_another_size_is_refused(server: Server, kind: Kind, mask_format: str, image: Any) -> None:  # noqa: ANN401 - any image
     turned = b"P5 2 3 255\n" + bytes(6)
     with connected(kind, url(server), mask_format=mask_format, retries=0) as client:
         assert client.segment(image).mask.shape == (2, 3)
         (sent,) = (request["image"] for request in server.script.requests)
         names = server.script.requests[0]["outputs"]
         server.script.fixed = [*server.script.tensors("", turned, names)[:-1], image_id(sent)]
-        with pytest.raises(MismatchedReplyError, match="its mask is 2 x 3 pixels, and the image is 3 x 2"):
+        with pytest.raises(MismatchedReplyError, match="its mask has 2 x 3 pixels, but the image has 3 x 2"):
             client.segment(image)
 
 
@@ -190,7 +190,7 @@ def test_a_reply_without_an_id_is_taken(server: Server, kind: Kind) -> None:
         assert client.segment(b"\x05").mask.shape == (3, 5)
 
 
-def test_a_reply_that_tells_no_image_is_a_model_error(server: Server, kind: Kind) -> None:
+def test_a_reply_without_an_image_id_is_a_model_error(server: Server, kind: Kind) -> None:
     server.script.fixed = [MASK, NAMES]
     with (
         connected(kind, url(server), mask_format="raw", retries=0) as client,
@@ -234,13 +234,13 @@ def test_tensors_that_do_not_fit_are_a_model_error(server: Server, kind: Kind) -
             server.script.fixed = [image_id(b"\x05"), *tensors]
             try:
                 told: object = client.segment(b"\x05")
-            except Exception as error:  # noqa: BLE001 any would do, were it not for the assertion
+            except Exception as error:  # noqa: BLE001 - any would do, were it not for the assertion
                 told = error
             assert type(told) is ModelError, (case, told)
 
 
 class Garbage(grpc.GenericRpcHandler):
-    """Answers every call, known or not, with what is no message."""
+    """Answers every call, known or not, with an invalid message."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         del handler_call_details
@@ -251,7 +251,7 @@ class Garbage(grpc.GenericRpcHandler):
         return b"\xff\xfe\xfd"
 
 
-def test_what_is_no_message_is_a_model_error(kind: Kind) -> None:
+def test_an_invalid_message_is_a_model_error(kind: Kind) -> None:
     server = grpc.server(ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers((Garbage(),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -1,4 +1,4 @@
-"""What a caller may hand in, and what reaches the server."""
+"""The images that callers can pass, and the bytes that reach the server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ORIENTATION = 0x0112
 
 
 def fitting(request: ReceivedRequest) -> NDArray[np.uint8]:
-    """Return a mask of the size of a picture that was pixels, and one pixel for an encoded one."""
+    """Return a mask of the size of a picture sent as pixels, and of one pixel for an encoded one."""
     pixels = request.image.startswith((b"P5", b"P6"))
     return np.zeros(Image.open(io.BytesIO(request.image)).size[::-1] if pixels else (1, 1), np.uint8)
 
@@ -52,7 +52,7 @@ def fake() -> FakeTransport:
 def send(fake: FakeTransport) -> Callable[[Any], bytes]:
     client = SegmentationClient("host", transport=fake)
 
-    def send(image: Any) -> bytes:  # noqa: ANN401 wrong types are tested too
+    def send(image: Any) -> bytes:  # noqa: ANN401 - also wrong types
         client.segment(image)
         return fake.requests[-1].image
 
@@ -112,7 +112,7 @@ def test_pil_images_arrive_as_pillow_shows_them(send: Callable[[Any], bytes], mo
 
 
 def test_a_picture_that_pillow_has_still_to_load_may_be_in_several_calls(fake: FakeTransport, tmp_path: Path) -> None:
-    """Pillow's own load is safe in one thread alone."""
+    """Pillow's load is only safe in one thread."""
     path = tmp_path / "a.png"
     pixels = noise(300, 400, 3)
     Image.fromarray(pixels).save(path)
@@ -140,11 +140,11 @@ def test_premultiplied_alpha_is_undone(send: Callable[[Any], bytes]) -> None:
         assert (seen_by_server(send(image)) == np.asarray(image.convert(mode).convert("RGB"))).all()
 
 
-def test_a_palette_with_transparent_entries_keeps_its_colours(send: Callable[[Any], bytes]) -> None:
+def test_a_palette_with_transparent_entries_keeps_its_colors(send: Callable[[Any], bytes]) -> None:
     image = Image.fromarray(noise(6, 9, 3)).quantize(16)
-    colours = np.asarray(image.convert("RGB"))
+    colors = np.asarray(image.convert("RGB"))
     image.info["transparency"] = bytes(range(0, 160, 10))
-    assert (seen_by_server(send(image)) == colours).all()
+    assert (seen_by_server(send(image)) == colors).all()
 
 
 def test_sixteen_bits_are_scaled_not_clipped(send: Callable[[Any], bytes]) -> None:
@@ -187,7 +187,7 @@ def test_a_garbled_exif_block_turns_the_picture_as_the_server_does(send: Callabl
     assert (np.asarray(result.overlay(data)) == np.rot90(stored, -1)).all()
 
 
-def test_what_a_decoder_of_pillow_raises_is_an_error_of_the_image() -> None:
+def test_any_exception_of_a_pillow_decoder_is_an_error_of_the_image() -> None:
     data = stored("PNG").getvalue()
     broken = data[: data.index(b"IDAT") + 4] + bytes(20)
     for half in (data[:40], broken, stored("TIFF").getvalue()[:60], b"BM" + bytes(60), HEIC[:300]):
@@ -198,31 +198,31 @@ def test_what_a_decoder_of_pillow_raises_is_an_error_of_the_image() -> None:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.zeros((4, 4, 3), np.int64), "int64 array.*cast it to uint8"),
+        (np.zeros((4, 4, 3), np.int64), "dtype int64.*cast them to uint8"),
         (np.zeros((4, 4, 3), np.complex64), "complex64"),
-        (np.zeros((4, 4), np.bool_), r"bool array.*astype\(np\.uint8\) \* 255"),
-        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\): accepted"),
-        (np.zeros((4,), np.uint8), r"\(4,\): if these are .* cv2\.imencode .*array\.tobytes\(\)"),
-        (np.frombuffer(b"\xff\xd8\xff\xe0 and more", np.uint8).reshape(-1, 1), r"cv2\.imencode .*array\.tobytes\(\)"),
-        (np.zeros((4,), np.float32), r"float32 array of shape \(4,\): accepted"),
+        (np.zeros((4, 4), np.bool_), r"dtype bool.*astype\(np\.uint8\) \* 255"),
+        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\) as an image; accepted"),
+        (np.zeros((4,), np.uint8), r"\(4,\) as an image: if it holds .* cv2\.imencode.*array\.tobytes\(\)"),
+        (np.frombuffer(b"\xff\xd8\xff\xe0 and more", np.uint8).reshape(-1, 1), r"cv2\.imencode.*array\.tobytes\(\)"),
+        (np.zeros((4,), np.float32), r"array of dtype float32 and shape \(4,\) as an image; accepted"),
         (np.zeros((3, 4, 5), np.uint8), r"\(3, 4, 5\).*transpose\(1, 2, 0\).*permute"),
         (np.zeros((2, 4, 4, 3), np.uint8), r"\(2, 4, 4, 3\).*one image"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
         (np.zeros((4, 0), np.float32), "empty"),
-        (np.full((4, 4), 1.5, np.float32), "float32 array.*from 1.5 to 1.5; divide by 255"),
-        (np.array([[-0.25, 1]]), "float64 array.*from -0.25 to 1: accepted"),
-        (np.array([[np.inf, 0]]), "from 0 to inf: accepted"),
-        (np.array([[0.5, np.nan]], np.float16), "holds NaN"),
+        (np.full((4, 4), 1.5, np.float32), "dtype float32.*from 1.5 to 1.5 as an image: divide it by 255"),
+        (np.array([[-0.25, 1]]), "array of dtype float64.*from -0.25 to 1 as an image; accepted"),
+        (np.array([[np.inf, 0]]), "from 0 to inf as an image; accepted"),
+        (np.array([[0.5, np.nan]], np.float16), "contains NaN"),
         (Image.new("RGB", (0, 3)), "empty"),
         (Image.new("F", (3, 3)), "mode 'F'"),
-        (b"", "^the bytes object is empty: it has no bytes$"),
+        (b"", "^the bytes object is empty$"),
         (memoryview(b"1234").cast("B", (2, 2)), "memoryview"),
         (io.BytesIO(), r"BytesIO object is empty.*seek\(0\)"),
         (io.StringIO("x"), "StringIO object is a text file.*binary"),
-        (None, "found None: accepted"),
-        (5, "found int: accepted"),
-        (np.array(5), r"int64 array of shape \(\): accepted"),
-        ("", "an empty path names no image"),
+        (None, "cannot use None as an image; accepted"),
+        (5, "cannot use an object of type int as an image; accepted"),
+        (np.array(5), r"array of dtype int64 and shape \(\) as an image; accepted"),
+        ("", "the path of the image is empty"),
         ([[1, 2], [3, 4]], "list"),
         ("/no/such/file.jpg", "/no/such/file\\.jpg.*No such file"),
         (
@@ -232,10 +232,10 @@ def test_what_a_decoder_of_pillow_raises_is_an_error_of_the_image() -> None:
         (Path("s3://bucket/cat.jpg"), "it is a URL: download it"),
         ("file:///tmp/cat.jpg", "it is a URL: pass the path of the file"),
         ("data:image/png;base64,iVBORw0KGgo=", r"it is a data URL: .*base64\.b64decode"),
-        ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ\n" * 3, r"picture in base64, pass what base64\.b64decode makes"),
+        ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ\n" * 3, r"image in base64, decode it with base64\.b64decode"),
         ("photos/cat.jpg", r"No such file or directory; the current folder is '/.*'$"),
         ("/photos/cat.jpg", "No such file or directory$"),
-        ("nul\x00.jpg", "null.*; the bytes of a picture are passed as bytes, not as text"),
+        ("nul\x00.jpg", "null.*; pass the bytes of an image as bytes, not as str"),
         (Path("/"), "directory"),
         ("/dev/zero", r"'/dev/zero': it is a device.*file object"),
         (
@@ -243,7 +243,7 @@ def test_what_a_decoder_of_pillow_raises_is_an_error_of_the_image() -> None:
             r"cannot read the image 'AAA.*\.\.\. \(10000000 characters\): File name too long; .*b64decode",
         ),
         (np.ma.masked_equal(np.zeros((4, 4, 3), np.uint8), 0), r"masked array.*array\.filled\(0\)"),
-        (np.full((4, 4), 1.01), "from 1.01 to 1.01; divide by 255"),
+        (np.full((4, 4), 1.01), "from 1.01 to 1.01 as an image: divide it by 255"),
     ],
 )
 def test_anything_else_is_refused_before_the_network(
@@ -256,7 +256,7 @@ def test_anything_else_is_refused_before_the_network(
 
 
 @pytest.mark.timeout(20)
-def test_what_is_no_file_is_not_opened(
+def test_pipes_and_sockets_are_not_opened(
     send: Callable[[Any], bytes], fake: FakeTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = tmp_path / "pipe"
@@ -272,20 +272,20 @@ def test_what_is_no_file_is_not_opened(
 
 
 class NumberedPath:
-    """A path that is none."""
+    """An invalid path."""
 
     def __fspath__(self) -> int:
         return 7
 
 
 class NoReader:
-    """Something whose `read` is no method."""
+    """An object whose `read` is not a method."""
 
     read = "yes"
 
 
 class RaisingProperty:
-    """Something whose `read` cannot even be looked at."""
+    """An object whose property `read` raises."""
 
     @property
     def read(self) -> object:
@@ -293,7 +293,7 @@ class RaisingProperty:
 
 
 class RaisingMethod:
-    """Something whose `read` fails in a way of its own."""
+    """An object whose `read` raises an unusual exception."""
 
     def read(self) -> bytes:
         raise LookupError("no such blob")
@@ -302,9 +302,9 @@ class RaisingMethod:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (NumberedPath(), r"NumberedPath object gives no path: .*not int"),
-        (NoReader(), r"found .*NoReader: accepted"),
-        (RaisingProperty(), r"RaisingProperty object has no `read` to call: not connected"),
+        (NumberedPath(), r"cannot get the path of the .*NumberedPath object: .*not int"),
+        (NoReader(), r"cannot use an object of type .*NoReader as an image; accepted"),
+        (RaisingProperty(), r"cannot get `read` of the .*RaisingProperty object: not connected"),
         (RaisingMethod(), r"cannot read the RaisingMethod object: .*no such blob"),
     ],
 )
@@ -315,7 +315,7 @@ def test_objects_that_fail_in_ways_of_their_own_are_refused(
         send(image)
 
 
-def test_what_no_request_can_hold_is_refused_before_it_is_read_or_copied(
+def test_an_image_too_large_for_a_request_is_refused_before_it_is_read(
     send: Callable[[Any], bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / "sparse.png"
@@ -324,7 +324,7 @@ def test_what_no_request_can_hold_is_refused_before_it_is_read_or_copied(
     wide = np.broadcast_to(np.uint8(0), (1 << 15, 1 << 15, 3))  # 3 GiB, of one byte
     tracemalloc.start()
     for image in (path, str(path), wide):
-        with pytest.raises(InvalidImageError, match=r"a request holds \d+ at most"):
+        with pytest.raises(InvalidImageError, match=r"a request holds at most \d+"):
             send(image)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -350,7 +350,7 @@ def test_a_file_object_is_read_from_where_it_stands(send: Callable[[Any], bytes]
 
 
 class NamelessFile(io.BytesIO):
-    """A file that fails when it is asked for its name."""
+    """A file whose property `name` raises."""
 
     @property
     def name(self) -> str:
@@ -361,7 +361,7 @@ def test_a_file_object_needs_no_name(send: Callable[[Any], bytes]) -> None:
     assert send(NamelessFile(b"picture")) == b"picture"
 
 
-def test_a_file_object_that_gives_no_bytes_is_refused(send: Callable[[Any], bytes], tmp_path: Path) -> None:
+def test_a_file_object_that_does_not_return_bytes_is_refused(send: Callable[[Any], bytes], tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(b"picture")
     with path.open(encoding="utf-8") as text, pytest.raises(InvalidImageError, match=r"image\.jpg.*text file.*'rb'"):
@@ -381,12 +381,12 @@ def test_a_file_object_that_gives_no_bytes_is_refused(send: Callable[[Any], byte
 
     with pytest.raises(InvalidImageError, match=r"Upload.*await"):
         send(Upload())
-    with pytest.raises(InvalidImageError, match=r"Lines.*gives str"):
+    with pytest.raises(InvalidImageError, match=r"Lines.*returns str"):
         send(Lines())
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble, ">f4"])
-def test_floats_arrive_as_the_nearest_of_256_steps(send: Callable[[Any], bytes], dtype: Any) -> None:  # noqa: ANN401
+def test_floats_arrive_as_the_nearest_of_256_steps(send: Callable[[Any], bytes], dtype: Any) -> None:  # noqa: ANN401 - also wrong types
     exact = (np.arange(256).reshape(16, 16) / 255).astype(dtype)
     assert (seen_by_server(send(exact))[:, :, 0] == np.arange(256).reshape(16, 16)).all()
     between = np.array([[0.2, 0.49, 0.51, 254.6]]) / 255
@@ -399,7 +399,7 @@ def test_floats_just_beyond_the_range_are_clipped(send: Callable[[Any], bytes]) 
 
 
 class ArrayLike:
-    """A tensor as numpy sees it."""
+    """A tensor with `__array__`."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self.array = array
@@ -409,12 +409,12 @@ class ArrayLike:
 
 
 class DLPackOnly:
-    """A tensor that only DLPack sees."""
+    """A tensor with DLPack only."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self.array = array
 
-    def __dlpack__(self, **keywords: Any) -> object:  # noqa: ANN401 the protocol's
+    def __dlpack__(self, **keywords: Any) -> object:  # noqa: ANN401 - the protocol's
         del keywords
         return self.array.__dlpack__()
 
@@ -423,7 +423,7 @@ class DLPackOnly:
 
 
 class Speechless:
-    """Something that fails and does not say why."""
+    """An object that fails without a reason."""
 
     device = "cpu"
 
@@ -435,22 +435,22 @@ class Speechless:
 
 
 class SpeechlessFile:
-    """A file that fails and does not say why."""
+    """A file that fails without a reason."""
 
     def read(self) -> bytes:
         raise ValueError
 
 
 @pytest.mark.parametrize("wrap", [ArrayLike, DLPackOnly])
-def test_what_turns_into_an_array_is_taken_as_one(send: Callable[[Any], bytes], wrap: type) -> None:
+def test_objects_that_convert_to_an_array_are_accepted(send: Callable[[Any], bytes], wrap: type) -> None:
     array = noise(5, 7, 3)
     assert send(wrap(array)) == send(array)
     assert send(wrap(array / 255)) == send(array)
-    with pytest.raises(InvalidImageError, match=rf"int32 {__name__}.{wrap.__name__} of shape \(5, 7, 3\)"):
+    with pytest.raises(InvalidImageError, match=rf"{__name__}.{wrap.__name__} of dtype int32 and shape \(5, 7, 3\)"):
         send(wrap(array.astype(np.int32)))
 
 
-def test_no_message_ends_where_a_reason_should_come(send: Callable[[Any], bytes]) -> None:
+def test_every_message_has_a_reason(send: Callable[[Any], bytes]) -> None:
     class SpeechlessArray:
         __array__ = Speechless.__array__
 
@@ -459,7 +459,7 @@ def test_no_message_ends_where_a_reason_should_come(send: Callable[[Any], bytes]
             send(image)
 
 
-def stored(kind: str, **options: Any) -> io.BytesIO:  # noqa: ANN401 those of Pillow
+def stored(kind: str, **options: Any) -> io.BytesIO:  # noqa: ANN401 - those of Pillow
     file = io.BytesIO()
     Image.fromarray(noise(6, 9, 3)).save(file, kind, **options)
     return file
@@ -486,7 +486,7 @@ def without_file(kind: str) -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF"])
-def test_a_closed_picture_is_refused_with_what_to_do(send: Callable[[Any], bytes], kind: str, tmp_path: Path) -> None:
+def test_a_closed_picture_is_refused_with_the_remedy(send: Callable[[Any], bytes], kind: str, tmp_path: Path) -> None:
     for image in (closed(kind), left(kind, tmp_path), without_file(kind)):
         with pytest.raises(InvalidImageError, match=r"closed before it was read: call its load\(\) first"):
             send(image)
@@ -495,7 +495,9 @@ def test_a_closed_picture_is_refused_with_what_to_do(send: Callable[[Any], bytes
     assert send(image)
     file = stored(kind)
     file.close()
-    with pytest.raises(InvalidImageError, match=r"BytesIO object: .*closed file.*; keep it open until the result"):
+    with pytest.raises(
+        InvalidImageError, match=r"BytesIO object: .*closed file.*; keep it open until the call returns"
+    ):
         send(file)
 
 
@@ -507,7 +509,7 @@ def test_a_picture_class_that_is_about_to_be_loaded_is_nobodys(
 
 
 def drawn_on(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """Return a picture as it is drawn on, where nothing is found in it."""
+    """Return the overlay of a picture without any classes, which is the decoded picture."""
     client = SegmentationClient("fake", transport=FakeTransport(np.zeros((height, width), np.uint8)))
     return np.asarray(client.segment(b"asked for a mask").overlay(data))
 
@@ -522,7 +524,7 @@ def test_the_orientation_is_that_of_exif_alone(send: Callable[[Any], bytes], kin
     data = stored(kind, **options).getvalue()
     right = np.asarray(Image.open(stored(kind)).convert("RGB"))
     assert (drawn_on(data, 9, 6) == right).all()
-    if kind != "TIFF":  # which Pillow itself turns as it loads it
+    if kind != "TIFF":  # which Pillow turns when it loads it
         assert (seen_by_server(send(Image.open(io.BytesIO(data)))) == right).all()
     exif = Image.Exif()
     exif[ORIENTATION] = 3
@@ -532,7 +534,7 @@ def test_the_orientation_is_that_of_exif_alone(send: Callable[[Any], bytes], kin
     assert (seen_by_server(send(Image.open(io.BytesIO(turned)))) == np.rot90(right, 2)).all()
 
 
-def test_what_is_drawn_on_may_have_flaws_that_no_pixel_needs() -> None:
+def test_overlay_accepts_pictures_with_flawed_metadata() -> None:
     data = stored("PNG").getvalue()
     flawed = data[:33] + picture_files.png_chunk(b"tEXt", b"Title\0cat", sound=False) + data[33:]
     assert (drawn_on(flawed, 9, 6) == noise(6, 9, 3)).all()
@@ -584,7 +586,7 @@ def with_index(*, garbled: bool) -> bytes:
     return data[:at] + b"\xff" * 8 + data[at + 8 :] if garbled else data
 
 
-def test_what_pillow_warns_about_is_no_error(send: Callable[[Any], bytes]) -> None:
+def test_a_warning_of_pillow_is_not_an_error(send: Callable[[Any], bytes]) -> None:
     """Warnings are errors in these tests."""
     right = np.asarray(Image.open(stored("JPEG", quality=75)))
     assert (drawn_on(with_index(garbled=True), 9, 6) == right).all()
@@ -601,7 +603,7 @@ def test_what_pillow_warns_about_is_no_error(send: Callable[[Any], bytes]) -> No
 
 
 def test_metadata_that_ends_a_process_in_pi_heif_is_left_out() -> None:
-    """A kind of metadata that is not UTF-8, which the server takes."""
+    """Metadata that is not UTF-8, which the server accepts."""
     about = {1: picture_files.hevc_item(), 2: (b"\xff\xfe\xfd\xfc", b"x", [])}
     file = picture_files.heif(about, references=[(b"cdsc", 2, [1])])
     code = "import sys; from deeplab_client._picture import opened; print(opened(sys.stdin.buffer.read()).size)"
@@ -610,11 +612,13 @@ def test_metadata_that_ends_a_process_in_pi_heif_is_left_out() -> None:
 
 
 def test_other_formats_of_pillow_are_not_opened() -> None:
-    """As on the server; for some of them Pillow runs programs."""
+    """As on the server; Pillow runs programs for some of them."""
     file = io.BytesIO()
     Image.new("RGB", (9, 6)).save(file, "EPS")
     for data in (file.getvalue(), b"no picture"):
-        with pytest.raises(InvalidImageError, match="it is no JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF or HEIC"):
+        with pytest.raises(
+            InvalidImageError, match="it is not in JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF or HEIC format"
+        ):
             drawn_on(data, 9, 6)
 
 

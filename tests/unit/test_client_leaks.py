@@ -1,4 +1,4 @@
-"""A client that failed and was dropped without close() is gone at once, and its connections with it."""
+"""A client that failed and was dropped without close() is freed at once, with its connections."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _no_collector() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=["refusing", "garbling", "mixing up"])
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Yield a port where nobody listens, or where what answers makes no sense, or is not for this request."""
+    """Yield a port that is closed, that sends an invalid reply, or that sends the reply to another request."""
     if request.param == "refusing":
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))

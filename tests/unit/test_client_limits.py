@@ -1,4 +1,4 @@
-"""What this process or machine cannot give is told as that, and a batch waits for it."""
+"""Limits of this process and machine have their own error, and a batch waits for their release."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ else:
 print(collections.Counter(type(result).__name__ for result in results))
 """
 
-# Calls where all descriptors but some are taken, and each again after those have been given back.
+# Calls while all descriptors except a few are in use, and again after they have been closed.
 CALLS = """
 import asyncio, os, resource, sys
 from deeplab_client import AsyncSegmentationClient, ClientLimitError, SegmentationClient
@@ -111,7 +111,7 @@ def run(code: str, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures as large as the servers of these tests say."""
+    """A folder of pictures with the size that the servers of these tests expect."""
     folder = tmp_path_factory.mktemp("pictures")
     file = io.BytesIO()
     Image.new("L", (ord("P"), 3)).save(file, "PPM")
@@ -120,11 +120,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_batch_goes_on_when_the_process_may_open_no_more(server: Server, kind: Kind, pictures: Path) -> None:
+def test_a_batch_continues_at_the_limit_of_open_files(server: Server, kind: Kind, pictures: Path) -> None:
     assert run(BATCH, url(server), str(pictures), kind) == f"Counter({{'Segmentation': {MANY}}})\n"
 
 
-def test_the_command_line_goes_on_when_the_process_may_open_no_more(pictures: Path, tmp_path: Path) -> None:
+def test_the_command_line_continues_at_the_limit_of_open_files(pictures: Path, tmp_path: Path) -> None:
     server = HttpServer(Script())
     command = f"ulimit -n 64; exec {sys.executable} -m deeplab_client segment {pictures} --concurrency 256 "
     command += f"--url {url(server)} --output {tmp_path}"
@@ -138,10 +138,10 @@ def test_the_command_line_goes_on_when_the_process_may_open_no_more(pictures: Pa
 def test_a_call_that_cannot_open_a_socket_says_so_and_the_next_one_works(
     server: Server, calls: tuple[str, ...]
 ) -> None:
-    """Among others with gRPC, which ends the process where it cannot open what it needs at its start."""
+    """Also with gRPC, which ends the process if it cannot open the files that it needs."""
     said = run(CALLS, url(server), *calls).splitlines()
-    limit = "this process has as many files and sockets open as it may, 64"
-    assert set(said) == {f"{limit}: raise the limit (`ulimit -n`), or make fewer calls at a time"}
+    limit = "this process has reached its limit of open files and sockets, 64"
+    assert set(said) == {f"{limit}: raise it (`ulimit -n`), or make fewer calls at a time"}
     assert len(said) == (2 if isinstance(server, GrpcServer) else 1)  # two are enough for HTTP
 
 
@@ -159,28 +159,28 @@ def of_aiohttp(error: OSError) -> Exception:
 
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("wrap", [bare, of_aiohttp])
-def test_what_a_socket_lacks_is_no_fault_of_the_server(number: int, wrap: Callable[[OSError], Exception]) -> None:
+def test_a_limit_of_sockets_is_not_a_server_error(number: int, wrap: Callable[[OSError], Exception]) -> None:
     error = from_connection(wrap(OSError(number, os.strerror(number))), WHERE)
     assert type(error) is ClientLimitError
     assert isinstance(error, OSError)
     assert error.model == "segment_resnet50"
     assert "seg" not in str(error)
     assert "fewer calls" in str(error)
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 made here
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
     assert (type(copy), str(copy)) == (ClientLimitError, str(error))
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_what_grpc_lacks_is_no_fault_of_the_server(number: int) -> None:
+def test_a_limit_of_grpc_is_not_a_server_error(number: int) -> None:
     words = os.strerror(number)
     said = f"connections to all backends failing; last error: INTERNAL: ipv4:10.0.0.1:8001: socket: {words}"
     assert type(from_grpc("UNAVAILABLE", said, WHERE)) is ClientLimitError
-    # The server's own words are about the server.
+    # A text from the server is about the server.
     assert type(from_grpc("UNAVAILABLE", f"cannot load: {words}", WHERE)) is ServerUnavailableError
     assert type(from_grpc("INTERNAL", f"last error: {words}", WHERE)) is ModelError
 
 
-def test_where_there_is_no_ipv6_the_ports_are_not_to_blame() -> None:
+def test_missing_ipv6_is_not_reported_as_a_lack_of_ports() -> None:
     number = errno.EADDRNOTAVAIL
     said = f"last error: UNKNOWN: ipv6:%5B::1%5D:8001: connect: {os.strerror(number)}"
     assert type(from_grpc("UNAVAILABLE", said, WHERE)) is ServerUnavailableError
@@ -190,12 +190,12 @@ def test_where_there_is_no_ipv6_the_ports_are_not_to_blame() -> None:
 
 @pytest.fixture
 def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
-    """Return a function that lets another one of the system fail some times."""
+    """Return a function that makes a system function fail a number of times."""
 
-    def fail(owner: Any, name: str, error: Exception, times: int) -> None:  # noqa: ANN401 a class or a module
+    def fail(owner: Any, name: str, error: Exception, times: int) -> None:  # noqa: ANN401 - a class or a module
         function, left = getattr(owner, name), iter(range(times))
 
-        def failing(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 any function's
+        def failing(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - any function's
             if next(left, None) is not None:
                 raise error
             return function(*arguments, **options)
@@ -212,7 +212,7 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def fake_of(kind: Kind, **options: Any) -> Any:  # noqa: ANN401 either
+def fake_of(kind: Kind, **options: Any) -> Any:  # noqa: ANN401 - either
     return FakeTransport(MASK, **options) if kind == "sync" else AsyncFakeTransport(MASK, **options)
 
 
@@ -301,7 +301,7 @@ def test_certificates_that_cannot_be_opened_for_a_limit_are_not_bad(kind: Kind, 
 
 
 class Threads:
-    """How many threads of the client can be started."""
+    """The number of threads that the client can start."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 1_000_000
@@ -335,7 +335,7 @@ def test_a_batch_makes_do_with_the_threads_that_there_are(threads: Threads, left
 
 
 class Waiting:
-    """A file that is read when the test says so."""
+    """A file that is read when the test allows it."""
 
     def __init__(self) -> None:
         self.is_read, self.goes_on = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""Streams of images: order, errors in their places, bounded memory, and an early end; from threads and coroutines."""
+"""segment_many: order, errors in place, bounded memory and early end; of both clients."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.unit
 
 
 class Gate:
-    """Requests that wait until the test lets them go, each by the length of its image."""
+    """Requests that wait until the test releases them, identified by the length of the image."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
@@ -87,9 +87,9 @@ def behind(gate: Gate, failing: int | None = None) -> FakeTransport:
 
 
 class Stream:
-    """A stream of either client, read by a thread of its own."""
+    """A stream of either client, read in a separate thread."""
 
-    def __init__(self, kind: Kind, gate: Gate, images: Any, *, failing: int | None = None, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, kind: Kind, gate: Gate, images: Any, *, failing: int | None = None, **options: Any) -> None:  # noqa: ANN401 - also wrong types
         self.results: list[Segmentation | SegmentationError] = []
         self.error: BaseException | None = None
         self._gate = gate
@@ -117,17 +117,17 @@ class Stream:
             self.results.append(result)
             self._gate.condition.notify_all()
 
-    def _run(self, work: Any, *arguments: Any) -> None:  # noqa: ANN401
+    def _run(self, work: Any, *arguments: Any) -> None:  # noqa: ANN401 - also wrong types
         try:
             work(*arguments)
-        except BaseException as error:  # noqa: BLE001 the test looks at it
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.error = error
 
-    def _read(self, client: SegmentationClient, images: Any, options: Any) -> None:  # noqa: ANN401
+    def _read(self, client: SegmentationClient, images: Any, options: Any) -> None:  # noqa: ANN401 - also wrong types
         for result in client.segment_many(images, **options):
             self._add(result)
 
-    def _drive(self, client: AsyncSegmentationClient, images: Any, options: Any) -> None:  # noqa: ANN401
+    def _drive(self, client: AsyncSegmentationClient, images: Any, options: Any) -> None:  # noqa: ANN401 - also wrong types
         async def read() -> None:
             async with contextlib.aclosing(client.segment_many(images, **options)) as results:
                 async for result in results:
@@ -156,7 +156,7 @@ def test_results_come_in_the_order_of_the_images(kind: Kind) -> None:
     assert stream.join() == [1, 2, 3, 4, 5, 6]
 
 
-def test_no_more_is_read_or_kept_than_twice_what_is_under_way(kind: Kind) -> None:
+def test_at_most_twice_the_concurrency_is_read_or_kept(kind: Kind) -> None:
     gate, taken = Gate(), list[int]()
     stream = Stream(kind, gate, images(1000, taken), concurrency=4)
     gate.until(lambda: len(gate.waiting) == 4)
@@ -179,7 +179,7 @@ def test_an_error_stands_where_its_result_would(kind: Kind) -> None:
     assert "/nowhere.png" in str(told[3])
 
 
-def test_results_come_with_what_the_iterable_gave(kind: Kind, tmp_path: Path) -> None:
+def test_results_come_with_the_objects_of_the_iterable(kind: Kind, tmp_path: Path) -> None:
     paths = [tmp_path / "1.ppm", tmp_path / "nowhere.ppm", tmp_path / "3.ppm"]
     for path in (paths[0], paths[2]):
         Image.new("RGB", (int(path.stem), 1)).save(path)
@@ -231,7 +231,7 @@ def test_results_do_not_wait_for_a_source_that_gives_slowly(kind: Kind) -> None:
     def slow() -> Iterator[bytes]:
         yield b"1"
         gate.until(lambda: 1 in gate.passed)
-        for _ in range(10):  # its result comes a moment later, which nobody tells the source
+        for _ in range(10):  # its result comes a little later, unnoticed by the source
             threading.Event().wait(0.05)
             yield b"22"
         assert more.wait(20)
@@ -282,7 +282,7 @@ def test_a_source_that_is_cancelled_from_within_ends_the_stream() -> None:
     async def source() -> AsyncIterator[bytes]:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().call_soon(task.cancel)  # as a timeout does that the source holds open
+        asyncio.get_running_loop().call_soon(task.cancel)  # like a timeout that the source keeps open
         yield b"1"
 
     async def use() -> None:
@@ -328,9 +328,9 @@ def test_a_client_that_is_closed_ends_the_stream() -> None:
         None,
     ],
 )
-def test_one_image_is_not_taken_for_many(image: Any) -> None:  # noqa: ANN401
+def test_one_image_is_not_taken_for_many(image: Any) -> None:  # noqa: ANN401 - also wrong types
     for client in (SegmentationClient("host"), AsyncSegmentationClient("host")):
-        with pytest.raises(TypeError, match=rf"iterable of images; found .*{type(image).__name__}") as caught:
+        with pytest.raises(TypeError, match=rf"iterable of images, got .*{type(image).__name__}") as caught:
             client.segment_many(image)
         assert type(image) in {int, type(None)} or "wrap it in a list" in str(caught.value)
 
@@ -342,7 +342,7 @@ def test_a_batch_is_many_images(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, 1.5])
-def test_concurrency_is_checked_before_anything_is_read(wrong: Any) -> None:  # noqa: ANN401
+def test_concurrency_is_checked_before_anything_is_read(wrong: Any) -> None:  # noqa: ANN401 - also wrong types
     for client in (SegmentationClient("host"), AsyncSegmentationClient("host")):
         with pytest.raises((ValueError, TypeError), match="concurrency"):
             client.segment_many(images(1), concurrency=wrong)
@@ -383,7 +383,7 @@ def test_an_interpreter_ends_whose_image_cannot_be_read() -> None:
 
 
 def test_an_interpreter_ends_with_a_stream_left_open(tmp_path: Path) -> None:
-    # A module of its own: a thread that runs code of the main one would keep the stream alive.
+    # A separate module, because a thread that runs code of the main module would keep the stream alive.
     module = """
         import threading
         from deeplab_client.testing import FakeTransport
@@ -435,7 +435,7 @@ def test_cancelling_a_task_cancels_its_requests_and_passes_through(server: Serve
     async def cancelled() -> None:
         many = asyncio.ensure_future(anext(driver.client.segment_many([b"\x01", b"\x02"])))
         one = asyncio.ensure_future(driver.client.segment(b"\x03"))
-        while len(server.script.requests) < 3:  # noqa: ASYNC110 the server is in another thread
+        while len(server.script.requests) < 3:  # noqa: ASYNC110 - the server is in another thread
             await asyncio.sleep(0.01)
         for task in (many, one):
             task.cancel()

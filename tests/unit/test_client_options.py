@@ -1,4 +1,4 @@
-"""Headers, tokens, compression, formats and environment: what is sent, and what is never told."""
+"""Headers, tokens, compression, formats and environment: what is sent, and what no message contains."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.unit
 
-SECRET = "s3cr3t-bearer-value"  # noqa: S105 a made up one
+SECRET = "s3cr3t-bearer-value"  # noqa: S105 - a made up one
 PIN = "p1nk"
 KEY = "k3y-of-the-restricted-api"
 IMAGE = np.full((7, 11, 3), 5, np.uint8)
@@ -83,7 +83,7 @@ def test_a_token_may_be_awaited_within_the_deadline(server: Server) -> None:
     driver.stop()
 
 
-def test_what_a_token_function_raises_comes_through(server: Server, kind: Kind) -> None:
+def test_an_exception_of_a_token_function_is_raised_unchanged(server: Server, kind: Kind) -> None:
     def broken() -> str:
         raise TimeoutError("the vault is sealed")
 
@@ -93,7 +93,7 @@ def test_what_a_token_function_raises_comes_through(server: Server, kind: Kind) 
 
 
 @pytest.mark.parametrize("wrong", ["", "two words", "line\nbreak", "ünïcode", 5, b"bytes"])
-def test_a_token_that_cannot_be_sent_is_refused_untold(server: Server, kind: Kind, wrong: Any) -> None:  # noqa: ANN401
+def test_a_token_that_cannot_be_sent_is_refused_untold(server: Server, kind: Kind, wrong: Any) -> None:  # noqa: ANN401 - also wrong types
     with pytest.raises((ValueError, TypeError)) as direct:
         SegmentationClient("host", token=wrong)
     with connected(kind, url(server), token=lambda: wrong) as client, pytest.raises((ValueError, TypeError)) as called:
@@ -141,7 +141,7 @@ def test_contradictions_are_refused() -> None:
         SegmentationClient("host", mask_format=wrong)
 
 
-def test_no_secret_is_ever_told(server: Server, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_message_contains_a_secret(server: Server, kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
     options: dict[str, Any] = {"headers": {"x-key": KEY, "x-pin": PIN}, "token": SECRET, "retries": 1}
     told: list[str] = []
     with caplog.at_level(logging.DEBUG), connected(kind, url(server), **options) as client:
@@ -199,7 +199,7 @@ def test_waiting_for_a_server(server: Server, kind: Kind) -> None:
         if isinstance(server, GrpcServer):
             server.script.failures = {"config": (grpc.StatusCode.NOT_FOUND, words)}
         else:
-            server.script.failures = {"ready": (400, words)}  # what it has no path for is a failure of this kind
+            server.script.failures = {"ready": (400, words)}  # an unknown path is a failure of this kind
         server.script.failing = 1_000_000
         with pytest.raises(DeadlineExceededError, match=f"does not serve model 'other': {words}"):
             client.wait_until_ready(model="other", timeout=0.3)
@@ -214,7 +214,7 @@ def test_waiting_for_a_server(server: Server, kind: Kind) -> None:
 def test_pixels_and_masks_are_compressed_where_asked_for(
     server: Server,
     kind: Kind,
-    compression: Any,  # noqa: ANN401 a literal
+    compression: Any,  # noqa: ANN401 - a literal
 ) -> None:
     with connected(kind, url(server), compression=compression) as client:
         plain = client.segment(b"\x05")
@@ -238,7 +238,7 @@ def test_nothing_is_compressed_by_default(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(("mask_format", "name"), [("auto", "MASK"), ("raw", "MASK"), ("png", "MASK_PNG")])
-def test_masks_are_the_same_in_either_format(server: Server, kind: Kind, mask_format: Any, name: str) -> None:  # noqa: ANN401
+def test_masks_are_the_same_in_either_format(server: Server, kind: Kind, mask_format: Any, name: str) -> None:  # noqa: ANN401 - also wrong types
     with connected(kind, url(server), mask_format=mask_format) as client:
         result = client.segment(b"\x05")
     assert name in server.script.requests[0]["outputs"]
@@ -343,13 +343,13 @@ def test_an_async_client_serves_one_event_loop_at_a_time(server: Server) -> None
     [(np.zeros((9, 9), np.uint8), ModelError), (np.ones((3, 5), np.uint8), MismatchedReplyError)],
     ids=["another size", "other classes"],
 )
-def test_the_png_of_another_request_is_no_answer(pixels: npt.NDArray[np.uint8], kind: type[SegmentationError]) -> None:
-    """IMAGE_ID does not pass through the step that makes it, but the counts of the classes tell it apart."""
+def test_the_png_of_another_request_is_refused(pixels: npt.NDArray[np.uint8], kind: type[SegmentationError]) -> None:
+    """The step that makes the PNG passes on no IMAGE_ID, but the class counts differ."""
     script = Script()
     server = HttpServer(script)
     whole = script.tensors
 
-    def mixed_up(request_id: str, image: bytes, names: list[str]) -> Any:  # noqa: ANN401 the script's
+    def mixed_up(request_id: str, image: bytes, names: list[str]) -> Any:  # noqa: ANN401 - the script's
         png = BytesIO()
         Image.fromarray(pixels).save(png, "PNG")
         own = [tensor for tensor in whole(request_id, image, names) if tensor[0] != "MASK_PNG"]
@@ -389,7 +389,7 @@ LOADED = """
 """
 
 
-def test_libraries_are_loaded_by_who_uses_them() -> None:
+def test_libraries_are_only_loaded_when_used() -> None:
     run = python(LOADED)
     told = run.stdout.splitlines()
     assert told == ["", "", "", "aiohttp asyncio", "aiohttp asyncio grpc tritonclient"], run.stderr

@@ -1,4 +1,4 @@
-"""What is in the client's wheel, and what its README tells to write."""
+"""The content of the client's wheel, and the test example of its README."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import deeplab_client
+import deeplab_client.testing
 
 if TYPE_CHECKING:
     from email.message import Message
@@ -62,8 +63,16 @@ def test_the_wheel_carries_the_license_of_the_repository(wheel: zipfile.ZipFile,
     assert metadata.get_all("License-File") == ["LICENSE"]
 
 
-def test_the_package_tells_its_version(metadata: Message) -> None:
+def test_the_package_has_its_version(metadata: Message) -> None:
     assert deeplab_client.__version__ == metadata["Version"]
+
+
+def test_the_site_lists_every_public_name() -> None:
+    """A name that is gone fails the build of the site; one that nobody lists would not."""
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
+    listed = re.findall(r"^\.\. (?:auto\w+|py:type):: (?:deeplab_client\.)?(\w+)", pages, re.MULTILINE)
+    public = {*deeplab_client.__all__, *deeplab_client.testing.__all__, "CLASS_NAMES", "PALETTE"}
+    assert public - set(listed) == set()
 
 
 def test_the_wheel_works_from_another_place(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the page shows of a result, without Gradio and a browser."""
+"""The parts of the page that show a result, without Gradio and a browser."""
 
 from __future__ import annotations
 

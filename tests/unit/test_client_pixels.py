@@ -1,4 +1,4 @@
-"""Pictures with more pixels than the model takes: refused before they are sent."""
+"""Pictures with more pixels than the model accepts are refused before they are sent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WIDTH, HEIGHT = 4000, 3001
 LARGE = np.zeros((HEIGHT, WIDTH), np.uint8)
 LIMIT = 12_000_000
 REFUSAL = (
-    r"^the image is 4000 x 3001 = 12004000 pixels, and 'segment_resnet50' takes at most 12000000: use segment_tiles"
+    r"^the image has 4000 x 3001 = 12004000 pixels, but 'segment_resnet50' takes at most 12000000: use segment_tiles"
 )
 
 
@@ -79,7 +79,7 @@ def client(server: Server, kind: Kind) -> Iterator[Driver]:
 def encoded(form: str, **options: Any) -> bytes:  # noqa: ANN401 - Pillow's
     buffer = BytesIO()
     Image.fromarray(LARGE).save(buffer, form, **options)
-    return buffer.getvalue().ljust(1_000_001, b"\0")  # large files are looked into
+    return buffer.getvalue().ljust(1_000_001, b"\0")  # large files are checked
 
 
 @pytest.mark.parametrize("form", ["array", "PIL", "JPEG", "PNG", "BMP", "PPM", "GIF", "TIFF"])
@@ -103,14 +103,16 @@ def test_a_picture_at_the_limit_is_sent(client: Driver, server: Server) -> None:
 
 
 def test_one_huge_picture_is_measured_without_its_pixels(client: Driver, server: Server) -> None:
-    """Neither Pillow's own limit nor the memory that it would take counts."""
+    """Pillow's own limit does not apply, and the pixels are not decoded."""
     header = b"P6 100000 100000 255\n"
-    with pytest.raises(InvalidImageError, match=r"^the image is 100000 x 100000 = 10000000000 pixels"):
+    with pytest.raises(InvalidImageError, match=r"^the image has 100000 x 100000 = 10000000000 pixels"):
         client.segment(header.ljust(1_000_001, b"\0"))
     assert not server.requests
 
 
-def test_the_limit_is_asked_for_before_refusals_and_once_for_what_it_admits(client: Driver, server: Server) -> None:
+def test_the_limit_is_requested_before_each_refusal_and_once_for_accepted_pictures(
+    client: Driver, server: Server
+) -> None:
     client.segment(LARGE[:2500])
     assert server.asked == ["segment_resnet50"]
     for _ in range(2):
@@ -140,7 +142,7 @@ def test_the_limit_is_asked_for_again_after_a_lost_connection(client: Driver, se
 
 
 @pytest.mark.parametrize("refusal", [AccessDeniedError, UnsupportedError, None])
-def test_the_server_decides_where_it_does_not_tell_its_limit(
+def test_the_server_decides_if_it_does_not_report_its_limit(
     client: Driver, server: Server, refusal: type[SegmentationError] | None
 ) -> None:
     server.step_error, server.limit = refusal and refusal("no"), "many"

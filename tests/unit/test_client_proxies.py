@@ -1,4 +1,4 @@
-"""How a server is reached: below a path, on a Unix socket, through an HTTP proxy."""
+"""Ways to reach a server: a path prefix, a Unix socket, an HTTP proxy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.unit
 
-# Nobody resolves it but a proxy.
+# Only a proxy resolves it.
 SERVER = "seg.invalid:8000"
 PASSWORD = "p@ss w0rd"  # noqa: S105 - a made up one
 ESCAPED = "p%40ss%20w0rd"
@@ -50,7 +50,7 @@ def server() -> Iterator[HttpServer]:
 
 @pytest.fixture
 def proxy(server: HttpServer) -> str:
-    """Return the URL of a proxy, which is the server as well."""
+    """Return the URL of a proxy, which is also the server."""
     server.base = f"http://{SERVER}"
     return f"http://127.0.0.1:{server.port}"
 
@@ -226,7 +226,7 @@ def test_the_environments_proxy_is_used_on_request_only(
 @pytest.mark.parametrize("proxy", ["env", "http://proxy:3128"])
 def test_proxies_are_for_http_alone(url: str, proxy: str) -> None:
     for client in (SegmentationClient, AsyncSegmentationClient):
-        with pytest.raises(ValueError, match=f"^proxy is given for {re.escape(url)}.* use http:// or https://"):
+        with pytest.raises(ValueError, match=f"^proxy needs a server at http:// or https://, got {re.escape(url)}"):
             client(url, proxy=proxy)
 
 
@@ -243,7 +243,9 @@ def test_proxies_are_for_http_alone(url: str, proxy: str) -> None:
         ("", "must be http://host:port"),
     ],
 )
-def test_what_is_no_http_proxy_is_refused_untold(proxy: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_proxy_is_refused_without_its_password(
+    proxy: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = proxy.format(f"team:{ESCAPED}@")
     monkeypatch.setenv("HTTPS_PROXY", url)
     for option, source in ((url, "proxy"), *([("env", "the environment variable HTTPS_PROXY")] if url else ())):

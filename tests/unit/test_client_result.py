@@ -1,4 +1,4 @@
-"""The result: numbers, pictures, and that untrained output says what it is."""
+"""The result: numbers, pictures, and the marks of untrained output."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_an_unknown_class_names_the_known_ones() -> None:
         with pytest.raises(UnknownClassError, match=r"'kat'.*cat") as caught:
             look_up("kat")
         assert isinstance(caught.value, KeyError)
-        assert str(caught.value).startswith("no class"), "KeyError's quotes are gone"
+        assert str(caught.value).startswith("unknown class"), "KeyError's quotes are gone"
 
 
 def test_a_name_used_for_two_ids_means_both() -> None:
@@ -159,7 +159,7 @@ def test_a_name_used_for_two_ids_means_both() -> None:
     assert result["n/a"].tolist() == [[True, True, False]]
 
 
-def test_repr_is_short_and_tells_untrained_from_unknown() -> None:
+def test_repr_is_short_and_distinguishes_untrained_from_unknown() -> None:
     mask = halves(1000, 1000)
     assert len(repr(segmentation(mask))) < 150
     assert "cat 50.0%" in repr(segmentation(mask))
@@ -179,7 +179,7 @@ def test_overlay_refuses_other_alphas(alpha: float) -> None:
         segmentation(halves()).overlay(noise(), alpha=alpha)
 
 
-def test_overlay_takes_what_segment_takes_and_leaves_it_alone(tmp_path: Path) -> None:
+def test_overlay_accepts_all_images_of_segment_and_does_not_change_them(tmp_path: Path) -> None:
     picture = noise()
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
@@ -196,7 +196,7 @@ def test_overlay_takes_what_segment_takes_and_leaves_it_alone(tmp_path: Path) ->
     assert (np.asarray(result.overlay(picture[:, :, 0]))[:, :5, 1] == picture[:, :5, 0]).all()
 
 
-def test_overlay_refuses_another_picture_and_what_is_none() -> None:
+def test_overlay_refuses_another_picture_and_other_objects() -> None:
     result = segmentation(halves())
     with pytest.raises(InvalidImageError, match=r"11 x 6 .*10 x 6"):
         result.overlay(noise(6, 11))
@@ -224,7 +224,7 @@ def test_untrained_pictures_stand_whole_under_a_banner(width: int, height: int) 
 
 
 @pytest.mark.parametrize("weights", ["COCO_WITH_VOC_LABELS_V1", "mine.pth", None])
-def test_other_pictures_carry_no_banner(weights: str | None) -> None:
+def test_trained_models_draw_no_banner(weights: str | None) -> None:
     result = segmentation(halves(), weights=weights)
     assert result.overlay(noise()).size == result.colorize().size == (10, 6)
 
@@ -258,4 +258,4 @@ def test_a_class_is_in_a_result_where_some_pixel_has_it() -> None:
     assert "person" in result
     assert "cat" not in result
     with pytest.raises(TypeError, match="not iterable"):
-        iter(result)  # pyright: ignore[reportArgumentType, reportCallIssue]  the point of the test
+        iter(result)  # pyright: ignore[reportArgumentType, reportCallIssue] - the point of the test

@@ -1,4 +1,4 @@
-"""Which failures are tried again, when, and how that ends."""
+"""Retries: which failures, when, and how they end."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fail(
     ("code", "status"),
     [(S.UNAVAILABLE, 502), (S.UNAVAILABLE, 503), (S.UNAVAILABLE, 504), (S.RESOURCE_EXHAUSTED, 429)],
 )
-def test_what_may_pass_is_tried_again(server: Server, kind: Kind, code: grpc.StatusCode, status: int) -> None:
+def test_temporary_failures_are_retried(server: Server, kind: Kind, code: grpc.StatusCode, status: int) -> None:
     fail(server, code, status, times=2)
     seen: list[RetryAttempt] = []
     with connected(kind, url(server), retries=AT_ONCE, on_retry=seen.append) as client:
@@ -55,7 +55,7 @@ def test_what_may_pass_is_tried_again(server: Server, kind: Kind, code: grpc.Sta
     assert [attempt.number for attempt in seen] == [1, 2]
     assert all(0 <= attempt.delay <= 0.01 for attempt in seen)
     assert {attempt.error.model for attempt in seen} == {"segment_resnet50"}
-    # One call has one id in the server's log.
+    # A call has the same id for all attempts.
     assert {attempt.error.request_id for attempt in seen} == {server.script.requests[0]["id"]}
 
 
@@ -87,7 +87,7 @@ def test_a_reply_to_another_request_is_tried_again(server: Server, kind: Kind) -
         (S.DEADLINE_EXCEEDED, 500),
     ],
 )
-def test_what_fails_for_good_is_not_tried_again(server: Server, kind: Kind, code: grpc.StatusCode, status: int) -> None:
+def test_permanent_failures_are_not_retried(server: Server, kind: Kind, code: grpc.StatusCode, status: int) -> None:
     fail(server, code, status)
     with connected(kind, url(server), retries=AT_ONCE) as client, pytest.raises(SegmentationError):
         client.segment(b"\x05")
@@ -113,7 +113,7 @@ def test_a_pause_never_goes_past_the_deadline(server: Server, kind: Kind) -> Non
     assert server.script.failing == 999_999
 
 
-def test_what_the_server_says_about_when_is_heeded(server: Server, kind: Kind) -> None:
+def test_the_pause_that_the_server_asks_for_is_kept(server: Server, kind: Kind) -> None:
     fail(server, S.UNAVAILABLE, 503, times=1, wait="2000" if isinstance(server, GrpcServer) else "2")
     seen: list[RetryAttempt] = []
 
@@ -133,7 +133,7 @@ def test_a_grpc_server_can_forbid_retries(kind: Kind) -> None:
         client.segment(b"\x05")
     assert server.script.failing == 999_999
     assert (caught.value.retry_after, caught.value.retryable) == (None, False)
-    assert not pickle.loads(pickle.dumps(caught.value)).retryable  # noqa: S301 made here
+    assert not pickle.loads(pickle.dumps(caught.value)).retryable  # noqa: S301 - made here
     server.stop()
 
 
@@ -144,7 +144,7 @@ def test_the_question_for_the_weights_is_tried_again_too(server: Server, kind: K
         assert client.segment(b"\x05").untrained
 
 
-def test_a_deadline_that_ends_a_later_attempt_tells_of_the_earlier(kind: Kind) -> None:
+def test_a_deadline_in_a_later_attempt_names_the_earlier_failure(kind: Kind) -> None:
     server = HttpServer(Script(failures={"infer": (503, "first")}, failing=1))
 
     def hold(_: RetryAttempt) -> None:
@@ -196,7 +196,7 @@ def test_the_default_is_two_retries() -> None:
 
 
 @pytest.mark.parametrize("retries", [-1, RetryPolicy])
-def test_retries_that_make_no_sense_are_refused(retries: Any) -> None:  # noqa: ANN401
+def test_invalid_retries_are_refused(retries: Any) -> None:  # noqa: ANN401 - also wrong types
     with pytest.raises((ValueError, TypeError), match="retries"):
         SegmentationClient("host", retries=retries)
     for delays in ((-1, 1), (2, 1), (0, float("inf"))):

@@ -1,4 +1,4 @@
-"""The real protocol libraries against small servers on loopback that speak Triton's protocol, or fail at it."""
+"""The real protocol libraries against small servers on loopback that use Triton's protocol, or violate it."""
 
 from __future__ import annotations
 
@@ -127,6 +127,7 @@ S = grpc.StatusCode
         ((S.RESOURCE_EXHAUSTED, 429, "slow down"), ServerOverloadedError, "slow down"),
         ((S.UNAVAILABLE, 503, "Exceeds maximum queue size"), ServerOverloadedError, "queue size"),
         ((S.UNAVAILABLE, 503, "going away"), ServerUnavailableError, "not available: going away"),
+        ((S.CANCELLED, 499, "over"), ServerUnavailableError, "not available: over"),
         ((S.INTERNAL, 500, "in ensemble 'a', CUDA error"), ModelError, "CUDA error"),
         (
             (S.INTERNAL, 500, f"in ensemble 'a', {DEAD_STUB}"),
@@ -196,7 +197,7 @@ def test_a_proxys_page_is_quoted(kind: Kind) -> None:
     server.stop()
 
 
-def test_nobody_listens(server: Server, refusing: int, kind: Kind) -> None:
+def test_a_closed_port_is_unavailable(server: Server, refusing: int, kind: Kind) -> None:
     address = f"{server.scheme}://127.0.0.1:{refusing}"
     with connected(kind, address, retries=0) as client, pytest.raises(ServerUnavailableError, match=address) as caught:
         client.segment(b"\x05")
@@ -217,7 +218,7 @@ def test_a_server_of_another_protocol(server: Server, kind: Kind) -> None:
     other = "http" if server.scheme == "grpc" else "grpc"
     with connected(kind, f"{other}://127.0.0.1:{server.port}", timeout=10, retries=0) as client, no_answer() as caught:
         client.segment(b"\x05")
-    assert re.search("gRPC port.*grpcs://" if other == "grpc" else "for gRPC say grpc://", str(caught.value))
+    assert re.search("gRPC port.*grpcs://" if other == "grpc" else "use grpc:// for gRPC", str(caught.value))
 
 
 def expect_deadline(kind: Kind, address: str, timeout: float) -> None:
@@ -291,9 +292,9 @@ def test_an_idle_connection_that_the_server_dropped_is_not_used_again(kind: Kind
 
 
 def test_a_server_that_refuses_a_body_early_is_heard() -> None:
-    # From threads only: asyncio drops what it has not read when it fails to write.
+    # Only from threads, because asyncio drops unread data if writing fails.
     answers = [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",  # to the question for the config
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",  # to the request for the config
         b'HTTP/1.1 413 Too Large\r\nContent-Length: 21\r\n\r\n{"error":"too large"}',
     ]
 
@@ -387,7 +388,7 @@ FORK = """
 
 
 def test_a_client_made_or_used_before_a_fork_works_on_both_sides(server: Server) -> None:
-    # In a process of its own: forking the one that runs the tests would fork their servers too.
+    # In a separate process, because forking the test process would fork its servers too.
     run = python(FORK, url(server), flags=["-W", "ignore"])
     assert run.stdout == "done\n", run.stderr
 
@@ -429,9 +430,9 @@ def test_a_client_is_copied_and_pickled_without_its_connections(server: Server, 
 
     async def use() -> None:
         made = SegmentationClient if kind == "sync" else AsyncSegmentationClient
-        client = made(url(server), timeout=20, headers={"key": "value"}, token="token")  # noqa: S106 made up
+        client = made(url(server), timeout=20, headers={"key": "value"}, token="token")  # noqa: S106 - made up
         assert await width(client) == 5
-        for clone in (pickle.loads(pickle.dumps(client)), copy.copy(client), copy.deepcopy(client)):  # noqa: S301 made here
+        for clone in (pickle.loads(pickle.dumps(client)), copy.copy(client), copy.deepcopy(client)):  # noqa: S301 - made here
             assert repr(clone) == repr(client)
             assert await width(clone) == 5
             assert server.script.headers[-1].items() >= {"key": "value", "authorization": "Bearer token"}.items()

@@ -1,4 +1,4 @@
-"""One picture object in several calls at a time: each gets the whole picture, or an error that says why not."""
+"""One picture object in several calls at a time: each gets the whole picture, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def pixels(sent: bytes) -> NDArray[np.uint8]:
 
 
 def at_once(*calls: Callable[[], object]) -> list[object]:
-    """Return what calls that begin together return or raise, in their order."""
+    """Return the results or exceptions of calls that start together, in order."""
     begin = threading.Barrier(len(calls))
     results: list[object] = [None] * len(calls)
 
@@ -67,7 +67,7 @@ def at_once(*calls: Callable[[], object]) -> list[object]:
         begin.wait(20)
         try:
             results[index] = calls[index]()
-        except Exception as error:  # noqa: BLE001 looked at by the test
+        except Exception as error:  # noqa: BLE001 - looked at by the test
             results[index] = error
 
     threads = [threading.Thread(target=make, args=(index,)) for index in range(len(calls))]
@@ -86,18 +86,18 @@ class Calls:
         self.coroutines = AsyncFakeTransport(MASK)
         self.clients = [SegmentationClient("host", transport=fake) for fake in self.fakes]
 
-    def in_batch(self, *images: Any) -> list[object]:  # noqa: ANN401 any image
+    def in_batch(self, *images: Any) -> list[object]:  # noqa: ANN401 - any image
         return list(self.clients[0].segment_many(images, concurrency=len(images)))
 
-    def in_loop(self, *images: Any) -> list[object]:  # noqa: ANN401 any image
+    def in_loop(self, *images: Any) -> list[object]:  # noqa: ANN401 - any image
         async def gather() -> list[object]:
             client = AsyncSegmentationClient("host", transport=self.coroutines)
             return list(await asyncio.gather(*map(client.segment, images), return_exceptions=True))
 
         return asyncio.run(gather())
 
-    def in_threads(self, *images: Any) -> list[object]:  # noqa: ANN401 any image
-        """Ask two clients, and one for coroutines in a thread of its own."""
+    def in_threads(self, *images: Any) -> list[object]:  # noqa: ANN401 - any image
+        """Call two clients, and an async one in a separate thread."""
         first, second = self.clients
         calls = [lambda: first.segment(images[0]), lambda: second.segment(images[1])]
         return at_once(*calls) + self.in_loop(images[0])
@@ -132,7 +132,7 @@ def test_a_picture_may_be_sent_and_drawn_on_at_once(kind: str) -> None:
     result = SegmentationClient("host", transport=FakeTransport(MASK)).segment(data)
     for _ in range(ROUNDS):
         calls, image = Calls(), Image.open(io.BytesIO(data))
-        segmented, drawn = at_once(lambda: calls.clients[0].segment(image), lambda: result.overlay(image))  # noqa: B023 called here
+        segmented, drawn = at_once(lambda: calls.clients[0].segment(image), lambda: result.overlay(image))  # noqa: B023 - called here
         assert isinstance(segmented, Segmentation)
         assert isinstance(drawn, Image.Image)
         assert (np.asarray(drawn) == right).all()
@@ -155,7 +155,7 @@ def cropped(image: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize("derive", [Image.Image.copy, copy.copy, cropped])
-def test_what_is_made_of_a_picture_may_be_sent_beside_it(derive: Callable[[Image.Image], Image.Image]) -> None:
+def test_copies_of_a_picture_can_be_sent_at_the_same_time(derive: Callable[[Image.Image], Image.Image]) -> None:
     data = encoded("JPEG")
     right = pixels(data)
     for _ in range(ROUNDS):
@@ -165,7 +165,7 @@ def test_what_is_made_of_a_picture_may_be_sent_beside_it(derive: Callable[[Image
 
 
 class InParts:
-    """A file object whose parts two threads would take turns to read."""
+    """A file object that two threads would read alternately."""
 
     def __init__(self, data: bytes) -> None:
         self._left = [data[at : at + 100] for at in range(0, len(data), 100)]
@@ -174,7 +174,7 @@ class InParts:
         parts: list[bytes] = []
         while self._left:
             parts.append(self._left.pop(0))
-            time.sleep(0)  # others may run
+            time.sleep(0)  # other threads may run
         return b"".join(parts)
 
 
@@ -195,7 +195,7 @@ def test_a_file_object_is_read_by_one_call_and_the_others_say_so(way: str, open_
         assert calls.sent == [data]
         errors = [str(result) for result in results if isinstance(result, InvalidImageError)]
         assert len(errors) == len(results) - 1
-        assert all("was read to its end before: rewind it with seek(0)" in error for error in errors)
+        assert all("was already read to its end: rewind it with seek(0)" in error for error in errors)
 
 
 def test_a_memory_mapped_array_may_be_in_several_calls(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_the_frame_at_which_a_picture_stands_is_sent_and_kept(way: str, kind: st
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF"])
 def test_all_frames_of_one_picture_are_sent(kind: str) -> None:
-    """ImageSequence gives one object, which it moves on before the frame is read."""
+    """ImageSequence yields one object, and advances it before the frame is read."""
     right = [
         np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(io.BytesIO(encoded(kind))))
     ]
@@ -244,7 +244,7 @@ def test_all_frames_of_one_picture_are_sent(kind: str) -> None:
 
 
 class Hanging(io.BytesIO):
-    """A file whose reading does not end before it is let go on."""
+    """A file whose read waits until the test releases it."""
 
     def __init__(self) -> None:
         super().__init__(b"picture")
@@ -257,7 +257,7 @@ class Hanging(io.BytesIO):
         return super().read(size)
 
 
-def test_nobody_waits_for_a_picture_of_somebody_else() -> None:
+def test_calls_do_not_wait_for_other_pictures() -> None:
     file, calls = Hanging(), Calls()
     first, second = calls.clients
     thread = threading.Thread(target=first.segment, args=(file,))

@@ -1,4 +1,4 @@
-"""The fakes that users put in place of a server."""
+"""The fakes that users test with instead of a server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ IMAGE = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 MASK = np.array([[0, 8, 8, 8], [0, 0, 0, 12]], np.uint8)
 
 
-def client(transport: Transport, **options: Any) -> SegmentationClient:  # noqa: ANN401 the client's own
+def client(transport: Transport, **options: Any) -> SegmentationClient:  # noqa: ANN401 - as in the client
     return SegmentationClient("grpc://fake", transport=transport, **options)
 
 
@@ -55,7 +55,7 @@ def test_a_mask_is_the_answer_to_every_image() -> None:
 def test_without_arguments_all_is_background_and_a_broken_image_is_refused() -> None:
     fake = client(FakeTransport())
     assert fake.segment(IMAGE).pixel_counts == {"__background__": 8}
-    with pytest.raises(InvalidImageError, match=r"it is no JPEG, PNG, .* or HEIC$"):
+    with pytest.raises(InvalidImageError, match=r"it is not in JPEG, PNG, .* or HEIC format$"):
         fake.segment(b"no image")
 
 
@@ -86,14 +86,14 @@ def test_answers_come_in_turn_before_the_mask() -> None:
     assert [fake.segment(IMAGE).top_class for _ in range(2)] == ["cat", "cat"]
 
 
-def test_a_reply_to_another_request_is_an_answer_like_any_error() -> None:
+def test_a_fake_can_answer_with_the_reply_to_another_request() -> None:
     swapped = MismatchedReplyError("the reply to another request")
     seen: list[RetryAttempt] = []
     fake = FakeTransport(MASK, answers=[swapped, swapped])
     at_once = RetryPolicy(first_delay=0)
     assert (client(fake, retries=at_once, on_retry=seen.append).segment(IMAGE).mask == MASK).all()
     assert [type(attempt.error) for attempt in seen] == [MismatchedReplyError] * 2
-    with pytest.raises(MismatchedReplyError, match="its mask is 2 x 4 pixels, and the image is 4 x 2"):
+    with pytest.raises(MismatchedReplyError, match="its mask has 2 x 4 pixels, but the image has 4 x 2"):
         client(FakeTransport(MASK.T.copy()), retries=0).segment(IMAGE)
 
 
@@ -151,7 +151,7 @@ def test_readiness_models_and_the_end() -> None:
         ([[0, 1]], TypeError, "list"),
     ],
 )
-def test_masks_that_no_server_sends_are_the_tests_mistake(mask: Any, error: type[Exception], words: str) -> None:  # noqa: ANN401
+def test_invalid_masks_are_errors_of_the_test(mask: Any, error: type[Exception], words: str) -> None:  # noqa: ANN401 - also wrong types
     for make in (lambda: FakeTransport(mask), lambda: FakeTransport(answers=[mask])):
         with pytest.raises(error, match=words):
             make()

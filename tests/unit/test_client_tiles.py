@@ -1,4 +1,4 @@
-"""Large pictures in tiles: what is sent, and what becomes of the results."""
+"""Large pictures in tiles: the requests and the joined result."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def noise(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def by_red(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the mask in which each pixel's class is told by its red value."""
+    """Return the mask in which the red value of each pixel is its class."""
     return (pixels[:, :, 0] % CLASSES).astype(np.uint8)
 
 
 class Server(FakeTransport):
-    """Tells classes by color; notes which outputs each request asks for, and how many requests are under way."""
+    """Finds classes by color; records the outputs of each request, and the number of requests under way."""
 
-    def __init__(self, *, seconds: float = 0.0, failing: int | None = None, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, *, seconds: float = 0.0, failing: int | None = None, **options: Any) -> None:  # noqa: ANN401 - also wrong types
         super().__init__(lambda request: by_red(np.asarray(request.picture)), **options)
         self.outputs: list[tuple[str, ...]] = []
         self.most_at_once = 0
@@ -77,7 +77,7 @@ class Server(FakeTransport):
                 self._at_once -= 1
 
 
-def client_of(kind: Kind, server: FakeTransport, **options: Any) -> Any:  # noqa: ANN401 a context manager of a Driver
+def client_of(kind: Kind, server: FakeTransport, **options: Any) -> Any:  # noqa: ANN401 - a context manager of a Driver
     transport = server if kind == "sync" else Awaited(server, waits=True)
     return connected(kind, "fake", transport=transport, **options)
 
@@ -116,7 +116,7 @@ def test_the_joined_mask_is_that_of_the_whole_picture(
 
 
 def test_the_more_certain_tile_wins_where_tiles_overlap(kind: Kind) -> None:
-    """Each tile is wrong within 8 pixels of its border, and knows that it is less certain there."""
+    """Each tile is wrong within 8 pixels of its border, with a lower confidence there."""
 
     def inside(shape: tuple[int, ...]) -> NDArray[np.bool_]:
         where = np.zeros(shape, np.bool_)
@@ -139,7 +139,7 @@ def test_the_more_certain_tile_wins_where_tiles_overlap(kind: Kind) -> None:
     np.testing.assert_array_equal(result.confidence, np.where(shown, 200, 50))
 
 
-def test_pixels_of_no_confidence_at_all_are_joined_too(kind: Kind) -> None:
+def test_pixels_with_confidence_0_are_joined_too(kind: Kind) -> None:
     def none(request: ReceivedRequest) -> NDArray[np.uint8]:
         return np.zeros(request.picture.size[::-1], np.uint8)
 
@@ -175,7 +175,7 @@ def test_every_form_of_a_picture_can_be_cut(kind: Kind, tmp_path: Path) -> None:
     with Image.open(path) as lazy:
         as_shown = np.asarray(lazy.convert("RGB").transpose(Image.Transpose.ROTATE_270))
     np.save(tmp_path / "cat.npy", as_shown)
-    grey = np.array(pictures.cat((130, 200)).convert("L"))
+    gray = np.array(pictures.cat((130, 200)).convert("L"))
     forms: dict[str, tuple[Any, NDArray[np.uint8]]] = {
         "path": (path, as_shown),
         "bytes": (turned, as_shown),
@@ -184,8 +184,8 @@ def test_every_form_of_a_picture_can_be_cut(kind: Kind, tmp_path: Path) -> None:
         "array": (as_shown, as_shown),
         "memory map": (np.load(tmp_path / "cat.npy", mmap_mode="r"), as_shown),
         "floats": (as_shown / np.float32(255), as_shown),
-        "grey array": (grey, grey[:, :, np.newaxis]),
-        "grey PIL image": (Image.fromarray(grey), grey[:, :, np.newaxis]),
+        "gray array": (gray, gray[:, :, np.newaxis]),
+        "gray PIL image": (Image.fromarray(gray), gray[:, :, np.newaxis]),
         "animation": (Image.open(io.BytesIO(pictures.animated_webp())), np.asarray(pictures.cat())),
     }
     with client_of(kind, Server()) as client:
@@ -216,11 +216,13 @@ def test_a_picture_that_cannot_be_decoded_is_refused_before_anything_is_sent(kin
 
 
 def test_pillows_limit_of_pixels_holds_and_the_error_names_it(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    """200 megapixels are above the default of 89 twice; the limit is the process's, and its owner's to raise."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)  # Pillow's, which another test's imports may have raised
+    """200 megapixels are more than twice the default of 89; the application may raise this limit."""
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 89_478_485
+    )  # Pillow's default, which imports of another test may have raised
     huge = pictures.encoded(Image.new("1", (20_000, 10_000)), "PNG")
     with client_of(kind, FakeTransport()) as client:
-        with pytest.raises(InvalidImageError, match=r"\(200000000 pixels\).* set PIL\.Image\.MAX_IMAGE_PIXELS"):
+        with pytest.raises(InvalidImageError, match=r"\(200000000 pixels\).* raise PIL\.Image\.MAX_IMAGE_PIXELS"):
             client.segment_tiles(huge)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
         small = pictures.encoded(Image.new("L", (30, 30)), "PNG")
@@ -291,14 +293,14 @@ def test_the_timeout_is_that_of_the_whole_call(kind: Kind) -> None:
     assert 1 <= int(found[2]) <= 4
 
 
-def test_no_more_requests_than_told_are_under_way(kind: Kind) -> None:
+def test_at_most_concurrency_requests_are_under_way(kind: Kind) -> None:
     server = Server(seconds=0.02)
     with client_of(kind, server) as client:
         client.segment_tiles(noise(500, 64), tile=64, concurrency=3)
     assert server.most_at_once == 3
 
 
-def test_tiles_of_two_versions_of_a_model_make_no_result(kind: Kind) -> None:
+def test_tiles_of_two_model_versions_are_refused(kind: Kind) -> None:
     class Changing(Server):
         def infer(self, request: Request, *, deadline: Deadline) -> Reply:
             reply = super().infer(request, deadline=deadline)
@@ -319,7 +321,7 @@ def test_a_closed_client_cuts_nothing(kind: Kind) -> None:
 
 @pytest.mark.parametrize("failing", [None, 3])
 def test_a_picture_is_free_when_the_call_has_ended(kind: Kind, failing: int | None) -> None:
-    """Without the collector of cycles, which may come late for something as large."""
+    """Without the garbage collector, which may run late for such large objects."""
     picture = noise(300, 300)
     held = weakref.ref(picture)
     gc.collect()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 AT_ONCE = RetryPolicy(2, first_delay=0.001, longest_delay=0.001)
-SECRET = "s3cr3t-bearer-value"  # noqa: S105 a made up one
+SECRET = "s3cr3t-bearer-value"  # noqa: S105 - a made up one
 MASK = np.zeros((2, 2), np.uint8)
 
 
@@ -54,7 +54,7 @@ class Traced:
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traced]:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    # OpenTelemetry's own way sets it once and for all in a process.
+    # OpenTelemetry can only set it once in a process.
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     yield Traced(exporter, provider.get_tracer("the application"))
     provider.shutdown()
@@ -106,7 +106,7 @@ def test_each_attempt_has_a_span_of_its_own(server: Server, kind: Kind, traced: 
         client.segment(b"\x05")
     failed, done = traced.spans()
     sent = [headers["traceparent"] for headers in server.script.headers]
-    # Each asks for the model's config first, because whoever answers the second may serve something else.
+    # Each attempt requests the model's config first, because another server may answer the second one.
     assert sent == [traceparent(failed)] * 2 + [traceparent(done)] * 2
     assert failed.status.status_code is trace.StatusCode.ERROR
     assert attributes(failed)["error.type"] == "ServerUnavailableError"
@@ -123,7 +123,7 @@ def test_each_attempt_has_a_span_of_its_own(server: Server, kind: Kind, traced: 
 
 
 def test_without_opentelemetry_there_is_no_span(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None is how an import is blocked."""
+    """None in sys.modules blocks an import."""
     monkeypatch.setitem(sys.modules, "opentelemetry.trace", None)
     with SegmentationClient("http://seg:8000", transport=FakeTransport(MASK)) as client:
         client.segment(MASK)
@@ -155,7 +155,7 @@ def test_a_server_that_is_gone_is_a_span_with_an_error(kind: Kind, traced: Trace
     assert "http.response.status_code" not in attributes(span)
 
 
-def test_what_no_server_has_said_has_no_status(kind: Kind, traced: Traced) -> None:
+def test_an_error_without_a_reply_has_no_status(kind: Kind, traced: Traced) -> None:
     error = InvalidImageError("truncated")
     error.status = "of another protocol"
     fake = FakeTransport(MASK, answers=[error])
@@ -167,7 +167,7 @@ def test_what_no_server_has_said_has_no_status(kind: Kind, traced: Traced) -> No
     assert "rpc.grpc.status_code" not in attributes(span)
 
 
-def test_what_is_no_segmentation_error_is_recorded_too(server: Server, kind: Kind, traced: Traced) -> None:
+def test_other_exceptions_are_recorded_too(server: Server, kind: Kind, traced: Traced) -> None:
     def token() -> str:
         raise TimeoutError("the vault is sealed")
 

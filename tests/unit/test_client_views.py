@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.unit
 
-SECRET = "k3y-of-one-tenant"  # noqa: S105 a made up one
+SECRET = "k3y-of-one-tenant"  # noqa: S105 - a made up one
 AT_ONCE = RetryPolicy(3, first_delay=0.001, longest_delay=0.001)
 
 
@@ -40,8 +40,8 @@ def ids(server: Server) -> list[str]:
     return [request["id"] for request in server.script.requests]
 
 
-def test_a_view_adds_headers_and_shares_connections_and_what_was_learnt(server: Server, kind: Kind) -> None:
-    with connected(kind, url(server), headers={"X-Team": "maps", "x-tier": "free"}, token="token") as client:  # noqa: S106 made up
+def test_a_view_adds_headers_and_shares_connections_and_facts(server: Server, kind: Kind) -> None:
+    with connected(kind, url(server), headers={"X-Team": "maps", "x-tier": "free"}, token="token") as client:  # noqa: S106 - made up
         view = client.with_options(headers={"x-team": "roads"}).with_options(headers={"x-tenant": "a"})
         view.segment(b"\x05")
         client.segment(b"\x05")
@@ -63,7 +63,7 @@ def test_streams_and_questions_have_the_headers_too(server: Server, kind: Kind) 
 
 
 def test_a_token_function_may_use_another_client(server: Server) -> None:
-    """Whose requests carry none of the headers of the call that needs the token."""
+    """Requests of the token function do not have the headers of the call that needs the token."""
     other = SegmentationClient(url(server))
 
     def token() -> str:
@@ -76,8 +76,8 @@ def test_a_token_function_may_use_another_client(server: Server) -> None:
     assert set(carried) == {(True, True), (False, False)}
 
 
-def test_headers_of_a_view_are_checked_and_never_told(server: Server, kind: Kind) -> None:
-    with connected(kind, url(server), token="token", retries=0) as client:  # noqa: S106 made up
+def test_headers_of_a_view_are_checked_without_showing_them(server: Server, kind: Kind) -> None:
+    with connected(kind, url(server), token="token", retries=0) as client:  # noqa: S106 - made up
         for wrong in ({"Host": "elsewhere"}, {"x-key": "line\nbreak"}, {"Authorization": "Basic x"}):
             with pytest.raises(ValueError, match="header"):
                 client.with_options(headers=wrong)
@@ -112,7 +112,7 @@ def test_a_view_has_its_own_retries_and_timeout(server: Server, kind: Kind) -> N
         *(("request_id", value) for value in ("", "two words", "line\nbreak", "ünïcode", "x" * 129, 5, b"bytes")),
     ],
 )
-def test_options_are_checked_at_once(option: str, value: Any) -> None:  # noqa: ANN401 wrong ones
+def test_options_are_checked_at_once(option: str, value: Any) -> None:  # noqa: ANN401 - wrong ones
     for client in (SegmentationClient("host"), AsyncSegmentationClient("host")):
         with pytest.raises((ValueError, TypeError), match=option):
             client.with_options(**{option: value})
@@ -149,7 +149,7 @@ def test_many_requests_have_the_id_and_their_number(server: Server, kind: Kind) 
 
 
 def test_requests_under_way_never_share_an_id(server: Server, kind: Kind) -> None:
-    """A reply is known by its id: two requests of one id could be given each other's."""
+    """Replies are matched by id, so two requests with one id could get each other's."""
     server.script.hold = threading.Event()
     with connected(kind, url(server)) as client:
         first, second = (client.with_options(request_id="r") for _ in range(2))
@@ -164,7 +164,7 @@ def test_requests_under_way_never_share_an_id(server: Server, kind: Kind) -> Non
 
 
 def test_a_call_that_failed_gives_its_id_back(kind: Kind) -> None:
-    def broken(_: object) -> Any:  # noqa: ANN401 never returns
+    def broken(_: object) -> Any:  # noqa: ANN401 - never returns
         raise ZeroDivisionError
 
     def hook(info: ResponseInfo) -> None:
@@ -184,7 +184,7 @@ def test_a_call_that_failed_gives_its_id_back(kind: Kind) -> None:
         assert view.segment(b"1").request_id == "r"
 
 
-def test_another_requests_reply_is_refused_whatever_the_id(server: Server, kind: Kind) -> None:
+def test_the_reply_to_another_request_is_refused_with_any_id(server: Server, kind: Kind) -> None:
     server.script.others.append(b"\x09")  # the same id, another picture
     with connected(kind, url(server), retries=0) as client, pytest.raises(MismatchedReplyError):
         client.with_options(request_id="r").segment(b"\x05")
@@ -221,9 +221,9 @@ def test_leaving_a_views_block_leaves_the_client_open() -> None:
 
 
 class Own(SegmentationClient):
-    """A user's class, with more arguments and state than ours."""
+    """A user's subclass with additional arguments and state."""
 
-    def __init__(self, url: str, *, region: str = "eu", **options: Any) -> None:  # noqa: ANN401 ours
+    def __init__(self, url: str, *, region: str = "eu", **options: Any) -> None:  # noqa: ANN401 - ours
         super().__init__(url, **options)
         self.region = region
 
@@ -238,7 +238,7 @@ def test_a_pickled_view_is_a_client_by_itself(server: Server, kind: Kind) -> Non
     with connected(kind, url(server)) as client:
         view: Any = client.with_options(headers={"x-tenant": "a"}, request_id="r")
         source = view if kind == "sync" else view.client
-        for clone in (pickle.loads(pickle.dumps(source)), copy.copy(source)):  # noqa: S301 made here
+        for clone in (pickle.loads(pickle.dumps(source)), copy.copy(source)):  # noqa: S301 - made here
             if kind == "sync":
                 with clone:
                     assert clone.segment(b"\x05").request_id == "r"

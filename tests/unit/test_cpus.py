@@ -1,4 +1,4 @@
-"""What build, embedded server and container say of a CPU that int8 overflows on."""
+"""Build, embedded server and container refuse int8 on a CPU on which it overflows."""
 
 from __future__ import annotations
 

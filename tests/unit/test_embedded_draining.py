@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 from triton_process import wait_until
 
-from deeplabv3.embedded.draining import REST_SECONDS, close_idle_connections
+from deeplabv3.embedded.draining import IDLE_SECONDS, close_idle_connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.unit
 
-# Serves one connection: answers each line with one, and says when the client has no more.
+# Serves one connection: answers each line with a line, and prints when the input ends.
 SERVER = """
 import socket
 with socket.create_server(("127.0.0.1", 0)) as server:
@@ -77,7 +77,7 @@ def test_a_connection_with_a_request_in_flight_is_left_alone(server: subprocess.
         assert client.recv(100) == b"answered\n"
         time.sleep(0.05)  # the kernel's clock for connections ticks every 4 ms
         client.sendall(b"takes long\n")
-        time.sleep(2 * REST_SECONDS)  # an idle one would be ended now
+        time.sleep(2 * IDLE_SECONDS)  # an idle one would be ended now
         close_idle_connections(server.pid, {port})
         client.sendall(b"answer\n")
         assert client.recv(100) == b"answered\n"

@@ -1,4 +1,4 @@
-"""What serve.py makes of configs that ask for GPUs."""
+"""serve.py with configs that need GPUs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def test_each_gpu_gets_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_for_a_gpu_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "count_gpus", lambda: (0, "no device is visible"))
     with pytest.raises(
-        StartError, match=r"^a, b: KIND_GPU .*no device is visible\); build for the CPU with .*--device cpu$"
+        StartError,
+        match=r"^a, b: config.pbtxt asks for a GPU .*no device is visible\); build for the CPU with .*--device cpu$",
     ):
         gpus.gpu_options(configs(a="KIND_GPU", b="KIND_GPU", c="KIND_CPU"))
 

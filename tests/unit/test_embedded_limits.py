@@ -1,4 +1,4 @@
-"""What serve.py makes of the limits that it starts under: stacks, open files, room in /dev/shm."""
+"""How serve.py raises and reports the limits of its process: stacks, open files, space in /dev/shm."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def test_a_hard_limit_of_the_stack_is_used_up_and_named() -> None:
     warnings, stack, _ = raised(resource.RLIMIT_STACK, 8 * MIB, 64 * MIB)
     assert stack == [64 * MIB, 64 * MIB]
     (warning,) = warnings
-    assert "limited to 67 MB, so that one form-encoded request of 34 MB ends the server" in warning
-    assert "raise that to 1966080" in warning
+    assert "limited to 67 MB, so one form-encoded request of 34 MB would crash the server" in warning
+    assert "raise `ulimit -Hs` to 1966080" in warning
 
 
 def test_stacks_stay_where_address_space_counts() -> None:
     warnings, stack, _ = raised(resource.RLIMIT_AS, 1 << 40, 1 << 40)
     assert stack == list(resource.getrlimit(resource.RLIMIT_STACK))
     (warning,) = warnings
-    assert "`ulimit -v` limits the address space" in warning
+    assert "remove the limit on the address space (`ulimit -v`)" in warning
 
 
 def test_the_server_may_open_as_many_files_as_it_is_allowed() -> None:
@@ -92,7 +92,7 @@ def test_dockers_shared_memory_is_too_small_for_the_largest_picture(
     room(monkeypatch, 64 * MIB)
     (warning,) = limits.check_shared_memory(committed)
     # Ten instances, two of preprocess and of postprocess: 10 * 3.1 MB, and 2 * 3 + 2 * 2 + 1 + 1 bytes a pixel.
-    assert "/dev/shm has 67 MB free, and the models need 631 MB for pictures of 50 megapixels" in warning  # noqa: S108
+    assert "/dev/shm has 67 MB free, but the models need 631 MB for pictures of 50 megapixels" in warning  # noqa: S108
     assert "pictures above 3.0 megapixels fail" in warning
     assert "--shm-size" in warning
 

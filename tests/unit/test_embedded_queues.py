@@ -1,4 +1,4 @@
-"""What serve.py makes of models whose queue has a bound."""
+"""serve.py refuses models with a queue limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 pb: Any = model_config_pb2
 
 
-def config(text: str) -> Any:  # noqa: ANN401  tritonclient is untyped
+def config(text: str) -> Any:  # noqa: ANN401 - tritonclient is untyped
     return text_format.Parse(text, pb.ModelConfig())
 
 
@@ -36,5 +36,5 @@ def test_queues_without_a_bound_pass() -> None:
 )
 def test_what_makes_the_wheels_server_stall_is_refused(policy: str) -> None:
     configs = {"step": config(""), "core": config(f"dynamic_batching {{ {policy} }}")}
-    with pytest.raises(StartError, match=r"^core: config.pbtxt bounds the queue, .*without --max-queue-size, or use"):
+    with pytest.raises(StartError, match=r"^core: config.pbtxt limits the queue, .*without --max-queue-size, or use"):
         check_queues(configs)

@@ -70,7 +70,7 @@ def test_who_ran_in_between_was_not_paused(process: subprocess.Popen[str]) -> No
 
 
 def test_a_stub_that_died_before_it_was_seen_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two looks; nobody would restart it later, so the server must not be called ready."""
+    """Between two checks; it would never be restarted, so the server must not become ready."""
     code = "import os, time; os.fork() or os._exit(1); print(flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as server:
         try:

@@ -121,7 +121,7 @@ def test_a_python_that_is_too_old_is_one_line(checkout: Path, script: str) -> No
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line == (
-        f"{script}: this is Python 3.9, and Python 3.10 to 3.12 is needed; "
+        f"{script}: this is Python 3.9, but Python 3.10 to 3.12 is required; "
         f"run `make demo` once, then .venv/bin/python {script}"
     )
 
@@ -168,4 +168,4 @@ def test_what_a_python_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setitem(sys.modules, "ensurepip", None)
         assert "no module ensurepip; on Debian and Ubuntu, run apt-get install python3." in interpreter.fault()
     monkeypatch.setattr(sys, "version_info", (3, 13, 0, "final", 0))
-    assert interpreter.fault() == "this is Python 3.13, and Python 3.10 to 3.12 is needed"
+    assert interpreter.fault() == "this is Python 3.13, but Python 3.10 to 3.12 is required"

@@ -1,4 +1,4 @@
-"""What can be told of a command line and of its output folder before anything is measured."""
+"""Errors of a command line and its output folder that are found before anything is measured."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ OWN = ["folders", "--images", "pictures", "--masks", "masks"]
     ("command", "message"),
     [
         (COCO, "give at least one of --eager, --direct and --ensemble"),
-        ([*COCO, "--direct", "x", "--weights", "none"], "--weights is for --eager"),
-        ([*OWN, "--ensemble", "x", "--mean", "0,0,0"], "--mean and --std are for --eager and --direct"),
+        ([*COCO, "--direct", "x", "--weights", "none"], "--weights is only for --eager"),
+        ([*OWN, "--ensemble", "x", "--mean", "0,0,0"], "--mean and --std are only for --eager and --direct"),
         ([*OWN, "--direct", "x", "--std", "58,57,57"], "from 0.001 to 1, got '58,57,57'; divide values"),
         ([*COCO, "--direct", "x", "--limit", "0"], "must be an integer from 1, got '0'"),
         ([*COCO, "--direct", "x", "--timeout", "-1"], "must be a number from 1e-06, got '-1'"),
-        ([*COCO, "--direct", "x", "--name", "a/b"], "--name a/b: a name without folders"),
+        ([*COCO, "--direct", "x", "--name", "a/b"], "--name must be a name without folders, got 'a/b'"),
         (["coco", "--images", "val", "--direct", "x"], "--annotations"),
         ([], "coco,voc,folders"),
         ([*OWN, "--direct", "x", "--ignore", "256"], "must be an integer from 0 to 255, got '256'"),
@@ -51,7 +51,7 @@ def test_each_data_set_has_its_own_options() -> None:
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     with (
         output_folder(tmp_path / "out"),
-        pytest.raises(EvaluationError, match="another evaluation writes to"),
+        pytest.raises(EvaluationError, match="another evaluation is writing to"),
         output_folder(tmp_path / "out"),
     ):
         pass

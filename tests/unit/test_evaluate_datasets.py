@@ -156,17 +156,17 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "empty": (lambda content: content.update(images=[]), "lists no image"),
     "other-ids": (
         lambda content: content["categories"][0].update(name="zebra"),
-        "category 1 is 'zebra', and COCO's is",
+        "category 1 is 'zebra', but in COCO it is",
     ),
-    "outside": (lambda content: content["images"][0].update(file_name="../a.png"), "leads out of --images"),
+    "outside": (lambda content: content["images"][0].update(file_name="../a.png"), "is outside of --images"),
     "no-runs": (lambda content: content["annotations"][0].update(segmentation=[]), "annotation 1 of image 100"),
     "other-size": (
         lambda content: content["annotations"][0].update(segmentation={"size": [8, 9], "counts": [72]}),
-        "annotation 1 of image 100 is 9 x 8 pixels and the image 520 x 520",
+        "annotation 1 of image 100 is 9 x 8 pixels, but the image is 520 x 520",
     ),
     "other-image": (
         lambda content: content["images"][0].update(width=640),
-        "is 520 x 520 pixels and its annotation 640",
+        "is 520 x 520 pixels, but its annotation is 640",
     ),
     "no-file": (lambda content: content["images"][0].update(file_name="a.jpg"), r"the image .*a\.jpg cannot be read"),
 }
@@ -210,7 +210,7 @@ def test_voc_folders_are_read_as_pillow_reads_them(tmp_path: Path) -> None:
     dataset = voc_folders(write_voc(tmp_path))
     assert dataset.ids == ["b", "a"]
     sample = dataset.read("a")
-    # What is no class of VOC counts for nothing.
+    # Ids that are not VOC classes are not counted.
     assert sample.target[0].tolist() == [15, 255, 20, 255, 255, 0, 0, 0, 0]
     assert sample.image.size == (9, 6)
     assert sample.data == (tmp_path / "JPEGImages" / "a.jpg").read_bytes()
@@ -221,16 +221,16 @@ def test_what_is_wrong_with_voc_folders_is_named(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"--root .*nowhere: no such folder; name a folder such as VOCdevkit"):
         voc_folders(tmp_path / "nowhere")
     root = write_voc(tmp_path)
-    with pytest.raises(EvaluationError, match=r"--split test: .* has val$"):
+    with pytest.raises(EvaluationError, match=r"--split test: .* it has val$"):
         voc_folders(root, split="test")
     (root / "SegmentationClass" / "a.png").unlink()
     with pytest.raises(EvaluationError, match=r"the mask .*a\.png cannot be read: No such file"):
         voc_folders(root).read("a")
     Image.new("RGB", (9, 6)).save(root / "SegmentationClass" / "a.png")
-    with pytest.raises(EvaluationError, match=r"a\.png has mode RGB, and the pixels of a mask are class ids"):
+    with pytest.raises(EvaluationError, match=r"a\.png has mode RGB, but a mask must be a palette or 8-bit"):
         voc_folders(root).read("a")
     Image.new("L", (6, 9)).save(root / "SegmentationClass" / "a.png")
-    with pytest.raises(EvaluationError, match="is 9 x 6 pixels and its annotation 6 x 9"):
+    with pytest.raises(EvaluationError, match="is 9 x 6 pixels, but its annotation is 6 x 9"):
         voc_folders(root).read("a")
     (root / "JPEGImages" / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(EvaluationError, match=r"the image .*a\.jpg cannot be decoded: its format is unknown"):
@@ -281,19 +281,19 @@ def test_pictures_and_masks_are_paired_by_their_names_without_suffix(own: Folder
 UNPAIRED: dict[str, tuple[Callable[[Folders], object], str]] = {
     "no mask": (
         lambda own: (own.masks / "b.png").unlink(),
-        r"no file among the masks has the name of .*pictures/b\.JPG; add the masks, or move",
+        r"no file of the same name among the masks for .*pictures/b\.JPG; add the masks, or remove",
     ),
     "no picture": (
         lambda own: (own.images / "a.v1.tif").unlink(),
-        r"no file among the pictures has the name of .*masks/a\.v1\.PNG; add the pictures",
+        r"no file of the same name among the pictures for .*masks/a\.v1\.PNG; add the pictures",
     ),
     "two pictures": (
         lambda own: Image.new("L", (9, 6)).save(own.images / "b.png"),
-        r"--images .* has b\.JPG and b\.png, .*rename or remove one",
+        r"--images .* has both b\.JPG and b\.png, .*rename or remove one",
     ),
     "none": (
         lambda own: [path.unlink() for path in own.masks.iterdir()],
-        r"--masks .*masks has no mask PNGs; name the folder that they are in",
+        r"--masks .*masks has no mask PNGs; give the folder that holds them",
     ),
     "no folder": (lambda own: own.masks.rename(own.masks.with_name("x")), r"--masks .*masks: no such folder; name the"),
 }
@@ -310,11 +310,11 @@ def test_what_has_no_partner_is_named(own: Folders, case: str) -> None:
 BAD_MASKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "turned": (
         lambda path: save_mask(path, np.zeros((9, 6), np.uint8)),
-        r"b\.JPG is 9 x 6 pixels and its annotation 6 x 9 \(the mask .*b\.png\): they do not belong .*; replace one",
+        r"b\.JPG is 9 x 6 pixels, but its annotation is 6 x 9 \(the mask .*b\.png\); replace one",
     ),
     "colors": (
         lambda path: Image.new("RGB", (9, 6)).save(path),
-        r"the mask .*b\.png has mode RGB, .*convert it to class",
+        r"the mask .*b\.png has mode RGB, .*convert it",
     ),
     "16 bits": (lambda path: Image.new("I;16", (9, 6)).save(path), r"the mask .*b\.png has mode I;16"),
     "1 bit": (lambda path: Image.new("1", (9, 6)).save(path), r"the mask .*b\.png has mode 1"),
@@ -339,7 +339,7 @@ def test_a_size_that_only_the_exif_explains_is_explained(own: Folders) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (6, 9)).save(own.images / "b.JPG", "JPEG", exif=exif)
-    with pytest.raises(EvaluationError, match="its EXIF asks viewers to turn it, and annotations are for the image as"):
+    with pytest.raises(EvaluationError, match="without its EXIF orientation, because annotations are for the image as"):
         mask_folders(*own).read("b")
 
 

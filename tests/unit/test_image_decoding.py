@@ -16,7 +16,7 @@ from PIL import Image
 pytestmark = pytest.mark.unit
 
 RGB = files.quadrants()
-GREY = RGB[..., 0]
+GRAY = RGB[..., 0]
 SIXTEEN = (RGB.astype(np.uint16) << 8) | 0x9A
 INDICES = np.repeat(np.repeat(np.arange(4, dtype=np.uint8).reshape(2, 2), 32, axis=0), 32, axis=1)
 PALETTE = bytes(value for color in files.COLORS for value in color)
@@ -35,8 +35,8 @@ def same(data: bytes, expected: Pixels, *, within: int = 0) -> None:
     assert np.abs(pixels.astype(int) - expected).max() <= within
 
 
-def as_rgb(grey: Pixels) -> Pixels:
-    return np.repeat(grey[..., np.newaxis], 3, axis=2)
+def as_rgb(gray: Pixels) -> Pixels:
+    return np.repeat(gray[..., np.newaxis], 3, axis=2)
 
 
 def encoded(kind: str, pixels: Pixels = RGB, **options: object) -> bytes:
@@ -62,10 +62,10 @@ def refusal(data: bytes, *, max_pixels: int = 1_000_000) -> str:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_png_of_every_kind_keeps_the_high_byte_and_drops_alpha(channels: int, dtype: type) -> None:
     alpha = np.arange(64 * 64).reshape(64, 64, 1) % 256
-    color = RGB if channels >= 3 else GREY[..., np.newaxis]
+    color = RGB if channels >= 3 else GRAY[..., np.newaxis]
     samples = np.concatenate([color, alpha], axis=2) if channels in {2, 4} else color
     data = samples.astype(np.uint8) if dtype is np.uint8 else (samples.astype(np.uint16) << 8) | 0x9A
-    same(files.png(data), RGB if channels >= 3 else as_rgb(GREY))
+    same(files.png(data), RGB if channels >= 3 else as_rgb(GRAY))
 
 
 CLIPPED = struct.pack(">II", 0, 1) + bytes(17)  # shorter than the control of a frame
@@ -189,7 +189,7 @@ def test_an_arithmetic_coded_jpeg_is_taken() -> None:
 
 
 def test_a_lossless_jpeg_is_taken() -> None:
-    same(files.lossless_jpeg(GREY), as_rgb(GREY))
+    same(files.lossless_jpeg(GRAY), as_rgb(GRAY))
 
 
 def _with_frame(marker: int, bits: int, channels: int) -> bytes:
@@ -202,7 +202,7 @@ def _with_frame(marker: int, bits: int, channels: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (_with_frame(0xC1, 12, 3), "a JPEG picture with 12 bits a sample"),
+        (_with_frame(0xC1, 12, 3), "a JPEG picture with 12 bits per sample"),
         (_with_frame(0xC3, 12, 1), "a lossless JPEG picture"),
         (_with_frame(0xC5, 8, 3), "a hierarchical JPEG picture"),
         (_with_frame(0xC0, 8, 2), "a JPEG picture with a number of channels other than 1, 3 and 4"),
@@ -381,16 +381,16 @@ STRIPS = {256: ("I", [64]), 257: ("I", [64]), 258: ("H", [8, 8, 8]), 262: ("H", 
 @pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
 @pytest.mark.parametrize(
     ("samples", "expected"),
-    [(RGB, RGB), (SIXTEEN, RGB), (GREY, as_rgb(GREY)), (SIXTEEN[..., 0], as_rgb(GREY))],
-    ids=["RGB", "RGB-16", "grey", "grey-16"],
+    [(RGB, RGB), (SIXTEEN, RGB), (GRAY, as_rgb(GRAY)), (SIXTEEN[..., 0], as_rgb(GRAY))],
+    ids=["RGB", "RGB-16", "gray", "gray-16"],
 )
 def test_tiff_of_8_and_16_bits(samples: Pixels, expected: Pixels, order: str, *, big: bool) -> None:
     same(files.rgb_tiff(samples, order=order, big=big), expected)
 
 
-@pytest.mark.parametrize("samples", [GREY, SIXTEEN[..., 0]], ids=["8", "16"])
+@pytest.mark.parametrize("samples", [GRAY, SIXTEEN[..., 0]], ids=["8", "16"])
 def test_tiff_whose_white_is_zero(samples: Pixels) -> None:
-    same(files.rgb_tiff(samples, extra={262: ("H", [0])}), ~as_rgb(GREY))
+    same(files.rgb_tiff(samples, extra={262: ("H", [0])}), ~as_rgb(GRAY))
 
 
 @pytest.mark.parametrize("scale", [257, 1], ids=["16-bit", "8-bit"])
@@ -457,16 +457,16 @@ def test_a_tiff_tag_with_an_impossible_value_costs_nothing(broken: bytes) -> Non
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (files.rgb_tiff(GREY.astype(np.float32), extra={339: ("H", [3])}), "samples of 32 bits or with a sign"),
-        (files.rgb_tiff(GREY.astype(np.uint32)), "samples of 32 bits or with a sign"),
-        (files.rgb_tiff(GREY.astype(np.uint16), extra={339: ("H", [2])}), "samples of 16 bits or with a sign"),
-        (files.rgb_tiff(GREY, extra={258: ("H", [12])}), "samples of 12 bits or with a sign"),
+        (files.rgb_tiff(GRAY.astype(np.float32), extra={339: ("H", [3])}), "samples of 32 bits, or signed"),
+        (files.rgb_tiff(GRAY.astype(np.uint32)), "samples of 32 bits, or signed"),
+        (files.rgb_tiff(GRAY.astype(np.uint16), extra={339: ("H", [2])}), "samples of 16 bits, or signed"),
+        (files.rgb_tiff(GRAY, extra={258: ("H", [12])}), "samples of 12 bits, or signed"),
         (files.rgb_tiff(RGB, extra={262: ("H", [8])}), "L*a*b*"),
         (files.rgb_tiff(RGB, extra={259: ("H", [6])}), "compressed by method 6"),
         (files.rgb_tiff(RGB, extra={259: ("H", [34712])}), "compressed by method 34712"),
         (files.rgb_tiff(RGB, extra={50706: ("B", [1, 4, 0, 0])}), "a RAW photo"),
         (files.rgb_tiff(RGB, extra={254: ("I", [1]), 271: ("s", b"NIKON\0")}), "a RAW photo"),
-        (files.rgb_tiff(GREY, extra={262: ("H", [32803])}), "a RAW photo"),
+        (files.rgb_tiff(GRAY, extra={262: ("H", [32803])}), "a RAW photo"),
         (files.rgb_tiff(RGB, order=">", big=True), "a BigTIFF picture in big-endian order"),
         (files.rgb_tiff(RGB)[:2000], "a TIFF picture that is broken or truncated"),
         (encoded("TIFF", compression="tiff_lzw")[:-800], "a TIFF picture that is broken or truncated"),
@@ -491,7 +491,7 @@ def test_a_tiff_cut_in_its_pixels_is_refused(method: int) -> None:
     [
         ({322: ("I", [1 << 16]), 323: ("I", [1 << 16])}, "tiles of 4294967296 pixels"),
         ({273: ("I", [8] * 100_001), 279: ("I", [9] * 100_001)}, "100001 values in its tag 273"),
-        ({259: ("H", [8]), 273: ("I", [8] * 64), 279: ("I", [4000] * 64), 278: ("I", [1])}, "should hold 256000"),
+        ({259: ("H", [8]), 273: ("I", [8] * 64), 279: ("I", [4000] * 64), 278: ("I", [1])}, "declares 256000 bytes"),
     ],
     ids=["tile", "strips", "overlap"],
 )
@@ -636,9 +636,9 @@ def test_bits_are_taken() -> None:
         (b"Pf 2 2 -1.0\n" + bytes(16), "floating-point samples"),
         (b"PF 2 2 -1.0\n" + bytes(48), "floating-point samples"),
         (b"P2 2 2 255 1 2 3 4", "decodes too slowly"),
-        (b"P5 2 2 65536\n" + bytes(8), "a PPM picture, or one of its family, that is broken"),
-        (b"P5 2 2 0\n" + bytes(4), "a PPM picture, or one of its family, that is broken"),
-        (b"P5 " + b"#\n" * 2000 + b"2 2 255\n1234", "a PPM picture, or one of its family, that is broken"),
+        (b"P5 2 2 65536\n" + bytes(8), "a PBM, PGM or PPM picture that is broken"),
+        (b"P5 2 2 0\n" + bytes(4), "a PBM, PGM or PPM picture that is broken"),
+        (b"P5 " + b"#\n" * 2000 + b"2 2 255\n1234", "a PBM, PGM or PPM picture that is broken"),
     ],
     ids=["pam", "pfm", "pfm-rgb", "plain", "maximum", "zero", "comments"],
 )
@@ -662,7 +662,7 @@ def test_the_size_that_a_bmp_says_a_file_has_does_not_matter() -> None:
 def test_the_limit_on_pixels_holds_before_anything_is_decoded(kind: str) -> None:
     data = encoded(kind)
     assert decoded(data, max_pixels=4096).shape == (64, 64, 3)
-    assert "64 x 64 = 4096 pixels, and the limit is 4095" in refusal(data, max_pixels=4095)
+    assert "64 x 64 = 4096 pixels, but the limit is 4095" in refusal(data, max_pixels=4095)
 
 
 @pytest.mark.parametrize(
@@ -679,7 +679,7 @@ def test_a_file_of_very_many_parts_is_refused(data: bytes, message: str) -> None
     assert message in refusal(data)
 
 
-# What a few bytes could make cost minutes or gigabytes
+# Files of a few bytes that could take minutes or gigabytes
 
 
 def _heif_of(meta: bytes, *, brand: bytes = b"avif", after: bytes = b"") -> bytes:

@@ -1,4 +1,4 @@
-"""What is said about bytes that are no picture."""
+"""The messages about bytes that are not a picture."""
 
 import base64
 import gzip
@@ -67,7 +67,7 @@ def _npy() -> bytes:
         (base64.urlsafe_b64encode(bytes(range(256)) * 9), "base64 text"),
         (PNG.hex().encode(), "hexadecimal text"),
         (PNG.hex(" ").encode(), "hexadecimal text"),
-        (repr(PNG).encode(), "a bytes object of Python that became text"),
+        (repr(PNG).encode(), "the text of a Python bytes object"),
         (b"a word", "the text 'a word'"),
         (b"word " * 100, f"the text {'word ' * 12!r}..."),
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "a PDF document"),
@@ -93,13 +93,13 @@ def _npy() -> bytes:
         (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture"),
         (b"\0\0\1\0\1\0\x10\x10", "an icon (ICO)"),
         (_npy(), "a NumPy array (.npy)"),
-        (pickle.dumps(files.quadrants()), "a pickled object of Python"),
+        (pickle.dumps(files.quadrants()), "a pickled Python object"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer"),
         (b"Salted__\x8c\xe1\x02\x9f\x11\x12\xf0\x81", "an encrypted file"),
         (b"-----BEGIN PGP MESSAGE-----\n", "an encrypted file"),
         (b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n", "an HTTP response with its headers"),
         (b'--x1\r\nContent-Disposition: form-data; name="image"\r\n\r\n', "a multipart form"),
-        (len(PNG).to_bytes(4, "little") + PNG, "a picture behind four bytes of length"),
+        (len(PNG).to_bytes(4, "little") + PNG, "a picture with its length in four bytes in front"),
         (PNG.decode("latin-1").encode(), "a PNG picture that was written as text"),
         (PNG.decode("utf-8", "replace").encode(), "a PNG picture that was decoded as text"),
         (PNG.replace(b"\r\n", b"\n"), "a PNG picture whose line ends were changed"),

@@ -109,7 +109,7 @@ JPEGS = {
     "baseline": jpeg(803, 605),
     "4:4:4": jpeg(803, 605, subsampling="4:4:4"),
     "progressive": jpeg(803, 605, progressive=True),
-    "grey": jpeg(803, 605, mode="L"),
+    "gray": jpeg(803, 605, mode="L"),
     "CMYK": jpeg(803, 605, mode="CMYK"),
     "RGB": jpeg(803, 605, keep_rgb=True),
     "restarts": jpeg(803, 605, restart_marker_blocks=5),
@@ -156,7 +156,7 @@ def test_a_jpeg_without_samples_in_a_channel_is_refused() -> None:
         decoded(data[: frame + 11] + b"\x02" + data[frame + 12 :], 50, 50)
 
 
-# T.81: the arithmetic coder instead of Huffman's; grey, 16 x 16 pixels, written once by libjpeg.
+# T.81: the arithmetic coder instead of Huffman's; gray, 16 x 16 pixels, written once by libjpeg.
 ARITHMETIC = bytes.fromhex(
     "ffd8ffe000104a46494600010100000100010000ffdb0043000302020302020303030304030304050805050404050a070706080c0a0c0c0b"
     "0a0b0b0d0e12100d0e110e0b0b1016101113141515150c0f171816141812141514ffdb00430103040405040509050509140d0b0d14141414"
@@ -173,14 +173,14 @@ def test_an_arithmetic_coded_jpeg_is_scaled() -> None:
 
 
 def test_a_lossless_jpeg_is_decoded_as_a_whole() -> None:
-    """libjpeg does not scale it, whatever it is told."""
-    grey = files.quadrants(64, 64)[..., 0]
-    picture = decoded(files.lossless_jpeg(grey), 2, 2)
-    assert (np.asarray(picture.image) == grey[..., np.newaxis]).all()
+    """libjpeg never scales it."""
+    gray = files.quadrants(64, 64)[..., 0]
+    picture = decoded(files.lossless_jpeg(gray), 2, 2)
+    assert (np.asarray(picture.image) == gray[..., np.newaxis]).all()
 
 
 def test_the_limit_on_pixels_is_for_the_whole_image() -> None:
-    with pytest.raises(InvalidImageError, match=r"803 x 605 = 485815 pixels, and the limit is 485814"):
+    with pytest.raises(InvalidImageError, match=r"803 x 605 = 485815 pixels, but the limit is 485814"):
         decoded(jpeg(803, 605), 50, 50, max_pixels=485_814)
 
 

@@ -1,4 +1,4 @@
-"""What `make` does with environments that were not finished, or moved, or are to have another Python; what it cleans.
+"""`make` with environments that were not finished, were moved, or need another Python; `make clean`.
 
 A shell script stands for Python, its venv and its pip: it notes what it is asked for, and fails or dies on request.
 """
@@ -111,14 +111,14 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(folder, python)
 
 
-def begun_anew(asked: list[str]) -> bool:
+def created_again(asked: list[str]) -> bool:
     return [line.split()[0] for line in asked][:3] == ["venv", "pip", "pip"] and asked[0] == "venv --clear .venv"
 
 
 def test_a_finished_environment_is_left_alone(checkout: Checkout) -> None:
     code, asked, error = checkout.make(".venv/installed")
     assert (code, error) == (0, "")
-    assert begun_anew(asked)
+    assert created_again(asked)
     assert checkout.make(".venv/installed")[:2] == (0, [])
     checkout.age()
     code, asked, _ = checkout.make(".venv/installed")
@@ -135,16 +135,16 @@ def test_an_environment_of_an_older_version_is_left_alone(checkout: Checkout) ->
 
 
 @pytest.mark.parametrize("fault", ["venv fails", "venv is killed", "pip fails", "pip is killed"])
-def test_what_was_not_finished_is_begun_anew(checkout: Checkout, fault: str) -> None:
+def test_what_was_not_finished_is_created_again(checkout: Checkout, fault: str) -> None:
     assert checkout.make(".venv/installed", fault=fault)[0] != 0
     code, asked, _ = checkout.make(".venv/installed")
     assert code == 0
-    assert begun_anew(asked)
+    assert created_again(asked)
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 @pytest.mark.parametrize("target", [".venv/installed", ".venv/deploy", ".venv-peers/installed"])
-def test_what_was_interrupted_is_begun_anew(checkout: Checkout, target: str, shell: str) -> None:
+def test_what_was_interrupted_is_created_again(checkout: Checkout, target: str, shell: str) -> None:
     """Ctrl-C reaches make and pip; pip ends in order and says that it failed."""
     if target == ".venv/deploy":
         checkout.make(".venv/installed")
@@ -163,7 +163,7 @@ def test_what_was_interrupted_is_begun_anew(checkout: Checkout, target: str, she
     assert asked[0] == f"venv --clear {environment}"
 
 
-@pytest.mark.parametrize("target", [".venv/bench", ".venv/deploy", ".venv/page", ".venv/installed"])
+@pytest.mark.parametrize("target", [".venv/bench", ".venv/deploy", ".venv/docs", ".venv/page", ".venv/installed"])
 def test_an_environment_survives_a_pip_that_fails_but_not_one_that_is_killed(checkout: Checkout, target: str) -> None:
     checkout.make(".venv/installed")
     if target == ".venv/installed":
@@ -178,7 +178,7 @@ def test_an_environment_survives_a_pip_that_fails_but_not_one_that_is_killed(che
     else:
         (checkout.folder / target).unlink()
     assert checkout.make(target, fault="pip is killed")[0] != 0
-    assert begun_anew(checkout.make(target)[1])
+    assert created_again(checkout.make(target)[1])
 
 
 def test_a_moved_checkout_gets_an_environment_of_its_own(checkout: Checkout, tmp_path: Path) -> None:
@@ -203,11 +203,11 @@ def test_the_client_is_found_in_any_locale(checkout: Checkout) -> None:
     assert (file.parent / line).resolve() == (checkout.folder / "client" / "src").resolve()
 
 
-def test_an_environment_whose_python_is_gone_is_begun_anew(checkout: Checkout) -> None:
+def test_an_environment_whose_python_is_gone_is_created_again(checkout: Checkout) -> None:
     checkout.make(".venv/installed")
     (checkout.folder / ".venv" / "bin" / "python").unlink()
     (checkout.folder / ".venv" / "bin" / "python").symlink_to("/usr/bin/python3.5")
-    assert begun_anew(checkout.make(".venv/installed")[1])
+    assert created_again(checkout.make(".venv/installed")[1])
 
 
 def test_another_python_makes_another_environment(checkout: Checkout) -> None:
@@ -216,7 +216,7 @@ def test_another_python_makes_another_environment(checkout: Checkout) -> None:
     python.write_text(PYTHON.replace("3.11.7", "3.12.1"))
     code, asked, _ = checkout.make(".venv/installed")
     assert code == 0
-    assert begun_anew(asked)
+    assert created_again(asked)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_another_python_makes_another_environment(checkout: Checkout) -> None:
             '#!/bin/sh\nif [ "$1" = -V ]; then echo Python 2.7.18 >&2; else echo SyntaxError >&2; exit 1; fi',
             "'Python 2.7.18'",
         ),
-        ("#!/bin/sh\necho this is Python 3.13, and Python 3.10 to 3.12 is needed", ": this is Python 3.13, and "),
+        ("#!/bin/sh\necho this is Python 3.13, but Python 3.10 to 3.12 is required", ": this is Python 3.13, but "),
     ],
     ids=["absent", "no Python", "2.7", "3.13"],
 )
@@ -261,7 +261,7 @@ def test_clean_removes_what_make_has_made_and_nothing_else(checkout: Checkout) -
     """Without Python and without git: a tarball has neither."""
     folder = checkout.folder
     source = {path: path.read_bytes() for path in (folder / "model_repository").rglob("*") if path.is_file()}
-    for place in ("bench", "demo", "load", "test", "tools", "mine", "evaluate"):
+    for place in ("bench", "demo", "docs", "load", "test", "tools", "mine", "evaluate"):
         (folder / "out" / place).mkdir(parents=True)
         (folder / "out" / place / "model.pt").touch()
     for environment in (".venv", ".venv-peers", ".venv-batch"):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 
 
 def slow_mask(logits: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Bilinear resize with half-pixel centres and arg max, pixel by pixel in double precision."""
+    """Bilinear resize with half-pixel centers and arg max, pixel by pixel in double precision."""
     _, rows, columns = logits.shape
     mask = np.empty((height, width), np.uint8)
     for y in range(height):
@@ -89,8 +89,8 @@ def blobs(classes: int, side: int, *, seed: int) -> npt.NDArray[np.float32]:
     """Return logits (classes, side, side) with a region for each class, as a trained model's have."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:side, 0:side] / side
-    centres = rng.random((classes, 2, 1, 1))
-    return (-30 * ((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2)).astype(np.float32)
+    centers = rng.random((classes, 2, 1, 1))
+    return (-30 * ((y - centers[:, 0]) ** 2 + (x - centers[:, 1]) ** 2)).astype(np.float32)
 
 
 @pytest.mark.parametrize("target", [(480, 640), (50, 700), (700, 50), (33, 33), (20, 300), (300, 20), (1, 1)])
@@ -128,9 +128,9 @@ def test_a_request_of_several_masks_counts_each() -> None:
 @pytest.mark.parametrize(
     ("logits", "sizes", "message"),
     [
-        (np.zeros((1, 3, 2, 2), np.float32), [[5, 4]], "3 classes, and this model has 4"),
+        (np.zeros((1, 3, 2, 2), np.float32), [[5, 4]], "3 classes, but this model has 4"),
         (np.zeros((1, 4, 0, 2), np.float32), [[5, 4]], "every side must be at least 1"),
-        (np.zeros((2, 4, 2, 2), np.float32), [[5, 4], [4, 5]], r"must be one, and these are \[\[5, 4\], \[4, 5\]\]"),
+        (np.zeros((2, 4, 2, 2), np.float32), [[5, 4], [4, 5]], r"must be equal, got \[\[5, 4\], \[4, 5\]\]"),
         (np.zeros((1, 4, 2, 2), np.float32), [[0, 4]], "SIZE is 0 x 4"),
         (np.zeros((1, 4, 2, 2), np.float32), [[-5, -4]], "SIZE is -5 x -4"),
         (np.zeros((1, 4, 2, 2), np.float32), [[2**31 - 1, 2**31 - 1]], "at most 100"),

@@ -21,7 +21,7 @@ REPOSITORY = ROOT / "model_repository"
 pb: Any = model_config_pb2
 
 
-def config(name: str) -> Any:  # noqa: ANN401  tritonclient is untyped
+def config(name: str) -> Any:  # noqa: ANN401 - tritonclient is untyped
     return text_format.Parse((REPOSITORY / name / "config.pbtxt").read_text(), pb.ModelConfig())
 
 
@@ -90,7 +90,7 @@ def test_every_step_warms_up_and_batches_where_that_pays(name: str) -> None:
     assert len(parsed.instance_group) == 1
     on_cpu = parsed.instance_group[0].kind == parsed.instance_group[0].KIND_CPU
     assert parsed.HasField("dynamic_batching") != (on_cpu and "resnet" in name)
-    # What is read at the first request only has nothing to warm up.
+    # A model that is read at the first request has no warm-up.
     assert bool(parsed.model_warmup) != ("LOAD_AT_FIRST_REQUEST" in parsed.parameters) == name.startswith("deeplabv3")
 
 
@@ -110,7 +110,7 @@ def test_the_ensemble_connects_tensors_that_fit(variant: str) -> None:
             known[tensor] = dims(model.output)[name]
     assert {name: known[name] for name in dims(parsed.output)} == dims(parsed.output)
     assert "PIXELS" in known
-    # Every step hands on the IMAGE_ID that it got, under a name that no other reads twice.
+    # Every step passes IMAGE_ID on, under a name that no other step reads twice.
     ids = [step.output_map["IMAGE_ID"] for step in parsed.ensemble_scheduling.step if "IMAGE_ID" in step.output_map]
     assert ids == ["PIXELS_ID", "LOGITS_ID", "IMAGE_ID"]
 
@@ -144,7 +144,7 @@ def test_both_steps_that_sample_logits_have_the_same_file() -> None:
     assert postprocess == confidence
 
 
-def test_the_client_has_the_servers_names_and_colours() -> None:
+def test_the_client_has_the_servers_names_and_colors() -> None:
     labels = (REPOSITORY / "postprocess" / "labels.txt").read_text().splitlines()
     assert list(voc.CLASS_NAMES) == labels
     np.testing.assert_array_equal(voc.PALETTE, palette_png.voc_palette())

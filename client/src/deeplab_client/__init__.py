@@ -85,12 +85,12 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415 loaded for who asks
+        from importlib.metadata import version  # noqa: PLC0415 - only loaded when needed
 
         return version("deeplab-client")
-    # To load asyncio takes as long as all the rest: only who uses it does so.
+    # Loading asyncio takes as long as all the rest, so it is only loaded when needed.
     if name == "AsyncSegmentationClient":
-        from deeplab_client._async_client import AsyncSegmentationClient  # noqa: PLC0415
+        from deeplab_client._async_client import AsyncSegmentationClient  # noqa: PLC0415 - see above
 
         globals()[name] = AsyncSegmentationClient
         return AsyncSegmentationClient

@@ -8,23 +8,23 @@ import signal
 import sys
 from typing import NoReturn, TextIO
 
-_INTERRUPTED = 130  # as shells say it
+_INTERRUPTED = 130  # the exit code of shells
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     sys.stdout, sys.stderr = _usable(sys.stdout), _usable(sys.stderr)
-    # gRPC writes of each handshake that fails to stderr, before it tells us; read when it is loaded.
+    # gRPC logs each failed handshake to stderr before it reports it. The variable is read when gRPC is loaded.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        from deeplab_client._cli import app  # noqa: PLC0415 of an extra
+        from deeplab_client._cli import app  # noqa: PLC0415 - an extra
     except KeyboardInterrupt:
         _die_of_interrupt()
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in {"rich", "typer"}:
             raise
-        from deeplab_client._errors import missing_extra  # noqa: PLC0415 needed by who lacks the extra
+        from deeplab_client._errors import missing_extra  # noqa: PLC0415 - only needed without the extra
 
         sys.stderr.write(f"deeplab: {missing_extra('the command line', library, 'cli')}\n")
         sys.exit(2)
@@ -36,7 +36,7 @@ def main() -> None:
 
 def _die_of_interrupt() -> NoReturn:
     if os.name == "posix":
-        # To die of the signal stops a shell's loop as well, and waits for no thread that waits for an answer.
+        # Dying of the signal also stops a shell's loop, and does not wait for threads.
         sys.stdout.flush()
         sys.stderr.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -45,9 +45,9 @@ def _die_of_interrupt() -> NoReturn:
 
 
 def _usable(stream: TextIO | None) -> TextIO:
-    """Return a stream that takes every character, and that exists: Python has None for one that was closed."""
+    """Return a stream that accepts every character, and that exists: Python has None for a closed one."""
     if stream is None:
-        # Writing fails as it did before, and no picture gets the free descriptor: libraries would write into it.
+        # Writing fails as before, and no picture gets the free descriptor, because libraries would write into it.
         return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")

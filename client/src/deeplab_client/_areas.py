@@ -20,11 +20,13 @@ class Area:
     """Pixels of one class that become one annotation, detection or entry.
 
     Attributes:
-        where: They alone, (h, w) bool, cut to their bounds.
-        top: The row of the image at which `where` begins.
-        left: The column of the image at which `where` begins.
+        class_id: The class.
+        where: The pixels, (h, w) bool, cropped to their bounds.
+        top: The row of the image at which `where` starts.
+        left: The column of the image at which `where` starts.
         shape: Height and width of the image.
-        score: Mean confidence of the pixels, 0 to 1; None where there is none.
+        pixels: Number of pixels.
+        score: Mean confidence of the pixels, 0 to 1; None if the result has no confidence.
     """
 
     class_id: int
@@ -54,11 +56,11 @@ def areas(
     """Return the pixels of each class, by class id, or its connected areas, largest first.
 
     Args:
-        mask: Class ids, (H, W).
-        confidence: That of each pixel, (H, W), 255 is 1.0.
-        background: Whether class 0 is one, which is left out.
-        components: Return one for each connected area.
-        min_area: The fewest pixels.
+        mask: Class ids, (H, W) uint8.
+        confidence: Confidence of each pixel, (H, W) uint8, 255 is 1.0.
+        background: Whether class 0 is a background, which is left out.
+        components: Return each connected area by itself.
+        min_area: Leave out areas with fewer pixels.
 
     Raises:
         ModuleNotFoundError: `components` needs scipy, which is not installed.
@@ -85,7 +87,7 @@ def areas(
 
 
 def _components(where: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], int, int]]:
-    """Yield each connected area of a mask, cut to its bounds, and the row and column at which it begins."""
+    """Yield each connected area of a mask, cropped to its bounds, with its first row and column."""
     try:
         from scipy import ndimage  # noqa: PLC0415 # pyright: ignore[reportMissingTypeStubs] - an extra without types
     except ModuleNotFoundError as error:
@@ -99,6 +101,6 @@ def _components(where: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], i
 
 
 def bounds(where: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Return the first row and column of what is true, and those behind the last."""
+    """Return top, left, bottom and right of the true pixels; bottom and right are exclusive."""
     rows, columns = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1

@@ -1,4 +1,4 @@
-"""Pixels that come as numbers, numpy arrays and what turns into one, and the file that they travel as."""
+"""Images as numpy arrays, or objects that convert to one, and the file in which they are sent."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 ACCEPTED = (
     "accepted are a path, the bytes of an encoded image, a binary file object, a PIL image, or an array or tensor in "
-    "the CPU's memory of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), either uint8 or float from 0 to 1"
+    "CPU memory of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), either uint8 or float from 0 to 1"
 )
 
-# Bytes: protobuf ends a message before 2 GiB, and the lengths in Triton's tensors have 32 bits. The rest of the request
-# is far smaller than what is left here.
+# Bytes: a protobuf message is smaller than 2 GiB, and the lengths in Triton's tensors have 32 bits. The rest of a
+# request needs far less than the 1 MiB left here.
 _LONGEST_IMAGE = (1 << 31) - (1 << 20)
 _CHANNELS = {1, 3, 4}
-# Resampling and rounding overshoot 0 and 1 a little: what is nearest to the first or the last step is taken for it.
+# Resampling and rounding overshoot 0 and 1 a little. Values nearest to the first or last step are clipped to it.
 _HALF_STEP = 1 / 510
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
@@ -32,11 +32,11 @@ _NOT_IN_NUMPY = re.compile(r"bfloat16|float8", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What travels.
+    """An image as it is sent.
 
     Attributes:
-        data: An encoded image.
-        size: Its height and width as shown, where it came as pixels; None where it came encoded.
+        data: The encoded image.
+        size: Its height and width as shown, if it came as pixels; None if it came encoded.
     """
 
     data: bytes
@@ -44,44 +44,49 @@ class Upload:
 
 
 class SupportsArray(Protocol):
-    """What numpy turns into an array: tensors of PyTorch, TensorFlow and JAX among others."""
+    """An object that numpy converts to an array, such as a tensor of PyTorch, TensorFlow or JAX."""
 
-    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:  # noqa: ANN401 a protocol of numpy's
+    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:  # noqa: ANN401 - numpy's protocol
         ...
 
 
 class SupportsDLPack(Protocol):
-    """What hands its memory over by DLPack."""
+    """An object that shares its memory through DLPack."""
 
-    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 a protocol of DLPack's
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - DLPack's protocol
         ...
 
     def __dlpack_device__(self) -> tuple[Any, int]: ...
 
 
 def pixels(image: object) -> NDArray[np.uint8]:
-    """Return (H, W) or (H, W, 3) uint8 pixels; a view where nothing had to change.
+    """Return (H, W) or (H, W, 3) uint8 pixels; a view if nothing had to change.
 
     Raises:
-        InvalidImageError: `image` is no array, or one of another dtype, shape or range.
+        InvalidImageError: `image` is not an array, or its dtype, shape or range is not accepted.
     """
     array, kind = _array(image)
-    found = f"found a {array.dtype} {kind} of shape {array.shape}"
+    found = f"the {kind} of dtype {array.dtype} and shape {array.shape}"
     flat = _without_alpha(array, found)
     if flat.dtype != np.uint8 and flat.dtype.kind != "f":
-        raise InvalidImageError(f"{found}: {_remedy(flat.dtype)}; {ACCEPTED}")
+        raise refused(found, _remedy(flat.dtype))
     return flat if flat.dtype == np.uint8 else _from_floats(flat, found)
 
 
+def refused(found: str, remedy: str = "") -> InvalidImageError:
+    """Return the error for something that is not an image, with the remedy if there is a known one."""
+    return InvalidImageError(f"cannot use {found} as an image{remedy and f': {remedy}'}; {ACCEPTED}")
+
+
 def check_size(size: int, name: str) -> None:
-    """Refuse what no request can hold.
+    """Refuse an image that is too large for a request.
 
     Raises:
-        InvalidImageError: It is larger.
+        InvalidImageError: It is larger than a request can hold.
     """
     if size > _LONGEST_IMAGE:
         raise InvalidImageError(
-            f"{name} has {size} bytes, and a request holds {_LONGEST_IMAGE} at most: make it smaller"
+            f"{name} has {size} bytes, but a request holds at most {_LONGEST_IMAGE}: scale the image down"
         )
 
 
@@ -89,10 +94,10 @@ def netpbm(array: NDArray[np.uint8]) -> Upload:
     """Return (H, W) or (H, W, 3) pixels as a PGM or PPM file.
 
     Raises:
-        InvalidImageError: No request can hold them.
+        InvalidImageError: They are too large for a request.
     """
     # https://netpbm.sourceforge.net/doc/ppm.html: a line of text, then the pixels as they lie in memory.
-    magic = "P5" if array.ndim == 2 else "P6"  # noqa: PLR2004 height, width
+    magic = "P5" if array.ndim == 2 else "P6"  # noqa: PLR2004 - height, width
     height, width = array.shape[:2]
     check_size(array.size, f"the picture of {width} x {height} pixels")
     header = f"{magic} {width} {height} 255\n".encode()
@@ -100,9 +105,9 @@ def netpbm(array: NDArray[np.uint8]) -> Upload:
 
 
 def _array(image: object) -> tuple[NDArray[Any], str]:
-    """Return the image as an array, and what to call it in a message."""
+    """Return the image as an array, and its name for messages."""
     if isinstance(image, np.ma.MaskedArray):
-        raise InvalidImageError(f"found a masked array: say what masked pixels are, array.filled(0); {ACCEPTED}")
+        raise refused("a masked array", "fill its masked pixels, array.filled(0)")
     if isinstance(image, np.ndarray):
         return image.view(np.ndarray), "array"
     kind = _kind(image)
@@ -112,18 +117,18 @@ def _array(image: object) -> tuple[NDArray[Any], str]:
         if hasattr(image, "__dlpack__"):
             foreign: Any = image
             return np.from_dlpack(foreign), kind
-    # Each library refuses in its own way: TypeError, RuntimeError, ValueError, BufferError, errors of its own.
+    # Each library raises errors of its own: TypeError, RuntimeError, ValueError, BufferError and others.
     except Exception as error:
         device = getattr(image, "device", None)
         where = "" if device is None else f" on device {device}"
-        message = f"the {kind}{where} does not turn into a numpy array: {reason_of(error)}"
-        remedy = ""  # for everything else PyTorch's message has one
+        message = f"cannot convert the {kind}{where} to a numpy array: {reason_of(error)}"
+        remedy = ""  # otherwise PyTorch's message has one
         if _NOT_IN_NUMPY.search(str(error)):
-            remedy = "; convert it first, for a torch tensor with .float()"
+            remedy = "; convert it first, a torch tensor with .float()"
         elif str(device) != "cpu":
-            remedy = "; bring it to the CPU first, for a torch tensor with .detach().cpu()"
+            remedy = "; move it to the CPU first, a torch tensor with .detach().cpu()"
         raise limit_met(error) or InvalidImageError(f"{message}{remedy}; {ACCEPTED}") from error
-    raise InvalidImageError(f"found {kind}: {ACCEPTED}")
+    raise refused(kind if image is None else f"an object of type {kind}")
 
 
 def _kind(image: object) -> str:
@@ -135,43 +140,42 @@ def _kind(image: object) -> str:
 
 def _remedy(dtype: np.dtype[Any]) -> str:
     if dtype == np.bool_:
-        return "a picture of two values is array.astype(np.uint8) * 255"
-    if "float" in dtype.name:  # one that numpy itself does not have
+        return "convert booleans with array.astype(np.uint8) * 255"
+    if "float" in dtype.name:  # a float type that numpy itself lacks
         return "convert it with array.astype(np.float32)"
-    return "scale it to 0..255 and cast it to uint8"
+    return "scale the values to 0..255 and cast them to uint8"
 
 
 def _without_alpha(array: NDArray[Any], found: str) -> NDArray[Any]:
-    # A last axis as short as a pixel is not a picture's width.
-    if array.ndim == 3 and array.shape[2] > max(_CHANNELS) and array.shape[0] in _CHANNELS:  # noqa: PLR2004 C, H, W
-        order = "the channels come last: array.transpose(1, 2, 0), or tensor.permute(1, 2, 0)"
-        raise InvalidImageError(f"{found}: {order}; {ACCEPTED}")
-    if array.ndim == 4:  # noqa: PLR2004 N, H, W, C
-        raise InvalidImageError(f"{found}: a call takes one image, not a batch; {ACCEPTED}")
+    # If the last axis is as short as a pixel, it holds the channels.
+    if array.ndim == 3 and array.shape[2] > max(_CHANNELS) and array.shape[0] in _CHANNELS:  # noqa: PLR2004 - C, H, W
+        raise refused(found, "move the channels to the last axis, array.transpose(1, 2, 0) or tensor.permute(1, 2, 0)")
+    if array.ndim == 4:  # noqa: PLR2004 - N, H, W, C
+        raise refused(found, "pass one image, not a batch")
     if array.dtype == np.uint8 and array.size == max(array.shape, default=0) and _is_encoded(array):
-        remedy = "if these are the bytes of an encoded image, as cv2.imencode gives them, pass array.tobytes()"
-        raise InvalidImageError(f"{found}: {remedy}; {ACCEPTED}")
-    if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in _CHANNELS):  # noqa: PLR2004 H, W, C
-        raise InvalidImageError(f"{found}: {ACCEPTED}")
+        remedy = "if it holds the bytes of an encoded image, as from cv2.imencode, pass array.tobytes()"
+        raise refused(found, remedy)
+    if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in _CHANNELS):  # noqa: PLR2004 - H, W, C
+        raise refused(found)
     if array.size == 0:
-        raise InvalidImageError(f"{found}, which is empty: {ACCEPTED}")
-    if array.ndim == 2:  # noqa: PLR2004 height, width
+        raise refused(f"{found}, which is empty,")
+    if array.ndim == 2:  # noqa: PLR2004 - height, width
         return array
     return array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
 
 
 def _is_encoded(array: NDArray[np.uint8]) -> bool:
-    """Return whether a row or column of bytes begins as image files do: cv2.imencode has made both."""
+    """Return whether a row or column of bytes starts like an image file: cv2.imencode has returned both."""
     return array.ndim == 1 or array.ravel()[:4].tobytes().startswith(_SIGNATURES)
 
 
 def _from_floats(array: NDArray[Any], found: str) -> NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())
-    if not (low >= -_HALF_STEP and high <= 1 + _HALF_STEP):  # neither holds for NaN
+    if not (low >= -_HALF_STEP and high <= 1 + _HALF_STEP):  # both are false for NaN
         if np.isnan(low):
-            raise InvalidImageError(f"{found} that holds NaN: {ACCEPTED}")
-        remedy = "; divide by 255" if low >= 0 and high <= 255 else ""  # noqa: PLR2004 what uint8 holds
-        raise InvalidImageError(f"{found} with values from {low:g} to {high:g}{remedy}: {ACCEPTED}")
+            raise refused(f"{found}, which contains NaN,")
+        remedy = "divide it by 255" if low >= 0 and high <= 255 else ""  # noqa: PLR2004 - the range of uint8
+        raise refused(f"{found} with values from {low:g} to {high:g}", remedy)
     # In half precision 255 times a value would be off by up to a sixteenth.
     scaled = np.multiply(array, 255, dtype=np.promote_types(array.dtype, np.float32))
     return np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled).astype(np.uint8)

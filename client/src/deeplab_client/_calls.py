@@ -1,4 +1,4 @@
-"""What all calls of one client share: its checked settings, and what it has learnt of the models."""
+"""State that all calls of one client share: its checked settings, and what it knows about the models."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class _Shared:
-    """What a client and the views of it that `with_options` makes have in common."""
+    """State that a client shares with its views, see `with_options`."""
 
     def __init__(self, *, closed: bool = False) -> None:
         self.closed = closed
-        # A failure swaps the dict: what a thread learnt before it must not outlive it.
+        # A failure replaces the dict, because facts from before the failure may no longer be true.
         self.facts: dict[str, ModelFacts] = {}
-        self.pixels_taken: dict[str, int] = {}  # likewise
-        # The callers' own ids of the requests under way. A dict for its atomic setdefault, as there are no locks here.
+        self.pixels_taken: dict[str, int] = {}  # the same
+        # The ids of the requests under way. A dict because its setdefault is atomic: there are no locks here.
         self.request_ids: dict[str, object] = {}
 
 
 class Calls:
-    """What all calls of one client share."""
+    """Settings and state that all calls of one client share."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Calls:
         proxy: str | None,
     ) -> None:
         if mask_format not in {"auto", "raw", "png"}:
-            raise ValueError(f"mask_format must be 'auto', 'raw' or 'png'; found {mask_format!r}")
+            raise ValueError(f"mask_format must be 'auto', 'raw' or 'png', got {mask_format!r}")
         self.endpoint = parse_url(url, proxy)
         self.options = make_options(
             encrypted=self.endpoint.is_encrypted, tls=tls, compression=compression, headers=headers, token=token
@@ -74,13 +74,13 @@ class Calls:
         self.outputs = _wire.outputs_of(mask_format, self.endpoint)
         self._timeout = check_timeout(timeout)
         self._shared = _Shared()
-        # Those of `with_options`.
+        # Options of `with_options`.
         self._is_view = self._closed = False
         self._headers: Mapping[str, str] = {}
         self._request_id: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy is a client by itself, and learns the facts anew.
+        # A copy is an independent client, and asks for the facts again.
         return {**vars(self), "_shared": _Shared(closed=self.closed), "_is_view": False}
 
     def with_options(
@@ -91,11 +91,11 @@ class Calls:
         timeout: float | None,
         request_id: str | None,
     ) -> Self:
-        """Return a view: other settings for calls over the same connections; what is None stays as it is.
+        """Return a view: other options for calls over the same connections; an option that is None is unchanged.
 
         Raises:
             ClientClosedError: The client is closed.
-            TypeError, ValueError: As for the constructor's arguments, or the id cannot be one.
+            TypeError, ValueError: An option is not valid.
         """
         self.check_open()
         view = object.__new__(type(self))
@@ -109,16 +109,16 @@ class Calls:
 
     @property
     def facts(self) -> dict[str, ModelFacts]:
-        """What is known of the models, by name."""
+        """The known facts about the models, by name."""
         return self._shared.facts
 
     @property
     def pixels_taken(self) -> dict[str, int]:
-        """How many pixels of a picture each model takes, by its name, where that was asked."""
+        """The most pixels that each model accepts, by its name, once the server has been asked."""
         return self._shared.pixels_taken
 
     def forget_facts(self) -> None:
-        """Learn of the models anew: whoever answers next may serve something else."""
+        """Forget the facts, because the server that answers next may serve other models."""
         self._shared.facts, self._shared.pixels_taken = {}, {}
 
     @property
@@ -127,7 +127,7 @@ class Calls:
         return self._closed or self._shared.closed
 
     def close(self) -> bool:
-        """Refuse further calls, of a client those of its views too; return whether the connections are to be closed."""
+        """Refuse further calls, also of a client's views; return whether the connections must be closed."""
         if self._is_view:
             self._closed = True
             return False
@@ -136,7 +136,7 @@ class Calls:
 
     @contextlib.contextmanager
     def adding_headers(self) -> Generator[None]:
-        """Have the requests of this context carry the headers of `with_options` too."""
+        """Add the headers of `with_options` to the requests in this context."""
         token = added_headers.set(self._headers)
         try:
             yield
@@ -153,9 +153,9 @@ class Calls:
 
     @contextlib.contextmanager
     def own_id(self, wanted: str) -> Generator[str]:
-        """Give a request an id that no other request of this client has at the time: the one wanted, or `ID-2`, `ID-3`.
+        """Reserve an id that no other request under way has: the wanted one, or `ID-2`, `ID-3`.
 
-        A reply is known by its id to belong to its request.
+        Replies are matched to requests by id.
         """
         owner = object()
         candidates = (wanted if number == 1 else f"{wanted}-{number}" for number in itertools.count(1))
@@ -166,7 +166,7 @@ class Calls:
             del self._shared.request_ids[own]
 
     def deadline(self, timeout: float | None) -> Deadline:
-        """Return the moment by which a call must end that begins now."""
+        """Return the deadline of a call that starts now."""
         return Deadline(self.seconds(timeout))
 
     def seconds(self, timeout: float | None) -> float:
@@ -181,32 +181,32 @@ class Calls:
         """Return the model of a call.
 
         Raises:
-            TypeError: It is no string.
-            ValueError: It cannot be a name.
+            TypeError: It is not a string.
+            ValueError: It is not a valid name.
         """
         return self.model if model is None else check_model(model)
 
     def check_open(self) -> None:
-        """Refuse to work for a closed client.
+        """Check that the client is open.
 
         Raises:
-            ClientClosedError: It is.
+            ClientClosedError: It is closed.
         """
         if self._shared.closed:
-            raise ClientClosedError(f"the client of {self.endpoint} is closed: make a new one")
+            raise ClientClosedError(f"the client of {self.endpoint} is closed: create a new one")
         if self._closed:
-            raise ClientClosedError(f"this view of the client of {self.endpoint} is closed: make a new view")
+            raise ClientClosedError(f"this view of the client of {self.endpoint} is closed: create a new view")
 
     def describe(self, kind: str) -> str:
-        """Return a client's representation, without anything that could be a secret."""
+        """Return the `repr` of a client, without secrets."""
         return f"<{kind} {self.endpoint}, {self.model}{', closed' if self.closed else ''}>"
 
 
 def _check_request_id(request_id: object) -> str:
     if not isinstance(request_id, str):
-        raise TypeError(f"request_id must be a string; found {request_id!r}")
+        raise TypeError(f"request_id must be a string, got {request_id!r}")
     if not _REQUEST_ID.fullmatch(request_id):
-        raise ValueError(f"request_id must be 1 to 128 printable ASCII characters without blanks; found {request_id!r}")
+        raise ValueError(f"request_id must be 1 to 128 printable ASCII characters without spaces, got {request_id!r}")
     return request_id
 
 
@@ -214,11 +214,11 @@ def check_model(model: object) -> str:
     """Return a model's name.
 
     Raises:
-        TypeError: It is no string.
-        ValueError: It is empty, or holds characters that cannot be sent.
+        TypeError: It is not a string.
+        ValueError: It is empty, or contains characters that cannot be sent.
     """
     if not isinstance(model, str):
-        raise TypeError(f"model must be a string, the name of an ensemble; found {model!r}")
+        raise TypeError(f"model must be a string, the name of an ensemble, got {model!r}")
     if not model or not model.isprintable():
-        raise ValueError(f"model must be the name of an ensemble, of printable characters; found {model!r}")
+        raise ValueError(f"model must be the name of an ensemble in printable characters, got {model!r}")
     return model

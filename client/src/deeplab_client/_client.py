@@ -1,4 +1,4 @@
-"""The client for threads."""
+"""The synchronous client."""
 
 from __future__ import annotations
 
@@ -35,30 +35,33 @@ _ImageT = TypeVar("_ImageT", bound="ImageLike")
 
 
 class SegmentationClient:
-    """Segments images on a Triton server that serves DeepLabV3.
+    """Client for a Triton server that segments images with DeepLabV3.
 
-    Share one between threads; a client made before a fork works in the child too. Nothing is sent before the first
-    call, and the protocol's library is loaded by it, outside its timeout.
+    A client can be shared between threads, and created before a fork. The constructor sends nothing. The first call
+    loads the protocol's library, outside its timeout.
 
     Args:
-        url: `grpc://host:port`, `http://host:port` or `http://host:port/prefix`, with TLS `grpcs://` or `https://`,
-            `host:port` for gRPC, or a Unix socket, `unix:///path` for gRPC and `http+unix:///path`.
-        model: The ensemble to ask.
-        timeout: Seconds that a whole call may take, connecting and retries included.
-        retries: How often a request is sent again that found no server, or one with too much to do, or got the reply to
-            another request; or a policy with the pauses too.
-        on_retry: Called before each pause, by the thread that makes the call.
-        on_request: Called before each attempt of an inference, by the thread that makes the call.
-        on_response: Called after each attempt, with its error or None.
-        mask_format: How masks travel: `raw`, `png`, or what is faster for the URL. The result is the same.
-        tls: Trusted certificates and the client's own, for `grpcs://` and `https://`.
-        headers: Sent with every request, as metadata over gRPC.
-        token: Sent as bearer token; a function is called for one before every request.
-        compression: `gzip` or `deflate`, of masks and of images that are not encoded; over gRPC the server alone
-            decides on masks.
-        proxy: `http://host:port` of an HTTP proxy before a server at `http://` or `https://`, with `user:password@`
-            where it asks for them; `env` for that of HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-        transport: Asked in place of the server at `url`: the entry for a fake in tests.
+        url: `grpc://host:port` or `host:port` for gRPC, `http://host:port` or `http://host:port/prefix` for HTTP,
+            `grpcs://` or `https://` for TLS, or a Unix socket: `unix:///path` for gRPC, `http+unix:///path` for HTTP.
+        model: Name of the ensemble.
+        timeout: Seconds for a whole call, including connecting and retries.
+        retries: Maximum number of retries after a retryable error, such as an unreachable or overloaded server; or a
+            policy that also sets the pauses.
+        on_retry: Called before each pause, in the thread that makes the call.
+        on_request: Called before each attempt of an inference, in the thread that makes the call.
+        on_response: Called after each attempt, in the same thread.
+        mask_format: How masks are sent: `raw`, `png`, or `auto` for the faster one for the URL. The result is the same.
+        tls: Trusted certificates and the client's own certificate, for `grpcs://` and `https://`.
+        headers: Sent with every request; over gRPC as metadata.
+        token: Sent as bearer token; a function is called before every request and returns the token.
+        compression: `gzip` or `deflate`, for masks and images sent as pixels; over gRPC the server decides on masks.
+        proxy: `http://host:port` of an HTTP proxy for a server at `http://` or `https://`, with `user:password@` if
+            required; `env` for the proxy of HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+        transport: Used instead of the server at `url`, for example a fake in tests.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or `url` or `proxy` is not valid.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class SegmentationClient:
         for name, function in functions.items():
             if is_coroutine_function(function):
                 raise TypeError(
-                    f"{name} is a coroutine function, which AsyncSegmentationClient takes: give a plain one"
+                    f"{name} must be a plain function, got a coroutine function, which AsyncSegmentationClient takes"
                 )
         self._calls = Calls(
             url,
@@ -104,13 +107,13 @@ class SegmentationClient:
 
     @classmethod
     def from_env(cls, **arguments: Unpack[ClientArguments]) -> Self:
-        """Make a client from DEEPLAB_URL and the other DEEPLAB_ variables that the README lists.
+        """Create a client from `DEEPLAB_URL` and the other `DEEPLAB_` variables that the README lists.
 
         Args:
-            arguments: Of the constructor; they win over the environment.
+            arguments: Arguments of the constructor; they take precedence over the environment.
 
         Raises:
-            ValueError: There is no URL, or a variable cannot be used.
+            ValueError: The URL is missing, or a variable is not valid.
         """
         return cls(**_environment.arguments_from(os.environ, arguments))
 
@@ -122,21 +125,22 @@ class SegmentationClient:
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> Self:
-        """Return a view of this client, whose calls have other options and share its connections.
+        """Return a view of this client, whose calls use other options and the same connections.
 
-        Closing a view, or leaving its `with` block, ends the view alone. Closing the client that was made by its
-        constructor closes the connections, and ends its views too. To make a view costs a few microseconds.
+        Closing a view, or leaving its `with` block, ends only the view. Closing the original client closes the
+        connections and ends its views too. Creating a view takes a few microseconds.
 
         Args:
-            headers: Sent in addition to the client's own, and in their place where they have the same name.
-            retries: In place of the client's own.
-            timeout: Seconds that a whole call may take, instead of the client's own.
-            request_id: What the server's log, the result's `request_id` and errors call a request, retries included: 1
-                to 128 printable ASCII characters without blanks. `segment_many` adds the number of the image: `ID-1`,
-                `ID-2`, ... If a request of that id is under way already, the next one is `ID-2`.
+            headers: Sent in addition to the client's headers, and instead of those of the same name.
+            retries: Replaces the client's retries.
+            timeout: Seconds for a whole call; replaces the client's timeout.
+            request_id: Id of the request in the server's log, the result's `request_id` and errors, the same for
+                retries: 1 to 128 printable ASCII characters without spaces. `segment_many` appends the number of the
+                image: `ID-1`, `ID-2`, ... If a request with this id is under way, the next one is sent as `ID-2`.
 
         Raises:
             ClientClosedError: The client is closed.
+            TypeError: An option has the wrong type.
             ValueError: An option is out of range, or a header cannot be sent.
         """
         view = object.__new__(type(self))
@@ -150,16 +154,19 @@ class SegmentationClient:
         """Segment one image.
 
         Args:
-            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF, HEIC) or a binary
-                file of them, a PIL image, or an array or tensor, uint8 or float from 0 to 1, of shape (H, W),
-                (H, W, 1), (H, W, 3) in RGB order, or (H, W, 4), whose alpha is dropped.
-            model: The ensemble to ask; the client's own by default.
-            timeout: Seconds; the client's own by default.
-            confidence: Ask for the confidence of each pixel too, as much data again as a raw mask.
+            image: A path, the bytes of an encoded image (JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF, HEIC), a binary
+                file object, a PIL image, or an array or tensor in CPU memory, uint8 or float from 0 to 1, of shape
+                (H, W), (H, W, 1), (H, W, 3) in RGB order, or (H, W, 4), whose alpha is dropped.
+            model: Name of the ensemble; default: the client's.
+            timeout: Seconds for the whole call; default: the client's.
+            confidence: Also request the confidence of each pixel, which is as much data as a raw mask.
+
+        Returns:
+            The mask, (H, W) uint8 class ids at the image's own size, with class names and model.
 
         Raises:
-            SegmentationError: One of its leaves.
-            ValueError: The timeout is not a finite number of seconds greater than 0.
+            SegmentationError: One of its subclasses.
+            ValueError: `timeout` is not a finite number greater than 0, or `model` is not a name.
         """
         return self._run(
             _steps.segment(self._calls, image, model, self._calls.deadline(timeout), confidence=confidence)
@@ -228,27 +235,27 @@ class SegmentationClient:
         timeout: float | None = None,
         confidence: bool = False,
     ) -> Generator[Any]:
-        """Segment images as they come, and yield their results in their order.
+        """Segment images as they come, and yield the results in the order of the images.
 
-        At most `concurrency` requests are under way, and at most twice as many images read and not yet yielded. To
+        At most `concurrency` requests are under way, and at most twice as many images are read and not yet yielded. To
         stop early, close the generator or leave the loop: requests under way are cancelled.
 
         Args:
-            images: Read by the iterating thread, when there is room: while an iterable waits for its next image,
-                results that are done wait too. From a slow source, such as a camera or a queue, take images one by one,
-                or use the asynchronous client.
-            raise_errors: Raise the first error, in place of yielding each where its result would be.
-            with_source: Yield pairs of an image, as `images` gave it, and its result or error. An image is then held
-                until its pair is yielded.
-            concurrency: Requests at a time, each in a thread; fewer where this process may not open enough files.
-            model: The ensemble to ask; the client's own by default.
-            timeout: Seconds for each image; the client's own by default.
-            confidence: Ask for the confidence of each pixel too.
+            images: Read in the thread that iterates. While the iterable waits for its next image, finished results
+                wait too. For a slow source, such as a camera, call `segment`, or use the asynchronous client.
+            raise_errors: Raise the first error, instead of yielding each error in the place of its result.
+            with_source: Yield pairs of an image, as it came from `images`, and its result or error. The image is kept
+                in memory until its pair is yielded.
+            concurrency: Maximum number of concurrent requests, each in a thread; lowered if this process cannot
+                open enough files.
+            model: Name of the ensemble; default: the client's.
+            timeout: Seconds for each image; default: the client's.
+            confidence: Also request the confidence of each pixel.
 
         Raises:
-            ClientClosedError: The client is closed, or becomes so.
-            TypeError: `images` is one image, or nothing to iterate over.
-            ValueError: `timeout` or `concurrency` is out of range, or `model` no name.
+            ClientClosedError: The client is closed, now or during the iteration.
+            TypeError: `images` is one image, or not iterable.
+            ValueError: `timeout` or `concurrency` is out of range, or `model` is not a name.
         """
         self._calls.check_open()
         _many.check_images(images)
@@ -285,33 +292,35 @@ class SegmentationClient:
     ) -> Segmentation:
         """Segment a large picture in overlapping tiles, and join their masks to one of the picture's own size.
 
-        Where tiles overlap, the class of the tile with the higher confidence wins. The memory needed is that of the
+        Where tiles overlap, the class of the tile with the higher confidence wins. The call needs memory for the
         picture, its mask, its confidence and the tiles under way.
 
-        A tile sees only its own surroundings: objects larger than a tile are found less well than by `segment`. The
-        server resizes each tile as any picture, by default to 520 x 520 pixels: a tile of 1040 to half its size.
+        A tile has no context beyond its border, so objects larger than a tile are found less well than by `segment`.
+        The server resizes each tile like any picture: by default to 520 x 520 pixels, so a tile of 1040 to half its
+        size.
 
         Args:
-            image: What `segment` takes. Encoded images are decoded here, by Pillow, whose limit
-                `PIL.Image.MAX_IMAGE_PIXELS` holds; a HEIC picture needs the extra `heic`.
-            tile: Width and height of a tile, in pixels of the picture, 64 or more. The last tile of a row and of a
-                column is moved inwards, and a side of the picture that is shorter is that of its tiles.
-            overlap: How much of a tile its neighbor covers too, at least 0 and less than 1.
-            model: The ensemble to ask; the client's own by default.
-            timeout: Seconds for the whole call with all its tiles; the client's own by default.
+            image: Any image that `segment` takes. Encoded images are decoded on this side, by Pillow, whose limit
+                `PIL.Image.MAX_IMAGE_PIXELS` applies; a HEIC picture needs the extra `heic`.
+            tile: Width and height of a tile, in pixels of the picture, 64 or more. The last tile of each row and column
+                is moved inwards. If a side of the picture is shorter, so are its tiles.
+            overlap: Share of a tile that its neighbor also covers, at least 0 and less than 1.
+            model: Name of the ensemble; default: the client's.
+            timeout: Seconds for the whole call with all its tiles; default: the client's.
             confidence: Keep the joined confidence in the result.
-            concurrency: Requests at a time, each in a thread; fewer where this process may not open enough files.
+            concurrency: Maximum number of concurrent requests, each in a thread; lowered if this process cannot
+                open enough files.
 
         Returns:
-            A result as of `segment`. The ids of the requests are its `request_id` and the number of the tile:
-            `ID-1`, `ID-2`, ..., or the `request_id` itself where one tile holds the picture. In its `timings`,
-            `encode` is decoding the picture, `wait` is from then on to the last tile, and `decode` is joining.
+            A result like that of `segment`. The ids of the requests are its `request_id` with the number of the tile:
+            `ID-1`, `ID-2`, ..., or the `request_id` itself if one tile covers the picture. In its `timings`, `encode`
+            is decoding the picture, `wait` is the time from then until the last tile, and `decode` is joining.
 
         Raises:
-            SegmentationError: One of its leaves: that of the first tile which fails, and its message names the tile.
-                The other tiles are cancelled.
+            SegmentationError: The error of the first tile that failed; its message names the tile. The other tiles
+                are cancelled.
             TypeError: `tile`, `overlap` or `concurrency` is not a number.
-            ValueError: `tile`, `overlap`, `concurrency` or `timeout` is out of range, or `model` no name.
+            ValueError: `tile`, `overlap`, `concurrency` or `timeout` is out of range, or `model` is not a name.
         """
         concurrency = _many.check_concurrency(concurrency)
         whole = self._calls.deadline(timeout)
@@ -332,16 +341,16 @@ class SegmentationClient:
         return mosaic.result()
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
-        """Return the server's models that segment images, by name.
+        """Return the segmentation models of the server, sorted by name.
 
-        No image is sent: Triton is asked which models are loaded (its statistics) and for the config of each.
+        No image is sent. The names come from Triton's statistics, and the details from the config of each model.
 
         Args:
-            timeout: Seconds for all questions together; the client's own by default.
+            timeout: Seconds for all requests together; default: the client's.
 
         Raises:
-            SegmentationError: One of its leaves; AccessDeniedError where the server closes these questions to us.
-            ValueError: The timeout is not a finite number of seconds greater than 0.
+            SegmentationError: One of its subclasses, such as AccessDeniedError if the server denies these requests.
+            ValueError: `timeout` is not a finite number greater than 0.
         """
         return self._run(_steps.models(self._calls, self._calls.deadline(timeout)))
 
@@ -349,35 +358,43 @@ class SegmentationClient:
         """Return the name and the version of the server.
 
         Raises:
-            SegmentationError: One of its leaves.
-            ValueError: The timeout is not a finite number of seconds greater than 0.
+            SegmentationError: One of its subclasses.
+            ValueError: `timeout` is not a finite number of seconds greater than 0.
         """
         return self._run(_steps.server(self._calls, self._calls.deadline(timeout)))
 
     def is_ready(self, *, model: str | None = None, timeout: float | None = None) -> bool:
-        """Return whether the server is up and the model takes requests; False where nobody answers.
+        """Return whether the server and the model are ready; False if no server answers.
+
+        Args:
+            model: Name of the ensemble; default: the client's.
+            timeout: Seconds for the whole call; default: the client's.
 
         Raises:
-            AccessDeniedError, TLSError: There is no telling, and waiting will not help.
-            ClientClosedError: The client was closed.
-            ClientLimitError: There is no telling, since this process has met a limit of its own.
-            ValueError: The timeout is not a finite number of seconds greater than 0.
+            AccessDeniedError, TLSError: The readiness is unknown, and waiting does not help.
+            ClientClosedError: The client is closed.
+            ClientLimitError: The readiness is unknown, because this process has met a limit of its own.
+            ValueError: `timeout` is not a finite number greater than 0.
         """
         return self._run(_readiness.is_ready(self._calls, model, timeout))
 
     def wait_until_ready(self, *, model: str | None = None, timeout: float = 60.0) -> None:
-        """Return as soon as the server is up and the model takes requests.
+        """Return as soon as the server and the model are ready.
+
+        Args:
+            model: Name of the ensemble; default: the client's.
+            timeout: Seconds to wait at most.
 
         Raises:
-            DeadlineExceededError: That is not so after `timeout` seconds; the message tells the last reason.
-            AccessDeniedError, TLSError: Waiting will not help.
-            ClientClosedError: The client was closed.
-            ValueError: The timeout is not a finite number of seconds greater than 0.
+            DeadlineExceededError: They are not ready after `timeout` seconds; the message has the last reason.
+            AccessDeniedError, TLSError: Waiting does not help.
+            ClientClosedError: The client is closed.
+            ValueError: `timeout` is not a finite number greater than 0.
         """
         self._run(_readiness.until_ready(self._calls, model, timeout))
 
     def close(self) -> None:
-        """Close the connections of this process; may be called twice. See `with_options` for what it returned."""
+        """Close the connections of this process; may be called twice. For views, see `with_options`."""
         if self._calls.close():
             self._runner.close()
 
@@ -390,7 +407,7 @@ class SegmentationClient:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        # What a copy or a pickle is made of: no connections, and nothing that one copy would change for the other.
+        # For copies and pickles: without connections and without any state that copies would share.
         return {**vars(self), "_calls": copy(self._calls), "_runner": copy(self._runner)}
 
     def __repr__(self) -> str:

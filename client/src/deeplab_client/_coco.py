@@ -1,4 +1,4 @@
-"""Masks as COCO writes them: run lengths, annotations, categories."""
+"""Masks in COCO's formats: run lengths, annotations, categories."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _FIRST = 48  # the character of value 0
 
 
 class Rle(TypedDict):
-    """A mask as pycocotools' `encode` gives it and its other functions take it.
+    """A mask as pycocotools' `encode` returns it and its other functions accept it.
 
     Attributes:
         size: Height and width.
-        counts: Lengths of the runs of zeros and ones in turn, down the columns, packed. Always bytes: the type is
-            that of pycocotools.
+        counts: Alternating lengths of runs of zeros and ones, down the columns, compressed. Always bytes here; the type
+            is that of pycocotools.
     """
 
     size: list[int]
@@ -32,7 +32,12 @@ class Rle(TypedDict):
 
 
 class CocoRle(TypedDict):
-    """A run-length encoded mask that JSON can hold: pycocotools takes text as it takes bytes."""
+    """A run-length encoded mask for JSON: `counts` is text, which pycocotools accepts too.
+
+    Attributes:
+        size: Height and width.
+        counts: As in `Rle`, but as text.
+    """
 
     size: list[int]
     counts: str
@@ -46,9 +51,14 @@ class CocoAnnotation(_Scored):
     """All pixels of one class in one image, or those of one connected area.
 
     Attributes:
+        id: Id of the annotation.
+        image_id: Id of its image.
+        category_id: Class id.
+        segmentation: Mask of the whole image.
+        area: Number of pixels.
         bbox: x and y of the upper left corner, width and height, in pixels.
-        iscrowd: 0, so that evaluation takes it for an object of its own.
-        score: Mean confidence of its pixels, 0 to 1; left out if the result has none.
+        iscrowd: 0, so that evaluation treats it as one object.
+        score: Mean confidence of its pixels, 0 to 1; missing if the result has no confidence.
     """
 
     id: int
@@ -61,7 +71,13 @@ class CocoAnnotation(_Scored):
 
 
 class CocoCategory(TypedDict):
-    """One class."""
+    """One class in COCO's form.
+
+    Attributes:
+        id: Class id.
+        name: Name of the class.
+        supercategory: Always empty.
+    """
 
     id: int
     name: str
@@ -110,7 +126,7 @@ def _rle_counts(where: NDArray[np.bool_]) -> bytes:
 
 
 def _runs(flat: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return lengths of runs; the first is of zeros, and 0 where the mask begins with a one."""
+    """Return the lengths of runs; the first run is of zeros, with length 0 if the mask starts with a one."""
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     bounds = np.concatenate(([0], edges, [flat.size]))
     if flat.size and flat[0]:
@@ -119,10 +135,10 @@ def _runs(flat: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _packed(runs: NDArray[np.int64]) -> bytes:
-    """Return what rleToString of maskApi.c (https://github.com/cocodataset/cocoapi) makes of the runs.
+    """Compress runs like rleToString of maskApi.c (https://github.com/cocodataset/cocoapi).
 
-    From the fourth on, a run is stored as its difference from the one two before. A number is written in groups of
-    five bits, lowest first, until the rest is what the sign of the last group says.
+    From the fourth run on, the difference from the run two before is stored. A number is written in groups of five
+    bits, lowest first, until the remaining bits equal the sign bit of the last group.
     """
     left = runs.copy()
     left[3:] -= runs[1:-2]

@@ -1,4 +1,4 @@
-"""An HTTP connection that keeps one deadline over a whole exchange."""
+"""An HTTP connection that applies one deadline to a whole exchange."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from deeplab_client._endpoint import Endpoint
 
 
-_CHUNK = 1024 * 1024  # bytes; what a header announces is not to be allocated before it comes
+_CHUNK = 1024 * 1024  # bytes; memory is allocated as data arrives, not as a header announces
 
 
-# A socket's own timeout starts anew with each read: a server that trickles bytes would never trip it.
+# A socket's own timeout restarts with each read, so a server that trickles bytes would never exceed it.
 class _DeadlineSocket(socket.socket):
     deadline: Deadline
 
@@ -33,7 +33,7 @@ class _DeadlineSocket(socket.socket):
         return super().recv_into(buffer, nbytes, flags)
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
-        self.settimeout(self.deadline.remaining())  # for all of it: sendall does not start anew
+        self.settimeout(self.deadline.remaining())  # for all of the data: sendall does not restart it
         super().sendall(data, flags)
 
 
@@ -50,11 +50,11 @@ class _DeadlineTLSSocket(ssl.SSLSocket):
 
 
 def read_body(response: HTTPResponse, longest: int) -> bytes:
-    """Return an answer's body, or what is known of it after more than `longest` bytes.
+    """Return the body of a response, or its beginning if it has more than `longest` bytes.
 
     Raises:
         OSError: The connection was lost, or its deadline has passed.
-        http.client.HTTPException: What came is not HTTP, or ends early.
+        http.client.HTTPException: The response is not HTTP, or ends early.
     """
     parts: list[bytes] = []
     left = longest + 1
@@ -76,16 +76,16 @@ def _read(response: HTTPResponse, most: int) -> bytes:
 class Connection(HTTPConnection):
     """One connection, used by one call at a time.
 
-    The operating system's name resolution cannot be interrupted: only there may the deadline be overrun.
+    The operating system's name resolution cannot be interrupted, so only it may overrun the deadline.
 
     Args:
-        endpoint: Of the server.
+        endpoint: The server.
         context: For TLS.
     """
 
     sock: _DeadlineSocket | _DeadlineTLSSocket | None
     _deadline: Deadline
-    _open: socket.socket | None  # from before it is connected, where `sock` is from when it can be used
+    _open: socket.socket | None  # set before it is connected; `sock` is set once it can be used
 
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None = None) -> None:
         super().__init__(endpoint.host, endpoint.port)
@@ -98,11 +98,11 @@ class Connection(HTTPConnection):
     def exchange(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], deadline: Deadline
     ) -> HTTPResponse:
-        """Send one request and return the response, its body still to be read.
+        """Send one request and return the response, whose body must still be read.
 
         Raises:
             OSError: The connection cannot be made or was lost; TimeoutError without errno is the deadline.
-            http.client.HTTPException: What came back is not HTTP.
+            http.client.HTTPException: The response is not HTTP.
         """
         self._deadline = deadline
         if self.sock is not None:
@@ -110,14 +110,14 @@ class Connection(HTTPConnection):
         try:
             self.request(method, path, body=body, headers=headers)
         except (BrokenPipeError, ConnectionResetError):
-            # A server that refuses a large body answers and closes before it has read all of it.
+            # A server that refuses a large body answers and closes the connection before it has read all of it.
             with contextlib.suppress(Exception):
                 return self.getresponse()
             raise
         return self.getresponse()
 
     def connect(self) -> None:
-        """Try each address of the host, or of the proxy, in turn; the first that accepts is taken."""
+        """Connect to the first address of the host, or of the proxy, that accepts."""
         failures = [OSError(f"{self._endpoint} has no address that this machine can connect to")]
         for family, address in self._addresses():
             sock = _DeadlineSocket(family, socket.SOCK_STREAM)
@@ -138,11 +138,11 @@ class Connection(HTTPConnection):
         raise failures.pop()  # and not a variable: see `_faults.caused`
 
     def interrupt(self) -> None:
-        """Wake the thread that waits for the server, from another one; the connection is of no more use."""
+        """Wake the thread that waits for the server, from another thread; the connection cannot be used again."""
         sock = self._open
         if sock is not None:
             with contextlib.suppress(OSError):
-                # The plain socket's: TLS would first say goodbye, and wait for the thread that reads.
+                # The plain socket's shutdown: that of TLS would wait for the thread that reads.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def is_usable(self) -> bool:
@@ -156,7 +156,7 @@ class Connection(HTTPConnection):
             return True
         except OSError:
             return False
-        return False  # closed, or bytes that nobody asked for
+        return False  # closed, or unexpected bytes
 
     def _addresses(self) -> list[tuple[int, Any]]:
         if self._endpoint.socket is not None:
@@ -166,10 +166,10 @@ class Connection(HTTPConnection):
             (family, address) for family, *_, address in socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
         ]
 
-    def _pass(self, sock: _DeadlineSocket, proxy: Proxy) -> None:
-        """Have a proxy connect to the server.
+    def _tunnel(self, sock: _DeadlineSocket, proxy: Proxy) -> None:
+        """Open a tunnel through a proxy.
 
-        Written here because the standard library's way replaces the methods that keep the deadline.
+        Not with the standard library's set_tunnel, because it replaces the methods that apply the deadline.
         """
         to = self._endpoint.authority
         lines = [f"CONNECT {to} HTTP/1.1", f"Host: {to}", *map(": ".join, proxy.headers.items()), "", ""]
@@ -181,11 +181,11 @@ class Connection(HTTPConnection):
 
     def _encrypt(self, sock: _DeadlineSocket, context: ssl.SSLContext) -> _DeadlineTLSSocket:
         if self._endpoint.proxy is not None:
-            self._pass(sock, self._endpoint.proxy)
+            self._tunnel(sock, self._endpoint.proxy)
         sock.settimeout(self._deadline.remaining())
-        # The handshake comes after the deadline is set: it is one more exchange of unknown length.
+        # The handshake starts after the deadline is set, because it is one more exchange of unknown length.
         wrapped = context.wrap_socket(sock, server_hostname=self.host, do_handshake_on_connect=False)
-        encrypted = cast("_DeadlineTLSSocket", wrapped)  # the context makes it so
+        encrypted = cast("_DeadlineTLSSocket", wrapped)  # the context creates this class
         encrypted.deadline = self._deadline
         self._open = encrypted
         try:

@@ -1,4 +1,4 @@
-"""Threads for many calls, none of which can hold up who waits for them."""
+"""Threads for many calls; a stuck thread does not delay the caller."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R")
 
-_GRACE = 0.2  # seconds for a thread to end that may be stuck
+_GRACE = 0.2  # seconds to wait for a thread that may be stuck
 
 
 class Job(Generic[_R]):
-    """A call of one image, made by some thread."""
+    """The call for one image, made in one of the threads."""
 
     def __init__(self, call: Callable[[AbortableDeadline], _R], seconds: float) -> None:
         self._call = call
@@ -35,26 +35,26 @@ class Job(Generic[_R]):
         self._deadline: AbortableDeadline | None = None
 
     def begin(self) -> AbortableDeadline:
-        """Start the time that the call may take."""
+        """Start the deadline of the call."""
         self._deadline = AbortableDeadline(self._seconds)
         self._begun.set()
         return self._deadline
 
     def run(self, deadline: AbortableDeadline) -> None:
-        """Make the call, which has begun."""
+        """Make the call, whose deadline has started."""
         try:
             self._future.set_result(self._context.run(self._call, deadline))
         except ClientClosedError as error:
             self._future.set_exception(error)
         except SegmentationError as error:
             self._future.set_result(error)
-        except BaseException as error:  # noqa: BLE001 raised by who takes the result
+        except BaseException as error:  # noqa: BLE001 - raised by result()
             self._future.set_exception(error)
         finally:
-            del self  # the error's traceback holds this frame, and the job would hold the error: see `_faults.caused`
+            del self  # the traceback of the error holds this frame, and the job holds the error: see `_faults.caused`
 
     def abort(self) -> None:
-        """End the call, if it is under way; an image that cannot be read goes on."""
+        """End the call if it is under way; reading an image cannot be interrupted."""
         if self._deadline is not None:
             self._deadline.abort()
 
@@ -62,11 +62,11 @@ class Job(Generic[_R]):
         return self._future.done()
 
     def is_stuck(self) -> bool:
-        """Return whether its time is up, or it was aborted, before its image was read."""
+        """Return whether the deadline passed, or the call was aborted, before its image was read."""
         return self._deadline is not None and self._deadline.is_reading and not self._deadline.leaves(0)
 
     def result(self) -> _R | SegmentationError:
-        """Wait for the result, but not for an image that cannot be read in time."""
+        """Return the result; do not wait for an image that is not read in time."""
         self._begun.wait()
         while True:
             try:
@@ -79,9 +79,9 @@ class Job(Generic[_R]):
 
 
 class Crew(Generic[_R]):
-    """Threads that call in turn; those that are stuck are replaced, and end when they can.
+    """A pool of threads; stuck threads are replaced, and end when they can.
 
-    Not a ThreadPoolExecutor: it waits for its threads, and the interpreter's exit does too, whatever they hang in.
+    Not a ThreadPoolExecutor, because it and the exit of the interpreter wait for its threads, even for stuck ones.
     """
 
     def __init__(self, size: int) -> None:
@@ -101,7 +101,7 @@ class Crew(Generic[_R]):
     def result_of(self, job: Job[_R]) -> _R | SegmentationError:
         if not self._threads:
             self._add()
-        # Where none can be started, the caller's does the work.
+        # If no thread can be started, the caller's thread does the work.
         while not self._threads and not job.is_done() and (first := self._jobs.get_nowait()) is not None:
             first.run(first.begin())
         result = job.result()
@@ -115,10 +115,10 @@ class Crew(Generic[_R]):
         return result
 
     def end(self) -> None:
-        """End the calls under way, and wait for them; not for images that cannot be read."""
+        """End the calls under way and wait for them, but not for images that are still being read."""
         if sys.is_finalizing():
-            # A stream that was left open until the interpreter ends: threads such as ours have stopped for good by
-            # then, wherever they were, and with them every lock that they hold.
+            # The stream was left open until the interpreter ended. Daemon threads have stopped by then, wherever they
+            # were, and with them every lock that they hold.
             return
         with self._lock:
             self._ended = True
@@ -136,10 +136,10 @@ class Crew(Generic[_R]):
                 if job is not None and job.is_stuck() and time.monotonic() > until:
                     break
         with self._lock:
-            self._threads.clear()  # with the errors of their jobs, whose tracebacks hold the crew
+            self._threads.clear()  # and the errors of their jobs, whose tracebacks hold the crew
 
     def _add(self) -> None:
-        """Start another thread, where the system lets this process have one."""
+        """Start another thread, unless a limit of this process prevents it."""
         thread = threading.Thread(target=self._work, name="deeplab-client", daemon=True)
         with self._lock:
             self._threads[thread] = None

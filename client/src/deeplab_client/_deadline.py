@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-# gRPC and sockets overflow on larger numbers, each at its own; 100 days is for ever to a request.
+# gRPC and sockets overflow on larger numbers; 100 days is unlimited for a request.
 _LONGEST_SECONDS = 100 * 86_400.0
 
 
 class Deadline:
-    """The moment by which a call must have ended.
+    """The time by which a call must end.
 
     Attributes:
-        seconds: The timeout that the caller gave, for messages.
+        seconds: The timeout given by the caller, for messages.
     """
 
     __slots__ = ("_at", "seconds")
@@ -30,10 +30,10 @@ class Deadline:
         self._at = time.monotonic() + min(self.seconds, _LONGEST_SECONDS)
 
     def remaining(self) -> float:
-        """Return the seconds that are left, always more than 0.
+        """Return the seconds left, always more than 0.
 
         Raises:
-            TimeoutError: None are left.
+            TimeoutError: The deadline has passed.
         """
         left = self._at - time.monotonic()
         if left <= 0:
@@ -41,19 +41,19 @@ class Deadline:
         return left
 
     def leaves(self, seconds: float) -> bool:
-        """Return whether something may be tried again after a pause of `seconds`."""
+        """Return whether the deadline is more than `seconds` away."""
         return self._at - time.monotonic() > seconds
 
     def left(self) -> float:
-        """Return the seconds that are left, 0 where there are none."""
+        """Return the seconds left, or 0."""
         return max(0.0, self._at - time.monotonic())
 
     def end_by(self, whole: Deadline) -> None:
-        """Bring the moment forward to that of a call which this one is a part of."""
+        """Move the deadline forward to that of the whole call that this one is a part of."""
         self._at = min(self._at, whole._at)
 
     def finish_reading(self) -> None:
-        """Take note that what the caller's image may hang in is over."""
+        """Record that the image has been read, which is the part that cannot be interrupted."""
 
     def pause(self, seconds: float) -> None:
         """Sleep, but not beyond the deadline."""
@@ -61,10 +61,10 @@ class Deadline:
 
 
 class AbortableDeadline(Deadline):
-    """A deadline that another thread may bring forward to now, waking a call that waits for its server.
+    """A deadline that another thread may move to now, which wakes a call that waits for its server.
 
     Attributes:
-        is_reading: Whether the image is still read, which nothing can interrupt.
+        is_reading: Whether the image is still being read, which cannot be interrupted.
     """
 
     __slots__ = ("_aborted", "_interrupt", "_lock", "is_reading")
@@ -77,16 +77,16 @@ class AbortableDeadline(Deadline):
         self._interrupt: Callable[[], object] | None = None
 
     def end_by(self, whole: Deadline) -> None:
-        """Bring the moment forward to that of a call which this one is a part of."""
+        """Move the deadline forward to that of the whole call that this one is a part of."""
         with self._lock:
             super().end_by(whole)
 
     def finish_reading(self) -> None:
-        """Take note that what the caller's image may hang in is over."""
+        """Record that the image has been read, which is the part that cannot be interrupted."""
         self.is_reading = False
 
     def abort(self) -> None:
-        """End the call that keeps to this deadline; it fails as if its time were up."""
+        """End the call with this deadline; it fails as if the deadline had passed."""
         with self._lock:
             self._at = -math.inf
         self._aborted.set()
@@ -96,7 +96,7 @@ class AbortableDeadline(Deadline):
 
     @contextlib.contextmanager
     def interrupting(self, interrupt: Callable[[], object]) -> Generator[None]:
-        """Have `abort` call `interrupt`, from its own thread, for as long as the block lasts."""
+        """Let `abort` call `interrupt`, in its own thread, while the block runs."""
         with self._lock:
             self._interrupt = interrupt
         try:
@@ -116,15 +116,15 @@ def check_timeout(seconds: object) -> float:
     """Return `seconds` as a float.
 
     Raises:
-        TypeError: It is no number.
-        ValueError: It is not finite and more than 0.
+        TypeError: It is not a number.
+        ValueError: It is not a finite number greater than 0.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, Real):
-        raise TypeError(f"timeout must be a number of seconds; found {seconds!r}")
+        raise TypeError(f"timeout must be a number of seconds, got {seconds!r}")
     try:
         value = float(seconds)
     except OverflowError:  # an integer of more than 308 digits
         value = math.inf
     if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"timeout must be a finite number of seconds greater than 0; found {value:g}")
+        raise ValueError(f"timeout must be a finite number of seconds greater than 0, got {value:g}")
     return value

@@ -1,4 +1,4 @@
-"""Areas as detections of Roboflow's supervision."""
+"""Areas as detections of the library supervision."""
 
 from __future__ import annotations
 

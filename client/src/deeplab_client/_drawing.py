@@ -1,4 +1,4 @@
-"""Masks made visible."""
+"""Drawing masks: overlays, colors, legends, PNG files."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ Entry: TypeAlias = "tuple[int, str, float]"
 
 _BANNER = ("UNTRAINED WEIGHTS", "not a segmentation")
 WARNING = ": ".join(_BANNER)
-"""What the pictures of an untrained model say."""
+"""The text on pictures of an untrained model."""
 
 _RED, _WHITE, _INK = (200, 0, 0), (255, 255, 255), (32, 32, 32)
 _SMALLEST_FONT = 12  # pixels; below that the default font is hard to read
 _LARGEST_BANNER_FONT, _LARGEST_LEGEND_FONT = 160, 96
-_FEWEST_ROWS = 6  # of a legend beside a small picture, which it then outgrows downwards
+_FEWEST_ROWS = 6  # of a legend beside a small picture, which may then be higher than the picture
 _LONGEST_NAME = 24  # characters in a legend
-# zlib's level: masks are long runs, which level 1 packs in a third of the time of level 6 and few bytes more.
+# zlib's level: masks are long runs. Level 1 takes a third of the time of level 6 for few more bytes.
 _COMPRESS_LEVEL = 1
 _LONGEST_PREVIEW = 1024  # pixels of a side
 
 
 def palette_of(*, background: bool) -> NDArray[np.uint8]:
-    """Return RGB of each class id, (256, 3): VOC's, whose first is black; without a background its second and on."""
+    """Return RGB of each class id, (256, 3) uint8: VOC's, from its second color on if there is no background."""
     return voc.PALETTE if background else np.roll(voc.PALETTE, -1, axis=0)
 
 
 def colorize(mask: NDArray[np.uint8], *, untrained: bool, background: bool) -> Image.Image:
-    """Return the mask's classes in their colors."""
+    """Return the mask in the colors of its classes."""
     picture = _with_palette(mask, background=background).convert("RGB")
     return _under_banner(picture) if untrained else picture
 
@@ -58,15 +58,15 @@ def overlay(
     untrained: bool,
     background: bool,
 ) -> Image.Image:
-    """Return the image with the mask's classes blended over all but the background."""
+    """Return the image with the class colors blended over it, except over the background."""
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be from 0 to 1; found {alpha!r}")
+        raise ValueError(f"alpha must be from 0 to 1, got {alpha!r}")
     picture = decode(image)
     height, width = mask.shape
     if picture.size != (width, height):
         raise InvalidImageError(
-            f"the image has {picture.width} x {picture.height} pixels, the mask {width} x {height}: "
-            "draw over the image that was segmented"
+            f"the image has {picture.width} x {picture.height} pixels, but the mask has {width} x {height}: "
+            "pass the image that was segmented"
         )
     palette = palette_of(background=background)
     for class_id, count in enumerate(Image.fromarray(mask).histogram()):
@@ -87,16 +87,16 @@ def png(mask: NDArray[np.uint8], *, untrained: bool, background: bool) -> bytes:
 
 
 def preview(mask: NDArray[np.uint8], *, untrained: bool, background: bool) -> bytes:
-    """Return the colour mask as a PNG no larger than a notebook shows."""
+    """Return the colored mask as a PNG small enough for a notebook."""
     step = max(1, -(-max(mask.shape) // _LONGEST_PREVIEW))
     small = np.ascontiguousarray(mask[::step, ::step])
     return _saved(colorize(small, untrained=untrained, background=background), PngInfo())
 
 
 def _blend(color: NDArray[np.uint8], alpha: float) -> list[int]:
-    """Return what becomes of each of 256 values of red, green and blue, by the arithmetic of torchvision.
+    """Return the blended value of each of 256 values of red, green and blue.
 
-    `draw_segmentation_masks` computes in single precision and cuts the fraction off.
+    As in torchvision's `draw_segmentation_masks`, which computes in single precision and truncates.
     """
     values = np.arange(256, dtype=np.float32) * np.float32(1 - alpha)
     blended = values + color.astype(np.float32)[:, np.newaxis] * np.float32(alpha)
@@ -116,10 +116,10 @@ def _saved(picture: Image.Image, about: PngInfo) -> bytes:
 
 
 def _under_banner(picture: Image.Image) -> Image.Image:
-    """Return the picture, whole, under a banner; a picture too narrow for the text gets a wider canvas."""
+    """Return the whole picture under a banner; if it is too narrow for the text, the canvas is wider."""
     text = WARNING
     fitting = _fitting(text, picture.width)
-    if fitting < _SMALLEST_FONT * 2:  # a narrow picture: two lines are larger
+    if fitting < _SMALLEST_FONT * 2:  # on a narrow picture, two lines are larger
         text = "\n".join(_BANNER)
         fitting = _fitting(text, picture.width)
     size = max(_SMALLEST_FONT, min(_LARGEST_BANNER_FONT, fitting, picture.height // 10))
@@ -135,7 +135,7 @@ def _under_banner(picture: Image.Image) -> Image.Image:
         font=ImageFont.load_default(size),
         align="center",
     )
-    # A white line, for some class colors are close to the banner's.
+    # A white line, because some class colors are close to that of the banner.
     ImageDraw.Draw(canvas).line((0, height - 1, width, height - 1), fill=_WHITE)
     canvas.paste(picture, ((width - picture.width) // 2, height))
     return canvas
@@ -155,9 +155,9 @@ def _box(text: str, size: int) -> tuple[float, float, float, float]:
 
 
 def _beside_legend(picture: Image.Image, entries: Sequence[Entry], *, background: bool) -> Image.Image:
-    """Return the picture with a panel at its right, one row an entry in the order given.
+    """Return the picture with a panel to its right, one row per entry in the given order.
 
-    The panel is no higher than the picture and no wider, small pictures aside; what does not fit is counted.
+    Except for small pictures, the panel is no higher and no wider than the picture. Entries without room are counted.
     """
     fitting = min(round(math.sqrt(picture.width * picture.height) / 32), picture.height // 10)
     size = max(_SMALLEST_FONT, min(_LARGEST_LEGEND_FONT, fitting))
@@ -185,7 +185,7 @@ def _beside_legend(picture: Image.Image, entries: Sequence[Entry], *, background
     for index in range(shown):
         x, y = corner(index)
         class_id = entries[index][0]
-        # The background is not painted over: its swatch is hollow.
+        # The background is not drawn, so its swatch is hollow.
         color = tuple(palette[class_id].tolist()) if class_id or not background else _WHITE
         top = y + (row - size) // 2
         draw.rectangle((x, top, x + size - 1, top + size - 1), fill=color, outline=_INK)
@@ -202,7 +202,7 @@ def _beside_legend(picture: Image.Image, entries: Sequence[Entry], *, background
 
 
 def _percent(share: float) -> str:
-    return "<0.1 %" if 0 < share < 0.001 else f"{share * 100:.1f} %"  # noqa: PLR2004 what 0.1 % means
+    return "<0.1 %" if 0 < share < 0.001 else f"{share * 100:.1f} %"  # noqa: PLR2004 - 0.1 %
 
 
 def _shorten(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the server is, and how it is reached."""
+"""The server's URL, checked and taken apart."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from urllib.parse import SplitResult, urlsplit
 from deeplab_client._proxy import Proxy, proxy_from_environment, proxy_of
 
 _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
-# Services of Kubernetes, and the domains that RFC 6762 and ICANN keep out of the public name system.
+# Kubernetes services, and the domains that RFC 6762 and ICANN reserve for private use.
 _NEAR_DOMAINS = (".svc", ".cluster.local", ".local", ".internal")
 _FORMS = (
-    "grpc://host:port, http://host:port or http://host:port/prefix, their encrypted forms grpcs:// and https://, "
-    "host:port for gRPC, or a Unix socket's unix:///path and http+unix:///path"
+    "grpc://host:port or host:port for gRPC, http://host:port or http://host:port/prefix for HTTP, grpcs:// or "
+    "https:// for TLS, or unix:///path or http+unix:///path for a Unix socket"
 )
-# Schemes of Unix sockets, the first of them gRPC's own, and what is spoken there.
+# Schemes of Unix sockets and their protocols; `unix` is gRPC's own spelling.
 _SOCKETS = {"unix": "grpc", "http+unix": "http"}
-# What needs no escape in a URL (RFC 3986, 3.3), without `.` and `..`, which libraries resolve.
+# Characters that need no escape in a URL (RFC 3986, 3.3), without `.` and `..`, which libraries resolve.
 _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:-]+)*")
 
-_NOTHING_ELSE = "it may hold a host, a port and a path only"
+_NOTHING_ELSE = "it may only have a host, a port and a path"
 _USER = re.compile(r"^([a-z]+:/+)?.*@", re.IGNORECASE | re.DOTALL)
 _LONGEST_NAME, _LONGEST_LABEL = 254, 63  # characters, a full stop at the end included
 
@@ -32,12 +32,12 @@ class Endpoint:
     """A server's address, checked.
 
     Attributes:
-        scheme: Of the protocol: `grpc`, `grpcs`, `http` or `https`.
+        scheme: `grpc`, `grpcs`, `http` or `https`.
         host: Name or address.
-        port: Its port.
-        prefix: What stands before the paths of HTTP requests, such as `/seg`.
-        socket: The path of a Unix socket, which is connected to instead of the host and the port.
-        proxy: What is connected to instead of the server, over HTTP.
+        port: Port of the server.
+        prefix: Prefix of the paths of HTTP requests, such as `/seg`.
+        socket: Path of a Unix socket, used instead of host and port.
+        proxy: HTTP proxy in front of the server.
     """
 
     scheme: str
@@ -49,19 +49,19 @@ class Endpoint:
 
     @property
     def is_grpc(self) -> bool:
-        """Whether gRPC is spoken there, and not HTTP."""
+        """Whether the protocol is gRPC instead of HTTP."""
         return self.scheme in {"grpc", "grpcs"}
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether TLS is spoken there."""
+        """Whether the connection uses TLS."""
         return self.scheme in {"grpcs", "https"}
 
     @property
     def is_near(self) -> bool:
-        """Whether it is on this machine or, by its address or name, in a network of one's own such as a cluster's."""
+        """Whether it is on this machine or, by its address or name, in a private network such as a cluster's."""
         try:
-            return ip_address(self.host).is_private  # loopback and link-local addresses are
+            return ip_address(self.host).is_private  # includes loopback and link-local addresses
         except ValueError:
             name = self.host.rstrip(".")
             return "." not in name or name.endswith(_NEAR_DOMAINS) or ".svc." in name
@@ -73,12 +73,12 @@ class Endpoint:
 
     @property
     def is_forwarded(self) -> bool:
-        """Whether a proxy reads and forwards each request; what is encrypted goes through it unread."""
+        """Whether a proxy reads and forwards each request; an encrypted connection passes through it unread."""
         return self.proxy is not None and not self.is_encrypted
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no message may repeat."""
+        """Values that no message may contain."""
         return () if self.proxy is None else tuple(self.proxy.headers.values())
 
     def url_of(self, path: str) -> str:
@@ -92,25 +92,23 @@ class Endpoint:
 
 
 def parse_url(url: str, proxy: str | None = None) -> Endpoint:
-    """Read a server's URL; the port defaults to Triton's own, 8001 for gRPC and 8000 for HTTP, and to 443 for HTTPS.
+    """Parse a server's URL; the default port is 8001 for gRPC, 8000 for HTTP and 443 for HTTPS.
 
-    `dns:///host:port`, gRPC's own way to name a server, is read as `grpc://host:port`.
+    `dns:///host:port`, gRPC's own spelling, means `grpc://host:port`.
 
     Args:
-        url: The server's.
-        proxy: The URL of a proxy, or `env` for that of the environment.
+        url: URL of the server.
+        proxy: URL of a proxy, or `env` for the proxy of the environment.
 
     Raises:
-        TypeError: `url` or `proxy` is no string.
-        ValueError: One is not in one of the accepted forms, or there is no proxy for the protocol.
+        TypeError: `url` or `proxy` is not a string.
+        ValueError: One of them is not valid, or the protocol does not support a proxy.
     """
     endpoint = _parse(url)
     if proxy is None:
         return endpoint
     if endpoint.is_grpc or endpoint.socket is not None:
-        raise ValueError(
-            f"proxy is given for {endpoint}, but gRPC and Unix sockets are used without a proxy: use http:// or https://"
-        )
+        raise ValueError(f"proxy needs a server at http:// or https://, got {endpoint}")
     if proxy == "env":
         return replace(endpoint, proxy=proxy_from_environment(endpoint.scheme, endpoint.host, endpoint.authority))
     return replace(endpoint, proxy=proxy_of(proxy, source="proxy"))
@@ -121,31 +119,31 @@ def _parse(url: str) -> Endpoint:
     path = _path(url, parts)
     if parts.scheme in _SOCKETS:
         if parts.netloc or not path:
-            _refuse(url, "a Unix socket is named by its absolute path, after three slashes")
+            _refuse(url, "a Unix socket needs an absolute path, after three slashes")
         return Endpoint(_SOCKETS[parts.scheme], "localhost", 80, socket=path)
-    host = parts.hostname or _refuse(url, "it has no host")
+    host = parts.hostname or _refuse(url, "the host is missing")
     if ":" in host and "[" not in parts.netloc:
         _refuse(url, "an IPv6 address needs brackets, [::1]:8001")
     if not _may_be_a_host(host):
-        _refuse(url, "no host has such a name")
+        _refuse(url, "the host name is not valid")
     if parts.port == 0:
-        _refuse(url, "0 is no port")
+        _refuse(url, "the port must be from 1 to 65535")
     return Endpoint(parts.scheme, host, _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port, path)
 
 
 def _split(url: str) -> SplitResult:
-    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
-        raise TypeError(f"url must be a string such as {_FORMS}; found {type(url).__name__}")
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - for callers without a type checker
+        raise TypeError(f"url must be a string such as {_FORMS}, got {type(url).__name__}")
     if "@" in url:
-        _refuse(_USER.sub(r"\1***@", url), _NOTHING_ELSE)  # before anything repeats a password
+        _refuse(_USER.sub(r"\1***@", url), _NOTHING_ELSE)  # first, because a later message could contain a password
     if url != url.strip() or not url.isprintable() or " " in url:
-        _refuse(url, "it holds blanks or control characters")
+        _refuse(url, "it contains spaces or control characters")
     plain = url.removeprefix("dns:///")
     try:
         parts = urlsplit(plain if "://" in plain or plain.startswith("unix:/") else f"grpc://{plain}")
-        parts.port  # noqa: B018 - it is read here to raise for what is no number
+        parts.port  # noqa: B018 - it is read here to raise for a port that is not a number
     except ValueError as error:
-        raise ValueError(f"{url!r} is no server URL ({error}): use {_FORMS}") from error
+        raise ValueError(f"invalid server URL {url!r}: {error}; use {_FORMS}") from error
     if parts.scheme not in {*_DEFAULT_PORTS, *_SOCKETS}:
         _refuse(url, f"unknown scheme {parts.scheme!r}")
     return parts
@@ -156,18 +154,18 @@ def _path(url: str, parts: SplitResult) -> str:
     if parts.query or parts.fragment:
         _refuse(url, _NOTHING_ELSE)
     if path and parts.scheme.startswith("grpc"):
-        _refuse(url, "gRPC has no place for a path: give the server a host name or a port of its own, or use HTTP")
+        _refuse(url, "gRPC takes no path: give the server its own host name or port, or use HTTP")
     if not _PATH.fullmatch(path):
         _refuse(
-            url, "a path holds letters, digits and -._~!$&'()*+,;=: between single slashes, and no . or .. as a part"
+            url, "a path may have letters, digits and -._~!$&'()*+,;=: between single slashes, but no . or .. segment"
         )
     if f"{path}/".startswith("/v2/"):
-        _refuse(url, "the client itself adds /v2 and what follows: leave it out")
+        _refuse(url, "leave out /v2 and the rest, because the client adds them")
     return path
 
 
 def _may_be_a_host(name: str) -> bool:
-    """Return whether RFC 1035, 2.3.4 allows a name's lengths; an address passes."""
+    """Return whether a name has the lengths that RFC 1035, 2.3.4 allows; addresses pass."""
     try:
         ascii_name = name if name.isascii() else name.encode("idna").decode("ascii")
     except UnicodeError:
@@ -177,4 +175,4 @@ def _may_be_a_host(name: str) -> bool:
 
 
 def _refuse(url: str, reason: str) -> NoReturn:
-    raise ValueError(f"{url!r} is no server URL ({reason}): use {_FORMS}")
+    raise ValueError(f"invalid server URL {url!r}: {reason}; use {_FORMS}")

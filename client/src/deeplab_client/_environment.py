@@ -1,4 +1,4 @@
-"""Settings from environment variables, read by `from_env()` and nowhere else."""
+"""Settings from environment variables, only used by `from_env()`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FILES = {
 
 
 def arguments_from(environment: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a client's arguments, of which those that are given win; a variable that is empty counts as not set.
+    """Return the arguments of a client; `given` ones take precedence, and an empty variable counts as not set.
 
     Raises:
         ValueError: The URL is missing, or a value is not a number. The message names the variable.
@@ -41,7 +41,9 @@ def arguments_from(environment: Mapping[str, str], given: Mapping[str, Any]) -> 
         arguments["tls"] = TLS(**files)
     arguments |= given
     if "url" not in arguments:
-        raise ValueError("the environment variable DEEPLAB_URL is not set: it names the server, as grpc://host:port")
+        raise ValueError(
+            "the environment variable DEEPLAB_URL is not set: set it to the URL of the server, such as grpc://host:8001"
+        )
     return arguments
 
 
@@ -49,4 +51,5 @@ def _number(values: Mapping[str, str], name: str, kind: type[float | int]) -> fl
     try:
         return kind(values[name])
     except ValueError as error:
-        raise ValueError(f"the environment variable {name} must be a number; found {values[name]!r}") from error
+        noun = "an integer" if kind is int else "a number"
+        raise ValueError(f"the environment variable {name} must be {noun}, got {values[name]!r}") from error

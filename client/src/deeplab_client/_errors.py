@@ -1,22 +1,22 @@
-"""Everything this package raises, one leaf per thing that a caller can do about it.
+"""The exceptions of this package, one class per remedy.
 
 ```
 SegmentationError
-├── InvalidImageError        ValueError           the picture is refused, before sending or by the server
-├── ServerUnavailableError   ConnectionError      nobody answers, or the server is going away
-├── TLSError                 ConnectionError      no trusted connection: certificates, keys, or no TLS at all
-├── ServerOverloadedError    RuntimeError         the server has more requests than it takes; try later
-├── DeadlineExceededError    TimeoutError         no answer in time
+├── InvalidImageError        ValueError           the image is refused, by the client or by the server
+├── ServerUnavailableError   ConnectionError      no server answers, or it is shutting down
+├── TLSError                 ConnectionError      no TLS connection: certificates, keys, or a server without TLS
+├── ServerOverloadedError    RuntimeError         the server accepts no more requests for now; retry later
+├── DeadlineExceededError    TimeoutError         no reply in time
 ├── ClientLimitError         OSError              a limit of this process or machine: open files, threads, memory, ports
-├── AccessDeniedError        PermissionError      the server restricts this API
-├── ModelNotFoundError       LookupError          no such model, or not loaded
-├── ModelError               RuntimeError         the model failed, or does not keep the contract
-├── MismatchedReplyError     RuntimeError         the reply belongs to another request; try again
-├── UnsupportedError         NotImplementedError  the server does not have this API
+├── AccessDeniedError        PermissionError      the server or a proxy denies access
+├── ModelNotFoundError       LookupError          the model does not exist, or is not loaded
+├── ModelError               RuntimeError         the model failed, or is not a segmentation ensemble
+├── MismatchedReplyError     RuntimeError         the reply belongs to another request; retry
+├── UnsupportedError         NotImplementedError  the server does not have this API or output
 ├── ClientClosedError        RuntimeError         the client is used after close()
 └── UnknownClassError        KeyError             the model has no class of that name
 ```
-The middle column is the builtin that each one also is.
+The middle column is the builtin class that each one also inherits from.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from typing import Any
 
 
 class SegmentationError(Exception):
-    """Root of the errors of this package.
+    """Base class of the exceptions of this package.
 
     Attributes:
-        message: What happened, without the server's prefixes.
-        model: The model that was asked, where one was.
-        request_id: The id that the request carries in the server's log, where it was sent.
-        retry_after: Seconds to wait before another try, 0 or more; None where the server named none.
-        retryable: Whether the same call may succeed a little later. The client itself sends such requests again.
-        status: The HTTP status, such as 503, or the name of the gRPC status, such as `UNAVAILABLE`; None where there is
-            none.
+        message: The text of the error, without the server's prefixes.
+        model: Name of the requested model, or None.
+        request_id: Id of the request in the server's log; None if nothing was sent.
+        retry_after: Seconds to wait before another attempt, 0 or more; None if the server asks for no wait.
+        retryable: Whether the same call may succeed a little later. The client itself retries such requests.
+        status: HTTP status, such as 503, or name of the gRPC status, such as `UNAVAILABLE`; None if there is none.
     """
 
-    # True where the request has not been worked on, or has no effect but its answer: asking again is safe. Everything
-    # else fails the same way again, or would do a second time what has just cost the whole timeout.
+    # Retrying is safe, because inference changes nothing on the server. Errors that are not retryable would occur
+    # again, or would take the whole timeout again.
     retryable: bool = False
     status: int | str | None = None
 
@@ -64,12 +63,12 @@ class SegmentationError(Exception):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an error says; it always says something."""
+    """Return the text of an error, or the name of its class if it has no text."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error).strip() or type(error).__name__
 
 
 class InvalidImageError(SegmentationError, ValueError):
-    """The picture cannot be segmented: wrong type, unreadable, not an image, too large."""
+    """The image cannot be segmented: wrong type, unreadable, not an image, or too large."""
 
 
 class ServerUnavailableError(SegmentationError, ConnectionError):
@@ -79,11 +78,11 @@ class ServerUnavailableError(SegmentationError, ConnectionError):
 
 
 class TLSError(SegmentationError, ConnectionError):
-    """No trusted connection: a certificate is not accepted on one side, a file of them is bad, or TLS is missing."""
+    """No TLS connection: one side refuses a certificate, a certificate file is not valid, or TLS is missing."""
 
 
 class ServerOverloadedError(SegmentationError, RuntimeError):
-    """The server is alive and takes no more requests for now."""
+    """The server is running and accepts no more requests for now."""
 
     retryable = True
 
@@ -93,13 +92,13 @@ class DeadlineExceededError(SegmentationError, TimeoutError):
 
 
 class ClientLimitError(SegmentationError, OSError):
-    """This process or machine has no more open files, threads, memory or local ports to give; nothing else failed."""
+    """This process or machine has run out of open files, threads, memory or local ports; nothing else failed."""
 
     retryable = True
 
 
 class AccessDeniedError(SegmentationError, PermissionError):
-    """The server restricts this API, or a proxy before it asks for credentials."""
+    """The server denies access to this API, or a proxy asks for credentials."""
 
 
 class ModelNotFoundError(SegmentationError, LookupError):
@@ -114,13 +113,13 @@ class ModelError(SegmentationError, RuntimeError):
 
 
 class MismatchedReplyError(SegmentationError, RuntimeError):
-    """The reply belongs to another request: its id, its IMAGE_ID or the size of its mask is not the one expected."""
+    """The reply belongs to another request: its id, its IMAGE_ID or the size of its mask is wrong."""
 
     retryable = True
 
 
 class UnsupportedError(SegmentationError, NotImplementedError):
-    """The server does not implement what was asked."""
+    """The server does not have this API, or the ensemble does not have this output."""
 
 
 class ClientClosedError(SegmentationError, RuntimeError):
@@ -128,11 +127,13 @@ class ClientClosedError(SegmentationError, RuntimeError):
 
 
 class UnknownClassError(SegmentationError, KeyError):
-    """The model has no class of that name."""
+    """The model has no class of that name, or a mask contains an id without a name."""
 
 
 def missing_extra(what: str, module: str, extra: str) -> ModuleNotFoundError:
-    """Return the error for an optional dependency, with the extra that brings it."""
-    # Not by the package's name: it is not on PyPI.
-    message = f"{what} needs {module}: pip install './client[{extra}]' in a checkout of the project, or {module} itself"
+    """Return the error for a missing optional dependency, with the extra that installs it."""
+    # With a path instead of the package's name, because the package is not on PyPI.
+    message = (
+        f"{what} needs {module}: pip install './client[{extra}]' in a checkout of the project, or pip install {module}"
+    )
     return ModuleNotFoundError(message, name=module)

@@ -1,4 +1,4 @@
-"""Which transport speaks to which server; only what is used is loaded, and by the first call."""
+"""Create the transport for a server; the first call loads the library that it needs."""
 
 from __future__ import annotations
 
@@ -14,28 +14,24 @@ if TYPE_CHECKING:
     from deeplab_client._options import Options
     from deeplab_client._transport import AsyncTransport, Transport
 
-# ruff: noqa: PLC0415 - each protocol's library is loaded only where it is spoken
+# ruff: noqa: PLC0415 - a protocol's library is only loaded for its servers
 
 
 def check_transport(transport: object, *, asynchronous: bool) -> None:
-    """Refuse the transport of the other client.
+    """Check that a transport fits the client.
 
     Raises:
-        TypeError: Its methods are coroutines for the synchronous client, or plain for the asynchronous one.
+        TypeError: It has coroutine methods for the synchronous client, or plain methods for the asynchronous one.
     """
     if transport is not None and is_coroutine_function(getattr(transport, "infer", None)) != asynchronous:
-        found, client, wanted = (
-            type(transport).__qualname__,
-            "SegmentationClient",
-            "plain methods, as FakeTransport has",
-        )
+        client, methods = "SegmentationClient", "plain methods, such as FakeTransport"
         if asynchronous:
-            client, wanted = "AsyncSegmentationClient", "coroutine methods, as AsyncFakeTransport has"
-        raise TypeError(f"{client} takes a transport with {wanted}; found {found}")
+            client, methods = "AsyncSegmentationClient", "coroutine methods, such as AsyncFakeTransport"
+        raise TypeError(f"{client} needs a transport with {methods}, got {type(transport).__qualname__}")
 
 
 def open_transport(endpoint: Endpoint, options: Options, outputs: Sequence[str]) -> Transport:
-    """Load the protocol's library and what reads its outputs, and make a transport; no other I/O."""
+    """Load the library of the protocol and the decoder of the outputs, and create a transport; no other I/O."""
     load_decoder(outputs)
     if endpoint.is_grpc:
         from deeplab_client._grpc import GrpcTransport
@@ -47,7 +43,7 @@ def open_transport(endpoint: Endpoint, options: Options, outputs: Sequence[str])
 
 
 def open_async_transport(endpoint: Endpoint, options: Options, outputs: Sequence[str]) -> AsyncTransport:
-    """Load the protocol's library and what reads its outputs, and make a transport; no other I/O."""
+    """Load the library of the protocol and the decoder of the outputs, and create a transport; no other I/O."""
     load_decoder(outputs)
     if endpoint.is_grpc:
         from deeplab_client._grpc_async import AsyncGrpcTransport

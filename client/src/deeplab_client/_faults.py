@@ -1,4 +1,4 @@
-"""Foreign failures, of either protocol, turned into this package's errors."""
+"""Map failures of both protocols to the exceptions of this package."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from deeplab_client._retry import seconds_of_pushback, seconds_of_retry_after
 _BY_GRPC_STATUS: dict[str, type[SegmentationError]] = {
     "INVALID_ARGUMENT": InvalidImageError,
     "UNAVAILABLE": ServerUnavailableError,
+    "CANCELLED": ServerUnavailableError,  # not by us: a server that stops ends its calls so
     "RESOURCE_EXHAUSTED": ServerOverloadedError,
     "DEADLINE_EXCEEDED": DeadlineExceededError,
     "NOT_FOUND": ModelNotFoundError,
@@ -49,20 +50,21 @@ _BY_HTTP_STATUS: dict[int, type[SegmentationError]] = {
     408: ServerUnavailableError,
     413: InvalidImageError,
     429: ServerOverloadedError,
+    499: ServerUnavailableError,  # Triton's for CANCELLED
     501: UnsupportedError,
     502: ServerUnavailableError,
     503: ServerUnavailableError,
     504: ServerUnavailableError,
 }
-# Triton says one thing with several statuses and several things with one; its words decide. Per class by status:
-# words, class in truth.
+# Triton uses several statuses for one cause, and one status for several causes, so the message decides. By the class
+# that the status maps to: pattern of the message, class to raise.
 _NO_MODEL = (re.compile(r"unknown model", re.IGNORECASE), ModelNotFoundError)
-# Triton has the model and has unloaded it, which it does before it stops: another replica, or its successor, has it.
+# Triton unloads its models before it stops: another replica, or the restarted server, has the model.
 _UNLOADED = re.compile(r"has no available versions")
 _BY_WORDS: dict[type[SegmentationError], tuple[tuple[re.Pattern[str], type[SegmentationError]], ...]] = {
     InvalidImageError: (
         _NO_MODEL,
-        # The model exists and is no segmentation ensemble: no picture would do.
+        # The model exists but is not a segmentation ensemble, so every image would fail.
         (
             re.compile(r"unexpected (inference (input|output)|shape)|expected \d+ inputs|data-?type is"),
             ModelError,
@@ -71,63 +73,63 @@ _BY_WORDS: dict[type[SegmentationError], tuple[tuple[re.Pattern[str], type[Segme
     ServerUnavailableError: (
         _NO_MODEL,
         (re.compile(r"restricted, expecting header"), AccessDeniedError),
-        # gRPC has no status of its own for a handshake that failed.
+        # gRPC has no separate status for a failed handshake.
         (re.compile(r"CERTIFICATE|WRONG_VERSION_NUMBER|_ALERT_|peer certificate|Hostname Verification"), TLSError),
         (re.compile(r"maximum queue size|timeout expired", re.IGNORECASE), ServerOverloadedError),
     ),
     ServerOverloadedError: ((re.compile(r"message larger than max"), InvalidImageError),),
     ModelError: (
-        # gRPC has no status for a proxy's 413 either: UNKNOWN, in Envoy's words or gRPC's for what is not its own.
+        # gRPC has no status for a proxy's 413: it is UNKNOWN, with a text of Envoy or of gRPC.
         (re.compile(r"^Payload Too Large$|http2 header with status: 413"), InvalidImageError),
-        # Envoy lost the server: in the middle of its answer, INTERNAL, or too late to send all of it again, 507.
+        # Envoy lost the server: in the middle of its reply (INTERNAL), or too late to send the request again (507).
         (re.compile(r"Received RST_STREAM|exceeded request buffer limit while retrying"), ServerUnavailableError),
-        # A step of the pipeline died, or does not answer for now: another replica has it, or this one soon again.
+        # A step of the ensemble died or does not answer: another replica has it, or this one has it again soon.
         (re.compile(r"\bstub\b.*\b(not healthy|unhealthy)", re.IGNORECASE), ServerUnavailableError),
     ),
 }
-# gRPC's words for what happened on this side; in a message of the server's they would be about the server.
+# gRPC's texts for failures on this side. In a message of the server they would be about the server.
 _OWN_SIDE = re.compile(r"\blast error: |\bresolving\b|\bresolution failed\b")
 _UNRESOLVED = re.compile(r"\bresolving\b|\bresolution failed\b")
-_BINARY_TAIL = re.compile(r"\n[^\n]*[\0-\x08].*", re.DOTALL)  # of an address; gRPC 1.85 has it behind its words
+_BINARY_TAIL = re.compile(r"\n[^\n]*[\0-\x08].*", re.DOTALL)  # a binary address that gRPC 1.85 appends to its text
 _PREFIX = re.compile(r"^(\[request id: \S*\] |in ensemble '[^']*', )+")
-# A server that wants a client's certificate, or knows no TLS, may just hang up, as one that goes away does.
+# A server that requires a client certificate, or does not use TLS, may close the connection like one that shuts down.
 _HUNG_UP = re.compile(r"EOF|closed|disconnected|reset|Cannot connect", re.IGNORECASE)
 _HUNG_UP_REMEDY = (
-    "if it always does so, it may want a certificate, TLS(certificate_file=...) or DEEPLAB_CERTIFICATE_FILE, "
-    "or not speak TLS"
+    "if this happens every time, the server may require a client certificate, TLS(certificate_file=...) or "
+    "DEEPLAB_CERTIFICATE_FILE, or may not use TLS"
 )
-# What answers by another protocol, or wants TLS, may just hang up too.
+# A server of another protocol, or one that requires TLS, may do so too.
 _OTHER_PROTOCOL = re.compile(r"Socket closed|reset by peer|Failed parsing HTTP/2|[Dd]isconnected|closed connection")
 _OTHER_PROTOCOL_REMEDIES = {
-    "grpc": "if it always does so, is this Triton's gRPC port, and does it want TLS, grpcs://?",
-    "http": "if it always does so, does it want TLS, https://?",
+    "grpc": "if this happens every time, check that the port is Triton's gRPC port, and that it needs no TLS, grpcs://",
+    "http": "if this happens every time, check that the server needs no TLS, https://",
 }
-_LONGEST_MESSAGE = 500  # characters of what a server says that go into a message
+_LONGEST_MESSAGE = 500  # characters of a server's text in a message
 _LONGEST_SEARCHED = 10_000
-_SHORTEST_SECRET = 4  # characters; what is shorter hides nothing and occurs by chance
-# What a handshake failed of, in OpenSSL's and BoringSSL's words, and what to do about it.
+_SHORTEST_SECRET = 4  # characters; shorter values occur by chance
+# Causes of failed handshakes, as OpenSSL and BoringSSL word them, and their remedies.
 _TLS_REMEDIES = (
     (
         re.compile(r"has[ _]expired|CERTIFICATE_EXPIRED|not[ _]yet[ _]valid", re.IGNORECASE),
-        "the server's certificate is out of date: it has to be renewed, unless this machine's clock is wrong",
+        "the server's certificate has expired or is not valid yet: renew it, or set this machine's clock",
     ),
     (
         re.compile(r"hostname|IP address mismatch|Peer name", re.IGNORECASE),
-        "the server's certificate is for other names than the URL's: use one of them",
+        "the server's certificate is for another host name: use one of its names in the URL",
     ),
     (
         re.compile(r"certificate[ _]verify[ _]failed|peer certificate", re.IGNORECASE),
-        "the server's certificate is not trusted: name who signed it in TLS(ca_file=...), or DEEPLAB_CA_FILE",
+        "the server's certificate is not trusted: give its authority in TLS(ca_file=...) or DEEPLAB_CA_FILE",
     ),
     (
         re.compile(r"wrong[ _]version[ _]number|http[ _]request", re.IGNORECASE),
-        "what answers there does not speak TLS: use grpc:// or http://",
+        "the server does not use TLS: use grpc:// or http://",
     ),
     (
         re.compile(r"alert", re.IGNORECASE),
         (
-            "the server may want a certificate that it trusts, TLS(certificate_file=..., key_file=...), or "
-            "DEEPLAB_CERTIFICATE_FILE and DEEPLAB_KEY_FILE"
+            "the server may require a client certificate that it trusts: give TLS(certificate_file=..., "
+            "key_file=...), or DEEPLAB_CERTIFICATE_FILE and DEEPLAB_KEY_FILE"
         ),
     ),
 )
@@ -135,14 +137,14 @@ _TLS_REMEDIES = (
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """What a message should name.
+    """Facts about a call, for error messages.
 
     Attributes:
         url: The server.
-        model: The model that was asked.
+        model: Name of the requested model; empty if there is none.
         seconds: The timeout of the whole call.
-        request_id: Where a request was sent under one.
-        secrets: Values that no message may repeat, even where the server does.
+        request_id: Id of the request, if there is one.
+        secrets: Values that no message may contain, even if the server repeats them.
     """
 
     url: str
@@ -168,13 +170,13 @@ def from_grpc(
     error.status = status
     if pushback is not None:
         error.retry_after = seconds_of_pushback(pushback)
-        # No number of seconds: the server asks not to try again.
+        # Not a number of seconds: the server forbids a retry.
         error.retryable = error.retryable and error.retry_after is not None
     return error
 
 
 def from_http(status: int, message: str, where: CallContext, *, retry_after: str | None = None) -> SegmentationError:
-    """Map an HTTP status other than 200 to an error; `retry_after` is the header on when to try again."""
+    """Map an HTTP status other than 200 to an error; `retry_after` is the header on when to retry."""
     seconds = seconds_of_retry_after(retry_after, now=datetime.now(timezone.utc))
     error = _error(_BY_HTTP_STATUS.get(status, ModelError), message, where, retry_after=seconds)
     error.status = status
@@ -182,14 +184,14 @@ def from_http(status: int, message: str, where: CallContext, *, retry_after: str
 
 
 def from_connection(error: Exception, where: CallContext) -> SegmentationError:
-    """Map what sockets, name resolution and HTTP parsing raise to an error."""
+    """Map an exception of sockets, name resolution or HTTP parsing to an error."""
     limit = limit_met(error)
-    # An IPv6 address has no local port either where IPv6 is off.
+    # For an IPv6 address, this error may mean that IPv6 is off.
     if limit is not None and not (
         isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and "[" in where.url
     ):
         return _about(limit, where)
-    # The kernel's own ETIMEDOUT has a number: it gave up connecting before our deadline.
+    # With an errno, it is the kernel's ETIMEDOUT, from connecting, before our deadline.
     if isinstance(error, TimeoutError) and error.errno is None:
         return too_late(where)
     if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
@@ -217,33 +219,34 @@ def _about(limit: ClientLimitError, where: CallContext) -> ClientLimitError:
 
 
 def not_http(where: CallContext) -> SegmentationError:
-    """Return the error for an answer that is not HTTP."""
-    remedy = "for gRPC say grpc://, for TLS https://"
-    return _error(ServerUnavailableError, f"what answers there is no HTTP server; {remedy}", where)
+    """Return the error for a reply that is not HTTP."""
+    message = "the answer is not HTTP; use grpc:// for gRPC, https:// for TLS"
+    return _error(ServerUnavailableError, message, where)
 
 
 def unreadable(reason: Exception, where: CallContext) -> SegmentationError:
-    """Return the error for an answer that does not keep to the protocol, with its cause."""
+    """Return the error for a reply that violates the protocol, with its cause."""
     flaw = f"it has no {reason}" if isinstance(reason, KeyError) else reason_of(reason)
-    message = f"{where.url} sent an answer that cannot be read: {_clean(flaw, where)}"
+    message = f"{where.url} sent a reply that cannot be read: {_clean(flaw, where)}"
     return caused(ModelError(message, model=where.model, request_id=where.request_id), reason, where)
 
 
 def of_another_request(found: str, where: CallContext) -> MismatchedReplyError:
-    """Return the error for an answer under another request's id."""
+    """Return the error for a reply with the id of another request."""
     difference = f"its id is {_clean(found, where)!r}, not {where.request_id!r}"
-    message = f"{where.url} answered with the reply to another request: {difference}; restart it if this goes on"
+    remedy = "restart the server if this happens again"
+    message = f"{where.url} answered with the reply to another request: {difference}; {remedy}"
     return MismatchedReplyError(message, model=where.model, request_id=where.request_id)
 
 
 def _error(
     kind: type[SegmentationError], message: str, where: CallContext, *, retry_after: float | None = None
 ) -> SegmentationError:
-    # Some errors of a server's end where the reason should come.
-    message = _PREFIX.sub("", message[:_LONGEST_SEARCHED]).strip().rstrip(":").strip() or "it gives no reason"
-    # Before anything is masked: a header's value may be one of the words.
-    told, kind = kind, next((other for words, other in _BY_WORDS.get(kind, ()) if words.search(message)), kind)
-    tls_remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "TLS failed")
+    # Some errors of a server end with a colon and no reason.
+    message = _PREFIX.sub("", message[:_LONGEST_SEARCHED]).strip().rstrip(":").strip() or "no reason given"
+    # Before secrets are masked, because a header's value may be one of the words.
+    by_status, kind = kind, next((other for words, other in _BY_WORDS.get(kind, ()) if words.search(message)), kind)
+    tls_remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "the handshake failed")
     message = _clean(message, where)
     if kind is DeadlineExceededError:
         message = f"no answer from {where.url} within {where.seconds:g} s"
@@ -254,14 +257,14 @@ def _error(
         elif remedy := _other_protocol_remedy(message, where):
             message = f"{message}; {remedy}"
     elif kind is TLSError:
-        message = f"no trusted connection to {where.url}: {tls_remedy} ({message})"
-    elif kind is ModelNotFoundError and not where.model:  # what every server of the protocol has
-        message = f"{where.url} does not answer as Triton does: is the URL right, its path too? ({message})"
+        message = f"no TLS connection to {where.url}: {tls_remedy} ({message})"
+    elif kind is ModelNotFoundError and not where.model:  # a request that every server of the protocol answers
+        message = f"{where.url} does not answer like Triton: check the URL and its path ({message})"
         kind = UnsupportedError
     elif kind is ModelNotFoundError:
         message = f"{where.url} does not serve model {where.model!r}: {message}"
-    elif kind is ModelError and told is InvalidImageError:
-        message = f"model {where.model!r} of {where.url} is no segmentation ensemble: {message}"
+    elif kind is ModelError and by_status is InvalidImageError:
+        message = f"model {where.model!r} of {where.url} is not a segmentation ensemble: {message}"
     error = kind(message, model=where.model, request_id=where.request_id, retry_after=retry_after)
     if kind is ModelNotFoundError and _UNLOADED.search(message):
         error.retryable = True
@@ -275,25 +278,25 @@ def _other_protocol_remedy(message: str, where: CallContext) -> str | None:
 
 
 def caused(ours: SegmentationError, by: BaseException, where: CallContext) -> SegmentationError:
-    """Return an error with its cause, or without where the cause would tell a secret.
+    """Return an error with its cause, or without it if the cause contains a secret.
 
-    Raise it after the `except` block: within the block, the error that is being handled becomes a part of it. And raise
-    it out of a list, with `pop`: the traceback holds the frame, so a variable of the frame that holds the error is a
-    cycle, which keeps the client and its connections until the garbage collector comes by.
+    Raise the error after the `except` block, because within the block Python adds the handled exception as its context.
+    And raise it from a list, with `pop`: the traceback holds the frame, so a local variable that holds the error would
+    be a cycle, which keeps the client and its connections alive until the next garbage collection.
     """
     chain: list[BaseException] = []
     error: BaseException | None = by
     while error is not None and error not in chain:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    told = "".join(f"{error}{error!r}" for error in chain)
-    if _masked(told, where) == told:
+    texts = "".join(f"{error}{error!r}" for error in chain)
+    if _masked(texts, where) == texts:
         ours.__cause__ = by
     return ours
 
 
 def _masked(message: str, where: CallContext) -> str:
-    # Of `Bearer TOKEN` the token alone too; the longest first, for one may hold another.
+    # Also the token alone of `Bearer TOKEN`. The longest first, because one secret may contain another.
     parts = {part for secret in where.secrets for part in (secret, secret.partition(" ")[2])}
     for part in sorted(parts, key=len, reverse=True):
         if len(part) >= _SHORTEST_SECRET:
@@ -302,7 +305,7 @@ def _masked(message: str, where: CallContext) -> str:
 
 
 def _clean(message: str, where: CallContext) -> str:
-    """Return what a server says without secrets, without control characters, and short."""
+    """Return a server's text without secrets and control characters, and shortened."""
     message = _masked(message, where)
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[:_LONGEST_MESSAGE]}... ({len(message)} characters)"

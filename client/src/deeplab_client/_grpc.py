@@ -1,4 +1,4 @@
-"""gRPC from threads."""
+"""The synchronous transport over gRPC."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class GrpcTransport:
-    """One channel a process, shared by its threads."""
+    """One channel per process, shared by its threads."""
 
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
         self._options = options
-        # By process id: a child never touches, not even to close it, what its parent opened.
+        # By process id, because a child must never use, or even close, its parent's channel.
         self._channels: dict[int, Connected] = {}
         self._closed = False
 
@@ -41,7 +41,7 @@ class GrpcTransport:
         return _grpc_messages.read_infer(response, where)
 
     def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
-        """Return what the model's config says."""
+        """Return the config of a model."""
         where, headers = self._prepare(model, deadline)
         response = self._call("ModelConfig", messages.ModelConfigRequest(name=model), headers, where, deadline)
         return _grpc_messages.read_config(response)
@@ -53,13 +53,13 @@ class GrpcTransport:
         return _grpc_messages.read_versions(response)
 
     def server_info(self, *, deadline: Deadline) -> ServerInfo:
-        """Return what the server calls itself."""
+        """Return name and version of the server."""
         where, headers = self._prepare("", deadline)
         response = self._call("ServerMetadata", messages.ServerMetadataRequest(), headers, where, deadline)
         return ServerInfo(str(response.name), str(response.version))
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
-        """Return whether the server and the model take requests."""
+        """Return whether the server and the model are ready."""
         where, headers = self._prepare(model, deadline)
         asked = (
             ("ServerReady", messages.ServerReadyRequest()),
@@ -80,15 +80,15 @@ class GrpcTransport:
         headers = self._options.call_headers()
         return CallContext(str(self._endpoint), model, deadline.seconds, request_id, tuple(headers.values())), headers
 
-    def _stub(self, where: CallContext) -> Any:  # noqa: ANN401 generated code without types
+    def _stub(self, where: CallContext) -> Any:  # noqa: ANN401 - generated code without types
         connected = self._channels.get(os.getpid())
         if connected is None:
-            # No lock: one held by another thread during a fork would stay locked in the child for ever.
+            # No lock, because a lock held by another thread during a fork would stay locked in the child.
             fresh = self._connect(where)
             connected = self._channels.setdefault(os.getpid(), fresh)
             if connected is not fresh:
                 fresh.channel.close()
-        if self._closed:  # perhaps while this channel was made
+        if self._closed:  # possibly while this channel was created
             self.close()
             raise closed(where)
         return connected.stub
@@ -100,19 +100,19 @@ class GrpcTransport:
     def _call(
         self,
         name: str,
-        message: Any,  # noqa: ANN401 protobuf makes its classes at run time
+        message: Any,  # noqa: ANN401 - protobuf makes its classes at run time
         headers: dict[str, str],
         where: CallContext,
         deadline: Deadline,
-        **options: Any,  # noqa: ANN401 grpc's own
-    ) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
+        **options: Any,  # noqa: ANN401 - grpc's own
+    ) -> Any:  # noqa: ANN401 - protobuf makes its classes at run time
         try:
             method = getattr(self._stub(where), name)
             seconds = deadline.remaining()
             metadata = tuple(headers.items())
             if not isinstance(deadline, AbortableDeadline):
                 return method(message, timeout=seconds, metadata=metadata, **options)
-            # 0.15 ms slower than a blocking call: it goes over a thread of the channel.
+            # 0.15 ms slower than a blocking call, because it uses a thread of the channel.
             future = method.future(message, timeout=seconds, metadata=metadata, **options)
             with deadline.interrupting(future.cancel):
                 return future.result()
@@ -121,7 +121,7 @@ class GrpcTransport:
         except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
             if isinstance(error, ValueError) and not self._closed:
                 raise
-            # What a future raises is itself, and the frames that raised it hold it.
+            # A future raises itself, and the frames of its traceback hold it.
             failures = [caused(self._error_of(error, where), error.with_traceback(None), where)]
         raise failures.pop()  # and not a variable: see `_faults.caused`
 

@@ -1,4 +1,4 @@
-"""gRPC from coroutines."""
+"""The asynchronous transport over gRPC."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class AsyncGrpcTransport:
         return _grpc_messages.read_infer(response, where)
 
     async def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
-        """Return what the model's config says."""
+        """Return the config of a model."""
         where, headers = await prepare(self._endpoint, self._options, model, deadline)
         response = await self._call("ModelConfig", messages.ModelConfigRequest(name=model), headers, where, deadline)
         return _grpc_messages.read_config(response)
@@ -58,13 +58,13 @@ class AsyncGrpcTransport:
         return _grpc_messages.read_versions(response)
 
     async def server_info(self, *, deadline: Deadline) -> ServerInfo:
-        """Return what the server calls itself."""
+        """Return name and version of the server."""
         where, headers = await prepare(self._endpoint, self._options, "", deadline)
         response = await self._call("ServerMetadata", messages.ServerMetadataRequest(), headers, where, deadline)
         return ServerInfo(str(response.name), str(response.version))
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
-        """Return whether the server and the model take requests."""
+        """Return whether the server and the model are ready."""
         where, headers = await prepare(self._endpoint, self._options, model, deadline)
         server = await self._call("ServerReady", messages.ServerReadyRequest(), headers, where, deadline)
         if not server.ready:
@@ -83,12 +83,12 @@ class AsyncGrpcTransport:
     async def _call(
         self,
         name: str,
-        message: Any,  # noqa: ANN401 protobuf makes its classes at run time
+        message: Any,  # noqa: ANN401 - protobuf makes its classes at run time
         headers: dict[str, str],
         where: CallContext,
         deadline: Deadline,
-        **options: Any,  # noqa: ANN401 grpc's own
-    ) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
+        **options: Any,  # noqa: ANN401 - grpc's own
+    ) -> Any:  # noqa: ANN401 - protobuf makes its classes at run time
         connected = await self._open(where, deadline)
         try:
             method = getattr(connected.stub, name)
@@ -96,7 +96,7 @@ class AsyncGrpcTransport:
         except TimeoutError as error:
             failures = [caused(from_connection(error, where), error, where)]
         except asyncio.CancelledError as error:
-            # Closing a channel cancels its calls, and each looks to the coroutine as if its task were cancelled.
+            # Closing a channel cancels its calls, which looks to the coroutine as if its task were cancelled.
             if self._closed and not _is_cancelled():
                 raise closed(where) from error
             raise
@@ -107,13 +107,13 @@ class AsyncGrpcTransport:
             failures = [caused(closed(where) if self._closed else _grpc_messages.error_of(error, where), error, where)]
         else:
             if response is None:  # grpc.aio only logs what it cannot deserialize; grpc itself raises
-                raise unreadable(ValueError("it is no message of this call"), where)
+                raise unreadable(ValueError("it is not the message that this call expects"), where)
             return response
         raise failures.pop()  # and not a variable: see `_faults.caused`
 
     async def _open(self, where: CallContext, deadline: Deadline) -> Connected:
         if self._endpoint.is_encrypted and self._pem is None and not self._closed:
-            # In a thread: reading the system's authorities takes longer than an event loop may be held up.
+            # In a thread, because reading the system's certificates would block the event loop for too long.
             self._pem = await in_thread(lambda: pem_of(self._options.tls, where), deadline=deadline)
         if self._closed:
             raise closed(where)
@@ -121,6 +121,6 @@ class AsyncGrpcTransport:
 
 
 def _is_cancelled() -> bool:
-    """Return whether somebody has cancelled the running task; False on Python 3.10, which does not tell."""
+    """Return whether the running task was cancelled; False on Python 3.10, which does not record it."""
     cancelling: Callable[[], int] | None = getattr(asyncio.current_task(), "cancelling", None)
     return cancelling is not None and cancelling() > 0

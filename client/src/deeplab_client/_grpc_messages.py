@@ -1,7 +1,7 @@
-"""What goes over gRPC, the same from threads and from coroutines; no I/O.
+"""Messages and channel options of gRPC, shared by both transports; no I/O.
 
-The channel is grpc's own, with tritonclient's messages: tritonclient's client hides the metadata in which a server says
-when to retry, copies an image three times more, and cannot cancel a call of another thread.
+The channel is that of grpc, with the messages of tritonclient. tritonclient's own client hides the metadata with the
+time to retry, copies an image three times more, and cannot cancel a call of another thread.
 """
 
 from __future__ import annotations
@@ -34,54 +34,53 @@ CHANNEL_ARGS: list[tuple[str, int | str]] = [
     # gRPC's default of 4 MB is smaller than the mask of a 5-megapixel photo; -1 is unlimited.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # By default one process-wide pool hands the same connection to every channel, and to a forked child.
+    # By default all channels of a process, and of its forked children, share one pool of connections.
     ("grpc.use_local_subchannel_pool", 1),
-    # By default gRPC sends even calls to 127.0.0.1 through the proxy that `https_proxy` names. What a client does is
-    # in its arguments, not in the environment, over HTTP too.
+    # By default gRPC sends even calls to 127.0.0.1 through the proxy of `https_proxy`. This client is configured by its
+    # arguments instead of the environment, as over HTTP.
     ("grpc.enable_http_proxy", 0),
-    # gRPC's default waits up to 120 s before it looks for a restarted server again.
+    # By default gRPC waits up to 120 s before it reconnects to a restarted server.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # One connection to each address that the name has, and requests to them in turn: gRPC's default sends all of them
-    # to the first. It names no retries: those are ours, with one deadline and one hook on every protocol.
+    # One connection to each address of the name, used in turn. By default gRPC sends all requests to the first address.
+    # Without retries, because the client retries by itself, with one deadline and one hook for both protocols.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-    # What gRPC still sends again, at once, is a request that the server has not begun with, for its connection came to
-    # its age just then. It has to keep the request for that; by default it does up to 256 KiB, less than a photograph.
+    # gRPC still sends a request again at once if its connection reached its age before the server started it. To do so,
+    # it must keep the request; by default it keeps up to 256 KiB, less than a photograph.
     ("grpc.enable_retries", 1),
     ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),
-    # Lost connections are looked up anew after 5 s, not 30: pods that come have other addresses than those that went.
+    # After a lost connection the name is resolved again after 5 s instead of 30, because new pods have new addresses.
     ("grpc.dns_min_time_between_resolutions_ms", 5000),
-    # A peer that is gone without a word is noticed 10 s after it should have acknowledged something. A call that
-    # lasts a minute without a byte is probed; Triton takes three such probes within 5 minutes for abuse by default,
-    # which is why they are not more frequent.
+    # A peer that disappeared is noticed 10 s after a missing acknowledgement. A call is probed after a minute without a
+    # byte, and not more often, because Triton by default treats three probes within 5 minutes as abuse.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
 ]
 
 
-# Twice the files and sockets that gRPC opens with its first channel. Where it cannot open one, it ends the process.
+# Twice the files and sockets that gRPC opens with its first channel. If it cannot open one, it ends the process.
 DESCRIPTORS = 16
 
 
 def target_of(endpoint: Endpoint) -> str:
-    """Return gRPC's name for a server: a socket, or a host whose addresses are all used."""
+    """Return the gRPC target of a server: a socket, or a name whose addresses are all used."""
     return f"dns:///{endpoint.authority}" if endpoint.socket is None else f"unix:{endpoint.socket}"
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A channel, of `grpc` or `grpc.aio`, and Triton's methods on it."""
+    """A channel of `grpc` or `grpc.aio`, and the stub with Triton's methods."""
 
     channel: Any
     stub: Any
 
 
-def connect(library: Any, endpoint: Endpoint, pem: Pem | None) -> Connected:  # noqa: ANN401 grpc or grpc.aio
+def connect(library: Any, endpoint: Endpoint, pem: Pem | None) -> Connected:  # noqa: ANN401 - grpc or grpc.aio
     """Open a channel; nothing is sent.
 
     Raises:
-        ClientLimitError: No more files may be opened.
+        ClientLimitError: This process cannot open enough files.
     """
     check_descriptors(DESCRIPTORS)
     target = target_of(endpoint)
@@ -92,7 +91,7 @@ def connect(library: Any, endpoint: Endpoint, pem: Pem | None) -> Connected:  # 
     return Connected(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel))
 
 
-def infer_message(request: Request) -> Any:  # noqa: ANN401 protobuf makes its classes at run time
+def infer_message(request: Request) -> Any:  # noqa: ANN401 - protobuf makes its classes at run time
     """Return an inference request."""
     message = messages.ModelInferRequest(model_name=request.model, id=request.request_id)
     message.inputs.add(name=_wire.IMAGE, datatype="BYTES", shape=_wire.IMAGE_SHAPE)
@@ -103,17 +102,17 @@ def infer_message(request: Request) -> Any:  # noqa: ANN401 protobuf makes its c
 
 
 def compression_of(request: Request, options: Options) -> grpc.Compression:
-    """Return how a request is compressed: only pixels gain from it. For replies the server decides."""
+    """Return how a request is compressed: only pixels gain from it. The server decides on replies."""
     if options.compression is None or not _wire.gains_from_compression(request.image):
         return grpc.Compression.NoCompression
     return grpc.Compression.Gzip if options.compression == "gzip" else grpc.Compression.Deflate
 
 
-def read_infer(response: Any, where: CallContext) -> Reply:  # noqa: ANN401 protobuf makes its classes at run time
-    """Read the answer to an inference request.
+def read_infer(response: Any, where: CallContext) -> Reply:  # noqa: ANN401 - protobuf makes its classes at run time
+    """Read the reply to an inference request.
 
     Raises:
-        MismatchedReplyError: It is the answer to another request.
+        MismatchedReplyError: It is the reply to another request.
         ModelError: It cannot be read.
     """
     if response.id not in {"", where.request_id}:
@@ -130,8 +129,8 @@ def read_infer(response: Any, where: CallContext) -> Reply:  # noqa: ANN401 prot
     raise failures.pop()  # and not a variable: see `_faults.caused`
 
 
-def read_config(response: Any) -> ModelConfig:  # noqa: ANN401 protobuf makes its classes at run time
-    """Read the answer to the question for a model's config."""
+def read_config(response: Any) -> ModelConfig:  # noqa: ANN401 - protobuf makes its classes at run time
+    """Read the reply with a model's config."""
     config = response.config
     return ModelConfig(
         {name: value.string_value for name, value in config.parameters.items()},
@@ -144,12 +143,12 @@ def read_config(response: Any) -> ModelConfig:  # noqa: ANN401 protobuf makes it
     )
 
 
-def read_versions(response: Any) -> dict[str, str]:  # noqa: ANN401 protobuf makes its classes at run time
-    """Read the answer to the question for the statistics of all models, which are those that are loaded."""
+def read_versions(response: Any) -> dict[str, str]:  # noqa: ANN401 - protobuf makes its classes at run time
+    """Read the reply with the statistics of all loaded models."""
     return newest((str(model.name), str(model.version)) for model in response.model_stats)
 
 
-def error_of(failure: Any, where: CallContext) -> SegmentationError:  # noqa: ANN401 grpc is untyped
-    """Map a failed call, of either kind of channel, to an error."""
+def error_of(failure: Any, where: CallContext) -> SegmentationError:  # noqa: ANN401 - grpc is untyped
+    """Map a failed call of `grpc` or `grpc.aio` to an error."""
     metadata: dict[str, str | bytes] = dict(failure.trailing_metadata() or ())
     return from_grpc(failure.code().name, failure.details(), where, pushback=metadata.get(_PUSHBACK))

@@ -1,4 +1,4 @@
-"""What the hooks of a client are told about each attempt of an inference."""
+"""Arguments of a client's hooks, which are called for each attempt of an inference."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ class RequestInfo:
     """A request that is about to be sent.
 
     Attributes:
-        model: The ensemble that is asked.
+        model: Name of the ensemble.
         request_id: The id of the request, the same for all its attempts.
-        attempt: Number of the attempt, the first being 1.
-        image_bytes: Length of the encoded image. The message around it takes a few hundred bytes more, and compression
-            makes pixels shorter.
+        attempt: Number of the attempt, starting at 1.
+        image_bytes: Length of the encoded image in bytes, before compression. The message adds a few hundred bytes.
     """
 
     model: str
@@ -32,12 +31,12 @@ class RequestInfo:
 
 @dataclass(frozen=True, slots=True)
 class ResponseInfo:
-    """What became of a request.
+    """The outcome of a request.
 
     Attributes:
         request: The request.
-        seconds: From before it was sent until its result was read, or until it failed.
-        error: Why it failed; None where there is a result.
+        seconds: Seconds from before it was sent until its result was read, or until it failed.
+        error: The error; None if there is a result.
     """
 
     request: RequestInfo

@@ -1,8 +1,8 @@
-"""HTTP from threads, over the standard library's connections.
+"""The synchronous transport over HTTP, with the standard library's connections.
 
-tritonclient's own HTTP client rides on gevent. Measured with 2.73: each thread that uses it leaves two file
-descriptors behind even when it closes its client, a client made before a fork hangs in the child, and its
-timeouts belong to the client and start anew with every byte that arrives.
+tritonclient's HTTP client uses gevent. Measured with 2.73: each thread that uses it leaks two file descriptors even if
+it closes its client, a client created before a fork hangs in the child, and its timeouts belong to the client and
+restart with every byte that arrives.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _T = TypeVar("_T")
 
 
 class HttpTransport:
-    """A pool of kept-alive connections a process; each call takes one out for itself."""
+    """A pool of kept-alive connections per process; each call takes one for itself."""
 
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
         self._options = options
         self._context: ssl.SSLContext | None = None
-        # By process id: a child does not write into its parent's connections. Both containers are used in atomic
-        # steps only, for a lock held by another thread during a fork would stay locked in the child for ever.
+        # By process id, because a child must not use its parent's connections. Both containers are only used in atomic
+        # steps, because a lock held by another thread during a fork would stay locked in the child.
         self._idle: dict[int, deque[Connection]] = {}
         self._closed = False
 
@@ -54,7 +54,7 @@ class HttpTransport:
         return self._exchange("POST", path, credentials | headers, read, where=where, deadline=deadline, body=body)
 
     def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
-        """Return what the model's config says."""
+        """Return the config of a model."""
         where, credentials = self._prepare(model, deadline)
         read = functools.partial(_v2.read_config, where=where)
         path = _v2.model_path(model, "config")
@@ -67,13 +67,13 @@ class HttpTransport:
         return self._exchange("GET", _v2.STATISTICS, credentials, read, where=where, deadline=deadline)
 
     def server_info(self, *, deadline: Deadline) -> ServerInfo:
-        """Return what the server calls itself."""
+        """Return name and version of the server."""
         where, credentials = self._prepare("", deadline)
         read = functools.partial(_v2.read_server, where=where)
         return self._exchange("GET", _v2.SERVER, credentials, read, where=where, deadline=deadline)
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
-        """Return whether the server and the model take requests."""
+        """Return whether the server and the model are ready."""
         where, credentials = self._prepare(model, deadline)
         read = functools.partial(_v2.read_ready, where=where)
         return all(
@@ -114,7 +114,7 @@ class HttpTransport:
         try:
             with _interrupted(connection, deadline):
                 response = connection.exchange(method, target, body, headers, deadline)
-                with response:  # it may hold the socket by itself
+                with response:  # it may hold the socket itself
                     content = read_body(response, _v2.longest_body(response.status))
                     whole = response.isclosed() and not response.will_close
             answer = _v2.Answer(
@@ -124,11 +124,11 @@ class HttpTransport:
                 asked=self._options.compression,
                 deadline=deadline,
             )
-            # After an answer that is none to this request, who knows what comes next.
+            # After a reply to another request, the connection is out of step.
             keep = whole and not answer.is_success
             result = read(answer)
             keep = whole
-        except (OSError, HTTPException, UnicodeError) as error:  # UnicodeError: a host that is no host name
+        except (OSError, HTTPException, UnicodeError) as error:  # UnicodeError: an invalid host name
             if isinstance(error, SegmentationError):
                 raise
             failures = [caused(from_connection(error, where), error, where)]

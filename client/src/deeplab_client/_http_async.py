@@ -1,6 +1,6 @@
-"""HTTP from coroutines, over aiohttp.
+"""The asynchronous transport over HTTP, with aiohttp.
 
-Not through tritonclient.http.aio: its one timeout belongs to the client, and to import it loads gevent.
+Not with tritonclient.http.aio, because its timeout belongs to the client and importing it loads gevent.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_CONNECTIONS = 100  # more calls than that wait for a free connection, within their deadlines
-_CHUNK = 256 * 1024  # bytes that are handed to a socket at once
-"".encode("idna")  # loads the codec here, not within the event loop by the first handshake
+_CONNECTIONS = 100  # further calls wait for a free connection, within their deadlines
+_CHUNK = 256 * 1024  # bytes written to a socket at once
+"".encode("idna")  # loads the codec here, instead of in the event loop during the first handshake
 # By default aiohttp rounds timeouts of more than 5 s up to full seconds.
 _NEVER_ROUND = 1e12
 
@@ -66,7 +66,7 @@ class AsyncHttpTransport:
         )
 
     async def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
-        """Return what the model's config says."""
+        """Return the config of a model."""
         where, credentials = await self._prepare(model, deadline)
         read = functools.partial(_v2.read_config, where=where)
         path = _v2.model_path(model, "config")
@@ -79,13 +79,13 @@ class AsyncHttpTransport:
         return await self._exchange("GET", _v2.STATISTICS, credentials, read, where=where, deadline=deadline)
 
     async def server_info(self, *, deadline: Deadline) -> ServerInfo:
-        """Return what the server calls itself."""
+        """Return name and version of the server."""
         where, credentials = await self._prepare("", deadline)
         read = functools.partial(_v2.read_server, where=where)
         return await self._exchange("GET", _v2.SERVER, credentials, read, where=where, deadline=deadline)
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
-        """Return whether the server and the model take requests."""
+        """Return whether the server and the model are ready."""
         where, credentials = await self._prepare(model, deadline)
         read = functools.partial(_v2.read_ready, where=where)
         for path in (_v2.SERVER_READY, _v2.model_path(model, "ready")):
@@ -99,7 +99,7 @@ class AsyncHttpTransport:
         session = self._owned.release()
         if session is not None:
             await session.close()
-            await asyncio.sleep(0)  # asyncio itself lets go of a closed socket in the next turn of the loop
+            await asyncio.sleep(0)  # asyncio releases a closed socket in the next iteration of the loop
 
     async def _prepare(
         self, model: str, deadline: Deadline, request_id: str | None = None
@@ -126,7 +126,7 @@ class AsyncHttpTransport:
                 method,
                 self._endpoint.url_of(path),
                 proxy=None if proxy is None else str(proxy),
-                proxy_headers=None if proxy is None else proxy.headers,  # of the request for a tunnel
+                proxy_headers=None if proxy is None else proxy.headers,  # for the CONNECT request
                 data=None if body is None else _chunks(body),
                 headers=headers,
                 timeout=timeout,
@@ -142,9 +142,9 @@ class AsyncHttpTransport:
                     return read(answer)
                 except SegmentationError:
                     if answer.is_success and isinstance(response, _Response):
-                        response.drop()  # after an answer that is none to this request, who knows what comes next
+                        response.drop()  # after a reply to another request, the connection is out of step
                     raise
-        # RuntimeError: aiohttp's way to say that the session is closed.
+        # RuntimeError: aiohttp raises it if the session is closed.
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, RuntimeError) as error:
             if isinstance(error, SegmentationError) or (isinstance(error, RuntimeError) and not self._closed):
                 raise
@@ -153,7 +153,7 @@ class AsyncHttpTransport:
 
     async def _open(self, where: CallContext, deadline: Deadline) -> aiohttp.ClientSession:
         if self._endpoint.is_encrypted and self._context is None and not self._closed:
-            # In a thread: reading the system's authorities takes longer than an event loop may be held up.
+            # In a thread, because reading the system's certificates would block the event loop for too long.
             read_files = functools.partial(context_of, self._options.tls, where)
             self._context = await in_thread(read_files, deadline=deadline)
         if self._closed:
@@ -175,7 +175,7 @@ class AsyncHttpTransport:
 
 
 class _Response(aiohttp.ClientResponse):
-    """A response that remembers its connection, which aiohttp takes back as soon as all has come."""
+    """A response that remembers its connection, which aiohttp releases once the response is complete."""
 
     _link: asyncio.Transport | None = None
 
@@ -190,7 +190,7 @@ class _Response(aiohttp.ClientResponse):
 
 
 async def _read_body(response: aiohttp.ClientResponse, longest: int) -> bytes:
-    """Return an answer's body, or what is known of it after more than `longest` bytes."""
+    """Return the body of a response, or its beginning if it has more than `longest` bytes."""
     parts: list[bytes] = []
     left = longest
     async for part in response.content.iter_any():
@@ -203,15 +203,15 @@ async def _read_body(response: aiohttp.ClientResponse, longest: int) -> bytes:
 
 
 async def _chunks(body: bytes) -> AsyncGenerator[memoryview]:
-    # A generator, for aiohttp would write large bytes in one go while everything else in the loop waits.
+    # A generator, because aiohttp would write a large bytes object at once and block the event loop.
     view = memoryview(body)
     for start in range(0, len(body), _CHUNK):
         yield view[start : start + _CHUNK]
 
 
 def _error_of(error: Exception, where: CallContext) -> SegmentationError:
-    """Map what aiohttp raises to an error, by what is beneath it."""
-    if isinstance(error, asyncio.TimeoutError):  # not yet the builtin one on Python 3.10
+    """Map an exception of aiohttp to an error, by its cause."""
+    if isinstance(error, asyncio.TimeoutError):  # on Python 3.10, it is not the builtin one
         return too_late(where)
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return from_connection(ProxyRefusedError(error.status, error.message), where)

@@ -28,7 +28,7 @@ _PROPERTIES = {
     b"imir": 0x80,
 }
 _LONGEST_PROPERTY = 1 << 16
-_TRUNCATED = "the AVIF or HEIC image is broken or truncated: it ends too early; send the whole file, or save it anew"
+_TRUNCATED = "the AVIF or HEIC image is broken or truncated: it ends too early; send the whole file, or save it again"
 _VERSION_WITH_SHORT_IDS = 2  # of an infe box
 
 
@@ -109,7 +109,7 @@ def _still(data: bytes, meta: _Meta) -> Still:
             raise ValueError(_TRUNCATED)
         length += sum(max(0, end - start) for start, end in extents)
         if length > _MAX_SHARED * len(data):
-            raise ValueError("the tiles of the AVIF or HEIC picture share their bytes; save it anew")
+            raise ValueError("the tiles of the AVIF or HEIC picture share their bytes; save it again")
         content = b"".join(data[start:end] for start, end in extents)
         items[item] = Item(meta.kinds[item], meta.properties.get(item, {}), content)
     codec = _CODECS[kinds.pop()]
@@ -122,7 +122,7 @@ def _written(items: Sequence[Item], tiles: Sequence[int], brands: Sequence[bytes
     """Return a file of items, of which the first is the primary one, and `tiles` the numbers of what it is made of."""
     properties = list(dict.fromkeys(each for item in items for each in item.properties.items()))
     if len(properties) > _MAX_PARTS:
-        raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} properties; save it anew")
+        raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} properties; save it again")
     index = {each: number for number, each in enumerate(properties, 1)}
     associations = b"".join(
         struct.pack(">HB", number, len(item.properties))
@@ -187,7 +187,7 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
             return
         yield data[start + 4 : start + 8], content, start + size
         start += size
-    raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} boxes; save it anew")
+    raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} boxes; save it again")
 
 
 def _distinct(data: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]:
@@ -196,7 +196,7 @@ def _distinct(data: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]
     for kind, content, stop in _boxes(data, start, end):
         if kind in found:
             name = kind.decode("ascii", "backslashreplace")
-            raise ValueError(f"the AVIF or HEIC file has two boxes of the kind {name!r}; save it anew")
+            raise ValueError(f"the AVIF or HEIC file has two boxes of the kind {name!r}; save it again")
         found[kind] = content, min(stop, end)
     return found
 
@@ -225,7 +225,7 @@ def _read_kinds(data: bytes, start: int, end: int, meta: _Meta) -> None:
             kind_at = at + 4 + id_size + 2
             item, item_kind = _number(data, at + 4, id_size), data[kind_at : kind_at + 4]
             if item in meta.kinds:
-                raise ValueError(f"the AVIF or HEIC file describes its item {item} twice; save it anew")
+                raise ValueError(f"the AVIF or HEIC file describes its item {item} twice; save it again")
             meta.kinds[item] = item_kind
 
 
@@ -236,7 +236,7 @@ def _read_references(data: bytes, start: int, end: int, meta: _Meta) -> None:
         source, count = _number(data, at, id_size), _number(data, at + id_size, 2)
         total += count
         if total > _MAX_PARTS:
-            raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} references; save it anew")
+            raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} references; save it again")
         first = at + id_size + 2
         targets = [_number(data, first + index * id_size, id_size) for index in range(count)]
         if kind == b"dimg":
@@ -266,7 +266,7 @@ def _associate(data: bytes, at: int, end: int, properties: Sequence[tuple[bytes,
         position += id_size + 1
         left -= 1 + count
         if left < 0:
-            raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} properties; save it anew")
+            raise ValueError(f"the AVIF or HEIC file has more than {_MAX_PARTS} properties; save it again")
         for _ in range(count):
             index = _number(data, position, index_size) & (0x7FFF if index_size > 1 else 0x7F)
             position += index_size
@@ -290,7 +290,7 @@ def _read_extents(data: bytes, at: int, idat: int, meta: _Meta) -> None:
         position += base_size + 2
         total += count
         if total > _MAX_PARTS:
-            raise ValueError(f"the AVIF or HEIC file lies in more than {_MAX_PARTS} pieces; save it anew")
+            raise ValueError(f"the AVIF or HEIC file lies in more than {_MAX_PARTS} pieces; save it again")
         for _ in range(count):
             position += index_size if version else 0
             start = base + _number(data, position, offset_size)

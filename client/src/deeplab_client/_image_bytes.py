@@ -115,14 +115,14 @@ def _png(data: bytes) -> tuple[bytes, int]:
         if kind[:1].isupper():
             if kind not in _PNG_CRITICAL:
                 raise ValueError(
-                    f"the PNG image has a critical chunk {kind.decode()}, which no standard has; save it anew"
+                    f"the PNG image has a critical chunk {kind.decode()}, which no standard defines; save it again"
                 )
             if not sound:
                 raise ValueError(
                     f"the PNG image is broken: its chunk {kind.decode()} has a wrong checksum; copy it again"
                 )
             if kind == b"IDAT" and not has_colors:
-                raise ValueError("the PNG image is broken: it has a palette without colors; save it anew")
+                raise ValueError("the PNG image is broken: it has a palette without colors; save it again")
             has_colors = has_colors or kind == b"PLTE"
             kept.append(view[position:end])
         elif kind == b"eXIf" and sound and not exif:
@@ -131,7 +131,7 @@ def _png(data: bytes) -> tuple[bytes, int]:
             break
         position = end
     else:
-        raise ValueError(f"the PNG image has more than {_MAX_PARTS} chunks; save it anew")
+        raise ValueError(f"the PNG image has more than {_MAX_PARTS} chunks; save it again")
     return b"".join(kept), _orientation(exif)
 
 
@@ -153,7 +153,7 @@ def _jpeg(data: bytes) -> tuple[bytes, int]:
         elif marker not in _JPEG_METADATA or _JPEG_COLORS.match(data, start + 1, position):
             kept.append(view[start:position])
     else:
-        raise ValueError(f"the JPEG image has more than {_MAX_PARTS} segments; save it anew")
+        raise ValueError(f"the JPEG image has more than {_MAX_PARTS} segments; save it again")
     return b"".join(kept), _orientation(exif)
 
 
@@ -183,7 +183,7 @@ def jpeg_scans(data: bytes) -> int:
         if marker == _JPEG_END_OF_IMAGE:
             return scans
         scans += marker == _JPEG_START_OF_SCAN
-    raise ValueError(f"the JPEG image has more than {_MAX_PARTS} segments; save it anew")
+    raise ValueError(f"the JPEG image has more than {_MAX_PARTS} segments; save it again")
 
 
 def jpeg_frame(data: bytes) -> int:
@@ -223,7 +223,7 @@ def _webp(data: bytes) -> tuple[bytes, int]:
             if position == len(data) + 1:
                 kept.append(b"\0")  # the padding, which is no pixel
     else:
-        raise ValueError(f"the WebP image has more than {_MAX_PARTS} chunks; save it anew")
+        raise ValueError(f"the WebP image has more than {_MAX_PARTS} chunks; save it again")
     size = 4 + sum(len(part) for part in kept)
     return b"".join([b"RIFF", size.to_bytes(4, "little"), b"WEBP", *kept]), _orientation(exif)
 
@@ -253,7 +253,7 @@ def _gif(data: bytes) -> tuple[bytes, int]:
         position += 2
         in_extension = True
     else:
-        raise ValueError(f"the GIF image has more than {_MAX_PARTS} blocks before its first frame; save it anew")
+        raise ValueError(f"the GIF image has more than {_MAX_PARTS} blocks before its first frame; save it again")
     return b"".join(kept), 1
 
 
@@ -283,13 +283,13 @@ def _tiff(data: bytes) -> tuple[bytes, int]:
     method = _value(order, directory, _TIFF_COMPRESSION)
     if method is not None and method not in _TIFF_METHODS:
         raise ValueError(
-            f"the TIFF image is compressed by method {method}, which is not taken; save it with LZW or Deflate"
+            f"the TIFF image is compressed by method {method}, which is not accepted; save it with LZW or Deflate"
         )
     kept = [(tag, *directory[tag]) for tag in sorted(_TIFF_PIXELS & directory.keys())]
     for tag, _, values, _ in kept:
         if values > _MAX_PARTS:
             raise ValueError(
-                f"the TIFF image has {values} values in its tag {tag}, more than {_MAX_PARTS}; save it anew"
+                f"the TIFF image has {values} values in its tag {tag}, more than {_MAX_PARTS}; save it again"
             )
     (start,) = struct.unpack_from(order + offset, data, struct.calcsize(offset))
     written = struct.pack(order + number, len(kept)) + b"".join(struct.pack(order + entry, *values) for values in kept)

@@ -1,4 +1,4 @@
-"""What belongs to one event loop, and what a coroutine does before it sends."""
+"""Resources of one event loop, and the preparation of a request in a coroutine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 class Owner(Generic[_T]):
-    """Connections, made by the first call for its event loop and its process."""
+    """Connections, created by the first call for its event loop and process."""
 
     __slots__ = ("_foreign", "_loop", "_pid", "_resource")
 
@@ -30,14 +30,14 @@ class Owner(Generic[_T]):
         self._resource: _T | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
-        # A parent's, kept in its child: to drop them would close them, and say goodbye to the server in its name.
+        # The parent's connections, kept in the child, because dropping them would close them on the server too.
         self._foreign: list[_T] = []
 
     def get(self, make: Callable[[], _T]) -> _T:
         """Return the running loop's connections.
 
         Raises:
-            RuntimeError: Another loop uses the client, and has not ended.
+            RuntimeError: Another loop that is still open uses the client.
         """
         loop = asyncio.get_running_loop()
         if self._resource is not None:
@@ -46,13 +46,13 @@ class Owner(Generic[_T]):
             elif self._loop is loop:
                 return self._resource
             elif self._loop is not None and not self._loop.is_closed():
-                raise RuntimeError("an async client serves one event loop at a time: make one for each")
+                raise RuntimeError("an async client works in one event loop at a time: create one for each")
         resource = make()
         self._resource, self._loop, self._pid = resource, loop, os.getpid()
         return resource
 
     def release(self) -> _T | None:
-        """Return the running loop's connections, to be closed; None where it has none."""
+        """Return the running loop's connections, which the caller must close; None if it has none."""
         if self._pid != os.getpid() or self._loop is not asyncio.get_running_loop():
             return None
         resource, self._resource = self._resource, None
@@ -62,10 +62,10 @@ class Owner(Generic[_T]):
 async def prepare(
     endpoint: Endpoint, options: Options, model: str, deadline: Deadline, request_id: str | None = None
 ) -> tuple[CallContext, dict[str, str]]:
-    """Return what messages should name, and the headers of one request.
+    """Return the context for error messages, and the headers of one request.
 
     Raises:
-        Passed: The token was not there in time.
+        Passed: The token function did not return in time.
     """
     headers = options.headers_with(await _token(options, deadline))
     secrets = (*headers.values(), *endpoint.secrets)

@@ -1,4 +1,4 @@
-"""Many images through one call each, in order, with bounded memory; from threads."""
+"""Segment many images in order with bounded memory, in threads."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R")
 
-# Images read, segmented or waiting to be taken, per request under way: room for those that overtake a slow one.
+# Images that are read and not yet yielded, per request under way: room for those that overtake a slow one.
 AHEAD = 2
-_IMAGE_DIMENSIONS = (2, 3)  # height, width and perhaps channels; four are a batch, which gives images
+_IMAGE_DIMENSIONS = (2, 3)  # height, width and optional channels; an array of four dimensions iterates over images
 
 
 def check_concurrency(concurrency: int) -> int:
     """Return how many requests may be under way.
 
     Raises:
-        TypeError: It is no number.
+        TypeError: It is not an integer.
         ValueError: It is less than 1.
     """
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
-        raise TypeError(f"concurrency must be a number; found {concurrency!r}")
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise TypeError(f"concurrency must be an integer, got {concurrency!r}")
     if concurrency < 1:
-        raise ValueError(f"concurrency must be 1 or more; found {concurrency}")
+        raise ValueError(f"concurrency must be 1 or more, got {concurrency}")
     return concurrency
 
 
 def check_images(images: object) -> None:
-    """Refuse one image where many are expected: most forms of one are iterable too, by character, byte or row.
+    """Refuse a single image, because most single images are iterable too, by character, byte or row.
 
     Raises:
-        TypeError: It is one, or nothing to iterate over.
+        TypeError: `images` is one image, or not iterable.
     """
     is_encoded = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(images, "read")
     is_array = hasattr(images, "__array__") or hasattr(images, "__dlpack__")
     is_pixels = hasattr(images, "getpixel") or (is_array and getattr(images, "ndim", None) in _IMAGE_DIMENSIONS)
     if is_encoded or is_pixels:
-        raise TypeError(f"segment_many takes an iterable of images; found one, {_kind(images)}: wrap it in a list")
+        raise TypeError(f"segment_many needs an iterable of images, got one image, {_kind(images)}: wrap it in a list")
     if not isinstance(images, (Iterable, AsyncIterable)) and not hasattr(images, "__getitem__"):
-        raise TypeError(f"segment_many takes an iterable of images; found {_kind(images)}")
+        raise TypeError(f"segment_many needs an iterable of images, got {_kind(images)}")
 
 
 def _kind(images: object) -> str:
@@ -71,16 +71,15 @@ def in_order(
     keep_images: bool,
     seconds: float,
 ) -> Generator[tuple[ImageLike | None, _R | SegmentationError]]:
-    """Yield each image with what `segment` makes of it, or its error, in the order of the images.
+    """Yield each image with the result of `segment` or its error, in the order of the images.
 
     Args:
-        segment: Called in threads of the generator's own, with the image, its number from 1 on, and its deadline.
-        images: Read by the iterating thread, when there is room; what it raises comes after the results of what it had
-            given before.
-        concurrency: Calls at a time; fewer where this process may not open enough files.
-        keep_images: Yield the images too; without it, None stands for each image, so that none is held for longer
-            than it takes to send it.
-        seconds: The timeout of each.
+        segment: Called in threads of this generator, with the image, its number starting at 1, and its deadline.
+        images: Read in the thread that iterates. An exception of the iterable is raised after the results of the images
+            before it.
+        concurrency: Maximum number of concurrent calls; lowered if this process cannot open enough files.
+        keep_images: Yield the images too; otherwise None, so that no image is kept after it was sent.
+        seconds: The timeout of each call.
 
     Raises:
         ClientClosedError: The client was closed.
@@ -99,7 +98,7 @@ def in_order(
                     )
                     for image in source.take()
                 )
-                if pending and pending[0][1].is_done():  # a source that gives slowly must not hold back what is there
+                if pending and pending[0][1].is_done():  # a slow iterable must not delay finished results
                     break
             if not pending:
                 break
@@ -111,7 +110,7 @@ def in_order(
 
 
 class _Source:
-    """An iterable whose own failure waits until asked for."""
+    """An iterable whose exception is kept until `raise_failure`."""
 
     def __init__(self, images: Iterable[ImageLike]) -> None:
         self._iterator = iter(images)
@@ -124,7 +123,7 @@ class _Source:
             return [next(self._iterator)]
         except StopIteration:
             pass
-        except Exception as error:  # noqa: BLE001 raised when asked for
+        except Exception as error:  # noqa: BLE001 - raised by raise_failure()
             self._failure = error
         self.exhausted = True
         return []
@@ -137,7 +136,7 @@ class _Source:
 def taken(
     pairs: Generator[tuple[ImageLike | None, _R | SegmentationError]], *, raise_errors: bool, with_source: bool
 ) -> Generator[object]:
-    """Yield pairs or their results alone, and either raise the first error or yield errors as results."""
+    """Yield pairs or only their results, and either raise the first error or yield errors as results."""
     with contextlib.closing(pairs):
         for image, result in pairs:
             if raise_errors and isinstance(result, SegmentationError):

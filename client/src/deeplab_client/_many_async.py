@@ -1,4 +1,4 @@
-"""Many images through one call each, in order, with bounded memory; from coroutines."""
+"""Segment many images in order with bounded memory, in coroutines."""
 
 from __future__ import annotations
 
@@ -32,15 +32,14 @@ async def in_order(
     keep_images: bool,
     seconds: float,
 ) -> AsyncGenerator[tuple[ImageLike | None, _R | SegmentationError]]:
-    """Yield each image with what `segment` makes of it, or its error, in the order of the images.
+    """Yield each image with the result of `segment` or its error, in the order of the images.
 
     Args:
-        segment: Called in tasks of the generator's own, with the image and its number from 1 on.
-        images: Read when there is room; what it raises comes after the results of what it had given before.
-        concurrency: Calls at a time; fewer where this process may not open enough files.
-        keep_images: Yield the images too; without it, None stands for each image, so that none is held for longer
-            than it takes to send it.
-        seconds: The timeout of each.
+        segment: Called in tasks of this generator, with the image and its number starting at 1.
+        images: An exception of the iterable is raised after the results of the images before it.
+        concurrency: Maximum number of concurrent calls; lowered if this process cannot open enough files.
+        keep_images: Yield the images too; otherwise None, so that no image is kept after it was sent.
+        seconds: The timeout of each call.
 
     Raises:
         ClientClosedError: The client was closed.
@@ -49,7 +48,7 @@ async def in_order(
     slots, room = asyncio.Semaphore(concurrency), asyncio.Semaphore(AHEAD * concurrency)
     calls: asyncio.Queue[tuple[ImageLike | None, asyncio.Task[_R | SegmentationError]] | None] = asyncio.Queue()
     pending: set[asyncio.Task[Any]] = set()
-    context = contextvars.copy_context()  # the calls' own: what the iterable sets is not for them
+    context = contextvars.copy_context()  # for the calls, which must not see what the iterable sets
 
     numbers = itertools.count(1)
 
@@ -63,10 +62,10 @@ async def in_order(
                 return error
 
     async def read() -> None:
-        """Begin a call for each image; one task for all of them.
+        """Start a call for each image; one task reads all images.
 
-        What an asynchronous generator holds open from one image to the next, such as a timeout or a context variable
-        that it sets, belongs to the task that entered it.
+        A timeout or a context variable that an asynchronous generator keeps from one image to the next belongs to the
+        task that entered it.
         """
         iterator = aiter(images) if isinstance(images, AsyncIterable) else _AsAsync(images)
         try:
@@ -79,7 +78,7 @@ async def in_order(
                 task = context.run(asyncio.create_task, call(await _held(image, seconds), next(numbers)))
                 pending.add(task)
                 calls.put_nowait((image if keep_images else None, task))
-                await asyncio.sleep(0)  # others may run: a plain iterable gives without waiting
+                await asyncio.sleep(0)  # lets other tasks run, because a plain iterable does not wait
         finally:
             calls.put_nowait(None)
 
@@ -96,7 +95,7 @@ async def in_order(
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-        pending.clear()  # the traceback of a task that was cancelled holds this set, and the images with it
+        pending.clear()  # the traceback of a cancelled task holds this set and its images
 
 
 async def _held(image: ImageLike, seconds: float) -> ImageLike:
@@ -104,12 +103,12 @@ async def _held(image: ImageLike, seconds: float) -> ImageLike:
         return image
     try:
         return await in_thread(lambda: held(image), deadline=Deadline(seconds))
-    except Passed:  # it fails by itself
+    except Passed:  # its call fails later
         return image
 
 
 class _AsAsync:
-    """A plain iterable as an asynchronous one; not a generator, which would have to be closed."""
+    """A plain iterable as an asynchronous one; not a generator, because that would have to be closed."""
 
     def __init__(self, images: Iterable[ImageLike]) -> None:
         self._iterator = iter(images)
@@ -124,7 +123,7 @@ class _AsAsync:
 async def taken(
     pairs: AsyncGenerator[tuple[ImageLike | None, _R | SegmentationError]], *, raise_errors: bool, with_source: bool
 ) -> AsyncGenerator[object]:
-    """Yield pairs or their results alone, and either raise the first error or yield errors as results."""
+    """Yield pairs or only their results, and either raise the first error or yield errors as results."""
     async with contextlib.aclosing(pairs):
         async for image, result in pairs:
             if raise_errors and isinstance(result, SegmentationError):

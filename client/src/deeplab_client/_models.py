@@ -1,4 +1,4 @@
-"""What a server offers, out of the configs of its models."""
+"""The models that a server offers, from their configs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ _MASKS = frozenset({"MASK", "CLASS_NAMES"})
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that segments images, as its config and those of its steps describe it.
+    """A segmentation model, as its config and those of its steps describe it.
 
-    What the config of an older build or of somebody else's does not say is None.
+    Values that the config does not contain, because it is from an older or another build, are None.
 
     Attributes:
-        name: To be given as `model`.
-        version: The newest version that is loaded.
+        name: Name to pass as `model`.
+        version: The newest loaded version.
         class_names: Name of each class id.
         background: Whether class 0 is a background.
-        weights: What the weights are: a torchvision name, a file's name, `none` for untrained ones.
-        precision: In what the model computes: `fp32`, `bf16`, `fp16`, `tf32` or `int8`.
-        confidence: Whether `segment(..., confidence=True)` is answered.
-        max_pixels: An image with more pixels is refused.
-        resize_mode: `fixed` for one size of all images, `shorter_side` where the aspect ratio stays.
-        resize_size: Height and width in pixels that images are resized to; with `shorter_side`, twice the shorter side.
+        weights: Name of the weights: a torchvision name, a file name, or `none` for untrained weights.
+        precision: Precision of the model: `fp32`, `bf16`, `fp16`, `tf32` or `int8`.
+        confidence: Whether the model has a confidence, for `segment(..., confidence=True)`.
+        max_pixels: The most pixels that an image may have.
+        resize_mode: `fixed` if all images are resized to one size, `shorter_side` if the aspect ratio is kept.
+        resize_size: Height and width in pixels that images are resized to; for `shorter_side`, both are the length of
+            the shorter side.
     """
 
     name: str
@@ -48,16 +49,16 @@ class ModelInfo:
 
 
 def model_infos(versions: Mapping[str, str], configs: Mapping[str, ModelConfig]) -> list[ModelInfo]:
-    """Return the models that segment images, by name."""
-    return [_info(name, versions[name], configs) for name in sorted(configs) if _segments(configs[name])]
+    """Return the segmentation models, sorted by name."""
+    return [_info(name, versions[name], configs) for name in sorted(configs) if _is_segmentation(configs[name])]
 
 
 def max_pixels_of(config: ModelConfig) -> int | None:
-    """Return how many pixels an image may have, by the config of the model that reads it; None if not stated."""
+    """Return the most pixels that an image may have, from the config of the model that reads it; None if missing."""
     return _number(config.parameters.get("max_pixels", ""))
 
 
-def _segments(config: ModelConfig) -> bool:
+def _is_segmentation(config: ModelConfig) -> bool:
     return _wire.IMAGE in config.inputs and config.outputs >= _MASKS
 
 

@@ -1,4 +1,4 @@
-"""How a client talks to its server: encryption, credentials, compression."""
+"""Options of the connection: TLS, credentials, headers, compression."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deeplab_client._wire import MaskChoice
 
 Compression: TypeAlias = Literal["gzip", "deflate"]
-Token: TypeAlias = "str | Callable[[], str]"  # noqa: S105 a type
+Token: TypeAlias = "str | Callable[[], str]"  # noqa: S105 - a type
 AsyncToken: TypeAlias = "str | Callable[[], str | Awaitable[str]]"
 
 
@@ -52,13 +52,13 @@ class AsyncClientArguments(_CommonArguments, total=False):
     transport: AsyncTransport | None
 
 
-# Headers of the call under way, which `with_options` adds to the client's own. A context variable, as OpenTelemetry's
-# current span is one: the clients that share connections differ in their headers alone.
+# Headers of the current call, which `with_options` adds to those of the client. A context variable, like the current
+# span of OpenTelemetry, because views that share connections have different headers.
 added_headers: ContextVar[Mapping[str, str]] = ContextVar("added_headers")
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")
-# Ours to set: another value would break the request, or a later hop's idea of where it ends.
+# Headers that the client sets itself. Another value would break the request, or how a proxy finds its end.
 _RESERVED = frozenset(
     {
         "accept-encoding",
@@ -78,12 +78,15 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TLS:
-    """What an encrypted connection trusts and shows; files in PEM form, read by the first call.
+    """Certificates for a TLS connection: files in PEM format, read by the first call.
 
     Attributes:
-        ca_file: Certificates to trust in place of the system's: of the authority, or the server's own.
-        certificate_file: The client's certificate, followed by its intermediate ones.
-        key_file: The private key of it, without a password.
+        ca_file: Certificates to trust instead of the system's: those of the authority, or the server's own.
+        certificate_file: The client's certificate, followed by intermediate certificates.
+        key_file: The private key of the client's certificate, without a password.
+
+    Raises:
+        ValueError: Only one of `certificate_file` and `key_file` is given.
     """
 
     ca_file: str | os.PathLike[str] | None = None
@@ -92,18 +95,18 @@ class TLS:
 
     def __post_init__(self) -> None:
         if (self.certificate_file is None) != (self.key_file is None):
-            raise ValueError("a client certificate needs certificate_file and key_file, both")
+            raise ValueError("a client certificate needs both certificate_file and key_file")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to talk to a server; what could be a secret is left out of the representation.
+    """Options of the connection; its `repr` contains no secrets.
 
     Attributes:
-        tls: For an encrypted connection.
-        compression: Of replies, and of images that travel as pixels.
-        headers: Sent with every request, names in lower case.
-        token: Sent as bearer token, or called for one before every request.
+        tls: Certificates for an encrypted connection.
+        compression: Compression of replies, and of images sent as pixels.
+        headers: Headers of every request, with names in lower case.
+        token: The bearer token, or a function that returns it before every request.
     """
 
     tls: TLS = field(default_factory=TLS)
@@ -115,17 +118,17 @@ class Options:
         """Return the headers of one request, names in lower case.
 
         Raises:
-            TypeError: The token is no string.
-            ValueError: It holds characters that no header can.
+            TypeError: The token is not a string.
+            ValueError: It contains characters that a header cannot.
         """
         return self.headers_with(self.token() if callable(self.token) else self.token)
 
     def headers_with(self, token: object) -> dict[str, str]:
-        """Return the headers of one request, with this token, None for none.
+        """Return the headers of one request with this token, or without one.
 
         Raises:
-            TypeError: The token is no string.
-            ValueError: It holds characters that no header can.
+            TypeError: The token is not a string.
+            ValueError: It contains characters that a header cannot.
         """
         headers = {**self.headers, **added_headers.get({})}
         if token is not None:
@@ -142,16 +145,16 @@ def make_options(
     headers: Mapping[str, str] | None,
     token: str | Callable[[], str | Awaitable[str]] | None,
 ) -> Options:
-    """Check what a client was given.
+    """Check the options of a client.
 
     Raises:
-        ValueError: A header cannot be sent, says what the client itself has to, or the token too; or TLS options are
-            given for a connection without TLS. No message holds a value.
+        ValueError: A header cannot be sent, or the client or the token sets it; or TLS options are given for a
+            connection without TLS. No message contains a value.
     """
     if tls is not None and not encrypted:
-        raise ValueError("tls is given for a URL without TLS: use grpcs:// or https://")
+        raise ValueError("tls needs a URL with TLS: use grpcs:// or https://")
     if compression not in {None, "gzip", "deflate"}:
-        raise ValueError(f"compression must be 'gzip', 'deflate' or None; found {compression!r}")
+        raise ValueError(f"compression must be 'gzip', 'deflate' or None, got {compression!r}")
     checked = check_headers(headers or {}, token=token)
     if token is not None and not callable(token):
         check_token(token)
@@ -162,7 +165,7 @@ def check_headers(headers: Mapping[str, str], *, token: object) -> dict[str, str
     """Return headers, names in lower case.
 
     Raises:
-        ValueError: One cannot be sent, or says what the client itself or its token has to. No message holds a value.
+        ValueError: A header cannot be sent, or the client or the token sets it. No message contains a value.
     """
     checked = {name.lower(): _check_header(name, value) for name, value in headers.items()}
     if token is not None and "authorization" in checked:
@@ -171,39 +174,41 @@ def check_headers(headers: Mapping[str, str], *, token: object) -> dict[str, str
 
 
 def is_coroutine_function(function: object) -> bool:
-    """Return whether calling something gives a coroutine, of objects with a `__call__` too."""
-    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 its kind
+    """Return whether a call returns a coroutine, also for objects with `__call__`."""
+    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - the method itself is needed
 
 
 def check_token(token: object) -> str:
-    """Return a token that can be sent; no message holds it.
+    """Return a valid token; no message contains it.
 
     Raises:
-        TypeError: It is no string.
-        ValueError: It is empty, or holds characters that no header can.
+        TypeError: It is not a string.
+        ValueError: It is empty, or contains characters that a header cannot.
     """
     if not isinstance(token, str):
-        raise TypeError(f"the token must be a string, or a function that returns one; found {type(token).__name__}")
+        raise TypeError(f"the token must be a string, or a function that returns one, got {type(token).__name__}")
     if not token or not _VALUE.fullmatch(token) or " " in token:
-        raise ValueError("the token is empty, or holds blanks or characters beyond printable ASCII")
+        raise ValueError("the token must be one or more printable ASCII characters without spaces")
     return token
 
 
 def _check_header(name: str, value: str) -> str:
-    if not _NAME.fullmatch(name) or name.lower().startswith("grpc-") or name.lower() in _RESERVED:
-        raise ValueError(f"header {name!r} cannot be set: the protocol has it, or the name is none")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"header {name!r} cannot be set: its name is not valid in HTTP")
+    if name.lower().startswith("grpc-") or name.lower() in _RESERVED:
+        raise ValueError(f"header {name!r} cannot be set: the client or the protocol sets it")
     if name.lower().endswith("-bin"):
-        raise ValueError(f"header {name!r} cannot be set: gRPC reads this ending as a binary value")
-    if not isinstance(value, str) or not _VALUE.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance] callers without a type checker
+        raise ValueError(f"header {name!r} cannot be set: gRPC reserves names ending in -bin for binary values")
+    if not isinstance(value, str) or not _VALUE.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
         raise ValueError(f"the value of header {name!r} must be a string of printable ASCII characters")
     return value
 
 
 def _trace_headers() -> dict[str, str]:
-    # Who has not loaded the tracing API has no span to tell of: nothing is imported then.
+    # Without the tracing API, there is no span: nothing is imported.
     if sys.modules.get("opentelemetry.trace") is None:
         return {}
-    from opentelemetry import propagate  # noqa: PLC0415 # pyright: ignore[reportMissingImports] optional
+    from opentelemetry import propagate  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - optional
 
     carrier: dict[str, str] = {}
     propagate.inject(carrier)

@@ -1,4 +1,4 @@
-"""Pictures as Pillow opens them, the way they are shown."""
+"""Decoding with Pillow: upright, without alpha, only in the formats that the server accepts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Where Pillow looks for an orientation when EXIF has none; no viewer does.
+# Pillow also looks for an orientation here if EXIF has none; viewers do not.
 _NOT_EXIF = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, page 37
 
@@ -28,7 +28,7 @@ _warnings_lock = threading.Lock()
 
 
 def opened(encoded: bytes) -> Image.Image:
-    """Return an encoded image as an RGB picture, upright, the first frame of several.
+    """Return the first frame of an encoded image as an RGB picture, upright.
 
     Raises:
         ClientLimitError: A limit of this process was met.
@@ -36,21 +36,21 @@ def opened(encoded: bytes) -> Image.Image:
     """
     try:
         return _despite_warnings(lambda: _opened(encoded))
-    except UnidentifiedImageError as error:  # its message names our buffer by its address
+    except UnidentifiedImageError as error:  # its message only names the address of our buffer
         raise InvalidImageError("the image cannot be decoded: it is broken or truncated") from error
     except Image.DecompressionBombError as error:
-        remedy = "for a picture that you trust, set PIL.Image.MAX_IMAGE_PIXELS to more or None"
+        remedy = "if you trust the picture, raise PIL.Image.MAX_IMAGE_PIXELS or set it to None"
         raise InvalidImageError(f"the image has more pixels than Pillow may decode: {error}; {remedy}") from error
-    except Exception as error:  # Pillow's decoders raise what they like
+    except Exception as error:  # Pillow's decoders raise any exception
         raise _refusal(error, "the image cannot be decoded") from error
 
 
 def declared_size(encoded: bytes) -> tuple[int, int] | None:
-    """Return the height and width in the header of an encoded image; None where it does not tell them at once."""
-    # Loading them takes tens of milliseconds, and most pictures do without.
+    """Return the height and width from the header of an encoded image; None if they are not at its start."""
+    # Loading these modules takes tens of milliseconds, and most images do not need them.
     from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin  # noqa: PLC0415 - see above
 
-    # Formats whose readers take no more than the header; WebP's and AVIF's make room for the whole picture.
+    # Formats whose readers only read the header; those of WebP and AVIF allocate the whole picture.
     readers = {
         "BMP": BmpImagePlugin.BmpImageFile,
         "GIF": GifImagePlugin.GifImageFile,
@@ -63,9 +63,9 @@ def declared_size(encoded: bytes) -> tuple[int, int] | None:
     if reader is None:
         return None
     try:
-        # Not by Image.open, which warns of large pictures or refuses them.
+        # Not with Image.open, which warns of large pictures or refuses them.
         width, height = reader(BytesIO(encoded)).size
-    except Exception:  # noqa: BLE001 - Pillow's readers raise what they like, and the server may take the image
+    except Exception:  # noqa: BLE001 - Pillow's readers raise any exception, and the server may accept the image
         return None
     return height, width
 
@@ -75,14 +75,14 @@ def flattened(image: Image.Image) -> Image.Image:
 
     Raises:
         ClientLimitError: A limit of this process was met.
-        InvalidImageError: It is empty, closed, or has no conversion.
+        InvalidImageError: It is empty, closed, or cannot be converted.
     """
     if 0 in image.size:
         raise InvalidImageError(f"the PIL image is empty: {image.width} x {image.height} pixels")
     try:
         return _despite_warnings(lambda: _as_shown(image))
-    except Exception as error:  # a lazily read file, whose decoder raises what it likes, or a mode without a way to RGB
-        # Of an image without a file Pillow raises what it fails with: AssertionError, AttributeError.
+    except Exception as error:  # any exception of a decoder, if the file is read lazily, or an unsupported mode
+        # For an image without a file, Pillow raises AssertionError or AttributeError.
         is_unread = bool(getattr(image, "tile", None)) and getattr(image, "fp", None) is None
         if is_unread or "closed" in str(error):
             message = "the PIL image was closed before it was read: call its load() first, or close it later"
@@ -97,33 +97,33 @@ def _refusal(error: Exception, what: str) -> SegmentationError:
 
 
 def _despite_warnings(work: Callable[[], _T]) -> _T:
-    """Do what Pillow may warn about, where warnings are errors too."""
+    """Run work about which Pillow may warn, also if warnings are errors."""
     try:
         return work()
     except Warning:
-        # Only now: the filters belong to all threads of the process.
+        # Only now, because the filters affect all threads of the process.
         with _warnings_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return work()
 
 
 def _opened(encoded: bytes) -> Image.Image:
-    """Open what the server takes, and nothing else: Pillow knows more formats, and runs programs for some."""
+    """Open only formats that the server accepts: Pillow knows more, and runs programs for some."""
     name = format_of(encoded)
     if name is None:
         raise InvalidImageError(
-            "the image cannot be decoded: it is no JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF or HEIC"
+            "the image cannot be decoded: it is not in JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF or HEIC format"
         )
     data, orientation = without_metadata(encoded)
     if name != "HEIF":
         picture: Image.Image = Image.open(BytesIO(data), formats=[name])
-    else:  # the picture alone: some metadata end the process in pi-heif 1.4.0
+    else:  # only the picture, because some metadata crashes the process in pi-heif 1.4.0
         alone = still(encoded)
         picture = _avif(alone.data) if alone.codec == "AVIF" else _heic(alone.data)
     for key in _NOT_EXIF:
         picture.info.pop(key, None)
     shown = _turned(_as_shown(picture), orientation)
-    # No copy where none is needed, because a large picture would take twice its memory.
+    # No needless copy, because a large picture would take twice its memory.
     return shown if shown.mode == "RGB" and not getattr(shown, "is_animated", False) else shown.convert("RGB")
 
 
@@ -136,7 +136,7 @@ def _avif(data: bytes) -> Image.Image:
 
 def _heic(data: bytes) -> Image.Image:
     try:
-        from pi_heif import HeifImageFile  # noqa: PLC0415 of an extra
+        from pi_heif import HeifImageFile  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         if error.name != "pi_heif":
             raise
@@ -145,19 +145,19 @@ def _heic(data: bytes) -> Image.Image:
 
 
 def _as_shown(image: Image.Image) -> Image.Image:
-    """Return an image in mode L or RGB, upright, without alpha; the frame that it stands at."""
+    """Return the current frame of an image in mode L or RGB, upright, without alpha."""
     image.load()
     upright = _turned(image, _orientation(image))
     if upright.mode in {"L", "RGB"}:
         return upright
     if upright.mode == "I" or upright.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255: a 16-bit picture would come out white.
+        # Pillow's conversion clips at 255, which would turn a 16-bit picture white.
         wide = np.clip(np.asarray(upright), 0, 65535).astype(np.uint16)
         if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
             wide = ~wide
         return Image.fromarray((wide >> 8).astype(np.uint8))
     if upright.mode == "F":
-        raise ValueError("float pixels have no known range")
+        raise ValueError("float pixels have no defined range, so convert them to uint8")
     if upright.mode in {"1", "LA"}:
         return upright.convert("L")
     if upright.mode == "La":
@@ -169,7 +169,7 @@ def _as_shown(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> object:
-    """Return an image's EXIF orientation, and that alone; None where its EXIF block is garbled, as viewers take it."""
+    """Return only the EXIF orientation of an image; None if its EXIF block is not valid, as viewers do."""
     try:
         exif = image.getexif()
         if any(name in image.info for name in _NOT_EXIF):
@@ -178,7 +178,7 @@ def _orientation(image: Image.Image) -> object:
         return exif.get(ORIENTATION_TAG)
     except Warning:
         raise
-    except Exception:  # noqa: BLE001 Pillow's EXIF parser raises what it likes
+    except Exception:  # noqa: BLE001 - Pillow's EXIF parser raises any exception
         return None
 
 

@@ -19,9 +19,9 @@ class Polygon:
     """One connected area of a mask.
 
     Attributes:
-        exterior: Its corners, (N, 2) float64, x and y in pixels from the upper left corner of the image; the last joins
-            the first.
-        holes: Corners of each hole in it, in the same form.
+        exterior: Corners of the outline, (N, 2) float64, x and y in pixels from the upper left corner of the image. The
+            last corner connects to the first, which is not repeated.
+        holes: Corners of each hole, in the same form.
     """
 
     exterior: NDArray[np.float64]
@@ -29,26 +29,26 @@ class Polygon:
 
     @property
     def area(self) -> float:
-        """Pixels inside, without the holes."""
+        """Area in pixels, without the holes."""
         return abs(_signed_area(self.exterior)) - sum(abs(_signed_area(hole)) for hole in self.holes)
 
     def simplify(self, tolerance: float) -> Polygon:
-        """Return a polygon with fewer corners, by Douglas and Peucker's algorithm.
+        """Return a polygon with fewer corners, by the algorithm of Douglas and Peucker.
 
-        Each ring is simplified by itself. A hole that shrinks to a line is left out. Large tolerances can make rings
+        Each ring is simplified separately. A hole that becomes a line is left out. With a large tolerance, rings may
         cross: `shapely.geometry.shape(polygon).simplify(tolerance)` prevents that.
 
         Args:
-            tolerance: How far a dropped corner may be from the new outline, in pixels, 0 or more.
+            tolerance: Largest distance of a dropped corner from the new outline, in pixels, 0 or more.
 
         Raises:
             ValueError: `tolerance` is negative or not a number.
         """
         if not tolerance >= 0:
-            raise ValueError(f"tolerance must be 0 or more pixels; found {tolerance!r}")
+            raise ValueError(f"tolerance must be 0 or more pixels, got {tolerance!r}")
         holes = (_simplified(hole, tolerance) for hole in self.holes)
         exterior = _simplified(self.exterior, tolerance)
-        if _signed_area(exterior) == 0:  # nothing but a line would be left
+        if _signed_area(exterior) == 0:  # only a line would be left
             exterior = self.exterior
         return Polygon(exterior, tuple(hole for hole in holes if _signed_area(hole) != 0))
 
@@ -79,12 +79,12 @@ def trace(where: NDArray[np.bool_]) -> list[Polygon]:
     if not where.any():
         return []
     top, left, bottom, right = bounds(where)
-    # contourpy takes a value to stand at its pixel's centre; a frame of zeros closes what touches the image's edge.
+    # contourpy places a value at the center of its pixel. A frame of zeros closes areas at the image's edge.
     framed = np.pad(where[top:bottom, left:right], 1).astype(np.float64)
     generator = contour_generator(z=framed, fill_type=FillType.OuterOffset)
-    # What it returns depends on the fill type, which contourpy's types do not say: each outer ring with its holes, and
-    # where in it the rings begin and end.
-    # A little below one half, because where two pixels touch at a corner, the middle is one half exactly.
+    # The result depends on the fill type, which contourpy's types do not express: each outer ring with its holes, and
+    # the offsets at which the rings start and end.
+    # A little below one half, because if two pixels touch at a corner, the value between them is exactly one half.
     filled = generator.filled(0.5 - 1e-6, 2.0)
     points, offsets = cast("tuple[list[NDArray[np.float64]], list[NDArray[np.uint32]]]", filled)
     corner = (left - 0.5, top - 0.5)
@@ -96,7 +96,7 @@ def trace(where: NDArray[np.bool_]) -> list[Polygon]:
 
 
 def _corners(ring: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a closed ring's points without those on a straight line between their neighbours."""
+    """Return the points of a closed ring without those on a straight line between their neighbors."""
     points = ring[:-1]
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     return points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
@@ -108,13 +108,13 @@ def _signed_area(ring: NDArray[np.float64]) -> float:
 
 
 def _closed(ring: NDArray[np.float64], sign: int) -> list[list[float]]:
-    """Return a ring whose last point is its first and whose area has a sign."""
+    """Return a closed ring whose signed area has the given sign."""
     points = ring if _signed_area(ring) * sign > 0 else ring[::-1]
     return np.concatenate([points, points[:1]]).tolist()
 
 
 def _simplified(ring: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
-    """Return the corners of a ring that Douglas and Peucker's algorithm keeps."""
+    """Return the corners of a ring that the algorithm of Douglas and Peucker keeps."""
     points = np.concatenate([ring, ring[:1]])
     far = int(np.argmax(np.hypot(*(ring - ring[0]).T)))
     keep = np.zeros(len(points), np.bool_)

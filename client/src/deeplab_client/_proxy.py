@@ -1,4 +1,4 @@
-"""The HTTP proxy between a client and its server."""
+"""The HTTP proxy between the client and the server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Proxy:
 
     Attributes:
         host: Name or address.
-        port: Its port.
-        authorization: The value of the header Proxy-Authorization; None where the proxy asks for nothing.
+        port: Port of the proxy.
+        authorization: Value of the header Proxy-Authorization; None without a password.
     """
 
     host: str
@@ -25,7 +25,7 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What it is sent with a request."""
+        """The headers for the proxy in each request."""
         return {} if self.authorization is None else {"Proxy-Authorization": self.authorization}
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class Proxy:
 
 
 class ProxyRefusedError(OSError):
-    """A proxy does not connect to the server."""
+    """A proxy refuses to connect to the server."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"the proxy answers CONNECT with HTTP status {status} {reason}")
@@ -41,18 +41,18 @@ class ProxyRefusedError(OSError):
 
 
 def proxy_of(text: object, *, source: str) -> Proxy:
-    """Read a proxy's URL; the port defaults to 80, and `http://` may be left out. No message holds a password.
+    """Parse a proxy's URL; the default port is 80, and `http://` may be left out. No message contains a password.
 
     Args:
         text: The URL.
-        source: Where it comes from, for messages.
+        source: The argument or variable it comes from, for messages.
 
     Raises:
-        TypeError: It is no string.
-        ValueError: It is no HTTP proxy's.
+        TypeError: It is not a string.
+        ValueError: It is not the URL of an HTTP proxy.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{source} must be a string, a proxy's URL or 'env'; found {type(text).__name__}")
+        raise TypeError(f"{source} must be a string, a proxy's URL or 'env', got {type(text).__name__}")
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname, _DEFAULT_PORT if parts.port is None else parts.port
@@ -62,7 +62,7 @@ def proxy_of(text: object, *, source: str) -> Proxy:
     if parts is None or not host or not port or not is_plain or parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError(f"{source} must be http://host:port or http://user:password@host:port")
     if parts.scheme != "http":
-        raise ValueError(f"{source} must be an HTTP proxy, http://host:port; found the scheme {parts.scheme!r}")
+        raise ValueError(f"{source} must be an HTTP proxy, http://host:port, got the scheme {parts.scheme!r}")
     if parts.username is None:
         return Proxy(host, port)
     credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -70,20 +70,20 @@ def proxy_of(text: object, *, source: str) -> Proxy:
 
 
 def proxy_from_environment(scheme: str, host: str, authority: str) -> Proxy | None:
-    """Return the proxy that HTTP_PROXY or HTTPS_PROXY names, unless NO_PROXY excepts the server.
+    """Return the proxy of HTTP_PROXY or HTTPS_PROXY, unless NO_PROXY excludes the server.
 
     Args:
         scheme: `http` or `https`.
-        host: The server's name or address.
+        host: Name or address of the server.
         authority: `host:port`, an IPv6 address in brackets.
 
     Raises:
-        ValueError: The variable cannot be used; the message names it.
+        ValueError: The variable is not valid; the message names it.
     """
-    from urllib.request import getproxies_environment, proxy_bypass  # noqa: PLC0415 - seldom used
+    from urllib.request import getproxies_environment, proxy_bypass  # noqa: PLC0415 - rarely used
 
     url = getproxies_environment().get(scheme)
-    # Both: an IPv6 address may stand in NO_PROXY without brackets.
+    # Check both, because an IPv6 address in NO_PROXY may have no brackets.
     if url is None or proxy_bypass(authority) or proxy_bypass(host):
         return None
     return proxy_of(url, source=f"the environment variable {scheme.upper()}_PROXY")

@@ -1,4 +1,4 @@
-"""Whether a server and its model take requests, asked once or until they do: steps, as in `_steps`."""
+"""Check once, or wait until, a server and its model are ready: generators of steps, see `_steps`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from deeplab_client._calls import Calls
     from deeplab_client._steps import Part, Steps
 
-# Waiting for the server does not help against these.
+# Waiting does not help against these errors.
 _FINAL_REFUSALS = (ClientClosedError, AccessDeniedError, TLSError)
 
-_LONGEST_PROBE = 2.0  # seconds that one question for readiness may take
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two of them
+_LONGEST_PROBE = 2.0  # seconds for one check
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two checks
 
 _logger = logging.getLogger("deeplab_client")
 
 
 def is_ready(calls: Calls, model: str | None, timeout: float | None) -> Steps[bool]:
-    """Ask once whether the server and a model take requests."""
+    """Check once whether the server and a model are ready."""
     calls.check_open()
     model, deadline = calls.model_or_own(model), calls.deadline(timeout)
     try:
@@ -45,20 +45,20 @@ def is_ready(calls: Calls, model: str | None, timeout: float | None) -> Steps[bo
 
 
 def until_ready(calls: Calls, model: str | None, timeout: float) -> Steps[None]:
-    """Ask until the server and a model take requests."""
+    """Wait until the server and a model are ready."""
     model, whole = calls.model_or_own(model), Deadline(timeout)
-    reason = not_said = f"it does not call itself and model {model!r} ready"
+    reason = no_reason = f"the server reports itself or model {model!r} as not ready"
     pause = _FIRST_PAUSE
     while True:
         try:
             deadline = Deadline(min(whole.remaining(), _LONGEST_PROBE))
         except TimeoutError as error:
-            message = f"{calls.endpoint} is not ready within {round(whole.seconds, 1):g} s: {reason}"
+            message = f"{calls.endpoint} was not ready within {round(whole.seconds, 1):g} s: {reason}"
             raise DeadlineExceededError(message, model=model) from error
         try:
             if (yield Ask("is_ready", model, deadline)):
                 break
-            reason = (yield from _why_not(model, deadline)) or not_said
+            reason = (yield from _why_not(model, deadline)) or no_reason
         except _FINAL_REFUSALS:
             raise
         except SegmentationError as error:
@@ -69,11 +69,11 @@ def until_ready(calls: Calls, model: str | None, timeout: float) -> Steps[None]:
 
 
 def _why_not(model: str, deadline: Deadline) -> Part[str | None]:
-    """Return what the server says of a model that is not ready; None where that is nothing."""
+    """Return the server's reason why a model is not ready; None if it gives none."""
     try:
         yield Ask("model_config", model, deadline)
     except ModelNotFoundError as refusal:
         return str(refusal)
     except SegmentationError as error:
-        _logger.debug("%s is not ready, and its config is not told: %s", model, error)
+        _logger.debug("%s is not ready, and its config is not available: %s", model, error)
     return None

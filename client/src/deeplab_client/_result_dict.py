@@ -1,4 +1,4 @@
-"""A result as JSON holds it."""
+"""A result as a dict for JSON."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 
 class ClassDict(TypedDict):
-    """What `Segmentation.to_dict` says of one class that is present.
+    """One present class in the dict of `Segmentation.to_dict`.
 
     Attributes:
-        pixels: How many are of this class.
-        fraction: Their share of the image, 0 to 1.
-        confidence: Their mean confidence, 0 to 1; None if the result has none.
-        rle: Where they are; None unless asked for.
+        id: Class id.
+        name: Name of the class.
+        pixels: Number of pixels.
+        fraction: Share of the image, 0 to 1.
+        confidence: Mean confidence of the pixels, 0 to 1; None if the result has no confidence.
+        rle: Mask of the class in COCO's run-length encoding; None without `rle=True`.
     """
 
     id: int
@@ -35,13 +37,20 @@ class ClassDict(TypedDict):
 
 
 class ResultDict(TypedDict):
-    """What `Segmentation.to_dict` returns; lengths are in pixels.
+    """The dict of `Segmentation.to_dict`.
 
     Attributes:
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        model_name: Name of the model.
+        model_version: Version of the model.
+        weights: Name of the weights; None if unknown.
+        untrained: Whether the weights are random.
         background: Name of class 0 if it is the background, else None.
-        top_class: As the property; None where there is only background.
-        classes: The present classes, the background among them, most pixels first.
-        mean_confidence: That of all pixels, 0 to 1; None if the result has none.
+        request_id: Id of the request on the server.
+        top_class: The class with the most pixels, without the background; None if there is only background.
+        classes: The present classes, including the background, most pixels first.
+        mean_confidence: Mean confidence of all pixels, 0 to 1; None if the result has no confidence.
     """
 
     width: int
@@ -60,7 +69,7 @@ class ResultDict(TypedDict):
 def classes(
     mask: NDArray[np.uint8], class_names: Sequence[str], confidence: NDArray[np.uint8] | None, *, rle: bool
 ) -> list[ClassDict]:
-    """Return what is said of each present class, most pixels first."""
+    """Return the entries of the present classes, most pixels first."""
     found = sorted(areas(mask, confidence, background=False), key=lambda area: -area.pixels)
     return [
         {

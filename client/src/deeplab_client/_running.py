@@ -1,4 +1,4 @@
-"""How a client's calls are run in the thread that makes them, over one transport."""
+"""Run the steps of calls in the calling thread, over one transport."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from deeplab_client._factory import check_transport, open_transport
 from deeplab_client._limits import naming_limits
-from deeplab_client._steps import Ask, Done, Tell, Work
+from deeplab_client._steps import Ask, CallHook, Done, Work
 
 if TYPE_CHECKING:
     from deeplab_client._calls import Calls
@@ -20,34 +20,34 @@ _KEY = "transport"
 
 
 class Runner:
-    """Runs the calls of a client and of its views; they share one transport, made by the first call."""
+    """Runs the calls of a client and its views, which share one transport; the first call creates it."""
 
     def __init__(self, given: Transport | None) -> None:
         check_transport(given, asynchronous=False)
         self._given = given
-        # A dict for its atomic setdefault: a lock held by another thread during a fork would stay locked in the child.
+        # A dict because its setdefault is atomic: a lock held by another thread during a fork would stay locked.
         self._transports: dict[str, Transport] = {} if given is None else {_KEY: given}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Runner, (self._given,)  # a copy makes connections of its own
+        return Runner, (self._given,)  # a copy opens its own connections
 
     def run(self, steps: Steps[_T], calls: Calls) -> _T:
-        """Take the steps of a call, and return what it returns."""
+        """Run the steps of a call and return its result."""
         with contextlib.closing(steps):
             step = next(steps)
             try:
                 while not isinstance(step, Done):
                     try:
                         answer = self._take(step, calls)
-                    except BaseException as error:  # noqa: PERF203 - each step fails by itself
-                        if isinstance(step, Tell):
+                    except BaseException as error:  # noqa: PERF203 - each step handles its own error
+                        if isinstance(step, CallHook):
                             raise
                         step = steps.throw(error)
                     else:
                         step = steps.send(answer)
                 return step.value
             finally:
-                del step  # what a hook is told holds an error, whose traceback holds this frame
+                del step  # the argument of a hook holds an error, whose traceback holds this frame
 
     def close(self) -> None:
         """Close the connections of this process."""
@@ -62,7 +62,7 @@ class Runner:
         if isinstance(step, Work):
             with naming_limits():
                 return step.function(step.argument)
-        if isinstance(step, Tell):
+        if isinstance(step, CallHook):
             return step.hook(step.about)
         return step.deadline.pause(step.seconds)
 

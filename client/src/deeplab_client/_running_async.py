@@ -1,4 +1,4 @@
-"""How a client's calls are run in an event loop, over one transport."""
+"""Run the steps of calls in an event loop, over one transport."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from deeplab_client._factory import check_transport, open_async_transport
 from deeplab_client._faults import CallContext, too_late
 from deeplab_client._limits import naming_limits
-from deeplab_client._steps import Ask, Done, Pause, Tell, Work
+from deeplab_client._steps import Ask, CallHook, Done, Pause, Work
 from deeplab_client._transport import Reply, Request
 from deeplab_client._workers import Passed, in_thread, in_time
 
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Bytes of an image or a mask from which on it is worth a thread to keep the event loop free: to copy 1 MB takes 0.1 ms,
-# its checksum 0.2 ms, to decode a PNG of it 5 ms.
+# Bytes. Larger images and masks are handled in a thread to keep the event loop free: copying 1 MB takes 0.1 ms, its
+# checksum 0.2 ms, and decoding a PNG of it 5 ms.
 _LARGE = 1_000_000
 
 
 class AsyncRunner:
-    """Runs the calls of a client and of its views; they share one transport, made by the first call."""
+    """Runs the calls of a client and its views, which share one transport; the first call creates it."""
 
     def __init__(self, given: AsyncTransport | None) -> None:
         check_transport(given, asynchronous=True)
         self._transport = self._given = given
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return AsyncRunner, (self._given,)  # a copy makes connections of its own
+        return AsyncRunner, (self._given,)  # a copy opens its own connections
 
     async def run(self, steps: Steps[_T], calls: Calls, model: str | None) -> _T:
-        """Take the steps of a call, and return what it returns."""
+        """Run the steps of a call and return its result."""
         with contextlib.closing(steps):
             step = next(steps)
             try:
                 while not isinstance(step, Done):
                     try:
                         answer = await self._take(step, calls, model or calls.model)
-                    except BaseException as error:  # noqa: PERF203 - each step fails by itself
-                        if isinstance(step, Tell):
+                    except BaseException as error:  # noqa: PERF203 - each step handles its own error
+                        if isinstance(step, CallHook):
                             raise
                         step = steps.throw(error)
                     else:
                         step = steps.send(answer)
                 return step.value
             finally:
-                del step  # what a hook is told holds an error, whose traceback holds this frame
+                del step  # the argument of a hook holds an error, whose traceback holds this frame
 
     async def close(self) -> None:
         """Close the connections of this event loop."""
@@ -65,9 +65,9 @@ class AsyncRunner:
         try:
             if isinstance(step, Pause):
                 return await asyncio.sleep(min(step.seconds, step.deadline.left()))
-            if isinstance(step, Tell):
-                told = step.hook(step.about)
-                return await in_time(told, deadline=step.deadline) if isawaitable(told) else None
+            if isinstance(step, CallHook):
+                result = step.hook(step.about)
+                return await in_time(result, deadline=step.deadline) if isawaitable(result) else None
             with naming_limits():
                 if isinstance(step, Work):
                     work = partial(step.function, step.argument)
@@ -84,7 +84,7 @@ class AsyncRunner:
     async def _open(self, calls: Calls, deadline: Deadline) -> AsyncTransport:
         calls.check_open()
         if self._transport is None:
-            # In a thread: loading takes tenths of a second.
+            # In a thread, because loading takes tenths of a second.
             transport = await in_thread(
                 lambda: open_async_transport(calls.endpoint, calls.options, calls.outputs), deadline=deadline
             )
@@ -97,5 +97,5 @@ class AsyncRunner:
 def _is_small(argument: object) -> bool:
     if not isinstance(argument, Reply):
         return isinstance(argument, bytes) and len(argument) < _LARGE
-    mask = argument.outputs.get("MASK")  # what is missing is a PNG: how large, its decoder will see
+    mask = argument.outputs.get("MASK")  # if it is missing, there is a PNG of unknown size
     return mask is not None and mask.size < _LARGE

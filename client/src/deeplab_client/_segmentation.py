@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from deeplab_client._polygons import Polygon
     from deeplab_client._result_dict import ResultDict
 
-# ruff: noqa: PLC0415 - Pillow and what belongs to one format are loaded by the methods that need them
+# ruff: noqa: PLC0415 - Pillow and the exports are only loaded by the methods that need them
 
 UNTRAINED = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds that one call took, by what it did.
+    """Seconds of the parts of one call.
 
     Attributes:
-        encode: Reading the image and making the bytes that travel.
-        wait: The network and the server, retries and the pauses before them included.
-        decode: Checking the reply and making the result.
+        encode: Reading the image and encoding it for sending.
+        wait: Waiting for the server, including retries and the pauses before them.
+        decode: Checking the reply and creating the result.
     """
 
     encode: float
@@ -41,24 +41,23 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Segmentation:
-    """Which class each pixel of an image belongs to.
+    """The class of each pixel of an image.
 
-    Everything is computed from the mask as it is now, also after you have written to it. Two results are equal if all
-    but their timings and request ids is equal. A result has no hash, because its mask can be written to. `copy.copy`
-    shares the arrays, `copy.deepcopy` and pickling do not.
+    Everything is computed from the current mask, also after you have written to it. Two results are equal if everything
+    except timings and request ids is equal. A result has no hash, because its mask is writable. `copy.copy` shares the
+    arrays, `copy.deepcopy` and pickling copy them.
 
     Attributes:
         mask: Class ids, (H, W) uint8 at the image's own size; the result's own memory, writable, contiguous.
-        class_names: Name of each class id, as the server gives them.
-        model_name: The model that answered.
-        model_version: Its version.
-        weights: What the model's weights are: a torchvision name such as `COCO_WITH_VOC_LABELS_V1`, a file's name,
-            `none` for untrained ones; None where the server does not tell.
+        class_names: Name of each class id, as the server reports them.
+        model_name: Name of the model that answered.
+        model_version: Version of the model.
+        weights: Name of the model's weights: a torchvision name such as `COCO_WITH_VOC_LABELS_V1`, a file name, or
+            `none` for untrained weights; None if the server does not report it.
         background: Whether class 0 is the background.
-        confidence: Probability of each pixel's class, (H, W) uint8, 255 is 1.0; None unless `segment` was asked for it.
-        request_id: The id under which the answered request was sent to the server; after `segment_tiles` what the ids
-            of all tiles begin with.
-        timings: Where the call's time went; None for a result that no client made.
+        confidence: Probability of each pixel's class, (H, W) uint8, 255 is 1.0; None without `confidence=True`.
+        request_id: Id of the request on the server; after `segment_tiles`, the prefix of the ids of all tiles.
+        timings: Seconds of the parts of the call; None for a result that no client created.
     """
 
     mask: NDArray[np.uint8]
@@ -83,31 +82,31 @@ class Segmentation:
 
     @property
     def untrained(self) -> bool:
-        """Whether the weights are random: the mask then means nothing."""
+        """Whether the weights are random, so that the mask is noise."""
         return self.weights == UNTRAINED
 
     @property
     def pixel_counts(self) -> dict[str, int]:
-        """Pixels of each class that is present, most first.
+        """Number of pixels of each present class, largest first.
 
         Raises:
-            UnknownClassError: The mask was written to, and holds an id that the model has no class of.
+            UnknownClassError: The mask was written to, and contains an id without a name.
         """
         self._check_ids()
         return _classes.counts(self.mask, self.class_names)
 
     @property
     def fractions(self) -> dict[str, float]:
-        """Share of the image of each class that is present, 0 to 1, largest first.
+        """Share of the image of each present class, 0 to 1, largest first.
 
         Raises:
-            UnknownClassError: The mask was written to, and holds an id that the model has no class of.
+            UnknownClassError: The mask was written to, and contains an id without a name.
         """
         return {name: count / self.mask.size for name, count in self.pixel_counts.items()}
 
     @property
     def top_class(self) -> str | None:
-        """The class with most pixels, the background left out; None where there is only background."""
+        """The class with the most pixels, without the background; None if there is only background."""
         left_out = self.class_names[0] if self.background else None
         return next((name for name in _classes.counts(self.mask, self.class_names) if name != left_out), None)
 
@@ -134,48 +133,48 @@ class Segmentation:
     __getitem__ = mask_of
 
     def __contains__(self, name: object) -> bool:
-        """Return whether some pixel of the image is of a class."""
+        """Return whether any pixel of the image is of a class."""
         return name in _classes.counts(self.mask, self.class_names)
 
     __iter__ = None  # not a sequence, though it has __getitem__
 
     def at_least(self, confidence: float) -> Segmentation:
-        """Return a result in which less certain pixels are background.
+        """Return a result in which less certain pixels are set to background.
 
-        Its mask is its own. `confidence` is shared with this result and still belongs to the model's own classes.
+        It has a new mask. Its `confidence` is shared with this result, and still refers to the original classes.
 
         Args:
             confidence: The lowest probability to keep, 0 to 1.
 
         Raises:
-            ValueError: `confidence` is out of range, the result has none, or the model has no background.
+            ValueError: `confidence` is out of range, the result has no confidence, or the model has no background.
         """
         if not 0 <= confidence <= 1:
-            raise ValueError(f"confidence must be from 0 to 1; found {confidence!r}")
+            raise ValueError(f"confidence must be from 0 to 1, got {confidence!r}")
         if self.confidence is None:
-            raise ValueError("this result has no confidence: ask for it with segment(..., confidence=True)")
+            raise ValueError("this result has no confidence: request it with segment(..., confidence=True)")
         if not self.background:
             raise ValueError(
-                f"{self.model_name} has no background that uncertain pixels could become, because its class 0 is "
-                f"{self.class_names[0]!r}: use result.confidence itself"
+                f"at_least needs a model with a background, but class 0 of {self.model_name} is "
+                f"{self.class_names[0]!r}: use result.confidence instead"
             )
         lowest = np.searchsorted(np.arange(256) / 255, confidence)
         return replace(self, mask=np.where(self.confidence >= lowest, self.mask, np.uint8(0)))
 
     def overlay(self, image: ImageLike, *, alpha: float = 0.5, legend: bool = False) -> Image.Image:
-        """Draw the mask over its image in the VOC colors; background pixels stay as they are.
+        """Return the image as an RGB picture with the mask drawn over it in the VOC colors.
 
-        A model without a background uses the colors from the second on, because VOC's first is black. The picture of an
-        untrained model gets a banner above it that says so.
+        Background pixels are unchanged. For a model without a background, the colors start with VOC's second, because
+        the first is black. For an untrained model, a banner above the picture says so.
 
         Args:
-            image: The segmented image, in any form that `segment` takes; a file object rewound.
+            image: The segmented image, of any type that `segment` accepts; a file object must be rewound.
             alpha: Opacity of the mask, 0 to 1.
-            legend: Append a panel of colors, names and shares.
+            legend: Add a panel of colors, names and shares.
 
         Raises:
-            InvalidImageError: The image cannot be decoded, or its size is not the mask's.
-            UnknownClassError: The legend has an id that the model has no class of.
+            InvalidImageError: The image cannot be decoded, or its size differs from that of the mask.
+            UnknownClassError: The mask contains an id without a name, which the legend needs.
             ValueError: `alpha` is out of range.
         """
         from deeplab_client import _drawing
@@ -187,7 +186,7 @@ class Segmentation:
         )
 
     def colorize(self) -> Image.Image:
-        """Return the mask as an RGB picture in the colors of `overlay`, with the banner where it is untrained."""
+        """Return the mask as an RGB picture in the colors of `overlay`, with its banner for an untrained model."""
         from deeplab_client import _drawing
 
         return _drawing.colorize(self.mask, untrained=self.untrained, background=self.background)
@@ -195,20 +194,20 @@ class Segmentation:
     def to_png(self) -> bytes:
         """Return a palette PNG in the colors of `overlay` whose pixel values are the class ids.
 
-        That of an untrained model says so in a text chunk `Warning`.
+        For an untrained model, a text chunk `Warning` says so.
         """
         from deeplab_client import _drawing
 
         return _drawing.png(self.mask, untrained=self.untrained, background=self.background)
 
     def to_dict(self, *, rle: bool = False) -> ResultDict:
-        """Return what `json.dumps` takes; `deeplab_client.ResultDict` has the keys and their types.
+        """Return a dict for `json.dumps`; `deeplab_client.ResultDict` has the keys and their types.
 
         Args:
             rle: Add the mask of each class in COCO's run-length encoding.
 
         Raises:
-            UnknownClassError: The mask was written to, and holds an id that the model has no class of.
+            UnknownClassError: The mask was written to, and contains an id without a name.
         """
         self._check_ids()
         return {
@@ -226,7 +225,7 @@ class Segmentation:
         }
 
     def to_rle(self, name: str) -> Rle:
-        """Return where a class is in COCO's compressed run-length encoding, byte for byte as pycocotools encodes it.
+        """Return the mask of a class in COCO's compressed run-length encoding, byte for byte as from pycocotools.
 
         Raises:
             UnknownClassError: The model has no such class.
@@ -234,12 +233,12 @@ class Segmentation:
         return _coco.rle(self[name])
 
     def to_polygons(self, name: str) -> list[Polygon]:
-        """Return the outlines of a class's connected areas, one polygon each, largest first, with their holes.
+        """Return the outlines of the connected areas of a class with their holes, largest first.
 
         Pixels that touch at a corner are connected.
 
         Raises:
-            ModuleNotFoundError: contourpy is not installed; the extra `polygons` brings it.
+            ModuleNotFoundError: contourpy is not installed; the extra `polygons` installs it.
             UnknownClassError: The model has no such class.
         """
         return _polygons.trace(self[name])
@@ -247,42 +246,42 @@ class Segmentation:
     def to_coco(
         self, *, image_id: int, first_id: int = 1, components: bool = False, min_area: int = 1
     ) -> list[CocoAnnotation]:
-        """Return COCO annotations, one for each present class but the background, ready for JSON.
+        """Return COCO annotations for JSON, one for each present class except the background.
 
-        They have a `score`, the mean confidence of their pixels, if the result has a confidence.
+        If the result has a confidence, they have a `score`: the mean confidence of their pixels, 0 to 1.
 
         Args:
-            image_id: Of the image that the annotations belong to.
-            first_id: Of the first annotation; a data set's ids are unique over all its images.
-            components: Make one annotation for each connected area of a class, largest first. Pixels that touch at a
-                corner are connected.
-            min_area: Leave out annotations of fewer pixels.
+            image_id: Id of the image that the annotations belong to.
+            first_id: Id of the first annotation; ids must be unique over all images of a data set.
+            components: Return one annotation for each connected area of a class, largest first. Pixels that touch at
+                a corner are connected.
+            min_area: Leave out annotations with fewer pixels.
 
         Raises:
-            ModuleNotFoundError: `components` needs scipy; the extra `components` brings it.
-            UnknownClassError: The mask was written to, and holds an id that the model has no class of.
+            ModuleNotFoundError: `components` needs scipy; the extra `components` installs it.
+            UnknownClassError: The mask was written to, and contains an id without a name.
         """
         return _coco.annotate(self._areas(components, min_area), image_id=image_id, first_id=first_id)
 
     def coco_categories(self) -> list[CocoCategory]:
-        """Return what `category_id` means: every class of the model but the background."""
+        """Return the COCO categories: every class of the model except the background."""
         return _coco.categories(self.class_names, background=self.background)
 
     def to_supervision(self, *, components: bool = False, min_area: int = 1) -> supervision.Detections:
-        """Return supervision's Detections, one for each present class but the background.
+        """Return supervision's Detections, one for each present class except the background.
 
-        They hold masks, boxes, class ids, and names under `class_name`; also the mean confidence of their pixels, 0 to
-        1, if the result has a confidence.
+        They have masks, boxes, class ids, and names under `class_name`. If the result has a confidence, they also have
+        the mean confidence of their pixels, 0 to 1.
 
         Args:
-            components: Make one detection for each connected area of a class, largest first. Pixels that touch at a
+            components: Return one detection for each connected area of a class, largest first. Pixels that touch at a
                 corner are connected.
-            min_area: Leave out detections of fewer pixels.
+            min_area: Leave out detections with fewer pixels.
 
         Raises:
-            ModuleNotFoundError: supervision is not installed; the extra `supervision` brings it. Or `components` needs
-                scipy, which the extra `components` brings.
-            UnknownClassError: The mask was written to, and holds an id that the model has no class of.
+            ModuleNotFoundError: supervision, or scipy for `components`, is not installed; the extras `supervision` and
+                `components` install them.
+            UnknownClassError: The mask was written to, and contains an id without a name.
         """
         return _detections.detections(self._areas(components, min_area), self.class_names)
 
@@ -301,13 +300,13 @@ class Segmentation:
             and np.array_equal(self.confidence, other.confidence)  # pyright: ignore[reportArgumentType] - None equals None
         )
 
-    __hash__: ClassVar[None]  # pyright: ignore[reportIncompatibleMethodOverride]  how Python says that there is none
+    __hash__: ClassVar[None]  # pyright: ignore[reportIncompatibleMethodOverride] - Python's way to disable it
 
     def _described(self) -> tuple[object, ...]:
         return self.class_names, self.model_name, self.model_version, self.weights, self.background
 
     def _repr_png_(self) -> bytes:
-        """Return what a notebook shows: the mask's colors, at most 1024 pixels wide and high."""
+        """Return the PNG that a notebook shows: the colored mask, at most 1024 pixels wide and high."""
         from deeplab_client import _drawing
 
         return _drawing.preview(self.mask, untrained=self.untrained, background=self.background)

@@ -1,7 +1,7 @@
-"""What each call does, written once for both clients: generators of steps, without any I/O.
+"""The logic of each call, shared by both clients: generators of steps, without I/O.
 
-A client takes each step and sends the generator what came of it, or throws in the error that it met; after `Done` it
-returns. Retries, hooks, spans and the models' facts are decided here.
+A client runs each step and sends its result, or throws its error, into the generator. After `Done` it returns. Retries,
+hooks, spans and the facts about models are handled here.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Operators may restrict the API that tells the weights and the background. Any other failure is raised: a hiccup must
-# not hide that the weights are untrained.
+# Operators may restrict the API with the weights and the background. Any other error is raised, because a temporary
+# failure must not hide that the weights are untrained.
 _FACTS_UNAVAILABLE = (AccessDeniedError, UnsupportedError, ModelNotFoundError)
-# Up to so many pixels an image is sent without asking for the model's limit, whose default is 50 million.
+# Images with at most so many pixels are sent without requesting the model's limit, whose default is 50 million.
 _ALWAYS_SENT = 10_000_000
-_SMALL_FILE = 1_000_000  # bytes; the server's refusal of fewer comes soon
+_SMALL_FILE = 1_000_000  # bytes; the server refuses a smaller file quickly
 
 _logger = logging.getLogger("deeplab_client")
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Call a method of the transport: `transport.METHOD(about, deadline=deadline)`, without what is None."""
+    """Call a method of the transport: `transport.METHOD(about, deadline=deadline)`, without `about` if it is None."""
 
     method: Literal["infer", "model_config", "is_ready", "model_versions", "server_info"]
     about: Request | str | None
@@ -69,7 +69,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Call a function that reads an image or a reply: what is large takes its time."""
+    """Call a function that reads an image or a reply, which may take long."""
 
     function: Callable[[Any], object]
     argument: object
@@ -77,10 +77,10 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
-    """Call a hook of the caller's, and await what it returns, where that is awaitable.
+class CallHook:
+    """Call a hook of the caller, and await its result if it is awaitable.
 
-    What the hook raises ends the call, and is not for the steps to handle.
+    An exception of the hook ends the call, and is not thrown into the steps.
     """
 
     hook: Callable[[Any], object]
@@ -103,7 +103,7 @@ class Done(Generic[_T]):
     value: _T
 
 
-Step: TypeAlias = Ask | Work | Tell | Pause
+Step: TypeAlias = Ask | Work | CallHook | Pause
 Steps: TypeAlias = Generator[Step | Done[_T], Any, None]
 Part: TypeAlias = Generator[Step, Any, _T]
 
@@ -127,14 +127,14 @@ def segment(
 
 
 def models(calls: Calls, deadline: Deadline) -> Steps[list[ModelInfo]]:
-    """Learn which models of the server segment images."""
+    """Get the segmentation models of the server."""
     calls.check_open()
     call = _Call(calls, None, deadline)
     yield Done((yield from call.retried(call.ask_models)))
 
 
 def server(calls: Calls, deadline: Deadline) -> Steps[ServerInfo]:
-    """Learn what the server calls itself."""
+    """Get name and version of the server."""
     calls.check_open()
     call = _Call(calls, None, deadline)
     yield Done((yield from call.retried(call.ask_server)))
@@ -159,20 +159,20 @@ class _Call:
         self._attempts = Attempts(calls.policy, deadline, in_batch=in_batch)
         self._confidence = confidence
         self._known = calls.facts
-        self._learnt = _wire.ModelFacts()
+        self._facts = _wire.ModelFacts()
         self._request: Request | None = None
         self._request_id = request_id or calls.request_id()
         self._marks = [time.perf_counter()]
 
     def retried(self, attempt: Callable[[], Part[_T]]) -> Part[_T]:
-        """Make attempts until one does not fail, or fails for good."""
+        """Make attempts until one succeeds or fails permanently."""
         limits: list[ClientLimitError] = []
         while True:
             try:
                 return (yield from attempt())
             except SegmentationError as error:
                 if isinstance(error, DeadlineExceededError) and limits and self._request is None:
-                    break  # nobody was asked: what kept the image from being read is the reason
+                    break  # nothing was sent: the limit that kept the image from being read is the reason
                 pause = yield from self._after(error)
                 if pause is None:
                     raise
@@ -181,35 +181,35 @@ class _Call:
         raise limits.pop()
 
     def segment(self, image: ImageLike) -> Part[Segmentation]:
-        """Make one attempt; the image is read by the first."""
+        """Make one attempt; the first one reads the image."""
         request = self._request
         if request is None:
             request = self._request = yield Work(self._encoded, image, self._deadline)
             self._deadline.finish_reading()
         yield from self._check_pixels(request)
         about = RequestInfo(request.model, request.request_id, self._attempts.number, len(request.image))
-        yield from self._tell(self._calls.on_request, about)
+        yield from self._call_hook(self._calls.on_request, about)
         start = time.perf_counter()
         try:
             with _tracing.attempt(self._calls.endpoint, about):
                 result = yield from self._infer(request)
         except SegmentationError as error:
-            yield from self._tell(self._calls.on_response, ResponseInfo(about, time.perf_counter() - start, error))
+            yield from self._call_hook(self._calls.on_response, ResponseInfo(about, time.perf_counter() - start, error))
             raise
-        yield from self._tell(self._calls.on_response, ResponseInfo(about, time.perf_counter() - start, None))
+        yield from self._call_hook(self._calls.on_response, ResponseInfo(about, time.perf_counter() - start, None))
         return result
 
-    def _tell(self, hook: Callable[[Any], object] | None, about: HookArgument) -> Part[None]:
+    def _call_hook(self, hook: Callable[[Any], object] | None, about: HookArgument) -> Part[None]:
         if hook is not None:
-            yield Tell(hook, about, self._deadline)
+            yield CallHook(hook, about, self._deadline)
 
     def _infer(self, request: Request) -> Part[Segmentation]:
-        # No reply tells them: a client asks once for each model, 0.3 ms over HTTP and 0.9 over gRPC on loopback.
-        # A failure swaps the dict: what an attempt learnt before it must not outlive it.
+        # Replies do not contain the facts. A client requests them once for each model: 0.3 ms over HTTP, 0.9 over gRPC.
+        # A failure replaces the dict, because facts from before the failure may no longer be true.
         self._known = self._calls.facts
-        self._learnt = self._known[self._model] if self._model in self._known else (yield from self.ask_facts())
+        self._facts = self._known[self._model] if self._model in self._known else (yield from self.ask_facts())
         reply = yield from self._ask_reply(request)
-        del self._marks[2:]  # waiting ends with the last reply
+        del self._marks[2:]  # `wait` ends with the last reply
         self._mark()
         return (yield Work(self._result, reply, self._deadline))
 
@@ -223,7 +223,7 @@ class _Call:
         raise _wire.without_confidence(self._model, self._request_id)
 
     def ask_facts(self) -> Part[ModelFacts]:
-        """Ask what the model's config says; return the defaults where the server does not tell."""
+        """Get the facts from the model's config; return the defaults if the server denies access to it."""
         try:
             config: ModelConfig = yield Ask("model_config", self._model, self._deadline)
         except _FACTS_UNAVAILABLE as refusal:
@@ -232,10 +232,10 @@ class _Call:
         return _wire.facts_of(config.parameters)
 
     def _check_pixels(self, request: Request) -> Part[None]:
-        """Refuse a large image before it is sent; where its size or the limit is not known, the server decides.
+        """Refuse an image that is too large before it is sent; if its size or the limit is unknown, the server decides.
 
         Raises:
-            InvalidImageError: It has more pixels than the model takes.
+            InvalidImageError: It has more pixels than the model accepts.
         """
         size = self._sent.size
         if size is None and len(request.image) > _SMALL_FILE:
@@ -244,43 +244,43 @@ class _Call:
         taken = self._calls.pixels_taken
         if height * width <= taken.get(self._model, _ALWAYS_SENT):
             return
-        # Asked again before each refusal: the server may have been built anew.
+        # Requested again before each refusal, because the model may have been rebuilt.
         limit = yield from self._ask_pixel_limit()
         taken[self._model] = sys.maxsize if limit is None else limit
         if limit is not None and height * width > limit:
             found = (
-                f"the image is {width} x {height} = {width * height} pixels, and {self._model!r} takes at most {limit}"
+                f"the image has {width} x {height} = {width * height} pixels, but {self._model!r} takes at most {limit}"
             )
             raise InvalidImageError(f"{found}: use segment_tiles, or scale it down", model=self._model)
 
     def _ask_pixel_limit(self) -> Part[int | None]:
-        """Ask the step that reads the image how many pixels it takes; None where the server does not tell."""
+        """Get the pixel limit of the step that reads the image; None if the server denies access to it."""
         try:
             config: ModelConfig = yield Ask("model_config", self._model, self._deadline)
             reader = next((step.model for step in config.steps if _wire.IMAGE in step.inputs), None)
             if reader is not None:
                 config = yield Ask("model_config", reader, self._deadline)
         except _FACTS_UNAVAILABLE as refusal:
-            _logger.debug("largest image of %s unknown: %s", self._model, refusal)
+            _logger.debug("pixel limit of %s unknown: %s", self._model, refusal)
             return None
         return max_pixels_of(config)
 
     def ask_models(self) -> Part[list[ModelInfo]]:
-        """Ask which models are loaded, and for the config of each."""
+        """Get the loaded models and the config of each."""
         versions: Mapping[str, str] = yield Ask("model_versions", None, self._deadline)
         configs: dict[str, ModelConfig] = {}
         for name in versions:
-            with contextlib.suppress(ModelNotFoundError):  # unloaded meanwhile
+            with contextlib.suppress(ModelNotFoundError):  # unloaded in the meantime
                 configs[name] = yield Ask("model_config", name, self._deadline)
         return model_infos(versions, configs)
 
     def ask_server(self) -> Part[ServerInfo]:
-        """Ask what the server calls itself."""
+        """Get name and version of the server."""
         return (yield Ask("server_info", None, self._deadline))
 
-    # A part of its own, because the attempt holds the error, and its traceback holds the frame that made the attempt.
+    # A separate generator, because the attempt holds the error, whose traceback holds the frame of the attempt.
     def _after(self, error: SegmentationError) -> Part[Pause | None]:
-        """Take note of a failed attempt, and tell of it; return None where it is final."""
+        """Record a failed attempt and call the hook; return the pause before the retry, None if there is none."""
         if isinstance(error, (ServerUnavailableError, DeadlineExceededError)):
             self._calls.forget_facts()
         attempt = self._attempts.after(error)
@@ -289,7 +289,7 @@ class _Call:
         _logger.info(
             "request %s, attempt %d: retry in %.2f s: %s", self._request_id, attempt.number, attempt.delay, error
         )
-        yield from self._tell(self._calls.on_retry, attempt)
+        yield from self._call_hook(self._calls.on_retry, attempt)
         return Pause(attempt.delay, self._deadline)
 
     def _encoded(self, image: ImageLike) -> Request:
@@ -300,19 +300,21 @@ class _Call:
         return Request(self._model, upload.data, self._request_id, outputs)
 
     def _result(self, reply: Reply) -> Segmentation:
-        """Make the result.
+        """Create the result.
 
         Raises:
             MismatchedReplyError: The reply belongs to another request.
-            ModelError: The reply does not keep the contract.
-            UnsupportedError: It has no confidence, which was asked for.
+            ModelError: The reply is not that of a segmentation ensemble.
+            UnsupportedError: It has no confidence, which was requested.
         """
         result = _wire.read_reply(
-            reply, self._sent, facts=self._learnt, confidence=self._confidence, request_id=self._request_id
+            reply, self._sent, facts=self._facts, confidence=self._confidence, request_id=self._request_id
         )
         if result.untrained and self._model not in self._known:
-            _logger.warning("%s serves %s with untrained weights", self._calls.endpoint, self._model)
-        self._known[self._model] = self._learnt
+            _logger.warning(
+                "%s serves %s with untrained weights: its masks are noise", self._calls.endpoint, self._model
+            )
+        self._known[self._model] = self._facts
         self._mark()
         start, encoded, answered, end = self._marks
         timings = Timings(encode=encoded - start, wait=answered - encoded, decode=end - answered)
@@ -324,6 +326,6 @@ class _Call:
 
 
 def _declared_size(encoded: bytes) -> tuple[int, int] | None:
-    from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
+    from deeplab_client import _picture  # noqa: PLC0415 - Pillow is loaded only where it is used
 
     return _picture.declared_size(encoded)

@@ -1,4 +1,4 @@
-"""A large picture as overlapping tiles, and the result that their results make."""
+"""A large picture as overlapping tiles, and the result joined from theirs."""
 
 from __future__ import annotations
 
@@ -28,36 +28,37 @@ if TYPE_CHECKING:
     from deeplab_client._segmentation import Segmentation
     from deeplab_client._steps import Steps
 
-_SMALLEST_TILE = 64  # pixels: the server would blow up less than that to eight times its size and more
+_SMALLEST_TILE = 64  # pixels; the server would enlarge a smaller tile more than eight times
 
 
 def check_tiling(tile: object, overlap: object) -> tuple[int, float]:
-    """Return the side of a tile in pixels, and the share of it that its neighbor covers too.
+    """Return the checked side of a tile in pixels, and the share of it that its neighbor also covers.
 
     Raises:
-        TypeError: One is no number, or the side is not an integer.
-        ValueError: One is out of range.
+        TypeError: `tile` is not an integer, or `overlap` is not a number.
+        ValueError: One of them is out of range.
     """
     if isinstance(tile, bool) or not isinstance(tile, int):
-        raise TypeError(f"tile must be an integer, the pixels of a side; found {tile!r}")
+        raise TypeError(f"tile must be an integer number of pixels, got {tile!r}")
     if tile < _SMALLEST_TILE:
-        raise ValueError(f"tile must be {_SMALLEST_TILE} pixels or more; found {tile}")
+        raise ValueError(f"tile must be {_SMALLEST_TILE} pixels or more, got {tile}")
     if isinstance(overlap, bool) or not isinstance(overlap, Real):
-        raise TypeError(f"overlap must be a number, the share of a tile; found {overlap!r}")
+        raise TypeError(f"overlap must be a number, got {overlap!r}")
     if not 0 <= float(overlap) < 1:
-        raise ValueError(f"overlap must be at least 0 and less than 1; found {overlap!r}")
+        raise ValueError(f"overlap must be at least 0 and less than 1, got {overlap!r}")
     return tile, float(overlap)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tile:
-    """A rectangle of a picture; an image itself, whose pixels are copied when it is read.
+    """A rectangle of a picture; an image whose pixels are copied when it is read.
 
     Attributes:
-        x: Its first column.
-        y: Its first row.
-        width: In pixels.
-        height: In pixels.
+        picture: The whole picture.
+        x: The first column.
+        y: The first row.
+        width: Width in pixels.
+        height: Height in pixels.
     """
 
     picture: NDArray[np.uint8] | Image.Image
@@ -90,13 +91,14 @@ def cut(
     model = calls.model_or_own(model)
     calls.check_open()
     start = time.perf_counter()
-    # Without an argument, because a client may read a short one at once, and few bytes can be many pixels.
+    # Without an argument, because an async client handles a small one in the event loop, and a small file can have many
+    # pixels.
     picture = yield Work(lambda _: upright(image), None, deadline)
     yield Done(Mosaic(calls, picture, model, deadline, tile=tile, overlap=overlap, confidence=confidence, start=start))
 
 
 class Mosaic:
-    """The tiles of one picture, and what is known of its mask so far.
+    """The tiles of one picture, and its mask so far.
 
     It holds the picture, its mask and its confidence: 5 or 6 bytes a pixel.
     """
@@ -126,7 +128,7 @@ class Mosaic:
         self._request_id = calls.request_id()
         self._keep_confidence = confidence
         self._mask = np.empty((height, width), np.uint8)
-        # 0: any pixel of a tile is at least as certain as one that no tile has shown yet.
+        # 0, so that any pixel of a tile is at least as certain as a pixel without a tile.
         has_confidence = confidence or self._count > 1
         self._confidence = np.zeros((height, width), np.uint8) if has_confidence else None
         self._about: Segmentation | None = None  # a result without its arrays
@@ -138,7 +140,7 @@ class Mosaic:
         return map(self._tile, range(self._count))
 
     def segment(self, tile: ImageLike, number: int, deadline: Deadline) -> Steps[Segmentation]:
-        """Segment one tile, the first being 1."""
+        """Segment one tile; numbers start at 1."""
         return _steps.segment(
             self._calls,
             tile,
@@ -150,21 +152,21 @@ class Mosaic:
         )
 
     def join(self, result: Segmentation | SegmentationError) -> Steps[None]:
-        """Take the result of the next tile, in the order of the tiles.
+        """Add the result of the next tile, in the order of the tiles.
 
         Raises:
-            SegmentationError: It is an error, or belongs to another model than those before it.
+            SegmentationError: It is an error, or is from another model than the previous results.
         """
         tile = self._tile(self._done)
         if isinstance(result, SegmentationError):
-            # A copy, because the frames in its traceback hold the error itself, and would keep the picture alive.
+            # A copy, because the frames in the traceback hold the original error, which would keep the picture alive.
             raise self._named(result, tile) from result
         yield Work(lambda _: self._add(tile, result), None, self._deadline)
         self._done += 1
         yield Done(None)
 
     def result(self) -> Segmentation:
-        """Return the joined result; call it once, when all tiles are joined."""
+        """Return the joined result; call this once, after all tiles."""
         assert self._about is not None  # noqa: S101 - a picture has at least one tile
         wait = time.perf_counter() - self._opened - self._joining
         return replace(
@@ -180,7 +182,7 @@ class Mosaic:
         return Tile(self._picture, self._columns[column], self._rows[row], *self._size)
 
     def _named(self, error: SegmentationError, tile: Tile) -> SegmentationError:
-        """Return a copy of an error whose message names the tile, where there are several."""
+        """Return a copy of an error whose message names the tile, if there are several tiles."""
         named = copy(error)
         if self._count > 1:
             named.message = f"{tile}: {named.message}"
@@ -210,6 +212,6 @@ class Mosaic:
 
 
 def _starts(length: int, tile: int, step: int) -> list[int]:
-    """Return where tiles begin along one side; the last one ends with the picture."""
+    """Return where tiles start along one side; the last one ends with the picture."""
     last = max(0, length - tile)
     return [*range(0, last, step), last]

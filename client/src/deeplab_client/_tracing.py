@@ -1,6 +1,6 @@
-"""OpenTelemetry's client spans, where its API is loaded; nothing is imported otherwise.
+"""OpenTelemetry client spans, if its API is loaded; otherwise nothing is imported.
 
-Attributes follow OpenTelemetry's semantic conventions for the client spans of HTTP and RPC.
+Attributes follow OpenTelemetry's semantic conventions for client spans of HTTP and RPC.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from deeplab_client._endpoint import Endpoint
     from deeplab_client._hooks import RequestInfo
 
-# ruff: noqa: PLC0415 - the tracing API is optional, and each protocol's library is loaded only where it is spoken
+# ruff: noqa: PLC0415 - the tracing API is optional, and a protocol's library is only loaded for its servers
 
 _SERVICE, _METHOD = "inference.GRPCInferenceService", "ModelInfer"
 
 
 @contextlib.contextmanager
 def attempt(endpoint: Endpoint, request: RequestInfo) -> Generator[None]:
-    """Run one attempt of an inference in a client span, which its requests carry."""
+    """Run one attempt of an inference in a client span, whose context its requests carry."""
     if sys.modules.get("opentelemetry.trace") is None:
         yield
         return
-    from opentelemetry import trace  # pyright: ignore[reportMissingImports] optional
+    from opentelemetry import trace  # pyright: ignore[reportMissingImports] - optional
 
     span = trace.get_tracer("deeplab_client").start_span(
         f"{_SERVICE}/{_METHOD}" if endpoint.is_grpc else "POST",
@@ -71,6 +71,6 @@ def _about_failure(status: int | str | None) -> dict[str, Any]:
         return {"http.response.status_code": status}
     if status is None:
         return {}
-    from grpc import StatusCode  # its own words: it is loaded
+    from grpc import StatusCode  # already loaded, because the status is gRPC's
 
     return {"rpc.grpc.status_code": StatusCode[status].value[0]} if status in StatusCode.__members__ else {}

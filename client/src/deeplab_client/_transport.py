@@ -1,4 +1,4 @@
-"""The seam between the clients and a protocol."""
+"""The interface between the clients and a protocol."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Request:
 
     Attributes:
         model: Name of a segmentation ensemble.
-        image: An encoded image, as the server decodes it.
-        request_id: Identifies the request in the server's log.
-        outputs: Names of the tensors that are asked for.
+        image: An encoded image.
+        request_id: Id of the request in the server's log.
+        outputs: Names of the requested tensors.
     """
 
     model: str
@@ -32,12 +32,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server answered, before anybody judged it.
+    """The reply of a server, unchecked.
 
     Attributes:
-        outputs: Output tensors by name; BYTES tensors hold bytes objects. May be read-only.
-        model_name: As the server calls it.
-        model_version: As the server calls it.
+        outputs: Output tensors by name, with their batch dimension; BYTES tensors hold bytes objects. May be read-only.
+        model_name: Name of the model, from the server.
+        model_version: Version of the model, from the server.
     """
 
     outputs: Mapping[str, NDArray[Any]]
@@ -50,9 +50,9 @@ class EnsembleStep:
     """One step of an ensemble.
 
     Attributes:
-        model: Its name.
-        inputs: The ensemble's tensors that it reads.
-        outputs: The ensemble's tensors that it gives.
+        model: Name of the step's model.
+        inputs: Names of the ensemble's tensors that it reads.
+        outputs: Names of the ensemble's tensors that it writes.
     """
 
     model: str
@@ -62,13 +62,13 @@ class EnsembleStep:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What a model's config says.
+    """The config of a model.
 
     Attributes:
-        parameters: Its string parameters.
-        inputs: The names of its inputs.
-        outputs: The names of its outputs.
-        steps: Those of an ensemble; empty for any other model.
+        parameters: The string parameters.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        steps: Steps of an ensemble; empty for any other model.
     """
 
     parameters: Mapping[str, str]
@@ -79,11 +79,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """A server, as it calls itself.
+    """Name and version of a server.
 
     Attributes:
-        name: `triton`.
-        version: Such as `2.51.0`: that of the server, which is another than that of its container.
+        name: Name of the server, `triton`.
+        version: Version of the server, such as `2.51.0`; its container has another one.
     """
 
     name: str
@@ -96,10 +96,10 @@ def newest(models: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 class Transport(Protocol):
-    """One server by one protocol; safe to share between threads and to create before a fork.
+    """One server over one protocol; can be shared between threads and created before a fork.
 
-    Every method keeps the deadline and raises only leaves of SegmentationError, or what a token function raised. None
-    tries twice.
+    Every method keeps its deadline, makes one attempt, and raises only subclasses of SegmentationError or an exception
+    of a token function.
     """
 
     def infer(self, request: Request, *, deadline: Deadline) -> Reply:
@@ -107,7 +107,7 @@ class Transport(Protocol):
         ...
 
     def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
-        """Return what the model's config says."""
+        """Return the config of a model."""
         ...
 
     def model_versions(self, *, deadline: Deadline) -> Mapping[str, str]:
@@ -115,29 +115,29 @@ class Transport(Protocol):
         ...
 
     def server_info(self, *, deadline: Deadline) -> ServerInfo:
-        """Return what the server calls itself."""
+        """Return name and version of the server."""
         ...
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
-        """Return whether the server and the model take requests."""
+        """Return whether the server and the model are ready."""
         ...
 
     def close(self) -> None:
-        """Close what this process has opened; may be called twice."""
+        """Close the connections of this process; may be called twice."""
         ...
 
 
 class AsyncTransport(Protocol):
-    """The twin of `Transport` for one event loop; a call that is cancelled ends its request too."""
+    """The asynchronous form of `Transport`, for one event loop; cancelling a call cancels its request."""
 
-    # What waits for a thread raises `_workers.Passed` at its deadline, which the client turns into the call's error.
+    # Waiting for a thread raises `_workers.Passed` at the deadline, which the client maps to its own error.
 
     async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
         """Run the model on one image."""
         ...
 
     async def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
-        """Return what the model's config says."""
+        """Return the config of a model."""
         ...
 
     async def model_versions(self, *, deadline: Deadline) -> Mapping[str, str]:
@@ -145,13 +145,13 @@ class AsyncTransport(Protocol):
         ...
 
     async def server_info(self, *, deadline: Deadline) -> ServerInfo:
-        """Return what the server calls itself."""
+        """Return name and version of the server."""
         ...
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
-        """Return whether the server and the model take requests."""
+        """Return whether the server and the model are ready."""
         ...
 
     async def close(self) -> None:
-        """Close what this event loop has opened; may be called twice."""
+        """Close the connections of this event loop; may be called twice."""
         ...

@@ -1,6 +1,6 @@
 """HTTP messages of the KServe v2 protocol with Triton's extension for binary tensors; no I/O.
 
-tritonclient has the same, but in modules that load gevent, which neither HTTP client of this package runs on.
+tritonclient has the same, but in modules that load gevent, which this package does not use.
 Source: Triton's docs/protocol/extension_binary_data.md.
 """
 
@@ -35,26 +35,26 @@ _T = TypeVar("_T")
 _OK = 200
 _REDIRECTS = range(300, 400)
 _HEADER_LENGTH = "Inference-Header-Content-Length"
-# zlib's window bits: 16 more write gzip's frame, 32 more read either.
+# zlib's window bits: adding 16 writes gzip's format, adding 32 reads either format.
 _WINDOW_BITS: dict[Compression, int] = {"gzip": 31, "deflate": 15}
 _EITHER_FRAME = 47
-# Bytes, unpacked or not, against servers that would fill the memory: a mask of a gigapixel, the JSON before the tensors
-# and configs, and error pages, of which messages hold the beginning.
+# Bytes after decompression, to protect the memory from bad servers: replies (a mask of a gigapixel), the JSON of
+# replies and configs, and error pages, whose beginning goes into messages.
 _LONGEST_REPLY, _LONGEST_JSON, _LONGEST_REFUSAL = 1 << 30, 1 << 20, 1 << 16
-_PIECE = 1 << 22  # bytes that are unpacked between two looks at the clock
+_PIECE = 1 << 22  # bytes that are decompressed between two checks of the deadline
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error)
-_FAST = 1  # zlib level: higher ones cost more time than their bytes save
+_FAST = 1  # zlib level; higher levels take more time than they save in transfer
 
 
 class Answer:
-    """An HTTP answer, its body read.
+    """An HTTP response with its body.
 
     Args:
         status: The status code.
         headers: Header values by name, names in any case.
-        body: As it came, compressed or not.
-        asked: The compression that was asked for; no other is undone.
-        deadline: The call's, which undoing it keeps.
+        body: The body, compressed or not.
+        asked: The requested compression; no other is decompressed.
+        deadline: Deadline of the call, which decompression keeps.
     """
 
     __slots__ = ("_headers", "asked", "body", "deadline", "status")
@@ -76,12 +76,12 @@ class Answer:
 
     @property
     def is_success(self) -> bool:
-        """Whether it is the answer and no refusal."""
+        """Whether the status is 200."""
         return self.status == _OK
 
     @property
     def is_compressed(self) -> bool:
-        """Whether its body has to be unpacked, which takes its time."""
+        """Whether the body must be decompressed, which may take long."""
         return self.header("Content-Encoding") is not None
 
     def header(self, name: str) -> str | None:
@@ -90,7 +90,7 @@ class Answer:
 
 
 def longest_body(status: int) -> int:
-    """Return how many bytes an answer may have."""
+    """Return the most bytes that a body may have."""
     return _LONGEST_REPLY if status == _OK else _LONGEST_REFUSAL
 
 
@@ -100,7 +100,7 @@ def is_compressed(request: Request, compression: Compression | None) -> bool:
 
 
 def model_path(model: str, question: Literal["infer", "config", "ready"]) -> str:
-    """Return where a model is asked something."""
+    """Return the path of a request about a model."""
     return f"/v2/models/{quote(model, safe='')}/{question}"
 
 
@@ -119,15 +119,15 @@ def infer_request(request: Request, compression: Compression | None) -> tuple[di
     body = b"".join((head, prefix, request.image))
     if compression is not None and is_compressed(request, compression):
         headers["Content-Encoding"] = compression
-        packer = zlib.compressobj(_FAST, wbits=_WINDOW_BITS[compression])
-        body = packer.compress(body) + packer.flush()
+        compressor = zlib.compressobj(_FAST, wbits=_WINDOW_BITS[compression])
+        body = compressor.compress(body) + compressor.flush()
     headers["Content-Length"] = str(len(body))
     return headers, body
 
 
 def common_headers(options: Options, endpoint: Endpoint) -> dict[str, str]:
-    """Return the headers that every request has, whatever it is for."""
-    # Both libraries would otherwise say what they like to have, and Triton compress what nobody asked it to.
+    """Return the headers of every request."""
+    # By default both libraries accept compression, and Triton would compress replies without being told to.
     headers = {"Accept-Encoding": options.compression or "identity"}
     if endpoint.proxy is not None and endpoint.is_forwarded:
         headers |= endpoint.proxy.headers
@@ -135,14 +135,14 @@ def common_headers(options: Options, endpoint: Endpoint) -> dict[str, str]:
 
 
 def read_infer(answer: Answer, request: Request, where: CallContext) -> Reply:
-    """Read the answer to an inference request.
+    """Read the reply to an inference request.
 
     Raises:
-        SegmentationError: It is a refusal, or cannot be read.
+        SegmentationError: It is an error, or cannot be read.
     """
     _check(answer, where)
     try:
-        body = memoryview(_plain(answer, _LONGEST_REPLY))
+        body = memoryview(_decompressed(answer, _LONGEST_REPLY))
         length = int(answer.header(_HEADER_LENGTH) or len(body))
         response = _json(body[:length])
         if response.get("id") not in {None, "", request.request_id}:
@@ -162,10 +162,10 @@ def read_infer(answer: Answer, request: Request, where: CallContext) -> Reply:
 
 
 def read_config(answer: Answer, where: CallContext) -> ModelConfig:
-    """Read the answer to the question for a model's config.
+    """Read the reply with a model's config.
 
     Raises:
-        SegmentationError: It is a refusal, or cannot be read.
+        SegmentationError: It is an error, or cannot be read.
     """
 
     def read(config: dict[str, Any]) -> ModelConfig:
@@ -187,10 +187,10 @@ def read_config(answer: Answer, where: CallContext) -> ModelConfig:
 
 
 def read_versions(answer: Answer, where: CallContext) -> dict[str, str]:
-    """Read the answer to the question for the statistics of all models, which are those that are loaded.
+    """Read the reply with the statistics of all loaded models.
 
     Raises:
-        SegmentationError: It is a refusal, or cannot be read.
+        SegmentationError: It is an error, or cannot be read.
     """
     return _read_json(
         answer, where, lambda said: newest((str(each["name"]), str(each["version"])) for each in said["model_stats"])
@@ -198,10 +198,10 @@ def read_versions(answer: Answer, where: CallContext) -> dict[str, str]:
 
 
 def read_server(answer: Answer, where: CallContext) -> ServerInfo:
-    """Read what a server calls itself.
+    """Read the reply with name and version of the server.
 
     Raises:
-        SegmentationError: It is a refusal, or cannot be read.
+        SegmentationError: It is an error, or cannot be read.
     """
     return _read_json(answer, where, lambda said: ServerInfo(str(said["name"]), str(said["version"])))
 
@@ -209,17 +209,17 @@ def read_server(answer: Answer, where: CallContext) -> ServerInfo:
 def _read_json(answer: Answer, where: CallContext, read: Callable[[dict[str, Any]], _T]) -> _T:
     _check(answer, where)
     try:
-        return read(_json(_plain(answer, _LONGEST_JSON)))
+        return read(_json(_decompressed(answer, _LONGEST_JSON)))
     except _UNREADABLE as error:
         failures = [unreadable(error, where)]
     raise failures.pop()  # and not a variable: see `_faults.caused`
 
 
 def read_ready(answer: Answer, where: CallContext) -> bool:
-    """Read the answer to the question whether the server or a model is ready.
+    """Read the reply with the readiness of the server or a model.
 
     Raises:
-        AccessDeniedError: The server, or a proxy before it, does not let us ask.
+        AccessDeniedError: The server, or a proxy in front of it, denies access.
     """
     if answer.status in {401, 403, 407}:
         _check(answer, where)
@@ -229,7 +229,7 @@ def read_ready(answer: Answer, where: CallContext) -> bool:
 def _check(answer: Answer, where: CallContext) -> None:
     if not answer.is_success:
         try:
-            body = _plain(answer, _LONGEST_REFUSAL)
+            body = _decompressed(answer, _LONGEST_REFUSAL)
         except (ValueError, zlib.error):
             body = b""
         message = _refusal(answer.status, body, answer.header("Location"))
@@ -237,42 +237,42 @@ def _check(answer: Answer, where: CallContext) -> None:
 
 
 def _refusal(status: int, body: bytes, location: str | None) -> str:
-    """Return what a refusal says: Triton's own message, or the status and what a proxy says."""
+    """Return the text of an error: Triton's message, or the status with the text of a proxy."""
     text = body.decode("utf-8", "replace").strip()
     try:
         said = json.loads(text)["error"]
     except (ValueError, LookupError, TypeError, RecursionError):  # a proxy's page
         said = text
     if status in _REDIRECTS:
-        # Not followed: the token is for this server.
-        said = f"a redirect, to {location or 'nowhere'}: redirects are not followed, use the server's own URL"
+        # Not followed, because the token is for this server.
+        said = f"a redirect to {location or 'an unnamed place'}, which is not followed: use the server's own URL"
     elif isinstance(said, str) and said and said is not text:
         return said
-    elif not isinstance(said, str):  # no message of Triton's
+    elif not isinstance(said, str):  # not a message of Triton
         said = text
     return f"HTTP status {status}" + (f": {said}" if said else "")
 
 
 def _json(text: bytes | memoryview) -> dict[str, Any]:
     if len(text) > _LONGEST_JSON:
-        raise ValueError(f"its JSON has {len(text)} bytes")
+        raise ValueError(f"its JSON has {len(text)} bytes, more than {_LONGEST_JSON}")
     return json.loads(bytes(text))
 
 
-def _plain(answer: Answer, longest: int) -> bytes:
-    """Return a body unpacked; no more of a refusal's than is needed.
+def _decompressed(answer: Answer, longest: int) -> bytes:
+    """Return the decompressed body, of an error only its beginning.
 
     Raises:
-        ValueError: It is longer than `longest` bytes, ends early, or is packed in a way that was not asked for.
+        ValueError: It is longer than `longest` bytes, ends early, or has a compression that was not requested.
         TimeoutError: The deadline has passed.
     """
     encoding = (answer.header("Content-Encoding") or "identity").lower()
     if encoding == "identity":
         body, ended = answer.body, True
     elif encoding == answer.asked:
-        body, ended = _unpacked(answer.body, longest, answer.deadline)
+        body, ended = _decompress(answer.body, longest, answer.deadline)
     else:
-        raise ValueError(f"its content encoding is {encoding!r}, which was not asked for")
+        raise ValueError(f"its content encoding is {encoding!r}, which was not requested")
     if answer.is_success and len(body) > longest:
         raise ValueError(f"it is longer than {longest} bytes")
     if answer.is_success and not ended:
@@ -280,13 +280,13 @@ def _plain(answer: Answer, longest: int) -> bytes:
     return body[:longest]
 
 
-def _unpacked(packed: bytes, longest: int, deadline: Deadline) -> tuple[bytes, bool]:
-    unpacker = zlib.decompressobj(wbits=_EITHER_FRAME)
+def _decompress(data: bytes, longest: int, deadline: Deadline) -> tuple[bytes, bool]:
+    decompressor = zlib.decompressobj(wbits=_EITHER_FRAME)
     parts: list[bytes] = []
     left = longest + 1
-    while left > 0 and (part := unpacker.decompress(packed, min(left, _PIECE))):
+    while left > 0 and (part := decompressor.decompress(data, min(left, _PIECE))):
         deadline.remaining()
         parts.append(part)
         left -= len(part)
-        packed = unpacker.unconsumed_tail
-    return b"".join(parts), unpacker.eof
+        data = decompressor.unconsumed_tail
+    return b"".join(parts), decompressor.eof

@@ -1,4 +1,4 @@
-"""The ensemble's tensors, the same on every protocol."""
+"""The ensemble's tensors, the same for both protocols."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ CONFIDENCE = "CONFIDENCE"
 WEIGHTS_PARAMETER = "weights"
 BACKGROUND_PARAMETER = "background"
 
-_PIXELS = (b"P5", b"P6")  # Netpbm's magic numbers: how images begin that hold plain pixels
+_PIXELS = (b"P5", b"P6")  # Netpbm's magic numbers, at the start of images with uncompressed pixels
 _DTYPES = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4"}
 _MOST_CLASSES = 256
-_LONGEST_NAME = 200  # characters of a model's name that go into a message
+_LONGEST_NAME = 200  # characters of a model's name in a message
 _LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What is known of an image that was sent, and has to be true of its mask.
+    """Facts about the sent image that its reply must match.
 
     Attributes:
-        image_id: What IMAGE_ID must be.
+        image_id: The expected IMAGE_ID.
         size: Height and width as shown; None for an image that came encoded.
     """
 
@@ -52,10 +52,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a model's config says of its results.
+    """Facts about the results of a model, from its config.
 
     Attributes:
-        weights: Name of the weights; None where the server does not tell.
+        weights: Name of the weights; None if the server does not report it.
         background: Whether class 0 is a background.
     """
 
@@ -69,50 +69,50 @@ def facts_of(parameters: Mapping[str, str]) -> ModelFacts:
 
 
 def image_id(image: bytes) -> int:
-    """Return what a server answers as IMAGE_ID: the CRC-32 of an encoded image."""
+    """Return the IMAGE_ID of an encoded image: its CRC-32."""
     return zlib.crc32(image)
 
 
 def outputs_of(mask_format: MaskChoice, endpoint: Endpoint) -> tuple[str, ...]:
-    """Return the tensors to ask a server for.
+    """Return the tensors to request.
 
-    `auto` is the faster format, measured by benchmarks/client.py: to encode and decode a PNG costs as much time as
-    1 Gbit/s needs for the raw mask, for pictures of 0.2 to 12 megapixels alike, so that only the connection decides.
-    Within a data centre it is faster than that, and raw masks save the server the work.
+    `auto` is the faster format, measured by benchmarks/client.py: encoding and decoding a PNG takes as long as sending
+    the raw mask at 1 Gbit/s, for all pictures of 0.2 to 12 megapixels, so only the connection decides. Within a data
+    center connections are faster than that, and raw masks save the server the work.
     """
     if mask_format == "auto":
         mask_format = "raw" if endpoint.is_near else "png"
-    # The step that makes the PNG passes on no IMAGE_ID: the counts tell whether it is of the same picture.
+    # The step that makes the PNG passes on no IMAGE_ID, so the counts show whether it is of the same picture.
     mask = ("MASK_PNG", "CLASS_PIXELS") if mask_format == "png" else ("MASK",)
     return (*mask, "CLASS_NAMES", "IMAGE_ID")
 
 
 def load_decoder(outputs: Sequence[str]) -> None:
-    """Load what reads the outputs, so that reading them opens no file and holds up no event loop."""
+    """Load the decoder of the outputs, so that reading them opens no file and does not block an event loop."""
     if "MASK_PNG" in outputs:
-        from PIL import Image  # noqa: PLC0415  takes longer to load than all the rest, and raw masks do without
+        from PIL import Image  # noqa: PLC0415 - slow to load, and not needed for raw masks
 
         Image.preinit()
 
 
 def gains_from_compression(image: bytes) -> bool:
-    """Return whether an encoded image holds plain pixels; all other formats are compressed already."""
+    """Return whether an encoded image has uncompressed pixels; all other formats are already compressed."""
     return image.startswith(_PIXELS)
 
 
 def image_prefix(image: bytes) -> bytes:
-    """Return what stands before an encoded image in a BYTES tensor of one element."""
+    """Return the prefix of an encoded image in a BYTES tensor of one element: its length."""
     return _LENGTH.pack(len(image))
 
 
 def read_tensor(datatype: str, shape: Sequence[int], data: bytes | memoryview, *, size: int) -> NDArray[Any]:
-    """Read a tensor of `size` bytes in Triton's binary form; a view of `data` where it holds numbers.
+    """Read a tensor of `size` bytes in Triton's binary format; a view of `data` if it holds numbers.
 
     Raises:
-        ValueError: The data do not fit the size or the shape, or the type is not one of ours.
+        ValueError: The data does not fit the size or the shape, or the type is not supported.
     """
     if any(length < 0 for length in shape):
-        raise ValueError(f"a tensor has the shape {tuple(shape)}")
+        raise ValueError(f"a tensor has the invalid shape {tuple(shape)}")
     if len(data) != size:
         raise ValueError(f"it ends within a tensor, after {len(data)} of {size} bytes")
     if datatype == "BYTES":
@@ -121,7 +121,7 @@ def read_tensor(datatype: str, shape: Sequence[int], data: bytes | memoryview, *
         tensor[:] = elements
         return tensor.reshape(shape)
     if datatype not in _DTYPES:
-        raise ValueError(f"a tensor is of type {datatype!r}")
+        raise ValueError(f"a tensor has the unsupported type {datatype!r}")
     return np.frombuffer(data, _DTYPES[datatype]).reshape(shape)
 
 
@@ -132,29 +132,29 @@ def without_confidence(model: str, request_id: str) -> UnsupportedError:
 
 
 def read_reply(reply: Reply, sent: Sent, *, facts: ModelFacts, confidence: bool, request_id: str) -> Segmentation:
-    """Check a reply against the contract and make a result that owns its memory.
+    """Check a reply and create a result that owns its memory.
 
     Args:
-        reply: What the server answered.
-        sent: What it was asked about.
-        facts: What is known of the model.
-        confidence: Whether CONFIDENCE was asked for.
+        reply: The reply of the server.
+        sent: Facts about the sent image.
+        facts: Facts about the model.
+        confidence: Whether CONFIDENCE was requested.
         request_id: The id of the request.
 
     Raises:
-        MismatchedReplyError: It belongs to another image than the one sent.
-        ModelError: Tensors are missing, or do not fit each other.
-        UnsupportedError: CONFIDENCE was asked for, and is not there.
+        MismatchedReplyError: It belongs to another image.
+        ModelError: Tensors are missing or do not fit each other.
+        UnsupportedError: CONFIDENCE was requested and is missing.
     """
     try:
         found = _read_image_id(reply.outputs.get("IMAGE_ID"))
-        # Before all else: tensors of another request may not fit each other either.
+        # First of all, because the tensors of another request may not fit each other either.
         if found != sent.image_id:
             raise _mismatched(f"its IMAGE_ID is {found}, not {sent.image_id}", reply, request_id)
         names = _read_names(reply.outputs.get("CLASS_NAMES"))
-        mask, is_of_picture = _read_mask(reply.outputs, len(names))
-        if not is_of_picture:
-            raise _mismatched("its MASK_PNG has other pixels of each class than CLASS_PIXELS", reply, request_id)
+        mask, belongs_to_picture = _read_mask(reply.outputs, len(names))
+        if not belongs_to_picture:
+            raise _mismatched("the pixels of each class in its MASK_PNG differ from CLASS_PIXELS", reply, request_id)
         _check_ids(mask, len(names))
         if confidence and CONFIDENCE not in reply.outputs:
             raise without_confidence(reply.model_name, request_id)
@@ -164,7 +164,7 @@ def read_reply(reply: Reply, sent: Sent, *, facts: ModelFacts, confidence: bool,
         raise ModelError(message, model=reply.model_name, request_id=request_id) from flaw
     if sent.size is not None and sent.size != mask.shape:
         (height, width), (rows, columns) = sent.size, mask.shape
-        difference = f"its mask is {columns} x {rows} pixels, and the image is {width} x {height}"
+        difference = f"its mask has {columns} x {rows} pixels, but the image has {width} x {height}"
         raise _mismatched(difference, reply, request_id)
     return Segmentation(
         mask=mask,
@@ -205,22 +205,24 @@ def _read_image_id(tensor: NDArray[Any] | None) -> int:
 
 def _mismatched(difference: str, reply: Reply, request_id: str) -> MismatchedReplyError:
     name = repr(reply.model_name[:_LONGEST_NAME])
-    message = f"{name} answered with the reply to another request: {difference}; restart the server if this goes on"
+    message = (
+        f"{name} answered with the reply to another request: {difference}; restart the server if this happens again"
+    )
     return MismatchedReplyError(message, model=reply.model_name, request_id=request_id)
 
 
 def _read_names(names: NDArray[Any] | None) -> NDArray[Any]:
     if names is None:
         raise ValueError("no output CLASS_NAMES")
-    if names.ndim != 2 or len(names) != 1 or names.dtype != np.object_:  # noqa: PLR2004 batch, class
+    if names.ndim != 2 or len(names) != 1 or names.dtype != np.object_:  # noqa: PLR2004 - batch, class
         raise ValueError(f"CLASS_NAMES are {names.dtype} {names.shape}, not text (1, C)")
     if names.size > _MOST_CLASSES:
-        raise ValueError(f"there are {names.size} CLASS_NAMES; a mask of bytes tells {_MOST_CLASSES} classes apart")
+        raise ValueError(f"there are {names.size} CLASS_NAMES, but a uint8 mask holds at most {_MOST_CLASSES} classes")
     return names[0]
 
 
 def _read_mask(outputs: Mapping[str, NDArray[Any]], classes: int) -> tuple[NDArray[np.uint8], bool]:
-    """Return the mask, and whether it is of the picture that the other tensors are of."""
+    """Return the mask, and whether it belongs to the same picture as the other tensors."""
     raw, png = outputs.get("MASK"), outputs.get("MASK_PNG")
     if raw is not None:
         return _read_plane("MASK", raw), True
@@ -240,28 +242,28 @@ def _read_counts(counts: NDArray[Any] | None, classes: int) -> list[int]:
 
 
 def _read_png(png: NDArray[Any], *, size: int) -> tuple[NDArray[np.uint8], list[int]]:
-    """Decode a mask of so many pixels; return it, and the number of pixels of each class id."""
+    """Decode a mask of `size` pixels; return it and the number of pixels of each class id."""
     if png.shape != IMAGE_SHAPE:
         raise ValueError(f"MASK_PNG is {png.shape}, not {IMAGE_SHAPE}")
-    from PIL import Image  # noqa: PLC0415  loaded already, except for a transport of the caller's
+    from PIL import Image  # noqa: PLC0415 - already loaded, except with the caller's transport
 
     try:
         image: Image.Image = Image.open(BytesIO(png[0, 0]), formats=["PNG"])
-        # Before it is decoded: a few bytes of PNG can claim gigabytes.
+        # Checked before decoding, because a PNG of few bytes can need gigabytes.
         fits = image.mode in {"P", "L"} and image.width * image.height == size > 0
         mask = np.array(image) if fits else None
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise what they like
+    except Exception as error:  # Pillow's decoders raise any exception
         raise ValueError(f"MASK_PNG cannot be decoded: {reason_of(error)}") from error
     if mask is None:
-        raise ValueError(f"MASK_PNG is {image.mode} {image.size}, CLASS_PIXELS count {size} pixels")
+        raise ValueError(f"MASK_PNG has mode {image.mode} and size {image.size}, but CLASS_PIXELS count {size} pixels")
     return mask, image.histogram()
 
 
 def _read_plane(name: str, tensor: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a copy of a tensor's one plane of bytes."""
-    if tensor.dtype != np.uint8 or tensor.ndim != 3 or len(tensor) != 1 or tensor.size == 0:  # noqa: PLR2004 batch, height, width
+    """Return a copy of the only plane of a uint8 tensor."""
+    if tensor.dtype != np.uint8 or tensor.ndim != 3 or len(tensor) != 1 or tensor.size == 0:  # noqa: PLR2004 - batch, height, width
         raise ValueError(f"{name} is {tensor.dtype} {tensor.shape}, not uint8 (1, H, W)")
     return np.array(tensor[0], order="C")
 
@@ -269,14 +271,14 @@ def _read_plane(name: str, tensor: NDArray[Any]) -> NDArray[np.uint8]:
 def _read_confidence(tensor: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     confidence = _read_plane(CONFIDENCE, tensor)
     if confidence.shape != shape:
-        raise ValueError(f"{CONFIDENCE} is {confidence.shape}, and the mask {shape}")
+        raise ValueError(f"{CONFIDENCE} has shape {confidence.shape}, but the mask has {shape}")
     return confidence
 
 
 def _check_ids(mask: NDArray[np.uint8], classes: int) -> None:
     largest = int(mask.max())  # 1.6 ms for 12 megapixels
     if largest >= classes:
-        raise ValueError(f"the mask has class id {largest}, but there are {classes} CLASS_NAMES")
+        raise ValueError(f"the mask contains class id {largest}, but there are {classes} CLASS_NAMES")
 
 
 def _text(name: bytes | str) -> str:

@@ -1,7 +1,7 @@
-"""Blocking work of coroutines, in threads that nobody has to wait for.
+"""Blocking work of coroutines, in threads that can be abandoned.
 
-The event loop's own threads would do, but for work that never ends, such as reading from a file system that hangs: a
-few of it would leave the application without threads, and `asyncio.run` waits for each at its end.
+The event loop's own threads are not suited for work that never ends, such as reading from a file system that hangs: it
+would leave the application without threads, and `asyncio.run` waits for all of them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_LIMIT = 16  # threads of one event loop that somebody waits for
+_LIMIT = 16  # threads of one event loop, without abandoned ones
 
 
 async def in_thread(work: Callable[[], _T], *, deadline: Deadline) -> _T:
-    """Return what `work` returns, called in a thread with the caller's context variables.
+    """Run `work` in a thread with the caller's context variables, and return its result.
 
-    Work that is not done at the deadline, or whose caller is cancelled, is left alone: a thread cannot be ended.
+    At the deadline, or if the caller is cancelled, the thread is abandoned, because it cannot be ended.
 
     Raises:
-        Passed: The deadline is.
+        Passed: The deadline has passed.
     """
     loop = asyncio.get_running_loop()
     crew = _crews.setdefault(loop, _Crew())
@@ -43,35 +43,35 @@ async def in_thread(work: Callable[[], _T], *, deadline: Deadline) -> _T:
 
 
 async def in_time(awaitable: Awaitable[_T], *, deadline: Deadline) -> _T:
-    """Return what an awaitable returns; cancel it at the deadline.
+    """Return the result of an awaitable; cancel it at the deadline.
 
-    `asyncio.wait_for` swallows a cancellation that comes together with the result, before Python 3.12.
+    Not with `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes together with the result.
 
     Raises:
-        Passed: The deadline is.
+        Passed: The deadline has passed.
     """
     task = asyncio.ensure_future(awaitable)
-    task.add_done_callback(_look_at)
+    task.add_done_callback(_retrieve_exception)
     try:
         await asyncio.wait({task}, timeout=_left(deadline))
         if not task.done():
             raise Passed
         return task.result()
     except asyncio.CancelledError as error:
-        # From Python 3.14 on, the frame of `wait` holds the task that waits, and the task its error: a cycle, in which
-        # the picture would stay until the next collection.
+        # From Python 3.14 on, the frame of `wait` holds the waiting task, and the task its error: a cycle that would
+        # keep the picture until the next garbage collection.
         error.with_traceback(None)
         raise
     finally:
         task.cancel()
 
 
-class Passed(Exception):  # noqa: N818 not an error of its own: callers turn it into theirs
-    """The deadline has passed; no TimeoutError, which what was waited for may raise itself."""
+class Passed(Exception):  # noqa: N818 - callers map it to their own error
+    """The deadline has passed; not a TimeoutError, because the awaited work may raise that itself."""
 
 
 class _Crew:
-    """The threads of one event loop; touched by that loop alone, so that there is no lock to be held at a fork."""
+    """The threads of one event loop; only used in that loop, so it needs no lock that a fork could keep locked."""
 
     def __init__(self) -> None:
         self.callers = 0
@@ -99,21 +99,21 @@ class _Crew:
 
 
 def _call(work: Callable[[], object], outcome: asyncio.Future[tuple[Any, BaseException | None]]) -> None:
-    """Call `work` in a thread, and tell the event loop what came of it."""
+    """Call `work` in this thread, and pass its result to the event loop."""
     try:
         result, error = work(), None
     except BaseException as failure:  # noqa: BLE001 - raised in the thread that waits
         result, error = None, failure
     with contextlib.suppress(RuntimeError):  # the loop has ended
-        outcome.get_loop().call_soon_threadsafe(_tell, outcome, (result, error))
+        outcome.get_loop().call_soon_threadsafe(_set_result, outcome, (result, error))
 
 
-def _tell(outcome: asyncio.Future[Any], told: tuple[Any, BaseException | None]) -> None:
-    if not outcome.done():  # nobody waits any more
-        outcome.set_result(told)
+def _set_result(outcome: asyncio.Future[Any], result: tuple[Any, BaseException | None]) -> None:
+    if not outcome.done():  # the caller no longer waits
+        outcome.set_result(result)
 
 
-_crews: dict[asyncio.AbstractEventLoop, _Crew] = {}  # of the loops that have callers
+_crews: dict[asyncio.AbstractEventLoop, _Crew] = {}  # of the loops with callers
 
 
 def _left(deadline: Deadline) -> float:
@@ -123,6 +123,6 @@ def _left(deadline: Deadline) -> float:
         raise Passed from None
 
 
-def _look_at(task: asyncio.Future[Any]) -> None:
+def _retrieve_exception(task: asyncio.Future[Any]) -> None:
     if not task.cancelled():
-        task.exception()  # asyncio logs what nobody has looked at
+        task.exception()  # asyncio would log an exception that is never retrieved

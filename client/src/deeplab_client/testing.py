@@ -1,12 +1,13 @@
-"""Fakes in place of a server, for the tests of what uses the client.
+"""Fake transports instead of a server, for tests of code that uses the client.
 
-```python
-transport = FakeTransport(mask=np.array([[0, 8], [8, 8]], np.uint8))
-client = SegmentationClient("grpc://fake", transport=transport)
-```
+Example:
+    Every picture gets this mask::
 
-For a fake of your own there are the types of `deeplab_client.Transport`: `Request`, `Reply`, `ModelConfig`,
-`EnsembleStep` and `Deadline`.
+        transport = FakeTransport(mask=np.array([[0, 8], [8, 8]], np.uint8))
+        client = SegmentationClient("grpc://fake", transport=transport)
+
+To write your own fake, use the types of `deeplab_client.Transport`: `Request`, `Reply`, `ModelConfig`, `EnsembleStep`
+and `Deadline`.
 """
 
 from __future__ import annotations
@@ -45,20 +46,21 @@ __all__ = [
 ]
 
 Mask: TypeAlias = "NDArray[np.uint8] | Callable[[ReceivedRequest], NDArray[np.uint8]]"
-"""Class ids, (H, W) uint8, or a function that makes them of a request; it may raise a SegmentationError."""
+"""Class ids, (H, W) uint8, or a function that returns them for a request and may raise a SegmentationError."""
 
 Answer: TypeAlias = "Mask | SegmentationError"
+"""A mask, a function that returns one for a request, or an error to raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRequest:
-    """What a fake server was asked.
+    """A request that a fake received.
 
     Attributes:
         model: Name of the ensemble.
-        image: The encoded image as it travelled: an array or a PIL image comes as PPM or PGM.
-        request_id: The id of the request.
-        seconds_left: What was left of the call's timeout.
+        image: The encoded image as it was sent; arrays and PIL images are sent as PPM or PGM.
+        request_id: Id of the request.
+        seconds_left: Seconds left of the call's timeout.
     """
 
     model: str
@@ -68,12 +70,12 @@ class ReceivedRequest:
 
     @property
     def picture(self) -> Image.Image:
-        """The image decoded as the server does it: RGB and upright.
+        """The image as the server decodes it, in RGB and upright.
 
         Raises:
             InvalidImageError: It cannot be decoded.
         """
-        from deeplab_client import _picture  # noqa: PLC0415 Pillow is loaded only where it is used
+        from deeplab_client import _picture  # noqa: PLC0415 - Pillow is loaded only where it is used
 
         return _picture.opened(self.image)
 
@@ -82,7 +84,7 @@ class ReceivedRequest:
 
 
 class _FakeServer:
-    """What both fakes know and do; they differ in what must be awaited."""
+    """The common part of both fakes, which differ in their coroutine methods."""
 
     def __init__(
         self,
@@ -164,14 +166,16 @@ class _FakeServer:
             raise ModelNotFoundError(message, model=model, request_id=request_id)
 
     def _check(self, mask: object) -> NDArray[np.uint8]:
-        """Refuse a mask that no server would send: a bug of the test, and no SegmentationError."""
+        """Refuse a mask that no server would send: this is a bug in the test, so not a SegmentationError."""
         if not isinstance(mask, np.ndarray):
-            raise TypeError(f"a fake answers with masks or SegmentationErrors; found {type(mask).__name__}")
+            raise TypeError(f"the answer of a fake must be a mask or a SegmentationError, got {type(mask).__name__}")
         array: NDArray[Any] = mask
-        if array.dtype != np.uint8 or array.ndim != 2 or array.size == 0:  # noqa: PLR2004 height, width
-            raise ValueError(f"a mask is uint8 (H, W) with at least one pixel; found {array.dtype} {array.shape}")
+        if array.dtype != np.uint8 or array.ndim != 2 or array.size == 0:  # noqa: PLR2004 - height, width
+            raise ValueError(f"a mask must be uint8 (H, W) with at least one pixel, got {array.dtype} {array.shape}")
         if array.max() >= len(self._class_names):
-            raise ValueError(f"the mask has class id {array.max()}, but there are {len(self._class_names)} class names")
+            raise ValueError(
+                f"the mask contains class id {array.max()}, but there are {len(self._class_names)} class names"
+            )
         return array
 
     def _outputs(self, mask: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
@@ -184,32 +188,35 @@ class _FakeServer:
             return np.full(mask.shape, 255, np.uint8)
         if confidence.dtype != np.uint8 or confidence.shape != mask.shape:
             raise ValueError(
-                f"the confidence is uint8 of the mask's shape {mask.shape}; found {confidence.dtype} {confidence.shape}"
+                f"the confidence must be uint8 of shape {mask.shape}, got {confidence.dtype} {confidence.shape}"
             )
         return confidence
 
 
 class FakeTransport(_FakeServer):
-    """A server that answers as it is told and remembers what it was asked; safe to share between threads.
+    """A fake server with given answers, which records its requests; can be shared between threads.
 
-    Without arguments every pixel is background, and an image that cannot be decoded is refused, as by a real server.
+    By default every pixel is background, and an image that cannot be decoded is refused, as by a real server.
 
     Args:
         mask: The answer to every request: a mask, or a function of the request.
-        answers: Answers of the first requests in turn, errors included; `mask` answers those after them.
+        answers: Answers to the first requests in order, including errors; later requests get `mask`.
         class_names: Name of each class id.
-        weights: What the model says its weights are; `none` for untrained ones, None for a server that does not tell.
+        weights: Name of the weights; `none` for untrained weights, None for a server that does not report it.
         background: Whether class 0 is a background.
-        confidence: The confidence of each pixel, (H, W) uint8, 255 is 1.0, or a function that makes it of a request;
-            255 everywhere, where this is left out. Only requests that ask for it get it.
+        confidence: Confidence of each pixel, (H, W) uint8, 255 is 1.0, or a function that returns it for a request;
+            default: 255 everywhere. Only used for requests that ask for it.
         model_version: Version of every model.
-        models: The models that are served; any, where this is left out.
-        ready: Whether the server takes requests.
+        models: Names of the served models; default: any.
+        ready: Whether the server is ready.
 
     Attributes:
-        requests: What was asked, in order.
-        closed: Whether a client was closed; the fake goes on answering others.
-        ready: May be set at any time.
+        requests: The received requests, in order.
+        closed: Whether a client was closed; the fake still answers other clients.
+        ready: Whether the server is ready; may be set at any time.
+
+    Raises:
+        TypeError, ValueError: A mask is not uint8 (H, W), or contains an id without a class name.
     """
 
     def infer(self, request: Request, *, deadline: Deadline) -> Reply:
@@ -217,12 +224,12 @@ class FakeTransport(_FakeServer):
         return self._infer(request, deadline)
 
     def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
-        """Return a config as a server has it, with the class names, the weights and the background."""
+        """Return a config with the class names, the weights and the background."""
         del deadline
         return self._config(model)
 
     def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
-        """Return the version of each model that is served: of both ensembles, where `models` was left out."""
+        """Return the version of each served model; by default of both ensembles."""
         del deadline
         return self._versions()
 
@@ -232,7 +239,7 @@ class FakeTransport(_FakeServer):
         return ServerInfo("fake", "0")
 
     def is_ready(self, model: str, *, deadline: Deadline) -> bool:
-        """Return what `ready` says, and False for a model that is not served."""
+        """Return `ready`, and False for a model that is not served."""
         del deadline
         return self._is_ready(model)
 
@@ -242,19 +249,19 @@ class FakeTransport(_FakeServer):
 
 
 class AsyncFakeTransport(_FakeServer):
-    """`FakeTransport` for the asynchronous client: the same arguments and attributes, its methods coroutines."""
+    """`FakeTransport` for the asynchronous client: the same arguments and attributes, with coroutine methods."""
 
     async def infer(self, request: Request, *, deadline: Deadline) -> Reply:
         """Give the next answer."""
         return self._infer(request, deadline)
 
     async def model_config(self, model: str, *, deadline: Deadline) -> ModelConfig:
-        """Return a config as a server has it, with the class names, the weights and the background."""
+        """Return a config with the class names, the weights and the background."""
         del deadline
         return self._config(model)
 
     async def model_versions(self, *, deadline: Deadline) -> dict[str, str]:
-        """Return the version of each model that is served: of both ensembles, where `models` was left out."""
+        """Return the version of each served model; by default of both ensembles."""
         del deadline
         return self._versions()
 
@@ -264,7 +271,7 @@ class AsyncFakeTransport(_FakeServer):
         return ServerInfo("fake", "0")
 
     async def is_ready(self, model: str, *, deadline: Deadline) -> bool:
-        """Return what `ready` says, and False for a model that is not served."""
+        """Return `ready`, and False for a model that is not served."""
         del deadline
         return self._is_ready(model)
 
@@ -274,10 +281,10 @@ class AsyncFakeTransport(_FakeServer):
 
 
 def _about(error: SegmentationError, request: Request) -> SegmentationError:
-    """Return a copy that names the request: one error raised in many threads would collect all their tracebacks."""
-    told = copy.copy(error)
-    told.model, told.request_id = error.model or request.model, error.request_id or request.request_id
-    return told
+    """Return a copy with the request's id, because one error raised in many threads would collect all tracebacks."""
+    named = copy.copy(error)
+    named.model, named.request_id = error.model or request.model, error.request_id or request.request_id
+    return named
 
 
 def _background(request: ReceivedRequest) -> NDArray[np.uint8]:

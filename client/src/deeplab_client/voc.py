@@ -1,4 +1,4 @@
-"""Class names and colours of Pascal VOC, in the order of the class ids that the models serve."""
+"""Class names and colors of Pascal VOC, in the order of the models' class ids."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ CLASS_NAMES = (
 
 
 def _palette() -> NDArray[np.uint8]:
-    # The colour map of the PASCAL VOC development kit (VOClabelcolormap.m): the id's bits, three at a time from
-    # the lowest, become the bits of red, green and blue from the highest down.
+    # The color map of the PASCAL VOC development kit (VOClabelcolormap.m): the bits of the id, three at a time from the
+    # lowest, become the bits of red, green and blue from the highest.
     ids = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)
     for level in range(8):

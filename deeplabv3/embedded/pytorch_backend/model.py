@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class TritonPythonModel:
-    """One instance of a model, whose file it reads at the start, or at the first request where its config says so.
+    """One instance of a model. It reads the file at the start, or at the first request if the config says so.
 
-    Until then it does without torch, which alone takes hundreds of megabytes.
+    Until then it does not import torch, which alone takes hundreds of megabytes.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -36,7 +36,7 @@ class TritonPythonModel:
         if self._model is None:
             try:
                 self._model = self._load()
-            except Exception as exc:  # noqa: BLE001 - torch raises any type for a bad file; logged, and told to the caller
+            except Exception as exc:  # noqa: BLE001 - torch raises any type for a bad file; logged, and returned to the caller
                 pb_utils.Logger.log_error(traceback.format_exc())
                 error = pb_utils.TritonError(f"the model cannot be loaded: {exc}", pb_utils.TritonError.INTERNAL)
                 return [pb_utils.InferenceResponse(error=error) for _ in requests]
@@ -44,15 +44,15 @@ class TritonPythonModel:
 
     def _load(self) -> torchscript_model.TorchScriptModel:
         if self._identity() != self._found:
-            # The configs that the server has read, and its other models, are those of the build before.
-            raise RuntimeError("its file was replaced after the server's start; start the server anew")
+            # The server has read the configs and the other models of the build before.
+            raise RuntimeError("its file was replaced after the server started; restart the server")
         import torchscript_model  # noqa: PLC0415 - see above
 
         self._model = torchscript_model.TorchScriptModel(self._args)
         return self._model
 
     def _identity(self) -> tuple[int, ...] | None:
-        """Return what tells a file from one that has taken its place."""
+        """Return values that change when the file is replaced; None if it does not exist."""
         try:
             found = self._file.stat()
         except OSError:

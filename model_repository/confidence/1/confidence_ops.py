@@ -1,4 +1,4 @@
-"""How sure the model is of each pixel of a mask: the softmax probability of the winning class, as uint8."""
+"""The confidence of each pixel of a mask: the softmax probability of the winning class, as uint8."""
 
 import math
 
@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from logit_tiles import checked_size, tiles
 
-# Classes are left out where all of them together hold less than this share of the probability: half of 1/255, so that
-# rounded to uint8 the result is at most one off.
+# Classes are left out if all of them together have less than this share of the probability: half of 1/255, so that the
+# result, rounded to uint8, differs by at most one.
 _NEGLIGIBLE = 1 / (2 * 255)
 
 
@@ -21,7 +21,7 @@ def confidence(
     """
     height, width = checked_size(logits.shape, sizes, class_count=class_count, max_pixels=max_pixels)
     found = np.empty((len(logits), height, width), np.uint8)
-    # Logits that are no numbers must not fill the server's log.
+    # Logits that are not finite must not fill the server's log with warnings.
     with np.errstate(all="ignore"):
         for planes, picture in zip(logits, found, strict=True):
             measure(planes, picture)
@@ -31,10 +31,10 @@ def confidence(
 def measure(logits: npt.NDArray[np.float32], picture: npt.NDArray[np.uint8]) -> None:
     """Write the softmax probability of the most probable class at each pixel, over logits resized bilinearly.
 
-    It differs by at most 1/255 from that of all classes: a class is left out of a tile where its share is below
-    _NEGLIGIBLE / C at every pixel. A tile where one class is left has 255 everywhere.
+    It differs by at most 1/255 from the probability over all classes: a class is left out of a tile if its share is
+    below _NEGLIGIBLE / C at every pixel. A tile with one remaining class has 255 everywhere.
 
-    Pixels that are blended with a logit that is not a finite number have 0, and the others of their tile may have it.
+    Pixels that are interpolated from a logit that is not finite are 0, and the other pixels of their tile may be 0.
 
     Args:
         logits: (C, h, w) float32 at any resolution, C from 1 to 256.
@@ -51,4 +51,4 @@ def measure(logits: npt.NDArray[np.float32], picture: npt.NDArray[np.uint8]) -> 
         np.exp(values, out=values)
         share = 255 / values.sum(axis=0)
         share += np.float32(0.5)
-        part[:] = np.fmax(share, 0)  # 0 where it is no number
+        part[:] = np.fmax(share, 0)  # 0 if it is not a number

@@ -22,7 +22,7 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """Answer every request by itself."""
+        """Answer every request separately."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
@@ -31,7 +31,7 @@ class TritonPythonModel:
             found = confidence_ops.confidence(logits, sizes, class_count=self._class_count, max_pixels=self._max_pixels)
         except logit_tiles.InvalidLogitsError as exc:
             return _error(str(exc), pb_utils.TritonError.INVALID_ARG)
-        except Exception as exc:  # noqa: BLE001  our fault, whatever it is
+        except Exception as exc:  # noqa: BLE001 - any other error is the server's fault
             pb_utils.Logger.log_error(traceback.format_exc())
             return _error(f"confidence failed: {exc!r}", pb_utils.TritonError.INTERNAL)
         return pb_utils.InferenceResponse([pb_utils.Tensor("CONFIDENCE", found)])

@@ -13,7 +13,7 @@ class TritonPythonModel:
     """One instance, one process, one thread."""
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """Answer every request by itself."""
+        """Answer every request separately."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
@@ -25,7 +25,7 @@ class TritonPythonModel:
             )
         try:
             encoded = [[palette_png.encode(mask)] for mask in masks]
-        except Exception as exc:  # noqa: BLE001  our fault, whatever it is
+        except Exception as exc:  # noqa: BLE001 - any other error is the server's fault
             pb_utils.Logger.log_error(traceback.format_exc())
             return _error(f"encode_mask failed: {exc!r}", pb_utils.TritonError.INTERNAL)
         return pb_utils.InferenceResponse([pb_utils.Tensor("MASK_PNG", np.array(encoded, np.object_))])

@@ -1,4 +1,4 @@
-"""Palette PNGs in the colours of the Pascal VOC segmentation masks."""
+"""Palette PNGs in the colors of the Pascal VOC segmentation masks."""
 
 import io
 
@@ -6,15 +6,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-# zlib level: masks are long runs, so that level 1 costs a third of the time of level 6 and few bytes more.
+# zlib level: masks have long runs, so level 1 takes a third of the time of level 6 and few bytes more.
 _COMPRESS_LEVEL = 1
 
 
 def voc_palette() -> npt.NDArray[np.uint8]:
-    """Return the VOC colour map, (256, 3) uint8.
+    """Return the VOC color map, (256, 3) uint8.
 
-    The bits of a class id are dealt out to red, green and blue in turn, lowest first, each filling its channel from
-    the highest bit down. Source: VOClabelcolormap.m of the Pascal VOC development kit.
+    The bits of a class id, lowest first, go to red, green and blue in turn, and fill each channel from the highest bit
+    down. Source: VOClabelcolormap.m of the Pascal VOC development kit.
     """
     ids = np.arange(256)
     palette = np.zeros((256, 3), np.int64)

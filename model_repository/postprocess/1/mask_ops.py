@@ -1,6 +1,6 @@
 """Class masks from logits: the arg max of each pixel, tile by tile.
 
-A tile where only one class can win is filled with it. The masks are those of the whole computation.
+A tile in which only one class can win is filled with it. The masks equal those of the full computation.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def postprocess(
     height, width = checked_size(logits.shape, sizes, class_count=class_count, max_pixels=max_pixels)
     masks = np.empty((len(logits), height, width), np.uint8)
     class_pixels = np.empty((len(logits), class_count), np.int64)
-    # Logits that are no numbers give a mask that means nothing; they must not fill the server's log.
+    # Logits that are not finite give a meaningless mask, but must not fill the server's log with warnings.
     with np.errstate(all="ignore"):
         for index, planes in enumerate(logits):
             class_pixels[index] = segment(planes, masks[index])
@@ -44,7 +44,7 @@ def postprocess(
 def segment(logits: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Resize logits bilinearly to the mask's size, write the arg max over the classes into it, count the classes.
 
-    Equal values go to the lower class id. Memory beside the mask: that of `logit_tiles.tiles`.
+    Of equal values the lower class id wins. Memory in addition to the mask: that of `logit_tiles.tiles`.
 
     Args:
         logits: (C, h, w) float32 at any resolution, C from 1 to 256.
@@ -70,8 +70,8 @@ def segment(logits: npt.NDArray[np.float32], mask: npt.NDArray[np.uint8]) -> npt
 def _argmax(values: npt.NDArray[np.float32], class_ids: list[int], mask: npt.NDArray[np.uint8]) -> None:
     """Write the class of the largest of (C, rows, columns) values into the (rows, columns) mask.
 
-    Plane by plane with operations that numpy vectorises; its own argmax over the first axis does not. Class ids
-    rise, so the maximum of the ids whose plane beat all before it is the id of the last that did.
+    Plane by plane with operations that numpy vectorizes, because its own argmax over the first axis is not vectorized.
+    Class ids ascend, so the largest id of the planes that exceeded all planes before them is the id of the last one.
     """
     best = values[0]
     greater = np.empty(mask.shape, np.bool_)

@@ -1,6 +1,6 @@
-"""Class masks from logits by torch, where the logits are: what `mask_ops` does with numpy, for a GPU.
+"""Class masks from logits on a GPU, with torch: the counterpart of `mask_ops`, which uses numpy.
 
-Nothing in here waits for the device. The arrays that come out fill up while it works: call `wait` before reading them.
+`start` does not wait for the device, which fills the returned arrays later: call `wait` before reading them.
 """
 
 import logit_tiles
@@ -9,20 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-# What a tile's values may take. A picture of 1280 x 960 with 21 classes is one tile.
+# The memory for the values of a tile. A picture of 1280 x 960 with 21 classes is one tile.
 _TILE_BYTES = 512 << 20
-# A tile holds C values a pixel this often at a time: the two rows that are blended, their blend, and the comparison
-# with each class id, which takes less.
+# A tile holds this many arrays of C values per pixel: the two rows that are interpolated, their result, and the
+# comparison with each class id, which takes less.
 _VALUES = 4
 
 
 class Masker:
-    """Makes masks on one device, on torch's current stream.
+    """Computes masks on one device, on torch's current stream.
 
     Args:
-        device: where it works; logits that lie elsewhere are copied there.
-        class_count: the C of the logits.
-        max_pixels: the most pixels that a mask may have.
+        device: the device; logits elsewhere are copied to it.
+        class_count: the number of classes of the logits.
+        max_pixels: the largest number of pixels of a mask.
     """
 
     def __init__(self, device: torch.device, *, class_count: int, max_pixels: int) -> None:
@@ -32,7 +32,7 @@ class Masker:
         self._ids = torch.arange(class_count, device=device).view(-1, 1, 1)
 
     def start(self, logits: torch.Tensor, sizes: npt.NDArray[np.int32]) -> mask_ops.Masks:
-        """Start to turn the LOGITS (N, C, h, w) float32 and SIZE (N, 2) of one request into its masks.
+        """Start to compute the masks of one request from its LOGITS (N, C, h, w) float32 and SIZE (N, 2).
 
         Raises:
             logit_tiles.InvalidLogitsError: as `logit_tiles.checked_size`.
@@ -49,21 +49,21 @@ class Masker:
             return mask_ops.Masks(self._to_host(masks).numpy(), self._to_host(class_pixels).numpy())
 
     def wait(self) -> None:
-        """Return when all that was started is done."""
+        """Wait until all started work is done."""
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
 
     def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._device.type == "cpu":
             return tensor
-        # Page-locked, or the copy would wait for the device.
+        # Page-locked, because otherwise the copy would wait for the device.
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         return host.copy_(tensor, non_blocking=True)
 
     def _segment(self, logits: torch.Tensor, mask: torch.Tensor, counts: torch.Tensor) -> None:
         """Write the (H, W) mask of (C, h, w) logits and add the (C,) pixels of each class, tile by tile.
 
-        Equal values go to the lower class id.
+        Of equal values the lower class id wins.
         """
         height, width = mask.shape
         rows = _axis(logits.shape[1], height, self._device)
@@ -82,9 +82,9 @@ class Masker:
 
 
 def _axis(source: int, target: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return where each output position of one axis reads: floor index, ceiling index, weight of the ceiling.
+    """Return the source positions of one axis: floor index, ceiling index, weight of the ceiling.
 
-    As torch's bilinear interpolation with half-pixel centres (align_corners false).
+    As torch's bilinear interpolation with half-pixel centers (align_corners false).
     """
     scale = source / target
     position = (torch.arange(target, dtype=torch.float32, device=device) + 0.5).mul_(scale).sub_(0.5).clamp_(min=0)

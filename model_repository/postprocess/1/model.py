@@ -1,4 +1,4 @@
-"""Triton adapter of `mask_ops`: LOGITS and SIZE in, masks and what is in them out; IMAGE_ID as it came."""
+"""Triton adapter of `mask_ops`: LOGITS and SIZE in, masks and their classes out; IMAGE_ID unchanged."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ class TritonPythonModel:
     def _gpu_masker(self, args: dict[str, str]) -> mask_ops_cuda.Masker | None:
         if args["model_instance_kind"] != "GPU":
             return None
-        import mask_ops_cuda  # noqa: PLC0415  an instance on a CPU does without torch and the memory that it takes
-        import torch  # noqa: PLC0415
+        import mask_ops_cuda  # noqa: PLC0415 - an instance on a CPU saves the memory of torch
+        import torch  # noqa: PLC0415 - as above
 
         device = torch.device("cuda", int(args["model_instance_device_id"]))
         torch.cuda.set_device(device)
         return mask_ops_cuda.Masker(device, class_count=len(self._class_names), max_pixels=self._max_pixels)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """Answer every request by itself; a GPU is waited for once, with the work of all before it."""
+        """Answer every request separately; wait for a GPU once, after all requests are started."""
         results = [self._attempt(request) for request in requests]
         if self._masker is not None:
             try:
                 self._masker.wait()
-            except Exception as exc:  # noqa: BLE001  CUDA reports any request's failure here: logged, and INTERNAL for all
+            except Exception as exc:  # noqa: BLE001 - CUDA reports the failure of any request here: logged, and INTERNAL for all
                 failed = _failed(exc)
                 results = [result if isinstance(result, pb_utils.TritonError) else failed for result in results]
         return [self._response(request, result) for request, result in zip(requests, results, strict=True)]
@@ -52,11 +52,11 @@ class TritonPythonModel:
         self, request: pb_utils.InferenceRequest
     ) -> tuple[npt.NDArray[np.int64], mask_ops.Masks] | pb_utils.TritonError:
         try:
-            # Before the work: the memory that it lies in is another request's once Triton has given this one up.
+            # Before the masks, because Triton reuses this memory for another request if it gives this one up.
             return self._read(request, "IMAGE_ID"), self._masks(request)
         except logit_tiles.InvalidLogitsError as exc:
             return pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG)
-        except Exception as exc:  # noqa: BLE001  our fault: logged with its traceback, and INTERNAL for this request
+        except Exception as exc:  # noqa: BLE001 - the server's fault: logged, and INTERNAL for this request
             return _failed(exc)
 
     def _masks(self, request: pb_utils.InferenceRequest) -> mask_ops.Masks:
@@ -66,7 +66,7 @@ class TritonPythonModel:
             return mask_ops.postprocess(
                 logits.as_numpy(), sizes, class_count=len(self._class_names), max_pixels=self._max_pixels
             )
-        import torch  # noqa: PLC0415  see _gpu_masker
+        import torch  # noqa: PLC0415 - see _gpu_masker
 
         return self._masker.start(torch.from_dlpack(logits.to_dlpack()), sizes)
 
@@ -75,9 +75,9 @@ class TritonPythonModel:
         tensor = pb_utils.get_input_tensor_by_name(request, name)
         if self._masker is None:
             return tensor.as_numpy().copy()
-        import torch  # noqa: PLC0415  see _gpu_masker
+        import torch  # noqa: PLC0415 - see _gpu_masker
 
-        # Wherever Triton has it. What is in a tensor is complete when its request comes: no stream to wait for.
+        # On any device. Input tensors are complete when their request comes, so there is no stream to wait for.
         return torch.from_dlpack(tensor.to_dlpack()).cpu().numpy().copy()
 
     def _response(
@@ -95,7 +95,7 @@ class TritonPythonModel:
             "CLASS_NAMES": np.tile(self._class_names, (len(found.masks), 1)),
             "IMAGE_ID": image_id,
         }
-        # What nobody asked for would be copied to the server all the same.
+        # Only the requested outputs, because others would be copied to the server too.
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, outputs[name]) for name in request.requested_output_names()]
         )

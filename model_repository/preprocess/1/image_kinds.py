@@ -1,4 +1,4 @@
-"""What bytes are when they are no picture that can be decoded, and what to send instead."""
+"""Recognize bytes that cannot be decoded as a picture, and say what to send instead."""
 
 import codecs
 import re
@@ -6,7 +6,7 @@ import re
 ACCEPTED = "JPEG, PNG, WebP, BMP, PPM, GIF, TIFF, AVIF or HEIC"
 
 _EXAMINED = 4096  # bytes
-_QUOTED = 60  # characters of the found text that a message repeats
+_QUOTED = 60  # characters of a text that a message quotes
 
 _SEND = f"send a {ACCEPTED} picture"
 _CONVERT = f"convert it to {ACCEPTED}"
@@ -14,14 +14,14 @@ _EXTRACT = "unpack it and send the pictures one by one"
 _VIDEO = "extract a frame and send that, as JPEG for example"
 _RENDER = "render the page and send that, as PNG for example"
 _DEVELOP = f"develop it and save it as {ACCEPTED}"
-_ANEW = "save it as a baseline or progressive JPEG of 8 bits a sample"
-_AGAIN = "send the whole file, or save it anew"
-_BINARY = "open files with mode 'rb', and keep the bytes out of text"
+_ANEW = "save it as a baseline or progressive JPEG with 8 bits per sample"
+_AGAIN = "send the whole file, or save it again"
+_BINARY = "open files with mode 'rb', and do not turn their bytes into text"
 
 _PFM = "a picture with floating-point samples (PFM)"
-_NETPBM = "a PPM picture, or one of its family, that is broken or truncated"
+_NETPBM = "a PBM, PGM or PPM picture that is broken or truncated"
 
-# Where it stands, the bytes, what they are, and what to do. The first that fits is taken.
+# Offset, bytes, the kind of file, and the remedy. The first match counts.
 _SIGNATURES = (
     (0, b"\xff\xd8", "a JPEG picture that is broken or truncated", _AGAIN),
     (0, b"\x89PNG\r\n\x1a\n", "a PNG picture that is broken or truncated", _AGAIN),
@@ -51,7 +51,7 @@ _SIGNATURES = (
     (0, b"MM\0*", "a TIFF picture that is broken or truncated", _AGAIN),
     (0, b"II+\0", "a BigTIFF picture that is broken or truncated", _AGAIN),
     (0, b"MM\0+", "a BigTIFF picture in big-endian order", _CONVERT),
-    # Pictures in formats that are not taken.
+    # Pictures in formats that are not accepted.
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture", _CONVERT),
     (0, b"\xff\x0a", "a JPEG XL picture", _CONVERT),
     (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture", _CONVERT),
@@ -90,7 +90,7 @@ _SIGNATURES = (
     (257, b"ustar", "a tar archive", _EXTRACT),
     (0, b"\x93NUMPY", "a NumPy array (.npy)", "encode its pixels as PNG, or pass the array itself to deeplab_client"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file", "encode its pixels as PNG"),
-    (0, b"PAR1", "a Parquet file", "send the bytes of one picture of it"),
+    (0, b"PAR1", "a Parquet file", "send the bytes of one picture from it"),
     (0, b"SQLite format 3\0", "an SQLite database", _SEND),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document", "send the pictures in it one by one"),
     (0, b"\x7fELF", "a program", _SEND),
@@ -114,7 +114,7 @@ _STILL_BRANDS = {
 }
 _MEDIA_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 _PATTERNS = (
-    # The start of frame of a JPEG, which follows what is left of its metadata: kind, bits a sample, channels.
+    # The start of frame of a JPEG, which follows the remaining metadata: kind, bits per sample, channels.
     (
         re.compile(rb"\xff\xd8.*?\xff[\xc3\xc7\xcb\xcf]\0[\x08-\x20][\2-\x10]", re.DOTALL),
         "a lossless JPEG picture",
@@ -127,7 +127,7 @@ _PATTERNS = (
     ),
     (
         re.compile(rb"\xff\xd8.*?\xff[\xc0-\xc2\xc9\xca]\0[\x08-\x20]\x0c", re.DOTALL),
-        "a JPEG picture with 12 bits a sample",
+        "a JPEG picture with 12 bits per sample",
         _ANEW,
     ),
     (
@@ -143,40 +143,40 @@ _PATTERNS = (
     ),
     (re.compile(rb"PK\x03\x04"), "a ZIP archive", _EXTRACT),
     (re.compile(rb".{0,1019}%PDF-", re.DOTALL), "a PDF document", _RENDER),
-    (re.compile(rb"\x80[\x02-\x05]"), "a pickled object of Python", "send the bytes of the encoded picture"),
-    (re.compile(rb"P[fF]\s"), _PFM, "send 8 or 16 bits a sample"),
+    (re.compile(rb"\x80[\x02-\x05]"), "a pickled Python object", "send the bytes of the encoded picture"),
+    (re.compile(rb"P[fF]\s"), _PFM, "send 8 or 16 bits per sample"),
     (re.compile(rb"P7\s"), "a PAM picture", _CONVERT),
     (re.compile(rb"P[1-6][\s#]"), _NETPBM, _AGAIN),
 )
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 
-# What text is; the first that fits is taken.
+# Kinds of text; the first match counts.
 _HTML = re.compile(r"<!doctype html|<(?:html|head|body|title|script|style|div|meta)\b", re.IGNORECASE)
 _XML_PROLOG = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->|<!doctype(?! html)[^>]*>)*", re.IGNORECASE | re.DOTALL)
 _JSON = re.compile(r"\{\s*[\"}]|\[\s*[-\"{\[\]\dtfn]")
 _TEXTS = (
     (re.compile(r"version https://git-lfs"), "a Git LFS pointer instead of the file", "run `git lfs pull`"),
-    (re.compile(r"HTTP/\d"), "an HTTP response with its headers", "send its body only"),
-    (re.compile(r"--\S+\s+content-", re.IGNORECASE), "a multipart form", "send the bytes of its file only"),
+    (re.compile(r"HTTP/\d"), "an HTTP response with its headers", "send only its body"),
+    (re.compile(r"--\S+\s+content-", re.IGNORECASE), "a multipart form", "send only the bytes of its file"),
     (re.compile(r"-----BEGIN PGP|age-encryption\.org"), "an encrypted file", "decrypt it first"),
     (re.compile(r"-----BEGIN "), "a certificate or key (PEM)", _SEND),
     (re.compile(r"%!PS"), "a PostScript document", _RENDER),
     (re.compile(r"%PDF-"), "a PDF document", _RENDER),
-    (re.compile(r"P[fF]\s"), _PFM, "send 8 or 16 bits a sample"),
+    (re.compile(r"P[fF]\s"), _PFM, "send 8 or 16 bits per sample"),
     (re.compile(r"P7\s"), "a PAM picture", _CONVERT),
     (re.compile(r"P[1-6][\s#]"), _NETPBM, _AGAIN),
-    (_JSON, "JSON text", "read it: it may be the error message of a server, or hold the picture in base64"),
-    (re.compile(r"data:[^,\s]*,"), "a data: URL", "decode what follows its comma, by base64.b64decode"),
-    (re.compile(r"b['\"]"), "a bytes object of Python that became text", "send the bytes, not str() of them"),
+    (_JSON, "JSON text", "check it: it may be an error message of a server, or contain the picture in base64"),
+    (re.compile(r"data:[^,\s]*,"), "a data: URL", "decode the part after the comma with base64.b64decode"),
+    (re.compile(r"b['\"]"), "the text of a Python bytes object", "send the bytes themselves, not str() of them"),
     (
         re.compile(r"(?:0x)?(?:[0-9a-f]{2}[\s:]?){16,}$", re.IGNORECASE),
         "hexadecimal text",
-        "decode it, by bytes.fromhex",
+        "decode it with bytes.fromhex",
     ),
     (
         re.compile(r"(?:[a-z0-9+/\r\n]{40,}|[a-z0-9_\r\n-]{40,})={0,2}$", re.IGNORECASE),
         "base64 text",
-        "decode it, by base64.b64decode",
+        "decode it with base64.b64decode",
     ),
 )
 _URL = re.compile(r"[\"']?[a-z][a-z0-9+.-]+://\S.*", re.IGNORECASE | re.DOTALL)
@@ -184,16 +184,16 @@ _PATH = re.compile(r"(?:[a-z]:|~|\.{1,2})?(?:[\\/][^\\/\n]+)+$|[^\n]+\.[a-z0-9]{
 
 
 def found(data: bytes) -> tuple[str, str]:
-    """Return what bytes are that cannot be decoded as a picture, and what to do.
+    """Return the kind of bytes that cannot be decoded as a picture, and the remedy.
 
-    The first completes "they are ...", the second is an instruction: "a PDF document", "render the page ...". Only
-    the beginning is examined, at most 4096 bytes.
+    The first completes "they are ...", the second is an instruction: "a PDF document", "render the page ...". Only the
+    first 4096 bytes are examined.
     """
     if not data:
         return "empty", "send the bytes of one encoded picture"
     head = data[:_EXAMINED]
     if not head.strip(b"\0"):
-        return "zeros", "copy the file again: it was not written completely"
+        return "zeros", "copy the file again, because it was not written completely"
     text = _text(head)
     known = _by_signature(head, len(data)) if text is None else _by_text(text)
     return known or (f"of no known format and begin with {head[:8].hex(' ')}", _SEND)
@@ -206,14 +206,17 @@ def _by_signature(head: bytes, length: int) -> tuple[str, str] | None:
     for offset, signature, what, remedy in _SIGNATURES:
         if head.startswith(signature, offset):
             return what, remedy
-    # As Triton's own encoding of strings has it.
+    # Triton's own encoding of strings.
     if int.from_bytes(head[:4], "little") == length - 4 and head[4:].startswith(_PICTURES):
-        return "a picture behind four bytes of length", "send the picture alone: the request has packed it twice"
+        return (
+            "a picture with its length in four bytes in front",
+            "send the picture alone, because the request encoder adds the length itself",
+        )
     return _by_box(head)
 
 
 def _by_box(head: bytes) -> tuple[str, str] | None:
-    """Recognize ISO base media files: pictures and videos of the last twenty years."""
+    """Recognize ISO base media files, which are pictures or videos."""
     kind, brand = head[4:8], head[8:12]
     if kind not in _MEDIA_BOXES:
         return None
@@ -229,7 +232,7 @@ def _by_box(head: bytes) -> tuple[str, str] | None:
 
 
 def _text(head: bytes) -> str | None:
-    """Return the text that the beginning of a file is, without the blanks around it; None if it is none."""
+    """Return the start of a file as text, stripped; None if it is not text."""
     wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
     decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")()
     try:
@@ -246,7 +249,7 @@ def _by_text(text: str) -> tuple[str, str]:
         if pattern.match(text):
             return what, remedy
     if _URL.match(text):
-        # What stands before an @ or behind a question mark may be a password.
+        # The parts before an @ and after a question mark may contain a password.
         shown = re.sub(r"//[^/]*@", "//", text.partition("?")[0])
         return f"the URL {_quoted(shown)}", "download it and send its content"
     if _PATH.match(text):
@@ -256,10 +259,10 @@ def _by_text(text: str) -> tuple[str, str]:
 
 def _by_element(text: str) -> tuple[str, str]:
     if _HTML.match(text):
-        return "an HTML page", "check where it comes from: it may be the error or login page of a website"
+        return "an HTML page", "check where it comes from: it may be an error or login page of a website"
     if text.lower().startswith("<svg"):
         return "an SVG drawing", "render it and send that, as PNG for example"
-    return "an XML document", "read it: it may be the error message of a server"
+    return "an XML document", "check it: it may be an error message of a server"
 
 
 def _quoted(text: str) -> str:

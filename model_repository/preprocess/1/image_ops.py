@@ -1,4 +1,4 @@
-"""From the bytes of an encoded image to the samples that the core models take."""
+"""Turn the bytes of an encoded image into the samples for the core models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class Settings:
     """The parameters of the model's config.
 
     Attributes:
-        resize_mode: "fixed" for one size of all images; "shorter_side" keeps the aspect ratio.
-        resize_size: height and width in pixels; with "shorter_side" twice the same.
-        max_pixels: an image with more, as encoded, is refused.
-        max_resized_pixels: an image that would have more after the resize is refused.
+        resize_mode: "fixed" for one size of all images; "shorter_side" to keep the aspect ratio.
+        resize_size: height and width in pixels; with "shorter_side" both are the shorter side.
+        max_pixels: images with more pixels are refused.
+        max_resized_pixels: images that would have more pixels after the resize are refused.
         scaled_decoding: whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size.
     """
 
@@ -32,7 +32,7 @@ class Settings:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "Settings":
-        """Parse the string parameters of config.pbtxt; a missing or impossible one is a ValueError that names it."""
+        """Parse the string parameters of config.pbtxt; raise a ValueError for a missing or impossible value."""
         settings = cls(
             resize_mode=_parameter(parameters, "resize_mode"),
             resize_size=_sides(parameters, "resize_size"),
@@ -50,7 +50,7 @@ class Settings:
         return settings
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) that an image is resized to.
+        """Return the (height, width) after the resize.
 
         Raises:
             InvalidImageError: the result would have more than max_resized_pixels.
@@ -58,12 +58,12 @@ class Settings:
         if self.resize_mode == "fixed":
             return self.resize_size
         shorter = self.resize_size[0]
-        # torchvision's rule for a single size: the longer side is truncated, not rounded.
+        # As in torchvision, the longer side is truncated, not rounded.
         longer = int(shorter * max(height, width) / min(height, width))
         if longer * shorter > self.max_resized_pixels:
             raise InvalidImageError(
                 f"the image is {width} x {height} pixels; with its shorter side at {shorter} it would have "
-                f"{longer * shorter} pixels, and the limit is {self.max_resized_pixels}; crop it, or build the "
+                f"{longer * shorter} pixels, but the limit is {self.max_resized_pixels}; crop it, or build the "
                 "server's models with --set preprocess.resize_mode=fixed"
             )
         return (shorter, longer) if height <= width else (longer, shorter)
@@ -83,7 +83,7 @@ def _positive_int(parameters: Mapping[str, str], name: str) -> int:
 
 
 def _sides(parameters: Mapping[str, str], name: str) -> tuple[int, int]:
-    """Parse "520", or "1024x512" for a width and a height; return height and width."""
+    """Return the height and width of "520", or of "1024x512" (width x height)."""
     text = _parameter(parameters, name)
     width, _, height = text.partition("x")
     try:
@@ -102,7 +102,7 @@ def _boolean(parameters: Mapping[str, str], name: str) -> bool:
 
 
 def resize(picture: Picture, size: tuple[int, int], settings: Settings) -> npt.NDArray[np.uint8]:
-    """Return the samples (height, width, 3) of a picture as shown, at a size of height and width."""
+    """Return a picture as shown, resized to (height, width), as uint8 samples (height, width, 3)."""
     planes = resized_planes(picture, size, max_pixels=settings.max_pixels)
     return planes.permute(1, 2, 0).contiguous().numpy()
 
@@ -111,7 +111,7 @@ def preprocess(encoded: list[bytes], settings: Settings) -> tuple[npt.NDArray[np
     """Turn the images of one request into PIXELS (N, H, W, 3) uint8 and SIZE (N, 2) int32, height and width.
 
     Raises:
-        InvalidImageError: an image is refused, or the images differ in size: one request has one MASK tensor.
+        InvalidImageError: an image is refused, or the images differ in size, because one request has one MASK tensor.
     """
     pictures, sizes = decode_alike(encoded, settings)
     size = settings.resized(*pictures[0].size)
@@ -131,7 +131,7 @@ def decode_alike(encoded: list[bytes], settings: Settings) -> tuple[list[Picture
     if len(set(sizes)) > 1:
         listed = ", ".join(f"{width}x{height}" for height, width in sizes)
         raise InvalidImageError(
-            f"the images of one request must have one size, and these are {listed}; send one image a request, "
-            "the server batches them"
+            f"the images of one request must have the same size, got {listed}; send one image per request, because the "
+            "server batches requests"
         )
     return pictures, np.array(sizes, np.int32)

@@ -1,7 +1,7 @@
-"""The resize of `image_ops` on a GPU; the decoding stays what and where it is.
+"""The resize of `image_ops` on a GPU; images are still decoded on the CPU.
 
-torch's uint8 resize exists on CPUs only, so that a GPU resizes in float32 and rounds the result, once, where the CPU
-rounds between the two directions as well. A test states by how much the results differ.
+torch's uint8 resize exists only on CPUs, so a GPU resizes in float32 and rounds once, whereas the CPU also rounds
+between the two directions. A test limits the difference.
 """
 
 import image_ops
@@ -11,16 +11,16 @@ import torch
 from image_resizing import interpolate, tensor_of
 from image_scaling import Fraction, Picture, swapped
 
-# torch keeps a resize's weights in a block's shared memory, and refuses a scale for which they are too many (some 80
-# to 1). What is shrunk further than this is resized on the CPU.
+# torch keeps the weights of a resize in a block's shared memory, and refuses a scale with too many (about 80 to 1).
+# Images that shrink more than this are resized on the CPU.
 _MAX_SCALE = 16
 
 
 class Preprocessor:
-    """What `image_ops.preprocess` does, with PIXELS on a device.
+    """`image_ops.preprocess` with PIXELS on a device.
 
     Args:
-        device: where PIXELS are made, on torch's current stream.
+        device: the device of PIXELS; work is on torch's current stream.
         settings: the parameters of the model's config.
     """
 
@@ -48,7 +48,7 @@ class Preprocessor:
 
 
 def resize(samples: torch.Tensor, size: tuple[int, int], fraction: Fraction | None) -> torch.Tensor:
-    """Resize (H, W, 3) uint8 to a height and width as shown, bilinearly with antialiasing."""
+    """Resize (H, W, 3) uint8 to a (height, width) as shown, bilinearly with antialiasing."""
     if fraction is None and size == tuple(samples.shape[:2]):
         return samples
     planes = samples.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Large JPEGs at 1/2, 1/4 or 1/8 of their size: when libjpeg may decode them so, and what the result stands for.
+"""Decode large JPEGs at 1/2, 1/4 or 1/8 of their size.
 
 libjpeg then skips the frequencies that the resize would remove, and writes a fraction of the pixels.
 """
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-# The sides of a fraction are at least so many times those of the resized picture.
+# The sides of a fraction are at least this many times those of the resized picture.
 _OVERSAMPLING = 2
-# T.81, table B.1: baseline, extended and progressive, in Huffman's code or arithmetic. libjpeg decodes lossless frames
-# at their full size whatever it is told, and Pillow would have too little memory for that.
+# T.81, table B.1: baseline, extended and progressive, with Huffman or arithmetic coding. libjpeg always decodes
+# lossless frames at full size, for which Pillow would allocate too little memory.
 _SCALABLE_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 FIRST_SWAPPED = 5
-"""EXIF's orientations from here on swap height and width."""
+"""The first EXIF orientation that swaps height and width, as all after it do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fraction:
-    """What an image decoded at a fraction of its size stands for.
+    """An image decoded at a fraction of its size.
 
     Attributes:
-        size: height and width of the whole image as shown, pixels.
-        covered: height and width of the part of the decoded image that is inside of the whole one. A fraction of an
-            odd side is no integer, and the last row or column is then partly outside.
-        orientation: EXIF's number for how the decoded image becomes the image as shown.
+        size: height and width of the whole image as shown, in pixels.
+        covered: height and width of the part of the decoded image that is inside of the whole image. A fraction of an
+            odd side is not an integer, so the last row or column may be partly outside.
+        orientation: the EXIF orientation that turns the decoded image into the image as shown.
     """
 
     size: tuple[int, int]
@@ -56,12 +56,12 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the whole image as shown, pixels."""
+        """Height and width of the whole image as shown, in pixels."""
         return (self.image.height, self.image.width) if self.fraction is None else self.fraction.size
 
 
 def swapped(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Return the height and width as stored of those as shown, or as shown of those as stored."""
+    """Convert (height, width) as shown to as stored, or the reverse."""
     height, width = size
     return (width, height) if orientation >= FIRST_SWAPPED else size
 
@@ -69,9 +69,9 @@ def swapped(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 def scale_down(
     image: Image.Image, data: bytes, orientation: int, resized: Callable[[int, int], tuple[int, int]]
 ) -> Fraction | None:
-    """Let a JPEG be decoded at the smallest fraction whose sides are at least twice the sides after the resize.
+    """Set a JPEG to be decoded at the smallest fraction whose sides are at least twice the sides after the resize.
 
-    The same holds for each channel by itself.
+    This holds for each channel.
 
     Args:
         image: opened and not loaded, of any format.
@@ -80,7 +80,7 @@ def scale_down(
         resized: takes a height and width as shown, returns the height and width after the resize.
 
     Returns:
-        None if the image is to be decoded as a whole.
+        The fraction; None if the image is to be decoded at full size.
     """
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or image_bytes.jpeg_frame(data) not in _SCALABLE_FRAMES:
         return None
@@ -98,10 +98,10 @@ def scale_down(
 
 
 def _chroma_loss(image: JpegImagePlugin.JpegImageFile) -> tuple[int, int]:
-    """Return how many times fewer rows and columns a channel has than the image, at a fraction; zeros if it is broken.
+    """Return by which factors a channel has fewer rows and columns than the image, at a fraction; (0, 0) if broken.
 
-    libjpeg scales channels that are stored with fewer samples less, but alike in both directions: nothing is lost with
-    4:4:4 and 4:2:0, half of the columns with 4:2:2.
+    libjpeg scales channels with fewer stored samples less, but equally in both directions: nothing is lost with 4:4:4
+    and 4:2:0, half of the columns with 4:2:2.
     """
     sampling = [(vertical, horizontal) for _, horizontal, vertical, _ in image.layer]
     if not all(map(all, sampling)):

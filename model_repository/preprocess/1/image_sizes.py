@@ -1,7 +1,7 @@
-"""How many pixels a decoder makes of a file, by what it believes.
+"""The number of pixels that a decoder may allocate for a file.
 
-An AVIF or HEIC file declares sizes in several places, and its decoder may believe the largest: a few kilobytes can take
-gigabytes. Section 5.5 of the AV1 specification describes the header of a sequence.
+An AVIF or HEIC file declares sizes in several places, and its decoder may use the largest, so a few kilobytes can take
+gigabytes. Section 5.5 of the AV1 specification describes the sequence header.
 """
 
 import struct
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from image_boxes import Item
 
-# libheif takes a picture that is larger than declared by this at most, in each direction.
+# libheif accepts pictures that exceed the declared size by at most this, in each direction.
 _HEVC_MARGIN = 64
 _MAX_AV1_UNITS = 20_000
 _AV1_SEQUENCE_HEADER = 1
@@ -18,7 +18,7 @@ _LARGEST_LEVEL_WITHOUT_TIER = 7
 
 
 def webp_canvas(data: bytes) -> tuple[int, int]:
-    """Return the width and height of the canvas of a WebP, by its first chunk (RFC 9649)."""
+    """Return the width and height of the canvas of a WebP from its first chunk (RFC 9649)."""
     kind, numbers = data[12:16], int.from_bytes(data[:32], "little")
     if kind == b"VP8X":  # from byte 24 on
         return (numbers >> 192 & 0xFFFFFF) + 1, (numbers >> 216 & 0xFFFFFF) + 1
@@ -28,7 +28,7 @@ def webp_canvas(data: bytes) -> tuple[int, int]:
 
 
 def coded_pixels(tiles: Sequence[Item]) -> int:
-    """Return how many pixels are decoded for the tiles of an AVIF or HEIC picture at most.
+    """Return the largest number of pixels that may be decoded for the tiles of an AVIF or HEIC picture.
 
     Raises:
         ValueError: A tile is in too many parts.
@@ -45,7 +45,7 @@ def _pixels(tile: Item) -> int:
 
 
 def _av1_pixels(units: bytes) -> int:
-    """Return how many pixels a frame has at most, by the headers of sequences among the units (OBUs) of AV1."""
+    """Return the largest number of pixels of a frame, from the sequence headers among the units (OBUs) of AV1."""
     pixels = position = 0
     for _ in range(_MAX_AV1_UNITS):
         if position >= len(units):
@@ -63,11 +63,11 @@ def _av1_pixels(units: bytes) -> int:
         if header >> 3 & 0xF == _AV1_SEQUENCE_HEADER:
             pixels = max(pixels, _frame_pixels(_Bits(units[position : position + size])))
         position += size
-    raise ValueError(f"the AVIF file has more than {_MAX_AV1_UNITS} units; save it anew")
+    raise ValueError(f"the AVIF file has more than {_MAX_AV1_UNITS} units; save it again")
 
 
 class _Bits:
-    """Unsigned numbers of so many bits, one behind the other; zeros behind the end."""
+    """A reader of consecutive unsigned numbers with given numbers of bits; zeros after the end."""
 
     def __init__(self, data: bytes) -> None:
         self._left = 8 * min(len(data), 4096)
@@ -80,7 +80,7 @@ class _Bits:
 
 
 def _frame_pixels(bits: _Bits) -> int:
-    """Read the header of a sequence (5.5.1) up to the size of its frames."""
+    """Return the largest number of pixels of a frame by a sequence header (5.5.1)."""
     bits.take(4)
     reduced = bits.take(1)
     if reduced:
@@ -89,8 +89,8 @@ def _frame_pixels(bits: _Bits) -> int:
         _skip_operating_points(bits)
     width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
     width, height = bits.take(width_bits) + 1, bits.take(height_bits) + 1
-    # Frames of a sequence that is none of a still picture may have a size of their own. Of the largest that these bits
-    # hold half is counted: the honest ones are then below what is allowed.
+    # The frames of a sequence, unlike those of a still picture, may each have another size. Half of the largest size
+    # that these bits can hold is counted, so that honest files stay below the limit.
     return width * height if reduced else max(width * height, 1 << width_bits + height_bits - 1)
 
 

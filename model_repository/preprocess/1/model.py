@@ -32,14 +32,14 @@ class TritonPythonModel:
     def _gpu_preprocessor(self, args: dict[str, str]) -> image_ops_cuda.Preprocessor | None:
         if args["model_instance_kind"] != "GPU":
             return None
-        import image_ops_cuda  # noqa: PLC0415  of no use on a CPU
+        import image_ops_cuda  # noqa: PLC0415 - only needed on a GPU
 
         device = torch.device("cuda", int(args["model_instance_device_id"]))
         torch.cuda.set_device(device)
         return image_ops_cuda.Preprocessor(device, self._settings)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
-        """Answer every request by itself: a bad image costs its batch-mates nothing."""
+        """Answer every request separately, so that a bad image does not affect the other requests of the batch."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
@@ -48,7 +48,7 @@ class TritonPythonModel:
             pixels, size = self._preprocess(encoded)
         except image_ops.InvalidImageError as exc:
             return _error(str(exc), pb_utils.TritonError.INVALID_ARG)
-        except Exception as exc:  # noqa: BLE001  our fault, whatever it is
+        except Exception as exc:  # noqa: BLE001 - any other error is the server's fault
             pb_utils.Logger.log_error(traceback.format_exc())
             return _error(f"preprocess failed: {exc!r}", pb_utils.TritonError.INTERNAL)
         image_id = np.array([[zlib.crc32(data)] for data in encoded], np.int64)
@@ -61,7 +61,7 @@ class TritonPythonModel:
             pixels, size = image_ops.preprocess(encoded, self._settings)
             return pb_utils.Tensor("PIXELS", pixels), size
         tensor, size = self._on_gpu.preprocess(encoded)
-        # The tensor itself and no capsule: with a capsule Triton would not wait for the GPU.
+        # The tensor itself instead of a capsule, because with a capsule Triton would not wait for the GPU.
         return pb_utils.Tensor.from_dlpack("PIXELS", tensor), size
 
 

@@ -80,13 +80,13 @@ def noise(width: int = SIZE[0], height: int = SIZE[1], *, channels: int = 3, dep
 
 
 def smooth(width: int = SIZE[0], height: int = SIZE[1]) -> Pixels:
-    """Return a picture, (H, W, 3), that survives lossy encoding: each channel has a slope of its own."""
+    """Return a picture, (H, W, 3), that survives lossy encoding: each channel has another slope."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     return (255 * np.stack([0.1 + 0.8 * x, 0.9 - 0.7 * y, 0.2 + 0.3 * x + 0.3 * y], axis=2)).round().astype(np.uint8)
 
 
 def to_rgb(samples: Samples, *, depth: int = 8) -> Pixels:
-    """Return grey, grey and alpha, RGB or RGBA samples as RGB: alpha is dropped, 16 bits keep the high byte."""
+    """Return gray, gray and alpha, RGB or RGBA samples as RGB: alpha is dropped, 16 bits keep the high byte."""
     samples = samples >> 8 if depth == 16 else samples * 255 // (2**depth - 1)
     colors = samples[..., :3] if samples.shape[2] >= 3 else np.repeat(samples[..., :1], 3, axis=2)
     return colors.astype(np.uint8)

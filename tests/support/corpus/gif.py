@@ -102,7 +102,7 @@ def _indices(colors: int, width: int = SIZE[0], height: int = SIZE[1]) -> Sample
 
 _PALETTE, _INDICES = _palette(16), _indices(16)
 _PIXELS = to_rgb(_PALETTE[_INDICES])
-_GREY = np.repeat(np.arange(256)[:, np.newaxis], 3, axis=1)
+_GRAY = np.repeat(np.arange(256)[:, np.newaxis], 3, axis=1)
 
 
 def _palettes() -> Iterator[Case]:
@@ -120,13 +120,13 @@ def _palettes() -> Iterator[Case]:
     both = write(Frame(indices, palette=palette), palette=palette[::-1])
     yield Case("gif-local-and-global-palette", both, shown)
     many = _indices(256)
-    yield Case("gif-grey", write(Frame(many), palette=_GREY), Taken(to_rgb(_GREY[many])))
+    yield Case("gif-gray", write(Frame(many), palette=_GRAY), Taken(to_rgb(_GRAY[many])))
     for index in (0, 7, 15):  # alpha is dropped: what is not drawn has the color of its index
         data = write(Frame(indices, transparent=index), palette=palette)
         yield Case(f"gif-transparent-{index}", data, shown)
     long = _indices(256, 200, 100)  # more than a full table of codes
     screen = (200, 100)
-    yield Case("gif-full-table", write(Frame(long), palette=_GREY, screen=screen), Taken(to_rgb(_GREY[long])))
+    yield Case("gif-full-table", write(Frame(long), palette=_GRAY, screen=screen), Taken(to_rgb(_GRAY[long])))
 
 
 def _extensions() -> Iterator[Case]:
@@ -179,9 +179,9 @@ def _refused() -> Iterator[Case]:
         ("code-size-13", wide.replace(b"\x25\0\x17\0\0\x04", b"\x25\0\x17\0\0\x0d"), "GIF"),
     ):
         yield Case(f"gif-{name}", data, Refused(message))
-    yield from truncated("gif", write(Frame(_indices(256)), palette=_GREY), "GIF", fractions=(0.7, 0.9))
+    yield from truncated("gif", write(Frame(_indices(256)), palette=_GRAY), "GIF", fractions=(0.7, 0.9))
     yield from truncated(
-        "gif-interlaced", write(Frame(_indices(256), interlaced=True), palette=_GREY), "GIF", fractions=(0.8,)
+        "gif-interlaced", write(Frame(_indices(256), interlaced=True), palette=_GRAY), "GIF", fractions=(0.8,)
     )
 
 

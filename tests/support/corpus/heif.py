@@ -102,7 +102,7 @@ def av1(pixels: Pixels, **options: object) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Flavor:
-    """What tells the two formats apart."""
+    """The differences between the two formats."""
 
     name: str
     brands: tuple[bytes, ...]

@@ -1,4 +1,4 @@
-"""JPEG files: encoded by libjpeg-turbo, and put together anew where it does not write what cameras and phones do."""
+"""JPEG files: encoded by libjpeg-turbo, and rearranged into forms that cameras and phones write but it does not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ARITHMETIC = base64.b64decode(
 
 
 def encode(samples: Samples, **options: object) -> bytes:
-    """Return a JPEG of (H, W), (H, W, 3) or (H, W, 4) samples: grey, RGB or CMYK."""
+    """Return a JPEG of (H, W), (H, W, 3) or (H, W, 4) samples: gray, RGB or CMYK."""
     buffer = io.BytesIO()
     image = Image.fromarray(samples.astype(np.uint8))
     if samples.shape[2:] == (4,):
@@ -94,11 +94,11 @@ def _modes() -> Iterator[Case]:
 
 
 def _colors() -> Iterator[Case]:
-    """Grey, inks, and who says which colors the components are."""
+    """Gray, CMYK, and the markers that define the colors of components."""
     for progressive in (False, True):
         name = "-progressive" if progressive else ""
         data = encode(noise(channels=1)[..., 0], progressive=progressive)
-        yield Case("jpeg-grey" + name, data, _shown(data))
+        yield Case("jpeg-gray" + name, data, _shown(data))
         inks = encode(noise(channels=4), quality=95, progressive=progressive)
         bare = _without(inks, _APP14)
         for kind, data in (
@@ -137,8 +137,8 @@ def _orientations() -> Iterator[Case]:
     progressive = encode(noise(), progressive=True, subsampling="4:2:0")
     turned = with_segments(progressive, _exif(exif(6)))
     yield Case("jpeg-progressive-exif-6", turned, _shown(progressive, orientation=6))
-    grey = encode(noise(channels=1)[..., 0])
-    yield Case("jpeg-grey-exif-5", with_segments(grey, _exif(exif(5))), _shown(grey, orientation=5))
+    gray = encode(noise(channels=1)[..., 0])
+    yield Case("jpeg-gray-exif-5", with_segments(gray, _exif(exif(5))), _shown(gray, orientation=5))
     for name, block, orientation in (
         ("xmp-6", _xmp(6), 1),
         ("xmp-6-exif-3", _xmp(6) + _exif(exif(3)), 3),
@@ -164,7 +164,7 @@ def _mpo() -> bytes:
 
 
 def _metadata() -> Iterator[Case]:
-    """What phones and cameras write around the picture; none of it changes a pixel."""
+    """Data that phones and cameras write around the picture; none of it changes a pixel."""
     data = encode(noise())
     shown = _shown(data)
     scans = b"\xff\xda" * 300

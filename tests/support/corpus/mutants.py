@@ -65,7 +65,7 @@ _DAMAGES = {
 
 
 def _files() -> dict[str, tuple[bytes, Judged]]:
-    """Return what is damaged: a file, or the rows of one, and who judges."""
+    """Return the damaged part, a file or the rows of a file, and the reference decoder."""
     samples, other = noise(), smooth()
     palette, indices = noise(16, 1)[0], noise(channels=1, depth=4)
     colors = png.chunk(b"PLTE", palette.astype(np.uint8).tobytes())
@@ -95,7 +95,7 @@ def _files() -> dict[str, tuple[bytes, Judged]]:
     }
 
 
-# What makes a file of damaged bytes, so that the damage lies behind the checksums.
+# Functions that make a file of damaged bytes, so that checksums do not reveal the damage.
 _FINISH: dict[str, Callable[[bytes], bytes]] = {
     "png-repaired": png.repaired,
     "png-rows": lambda data: png.with_scanlines(SIZE, data),

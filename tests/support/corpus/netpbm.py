@@ -38,7 +38,7 @@ def bitmap(bits: Samples) -> bytes:
 
 
 def _shown(samples: Samples, maximum: int) -> Taken:
-    """Say what samples of a maximum look like; decoders round those of another maximum than 255 apart by 1."""
+    """Return samples as shown; decoders differ by 1 in rounding if the maximum is not 255."""
     if maximum == _BYTE:
         return Taken(to_rgb(samples))
     scaled = (samples * _BYTE / maximum).round().astype(np.int64)
@@ -76,7 +76,7 @@ def cases() -> Iterator[Case]:
     yield Case("ppm-plain", write(samples, _BYTE, plain=True), plain)
     yield Case("pgm-plain", write(samples[..., :1], _BYTE, plain=True), plain)
     yield Case("pbm-plain", b"P1\n3 2\n1 0 1\n010\n", plain)
-    yield Case("pfm-grey", b"Pf\n37 23\n-1.0\n" + bytes(4 * 37 * 23), Refused("floating-point"))
+    yield Case("pfm-gray", b"Pf\n37 23\n-1.0\n" + bytes(4 * 37 * 23), Refused("floating-point"))
     yield Case("pfm-color", b"PF\n37 23\n-1.0\n" + bytes(12 * 37 * 23), Refused("floating-point|PFM"))
     for name, data in (
         ("bomb", b"P6\n100000 100000\n255\n" + bytes(100)),

@@ -1,4 +1,4 @@
-"""What people send that is no picture, or one of another kind; each is refused by its name, with a remedy."""
+"""Files that are not pictures, or of unsupported formats; each is refused with its name and a remedy."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from corpus.case import Samples
 
-GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
-_CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
-_DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
-_NAMES = {GREY: "grey", RGB: "rgb", PALETTE: "palette", GREY_ALPHA: "grey-alpha", RGBA: "rgba"}
+GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
+_CHANNELS = {GRAY: 1, RGB: 3, PALETTE: 1, GRAY_ALPHA: 2, RGBA: 4}
+_DEPTHS = {GRAY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GRAY_ALPHA: (8, 16), RGBA: (8, 16)}
+_NAMES = {GRAY: "gray", RGB: "rgb", PALETTE: "palette", GRAY_ALPHA: "gray-alpha", RGBA: "rgba"}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -28,7 +28,7 @@ END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def repaired(data: bytes) -> bytes:
-    """Return a damaged PNG with the checksums of what stands in its chunks now, as far as these can be told."""
+    """Return a damaged PNG with new checksums of its chunks, as far as chunks can be recognized."""
     at, whole = 8, data[:8]
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -147,7 +147,7 @@ def _modes() -> Iterator[Case]:
             yield Case(name, write(samples, depth, color, before=before), Taken(shown))
             interlaced = write(samples, depth, color, before=before, interlaced=True)
             yield Case(f"{name}-interlaced", interlaced, Taken(shown))
-            if color in {GREY, RGB}:
+            if color in {GRAY, RGB}:
                 key = chunk(b"tRNS", samples[3, 5].astype(">u2").tobytes())
                 yield Case(f"{name}-trns", write(samples, depth, color, before=key), Taken(shown))
             if color == PALETTE:
@@ -176,7 +176,7 @@ def _modes() -> Iterator[Case]:
 
 
 def _metadata() -> Iterator[Case]:
-    """What viewers apply, the EXIF orientation, and what they pass over: XMP, flawed chunks, a second frame."""
+    """The EXIF orientation, which viewers apply, and data that they ignore: XMP, flawed chunks, a second frame."""
     for orientation in range(1, 9):
         shown = Taken(upright(PIXELS, orientation))
         block = chunk(b"eXIf", exif(orientation, order="<" if orientation % 2 else ">"))
@@ -262,7 +262,7 @@ def _refused() -> Iterator[Case]:
         "unknown-critical": (plain(before=chunk(b"CRIT", b"x")), Refused("PNG")),
         "no-palette": (write(noise(channels=1), 8, PALETTE), Refused("PNG")),
         "0x10": (header(0, 10) + chunk(b"IDAT", packed) + END, Refused("PNG|0 x 10")),
-        "depth-3": (header(5, 5, 3, GREY) + chunk(b"IDAT", packed) + END, Refused("PNG")),
+        "depth-3": (header(5, 5, 3, GRAY) + chunk(b"IDAT", packed) + END, Refused("PNG")),
         "color-type-5": (header(5, 5, 8, 5) + chunk(b"IDAT", packed) + END, Refused("PNG")),
         "bomb": (header(50_000, 50_000) + chunk(b"IDAT", packed) + END, Refused("50000 x 50000 .* limit")),
         "sliver-bomb": (header(2**31 - 1, 1) + chunk(b"IDAT", packed) + END, Refused("2147483647 x 1 .* limit")),

@@ -1,4 +1,4 @@
-"""Decoders that share no code with Pillow's: imagecodecs wraps libjpeg-turbo, libpng, libtiff and the others anew.
+"""Decoders that share no code with Pillow's: imagecodecs wraps libjpeg-turbo, libpng, libtiff and others itself.
 
 A file that states a huge size must not come here: imagecodecs has no limit.
 """
@@ -67,7 +67,7 @@ def decode(kind: str, data: bytes) -> Pixels:
         samples = getattr(_codecs, f"{kind}_decode")(
             data, **({"index": 0} if kind in {"gif", "webp", "tiff", "avif"} else {})
         )
-    except Exception as exc:  # each codec has errors of its own
+    except Exception as exc:  # each codec has its own errors
         raise RefusedByReferenceError(str(exc)) from exc
     if kind == "avif" and samples.dtype != np.uint8:
         raise RefusedByReferenceError("its samples have the range of 10 or 12 bits")

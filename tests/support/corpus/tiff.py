@@ -50,7 +50,7 @@ def _modes() -> Iterator[Case]:
         samples = noise(channels=1, depth=depth)
         shown = to_rgb(samples, depth=depth)
         data = write(samples, depth, BLACK_IS_ZERO)
-        yield Case(f"tiff-grey-{depth}", data, Taken(shown))
+        yield Case(f"tiff-gray-{depth}", data, Taken(shown))
         data = write(samples, depth, WHITE_IS_ZERO)
         turned = to_rgb(2**depth - 1 - samples, depth=depth)
         yield Case(f"tiff-white-is-zero-{depth}", data, Taken(turned))
@@ -77,7 +77,7 @@ def _modes() -> Iterator[Case]:
     yield Case("tiff-cmyk-8", write(inks, 8, CMYK), shown)
     bits = noise(channels=1, depth=1)
     data = write(bits, 1, BLACK_IS_ZERO, Layout(fill_order=2))
-    yield Case("tiff-grey-1-fill-order-2", data, Taken(to_rgb(bits, depth=1)))
+    yield Case("tiff-gray-1-fill-order-2", data, Taken(to_rgb(bits, depth=1)))
 
 
 def _layouts() -> Iterator[Case]:
@@ -106,12 +106,12 @@ def _layouts() -> Iterator[Case]:
         data = write(samples, 8, RGB, Layout(big=True, order=order, rows=8))
         shown = Taken(pixels.pixels, or_refused="BigTIFF" if order == ">" else "")
         yield Case("tiff-big" + ("-big-endian" if order == ">" else ""), data, shown)
-    grey = noise(channels=1)
+    gray = noise(channels=1)
     for layout, name in ((Layout(LZW), "lzw"), (Layout(PACK_BITS), "packbits"), (Layout(tile=(16, 16)), "tiles")):
-        yield Case(f"tiff-grey-8-{name}", write(grey, 8, BLACK_IS_ZERO, layout), Taken(to_rgb(grey)))
+        yield Case(f"tiff-gray-8-{name}", write(gray, 8, BLACK_IS_ZERO, layout), Taken(to_rgb(gray)))
     small = write(noise(10, 10), 8, RGB)
     yield Case("tiff-10x10", small, Taken(to_rgb(noise(10, 10))))
-    pages = ((noise(50, 60), 8, RGB), (grey, 8, BLACK_IS_ZERO))
+    pages = ((noise(50, 60), 8, RGB), (gray, 8, BLACK_IS_ZERO))
     yield Case("tiff-3-pages", write(samples, 8, RGB, further=pages), pixels)
 
 

@@ -1,1 +1,1 @@
-"""The command line; only `app` imports what the extra `cli` brings."""
+"""The command line; only `app` imports the libraries of the extra `cli`."""

@@ -1,4 +1,4 @@
-"""The one COCO file of a run, and how a later run continues it."""
+"""The COCO file of a run, and how a later run continues it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deeplab_client import _drawing
 from deeplab_client._cli import record, streams
 from deeplab_client._cli.formats import ANNOTATIONS, Format
-from deeplab_client._cli.outputs import write_whole
+from deeplab_client._cli.outputs import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from deeplab_client._cli.settings import Settings
     from deeplab_client._cli.sources import Selection, Source
 
-_PAUSE = 10.0  # seconds between two savings at least, and 20 times as long as one takes
-_SHARE = 20
+# The least time between two saves: seconds, and a multiple of the time that the last one took.
+_PAUSE, _PAUSE_PER_SAVE = 10.0, 20
 
 
 class Annotations:
     """One COCO file for all pictures, in their order; each image carries a record of how it was made.
 
-    It is saved now and then, so that a run that is killed can be continued too.
+    It is saved at intervals, so that a killed run can be continued too.
 
     Args:
-        folder: Where it goes; it exists.
+        folder: The existing output folder.
         selection: The pictures, and the folder that their names are relative to.
-        force: Begin anew.
+        force: Ignore an existing file and overwrite it.
         settings: How pictures are segmented.
-        weights: Returns the weights of the model, if they are told; called only if there is a file.
+        weights: Returns the weights of the model, if known; only called if there is a file.
 
     Raises:
-        ValueError: There is a file that no run has written, or that holds other pictures too.
+        ValueError: There is a file that `deeplab segment` did not write, or that contains other pictures too.
         OSError: The file cannot be read.
     """
 
@@ -57,19 +57,19 @@ class Annotations:
         self._settings = settings
         self._weights = weights
         self._order = {record.identity(source.place): i for i, source in enumerate(selection.sources)}
-        # By the source of its record: an image and its annotations. A picture leaves `_earlier` when it is its turn.
+        # An image and its annotations, by the source in its record. A picture is removed from `_earlier` in its turn.
         self._earlier: dict[str, tuple[dict[str, Any], list[Any]]] = {}
         self._entries: dict[str, tuple[dict[str, Any], list[Any]]] = {}
         self._about: dict[str, Any] = {}
         self._escaped = 0
         self._changed = False
-        self._next_saving = time.monotonic() + _PAUSE
+        self._next_save = time.monotonic() + _PAUSE
         self._seen = self._stamp()
         if not force:
             self._load()
 
     def existing(self, source: Source) -> list[Path] | None:
-        """Return the file if an earlier run has written this picture's annotations; they are kept then."""
+        """Return the file if it has up-to-date annotations of this picture from an earlier run, and keep them."""
         identity = record.identity(source.place)
         if identity not in self._earlier:
             return None
@@ -84,10 +84,10 @@ class Annotations:
         return [self._path]
 
     def write(self, source: Source, result: Segmentation) -> list[Path]:
-        """Keep one picture's annotations; save those that there are, if the last time is long ago."""
+        """Add the annotations of one picture; save the file if the last save is long ago."""
         identity = record.identity(source.place)
         image = {
-            "id": 0,  # as of the annotations: known when all are there
+            "id": 0,  # set when the file is saved, as for the annotations
             "file_name": self._name(source),
             "width": result.width,
             "height": result.height,
@@ -98,13 +98,13 @@ class Annotations:
         model = f"{result.model_name}/{result.model_version}, weights {result.weights or 'unknown'}"
         self._about = {"info": {"description": warning + model}, "categories": result.coco_categories()}
         self._changed = True
-        if time.monotonic() > self._next_saving:
-            with contextlib.suppress(OSError):  # told by the last one
+        if time.monotonic() > self._next_save:
+            with contextlib.suppress(OSError):  # reported by the last save
                 self._save()
         return [self._path]
 
     def finish(self) -> tuple[Path | None, list[str]]:
-        """Write the file if there is something to write; return it, and what its reader must know."""
+        """Write the file if it has changed; return it and remarks for the user."""
         if self._changed:
             self._save()
         if not self._entries:
@@ -112,13 +112,13 @@ class Annotations:
         remarks = [f"file names in {ANNOTATIONS} are relative to {self._root}"]
         if self._escaped:
             remarks.append(
-                f"file names that are not UTF-8, which JSON cannot hold: {self._escaped}, written with \\x..; "
-                "rename these pictures, or loaders will not find them"
+                f"file names that are not valid UTF-8: {self._escaped}; JSON cannot hold them, so they are written "
+                "with \\x escapes: rename these pictures, because loaders cannot find them otherwise"
             )
         return self._path, remarks
 
     def _save(self) -> None:
-        begun = time.monotonic()
+        start = time.monotonic()
         images: list[Any] = []
         annotations: list[Any] = []
         entries = {**self._earlier, **self._entries}
@@ -130,13 +130,15 @@ class Annotations:
         data = {"info": self._about["info"], "images": images, "annotations": annotations}
         if self._stamp() != self._seen:
             raise FileExistsError(
-                errno.EEXIST, "another run has written it meanwhile; run again, or into another folder", str(self._path)
+                errno.EEXIST,
+                "another run has changed it in the meantime: run again, or use another output folder",
+                str(self._path),
             )
         content = json.dumps({**data, "categories": self._about["categories"]}).encode()
-        write_whole(self._path, content, replace=self._seen is not None)
+        write_atomically(self._path, content, replace=self._seen is not None)
         self._seen = self._stamp()
-        ended = time.monotonic()
-        self._next_saving = ended + max(_PAUSE, _SHARE * (ended - begun))
+        end = time.monotonic()
+        self._next_save = end + max(_PAUSE, _PAUSE_PER_SAVE * (end - start))
 
     def _load(self) -> None:
         try:
@@ -150,16 +152,17 @@ class Annotations:
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{streams.clean(self._path)} is of no earlier run; --force overwrites it") from error
+            message = f"{streams.clean(self._path)} was not written by deeplab segment"
+            raise ValueError(f"{message}: use another folder, or overwrite it with --force") from error
         others = [name for identity, name in names.items() if identity not in self._order]
         if others:
             raise ValueError(
-                f"{streams.clean(self._path)} holds pictures that are not named now ({len(others)}, such as "
-                f"{streams.one_line(others[0])}): name them too, or another folder; --force overwrites the file"
+                f"{streams.clean(self._path)} contains pictures that are not named now ({len(others)}, such as "
+                f"{streams.one_line(others[0])}): name them too, use another folder, or overwrite the file with --force"
             )
 
     def _stamp(self) -> tuple[int, int, int] | None:
-        """Return what tells the file from one that another run has written; None if there is none."""
+        """Return a stamp that changes when another run writes the file; None if there is no file."""
         try:
             stat = self._path.stat()
         except OSError:
@@ -171,7 +174,7 @@ class Annotations:
         try:
             name.encode()
         except UnicodeEncodeError:
-            # json.dumps would write half characters, for which many readers refuse the whole file.
+            # json.dumps would write lone surrogates, and many readers refuse a file with them.
             self._escaped += 1
             return os.fsencode(name).decode(errors="backslashreplace")
         return name

@@ -1,4 +1,4 @@
-"""The commands together."""
+"""The application with all commands."""
 
 # No `from __future__ import annotations`: typer reads the annotations when it runs.
 
@@ -17,13 +17,14 @@ from deeplab_client._cli.server import INTERRUPTED, SOME_FAILED
 __all__ = ["INTERRUPTED", "run"]
 
 _EPILOG = (
-    "Exit code: 0 all went well, 1 some pictures failed or nobody took the output, 2 the command line is wrong, "
-    "3 the server cannot be reached, does not answer or is not ready, 4 it refuses access, or has no such model, "
-    "confidence or background, 130 interrupted.\n\n"
-    "Environment: DEEPLAB_URL, DEEPLAB_MODEL and DEEPLAB_TIMEOUT replace options. Without an option: "
+    "Exit codes: 0 success, 1 some pictures failed or the output could not be written, 2 the command line is wrong, "
+    "3 the server is unreachable, not ready or did not answer in time, 4 the server denies access or has no such "
+    "model, confidence or background, 130 interrupted.\n\n"
+    "Environment: DEEPLAB_URL, DEEPLAB_MODEL and DEEPLAB_TIMEOUT replace --url, --model and --timeout. These settings "
+    "have no option: "
     "DEEPLAB_CA_FILE, DEEPLAB_CERTIFICATE_FILE and DEEPLAB_KEY_FILE (PEM files for grpcs:// and https://), "
-    "DEEPLAB_TOKEN (bearer token), DEEPLAB_RETRIES (2), DEEPLAB_COMPRESSION (gzip or deflate), "
-    "DEEPLAB_MASK_FORMAT (auto, raw or png), DEEPLAB_PROXY (an HTTP proxy's URL, or env)."
+    "DEEPLAB_TOKEN (bearer token), DEEPLAB_RETRIES (default 2), DEEPLAB_COMPRESSION (gzip or deflate), "
+    "DEEPLAB_MASK_FORMAT (auto, raw or png), DEEPLAB_PROXY (URL of an HTTP proxy, or env)."
 )
 
 _app = typer.Typer(
@@ -38,7 +39,7 @@ _app.command(epilog=_EPILOG)(questions.ping)
 _app.command(epilog=_EPILOG)(page.page)
 
 
-def _tell_version(wanted: bool) -> None:  # noqa: FBT001 typer's callback
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
     if wanted:
         streams.say(f"deeplab-client {deeplab_client.__version__}")
         raise typer.Exit
@@ -50,13 +51,13 @@ def _deeplab(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", metavar="", callback=_tell_version, is_eager=True, help="Print the version and exit."
+            "--version", metavar="", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    """Segment pictures with a Triton server that serves DeepLabV3."""
+    """Segment pictures with DeepLabV3 on a Triton server."""
     del version
-    # What the client logs is said by the commands, in their own way.
+    # The commands report what the client logs in their own way.
     logging.getLogger("deeplab_client").addHandler(logging.NullHandler())
 
 
@@ -66,8 +67,8 @@ def run(arguments: Sequence[str]) -> int:
         _app(args=list(arguments), prog_name="deeplab")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except OSError as error:  # every other one is an outcome: this is of the standard output
-        streams.let_go(sys.stdout)
+    except OSError as error:  # of standard output; all others are outcomes of pictures
+        streams.discard(sys.stdout)
         streams.notice(str(error))
         return SOME_FAILED
     return 0

@@ -1,4 +1,4 @@
-"""Many pictures, one after the other, and what became of each."""
+"""Segmenting many pictures, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_LONGEST_WAIT, _PAUSE = 60.0, 0.05  # seconds to wait for a file to be closed, and between two tries
+_LONGEST_WAIT, _PAUSE = 60.0, 0.05  # seconds to wait for free file descriptors, and between two attempts
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one picture; the mask itself is let go.
+    """The outcome of one picture, without the mask.
 
     Attributes:
         source: The picture.
-        outputs: The files that its result is in.
-        error: Why it failed.
-        skipped: Whether it was not sent, because it was done before.
-        found: What `describe` says about the result, where there is one.
+        outputs: The files with its result.
+        error: Why it failed; None if it did not.
+        skipped: Whether it was skipped, because it was done before.
+        found: The description of the result, see `describe`; None without a result.
     """
 
     source: Source
@@ -53,11 +53,11 @@ def run(
     *,
     concurrency: int,
 ) -> Generator[Outcome]:
-    """Segment pictures and write what is made of them; yield what became of each, skipped ones first.
+    """Segment pictures and write their outputs; yield the outcome of each, skipped ones first.
 
     Raises:
-        BrokenPipeError: The standard output was to get a picture, and its reader has gone.
-        UnusableError: The server cannot be used; nothing more was sent.
+        BrokenPipeError: An output goes to standard output, which was closed.
+        UnusableError: The server cannot be used; nothing more is sent.
     """
     wanted: list[Source] = []
     for named in sources:
@@ -79,7 +79,7 @@ def run(
             written: list[Path] = []
             try:
                 for output in outputs:
-                    written += _patiently(partial(output.write, source, kept))
+                    written += _retry_on_open_files(partial(output.write, source, kept))
             except BrokenPipeError:
                 raise
             except (OSError, SegmentationError) as error:
@@ -89,14 +89,14 @@ def run(
 
 
 def _examined(named: Source, outputs: Sequence[Output]) -> Source | Outcome:
-    """Return a picture that is to be segmented, or what became of it: it is done, or cannot be read."""
+    """Return a picture that must be segmented, or its outcome if it is done or cannot be read."""
     try:
         source = named.examined()
     except OSError as error:
         return Outcome(named, error=f"cannot be read: {error.strerror}")
     try:
-        done = [_patiently(partial(output.existing, source)) for output in outputs]
-    except OSError as error:  # its name is too long, say: it could not be written either
+        done = [_retry_on_open_files(partial(output.existing, source)) for output in outputs]
+    except OSError as error:  # for example a name that is too long, so it could not be written either
         return Outcome(source, error=str(error))
     existing = [paths for paths in done if paths is not None]
     if not done or len(existing) < len(done):
@@ -107,7 +107,7 @@ def _examined(named: Source, outputs: Sequence[Output]) -> Source | Outcome:
 def _segmented(
     client: SegmentationClient, images: Sequence[ImageLike], settings: Settings, *, concurrency: int
 ) -> Generator[Segmentation | SegmentationError]:
-    """Yield the result of each picture in turn, or why it has none."""
+    """Yield the result or the error of each picture in order."""
     confidence = settings.confidence is not None
     if settings.tile is None:
         yield from client.segment_many(images, concurrency=concurrency, confidence=confidence)
@@ -123,7 +123,7 @@ def _segmented(
 
 
 def _without_uncertain(result: Segmentation, confidence: float | None) -> Segmentation:
-    """Return a result in which pixels that are less certain are background.
+    """Return a result in which less certain pixels are set to background.
 
     Raises:
         UnusableError: The model has no background.
@@ -132,25 +132,25 @@ def _without_uncertain(result: Segmentation, confidence: float | None) -> Segmen
         return result
     if not result.background:
         raise UnusableError(
-            f"{result.model_name} has no background that uncertain pixels could become, because its class 0 is "
-            f"{result.class_names[0]!r}; --confidence 0 keeps every pixel, and gives json and coco their scores",
+            f"--confidence {confidence:g} needs a model with a background, but class 0 of {result.model_name} is "
+            f"{result.class_names[0]!r}: use --confidence 0, which keeps all pixels and adds scores to json and coco",
             REFUSED,
         )
     return result.at_least(confidence)
 
 
-def _patiently(step: Callable[[], _T]) -> _T:
-    """Return what a step returns; where too many files are open, wait until requests under way have closed some.
+def _retry_on_open_files(step: Callable[[], _T]) -> _T:
+    """Return the result of a step; if too many files are open, retry until requests under way have closed some.
 
     Raises:
-        OSError: It failed, or none were closed for long.
+        OSError: It failed, or no file was closed for 60 seconds.
     """
     end = time.monotonic() + _LONGEST_WAIT
     while True:
         try:
             return step()
         except (OSError, SegmentationError) as error:
-            # An error of the client's has the system's as its cause.
+            # The cause of a client's error is that of the system.
             numbers = {cause.errno for cause in (error, error.__cause__) if isinstance(cause, OSError)}
             if numbers.isdisjoint({errno.EMFILE, errno.ENFILE}) or time.monotonic() > end:
                 raise
@@ -158,7 +158,7 @@ def _patiently(step: Callable[[], _T]) -> _T:
 
 
 def describe(result: Segmentation) -> dict[str, Any]:
-    """Return a result without its mask, as JSON has it."""
+    """Return a result without its mask, for JSON."""
     return {
         "width": result.width,
         "height": result.height,

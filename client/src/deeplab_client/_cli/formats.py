@@ -1,4 +1,4 @@
-"""The formats of the output, and how their files are named."""
+"""The output formats and their file names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Format(str, Enum):
-    """Formats of the output."""
+    """Output formats."""
 
     OVERLAY = "overlay"
     COLORS = "colors"
@@ -21,7 +21,7 @@ SUFFIXES = {
     Format.IDS: ".ids.png",
     Format.JSON: ".json",
 }
-"""What an output's name adds to its picture's; coco has one file for all pictures."""
+"""The suffix that each format adds to a picture's name; coco has one file for all pictures."""
 
 ANNOTATIONS = "annotations.json"
-"""The one file of coco, in the output folder; no picture's output has this name there."""
+"""The file of coco in the output folder; no output of a picture has this name there."""

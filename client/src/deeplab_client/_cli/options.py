@@ -11,11 +11,11 @@ MODEL = "segment_resnet50"
 Url = Annotated[
     str,
     typer.Option(
-        "--url", envvar="DEEPLAB_URL", metavar="URL", help="The server: grpc://host:8001, http://host:8000, host:8001."
+        "--url", envvar="DEEPLAB_URL", metavar="URL", help="URL of the server: grpc://host:8001 or http://host:8000."
     ),
 ]
-Model = Annotated[str, typer.Option("--model", envvar="DEEPLAB_MODEL", metavar="NAME", help="The ensemble to ask.")]
+Model = Annotated[str, typer.Option("--model", envvar="DEEPLAB_MODEL", metavar="NAME", help="Name of the ensemble.")]
 Timeout = Annotated[
-    float, typer.Option("--timeout", envvar="DEEPLAB_TIMEOUT", metavar="SECONDS", help="For each request.")
+    float, typer.Option("--timeout", envvar="DEEPLAB_TIMEOUT", metavar="SECONDS", help="Timeout of each request.")
 ]
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON.")]

@@ -1,4 +1,4 @@
-"""Where the outputs of a picture go, when they are done, and that each file is whole."""
+"""The output files of a picture: their names, whether they are up to date, and how they are written."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _Record = dict[str, Any]
 
 
 class Output(Protocol):
-    """What is made of the results."""
+    """Writes results in one or several formats."""
 
     def existing(self, source: Source) -> list[Path] | None:
-        """Return the files of an earlier run that were made of the same picture in the same way; None if one is not.
+        """Return the picture's files of an earlier run if all are up to date, else None.
 
         Raises:
             OSError: An output cannot be read.
@@ -37,16 +37,16 @@ class Output(Protocol):
         ...
 
     def write(self, source: Source, result: Segmentation) -> list[Path]:
-        """Make the files of one picture.
+        """Write the files of one picture.
 
         Raises:
-            OSError: One cannot be written.
-            InvalidImageError: The picture cannot be drawn on.
+            OSError: A file cannot be written.
+            InvalidImageError: The picture cannot be decoded for drawing.
         """
         ...
 
     def finish(self) -> tuple[Path | None, list[str]]:
-        """Complete what is incomplete; return where the files are, and what their reader must know.
+        """Complete the files; return their path and remarks for the user.
 
         Raises:
             OSError: A file cannot be written.
@@ -56,17 +56,17 @@ class Output(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Files for each picture, which carry a record of how they were made.
+    """Files for each picture, with a record of how they were made.
 
-    They are named after their picture. A name stays that of another picture, in all formats, or of a file without a
-    record: then folders of the picture's path are put before the name.
+    They are named after their picture. If the name belongs to another picture, in any format, or to a file without a
+    record, folders of the picture's path are put before the name.
 
     Attributes:
-        folder: Where they go; it exists.
-        kinds: Their formats.
-        force: Make those again that are done.
+        folder: The existing output folder.
+        kinds: The formats.
+        force: Write files again that are up to date.
         settings: How pictures are segmented and drawn.
-        weights: Returns the weights of the model, if they are told; called only if an output exists.
+        weights: Returns the weights of the model, if known; only called if an output exists.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Files:
         path, made = self._place(source)
         for kind in self.kinds:
             there = made.get(kind)
-            if there is None or not self._is_as_wanted(source, kind, there):
+            if there is None or not self._is_up_to_date(source, kind, there):
                 return None
         return [_named(path, kind) for kind in self.kinds]
 
@@ -100,21 +100,21 @@ class Files:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 for kind in self.kinds:
-                    write_whole(_named(path, kind), data[kind], replace=kind in made)
-            except FileExistsError:  # another run was faster
+                    write_atomically(_named(path, kind), data[kind], replace=kind in made)
+            except FileExistsError:  # another run has just written it
                 continue
             return [_named(path, kind) for kind in self.kinds]
 
     def finish(self) -> tuple[Path, list[str]]:
-        """Return the folder: each file is complete."""
+        """Return the folder; all files are complete."""
         return self.folder, []
 
-    def _is_as_wanted(self, source: Source, kind: Format, made: _Record) -> bool:
+    def _is_up_to_date(self, source: Source, kind: Format, made: _Record) -> bool:
         wanted = record.about(source, self.settings, kind, weights=made.get(record.WEIGHTS))
         return made == wanted | self.weights()
 
     def _place(self, source: Source) -> tuple[Path, dict[Format, _Record]]:
-        """Return the path of a picture's outputs without their suffixes, and the records of those that are there."""
+        """Return the path of a picture's outputs without suffixes, and the records of the existing ones."""
         identity, parts = record.identity(source.place), source.place.parts[1:]
         free, count = None, 0
         while True:
@@ -127,7 +127,7 @@ class Files:
             ours = {kind: made for kind, made in (found or {}).items() if made and made[record.SOURCE] == identity}
             if ours and all(kind in ours for kind in self.kinds if kind in (found or {})):
                 return path, ours
-            # Shorter than the usual name: that of a file that was named by itself, before its folder was.
+            # A shorter name is from a run that named the file itself instead of its folder.
             if found == {} and free is None and count >= len(source.name.parts):
                 free = path
             if free is not None and count >= len(parts):
@@ -135,7 +135,7 @@ class Files:
 
 
 def _records(path: Path) -> dict[Format, _Record | None] | None:
-    """Return the record of every file that is named after one picture; None if no file can have such a name."""
+    """Return the record of each existing file with this name; None if no file can have the name."""
     found: dict[Format, _Record | None] = {}
     try:
         for kind in SUFFIXES:
@@ -152,17 +152,17 @@ def _named(path: Path, kind: Format) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class StandardOutput:
-    """The standard output, for one picture in one format."""
+    """Standard output, for one picture in one format."""
 
     kind: Format
     settings: Settings
 
     def existing(self, source: Source) -> None:
-        """Return None: nothing is kept there."""
+        """Return None, because nothing is kept."""
         del source
 
     def write(self, source: Source, result: Segmentation) -> list[Path]:
-        """Write the picture's file, without a record."""
+        """Write the file of the picture, without a record."""
         data = _render(self.kind, source, result, self.settings)
         streams.put(data + b"\n" if self.kind is Format.JSON else data)
         return []
@@ -173,10 +173,10 @@ class StandardOutput:
 
 
 def _render(kind: Format, source: Source, result: Segmentation, settings: Settings) -> bytes:
-    """Return the file that a format other than coco makes of a result.
+    """Return the content of an output file, in any format except coco.
 
     Raises:
-        InvalidImageError: The picture cannot be drawn on.
+        InvalidImageError: The picture cannot be decoded for drawing.
     """
     if kind is Format.JSON:
         return json.dumps(result.to_dict(rle=True)).encode()
@@ -191,37 +191,37 @@ def _render(kind: Format, source: Source, result: Segmentation, settings: Settin
     return file.getvalue()
 
 
-def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Write a file so that there is never half of it under its name.
+def write_atomically(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a file atomically: its name never has incomplete content.
 
     Raises:
-        FileExistsError: There is one already, and it is not to be replaced.
-        OSError: It cannot be written; what was there before is left.
+        FileExistsError: The file exists and must not be replaced.
+        OSError: It cannot be written; an existing file is unchanged.
     """
     part = path.with_name(f".{uuid4().hex}.part")
     try:
         part.write_bytes(data)
         if replace:
-            os.replace(part, path)  # noqa: PTH105 the same, and it says what it does
+            os.replace(part, path)  # noqa: PTH105 - Path.replace is less clear
         else:
             _move(part, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        if isinstance(error, OSError) and error.filename is None:  # a full disk is told without a name
+        if isinstance(error, OSError) and error.filename is None:  # the error of a full disk has no name
             error.filename = str(path)
         raise
 
 
 def _move(part: Path, path: Path) -> None:
-    """Give a file a name that nothing has yet, whoever else tries the same at the same time."""
+    """Rename a file to a name that must not exist, also if another process does the same at the same time."""
     try:
         os.link(part, path)
     except FileExistsError:
         raise
-    except OSError:  # FAT and some network file systems have no links
+    except OSError:  # FAT and some network file systems have no hard links
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        os.replace(part, path)  # noqa: PTH105 see above
+        os.replace(part, path)  # noqa: PTH105 - see above
     else:
         part.unlink()

@@ -1,4 +1,4 @@
-"""The command that serves the page to drop a picture on."""
+"""The command that serves the web page."""
 
 # No `from __future__ import annotations`: typer reads the annotations when it runs.
 
@@ -20,24 +20,29 @@ def page(
     model: Model = MODEL,
     timeout: Timeout = 30.0,
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; 0.0.0.0 lets other machines in.")
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; 0.0.0.0 accepts other machines.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="0 for a free one from 7860 on.")
+        int,
+        typer.Option(
+            "--port", metavar="PORT", min=0, max=65535, help="Port to listen on; 0 picks a free one from 7860."
+        ),
     ] = 7860,
     examples: Annotated[
         list[Path] | None,
-        typer.Option("--example", metavar="IMAGE", exists=True, dir_okay=False, help="A picture to choose; several."),
+        typer.Option(
+            "--example", metavar="IMAGE", exists=True, dir_okay=False, help="A picture to offer; may be repeated."
+        ),
     ] = None,
     opens: Annotated[bool, typer.Option("--open", metavar="", help="Open the page in this machine's browser.")] = False,
 ) -> None:
-    """Serve a page to drop a picture on, until Ctrl-C.
+    """Serve a web page that segments pictures, until Ctrl-C.
 
-    Each browser tab keeps its last result, for an hour at most. The page loads nothing from other hosts.
+    The last result of each browser tab is kept for at most an hour. The page loads nothing from other hosts.
     """
 
     def ready(address: str) -> None:
-        streams.say(f"the page is at {address} and asks {url}; Ctrl-C ends it")
+        streams.say(f"serving the page at {address} with the models of {url}; press Ctrl-C to stop")
         if opens:
             webbrowser.open(address)
 
@@ -55,7 +60,7 @@ def page(
             streams.notice(str(error))
             raise typer.Exit(WRONG) from error
         except OSError as error:
-            message = f"cannot listen at {host}:{port}; --port 0 takes a free port"
+            message = f"cannot listen on {host}:{port}: use --port 0 for a free port"
             raise typer.BadParameter(message, param_hint="--host or --port") from error
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None

@@ -1,4 +1,4 @@
-"""The commands that ask a server what it has, without sending a picture."""
+"""The commands that query a server without sending a picture."""
 
 # No `from __future__ import annotations`: typer reads the annotations when it runs.
 
@@ -23,20 +23,21 @@ from deeplab_client._segmentation import UNTRAINED
 
 
 def models(*, url: Url, timeout: Timeout = 30.0, as_json: Json = False) -> None:
-    """List the server's models that segment pictures.
+    """List the segmentation models of the server.
 
-    A pipe gets name, version, weights, precision, number of classes and largest picture (pixels), separated by tabs.
+    In a pipe, each line has name, version, weights, precision, number of classes and the most pixels that a picture
+    may have, separated by tabs.
     """
-    with server.connect(url, model=MODEL, timeout=timeout) as client, _told():
+    with server.connect(url, model=MODEL, timeout=timeout) as client, _reported():
         found = client.models()
     if as_json:
         streams.say(json.dumps([dataclasses.asdict(model) for model in found]))
         return
-    table = Table("model", "version", "weights", "precision", "classes", "largest picture, pixels")
+    table = Table("model", "version", "weights", "precision", "classes", "max pixels")
     for model in found:
         classes = None if model.class_names is None else len(model.class_names)
-        told = (model.name, model.version, model.weights, model.precision, classes, model.max_pixels)
-        cells = ["?" if cell is None else streams.one_line(str(cell)) for cell in told]
+        values = (model.name, model.version, model.weights, model.precision, classes, model.max_pixels)
+        cells = ["?" if cell is None else streams.one_line(str(cell)) for cell in values]
         if sys.stdout.isatty():
             table.add_row(*map(Text, cells))
         else:
@@ -44,19 +45,21 @@ def models(*, url: Url, timeout: Timeout = 30.0, as_json: Json = False) -> None:
     if sys.stdout.isatty():
         Console(highlight=False).print(table)
     if not found:
-        streams.notice(f"{url} has no model that segments pictures")
+        streams.notice(f"{url} serves no segmentation model")
 
 
 def classes(*, url: Url, model: Model = MODEL, timeout: Timeout = 30.0, as_json: Json = False) -> None:
-    """List the classes that a model tells apart, with their colors.
+    """List the classes of a model with their colors.
 
-    A pipe gets id and name, separated by a tab.
+    In a pipe, each line has id and name, separated by a tab.
     """
-    with server.connect(url, model=model, timeout=timeout) as client, _told():
+    with server.connect(url, model=model, timeout=timeout) as client, _reported():
         info = server.find_model(client, url, model)
         if info is None or info.class_names is None:
-            reason = "does not let you ask for its models" if info is None else f"does not name the classes of {model}"
-            # Their names come with every result.
+            reason = (
+                "denies access to its list of models" if info is None else f"does not report the classes of {model}"
+            )
+            # The class names come with every result.
             remedy = "segment a picture with --format coco, and read the categories in annotations.json"
             raise UnusableError(f"{url} {reason}: {remedy}", REFUSED)
     names = [streams.one_line(name) for name in info.class_names]
@@ -78,11 +81,11 @@ def classes(*, url: Url, model: Model = MODEL, timeout: Timeout = 30.0, as_json:
 
 
 def ping(*, url: Url, model: Model = MODEL, timeout: Timeout = 5.0, as_json: Json = False) -> None:
-    """Check that the server takes requests for the model."""
+    """Check that the server is ready for requests to the model."""
     started, milliseconds, ready, reason, weights, code = time.monotonic(), 0.0, None, None, None, 0
     with server.connect(url, model=model, timeout=timeout) as client:
         try:
-            with contextlib.suppress(AccessDeniedError):  # perhaps to this question only
+            with contextlib.suppress(AccessDeniedError):  # possibly only to this request
                 ready = client.is_ready()
             milliseconds = (time.monotonic() - started) * 1000
             reason, weights = _served(client, url, model, ready=ready)
@@ -95,35 +98,35 @@ def ping(*, url: Url, model: Model = MODEL, timeout: Timeout = 5.0, as_json: Jso
         state = {"ready": ready, "reason": reason, "weights": weights, "milliseconds": round(milliseconds, 1)}
         streams.say(json.dumps({"url": url, "model": model, **state}))
     elif not code:
-        known = "ready" if ready else f"ready: unknown ({reason})"
+        known = "ready" if ready else f"readiness unknown ({reason})"
         untrained = ", untrained weights" if weights == UNTRAINED else ""
         streams.say(f"{known}: {url} serves {model}{untrained} ({milliseconds:.0f} ms)")
     raise typer.Exit(code)
 
 
 def _served(client: SegmentationClient, url: str, model: str, *, ready: bool | None) -> tuple[str | None, str | None]:
-    """Return why it is not known whether the server is ready, and the model's weights; each may be None.
+    """Return why the readiness is unknown, and the weights of the model; each may be None.
 
     Raises:
-        SegmentationError: Nobody answers.
-        UnusableError: The model is not ready or not there, or the server tells nothing.
+        SegmentationError: No server answers.
+        UnusableError: The model is missing or not ready, or the server denies access to both requests.
     """
-    info = server.find_model(client, url, model)  # says why, where nobody answers
+    info = server.find_model(client, url, model)  # raises the reason if no server answers
     if ready is False:
-        raise UnusableError(f"{url} does not call itself and model {model!r} ready", UNREACHABLE)
+        raise UnusableError(f"{url} or its model {model!r} is not ready: wait, or read the server's log", UNREACHABLE)
     if ready is None and info is None:
         raise UnusableError(
-            f"{url} answers, but does not let you ask whether it is ready, nor for its models: segment a picture to "
-            "see whether that is allowed",
+            f"{url} answers, but denies access to its readiness and its list of models: segment a picture to check "
+            "whether inference is allowed",
             REFUSED,
         )
-    reason = "the server has the model, but does not let you ask whether it is ready" if ready is None else None
+    reason = "the server has the model, but denies access to its readiness" if ready is None else None
     return reason, None if info is None else info.weights
 
 
 @contextlib.contextmanager
-def _told() -> Generator[None]:
-    """Tell an error, and end the command that met it with its exit code."""
+def _reported() -> Generator[None]:
+    """Report an error, and end the command with its exit code."""
     try:
         yield
     except (SegmentationError, UnusableError) as error:

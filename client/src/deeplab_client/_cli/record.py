@@ -1,7 +1,7 @@
-"""What an output says about its own making, in the file itself.
+"""The record in each output file of how it was made.
 
-The record is JSON: in a text chunk of a PNG, in the first line of a JSON file, beside each image of a COCO file. It
-travels with the file, and a file that is whole under its name has a record that is whole.
+The record is JSON: in a text chunk of a PNG, in the first line of a JSON file, and in each image of a COCO file. It
+moves with the file, and a complete file has a complete record.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _LONGEST = 1 << 16  # bytes of a record; another program's file may have a line 
 
 
 def identity(place: Path) -> str:
-    """Return what stands for a picture's path: a hash, because outputs are shown to people who need not know it."""
+    """Return a hash of a picture's path, because outputs are shared with people who need not know the path."""
     return hashlib.sha256(os.fsencode(place)).hexdigest()
 
 
 def about(source: Source, settings: Settings, kind: Format, *, weights: str | None) -> dict[str, Any]:
-    """Return the record of an output; one that was made of the same picture in the same way has an equal one."""
+    """Return the record of an output; outputs made from the same picture in the same way have equal records."""
     return {
         SOURCE: identity(source.place),
         "size": source.size,
@@ -54,19 +54,19 @@ def about(source: Source, settings: Settings, kind: Format, *, weights: str | No
 
 def add(data: bytes, made: Mapping[str, Any]) -> bytes:
     """Return a PNG, or a JSON object on one line, with a record."""
-    told = json.dumps(made).encode()
+    text = json.dumps(made).encode()
     if not data.startswith(_SIGNATURE):
-        return b"".join((_OBJECT, told, _NEXT, data[1:], b"\n"))
-    chunk = _CHUNK + told
+        return b"".join((_OBJECT, text, _NEXT, data[1:], b"\n"))
+    chunk = _CHUNK + text
     length, checksum = struct.pack(">I", len(chunk) - 4), struct.pack(">I", zlib.crc32(chunk))
     return b"".join((data[:_BEFORE], length, chunk, checksum, data[_BEFORE:]))
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Return the record of a file, marked if the file's end is missing; None if it has no record.
+    """Return the record of a file, marked if the end of the file is missing; None if it has no record.
 
     Raises:
-        FileNotFoundError: There is nothing of that name.
+        FileNotFoundError: There is no such file.
         OSError: It cannot be read.
     """
     try:
@@ -77,13 +77,13 @@ def read(path: Path) -> dict[str, Any] | None:
     except IsADirectoryError:
         return None
     except FileNotFoundError:
-        if os.path.lexists(path):  # a link that leads nowhere
+        if os.path.lexists(path):  # a broken link
             return None
         raise
-    told = _of_png(start) if start.startswith(_SIGNATURE) else _of_object(start)
-    if told is None:
+    text = _of_png(start) if start.startswith(_SIGNATURE) else _of_object(start)
+    if text is None:
         return None
-    made: dict[str, Any] = json.loads(told)
+    made: dict[str, Any] = json.loads(text)
     return made if end == _END or end.endswith(_CLOSE) else {**made, "cut off": True}
 
 

@@ -1,4 +1,4 @@
-"""What is told on the way and at the end: tables in a terminal, lines in a pipe, or JSON."""
+"""Progress and results: a table in a terminal, lines in a pipe, or JSON."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from deeplab_client._cli.batch import Outcome
 
-_MOST_ROWS = 40  # those that failed are all told, below the table
+_MOST_ROWS = 40  # of the table; all failures are listed below it
 _MOST_CLASSES = 3  # of one picture, in the table
 
 
 @dataclass(slots=True)
 class Tally:
-    """How many pictures met which end."""
+    """Counts of the outcomes."""
 
     asked: int
     done: int = 0
@@ -38,7 +38,7 @@ class Tally:
     untrained: bool = False
 
     def count(self, outcome: Outcome) -> bool:
-        """Count one picture; return whether it is the first of an untrained model."""
+        """Count one outcome; return whether it is the first of an untrained model."""
         if outcome.error is not None:
             self.failed += 1
         elif outcome.skipped:
@@ -50,19 +50,19 @@ class Tally:
         return is_first
 
     def summary(self, seconds: float, written: Path | None) -> str:
-        """Return one sentence about all of them."""
+        """Return a summary of all outcomes."""
         parts = [f"{self.done} of {_pictures(self.asked)} segmented in {seconds:.1f} s"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.skipped:
-            parts.append(f"{self.skipped} skipped, because they were done before (--force does them again)")
+            parts.append(f"{self.skipped} skipped, because they were done before (--force segments them again)")
         if written is not None:
             parts.append(f"output in {clean(written)}")
         return "; ".join(parts)
 
 
 class Screen:
-    """A progress bar on stderr while it runs, a table on stdout at the end."""
+    """A progress bar on stderr during the run, and a table on stdout at the end."""
 
     def __init__(self, total: int, folder: Path | None) -> None:
         self._folder = folder
@@ -82,8 +82,8 @@ class Screen:
         self._outcomes: list[Outcome] = []
         self._untrained = False
 
-    def tell(self, outcome: Outcome) -> None:
-        """Move the bar; keep the outcome for the table."""
+    def report(self, outcome: Outcome) -> None:
+        """Advance the bar; keep the outcome for the table."""
         self.bar.advance(self._task)
         self._outcomes.append(outcome)
 
@@ -94,13 +94,13 @@ class Screen:
         self._notices.print(Panel(text, title="UNTRAINED WEIGHTS", border_style="bold red"))
 
     def finish(self, summary: str) -> None:
-        """Print the table and the sentence."""
+        """Print the table and the summary."""
         self.bar.stop()
         console = Console(highlight=False)
         failed = [outcome for outcome in self._outcomes if outcome.error is not None]
         if len(failed) < len(self._outcomes):
             console.print(self._table([outcome for outcome in self._outcomes if outcome.error is None]))
-        for outcome in failed:  # below the table: a reason has more words than a column has room for
+        for outcome in failed:  # below the table, because reasons are too long for a column
             self._notices.print(Text(_failure(outcome), style="red"))
         console.print(Text(summary))
 
@@ -112,7 +112,7 @@ class Screen:
         table.add_column("picture", overflow="fold")
         table.add_column("size", justify="right", no_wrap=True)
         table.add_column("classes", overflow="fold")
-        # Where each name is the picture's own, the sentence below names the folder: the paths get the width.
+        # If all outputs are named after their picture, the summary names the folder, and the paths get the width.
         named = not all(_is_plain(outcome, self._folder) for outcome in outcomes)
         if named:
             table.add_column("output", overflow="fold")
@@ -128,14 +128,14 @@ class Screen:
 
 
 class Lines:
-    """One line for each picture: fields set apart by tabs, or a JSON object."""
+    """One line for each picture: fields separated by tabs, or a JSON object."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.bar = contextlib.nullcontext()
         self._as_json = as_json
 
-    def tell(self, outcome: Outcome) -> None:
-        """Write a line at once; of fields those of what was segmented, and to stderr what was not."""
+    def report(self, outcome: Outcome) -> None:
+        """Write a line at once; without --json, failed and skipped pictures go to stderr."""
         path, outputs, found = outcome.source.path, outcome.outputs, outcome.found
         if self._as_json:
             state = "failed" if outcome.error is not None else "skipped" if outcome.skipped else "done"
@@ -144,7 +144,7 @@ class Lines:
         elif outcome.error is not None:
             notice(_failure(outcome))
         elif outcome.skipped:
-            notice(f"{clean(path)}: skipped: done before, in {', '.join(map(clean, outputs))}")
+            notice(f"{clean(path)}: skipped, because it was done before: {', '.join(map(clean, outputs))}")
         elif found is not None:
             top = found["top_class"]
             share = "" if top is None else f"{found['fractions'][top]:.4f}"
@@ -152,22 +152,22 @@ class Lines:
             say("\t".join((clean(path), _size(found), one_line(top or ""), share, *written)))
 
     def warn(self, models: str) -> None:
-        """Write to stderr at once, beside the `untrained` of each object."""
+        """Write to stderr at once, in addition to `untrained` in each object."""
         warn_untrained(models)
 
     def finish(self, summary: str) -> None:
-        """Write the sentence to stderr; the objects say as much."""
+        """Write the summary to stderr; JSON objects need none."""
         if not self._as_json:
             notice(summary)
 
 
 class Failures:
-    """Nothing on stdout, which gets a picture's file; failures and warnings on stderr."""
+    """Failures and warnings on stderr; stdout is for the file of the picture."""
 
     def __init__(self) -> None:
         self.bar = contextlib.nullcontext()
 
-    def tell(self, outcome: Outcome) -> None:
+    def report(self, outcome: Outcome) -> None:
         """Write why a picture failed."""
         if outcome.error is not None:
             notice(_failure(outcome))
@@ -177,14 +177,14 @@ class Failures:
         warn_untrained(models)
 
     def finish(self, summary: str) -> None:
-        """Write nothing: the file is there, or its failure was told."""
+        """Write nothing, because the file was written or its failure was reported."""
 
 
 Reporter: TypeAlias = "Screen | Lines | Failures"
 
 
 def reporter_of(total: int, output: str | None, *, as_json: bool) -> Reporter:
-    """Return what fits the standard output; `output` is - where that gets a picture's file."""
+    """Return the reporter for standard output; `output` is - if the file of a picture goes there."""
     if output == "-":
         return Failures()
     if as_json or not sys.stdout.isatty():
@@ -192,18 +192,18 @@ def reporter_of(total: int, output: str | None, *, as_json: bool) -> Reporter:
     return Screen(total, None if output is None else Path(output))
 
 
-def tell_all(outcomes: Iterable[Outcome], tally: Tally, reporter: Reporter, *, model: str) -> bool:
-    """Count and tell what became of each picture; return whether everything could be told."""
-    told = True
+def report_all(outcomes: Iterable[Outcome], tally: Tally, reporter: Reporter, *, model: str) -> bool:
+    """Count and report each outcome; return whether all could be reported."""
+    all_reported = True
     for outcome in outcomes:
         if tally.count(outcome):
             reporter.warn(model)
         try:
-            reporter.tell(outcome)
-        except UnwritableError as error:  # a full disk, say: the pictures are segmented all the same
+            reporter.report(outcome)
+        except UnwritableError as error:  # for example a full disk; the pictures are still segmented
             notice(str(error))
-            told = False
-    return told
+            all_reported = False
+    return all_reported
 
 
 def _pictures(count: int) -> str:
@@ -215,7 +215,7 @@ def _size(found: dict[str, Any]) -> str:
 
 
 def _classes(found: dict[str, Any]) -> str:
-    """Return the classes with most pixels, the background left out."""
+    """Return the classes with the most pixels, without the background."""
     shares = [(name, share) for name, share in found["fractions"].items() if name != found["background"]]
     if not shares:
         return "background only"
@@ -229,7 +229,7 @@ def _failure(outcome: Outcome) -> str:
 
 
 def _is_plain(outcome: Outcome, folder: Path | None) -> bool:
-    """Return whether the names of the outputs follow from the picture's; that of the annotations is one for all."""
+    """Return whether the outputs are named after the picture, or are the annotations of all pictures."""
     if folder is None:
         return True
     name = outcome.source.name

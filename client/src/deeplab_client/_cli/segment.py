@@ -23,20 +23,20 @@ from deeplab_client._cli.sources import STANDARD_INPUT, Selection, find, is_url
 
 _STDOUT = "-"
 
-# Not in a docstring: typer keeps its line breaks after the first paragraph.
+# Not in a docstring, because typer keeps its line breaks after the first paragraph.
 HELP = (
     "Segment pictures.\n\n"
-    "A terminal gets a table, a pipe a line for each picture. Files are written with --output only:\n\n"
+    "A terminal gets a table, a pipe gets one line for each picture. Files are only written with --output:\n\n"
     "\b\n"
     "overlay  X.jpg.overlay.png  the picture under the colors of its classes\n"
     "colors   X.jpg.colors.png   the colors of the classes alone\n"
     "ids      X.jpg.ids.png      class ids as pixel values, to compute with\n"
     "json     X.jpg.json         classes, shares, and masks as COCO run lengths\n"
     "coco     annotations.json   one COCO file for all pictures\n\n"
-    "Outputs lie in the folders that X.jpg has below the folder that was named. If the name belongs to another "
-    "picture, it gets one more folder of the picture's path: Y/X.jpg.overlay.png.\n\n"
-    "A picture is skipped if it is done: if its outputs were made from a file of the same path, size and modification "
-    "time, with the same model, weights and options. So an interrupted run continues when it is started again.\n\n"
+    "The output folder repeats the subfolders of the folder that you name. If the output of another picture has the "
+    "same name, a folder of the picture's path is put before it: Y/X.jpg.overlay.png.\n\n"
+    "A picture is skipped if it is done: its outputs were made from a file of the same path, size and modification "
+    "time, with the same model, weights and options. To continue an interrupted run, run the same command again.\n\n"
     "In a pipe: cat X.jpg | deeplab segment - -o - -f json | jq"
 )
 
@@ -44,11 +44,21 @@ _SEGMENTATION, _OUTPUT = "Segmentation", "Output"  # panels of the help
 _ALPHA, _OVERLAP = 0.5, 0.25
 
 
+def _format(text: str) -> Format:
+    try:
+        return Format(text)
+    except ValueError as error:
+        *names, last = (kind.value for kind in Format)
+        remedy = ": repeat the option for several formats" if "," in text else ""
+        message = f"must be {', '.join(names)} or {last}, got {text!r}{remedy}"
+        raise typer.BadParameter(message, param_hint="--format") from error
+
+
 def segment(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE", help="Files, folders, patterns such as 'photos/**/*.jpg', or - for the standard input."
+            metavar="IMAGE", help="Files, folders, patterns such as 'photos/**/*.jpg', or - for standard input."
         ),
     ],
     *,
@@ -57,7 +67,7 @@ def segment(
     timeout: Timeout = 30.0,
     concurrency: Annotated[
         int,
-        typer.Option("--concurrency", metavar="COUNT", min=1, max=256, help="Requests in flight."),
+        typer.Option("--concurrency", metavar="COUNT", min=1, max=256, help="Number of concurrent requests."),
     ] = 4,
     confidence: Annotated[
         float | None,
@@ -66,8 +76,8 @@ def segment(
             metavar="SHARE",
             min=0,
             max=1,
-            help="Turn pixels whose class is less probable into background, 0.8 for example, and write the mean "
-            "probability of what is left into json and coco. 0 keeps all pixels.",
+            help="Set pixels whose class has a lower probability, for example 0.8, to background, and add mean "
+            "probabilities to json and coco. 0 keeps all pixels.",
             rich_help_panel=_SEGMENTATION,
         ),
     ] = None,
@@ -77,8 +87,8 @@ def segment(
             "--tile",
             metavar="PIXELS",
             min=64,
-            help="For large pictures: segment overlapping tiles of this width and height, and join them. The timeout "
-            "is then for all tiles of a picture.",
+            help="For large pictures: segment overlapping tiles of this width and height, and join their masks. The "
+            "timeout then applies to all tiles of a picture together.",
             rich_help_panel=_SEGMENTATION,
         ),
     ] = None,
@@ -88,15 +98,13 @@ def segment(
             "--overlap",
             metavar="SHARE",
             min=0,
-            help="Of a tile that its neighbor covers too, less than 1; 0.25 without it.",
+            help="Share of a tile that its neighbor also covers, less than 1; default 0.25.",
             rich_help_panel=_SEGMENTATION,
         ),
     ] = None,
     recursive: Annotated[
         bool,
-        typer.Option(
-            "--recursive", "-r", metavar="", help="Look into folders of folders, except hidden and linked ones."
-        ),
+        typer.Option("--recursive", "-r", metavar="", help="Search subfolders too, except hidden and linked ones."),
     ] = False,
     output: Annotated[
         str | None,
@@ -104,7 +112,7 @@ def segment(
             "--output",
             "-o",
             metavar="DIR",
-            help="Where files go; - is the standard output, for one picture in one format.",
+            help="Output folder; - is standard output, for one picture in one format.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
@@ -114,7 +122,9 @@ def segment(
             "--format",
             "-f",
             metavar="FORMAT",
-            help="overlay (without it), colors, ids, json or coco; repeat it for several.",
+            parser=_format,
+            autocompletion=lambda: [kind.value for kind in Format],
+            help="overlay (default), colors, ids, json or coco; repeat the option for several.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
@@ -125,7 +135,7 @@ def segment(
             metavar="SHARE",
             min=0,
             max=1,
-            help="Opacity of an overlay; 0.5 without it.",
+            help="Opacity of an overlay; default 0.5.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
@@ -134,7 +144,7 @@ def segment(
         typer.Option(
             "--legend",
             metavar="",
-            help="Put a panel of names and shares beside an overlay.",
+            help="Add a legend of class names and shares to each overlay.",
             rich_help_panel=_OUTPUT,
         ),
     ] = False,
@@ -143,14 +153,14 @@ def segment(
         typer.Option(
             "--force",
             metavar="",
-            help="Do pictures again that are done, and overwrite annotations.json.",
+            help="Segment pictures that are done again, and overwrite annotations.json.",
             rich_help_panel=_OUTPUT,
         ),
     ] = False,
     as_json: Annotated[
         bool,
         typer.Option(
-            "--json", metavar="", help="Print one JSON object a picture, each on a line.", rich_help_panel=_OUTPUT
+            "--json", metavar="", help="Print one JSON object for each picture, one per line.", rich_help_panel=_OUTPUT
         ),
     ] = False,
 ) -> None:
@@ -173,7 +183,9 @@ def segment(
         output, tuple(dict.fromkeys(kinds or [Format.OVERLAY])), selection, client, settings, force=force
     )
     if output == _STDOUT and as_json:
-        raise typer.BadParameter("the standard output gets the picture's file", param_hint="--json")
+        raise typer.BadParameter(
+            "cannot be combined with --output -, because both write to standard output", param_hint="--json"
+        )
     sources = selection.sources
     tally, started, code = report.Tally(len(sources)), time.monotonic(), 0
     reporter = report.reporter_of(len(sources), output, as_json=as_json)
@@ -182,19 +194,19 @@ def segment(
     with client, reporter.bar:
         try:
             outcomes = batch.run(client, sources, outputs, settings, concurrency=concurrency)
-            told = report.tell_all(outcomes, tally, reporter, model=model)
-            code = SOME_FAILED if tally.failed or selection.unreadable or not told else 0
+            all_reported = report.report_all(outcomes, tally, reporter, model=model)
+            code = SOME_FAILED if tally.failed or selection.unreadable or not all_reported else 0
         except UnusableError as error:
             problems, code = [f"{error}{server.remedy(client, error)}"], error.code
         except KeyboardInterrupt:
             problems, code = ["interrupted"], INTERRUPTED
-        except BrokenPipeError:  # `| head -1`: what is done by now is kept, as after an interrupt
-            problems, code = ["ended, because nobody reads the standard output any more"], SOME_FAILED
+        except BrokenPipeError:  # `| head -1`: finished outputs are kept, as after an interrupt
+            problems, code = ["stopped, because standard output was closed"], SOME_FAILED
         try:
             for one in outputs:
-                path, told_later = one.finish()
+                path, new_remarks = one.finish()
                 written += [] if path is None else [path]
-                remarks += told_later
+                remarks += new_remarks
         except OSError as error:
             problems, code = [str(error)], SOME_FAILED
     reporter.finish(tally.summary(time.monotonic() - started, written[0] if written and tally.done else None))
@@ -204,23 +216,23 @@ def segment(
 
 
 def _check_drawing(output: str | None, kinds: Sequence[Format] | None, *, alpha: float | None, legend: bool) -> None:
-    """Refuse options of outputs that are not written."""
+    """Refuse options for outputs that are not written."""
     given = {"--format": bool(kinds), "--alpha": alpha is not None, "--legend": legend}
     for option in (option for option, is_given in given.items() if is_given):
         if output is None:
-            raise typer.BadParameter("say with --output DIR where the files go", param_hint=option)
+            raise typer.BadParameter("needs --output DIR, the folder for the files", param_hint=option)
         if option != "--format" and kinds and Format.OVERLAY not in kinds:
             named = " ".join(f"--format {kind.value}" for kind in kinds)
-            raise typer.BadParameter(f"it is for overlays, not for {named}", param_hint=option)
+            raise typer.BadParameter(f"only applies to overlays, got {named}: add --format overlay", param_hint=option)
 
 
 def _checked_overlap(overlap: float | None, tile: int | None) -> float:
     if overlap is None:
         return _OVERLAP
     if tile is None:
-        raise typer.BadParameter("it is of tiles: say with --tile PIXELS how large they are", param_hint="--overlap")
+        raise typer.BadParameter("needs --tile PIXELS, the size of the tiles", param_hint="--overlap")
     if overlap >= 1:
-        raise typer.BadParameter(f"{overlap:g} is not less than 1", param_hint="--overlap")
+        raise typer.BadParameter(f"must be from 0 to less than 1, got {overlap:g}", param_hint="--overlap")
     return overlap
 
 
@@ -238,7 +250,9 @@ def _outputs(
     if output == _STDOUT:
         return [_standard_output(kinds, selection, settings)]
     if STANDARD_INPUT in selection.sources:
-        message = "the standard input has no name to call files after: give --output -, and redirect it to a file"
+        message = (
+            "a picture from standard input has no name for files in a folder: use --output - and redirect it to a file"
+        )
         raise typer.BadParameter(message, param_hint="--output")
     folder = _folder(output)
     weights = functools.cache(functools.partial(server.weights_of, client, settings.model))
@@ -257,29 +271,29 @@ def _outputs(
 def _standard_output(kinds: Sequence[Format], selection: Selection, settings: Settings) -> StandardOutput:
     wrong = None
     if len(selection.sources) > 1:
-        wrong = f"the standard output takes one picture, not {len(selection.sources)}: name a folder"
+        wrong = f"standard output takes one picture, got {len(selection.sources)}: use a folder"
     elif len(kinds) > 1:
-        wrong = f"the standard output takes one format, not {len(kinds)}: name a folder"
+        wrong = f"standard output takes one format, got {len(kinds)}: use a folder"
     elif kinds[0] is Format.COCO:
-        wrong = "coco is one file for many pictures: name a folder, or give --format json"
+        wrong = "standard output takes no coco, which is one file for all pictures: use a folder, or --format json"
     elif kinds[0] is not Format.JSON and sys.stdout.isatty():
-        wrong = "the standard output is a terminal, which shows no PNG: redirect it, or name a folder"
+        wrong = "standard output is a terminal, which cannot show a PNG: redirect it to a file, or use a folder"
     if wrong is not None:
         raise typer.BadParameter(wrong, param_hint="--output")
     return StandardOutput(kinds[0], settings)
 
 
 def _folder(output: str) -> Path:
-    """Return the output folder, which exists then."""
+    """Create and return the output folder."""
     if is_url(output):
-        raise typer.BadParameter(f"{output} is a URL, and only folders are written to", param_hint="--output")
+        raise typer.BadParameter(f"must be a folder, got the URL {output}", param_hint="--output")
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        message = f"{streams.clean(folder)} is a file, or lies below one; a folder is wanted"
+        message = f"must be a folder, but {streams.clean(folder)} is a file or lies below one"
         raise typer.BadParameter(message, param_hint="--output") from error
     except OSError as error:
-        message = f"cannot make the folder {streams.clean(folder)}: {error.strerror}"
+        message = f"cannot create the folder {streams.clean(folder)}: {error.strerror}"
         raise typer.BadParameter(message, param_hint="--output") from error
     return folder

@@ -1,4 +1,4 @@
-"""The server behind a command: the client that asks it, what it serves, and the exit codes of its refusals."""
+"""The server of a command: its client, its models, and the exit codes of its errors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 SOME_FAILED, WRONG, UNREACHABLE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130  # exit codes
 
-# Words of an error of the client's constructor, and the option or variable that gave the argument.
+# Words in an error of the client's constructor, and the option or variable of that argument.
 _GIVEN_BY = {
-    "no server URL": "--url or DEEPLAB_URL",
+    "server URL": "--url or DEEPLAB_URL",
     "proxy": "DEEPLAB_PROXY",
     "timeout must": "--timeout or DEEPLAB_TIMEOUT",
     "model must": "--model or DEEPLAB_MODEL",
@@ -35,8 +35,8 @@ _GIVEN_BY = {
     "tls": "DEEPLAB_CA_FILE, DEEPLAB_CERTIFICATE_FILE, DEEPLAB_KEY_FILE",
 }
 
-# Operators may close the questions of `models()`, also by a proxy that does not know their paths.
-_NOT_TOLD = (AccessDeniedError, UnsupportedError, ModelNotFoundError)
+# Operators may deny access to the requests of `models()`, also by a proxy that does not know their paths.
+_LIST_UNAVAILABLE = (AccessDeniedError, UnsupportedError, ModelNotFoundError)
 
 
 class UnusableError(Exception):
@@ -52,7 +52,7 @@ class UnusableError(Exception):
 
 
 def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
-    """Make the client of a command; what has no option of its own comes from the environment."""
+    """Create the client of a command; arguments without an option come from the environment."""
     try:
         return SegmentationClient.from_env(url=url, model=model, timeout=timeout)
     except ValueError as error:
@@ -61,32 +61,32 @@ def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
 
 
 def find_model(client: SegmentationClient, url: str, name: str) -> ModelInfo | None:
-    """Return what the server says of a model; None if it does not let us ask for its models.
+    """Return the description of a model; None if the server denies access to its list of models.
 
     Raises:
-        SegmentationError: The question fails.
-        UnusableError: The server has models, but none of this name that segments pictures.
+        SegmentationError: The request failed.
+        UnusableError: The server has no segmentation model of this name.
     """
     try:
         infos = client.models()
-    except _NOT_TOLD:
+    except _LIST_UNAVAILABLE:
         return None
     found = next((info for info in infos if info.name == name), None)
     if found is None:
-        message = f"{url} has no model {name!r} that segments pictures; {_listed(infos)}"
+        message = f"{url} has no segmentation model {name!r}; {_listed(infos)}"
         raise UnusableError(message, REFUSED)
     return found
 
 
 def weights_of(client: SegmentationClient, name: str) -> dict[str, str | None]:
-    """Return the weights of a model under `weights`; nothing if the server does not let us ask for its models.
+    """Return the weights of a model under `weights`; empty if the server denies access to its list of models.
 
     Raises:
-        UnusableError: They cannot be asked for now.
+        UnusableError: The request failed.
     """
     try:
         infos = client.models()
-    except _NOT_TOLD:
+    except _LIST_UNAVAILABLE:
         return {}
     except SegmentationError as error:
         raise UnusableError(str(error), exit_code(error) or SOME_FAILED) from error
@@ -95,7 +95,7 @@ def weights_of(client: SegmentationClient, name: str) -> dict[str, str | None]:
 
 
 def remedy(client: SegmentationClient, error: UnusableError) -> str:
-    """Return what to do about a model that is not there: which ones the server has, if it tells."""
+    """Return the remedy for a missing model: the models that the server has, if it lists them."""
     if not isinstance(error.__cause__, ModelNotFoundError):
         return ""
     try:
@@ -107,9 +107,9 @@ def remedy(client: SegmentationClient, error: UnusableError) -> str:
 def exit_code(error: SegmentationError, *, answered: bool = False) -> int | None:
     """Return the exit code of an error that every other picture would meet too; None if another one may succeed.
 
-    A server that has not answered yet when a request's time is up counts as one that is not there.
+    A timeout before the first answer counts as an unreachable server.
     """
-    # By the builtin that each leaf also is.
+    # By the builtin class that each error also inherits from.
     if isinstance(error, ConnectionError) or (isinstance(error, TimeoutError) and not answered):
         return UNREACHABLE
     return REFUSED if isinstance(error, (LookupError, PermissionError, NotImplementedError)) else None
@@ -119,7 +119,7 @@ def raise_if_unusable(error: SegmentationError, *, answered: bool = False) -> No
     """End the run if every other picture would fail too.
 
     Raises:
-        UnusableError: The server is not there, or refuses such requests.
+        UnusableError: The server is unreachable or refuses such requests.
     """
     code = exit_code(error, answered=answered)
     if code is not None:
@@ -128,4 +128,4 @@ def raise_if_unusable(error: SegmentationError, *, answered: bool = False) -> No
 
 def _listed(infos: Iterable[ModelInfo]) -> str:
     names = ", ".join(info.name for info in infos)
-    return f"it has {names}" if names else "it has none that does"
+    return f"its segmentation models are {names}" if names else "it has no segmentation model"

@@ -10,15 +10,15 @@ from deeplab_client._cli.formats import Format
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line says of how pictures are segmented and drawn.
+    """Options of the command line for segmenting and drawing.
 
     Attributes:
         model: Name of the ensemble.
-        confidence: Less certain pixels become background; 0 only asks for the confidence, None does not.
-        tile: Pixels of a side of a tile; None for whole pictures.
-        overlap: The share of a tile that its neighbor covers too.
-        alpha: Opacity of an overlay.
-        legend: Whether an overlay has one.
+        confidence: Threshold below which pixels become background; 0 only requests the confidence, None does not.
+        tile: Side of a tile in pixels; None for whole pictures.
+        overlap: Share of a tile that its neighbor also covers.
+        alpha: Opacity of an overlay, 0 to 1.
+        legend: Whether an overlay has a legend.
     """
 
     model: str
@@ -29,7 +29,7 @@ class Settings:
     legend: bool
 
     def about(self, kind: Format) -> dict[str, Any]:
-        """Return what an output of a format depends on; what is not asked for is left out."""
+        """Return the settings that an output of this format depends on, without unset ones."""
         about: dict[str, Any] = {"model": self.model, "confidence": self.confidence}
         if self.tile is not None:
             about |= {"tile": self.tile, "overlap": self.overlap}

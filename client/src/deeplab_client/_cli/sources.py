@@ -1,7 +1,8 @@
-"""Which pictures are meant, and what the folders that were named hold besides."""
+"""The pictures that the arguments name, and the other content of named folders."""
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -20,20 +21,20 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".avif", ".heic", ".heif"),
 )
-"""Of the pictures that are looked for in folders; a file that is named is taken whatever its suffix."""
+"""Suffixes of pictures in folders; a named file may have any suffix."""
 
-# Of the pictures that the command line writes: a second run over the same folder leaves them out.
+# Suffixes of outputs: a second run over the same folder leaves them out.
 _OWN_SUFFIXES = tuple(formats.SUFFIXES.values())
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # not C://
 
-# What is left out. A linked folder may lead anywhere, also back to the one that holds it.
-_LINKED = "linked folders, searched only if named"
+# Kinds of left out files. A linked folder may lead anywhere, also back to its parent.
+_LINKED = "linked folders, only searched if named"
 _DEEPER = "folders, searched with --recursive"
 _MATCHED = "folders that match a pattern"
-_HIDDEN = "hidden"
+_HIDDEN = "hidden files and folders"
 _OTHER = "files of other types"
-_OWN = "named like outputs"
+_OWN = "files named like outputs"
 _MOST_NAMES = 3  # of each kind
 
 
@@ -42,12 +43,12 @@ class Source:
     """One picture.
 
     Attributes:
-        path: Where it is, as it was given.
-        place: The same, absolute and with the links of its folder resolved; two sources are one if it is equal.
-        name: Its path below the folder that was given, or the name of the file that was given.
-        size: Bytes, once it was examined.
-        modified: Time of its last change in nanoseconds, once it was examined.
-        data: The bytes of the standard input, once it was examined.
+        path: The path as given.
+        place: The absolute path, with the links of its folder resolved; equal for the same file.
+        name: Its path below the given folder, or the name of the given file.
+        size: Size in bytes, after `examined`.
+        modified: Modification time in nanoseconds, after `examined`.
+        data: The bytes of standard input, after `examined`.
     """
 
     path: Path
@@ -59,34 +60,37 @@ class Source:
 
     @property
     def image(self) -> Path | bytes:
-        """What the client takes."""
+        """The image for the client."""
         return self.path if self.data is None else self.data
 
     def examined(self) -> Source:
-        """Return the source with its present size and time of change, or with the standard input read.
+        """Return the source with its current size and modification time, or with the data of standard input.
 
         Raises:
-            OSError: It is missing or cannot be reached.
+            OSError: It is missing or cannot be read, or standard input is empty.
         """
         if self == STANDARD_INPUT:
-            return replace(self, data=sys.stdin.buffer.read())
+            data = sys.stdin.buffer.read()
+            if not data:
+                raise OSError(errno.ENODATA, "standard input is empty, so pipe a picture into it")
+            return replace(self, data=data)
         about = self.path.stat()
         return replace(self, size=about.st_size, modified=about.st_mtime_ns)
 
 
 STANDARD_INPUT = Source(Path("-"), Path("-"), Path("-"))
-"""Equal to no file, because the place of a file is absolute."""
+"""Not equal to any file, because the place of a file is absolute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the arguments stand for.
+    """The pictures that the arguments name.
 
     Attributes:
-        sources: The pictures, each once, in the order given.
-        root: The folder that was given; of several folders and files the deepest that holds them all.
-        left_out: What was not taken for a picture, in a few words.
-        unreadable: Why folders in folders could not be searched.
+        sources: The pictures, each once, in the given order.
+        root: The given folder; for several folders and files, the deepest folder that contains all of them.
+        left_out: A short text about left out files and folders.
+        unreadable: Errors of subfolders that could not be searched.
     """
 
     sources: list[Source]
@@ -95,17 +99,17 @@ class Selection:
     unreadable: list[OSError]
 
     def notices(self) -> list[str]:
-        """Return what a user may miss among the pictures."""
-        notices = [f"{error.filename}: the folder cannot be read: {error.strerror}" for error in self.unreadable]
+        """Return lines about files and folders that were left out or could not be read."""
+        notices = [f"cannot read the folder {error.filename}: {error.strerror}" for error in self.unreadable]
         return [*notices, f"left out: {self.left_out}"] if self.left_out else notices
 
 
 def find(arguments: Iterable[str], *, recursive: bool) -> Selection:
-    """Return the pictures that files, folders and patterns stand for.
+    """Return the pictures that files, folders and patterns name.
 
     Raises:
-        ValueError: A folder holds no pictures or cannot be read, a pattern matches none, the standard input is to be
-            read and is none, or an argument is empty or a URL.
+        ValueError: A folder contains no pictures or cannot be read, a pattern matches no file, standard input is a
+            terminal or closed, or an argument is empty or a URL.
     """
     search = _Search(recursive=recursive)
     sources: dict[Path, Source] = {}
@@ -113,11 +117,11 @@ def find(arguments: Iterable[str], *, recursive: bool) -> Selection:
         for source in search.expand(argument):
             sources.setdefault(source.place, source)
     root = Path(os.path.commonpath(search.roots)) if search.roots else Path()
-    return Selection(list(sources.values()), root, search.told(), search.unreadable)
+    return Selection(list(sources.values()), root, search.left_out(), search.unreadable)
 
 
 def is_url(text: str) -> bool:
-    """Return whether a text begins with a scheme, as https://host/a.jpg and s3://bucket/a.jpg do."""
+    """Return whether a text starts with a scheme, such as https://host/a.jpg or s3://bucket/a.jpg."""
     return _URL.match(text) is not None
 
 
@@ -130,44 +134,44 @@ class _Search:
 
     def expand(self, argument: str) -> list[Source]:
         if not argument:
-            raise ValueError("an empty argument names no picture; for the current folder say .")
+            raise ValueError("must not be empty: use . for the current folder")
         if argument == "-":
-            # Python has None for a stream that was closed.
+            # A closed stream is None.
             if sys.stdin is None or sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
-                raise ValueError("- is the standard input: send a picture into it (a file of that name is ./-)")
+                raise ValueError("- is standard input: pipe a picture into it, or name a file of that name as ./-")
             return [STANDARD_INPUT]
         if is_url(argument):
             remedy = "leave out file://" if argument.lower().startswith("file:") else "download it and name the file"
-            raise ValueError(f"{argument} is a URL, and only files are read: {remedy}")
+            raise ValueError(f"must be a file or folder, got the URL {argument}: {remedy}")
         path = Path(argument)
-        # Not the methods of Path: they raise for names that are too long and folders that are closed.
-        if os.path.isdir(path):  # noqa: PTH112
+        # Not the methods of Path, because they raise for long names and unreadable folders.
+        if os.path.isdir(path):  # noqa: PTH112 - see above
             return self._in_folder(path)
-        if os.path.exists(path) or not glob.has_magic(argument):  # noqa: PTH110
-            return [self._named(path)]  # one that is missing fails by itself, later
+        if os.path.exists(path) or not glob.has_magic(argument):  # noqa: PTH110 - see above
+            return [self._named(path)]  # a missing file fails later
         matches = sorted({Path(match) for match in self._matches(argument)})
         files = [match for match in matches if self._is_matched(match, every_depth="**" in argument)]
         if not files:
-            raise ValueError(f"{argument} matches no file")
+            raise ValueError(f"the pattern {argument} matches no file")
         return [self._named(file) for file in files]
 
     def _matches(self, pattern: str) -> Iterator[str]:
-        """Yield what a pattern matches; its ** enters no linked folder, of which two that lead back have no end."""
+        """Yield the matches of a pattern; ** does not follow linked folders, which could be endless."""
         before, found, rest = f"/{pattern}".partition("/**/")
         if not found and before.endswith("/**"):
             before, found, rest = before[:-3], "**", "*"
         if not found:
-            yield from glob.glob(pattern)  # noqa: PTH207 takes ..
+            yield from glob.glob(pattern)  # noqa: PTH207 - accepts ..
             return
-        for top in glob.glob(before[1:]) if before else [os.curdir]:  # noqa: PTH207 takes ..
+        for top in glob.glob(before[1:]) if before else [os.curdir]:  # noqa: PTH207 - accepts ..
             for folder, folders, _ in os.walk(top):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 for path in (Path(folder, name) for name in folders):
                     if path.is_symlink() and str(path) not in self._left_out.get(_LINKED, []):
                         self._left_out[_LINKED].append(str(path))
-                yield from self._matches(os.path.join(glob.escape(folder), rest))  # noqa: PTH118 text
+                yield from self._matches(os.path.join(glob.escape(folder), rest))  # noqa: PTH118 - a pattern, not a path
 
-    def told(self) -> str:
+    def left_out(self) -> str:
         return "; ".join(f"{kind}: {len(names)} ({_shortened(names)})" for kind, names in self._left_out.items())
 
     def _named(self, path: Path) -> Source:
@@ -187,18 +191,18 @@ class _Search:
                     below = path.relative_to(folder)
                     sources.append(Source(path, Path(place, below), below))
         if not sources and errors:
-            raise ValueError(f"the folder {errors[0].filename} cannot be read: {errors[0].strerror}")
+            raise ValueError(f"cannot read the folder {errors[0].filename}: {errors[0].strerror}")
         if not sources:
-            deeper = "" if self._recursive else "; --recursive looks into its folders too"
-            left_out = f"; left out: {self.told()}" if self._left_out else ""
-            raise ValueError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}){deeper}{left_out}")
+            deeper = "" if self._recursive else "; --recursive searches its subfolders too"
+            left_out = f"; left out: {self.left_out()}" if self._left_out else ""
+            raise ValueError(f"the folder {folder} contains no pictures ({', '.join(SUFFIXES)}){deeper}{left_out}")
         self.unreadable += errors
         return sources
 
     def _is_searched(self, folder: Path) -> bool:
         if folder.name.startswith("."):
             kind = _HIDDEN
-        elif os.path.islink(folder):  # noqa: PTH114 see above
+        elif os.path.islink(folder):  # noqa: PTH114 - see above
             kind = _LINKED
         elif not self._recursive:
             kind = _DEEPER
@@ -210,8 +214,8 @@ class _Search:
     def _is_picture(self, file: Path) -> bool:
         name = file.name.lower()
         if not name.endswith(SUFFIXES):
-            if not name.startswith("."):  # .DS_Store and the like are everywhere
-                self._left_out[_OTHER].append(os.path.splitext(name)[1] or file.name)  # noqa: PTH122 suffix drops "x."
+            if not name.startswith("."):  # .DS_Store and similar files are everywhere
+                self._left_out[_OTHER].append(os.path.splitext(name)[1] or file.name)  # noqa: PTH122 - suffix drops "x."
             return False
         kind = _HIDDEN if name.startswith(".") else _OWN if name.endswith(_OWN_SUFFIXES) else None
         if kind is not None:
@@ -219,15 +223,15 @@ class _Search:
         return kind is None
 
     def _is_matched(self, match: Path, *, every_depth: bool) -> bool:
-        if os.path.isdir(match):  # noqa: PTH112 see above
-            kind = _LINKED if os.path.islink(match) else _MATCHED  # noqa: PTH114 see above
-            if not every_depth:  # where what it holds matches too
+        if os.path.isdir(match):  # noqa: PTH112 - see above
+            kind = _LINKED if os.path.islink(match) else _MATCHED  # noqa: PTH114 - see above
+            if not every_depth:  # with **, its content matches too
                 self._left_out[kind].append(str(match))
             return False
         if match.name.lower().endswith(_OWN_SUFFIXES):
             self._left_out[_OWN].append(str(match))
             return False
-        return True  # also a link that leads nowhere, which fails by itself, later
+        return True  # also a broken link, which fails later
 
 
 def _shortened(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The standard streams: what a terminal may be told, and what becomes of a stream that takes no more."""
+"""The standard streams: printable text, and streams that cannot be written to."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 class UnwritableError(OSError):
-    """The standard output takes no more; what is written to it from now on is dropped."""
+    """Standard output cannot be written to; further output is dropped."""
 
 
 def say(text: str) -> None:
     """Write one line of results to stdout.
 
     Raises:
-        BrokenPipeError: Its reader has gone.
-        UnwritableError: It takes no more.
+        BrokenPipeError: It was closed by its reader.
+        UnwritableError: It cannot be written to.
     """
     with _written():
         _line(sys.stdout, text)
@@ -31,8 +31,8 @@ def put(data: bytes) -> None:
     """Write a file to stdout.
 
     Raises:
-        BrokenPipeError: Its reader has gone.
-        UnwritableError: It takes no more.
+        BrokenPipeError: It was closed by its reader.
+        UnwritableError: It cannot be written to.
     """
     with _written():
         sys.stdout.buffer.write(data)
@@ -44,42 +44,42 @@ def _written() -> Generator[None]:
     try:
         yield
     except BrokenPipeError:
-        let_go(sys.stdout)
+        discard(sys.stdout)
         raise
     except OSError as error:
-        let_go(sys.stdout)
-        raise UnwritableError(f"cannot write to the standard output: {error.strerror}") from error
+        discard(sys.stdout)
+        raise UnwritableError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def notice(text: str) -> None:
-    """Write one line about the command itself to stderr, where that can be written to."""
+    """Write one line about the command itself to stderr, if possible."""
     try:
         _line(sys.stderr, f"deeplab: {one_line(text)}")
     except OSError:
-        let_go(sys.stderr)
+        discard(sys.stderr)
 
 
 def warn_untrained(model: str) -> None:
-    """Say on stderr that masks mean nothing."""
+    """Warn on stderr that masks are noise."""
     notice(f"UNTRAINED WEIGHTS: the masks of {model} are noise, not segmentations")
 
 
-def let_go(stream: TextIO) -> None:
-    """Drop what a stream still holds and what is written to it later: Python would try again at its end, and fail."""
-    with contextlib.suppress(OSError):  # it may be no file
+def discard(stream: TextIO) -> None:
+    """Discard pending and further output of a stream, because Python would write it at exit, and fail."""
+    with contextlib.suppress(OSError):  # it may not be a file
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
 def clean(path: Path) -> str:
-    """Return a path fit for a terminal, whatever is in its name."""
+    """Return a path as printable text."""
     text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def one_line(text: str) -> str:
-    """Return what a server says on one line, without what a terminal would obey."""
+    """Return a text on one line, without control characters."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 

@@ -1,4 +1,4 @@
-"""The page to drop a picture on; only `blocks` imports Gradio, which the extra `page` brings."""
+"""The web page; only `blocks` imports Gradio, which the extra `page` installs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from deeplab_client import SegmentationClient
 
-# Set before Gradio is loaded: nothing is told to anybody, and nothing is asked of Hugging Face.
+# Set before Gradio is loaded: no usage data, and no requests to Hugging Face.
 _SILENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 _TITLE = "Segment a picture"
@@ -31,25 +31,25 @@ def run(
     port: int,
     ready: Callable[[str], None],
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM; what it keeps is in memory and in a folder that is then removed.
+    """Serve the page until Ctrl-C or SIGTERM; its data is in memory and in a temporary folder.
 
     Args:
-        client: Asked for models and masks.
-        model: The one that is chosen at first, where the server has it.
-        examples: Pictures to choose from.
-        host: Address to listen at.
-        port: Port to listen at; 0 for a free one.
+        client: The client for models and masks.
+        model: The model that is selected at first, if the server has it.
+        examples: Pictures to offer.
+        host: Address to listen on.
+        port: Port to listen on; 0 for a free one.
         ready: Called with the URL of the page.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
         ModuleNotFoundError: Gradio is not installed.
-        OSError: The port is taken.
+        OSError: The port is in use.
     """
     with tempfile.TemporaryDirectory(prefix="deeplab-page-") as folder:
         os.environ.update(_SILENT, GRADIO_TEMP_DIR=folder)
         try:
-            from deeplab_client._page import blocks  # noqa: PLC0415 - it takes seconds, and is of an extra
+            from deeplab_client._page import blocks  # noqa: PLC0415 - an extra that takes seconds to load
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise

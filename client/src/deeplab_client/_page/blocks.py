@@ -1,4 +1,4 @@
-"""The page itself: Gradio's components, and what happens when one of them changes."""
+"""The page itself: Gradio's components and their event handlers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from deeplab_client import SegmentationClient
     from deeplab_client._page.view import Answer
 
-_KEPT_SECONDS = 3600  # files, and the result of a tab, from when they were made
-_KEPT_TABS = 32  # whose results are kept; of more, the oldest have to send their picture again
+_KEPT_SECONDS = 3600  # for files, and for the result of a tab
+_KEPT_TABS = 32  # tabs with a kept result; with more tabs, the oldest must send their picture again
 _LARGEST_FILE = "64mb"
-_WAITING, _AT_A_TIME = 32, 4  # requests of all tabs
+_WAITING, _AT_A_TIME = 32, 4  # requests of all tabs together
 
 _DOWNLOADS = ("Overlay (PNG)", "Class ids (PNG)", "Details (JSON)")
 
@@ -39,11 +39,11 @@ table.classes :is(tr, th, td) { border: 0 !important; border-bottom: 1px solid v
 
 
 class Page:
-    """What happens on the page: Gradio calls the methods, and shows in its components what they return.
+    """The event handlers of the page: Gradio calls them and shows their results in its components.
 
     Args:
-        client: Asked for models and masks.
-        model: The one that is chosen at first, where the server has it.
+        client: The client for models and masks.
+        model: The model that is selected at first, if the server has it.
     """
 
     def __init__(self, client: SegmentationClient, *, model: str) -> None:
@@ -51,20 +51,22 @@ class Page:
         self._model = model
 
     def models(self, chosen: str | None) -> tuple[Any, Any]:
-        """Return the models to choose from where none is chosen yet, and what is wrong with the server."""
+        """Return the models to choose from, unless one is chosen, and a notice about the server."""
         if chosen is not None:
             return gr.skip(), gr.skip()
         try:
             names = [model.name for model in self._client.models() if model.confidence]
         except SegmentationError as error:
-            return gr.skip(), _notice(f"The server does not name its models: {error}")
+            return gr.skip(), _notice(f"The models of the server cannot be listed: {error}")
         if not names:
-            return gr.skip(), _notice("The server has no model that segments pictures with confidence: build it again.")
+            return gr.skip(), _notice(
+                "The server has no segmentation model with confidence: build the model repository again."
+            )
         return gr.Dropdown(choices=names, value=self._model if self._model in names else names[0]), _notice("")
 
     def segment(self, path: str | None, model: str | None) -> tuple[Answer | None, Any]:
-        """Send a picture; return the result to keep, or what is wrong."""
-        if model is None:  # and the notice says why
+        """Send a picture; return the result to keep, or a notice about the failure."""
+        if model is None:  # the notice states why
             return None, gr.skip()
         try:
             return None if path is None else view.ask(self._client, path, model), _notice("")
@@ -72,7 +74,7 @@ class Page:
             return None, _notice(f"The picture was not segmented: {error}")
 
     def show(self, answer: Answer | None, threshold: float, opacity: float) -> tuple[Any, ...]:
-        """Return the picture, the details and their parts; the downloads are made after that."""
+        """Return the picture, the details and their parts; downloads follow later."""
         if answer is None:
             return (
                 None,
@@ -88,7 +90,7 @@ class Page:
             gr.AnnotatedImage(picture, color_map=view.colors(result)),
             gr.Column(visible=True),
             view.caption(result),
-            gr.Slider(interactive=result.background),  # without one, there is nothing that uncertain pixels could be
+            gr.Slider(interactive=result.background),  # the threshold needs a background
             view.table(result),
             *[gr.DownloadButton(interactive=False)] * len(_DOWNLOADS),
         )
@@ -105,22 +107,22 @@ class Page:
 
 
 def _path(payload: Any) -> str | None:  # noqa: ANN401 - Gradio's
-    """Return where an uploaded file is."""
+    """Return the path of an uploaded file."""
     return None if payload is None else payload.path
 
 
 def _example(path: Path) -> str:
-    """Return where Gradio serves a picture from, wherever it is."""
+    """Return the path from which Gradio serves an example."""
     return save_bytes_to_cache(path.read_bytes(), path.name, get_upload_folder())
 
 
 def _notice(problem: str) -> gr.HTML:
-    """Return what tells of a problem, or nothing of none."""
+    """Return the HTML of a notice; hidden if there is no problem."""
     return gr.HTML(view.alert(problem) if problem else "", visible=bool(problem))
 
 
 def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
-    """Return the page, with a title at its top and pictures to choose from."""
+    """Return the page with a title and example pictures."""
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(_KEPT_SECONDS // 6, _KEPT_SECONDS)) as blocks:
         answer = gr.State(time_to_live=_KEPT_SECONDS)
         gr.Markdown(f"# {title}")
@@ -130,8 +132,8 @@ def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
                 picture = gr.Image(
                     label="Picture", sources=["upload", "webcam", "clipboard"], height=320, buttons=["fullscreen"]
                 )
-                # Gradio's own decodes the file, and refuses some that the server takes. A subclass would do, but Gradio
-                # writes a stub beside the module of each.
+                # Gradio's preprocess decodes the file, and refuses some that the server accepts. A subclass would work
+                # too, but Gradio writes a stub file beside its module.
                 picture.preprocess = _path
                 with gr.Row(visible=bool(examples)):
                     for path in examples:
@@ -146,7 +148,12 @@ def build(page: Page, *, title: str, examples: Sequence[Path]) -> gr.Blocks:
                     caption = gr.HTML(padding=False)
                     with gr.Group():
                         threshold = gr.Slider(
-                            0, 1, 0, step=0.01, label="Confidence threshold", info="Less certain pixels are left out."
+                            0,
+                            1,
+                            0,
+                            step=0.01,
+                            label="Confidence threshold",
+                            info="Less certain pixels become background.",
                         )
                         opacity = gr.Slider(0, 1, 0.5, step=0.01, label="Opacity")
                     table = gr.HTML(padding=False)
@@ -175,7 +182,7 @@ def serve(blocks: gr.Blocks, *, host: str, port: int) -> str:
     """Start to serve the page; return its URL.
 
     Raises:
-        OSError: The port is taken.
+        OSError: The port is in use.
     """
     _, url, _ = blocks.launch(
         server_name=host,

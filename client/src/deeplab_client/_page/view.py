@@ -1,4 +1,4 @@
-"""What the page shows of a result, and the files that it offers."""
+"""The parts of the page that show a result, and its downloads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from deeplab_client import Segmentation, SegmentationClient
 
-_LONGEST_PREVIEW = 1280  # pixels of a side: Gradio makes one picture of this size for each class
+_LONGEST_PREVIEW = 1280  # pixels of a side; Gradio creates one picture of this size for each class
 _UNTRAINED = "UNTRAINED WEIGHTS: the colors are noise, not a segmentation."
 
 
@@ -28,13 +28,13 @@ _UNTRAINED = "UNTRAINED WEIGHTS: the colors are noise, not a segmentation."
 class Answer:
     """A picture and its result, which the page keeps for one browser tab until the next picture.
 
-    Threshold and opacity are applied to it, so that changing them sends nothing to the server.
+    Threshold and opacity are applied to it, so changing them sends nothing to the server.
 
     Attributes:
         name: The picture's file name.
-        picture: The encoded picture, as it was sent.
-        preview: The picture upright, at most 1280 pixels wide and high.
-        result: With the confidence of each pixel.
+        picture: The encoded picture that was sent.
+        preview: The picture, upright, at most 1280 pixels wide and high.
+        result: The result, with a confidence.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Answer:
     result: Segmentation
 
     def at_least(self, threshold: float) -> Segmentation:
-        """Return the result with less certain pixels as background, where the model has one."""
+        """Return the result with less certain pixels set to background, if the model has one."""
         return self.result.at_least(threshold) if self.result.background else self.result
 
 
@@ -51,7 +51,7 @@ def ask(client: SegmentationClient, path: str, model: str) -> Answer:
     """Segment a picture.
 
     Raises:
-        SegmentationError: It is refused, or the server does not answer.
+        SegmentationError: The request failed.
     """
     picture = Path(path).read_bytes()
     result = client.segment(picture, model=model, confidence=True)
@@ -61,10 +61,10 @@ def ask(client: SegmentationClient, path: str, model: str) -> Answer:
 
 
 def layers(result: Segmentation, size: tuple[int, int], opacity: float) -> list[tuple[NDArray[np.float64], str]]:
-    """Return how opaque each present class is in each pixel of a preview, and its name; the background is left out.
+    """Return the opacity of each present class in each pixel, and its name, without the background.
 
     Args:
-        result: What is shown.
+        result: The result to show.
         size: Width and height of the preview.
         opacity: 0 to 1.
     """
@@ -81,7 +81,7 @@ def colors(result: Segmentation) -> dict[str, str]:
 
 
 def table(result: Segmentation) -> str:
-    """Return HTML that lists the present classes with their share and pixels, most first."""
+    """Return an HTML table of the present classes with their share and pixels, largest first."""
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{share:.1%}</td><td>{result.pixel_counts[name]:,}</td></tr>"
         for name, share in result.fractions.items()
@@ -93,16 +93,16 @@ def table(result: Segmentation) -> str:
 
 
 def caption(result: Segmentation) -> str:
-    """Return HTML that says what answered, in red where its weights are untrained."""
+    """Return HTML that describes the result and its model, with an alert for untrained weights."""
     height, width = result.mask.shape
-    found = result.top_class or "background only"
+    found = "background only" if result.top_class is None else f"mostly {result.top_class}"
     model = f"{result.model_name}/{result.model_version}, weights {result.weights or 'unknown'}"
-    told = f"<p>{html.escape(f'{width} x {height} pixels, most of it {found}. {model}.')}</p>"
-    return f"{alert(_UNTRAINED)}{told}" if result.untrained else told
+    text = f"<p>{html.escape(f'{width} x {height} pixels, {found}. {model}.')}</p>"
+    return f"{alert(_UNTRAINED)}{text}" if result.untrained else text
 
 
 def alert(message: str) -> str:
-    """Return HTML in red that a screen reader says at once."""
+    """Return red HTML that a screen reader announces at once."""
     return f'<p role="alert" class="alert">{html.escape(message)}</p>'
 
 
