@@ -176,7 +176,8 @@ def test_thresholds_of_panels_are_those_of_the_alerts() -> None:
 
     assert shown["Server errors"] == thresholds["DeepLabErrors"]
     assert shown["p99"] == shown["Whole pipeline, slowest replica"] == thresholds["DeepLabP99AboveObjective"]
-    assert shown["Queue time of the core model"] == shown["Mean wait by step"] == thresholds["DeepLabQueueAboveObjective"]
+    queue = thresholds["DeepLabQueueAboveObjective"]
+    assert shown["Queue time of the core model"] == shown["Mean wait by step"] == queue
     assert shown["Memory in use"] == thresholds["DeepLabGpuMemoryNearlyFull"]
     assert shown["/dev/shm in use"] == pytest.approx(1 - thresholds["DeepLabSharedMemoryNearlyFull"])  # noqa: S108 - a title
 
