@@ -216,7 +216,7 @@ def test_what_the_image_writes_to_can_be_written_to(name: str) -> None:
     variables = environment(stage_of(name))
     for variable in ("HOME", "TORCHINDUCTOR_CACHE_DIR"):
         assert lies_on(variables.get(variable, "/tmp"), writable(service))  # noqa: S108 - the container's
-    (temporary,) = [mount for mount in service["tmpfs"] if mount.startswith("/tmp:")]  # noqa: S108  the container's
+    (temporary,) = [mount for mount in service["tmpfs"] if mount.startswith("/tmp:")]  # noqa: S108 - the container's
     options = dict(option.split("=") for option in temporary.split(":")[1].split(","))
     assert bytes_of(options["size"]) == 2**30
     assert options["mode"] == "1777"
@@ -324,7 +324,7 @@ def test_every_service_is_confined(name: str) -> None:
 
 
 def test_ports_are_published_here_alone_unless_told_otherwise() -> None:
-    for variables, host in (({}, "127.0.0.1"), ({"DEEPLAB_BIND": "0.0.0.0"}, "0.0.0.0")):  # noqa: S104 as a user may
+    for variables, host in (({}, "127.0.0.1"), ({"DEEPLAB_BIND": "0.0.0.0"}, "0.0.0.0")):  # noqa: S104 - as a user may
         published = {
             (name, port["host_ip"])
             for name, service in services(*ALL, **variables).items()

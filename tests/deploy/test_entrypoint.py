@@ -57,7 +57,7 @@ def shared_memory(tmp_path: Path) -> Path:
 def script(tmp_path: Path, shared_memory: Path) -> Path:
     """The entry point, with a folder of the test's in place of /dev/shm."""
     copy = tmp_path / "entrypoint.sh"
-    copy.write_text(ENTRYPOINT.read_text().replace("/dev/shm/", f"{shared_memory}/"))  # noqa: S108 what it replaces
+    copy.write_text(ENTRYPOINT.read_text().replace("/dev/shm/", f"{shared_memory}/"))  # noqa: S108 - what it replaces
     copy.chmod(0o755)
     return copy
 

@@ -180,7 +180,7 @@ def test_the_models_are_fixed(container: Container) -> None:
 def test_administration_is_closed(container: Container, method: str, path: str) -> None:
     request = urllib.request.Request(f"http://127.0.0.1:{container.http}{path}", method=method)
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request)  # noqa: S310 our own server
+        urllib.request.urlopen(request)  # noqa: S310 - our own server
     with refused.value:
         assert refused.value.code == 403
 

@@ -163,7 +163,7 @@ def test_pip_finds_its_cache_where_it_is_mounted_and_leaves_none_in_a_layer(stag
         home = environment(stage, before=line).get("HOME", "/root")
         assert f"--mount=type=cache,target={home}/.cache/pip " in line
     # Nobody's home that is writable comes with the base.
-    assert environment(stage)["HOME"] == "/tmp"  # noqa: S108  the container's
+    assert environment(stage)["HOME"] == "/tmp"  # noqa: S108 - the container's
 
 
 @pytest.mark.parametrize("stage", ["client", "triton"])
@@ -213,7 +213,7 @@ def test_every_file_that_a_deployment_names_is_in_the_image() -> None:
     assert missing == set()
 
 
-def containers(found: Any) -> list[dict[str, Any]]:  # noqa: ANN401  YAML
+def containers(found: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - YAML
     """Return whatever has an image, anywhere in an object."""
     if isinstance(found, list):
         return [each for item in found for each in containers(item)]

@@ -11,7 +11,7 @@ from load_tests.options import Options, add_arguments, options_from
 class Parser(argparse.ArgumentParser):
     """Locust's parser takes two settings more."""
 
-    def add_argument(self, *flags: str, **settings: Any) -> argparse.Action:  # noqa: ANN401 argparse's own
+    def add_argument(self, *flags: str, **settings: Any) -> argparse.Action:  # noqa: ANN401 - argparse's own
         self.variables = [*getattr(self, "variables", []), settings.pop("env_var", "")]
         settings.pop("include_in_web_ui", None)
         return super().add_argument(*flags, **settings)

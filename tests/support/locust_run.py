@@ -100,7 +100,7 @@ class Masks(GrpcServer):
         del peer
         return 0
 
-    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 - Triton's name, untyped
         image = request.raw_input_contents[0][4:]
         shown = ImageOps.exif_transpose(Image.open(io.BytesIO(image)))
         with self._one:
