@@ -54,15 +54,12 @@ def measured(servers: Sequence[RunningServer], rate: float, *, seconds: int, fil
     """
     # A run with failures is no measurement. The percentiles are compared below, so they need no objectives.
     (objectives := file.with_suffix(".toml")).write_text("error_share = 0.0\nwrong_replies = 0\n", encoding="utf-8")
-    command = headless.command(
+    command = [
+        *headless.command(users=USERS, seconds=seconds, objectives=objectives, reports=file.with_suffix("")),
         *("--host", f"grpc://{servers[0].grpc_url}", "--variants", "resnet50", "--kinds", "thumbnail=1"),
         *("--loop", "open", "--rate", f"{rate / USERS:.4f}"),
         *(("--second-host", f"grpc://{servers[1].grpc_url}") if len(servers) > 1 else ()),
-        users=USERS,
-        seconds=seconds,
-        objectives=objectives,
-        reports=file.with_suffix(""),
-    )
+    ]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own command
     return summary.load(file)
 

@@ -8,11 +8,10 @@ from pathlib import Path
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
 
-def command(*options: str, users: int, seconds: int, objectives: Path, reports: Path) -> list[str]:
-    """Return the command of a run that writes `reports` with the suffixes .html and .json.
+def command(*, users: int, seconds: int, objectives: Path, reports: Path) -> list[str]:
+    """Return the command of a run, without --host, that writes `reports` with the suffixes .html and .json.
 
     Args:
-        options: More options of Locust, such as --host and --variants.
         users: Number of users; all start at once.
         seconds: Duration of the run.
         objectives: TOML file.
@@ -23,5 +22,5 @@ def command(*options: str, users: int, seconds: int, objectives: Path, reports: 
         *("--users", str(users), "--spawn-rate", str(users), "--run-time", f"{seconds}s"),
         *("--objectives", str(objectives)),
         *("--html", f"{reports}.html", "--summary", f"{reports}.json"),
-        *("--only-summary", "--loglevel", "WARNING", *options),
+        *("--only-summary", "--loglevel", "WARNING"),
     ]

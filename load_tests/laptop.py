@@ -44,14 +44,11 @@ _SHARE_OF_CAPACITY = 0.6
 
 def locust(name: str, server: RunningServer, variant: str, output: Path, *options: str, seconds: int) -> int:
     """Run Locust with half of its users on each protocol; return its exit code."""
-    command = headless.command(
+    command = [
+        *headless.command(users=_USERS, seconds=seconds, objectives=OBJECTIVES, reports=output / name),
         *("--host", f"grpc://{server.grpc_url}", "--second-host", f"http://{server.http_url}"),
         *("--variants", variant, "--timeout", "60", *options),
-        users=_USERS,
-        seconds=seconds,
-        objectives=OBJECTIVES,
-        reports=output / name,
-    )
+    ]
     print(f"{name} loop: {_USERS} users for {seconds} s", flush=True)  # noqa: T201 - output of a command
     process = subprocess.Popen(command)  # noqa: S603
     try:

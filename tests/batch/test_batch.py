@@ -37,8 +37,8 @@ pytestmark = [pytest.mark.batch, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-batch" / "bin" / "python"
-SUFFIXES = (".png", ".jpg", ".JPEG", ".webp", ".tif", ".heic")  # what a file holds is the server's to find out
-# pyarrow is in the job's environment alone.
+SUFFIXES = (".png", ".jpg", ".JPEG", ".webp", ".tif", ".heic")  # the server detects the format, not the suffix
+# pyarrow is only in the environment of the job.
 HEAD = """
 import base64, json, sys
 import pyarrow.dataset
@@ -58,7 +58,7 @@ json.dump(rows, sys.stdout, default=lambda value: base64.b85encode(value).decode
 
 @dataclass(frozen=True)
 class Place:
-    """Where pictures and results lie: a folder, or a bucket of an S3 server.
+    """The place of pictures and results: a folder, or a bucket of an S3 server.
 
     Attributes:
         uri: For the job.
@@ -82,14 +82,14 @@ class Place:
             (self.path / name).write_bytes(content)
 
     def files(self, folder: str) -> dict[str, str]:
-        """Return the names in a folder, with what changes when a file is written anew."""
+        """Return the names in a folder, each with a value that changes when the file is written again."""
         if self.path is None:
             return json.loads(python(self, LIST, folder))
         return {path.name: f"{path.stat().st_ino} {path.stat().st_mtime_ns}" for path in self.path.glob(f"{folder}/*")}
 
 
 def python(place: Place, code: str, folder: str) -> str:
-    """Return what code of the job's environment prints about a folder of a place."""
+    """Return the output of code in the job's environment about a folder of a place."""
     command = [PYTHON, "-c", HEAD + code, place.uri, folder]
     variables = os.environ | place.variables
     return subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
@@ -164,7 +164,7 @@ def map_workers(ancestor: psutil.Process) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def cluster(bucket: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Ray whose workers, as those of pods, have their environment from it and not from the job."""
+    """A Ray whose workers get their environment from it and not from the job, like those in pods."""
     log = tmp_path_factory.mktemp("ray") / "ray.log"
     port = next(free_ports("127.0.0.1", set()))
     shared = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -174,7 +174,7 @@ def cluster(bucket: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "num-cpus": 2,
         "object-store-memory": 200_000_000,
         "include-dashboard": False,
-        # Any free ports: Ray refuses a port of its own that lies in the default range of its workers.
+        # Any free ports, because Ray rejects a port in the default range of its workers.
         "min-worker-port": 0,
         "max-worker-port": 0,
     }
@@ -196,12 +196,12 @@ def cluster(bucket: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         wait_until(lambda: ended() or "Ray runtime started" in log.read_text(), what="Ray", seconds=120)
         return not ended()
 
-    tries = (start() for _ in range(4))  # Ray's processes have 15 s to come up, which a busy machine passes
+    tries = (start() for _ in range(4))  # Ray's processes have 15 s to start, which a busy machine can exceed
     process = next(filter(runs, tries), None)
     assert process, log.read_text()
     head = psutil.Process(process.pid)
     yield Cluster(shared | {"RAY_ADDRESS": f"127.0.0.1:{port}"}, head)
-    for each in [*head.children(recursive=True), head]:  # SIGTERM would have it wait 30 s for nothing
+    for each in [*head.children(recursive=True), head]:  # after SIGTERM, Ray would wait 30 s without need
         with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
     process.wait()
@@ -209,7 +209,7 @@ def cluster(bucket: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of one color; a number has a color and a size that no other has."""
+    """Return a picture of one color; each number has its own color and size."""
 
     number: int
 
@@ -261,7 +261,7 @@ class Run:
         """Kill the job alone, as the kernel would, and wait until its workers, which notice, have ended."""
         job = psutil.Process(self.process.pid)
         workers = map_workers(self._cluster.process if self._cluster else job)
-        family = job.children(recursive=True)  # Ray's agents live on for about a minute, and send nothing
+        family = job.children(recursive=True)  # Ray's agents continue for about a minute, but send nothing
         self.process.kill()
         self.process.communicate()
         try:

@@ -54,6 +54,6 @@ def _started(project: ComposeProject) -> ComposeProject:
 
 @pytest.fixture
 def served(_started: ComposeProject) -> ComposeProject:
-    """The project with a server that is ready, whatever the test before has done to it."""
+    """The project with a ready server, independent of the previous test."""
     _started.wait_healthy()
     return _started

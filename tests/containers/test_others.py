@@ -1,4 +1,4 @@
-"""What runs beside Compose's server, and the images under a user that nobody knows."""
+"""The other services of Compose, and the images under a user without a passwd entry."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_prometheus_scrapes_the_server(served: ComposeProject) -> None:
 
 @pytest.fixture(scope="module")
 def unknown(project: ComposeProject) -> Iterator[str]:
-    """A container under a user without passwd entry and a quota of 1.5 cores, which builds models and serves them."""
+    """A container that builds models and serves them, with a user without a passwd entry and a quota of 1.5 cores."""
     script = (
         "python3 build_models.py --weights none --variant resnet50 --no-direct --set preprocess.resize_size=65 "
         "--model-repository /tmp/models && exec /opt/nvidia/nvidia_entrypoint.sh deploy/entrypoint.sh"
@@ -68,7 +68,7 @@ def unknown(project: ComposeProject) -> Iterator[str]:
 
 
 def ask(project: ComposeProject, server: str, *command: str) -> str:
-    """Return what a command of the client's image prints, beside a server and under the same user."""
+    """Return the output of a command of the client's image, beside a server and under the same user."""
     return project.engine.docker(
         *("run", "--rm", "--network", f"container:{server}", "--volume", f"{project.objectives}:/objectives.toml:ro"),
         *(*CONFINED, "deeplab-client:0.1.0", *command),

@@ -1,4 +1,4 @@
-"""The server's container as Compose starts it: what it may do, what it answers, what it survives.
+"""The server's container as Compose starts it: its permissions, its answers and its recovery.
 
 Triton is the wheel's 2.51 in a stand-in for NVIDIA's image: tests/support/standin_images.py.
 """
@@ -44,7 +44,7 @@ def masks(project: ComposeProject) -> list[npt.NDArray[np.uint8]]:
 
 
 class Load:
-    """Threads that send pictures until the context ends, and what came back.
+    """Threads that send pictures until the context ends, and their results.
 
     Args:
         project: whose server is asked.
@@ -178,7 +178,7 @@ def test_a_stop_under_load_loses_nothing(served: ComposeProject) -> None:
 
 
 def test_a_pause_under_load_gives_no_wrong_mask(served: ComposeProject) -> None:
-    """Docker tells nobody of it; 2.51 may die of it, and is then started again."""
+    """Docker does not report it. 2.51 may die of it, and is then restarted."""
     with Load(served) as load:
         load.wait_for_more()
         served("pause", "triton-cpu")

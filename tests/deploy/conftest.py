@@ -1,4 +1,4 @@
-"""What the load tests share."""
+"""Fixtures of the tests of the load tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""deploy/alive.sh against servers that say of each model what the test wants."""
+"""deploy/alive.sh against servers with configured answers for each model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEAD = '{"error":"Stub process \'postprocess_0_0\' is not healthy."}'
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers 200, unless told otherwise of a path."""
+    """Answers 200, except for configured paths."""
 
     def __init__(self, answers: dict[str, tuple[int, str]]) -> None:
         self.answers = answers
@@ -49,7 +49,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body.encode())
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  http.server's
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's
         pass
 
 
@@ -69,7 +69,7 @@ def alive(
     port: int, *arguments: str, tmp_path: Path, repository: Path | str = REPOSITORY, command: str | Path = ALIVE
 ) -> subprocess.CompletedProcess[str]:
     environment = on_path(tmp_path) | {"DEEPLAB_MODEL_REPOSITORY": str(repository), "DEEPLAB_HTTP_PORT": str(port)}
-    # A proxy is for the world outside.
+    # A proxy must not be used for the local server.
     environment |= {"http_proxy": "http://127.0.0.1:9", "all_proxy": "http://127.0.0.1:9"}
     shell = ["/bin/sh", "-c", command] if isinstance(command, str) else [command]
     return subprocess.run(
@@ -91,7 +91,7 @@ def test_the_server_and_every_model_but_the_ensembles_are_asked(tmp_path: Path) 
 
 
 def test_what_a_base_image_has_each_bash_do_first_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NVIDIA's asks the driver, which takes seconds of a probe's few."""
+    """NVIDIA's BASH_ENV queries the driver, which takes most of the few seconds of a probe."""
     (tmp_path / "bashrc").write_text("exit 9\n")
     monkeypatch.setenv("BASH_ENV", str(tmp_path / "bashrc"))
     with serving({}) as server:

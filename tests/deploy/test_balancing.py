@@ -1,4 +1,4 @@
-"""Two servers behind Envoy, behind a balancer of connections, and under one name: shares, draining, dying."""
+"""Two servers behind Envoy, behind a connection balancer, and under one name: load shares, draining, failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.deploy, pytest.mark.stack]
 
-# Short, so that a few seconds see many lifetimes of a connection; a deployment has half a minute or so.
+# Short, so that a few seconds contain many lifetimes of a connection; a deployment uses about half a minute.
 AGE_MILLISECONDS = 150
 REQUESTS = 1200
 THREADS = 4
@@ -43,7 +43,7 @@ ENTRANCES = ("envoy grpc", "envoy http", "connections", "name")
 
 
 class Stack:
-    """The servers with all that stands before them.
+    """The servers and everything in front of them.
 
     Attributes:
         pods: The servers.
@@ -59,11 +59,11 @@ class Stack:
         return set[str]().union(*(self.envoy.servers(cluster) for cluster in CLUSTERS))
 
     def is_whole(self) -> bool:
-        """Tell whether Envoy sends to both servers whatever comes."""
+        """Return whether Envoy sends both kinds of requests to both servers."""
         return all(self.envoy.servers(cluster) == set(ADDRESSES) for cluster in CLUSTERS)
 
     def await_no_connection(self, address: str) -> None:
-        """Return when the age has ended a server's last connection, and nobody has come anew for a while.
+        """Wait until the maximum age has ended a server's last connection, and there is no new one for a while.
 
         Envoy tells its workers of a server's end up to a second later. In a deployment all this is in preStop.
         """
@@ -78,14 +78,14 @@ class Stack:
         wait_until(is_left_alone, what="nobody is connected to the server")
 
     def target(self) -> str:
-        """Return gRPC's name for both servers, as a headless Service has one."""
+        """Return a gRPC name of both servers, like that of a headless Service."""
         return f"dns://127.0.0.1:{self.pods.names.port}/triton.test:{self.pods.grpc}"
 
     @contextlib.contextmanager
     def client(
         self, entrance: str, *, retries: int, hook: list[RetryAttempt] | None = None
     ) -> Generator[SegmentationClient]:
-        """Yield a client that goes in by an entrance."""
+        """Yield a client that uses an entrance."""
         url = {
             "envoy grpc": f"grpc://{self.envoy.urls['grpc']}",
             "envoy http": f"http://{self.envoy.urls['http']}",
@@ -100,7 +100,7 @@ class Stack:
                 def at_our_name_server(_: object) -> str:
                     return target
 
-                # The system's resolver cannot be told of a name here; gRPC takes a name server in the target.
+                # A name cannot be added to the system's resolver here, but gRPC accepts a name server in the target.
                 patch.setattr(_grpc_messages, "target_of", at_our_name_server)
             with SegmentationClient(url, model=MODEL, retries=retries, on_retry=on_retry, timeout=60) as client:
                 client.segment(toy.picture(0).ppm())  # it connects while its target is ours
@@ -109,12 +109,12 @@ class Stack:
 
 
 def photograph(number: int) -> toy.Picture:
-    """Return a picture of 1.5 MB, more than Envoy by itself would keep for sending it again."""
+    """Return a picture of 1.5 MB, which is more than Envoy buffers for retries by default."""
     return toy.Picture(number % 21, 700 + number % 25, 700 + number % 40)
 
 
 class Load:
-    """Requests without end from some threads of one client, every reply checked.
+    """Continuous requests from some threads of one client, which check every reply.
 
     Attributes:
         right: Replies that are right.
@@ -137,7 +137,7 @@ class Load:
         self._lock = threading.Lock()
 
     def run(self, client: SegmentationClient, *, at_most: int | None = None) -> None:
-        """Send until told to end, or until so many are sent by all threads."""
+        """Send until stopped, or until all threads together have sent a number of requests."""
         while not self._enough.is_set():
             number = next(self._numbers)
             if at_most is not None and number >= at_most:
@@ -155,20 +155,20 @@ class Load:
                 self.wrong.append(picture)
 
     def await_right(self, count: int) -> None:
-        """Return after that many more right masks."""
+        """Wait for this number of further correct masks."""
         goal = self.right + count
         wait_until(lambda: self.right >= goal, what=f"{count} right masks", seconds=120)
 
     def end(self) -> None:
-        """Tell the threads to end."""
+        """Stop the threads."""
         self._enough.set()
 
 
 @contextlib.contextmanager
 def loaded(stack: Stack, *, retries: int) -> Generator[dict[str, Load]]:
-    """Yield the load that goes in by all entrances at once; it ends with the block."""
-    # Without retries no large pictures: a server that ends connections at so short an age may reset one, also Envoy's,
-    # on which a large request has begun to arrive or a large answer has not arrived. The client would send that again.
+    """Yield the loads of all entrances at once; they end with the block."""
+    # Without retries, no large pictures: with such a short maximum age, a server may reset a connection, also Envoy's,
+    # in the middle of a large request or answer. The client would retry that.
     large = retries > 0
     loads = {entrance: Load(photographs=large and entrance.startswith("envoy")) for entrance in ENTRANCES}
     with contextlib.ExitStack() as clients, ThreadPoolExecutor(2 * len(loads)) as pool:
@@ -203,7 +203,7 @@ def stack(toy_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def whole(stack: Stack) -> Stack:
-    """Both servers run and are warm, for Envoy sends fewer requests to a slow one, and Envoy knows of both."""
+    """Wait until Envoy knows both servers and both are warm, because Envoy sends fewer requests to a slow one."""
     stack.pods.start()
     for address in ADDRESSES:
         with SegmentationClient(f"grpc://{address}:{stack.pods.grpc}", model=MODEL, timeout=30) as client:
@@ -212,7 +212,7 @@ def whole(stack: Stack) -> Stack:
                 client.segment(toy.picture(number).ppm())
         stack.pods.shares(before, WARM_UP)
     wait_until(stack.is_whole, what="Envoy has both servers")
-    for entrance in ("envoy grpc", "envoy http"):  # it tells its workers up to a second later
+    for entrance in ("envoy grpc", "envoy http"):  # its workers get the change up to a second later
         before = stack.pods.answered()
         with stack.client(entrance, retries=0) as client:
 
@@ -271,9 +271,9 @@ def test_a_picture_above_envoys_limit_is_refused_once_as_a_picture(whole: Stack)
 
 
 def test_a_server_is_drained_and_stopped_under_load_and_no_request_fails(whole: Stack) -> None:
-    """As in Kubernetes: the name loses the pod, preStop waits until everybody knows, then SIGTERM."""
+    """As in Kubernetes: the name loses the pod, preStop waits until all callers know, then SIGTERM."""
     leaving = ADDRESSES[1]
-    with loaded(whole, retries=0) as loads:  # nothing that fails is hidden
+    with loaded(whole, retries=0) as loads:  # so that no failure is hidden
         whole.pods.names.addresses = ADDRESSES[:1]
         wait_until(lambda: whole.known() == set(ADDRESSES[:1]), what="Envoy has dropped the server")
         whole.await_no_connection(leaving)
@@ -288,12 +288,12 @@ def test_a_server_is_killed_under_load_and_requests_are_only_retried(whole: Stac
     doomed = ADDRESSES[1]
     retries = "cluster.triton_(grpc|http).upstream_rq_retry"
     before = whole.envoy.counters(retries)
-    # A balancer of connections goes on handing the dead server its share of them until the name loses it.
+    # A connection balancer continues to give the dead server its share of connections until the name loses it.
     with loaded(whole, retries=12) as loads:
         server = whole.pods.running.pop(doomed)
         server.triton.kill()
         assert server.wait() == 128 + signal.SIGKILL
-        for entrance in ("envoy grpc", "envoy http", "name"):  # which have to find out by themselves
+        for entrance in ("envoy grpc", "envoy http", "name"):  # these must detect it themselves
             loads[entrance].await_right(20)
         whole.pods.names.addresses = ADDRESSES[:1]
     server.kill()
@@ -301,7 +301,7 @@ def test_a_server_is_killed_under_load_and_requests_are_only_retried(whole: Stac
         print(f"{entrance}: {len(load.retried)} retries of the client, {load.right} right")  # noqa: T201 - for the docs
         assert (load.wrong, load.errors) == ([], []), entrance
     assert loads["connections"].retried or loads["name"].retried
-    # Envoy had sent them again by itself, but for answers that had begun; where it gives up it speaks of its upstream.
+    # Envoy retried them itself, except answers that had begun. If it gives up, its message mentions the upstream.
     retried = [str(attempt.error) for entrance in ENTRANCES[:2] for attempt in loads[entrance].retried]
     assert not [error for error in retried if "upstream" in error]
     print(f"retries of Envoy: {whole.envoy.counters(retries) - before}")  # noqa: T201 - for the docs

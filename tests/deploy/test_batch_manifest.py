@@ -1,4 +1,4 @@
-"""The manifest and the image of the Ray job. KubeRay's types are not among the tests' packages: its pods are."""
+"""The manifest and the image of the Ray job. Only its pods are validated, because KubeRay's schema is not here."""
 
 from __future__ import annotations
 

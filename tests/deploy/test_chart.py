@@ -1,4 +1,4 @@
-"""The chart's objects: valid on every Kubernetes that it admits, and in agreement with each other.
+"""The chart's objects: valid on every supported Kubernetes, and consistent with each other.
 
 Rendered only, no cluster was asked. kubernetes_validate knows the fields of built-in objects and cloudcoil those of the
 operators'. What neither knows is asserted here: names that must be found elsewhere, quantities, arithmetic.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.deploy
 
-# A field that both know is in all versions between. Image volumes are beta from 1.33, resource claims stable from 1.34.
+# A field of both versions is in all between. Image volumes are beta since 1.33, resource claims stable since 1.34.
 OLDEST, NEWEST = "1.30", "1.37"
 SINCE = {"image volume": "1.33", "claimed gpu": "1.34"}
 OPERATORS: dict[str, Any] = {
@@ -67,7 +67,7 @@ def test_every_object_is_valid(variant: str) -> None:
     for each in objects(VARIANTS[variant]):
         if each["kind"] in OPERATORS:
             model = OPERATORS[each["kind"]].model_validate(each)
-            # What the operator's type does not know gets lost on the way there and back.
+            # Fields that the operator's type does not have are lost in the round trip.
             assert model.model_dump(mode="json", by_alias=True, exclude_unset=True) == each
         elif each["kind"] not in ROUTES:
             for version in (SINCE.get(variant, OLDEST), NEWEST):
@@ -133,7 +133,7 @@ def test_selectors_find_exactly_their_own_pods(values: Object) -> None:
             case "Deployment":
                 selector = spec["selector"]["matchLabels"]
                 assert matches(selector, spec["template"]["metadata"]["labels"])
-                # It can never change: no version, no value of the user's.
+                # A selector can never change, so it must have no version and no value of the user.
                 assert set(selector) == {f"app.kubernetes.io/{key}" for key in ("name", "instance", "component")}
             case "Service":
                 selector = spec["selector"]
@@ -233,10 +233,10 @@ def test_containers_write_only_where_they_can(values: Object) -> None:
             named |= {part.partition("=")[2] for part in container.get("args", [])}
             writable = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
             if container["name"] in {"triton", "builder", "copy-models", "segment", "locust"}:
-                assert "/tmp" in writable  # noqa: S108 the pod's
+                assert "/tmp" in writable  # noqa: S108 - the pod's
             for path in named:
                 if path.startswith("/"):
-                    # What is mounted by the user's wish may be for reading.
+                    # Volumes of the user may be read-only.
                     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
                     is_writable = any(path.startswith(f"{folder}/") for folder in writable)
                     assert is_writable or path in mounted, (container["name"], path)
@@ -244,7 +244,7 @@ def test_containers_write_only_where_they_can(values: Object) -> None:
 
 @variants
 def test_what_has_no_gpu_asks_for_none_either(values: Object) -> None:
-    """The server's image says NVIDIA_VISIBLE_DEVICES=all, which NVIDIA's runtime obeys where it is a node's default."""
+    """The image sets NVIDIA_VISIBLE_DEVICES=all, which NVIDIA's runtime follows if it is the default of a node."""
     image = server(values)["image"]
     for _, pod in pods(objects(values)):
         for container in containers(pod):

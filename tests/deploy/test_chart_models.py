@@ -1,4 +1,4 @@
-"""Where the models come from: the Job that builds them, what waits for it, and the other sources."""
+"""The source of the models: the Job that builds them, the pods that wait for it, and the other sources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.deploy
 
 
 def arguments(builder: Object) -> list[str]:
-    """Return what the Job passes to build_models.py."""
+    """Return the arguments that the Job passes to build_models.py."""
     return builder["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
@@ -48,7 +48,7 @@ def test_another_build_is_another_job_and_another_folder() -> None:
         build({"image": {"tag": "0.2.0"}}),
         build({"gpu": {"enabled": False}}),
         build({"models": {"builder": {"revision": "2"}}}),
-        # The same options, and another checkpoint under them.
+        # The same options with another checkpoint.
         build(checkpoint("one")),
         build(checkpoint("two")),
         build(checkpoint("two", sub_path="newer")),
@@ -88,7 +88,7 @@ def test_the_server_waits_for_the_build_that_it_serves() -> None:
 
 @pytest.mark.parametrize("end", ["built", "stopped"])
 def test_waiting_ends_with_the_build_or_with_the_pod(tmp_path: Path, end: str) -> None:
-    """As the container's first process a shell would sleep through SIGTERM for the whole grace period."""
+    """As the first process of the container, a shell would ignore SIGTERM for the whole grace period."""
     (waiting,) = one("Deployment")["spec"]["template"]["spec"]["initContainers"]
     shell, option, script = waiting["command"]
     command = [shell, option, script.replace("/claim/", f"{tmp_path}/").replace("sleep 5", "sleep 0.05")]
@@ -104,7 +104,7 @@ def test_waiting_ends_with_the_build_or_with_the_pod(tmp_path: Path, end: str) -
 
 @pytest.fixture
 def start_build(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Return what starts the Job's command with a shell script for build_models.py, and tmp_path for the claim."""
+    """Return a function that starts the Job's command, with a script as build_models.py and tmp_path as the claim."""
     builder = job({})["spec"]["template"]["spec"]["containers"][0]
     (tmp_path / "models").mkdir()
 
@@ -125,7 +125,7 @@ def start_build(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 def fails_for_good(code: int) -> bool:
-    """Tell what the Job makes of a pod whose builder ended with a code."""
+    """Return the action of the Job for a pod whose builder ended with an exit code."""
     rules = job({})["spec"]["podFailurePolicy"]["rules"]
     (rule,) = [rule["onExitCodes"] for rule in rules if rule["action"] == "FailJob"]
     assert (rule["containerName"], rule["operator"]) == ("builder", "In")
@@ -151,7 +151,7 @@ def test_only_a_build_that_succeeded_leaves_its_mark_and_only_hopeless_ones_end_
 def test_a_build_that_is_stopped_clears_up_and_leaves_no_mark(
     tmp_path: Path, start_build: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    """As the container's first process a shell would ignore SIGTERM, and the build be killed in the middle."""
+    """As the first process of the container, a shell would ignore SIGTERM, and the build would be killed midway."""
     script = f"trap 'kill $!; touch {tmp_path}/cleared; exit 0' TERM; sleep 60 & echo building; wait $!"
     with start_build(script) as build:
         assert build.stdout is not None
@@ -165,7 +165,7 @@ def test_a_build_that_is_stopped_clears_up_and_leaves_no_mark(
 
 
 def test_two_jobs_do_not_build_at_once(tmp_path: Path, start_build: Callable[..., subprocess.Popen[str]]) -> None:
-    """Helm makes the new Job before it deletes the old one, and two releases may share a claim."""
+    """Helm creates the new Job before it deletes the old one, and two releases may share a claim."""
     inside, go_on = tmp_path / "inside", tmp_path / "go on"
     script = f"mkdir {inside} || exit 9; echo in; until [ -e '{go_on}' ]; do sleep 0.02; done; rmdir {inside}"
     with start_build(script) as first:

@@ -1,4 +1,4 @@
-"""What the chart renders around the server: autoscalers, policies, routes, `helm test`, load test, monitoring."""
+"""The chart's objects besides the server: autoscalers, policies, routes, `helm test`, load test, monitoring."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_keda_asks_for_this_release_alone() -> None:
     spec = one("ScaledObject", VARIANTS["keda"])["spec"]
     for trigger in spec["triggers"]:
         query = trigger["metadata"]["query"]
-        assert trigger["metricType"] == "AverageValue"  # the only one that a fallback holds for
+        assert trigger["metricType"] == "AverageValue"  # the only one that supports a fallback
         assert trigger["authenticationRef"] == {"name": "prometheus"}
         assert f'namespace="{NAMESPACE}"' in query
         (pattern,) = set(re.findall(r'pod=~"([^"]+)"', query))
@@ -71,7 +71,7 @@ def test_keda_asks_for_this_release_alone() -> None:
         assert re.fullmatch(models, "core_resnet50")
         assert re.fullmatch(models, "deeplabv3_resnet50")
         assert not re.fullmatch(models, "segment_resnet50")
-    # KEDA 2.16 multiplies their whole part with the replicas of the fallback.
+    # KEDA 2.16 multiplies their integer part by the replicas of the fallback.
     assert [trigger["metadata"]["threshold"] for trigger in spec["triggers"]] == ["16", "100"]
 
 
@@ -143,14 +143,14 @@ def test_spans_get_out_to_their_receiver_alone(endpoint: str, port: int) -> None
     dns, receiver = one("NetworkPolicy", values)["spec"]["egress"]
     assert {each["port"] for each in dns["ports"]} == {53}
     assert receiver == {"to": peers, "ports": [{"port": port, "protocol": "TCP"}]}
-    # The builder has no spans, and neither has a server that does not trace.
+    # The builder sends no spans, and neither does a server without tracing.
     builder = one("NetworkPolicy", values, name=f"{NAME}-builder")
     assert builder == one("NetworkPolicy", name=f"{NAME}-builder")
     assert one("NetworkPolicy", {"server": {"tracing": tracing | {"enabled": False}}}) == one("NetworkPolicy")
 
 
 def lets_through(values: Object, source: str, target: str, port: int) -> bool:
-    """Tell whether the policies of a release let a component reach another's port, in a namespace that closes all."""
+    """Return whether a component can reach another's port under the policies of a release, if all else is blocked."""
     found = objects(values)
     components = {
         pod["metadata"]["labels"]["app.kubernetes.io/component"]: (
@@ -184,7 +184,7 @@ def test_test_and_load_test_reach_the_server_where_a_namespace_closes_all_pods()
     assert lets_through(values, "locust-worker", "locust-master", 5557)
     assert not lets_through(values, "test", "locust-master", 5557)
     assert not lets_through(values, "builder", "server", 8001)
-    # They ask for the addresses by name.
+    # They resolve the addresses by name.
     for component in ("test", "locust-master", "locust-worker"):
         dns, *_ = one("NetworkPolicy", values, name=f"{NAME}-{component}")["spec"]["egress"]
         assert {port["port"] for port in dns["ports"]} == {53}
@@ -204,7 +204,7 @@ def test_a_release_whose_name_no_service_can_have_is_refused(release: str) -> No
 def test_helm_test_asks_over_every_way_in(tmp_path: Path, fails: str, model: str) -> None:
     pod = one("Pod", {"test": {"model": model}} if model != "segment_resnet50" else {}, name=f"{NAME}-test")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
-    (container,) = pod["spec"]["containers"]  # of several, `helm test --logs` could not choose
+    (container,) = pod["spec"]["containers"]  # with several, `helm test --logs` could not choose
     command = tmp_path / "deeplab"
     command.write_text(
         '#!/bin/sh\necho "$@" with "$DEEPLAB_MODEL" at "$DEEPLAB_URL"\n'
@@ -271,7 +271,7 @@ def test_shared_memory_is_told_of_under_the_name_that_the_alert_asks_for() -> No
 
 
 def test_the_chart_has_files_and_no_links() -> None:
-    """Flux leaves symbolic links out of what it applies."""
+    """Flux does not apply symbolic links."""
     assert not [path for path in CHART.rglob("*") if path.is_symlink()]
 
 
@@ -296,11 +296,11 @@ def test_monitoring_is_what_compose_mounts() -> None:
     alerts = [each for group in one("PrometheusRule", prefixed)["spec"]["groups"] for each in group["rules"]]
     runbooks = [each["annotations"]["runbook_url"] for each in alerts if "alert" in each]
     assert all(each.startswith(f"{prefix}deploy/monitoring/README.md#deeplab") for each in runbooks)
-    # Without a prefix there is no link that leads nowhere.
+    # Without a prefix there is no link, because it would be broken.
     assert "runbook_url" not in json.dumps(rule)
     (dashboard,) = one("ConfigMap", values, name=f"{NAME}-dashboard")["data"].values()
     assert dashboard.strip() == (shared / "dashboard.json").read_text().strip()
     monitor = one("PodMonitor", values)
-    # The rules ask for job="deeplab-triton".
+    # The rules select job="deeplab-triton".
     labels = one("Deployment", values)["spec"]["template"]["metadata"]["labels"]
     assert labels[monitor["spec"]["jobLabel"]] == "deeplab-triton"

@@ -33,12 +33,12 @@ EXAMPLES = [
 ]
 
 
-# Values that choose what is rendered, and are not in it themselves.
+# Values that decide what is rendered, but do not appear there.
 CHOICES = {
     ("autoscaling", "type"),
     ("models", "source"),
     ("models", "pvc", "storageClassName"),
-    # Of a container that no file of a cluster switches on.
+    # Of a container that no values file enables.
     ("monitoring", "sharedMemoryExporter", "image", "repository"),
 }
 
@@ -68,14 +68,14 @@ def test_the_readmes_commands_name_what_there_is() -> None:
     assert len(EXAMPLES) >= 6
     values = VARIANTS["everything"]
     (locust,) = one("Deployment", values, name=f"{NAME}-locust-worker")["spec"]["template"]["spec"]["containers"]
-    # The release of the commands is called as the tests' is.
+    # The release of the commands has the same name as that of the tests.
     assert f"{' '.join(locust['command'])} " in text
     labels = job({})["metadata"]["labels"]
     selector = ",".join(
         f"app.kubernetes.io/{key}={labels[f'app.kubernetes.io/{key}']}" for key in ("instance", "component")
     )
     assert f"delete job --selector {selector}\n" in text
-    # Values for an adapter that others use must add to theirs, and set nothing else.
+    # Values for a shared adapter must only add to the existing ones, and set nothing else.
     assert "deploy/helm/prometheus-adapter-rules.yaml" in text
     adapter = yaml.safe_load((CHART.parent / "prometheus-adapter-rules.yaml").read_text())
     assert set(adapter) == {"rules"}

@@ -40,7 +40,7 @@ def test_each_is_named_in_the_readme_and_says_what_it_is_for() -> None:
 def test_l4_holds_server_and_builder_on_one_node_of_4_cores_and_16_gib() -> None:
     values = READY["l4"]
     requests = [each["resources"]["requests"] for each in (server(values), builder_of(values))]
-    # What a provider leaves of such a node, with half a GiB and 0.2 cores for the cluster's own pods.
+    # The part of such a node that a provider leaves, minus half a GiB and 0.2 cores for the cluster's own pods.
     assert sum(cores(each["cpu"]) for each in requests) <= 3.9 - 0.2
     assert sum(gibibytes(each["memory"]) for each in requests) <= 14.9 - 0.5
     assert server(values)["resources"]["limits"]["nvidia.com/gpu"] == 1
@@ -111,12 +111,12 @@ def test_gitops_pins_images_and_leaves_the_replicas_to_keda() -> None:
     for _, pod in pods(found):
         assert all("@sha256:" in each["image"] for each in containers(pod))
     assert "replicas" not in one("Deployment", values)["spec"]
-    # Its spans get out of the namespace.
+    # Its spans may leave the namespace.
     (url,) = [each["value"] for each in server(values)["env"] if each["name"] == "DEEPLAB_TRACE_URL"]
     assert one("NetworkPolicy", values)["spec"]["egress"][-1] == {
         "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": url.split(".")[1]}}}],
         "ports": [{"port": 4318, "protocol": "TCP"}],
     }
     assert "PersistentVolumeClaim" not in {each["kind"] for each in found}
-    # What is rendered twice is the same, or each synchronization would change it.
+    # Rendering twice gives the same, because otherwise each synchronization would change it.
     assert objects(values | {"global": {}}) == found

@@ -1,4 +1,4 @@
-"""The pods of the server that the chart renders: what they get, when they are ready, how they end."""
+"""The server's pods in the chart: resources, readiness and termination."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_one_gpu_a_pod_and_none_without() -> None:
     assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in without["env"]
     assert "tolerations" not in one("Deployment", VARIANTS["cpu"])["spec"]["template"]["spec"]
     for name in ("defaults", "everything"):
-        # What only waits or builds must not hold a GPU.
+        # Containers that only wait or build must not hold a GPU.
         gpus = [
             container["name"]
             for _, pod in pods(objects(VARIANTS[name]))
@@ -66,7 +66,7 @@ def test_a_claim_takes_the_place_of_the_device_plugins_gpu() -> None:
 
 
 def test_every_container_can_have_a_limit_of_cores() -> None:
-    """A quota on them refuses pods without one."""
+    """A quota on limits rejects pods without one."""
 
     def cores(number: int) -> Object:
         return {"limits": {"cpu": str(number)}}
@@ -111,7 +111,7 @@ def test_shared_memory_is_part_of_the_memory() -> None:
     (shared,) = [volume["emptyDir"] for volume in spec["volumes"] if volume["name"] == "shm"]
     assert shared["medium"] == "Memory"
     assert amount(shared["sizeLimit"]) + amount("6Gi") <= amount(server()["resources"]["limits"]["memory"])
-    assert {"name": "shm", "mountPath": "/dev/shm"} in server()["volumeMounts"]  # noqa: S108 the pod's
+    assert {"name": "shm", "mountPath": "/dev/shm"} in server()["volumeMounts"]  # noqa: S108 - the pod's
     message = refusal({"resources": {"limits": {"memory": "9Gi"}}})
     assert "resources.limits.memory 9Gi" in message
     assert "10240Mi" in message
@@ -136,7 +136,7 @@ def test_a_loading_pod_is_left_alone_and_a_dead_stub_restarts_it() -> None:
     liveness = container["livenessProbe"]
     script = CHART.parents[2] / liveness["exec"]["command"][0].removeprefix("/opt/deeplab/")
     assert script.is_file()
-    # curl's own limit within alive.sh must run out first, or the probe would not say what hangs.
+    # The time limit of curl in alive.sh must end first, because otherwise the probe would not name what hangs.
     (limit,) = re.findall(r"--max-time (\d+)", script.read_text())
     assert liveness["timeoutSeconds"] > int(limit)
 
@@ -218,9 +218,9 @@ def test_commands_run_where_their_image_has_the_files(target: str, names: set[st
 
 
 def test_the_chart_names_every_image_that_its_pods_may_pull() -> None:
-    """What a cluster without internet copies into its registry."""
+    """A cluster without internet copies these images into its registry."""
     named = yaml.safe_load(chart().metadata["annotations"]["artifacthub.io/images"])
-    # By default, so without a digest or a registry of one's own.
+    # The defaults, without a digest or another registry.
     exporter: Object = {"monitoring": {"sharedMemoryExporter": {"enabled": True}}}
     found = [objects(values) for values in ({}, VARIANTS["object store"], exporter)]
     images = {container["image"] for each in found for _, pod in pods(each) for container in containers(pod)}

@@ -1,4 +1,4 @@
-"""Values that the chart refuses."""
+"""Values that the chart rejects."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ TRACING: Object = {"enabled": True, "endpoint": "http://collector.observability.
             "server.extraArgs --trace-config: set server.tracing",
         ),
         ({"server": {"extraArgs": ["--model-store=/else"]}}, "server.extraArgs --model-store: set models.source"),
-        # tritonserver completes what is short.
+        # tritonserver accepts abbreviated options.
         (
             {"server": {"extraArgs": ["--exit-timeout=90"]}},
             "server.extraArgs --exit-timeout: set server.exitTimeoutSec",
@@ -135,7 +135,7 @@ def test_a_way_that_the_policy_lets_through_is_rendered(values: Object) -> None:
 
 
 def test_an_option_that_another_value_sets_is_refused() -> None:
-    """The last of two counts, and the grace period, probes and Services would go by the first."""
+    """tritonserver uses the last of two, but the grace period, probes and Services would use the first."""
     everything = server(VARIANTS["everything"])["args"]
     passed = {argument.partition("=")[0] for argument in everything} - {"--log-verbose"}
     entrypoint = (CHART.parents[1] / "entrypoint.sh").read_text()
@@ -151,7 +151,7 @@ def builder_of(values: Object) -> Object:
 
 
 def test_a_variable_of_ones_own_takes_the_place_of_the_charts() -> None:
-    """Server-side apply refuses a name that comes twice."""
+    """Server-side apply rejects duplicate names."""
     all_variables: Object = {"gpu": {"enabled": False}, "server": {"tracing": TRACING | {"to": [GATEWAYS]}}}
     names = {
         where: [each["name"] for each in container["env"] if each["name"] != "BUILD"]
@@ -185,12 +185,12 @@ def test_a_value_of_another_type_is_refused(leaf: tuple[str, ...]) -> None:
     assert leaf[-1] in refusal(nested(leaf, {"of": "another type"}))
 
 
-# Null leaves these to OpenShift.
+# Null, so that OpenShift assigns them.
 NULLABLE = {("podSecurityContext", key) for key in ("runAsUser", "runAsGroup", "fsGroup")}
 
 
 def test_a_value_of_null_is_refused() -> None:
-    """Helm drops it before it validates, and a template would take what is missing for 0, false or empty."""
+    """Helm drops null before it validates, and a template would treat a missing value as 0, false or empty."""
     every = {path for path, _ in paths(DEFAULTS) if not any(path[: len(group)] == group for group in OPEN)} | OPEN
     for path in every - NULLABLE:
         assert f"missing property '{path[-1]}'" in refusal(nested(path, None)), path
@@ -222,7 +222,7 @@ def test_an_impossible_value_is_refused(values: Object) -> None:
 
 
 def schemas(schema: Object, path: str = "values") -> Iterator[tuple[str, Object]]:
-    """Yield every schema within a schema, with where it stands."""
+    """Yield every schema within a schema, with its path."""
     yield path, schema
     for group in ("properties", "definitions"):
         for key, inner in schema.get(group, {}).items():
@@ -231,7 +231,7 @@ def schemas(schema: Object, path: str = "values") -> Iterator[tuple[str, Object]
         yield from schemas(schema["items"], f"{path}[]")
 
 
-# Kubernetes' own types, which kubernetes_validate and the API server know.
+# Types of Kubernetes, which kubernetes_validate and the API server validate.
 KUBERNETES = re.compile(
     r"values\.(extraContainers\[\]|volumes\[\]|env\[\]\.valueFrom|peers\[\]\.(pod|namespace)Selector|affinity\.\w+|global)"
 )

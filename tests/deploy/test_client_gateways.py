@@ -59,7 +59,7 @@ def cluster(name: str, server: str, **options: Any) -> dict[str, Any]:  # noqa: 
 
 
 def gateway(server: TritonProcess, sockets: Path) -> dict[str, Any]:
-    """Return a configuration: the server below /seg, on two sockets, and a proxy to anywhere, with a password."""
+    """Return a configuration: the server below /seg on two sockets, and a forward proxy with a password."""
     known = [{"name": "proxy-authorization", "string_match": {"exact": AUTHORIZATION}}]
     anywhere = {"route": {"cluster": "anywhere"}}
     tunnel = {"route": {"cluster": "anywhere", "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}}
@@ -140,7 +140,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module")
 def encrypted(toy_server: TritonProcess, files: Certificates) -> Iterator[str]:
-    """Yield the URL of what speaks TLS before the server."""
+    """Yield the URL of the TLS listener in front of the server."""
     with Proxy(toy_server.http_url, tls=files.server_context(mutual=False)) as proxy:
         yield f"https://localhost:{proxy.port}"
 
@@ -151,7 +151,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 def check_all(client: Driver) -> None:
-    """Make every kind of request, and the one with a picture often enough to use a connection again."""
+    """Make every kind of request, and repeat the one with a picture so that a connection is reused."""
     client.wait_until_ready(timeout=20)
     assert client.server().name == "triton"
     assert toy.ENSEMBLE in {model.name for model in client.models()}
@@ -179,7 +179,7 @@ def test_a_server_on_a_unix_socket(envoy: EnvoyProcess, sockets: Path, kind: Kin
 def place(
     request: pytest.FixtureRequest, toy_server: TritonProcess, encrypted: str, files: Certificates
 ) -> tuple[str, TLS | None]:
-    """Return the server's URL, and whom to trust there."""
+    """Return the server's URL and the file of the certificate authority."""
     if request.param == "http":
         return f"http://{toy_server.http_url}", None
     return encrypted, TLS(ca_file=files.ca)

@@ -1,4 +1,4 @@
-"""docker-compose.yml as Compose reads it; tests/containers starts it.
+"""docker-compose.yml as Compose parses it; tests/containers starts it.
 
 `config` resolves variables and profiles; what Compose takes without a word and would be wrong all the same is asserted.
 """
@@ -35,7 +35,7 @@ ALL = ("gpu", "cpu", "monitoring", "tracing", "load")
 
 
 def compose(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run Compose itself: the console script of its package exits with 0 whatever it says."""
+    """Run Compose directly, because the console script of its package always exits with 0."""
     program = str(files("compose") / "docker-compose")
     return subprocess.run(
         [program, "--file", str(FILE), *arguments],
@@ -110,7 +110,7 @@ def test_the_builder_takes_weights_and_options_of_the_environment() -> None:
     assert changed["model-builder"]["command"] == [
         *("--device", "cuda", "--max-queue-size", "64", "--weights", "none", "--variant", "resnet50")
     ]
-    # A server that runs would go on with the old models: its definition changes with theirs.
+    # A running server would keep the old models, so its definition changes with theirs.
     assert changed["triton"]["labels"] != services()["triton"]["labels"]
 
 
@@ -133,7 +133,7 @@ def test_health_is_readiness_and_every_process(name: str) -> None:
     assert re.findall(r"/opt/deeplab/\S+", command) == ["/opt/deeplab/deploy/alive.sh"]
     assert "/opt/deeplab/deploy/alive.sh" in contents("triton")
     assert check["start_period"] == "10m0s"
-    # Process 1 is the server, which the entry point becomes; what ends comes back.
+    # Process 1 is the server, because the entry point executes it; Compose restarts containers that end.
     assert "alive.sh --end 1 &&" in command
     assert "init" not in service
     assert service["entrypoint"] is None
@@ -180,7 +180,7 @@ def test_every_variable_is_documented() -> None:
 
 
 def stage_of(name: str) -> str:
-    """Return the stage of the Dockerfile that a service of ours runs."""
+    """Return the stage of the Dockerfile that one of our services runs."""
     return "client" if name in LOAD else "triton"
 
 
@@ -200,7 +200,7 @@ def test_a_server_has_the_shared_memory_that_its_steps_take(name: str, gibibytes
 
 
 def writable(service: dict[str, Any]) -> list[str]:
-    """Return where a service may write: memory of its own, and volumes that are not read-only."""
+    """Return the writable paths of a service: its tmpfs, and volumes that are not read-only."""
     return [mount.split(":")[0] for mount in service["tmpfs"]] + [
         volume["target"] for volume in service.get("volumes", []) if not volume.get("read_only")
     ]
@@ -216,7 +216,7 @@ def test_what_the_image_writes_to_can_be_written_to(name: str) -> None:
     variables = environment(stage_of(name))
     for variable in ("HOME", "TORCHINDUCTOR_CACHE_DIR"):
         assert lies_on(variables.get(variable, "/tmp"), writable(service))  # noqa: S108 - the container's
-    (temporary,) = [mount for mount in service["tmpfs"] if mount.startswith("/tmp:")]  # noqa: S108  the container's
+    (temporary,) = [mount for mount in service["tmpfs"] if mount.startswith("/tmp:")]  # noqa: S108 - the container's
     options = dict(option.split("=") for option in temporary.split(":")[1].split(","))
     assert bytes_of(options["size"]) == 2**30
     assert options["mode"] == "1777"
@@ -230,7 +230,7 @@ def test_new_volumes_belong_to_the_builder_and_downloads_go_to_one(name: str) ->
     assert volumes["/weights"] == "weights"
     assert lies_on(environment("triton")["TORCH_HOME"], [path for path in volumes if volumes[path] == "weights"])
     assert service["entrypoint"][service["entrypoint"].index("--model-repository") + 1] == "/models"
-    # A new volume takes the owner of the folder that it is mounted over, and torch makes these two in it.
+    # A new volume gets the owner of the folder that it is mounted on, and torch creates these two folders in it.
     (made,) = [line for line in STAGES["triton"] if line.startswith("RUN install --directory ")]
     user, owner = service["user"].split(":"), re.findall(r"--(?:owner|group)=(\d+)", made)
     assert owner == user
@@ -264,7 +264,7 @@ def test_ports_are_those_that_the_image_exposes_and_prometheus_and_locust_ask() 
 
 
 def mounts(service: dict[str, Any]) -> dict[str, str]:
-    """Return what of this folder, or which volume, is mounted where in a service."""
+    """Return the mounts of a service: files of this folder and volumes, by their path in the container."""
     return {volume["target"]: volume["source"].removeprefix(f"{ROOT}/") for volume in service["volumes"]}
 
 
@@ -287,7 +287,7 @@ def test_grafana_reads_what_is_mounted_and_keeps_its_settings() -> None:
     (provider,) = yaml.safe_load((MONITORED / "grafana" / "dashboards.yml").read_text())["providers"]
     boards = [path for path, source in found.items() if source == f"{SHIPPED}/dashboard.json"]
     assert [path.rpartition("/")[0] for path in boards] == [provider["options"]["path"]]
-    # Where Grafana keeps its database.
+    # The folder of Grafana's database.
     assert [path for path, source in found.items() if source == "grafana"] == ["/var/lib/grafana"]
 
 
@@ -295,7 +295,7 @@ def test_grafana_asks_the_prometheus_of_this_file() -> None:
     (source,) = yaml.safe_load((MONITORED / "grafana" / "datasources.yml").read_text())["datasources"]
     (port,) = services("monitoring")["prometheus"]["ports"]
     assert source["url"] == f"http://prometheus:{port['target']}"
-    # The dashboard takes any source of a type. Links that somebody kept name this one.
+    # The dashboard uses any source of the type, but saved links contain the id of this one.
     dashboard = json.loads((ROOT / SHIPPED / "dashboard.json").read_text())
     variables = {each["name"]: each for each in dashboard["templating"]["list"]}
     assert variables["datasource"]["query"] == source["type"]
@@ -324,7 +324,7 @@ def test_every_service_is_confined(name: str) -> None:
 
 
 def test_ports_are_published_here_alone_unless_told_otherwise() -> None:
-    for variables, host in (({}, "127.0.0.1"), ({"DEEPLAB_BIND": "0.0.0.0"}, "0.0.0.0")):  # noqa: S104 as a user may
+    for variables, host in (({}, "127.0.0.1"), ({"DEEPLAB_BIND": "0.0.0.0"}, "0.0.0.0")):  # noqa: S104 - as a user may
         published = {
             (name, port["host_ip"])
             for name, service in services(*ALL, **variables).items()
@@ -358,7 +358,7 @@ def test_images_are_pinned() -> None:
 
 @pytest.mark.parametrize("server", ["gpu", "cpu"])
 def test_no_tag_is_built_twice_and_every_image_of_ours_is_built(server: str) -> None:
-    """Two services that build one tag export it at once, and the image of whoever ends last replaces the other's."""
+    """Two services that build the same tag export it simultaneously, and the last image replaces the other."""
     profiles = (server, "monitoring", "tracing", "load")
     printed = compose(*(word for profile in profiles for word in ("--profile", profile)), "build", "--print")
     targets = json.loads(printed.stdout)["target"]
@@ -372,7 +372,7 @@ def test_no_tag_is_built_twice_and_every_image_of_ours_is_built(server: str) -> 
 
 
 def test_a_build_takes_bases_and_what_pip_is_told_from_outside() -> None:
-    """A file would be refused by Bake, which reads nothing outside of this folder."""
+    """Bake would reject a file, because it reads nothing outside this folder."""
     given = {"TRITON_IMAGE": "registry/triton@sha256:1", "PYTHON_IMAGE": "registry/python@sha256:2"}
     built = services("gpu", "load", **given)
     assert built["model-builder"]["build"]["args"] == {"TRITON_IMAGE": given["TRITON_IMAGE"]}
@@ -389,7 +389,7 @@ def test_a_server_may_have_the_stacks_that_its_entry_point_asks_for() -> None:
 
 @pytest.mark.parametrize("profile", SERVERS)
 def test_a_server_traces_where_a_url_is_given(profile: str) -> None:
-    """test_entrypoint.py looks at the options that the entry point makes of it."""
+    """test_entrypoint.py checks the options that the entry point derives from it."""
     (_, name) = SERVERS[profile]
     plain = services(profile)[name]["environment"]
     assert (plain["DEEPLAB_TRACE_URL"], plain["DEEPLAB_TRACE_RATE"]) == (None, None)
@@ -407,7 +407,7 @@ def test_the_documented_url_is_that_of_jaeger() -> None:
 
 
 def test_threads_follow_the_cores_that_the_server_gets() -> None:
-    """The entry point reads the quota that `cpus` becomes."""
+    """The entry point reads the CPU quota that `cpus` sets."""
     assert services("cpu", DEEPLAB_CPUS="6")["triton-cpu"]["cpus"] == 6
     assert "cpus" not in services("cpu")["triton-cpu"] or not services("cpu")["triton-cpu"]["cpus"]
 

@@ -1,4 +1,4 @@
-"""The server as the chart and compose run it: user 1000, no capabilities, nothing to write to but /tmp and /dev/shm."""
+"""The server as the chart and Compose run it: user 1000, no capabilities, only /tmp and /dev/shm writable."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ pytestmark = [pytest.mark.deploy, pytest.mark.stack]
 CONFINED = Path(__file__).parents[1] / "support" / "confined.py"
 NAMESPACES = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private"]
 WRITABLE = {"/tmp", "/dev/shm"}  # noqa: S108 - compared only
-# Where a user without an entry in passwd is at home in a container; a server that wants a cache there finds out here.
+# The home of a user without a passwd entry in a container. It shows whether the server needs a cache there.
 HOME = {"HOME": "/"}
 
 
 @pytest.fixture
 def confined(toy_repository: Path) -> list[str]:
-    """Return what to put before a command to confine it.
+    """Return the prefix of a command that confines it.
 
     Fails where this is not allowed, for a check that was asked for and cannot be made is no success.
     """

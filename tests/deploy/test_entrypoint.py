@@ -1,4 +1,4 @@
-"""The container's entry point: what it asks of tritonserver, without one."""
+"""The container's entry point: the options and the environment that it gives to a fake tritonserver."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def program(folder: Path, name: str, script: str) -> None:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A folder for PATH with a tritonserver that shows what it was started with, and no nvidia-smi."""
+    """A folder for PATH with a tritonserver that prints its arguments and environment, and without nvidia-smi."""
     folder = tmp_path / "bin"
     folder.mkdir()
     program(folder, "tritonserver", 'env; echo; printf "%s\\n" "$@"')
@@ -55,9 +55,9 @@ def shared_memory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def script(tmp_path: Path, shared_memory: Path) -> Path:
-    """The entry point, with a folder of the test's in place of /dev/shm."""
+    """The entry point with a folder of the test instead of /dev/shm."""
     copy = tmp_path / "entrypoint.sh"
-    copy.write_text(ENTRYPOINT.read_text().replace("/dev/shm/", f"{shared_memory}/"))  # noqa: S108 what it replaces
+    copy.write_text(ENTRYPOINT.read_text().replace("/dev/shm/", f"{shared_memory}/"))  # noqa: S108 - what it replaces
     copy.chmod(0o755)
     return copy
 
@@ -135,7 +135,7 @@ def test_the_server_may_open_as_many_files_as_it_is_allowed(script: Path, progra
 def limited(
     script: Path, programs: Path, models: Path, kind: int, limit: tuple[int, int]
 ) -> subprocess.CompletedProcess[str]:
-    """Return what the entry point and what it starts say under a limit."""
+    """Return the output of the entry point and its child under a limit."""
     return subprocess.run(
         [script],
         env=on_path(programs) | {"DEEPLAB_MODEL_REPOSITORY": str(models)},
@@ -245,7 +245,7 @@ def test_traces_go_where_a_variable_says(script: Path, programs: Path, models: P
     assert traced(**given) == [f"--trace-config={option}" for option in options]
     changed = traced(**given, DEEPLAB_TRACE_RATE="100", OTEL_SERVICE_NAME="vision")
     assert {"--trace-config=rate=100", "--trace-config=opentelemetry,resource=service.name=vision"} <= set(changed)
-    # Compose passes on what is empty in .env.
+    # Compose also passes on empty variables of .env.
     assert traced(**given, DEEPLAB_TRACE_RATE="", OTEL_SERVICE_NAME="") == traced(**given)
 
 

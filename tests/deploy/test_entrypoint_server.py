@@ -1,4 +1,4 @@
-"""The entry point in front of the wheel's tritonserver: its policy, alive.sh, traces, and what a full queue answers."""
+"""The entry point with the wheel's tritonserver: restricted interfaces, alive.sh, traces, and a full queue."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Container:
         return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
     def files(self) -> set[Path]:
-        """Return what it has, or has left, in shared memory."""
+        """Return the files of the server in shared memory, also after its end."""
         name = re.search(r'"shm-region-prefix-name":"(deeplab_\w+)_"', self.log.read_text())
         return set(SHARED_MEMORY.glob(f"{name[1]}[._]*")) if name else set()
 
@@ -122,7 +122,7 @@ def started(repository: Path, folder: Path, **variables: str) -> Generator[Conta
 
 @pytest.fixture(scope="module")
 def slow_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model, which takes as long as it is told, and a second until it is loaded."""
+    """One model that takes a configured time per request, and a second to load."""
     folder = tmp_path_factory.mktemp("slow")
     version = folder / "slow" / "1"
     version.mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_the_models_are_fixed(container: Container) -> None:
 def test_administration_is_closed(container: Container, method: str, path: str) -> None:
     request = urllib.request.Request(f"http://127.0.0.1:{container.http}{path}", method=method)
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request)  # noqa: S310 our own server
+        urllib.request.urlopen(request)  # noqa: S310 - our own server
     with refused.value:
         assert refused.value.code == 403
 
@@ -223,7 +223,7 @@ def test_the_server_lists_its_models_for_alive_where_there_are_no_files(
 
 
 def test_this_triton_does_not_say_that_a_stub_is_dead(slow_repository: Path, tmp_path: Path) -> None:
-    """The reason for 26.08 in the container; where this fails, the wheel has become as good."""
+    """The reason for 26.08 in the container. If this fails, the wheel no longer has the fault."""
     with started(slow_repository, tmp_path) as container:
         stubs = psutil.Process(container.process.pid).children(recursive=True)
         next(stub for stub in stubs if "slow_0_0" in stub.cmdline()).kill()
@@ -233,7 +233,7 @@ def test_this_triton_does_not_say_that_a_stub_is_dead(slow_repository: Path, tmp
 def test_a_start_removes_what_a_killed_server_left_in_shared_memory(
     container: Container, slow_repository: Path, tmp_path: Path
 ) -> None:
-    """In a pod /dev/shm stays when its container starts anew."""
+    """In a pod, /dev/shm stays when the container restarts."""
     (tmp_path / "killed").mkdir()
     with started(slow_repository, tmp_path / "killed") as killed:
         stubs = psutil.Process(killed.process.pid).children(recursive=True)
@@ -255,7 +255,7 @@ def test_a_collector_gets_the_spans_of_the_ensemble_and_its_steps(toy_repository
         variables = {
             "DEEPLAB_TRACE_URL": collector.url,
             "OTEL_SERVICE_NAME": "vision",
-            # OpenTelemetry's own, which the chart sets or its README names.
+            # Variables of OpenTelemetry that the chart sets or its README names.
             "OTEL_RESOURCE_ATTRIBUTES": "k8s.namespace.name=prod",
             "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer token",
             "OTEL_BSP_SCHEDULE_DELAY": "100",  # ms
@@ -281,7 +281,7 @@ def test_sigterm_ends_it(slow_repository: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_a_full_queue_refuses_with_what_the_client_knows_as_overload(container: Container, protocol: str) -> None:
-    """What Triton says is provoked at a model, for 2.51 leaves an ensemble without an answer (core#466)."""
+    """The queue of a model, because 2.51 does not answer a request to an ensemble in this case (core#466)."""
     api: Any = {"grpc": tritonclient.grpc, "http": tritonclient.http}[protocol]
     tensor = api.InferInput("SECONDS", [1, 1], "FP32")
     tensor.set_data_from_numpy(np.array([[0.5]], np.float32))

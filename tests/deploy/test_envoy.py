@@ -24,7 +24,7 @@ def test_requests_go_to_servers_that_say_that_they_are_ready(cluster: dict[str, 
     (each,) = group["lb_endpoints"]
     port = each["endpoint"]["address"]["socket_address"]["port_value"]
     assert port == PORTS[cluster["name"]]
-    # gRPC's port knows no HTTP.
+    # The gRPC port does not accept HTTP.
     assert each["endpoint"].get("health_check_config", {"port_value": port}) == {"port_value": PORTS["triton_http"]}
 
 
@@ -55,7 +55,7 @@ def test_the_gateway_serves_the_charts_routes_with_tls() -> None:
         assert (listener["port"], listener["protocol"], listener["tls"]["mode"]) == (443, "HTTPS", "Terminate")
     for route in routes:
         assert route["spec"]["parentRefs"] == [{"name": GATEWAY["Gateway"]["metadata"]["name"]}]
-        # Listeners take routes of their own namespace.
+        # Listeners accept routes of their own namespace.
         assert route["metadata"]["namespace"] == GATEWAY["Gateway"]["metadata"]["namespace"]
     policy = GATEWAY["BackendTrafficPolicy"]["spec"]
     targets = {(each["kind"], each["name"]) for each in policy["targetRefs"]}

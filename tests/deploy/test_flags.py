@@ -1,4 +1,4 @@
-"""Every option that a deployment gives tritonserver is known to the wheel's --help, or to a newer Triton."""
+"""Every option that a deployment gives tritonserver is in the wheel's --help, or in a newer Triton."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deeplabv3.embedded import limits
 pytestmark = pytest.mark.deploy
 
 ROOT = Path(__file__).resolve().parents[2]
-# The release that brought an option, by the first tag of the server's repository that has it.
+# The release that introduced an option: the first tag of the server's repository that has it.
 NEWER = {
     "grpc-infer-thread-count": (25, 4),  # v2.57.0
     "http-max-input-size": (25, 6),  # v2.59.0
@@ -73,14 +73,14 @@ def test_the_table_lists_nothing_that_the_wheel_knows_or_nobody_gives(known: set
 
 
 def test_compose_chart_and_kserve_give_the_same_but_for_the_age_of_connections() -> None:
-    """On one machine there is nothing to balance."""
+    """On one machine, there is nothing to balance."""
     aged = {"--grpc-max-connection-age=20000", "--grpc-max-connection-age-grace=60000"}
     assert set(GIVEN["chart, defaults"]) == set(GIVEN["kserve"]) == set(GIVEN["compose"]) | aged
     assert GIVEN["compose"] == GIVEN["compose cpu"]
 
 
 def test_the_container_can_bound_a_queue() -> None:
-    """The build asks for it; before 26.08 it stalls (triton-inference-server/server#8870)."""
+    """The build can set it, but before 26.08 it stalls (triton-inference-server/server#8870)."""
     assert container_release() >= (26, 8)
 
 
@@ -90,7 +90,7 @@ def test_pictures_of_the_most_pixels_fit_a_request_over_http() -> None:
     assert pixels is not None
     (limit,) = [option for option in GIVEN["compose"] if option.startswith("--http-max-input-size=")]
     assert int(limit.partition("=")[2]) == limits.LARGEST_REQUEST_BYTES
-    assert 3 * int(pixels[1]) < limits.LARGEST_REQUEST_BYTES  # as PPM, which arrays travel as
+    assert 3 * int(pixels[1]) < limits.LARGEST_REQUEST_BYTES  # as PPM, the format in which the client sends arrays
 
 
 def test_envoy_lets_the_largest_request_pass_and_no_larger_one() -> None:

@@ -1,4 +1,4 @@
-"""deploy/Dockerfile: its pins are the project's, what it copies exists, and none of it is of the embedded server.
+"""deploy/Dockerfile: its pins are those of the project, its sources exist, and none belongs to the embedded server.
 
 tests/containers builds the images.
 """
@@ -47,7 +47,7 @@ def group(name: str) -> list[Requirement]:
 
 
 def pins() -> dict[str, Version]:
-    """Return what constraints.txt has for the container: Linux and its Python."""
+    """Return the entries of constraints.txt for the container: Linux and its Python."""
     environment = {"python_version": "3.12", "python_full_version": "3.12.3", "sys_platform": "linux"}
     found: dict[str, Version] = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
@@ -63,7 +63,7 @@ def test_there_are_two_images_and_the_server_is_the_default() -> None:
 
 @pytest.mark.parametrize("stage", ["client", "triton"])
 def test_everything_is_installed_under_the_projects_constraints(stage: str) -> None:
-    """So there is no second list of versions that could differ."""
+    """There must be no second list of versions, because it could differ."""
     installs = re.findall(r"pip (?:--python \S+ )?install ([^&]+)", "\n".join(STAGES[stage]))
     assert installs
     for arguments in installs:
@@ -86,12 +86,12 @@ def test_the_server_gets_what_its_steps_import_at_the_projects_versions() -> Non
         assert requirement.specifier.contains(pins()[name]), name
     assert pins()["numpy"] < Version("2")
     assert pins()["torch"] == Version("2.12.1")
-    # What is not in the container's groups is the embedded server's alone.
+    # Packages that are not in the container's groups belong only to the embedded server.
     assert not {each.name for each in needed} & {"nvidia-pytriton", "joblib"}
 
 
 def test_what_the_steps_import_is_installed() -> None:
-    """A package that only the embedded server's environment has would be missed in the container at the first start."""
+    """A package that only the environment of the embedded server has would be missing at the container's start."""
     names = {
         "torch": "torch",
         "PIL": "pillow",
@@ -162,8 +162,8 @@ def test_pip_finds_its_cache_where_it_is_mounted_and_leaves_none_in_a_layer(stag
     for line in installing:
         home = environment(stage, before=line).get("HOME", "/root")
         assert f"--mount=type=cache,target={home}/.cache/pip " in line
-    # Nobody's home that is writable comes with the base.
-    assert environment(stage)["HOME"] == "/tmp"  # noqa: S108  the container's
+    # The base image has no home that is writable for every user.
+    assert environment(stage)["HOME"] == "/tmp"  # noqa: S108 - the container's
 
 
 @pytest.mark.parametrize("stage", ["client", "triton"])
@@ -175,7 +175,7 @@ def test_the_environment_is_first_on_path_from_its_first_use(stage: str) -> None
 
 @pytest.mark.parametrize("stage", ["client", "triton"])
 def test_a_checkout_under_a_strict_umask_makes_an_image_that_works(stage: str, tmp_path: Path) -> None:
-    """COPY keeps modes: do what the stage does after its last COPY to files that only their owner may read."""
+    """COPY keeps modes, so apply the stage's commands after its last COPY to files that only their owner can read."""
     for name, file in contents(stage).items():
         target = tmp_path / name.removeprefix("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -213,8 +213,8 @@ def test_every_file_that_a_deployment_names_is_in_the_image() -> None:
     assert missing == set()
 
 
-def containers(found: Any) -> list[dict[str, Any]]:  # noqa: ANN401  YAML
-    """Return whatever has an image, anywhere in an object."""
+def containers(found: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - YAML
+    """Return everything with an image, anywhere in an object."""
     if isinstance(found, list):
         return [each for item in found for each in containers(item)]
     if not isinstance(found, dict):
@@ -244,7 +244,7 @@ def test_the_builder_imports_nothing_that_is_not_copied() -> None:
 
 
 def test_the_clients_image_has_what_its_commands_import_of_the_checkout(tmp_path: Path) -> None:
-    """They end for want of a package, not of a module that was not copied."""
+    """They fail because of a missing package, not because of a module that was not copied."""
     for name, file in contents("client").items():
         target = tmp_path / name.removeprefix("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +270,7 @@ def test_the_base_can_be_changed_and_is_pinned() -> None:
 
 
 def test_the_model_repository_refers_to_nothing_of_the_embedded_server() -> None:
-    """The container serves it with NVIDIA's own backend, byte for byte the same files."""
+    """The container serves the same files, byte for byte, with NVIDIA's own backend."""
     read = 0
     for path in (ROOT / "model_repository").rglob("*"):
         if path.suffix in {".py", ".pbtxt"}:

@@ -1,4 +1,4 @@
-"""The example for KServe: the same server as the chart's. KServe itself, and so its types, were not at hand."""
+"""The example for KServe: the same server as in the chart. KServe's own types are not validated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_its_container_is_the_charts() -> None:
     chart_mounts = [mount for mount in charts["volumeMounts"] if mount["name"] != "models"]
     assert container["volumeMounts"] == chart_mounts
     pod = one("Deployment")["spec"]["template"]["spec"]
-    # But for where the models are, the environment is the chart's.
+    # Except for the location of the models, the environment is that of the chart.
     (models,) = [variable for variable in container["env"] if variable not in charts["env"]]
     assert models == {"name": "DEEPLAB_MODEL_REPOSITORY", "value": "/mnt/models"}
     assert [variable for variable in container["env"] if variable != models] == charts["env"]
@@ -65,7 +65,7 @@ def test_the_service_names_the_runtime_and_its_format() -> None:
     annotations = RUNTIME["spec"]["annotations"]
     (metrics,) = [str(port["containerPort"]) for port in ports if port["name"] == "metrics"]
     assert (annotations["prometheus.kserve.io/port"], annotations["prometheus.kserve.io/path"]) == (metrics, "/metrics")
-    # Knative has one port a service.
+    # Knative supports one port per service.
     assert SERVICE["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "RawDeployment"
 
 
@@ -73,7 +73,7 @@ def test_it_is_scaled_as_the_chart_is() -> None:
     triggers = one("ScaledObject", VARIANTS["keda"])["spec"]["triggers"]
     metrics = [each["external"] for each in PATCH["spec"]["predictor"]["autoScaling"]["metrics"]]
     assert len(metrics) == len(triggers)
-    # The chart finds the pods of its release by their names, KServe's have the service as a label.
+    # The chart selects the pods of its release by name; those of KServe have the service as a label.
     for metric, trigger in zip(metrics, triggers, strict=True):
         charts = re.sub(r'namespace="\w+",pod=~"[^"]+"', SELECTED, trigger["metadata"]["query"])
         assert re.sub(r"\s+", "", metric["metric"]["query"]) == re.sub(r"\s+", "", charts)

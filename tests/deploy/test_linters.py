@@ -1,4 +1,4 @@
-"""What the linters of their kinds say of the files of the deployment: nothing."""
+"""Linters find nothing in the files of the deployment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEPLOY = ROOT / "deploy"
 YAML = [
     ROOT / ".yamllint",
     ROOT / "docker-compose.yml",
-    # The chart's templates are no YAML before Helm has rendered them; test_chart.py looks at what comes out.
+    # The chart's templates are not YAML until Helm has rendered them; test_chart.py checks the result.
     *sorted(path for path in DEPLOY.rglob("*.y*ml") if "templates" not in path.parts),
 ]
 SCRIPTS = sorted(DEPLOY.rglob("*.sh"))
@@ -33,7 +33,7 @@ def test_there_is_something_to_lint() -> None:
 
 
 def test_yaml() -> None:
-    # .yamllint names files as they are seen from the root.
+    # .yamllint has paths relative to the root.
     found = lint("yamllint", "--strict", *(path.relative_to(ROOT) for path in YAML))
     assert (found.returncode, found.stdout) == (0, ""), found.stderr
 

@@ -37,11 +37,11 @@ def test_a_closed_loop_over_both_protocols(locust: Locust, toy_server: TritonPro
     assert {kind["protocol"] for kind in summary["kinds"]} == {"gRPC", "HTTP"}
     assert {kind["name"] for kind in summary["kinds"]} == {"resnet50 thumbnail", "resnet50 web"}
     assert summary["total"]["failures"] == 0
-    # What Triton counted meanwhile is what was sent.
+    # Triton counted exactly the requests that were sent.
     assert summary["server"]["segment_resnet50"]["requests"] == summary["total"]["requests"] > 20
     assert [stage["users"] for stage in summary["stages"]] == [2, 4]
     by_stage = sum(stage["total"]["requests"] for stage in summary["stages"])
-    # Two of each user: one that was under way at the end, and one that it began meanwhile.
+    # Two per user: one that was in flight at the end, and one that the user started in the meantime.
     assert 0 <= summary["total"]["requests"] - by_stage <= 8
     assert all(stage["total"]["requests"] > 5 and 1 <= stage["seconds"] <= 4 for stage in summary["stages"])
     assert "closed loop, by stage" in ended.stderr
@@ -113,7 +113,7 @@ def test_an_error_of_the_load_test_itself_is_a_failed_run(locust: Locust) -> Non
 
 
 def test_an_open_loop_keeps_its_rate_whatever_the_server_does(locust: Locust, toy_server: TritonProcess) -> None:
-    """For a part of the run nothing reaches the server: requests leave all the same, and their wait is counted."""
+    """For a part of the run nothing reaches the server, but requests are still sent, and their wait is counted."""
     rate, users, seconds = 5.0, 2, 6
     with Proxy(toy_server.grpc_url) as proxy:
         command = locust.command(
@@ -122,14 +122,14 @@ def test_an_open_loop_keeps_its_rate_whatever_the_server_does(locust: Locust, to
         )
         with locust.begun(command) as (process, log):
             proxy.fault = Fault("black hole")
-            time.sleep(2.5)  # the length of the standstill, and no wait for something to happen
+            time.sleep(2.5)  # the length of the standstill, not a wait for an event
             proxy.fault = None
             rest = log.read()
             assert process.wait(60) == 0, rest
     summary = locust.summary()
     assert summary["total"]["requests"] == pytest.approx(rate * users * seconds, rel=0.15)
     assert summary["total"]["failures"] == 0
-    # Of 6 s, 2.5 stood still: of the requests that left then, some waited for most of it.
+    # The server stood still for 2.5 of 6 s, and some of the requests of that time waited for most of it.
     assert 1.5 < summary["latency_seconds"]["p95"] < 4.5
     assert summary["strain"]["most_unfinished"] > rate * users
 
@@ -144,11 +144,11 @@ def test_the_page_starts_what_can_run_and_refuses_the_rest(
 
     def start(**fields: str) -> dict[str, Any]:
         data = urllib.parse.urlencode(good | fields).encode()
-        with urllib.request.urlopen(f"{page}/swarm", data, timeout=30) as answer:  # noqa: S310 our own address
+        with urllib.request.urlopen(f"{page}/swarm", data, timeout=30) as answer:  # noqa: S310 - our own server
             return json.load(answer)
 
     def statistics() -> dict[str, Any]:
-        with urllib.request.urlopen(f"{page}/stats/requests", timeout=30) as answer:  # noqa: S310 likewise
+        with urllib.request.urlopen(f"{page}/stats/requests", timeout=30) as answer:  # noqa: S310 - our own server
             return json.load(answer)
 
     def is_up() -> bool:
@@ -174,7 +174,7 @@ def test_the_page_starts_what_can_run_and_refuses_the_rest(
             second = {"second_host": f"http://{toy_server.http_url}"}
             assert start(shape="step", stages="2", stage_time="3", **second)["success"] is True
             wait_until(lambda: statistics()["user_count"] == 4, what="the second stage")
-            with urllib.request.urlopen(f"{page}/stats/reset", b"", timeout=30) as answer:  # noqa: S310 likewise
+            with urllib.request.urlopen(f"{page}/stats/reset", b"", timeout=30) as answer:  # noqa: S310 - our own server
                 assert answer.status == 200
             wait_until(lambda: statistics()["state"] == "stopped", what="the end of the last stage")
         finally:
@@ -184,7 +184,7 @@ def test_the_page_starts_what_can_run_and_refuses_the_rest(
     summary = locust.summary()
     assert [stage["users"] for stage in summary["stages"]] == [2, 4]
     by_stage = sum(stage["total"]["requests"] for stage in summary["stages"])
-    # The reset is the table's of all requests alone; what was waited for at the end belongs to no stage.
+    # The reset affects only the table of all requests, and replies that are awaited at the end belong to no stage.
     served = summary["server"]["segment_resnet50"]["requests"]
     assert served - 4 <= by_stage <= served
     assert 0 < summary["total"]["requests"] < by_stage

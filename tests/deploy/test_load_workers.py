@@ -1,4 +1,4 @@
-"""A master of Locust and its workers, against servers whose masks are known: one result, and what is missing of it."""
+"""A Locust master and its workers, against servers whose masks are known: one result, and missing workers in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.deploy, pytest.mark.stack]
 
 
 class ByPeer(Masks):
-    """Gives each peer another class."""
+    """Answers each peer with another class."""
 
     def class_of(self, peer: str) -> int:
         if peer not in self._peers:
@@ -41,7 +41,7 @@ class ByPeer(Masks):
 def workers(
     locust: Locust, number: int, port: int, *, folder: Path | None = None
 ) -> Generator[list[subprocess.Popen[bytes]]]:
-    """Yield workers that were told nothing but who their master is; their log is in their folder."""
+    """Yield workers that know only their master; their log is in their folder."""
     folder = folder or locust.folder
     command = [sys.executable, "-m", "locust", "--locustfile", LOCUSTFILE, "--worker", "--master-port", str(port)]
     with (folder / "workers.log").open("ab") as log:
@@ -68,7 +68,7 @@ def processes(number: int, port: int) -> list[str]:
 
 
 def stage(seconds: int) -> list[str]:
-    """Return the options of a run that lasts so long from the workers' first requests on, however late they come."""
+    """Return the options of a run that lasts this long from the workers' first requests on, even if they are late."""
     return ["--shape", "step", "--stages", "1", "--stage-time", str(seconds)]
 
 
@@ -121,7 +121,7 @@ def test_the_last_replies_of_workers_are_waited_for(locust: Locust, unused_port:
 def test_workers_that_go_in_the_run_are_a_failed_run(
     locust: Locust, toy_server: TritonProcess, unused_port: int
 ) -> None:
-    """One is killed, one ends in order, one stays: the run goes on for its time."""
+    """One is killed, one ends in order, one stays: the run continues to its end."""
     options = [*master(3, unused_port), "--host", f"grpc://{toy_server.grpc_url}", *stage(5)]
     with (
         workers(locust, 3, unused_port) as (killed, ended, _),
@@ -148,7 +148,7 @@ def test_a_run_ends_with_its_last_worker_and_what_was_sent_is_not_lost(
         workers(locust, 2, unused_port) as started,
         locust.begun(locust.command("--summary", str(locust.json), *options)) as (process, log),
     ):
-        wait_for_a_reply(toy_server, users=50)  # four users, but each worker is to have begun
+        wait_for_a_reply(toy_server, users=50)  # four users, but each worker must have begun
         for worker in started:
             worker.terminate()
         rest = log.read()
@@ -161,7 +161,7 @@ def test_a_run_ends_with_its_last_worker_and_what_was_sent_is_not_lost(
 def test_workers_that_come_late_and_send_nothing_are_missed(
     locust: Locust, toy_server: TritonProcess, unused_port: int
 ) -> None:
-    """One dies, the other has no pictures: Locust gives both a share of the users, and says nothing."""
+    """One dies and the other has no pictures. Locust gives both a share of the users without a message."""
     shown, elsewhere = locust.folder / "pictures", locust.folder / "elsewhere"
     shown.mkdir()
     elsewhere.mkdir()
@@ -201,7 +201,7 @@ def test_an_interrupt_leaves_the_report_of_the_workers(
 def test_workers_end_their_requests_soon_where_the_master_is_interrupted(
     locust: Locust, unused_port: int, *, to_workers: bool
 ) -> None:
-    """Whether they get a signal too, after the master has told them to end, or none, as after `kill`."""
+    """The workers also get a signal after the master has told them to end, or they get none, as after `kill`."""
     answers = threading.Event()
     answers.set()
     server = Masks(Script(hold=answers))

@@ -1,4 +1,4 @@
-"""deploy/monitoring as files: what promtool and Grafana ask of them, and that they agree with each other."""
+"""The files of deploy/monitoring: they satisfy promtool and Grafana, and are consistent with each other."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def seconds(duration: str) -> int:
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 def test_alert_is_asked_for_right_before_its_time_and_at_it(alert: dict[str, Any]) -> None:
-    """An alert that waits shorter or longer than it should is then seen by promtool."""
+    """promtool then detects an alert that waits too short or too long."""
     content = yaml.safe_load((FOLDER / "rules_test.yml").read_text())
     firing = [
         {
@@ -176,9 +176,8 @@ def test_thresholds_of_panels_are_those_of_the_alerts() -> None:
 
     assert shown["Server errors"] == thresholds["DeepLabErrors"]
     assert shown["p99"] == shown["Whole pipeline, slowest replica"] == thresholds["DeepLabP99AboveObjective"]
-    assert (
-        shown["Queue time of the core model"] == shown["Mean wait by step"] == thresholds["DeepLabQueueAboveObjective"]
-    )
+    queue = thresholds["DeepLabQueueAboveObjective"]
+    assert shown["Queue time of the core model"] == shown["Mean wait by step"] == queue
     assert shown["Memory in use"] == thresholds["DeepLabGpuMemoryNearlyFull"]
     assert shown["/dev/shm in use"] == pytest.approx(1 - thresholds["DeepLabSharedMemoryNearlyFull"])  # noqa: S108 - a title
 

@@ -1,4 +1,4 @@
-"""The dashboard's queries on made-up series: each curve has the value that was worked out by hand."""
+"""The dashboard's queries on synthetic series: each curve has the value that was calculated by hand."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ nv_inference_first_response_histogram_ms_count{pod="b", model="segment_resnet50"
 kube_pod_container_status_restarts_total{job="k", namespace="seg", pod="s-deeplab-triton-a", container="triton"} 1
 kube_pod_container_status_restarts_total{job="k", namespace="seg", pod="another-service-a", container="triton"} 9
 """
-# What every scrape finds. Replica c is down.
+# Gauges at every scrape. Replica c is down.
 FOUND = """
 up{pod="a"} 1
 up{pod="b"} 1
@@ -100,7 +100,7 @@ nv_gpu_utilization{pod="b", gpu_uuid="GPU-2"} 0.1
 node_filesystem_avail_bytes{job="deeplab-shm", pod="a", mountpoint="/dev/shm"} 1
 node_filesystem_size_bytes{job="deeplab-shm", pod="a", mountpoint="/dev/shm"} 5
 """
-# What exporters of the cluster find there, with jobs of their own.
+# Series of the cluster's exporters, which have their own jobs.
 CLUSTER = """
 kube_deployment_spec_replicas{deployment="s-deeplab-triton"} 3
 kube_deployment_spec_replicas{deployment="s-deeplab-triton-locust-worker"} 20
@@ -179,14 +179,14 @@ def series_of(lines: str, *, values: str) -> list[dict[str, str]]:
 
 
 def curves(query: Query) -> dict[str, dict[str, str]]:
-    """Return the names of the curves of SHOWN that are this query's, each with the labels in its legend."""
+    """Return the names of the curves of SHOWN that belong to this query, each with the labels in its legend."""
     legend = re.sub(r"\\{\\{(\w+)\\}\\}", r"(?P<\1>\\S+)", re.escape(query.legend))
     matches = {name: re.fullmatch(legend, name) for name in SHOWN[query.panel]}
     return {name: match.groupdict() for name, match in matches.items() if match}
 
 
 def case(query: Query) -> dict[str, object]:
-    """Return promtool's case for what SHOWN expects of one query, summed up where a legend leaves out a label."""
+    """Return promtool's test of one query with the values of SHOWN, summed over labels that the legend leaves out."""
     labels = re.findall(r"\{\{(\w+)\}\}", query.legend)
     expected = [
         {

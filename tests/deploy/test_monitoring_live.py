@@ -1,4 +1,4 @@
-"""deploy/monitoring on a real Prometheus that scrapes a real Triton under load, until that breaks and ends."""
+"""deploy/monitoring on a real Prometheus that scrapes a real Triton: under load, with a dead stub, after its end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALLERS = 4
 
 @contextlib.contextmanager
 def load(url: str) -> Generator[None]:
-    """Let callers send pictures, every fifth of which is none, until the block ends."""
+    """Send requests from several callers until the block ends; every fifth has no picture."""
     stopped = threading.Event()
 
     def call(client: SegmentationClient) -> None:
@@ -38,7 +38,7 @@ def load(url: str) -> Generator[None]:
         while not stopped.is_set():
             number += 1
             if number % 5:
-                with contextlib.suppress(SegmentationError):  # what the server does wrong is what is looked at here
+                with contextlib.suppress(SegmentationError):  # the test looks at the metrics of these errors
                     client.segment(toy.picture(number).ppm())
             else:
                 with contextlib.suppress(SegmentationError):
@@ -55,14 +55,14 @@ def load(url: str) -> Generator[None]:
 
 
 def exported(url: str) -> set[str]:
-    """Return the names of the series of a server, a summary's sum and count left out."""
-    with urllib.request.urlopen(url, timeout=10) as reply:  # noqa: S310 - our own address
+    """Return the names of the series of a server, without the sum and count of a summary."""
+    with urllib.request.urlopen(url, timeout=10) as reply:  # noqa: S310 - our own server
         text = reply.read().decode()
     return set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
 
 
 def test_a_life_of_a_server(toy_repository: Path, tmp_path: Path) -> None:
-    """Load, refused pictures, a dead stub, the end: one server, for each of its stages takes the one before."""
+    """Load, rejected pictures, a dead stub, the end: on one server, because each stage needs the one before."""
     options = (
         "--",
         "--metrics-config=summary_latencies=true",
@@ -106,7 +106,7 @@ def assert_all_have_data(prometheus: PrometheusProcess, server: TritonProcess) -
 
 
 def assert_bad_pictures_disturb_nobody(prometheus: PrometheusProcess) -> None:
-    # A fifth of what is sent is no picture, and a fifth of what the ensemble was asked for has failed.
+    # A fifth of the requests has no picture, and a fifth of the requests to the ensemble failed.
     answered, refused = (prometheus.value(f"sum(deeplab:pictures_{what}:rate5m)") for what in ("answered", "refused"))
     assert refused / (answered + refused) == pytest.approx(0.2, abs=0.05)
     assert prometheus.value("deeplab:error_ratio:rate5m") < 0.01
@@ -114,7 +114,7 @@ def assert_bad_pictures_disturb_nobody(prometheus: PrometheusProcess) -> None:
 
 
 def break_a_stub(prometheus: PrometheusProcess, server: TritonProcess) -> None:
-    """Kill a stub behind the back of serve.py, which ends the server when it sees that, as nothing does in a pod."""
+    """Kill a stub while serve.py is stopped, because serve.py would end the server, and nothing in a pod does that."""
     os.kill(server.pid, signal.SIGSTOP)
     try:
         server.stub("postprocess").kill()

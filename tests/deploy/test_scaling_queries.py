@@ -1,4 +1,4 @@
-"""What the autoscalers ask Prometheus, asked by promtool with series made up here: the values that come out.
+"""The queries of the autoscalers, evaluated by promtool on synthetic series.
 
 The adapter's templates are filled as prometheus-adapter fills them for the pods of a HorizontalPodAutoscaler.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.deploy, pytest.mark.stack]
 
 PODS = (f"{NAME}-7d9c5bb6f4-aaaaa", f"{NAME}-7d9c5bb6f4-bbbbb")
-# What an annotation of the pods makes another job scrape.
+# The same pods, scraped by another job because of an annotation.
 AGAIN = "kubernetes-pods"
 STRANGERS = (f"other-{NAME}-7d9c5bb6f4-ccccc", f"{NAME}-locust-worker-7d9c5bb6f4-ddddd")
 INTERVAL, AT = "15s", "10m"
@@ -52,7 +52,7 @@ def series(served: dict[tuple[str, str], tuple[int, int, int]], *, job: str = "d
 
 
 def check(tmp_path: Path, inputs: list[dict[str, str]], expected: dict[str, list[dict[str, Any]]]) -> None:
-    """Let promtool compare the samples of each query with those expected, in millionths: it asks for equality."""
+    """Let promtool compare the samples of each query with the expected ones, in millionths for exact equality."""
     tests = {
         "evaluation_interval": INTERVAL,
         "tests": [
@@ -126,7 +126,7 @@ def test_the_adapter_gives_each_pod_its_own_value(tmp_path: Path) -> None:
         queries[query] = [
             {"labels": f'{{pod="{pod}"}}', "value": value} for pod, value in expected[rule["name"]["as"]].items()
         ]
-        # The adapter offers a metric only where this finds series: of the chart's job, and not of another's.
+        # The adapter offers a metric only if this finds series: those of the chart's job, not of another one.
         queries[f"count by (job) ({rule['seriesQuery']})"] = [
             {"labels": '{job="deeplab-triton"}', "value": len({**SERVED, **NOISE, **OTHERS})}
         ]

@@ -28,7 +28,7 @@ def chart() -> helm_python.Chart:
 
 
 def files(values: Object | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE) -> dict[str, str]:
-    """Return what each template renders to, by its path below templates/.
+    """Return the rendered templates by their path below templates/.
 
     Raises:
         helm_python.HelmError: The values are refused, or a template fails.
@@ -38,7 +38,7 @@ def files(values: Object | None = None, *, release: str = RELEASE, namespace: st
 
 
 def objects(values: Object | None = None, *, release: str = RELEASE, namespace: str = NAMESPACE) -> list[Object]:
-    """Return the Kubernetes objects of all templates; they are cached: do not change them."""
+    """Return the Kubernetes objects of all templates. They are cached, so do not change them."""
     return _objects(json.dumps(values), release, namespace)
 
 
@@ -70,7 +70,7 @@ def server(values: Object | None = None) -> Object:
 
 
 def pods(found: list[Object]) -> Iterator[tuple[Object, Object]]:
-    """Yield each object that makes pods, with the pods' metadata and specification."""
+    """Yield each object that creates pods, with the pods' metadata and specification."""
     for each in found:
         if each["kind"] in {"Deployment", "Job"}:
             yield each, each["spec"]["template"]
@@ -79,17 +79,17 @@ def pods(found: list[Object]) -> Iterator[tuple[Object, Object]]:
 
 
 def containers(pod: Object) -> list[Object]:
-    """Return a pod's containers, those that run before the others first."""
+    """Return the containers of a pod, init containers first."""
     return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
 
 
 def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
-    """Tell whether a selector's labels are all there."""
+    """Return whether an object has all labels of a selector."""
     return selector.items() <= labels.items()
 
 
 def refusal(values: Object) -> str:
-    """Return what Helm says to values that must be refused."""
+    """Return Helm's message about values that it must reject."""
     with pytest.raises(helm_python.HelmError) as raised:
         objects(values)
     return str(raised.value)
@@ -112,12 +112,12 @@ SIDECAR: Object = {
     },
     "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - the pod's
 }
-# The values files that users start from, each by its name.
+# The values files to start from, by name.
 READY: dict[str, Object] = {
     path.name.removesuffix("-values.yaml"): yaml.safe_load(path.read_text())
     for path in sorted((CHART / "ci").glob("*.yaml"))
 }
-# Each shows templates, or parts of them, that the others leave out.
+# Each covers templates, or parts of them, that the others do not.
 VARIANTS: dict[str, Object] = {
     "defaults": {},
     "everything": {
@@ -234,7 +234,7 @@ VARIANTS: dict[str, Object] = {
 
 
 def paths(values: Object, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every path of a tree of values, with what stands there."""
+    """Yield every path of a tree of values, with its value."""
     for key, value in values.items():
         yield (*above, key), value
         if isinstance(value, dict):
@@ -242,7 +242,7 @@ def paths(values: Object, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
-# Kubernetes' own or the user's names.
+# Values whose keys are names of Kubernetes or of the user.
 OPEN = {
     ("affinity",),
     ("commonAnnotations",),

@@ -1,4 +1,4 @@
-"""The command line `deeplab`, run in this process or in one of its own, with a fake in place of the server."""
+"""The command line `deeplab`, run in this process or in another one, with a fake instead of the server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEIGHT, WIDTH = 12, 20
 
 
 def cats(request: ReceivedRequest) -> NDArray[np.uint8]:
-    """Answer with cat where the picture is bright; fail for a picture whose bytes name an error."""
+    """Answer with cat where the picture is bright; fail if the bytes of the picture name an error."""
     names = {kind.__name__: kind for kind in SegmentationError.__subclasses__()}
     if (kind := names.get(request.image.decode("latin-1"))) is not None:
         raise kind("as the picture says")
@@ -36,7 +36,7 @@ def cats(request: ReceivedRequest) -> NDArray[np.uint8]:
 
 
 def reach(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
-    """Let the commands talk to a fake."""
+    """Connect the commands to a fake."""
 
     def connect(url: str, *, model: str, timeout: float) -> SegmentationClient:
         at_once = RetryPolicy(first_delay=0)
@@ -76,7 +76,7 @@ def run(*arguments: str) -> int:
 
 
 def states(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, str]:
-    """Segment into the folder `out`; return what became of each picture."""
+    """Segment into the folder `out`; return the result of each picture."""
     capsys.readouterr()
     assert run("segment", *arguments, "-o", "out", "--json") == code
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -106,7 +106,7 @@ PROGRAM = textwrap.dedent("""
 def start(
     *arguments: str, stdin: int | None = None, terminal: int | None = None, first: str = ""
 ) -> subprocess.Popen[bytes]:
-    """Run the command line in a process of its own, after some code."""
+    """Run the command line in its own process, after some code."""
     output = subprocess.PIPE if terminal is None else terminal
     environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm-256color"}
     environment.pop("NO_COLOR", None)

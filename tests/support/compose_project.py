@@ -1,4 +1,4 @@
-"""docker-compose.yml brought up by an engine of the test run's, on ports of its own, and what its containers are."""
+"""docker-compose.yml, started by the test run's own engine on its own ports, and the state of its containers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVER = "triton-cpu"
 PORTS = ("HTTP_PORT", "GRPC_PORT", "METRICS_PORT", "PROMETHEUS_PORT", "LOCUST_PORT")
 NAME = "deeplab-check"
-# Engines below 25 refuse start_interval. Grafana has no stand-in.
+# Engines before 25 reject start_interval. Grafana has no stand-in.
 OVERRIDE = """
 services:
   triton-cpu: {{healthcheck: {{interval: 2s, start_interval: !reset null}}}}
   prometheus: {{image: "{prometheus}", pull_policy: never, healthcheck: {{interval: 2s}}}}
   locust-master: {{volumes: ["{objectives}:/objectives.toml:ro"]}}
 """
-# Without times: what shares its cores with other work keeps none.
+# Without latency objectives, because they cannot be met on shared cores.
 OBJECTIVES = "error_share = 0\nwrong_replies = 0\n"
 
 
@@ -62,7 +62,7 @@ class ComposeProject:
             "COMPOSE_BAKE": "false",  # which needs a plugin of Docker's client
             "TRITON_IMAGE": images["triton"],
             "PYTHON_IMAGE": images["python"],
-            # An environment's pip has authorities of its own, and those of this machine may be needed on the way out.
+            # pip in an environment has its own authorities, but a proxy may need those of this machine.
             "DEEPLAB_PIP_CONF": "[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n",
             "DEEPLAB_WEIGHTS": "none",
             "DEEPLAB_BUILD_OPTIONS": "--variant resnet50 --no-direct --set preprocess.resize_size=65",
@@ -72,7 +72,7 @@ class ComposeProject:
         }
 
     def __call__(self, *arguments: str, profile: str = "cpu", timeout: float = 550) -> str:
-        """Run Compose with a profile, and return what it prints."""
+        """Run Compose with a profile and return its output."""
         done = subprocess.run(
             [*self._command, "--profile", profile, *arguments],
             cwd=ROOT,
@@ -91,19 +91,19 @@ class ComposeProject:
         return found
 
     def inspected(self, service: str = SERVER, profile: str = "cpu") -> dict[str, Any]:
-        """Return what the engine says of the container of a service."""
+        """Return the engine's description of the container of a service."""
         (found,) = json.loads(self.engine.docker("inspect", self.container(service, profile)))
         return found
 
     def inside(self, *command: str) -> str:
-        """Return what a command prints in the server's container."""
+        """Return the output of a command in the server's container."""
         return self.engine.docker("exec", self.container(), *command)
 
     def healthy(self) -> bool:
-        """Tell whether the server's container runs and its health check has found it ready."""
+        """Return whether the server's container runs and its health check reports it as healthy."""
         state = self.inspected()["State"]
         return state["Running"] and state["Health"]["Status"] == "healthy"
 
     def wait_healthy(self) -> None:
-        """Return when the server is ready."""
+        """Wait until the server is ready."""
         wait_until(self.healthy, what=f"the server is healthy\n{self('logs', '--tail', '30', SERVER)}", seconds=240)

@@ -1,4 +1,4 @@
-"""Run a command as a strict container does: user and group 1000, a read-only root, no capabilities, no way to get any.
+"""Run a command as in a strict container: user and group 1000, a read-only root, no capabilities, no way to get any.
 
     unshare --user --map-root-user --mount --propagation private python confined.py [--keep FOLDER ...] -- COMMAND ...
 
@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 WRITABLE = (Path("/tmp"), Path("/dev/shm"))  # noqa: S108 - what the test is about
-# What containers get read-only of /proc.
+# Paths of /proc that are read-only in containers.
 MACHINE = tuple(Path("/proc", name) for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
 USER = 1000
 # <linux/fcntl.h>, <linux/mount.h>, and the number of mount_setattr(2), for which glibc has a function from 2.36 on.
@@ -34,7 +34,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def checked(result: int, what: str) -> None:
-    """Raise what a call of the C library failed with."""
+    """Raise the error of a failed call of the C library."""
     if result:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
@@ -48,7 +48,7 @@ def change(path: str, flags: int, *, read_only: bool) -> None:
 
 
 def confine(keep: list[Path]) -> None:
-    """Make all that is mounted read-only, and /tmp and /dev/shm empty and writable."""
+    """Make all mounts read-only, and /tmp and /dev/shm empty and writable."""
     hidden = [path for path in keep if any(path.is_relative_to(folder) for folder in WRITABLE)]
     sources = [os.open(path, os.O_PATH) for path in hidden]
     change("/", AT_RECURSIVE, read_only=True)
@@ -64,7 +64,7 @@ def confine(keep: list[Path]) -> None:
 
 def run(command: list[str]) -> int:
     """Run the command without privileges and return its exit code."""
-    # A user namespace of its own: in ours it would be the owner of the mounts, and might undo them.
+    # In a new user namespace, because in ours the command would own the mounts and could undo them.
     user = ["unshare", "--user", f"--map-user={USER}", f"--map-group={USER}", "--keep-caps"]
     bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"]
     process = subprocess.Popen([*user, *bare, *command])
@@ -77,7 +77,7 @@ def run(command: list[str]) -> int:
 
 
 def left(keep: list[Path]) -> list[str]:
-    """Return what is in the writable folders, but for what was shown there from the beginning."""
+    """Return the content of the writable folders, without what was there at the start."""
     return [
         str(path)
         for folder in WRITABLE
@@ -87,7 +87,7 @@ def left(keep: list[Path]) -> list[str]:
 
 
 def main() -> int:
-    """Confine the command, run it, and tell what it left."""
+    """Confine the command, run it, and print what it left."""
     parser = argparse.ArgumentParser(description="Run a command as a strict container does.")
     parser.add_argument("--keep", type=Path, action="append", default=[])
     parser.add_argument("command", nargs="+")

@@ -1,4 +1,4 @@
-"""A container engine of a test run's own: dockerd with its own data, which leaves no process and no rule behind."""
+"""A container engine for a test run: dockerd with its own data, which leaves no process and no firewall rule behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BRIDGE = Path("/sys/class/net/docker0")
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-# What a machine without rules has; iptables-save leaves a table without rules out.
+# The tables of a machine without rules, because iptables-save leaves out empty tables.
 NO_RULES = {
     "filter": "*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n",
     "nat": "*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n",
@@ -26,7 +26,7 @@ NO_RULES = {
 
 
 class Engine:
-    """dockerd, started when the context begins and ended with all that it started when the context ends.
+    """dockerd, which starts with the context, and ends with it together with everything that it started.
 
     Args:
         data: the folder of its images and of what builds have cached, kept for the next run.
@@ -46,7 +46,7 @@ class Engine:
         self._rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout  # noqa: S607 - wherever it is
         self._forwarding = FORWARDING.read_text()
         self._log = self._folder.with_suffix(".log")
-        # Its mounts are its own, and it ends with us whatever ends us.
+        # It has its own mounts, and it ends when this process ends for any reason.
         wrapper = ["unshare", "--mount", "--propagation", "slave", "setpriv", "--pdeathsig", "TERM"]
         options = {"data-root": self._data, "exec-root": self._folder / "exec", "pidfile": self._folder / "pid"}
         with self._log.open("wb") as log:
@@ -78,7 +78,7 @@ class Engine:
         return ["docker", "--host", self.host, *arguments]
 
     def docker(self, *arguments: str, check: bool = True, stdin: IO[bytes] | None = None, timeout: float = 120) -> str:
-        """Return what a command of Docker's client prints, stderr after stdout."""
+        """Return the output of a command of Docker's client, stderr after stdout."""
         done = subprocess.run(
             self._command(*arguments), stdin=stdin, capture_output=True, text=True, check=False, timeout=timeout
         )
@@ -86,7 +86,7 @@ class Engine:
         return done.stdout + done.stderr
 
     def family(self) -> list[psutil.Process]:
-        """Return the processes of the engine and of its containers, most of which are nobody's children."""
+        """Return the processes of the engine and of its containers, most of which have no parent here."""
         found: set[psutil.Process] = set()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -106,7 +106,7 @@ class Engine:
             self._process.kill()
             for process in filter(alive, family):
                 process.kill()
-            # dockerd leaves its rules and its bridge.
+            # dockerd leaves its firewall rules and its bridge behind.
             rules = self._rules + "".join(text for table, text in NO_RULES.items() if f"*{table}\n" not in self._rules)
             subprocess.run(["iptables-restore"], input=rules, text=True, check=True)  # noqa: S607 - wherever it is
             if BRIDGE.exists():

@@ -1,4 +1,4 @@
-"""deploy/Dockerfile as what it makes: stages, the environment that each instruction sees, the files of an image."""
+"""The content of deploy/Dockerfile: stages, the environment of each instruction, the files of an image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "deploy" / "Dockerfile").read_text()
-# Instructions with their continuations on one line, comments left out.
+# Instructions with their continuations on one line, without comments.
 INSTRUCTIONS = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", TEXT, flags=re.MULTILINE)).splitlines()
 STAGES = {
     stage.split()[3]: stage.splitlines()
@@ -22,7 +22,7 @@ def copied(stage: str) -> list[str]:
 
 
 def environment(stage: str, *, before: str | None = None) -> dict[str, str]:
-    """Return what a stage's ENV instructions set, all of them or those before an instruction."""
+    """Return the variables of a stage's ENV instructions: of all of them, or of those before an instruction."""
     lines = STAGES[stage] if before is None else STAGES[stage][: STAGES[stage].index(before)]
     found: dict[str, str] = {}
     for line in lines:
@@ -32,13 +32,13 @@ def environment(stage: str, *, before: str | None = None) -> dict[str, str]:
 
 
 def working_directory(stage: str) -> PurePosixPath:
-    """Return the folder in which a stage's containers start."""
+    """Return the working directory of a stage's containers."""
     (found,) = [line.split()[1] for line in STAGES[stage] if line.startswith("WORKDIR ")]
     return PurePosixPath(found)
 
 
 def contents(stage: str) -> dict[str, Path]:
-    """Return which file of the checkout lies where in an image, by its path there."""
+    """Return the files of the checkout in an image, by their path in the image."""
     found: dict[str, Path] = {}
     for line in STAGES[stage]:
         if not line.startswith("COPY "):
@@ -55,7 +55,7 @@ def contents(stage: str) -> dict[str, Path]:
 
 
 def reaches_the_build(path: str) -> bool:
-    """Tell whether .dockerignore lets a file through: the last line counts that matches it or a folder around it."""
+    """Return whether .dockerignore admits a file. The last line that matches it or a parent folder decides."""
     reaches = True
     names = [str(each) for each in (PurePosixPath(path), *PurePosixPath(path).parents)]
     for line in IGNORED:
@@ -65,7 +65,7 @@ def reaches_the_build(path: str) -> bool:
 
 
 def _pattern(line: str) -> re.Pattern[str]:
-    """Return Docker's pattern: from the root, ** for any folders, * and ? within a name."""
+    """Return the regular expression of a Docker pattern: from the root, ** for any folders, * and ? within a name."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", line.strip("/"))
     meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return re.compile("".join(meanings.get(part, re.escape(part)) for part in parts))

@@ -27,7 +27,7 @@ class Driver(Protocol):
 
     def segment(
         self,
-        image: Any,  # noqa: ANN401 wrong ones too
+        image: Any,  # noqa: ANN401 - wrong ones too
         *,
         model: str | None = None,
         timeout: float | None = None,
@@ -40,7 +40,7 @@ class Driver(Protocol):
 
     def segment_tiles(
         self,
-        image: Any,  # noqa: ANN401 wrong ones too
+        image: Any,  # noqa: ANN401 - wrong ones too
         *,
         tile: int = 1040,
         overlap: float = 0.25,
@@ -72,19 +72,19 @@ class Driver(Protocol):
 class AsyncDriver:
     """An AsyncSegmentationClient in an event loop of its own thread; the methods may be called by any thread."""
 
-    def __init__(self, url: str, **options: Any) -> None:  # noqa: ANN401 the client's
+    def __init__(self, url: str, **options: Any) -> None:  # noqa: ANN401 - the client's
         self.client = AsyncSegmentationClient(url, **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 what the coroutine returns
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the coroutine returns
         """Return what a coroutine returns that runs in the client's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def segment(
         self,
-        image: Any,  # noqa: ANN401 wrong ones too
+        image: Any,  # noqa: ANN401 - wrong ones too
         *,
         model: str | None = None,
         timeout: float | None = None,
@@ -103,7 +103,7 @@ class AsyncDriver:
 
     def segment_tiles(
         self,
-        image: Any,  # noqa: ANN401 wrong ones too
+        image: Any,  # noqa: ANN401 - wrong ones too
         *,
         tile: int = 1040,
         overlap: float = 0.25,
@@ -153,7 +153,7 @@ class AsyncDriver:
 
 
 @contextlib.contextmanager
-def connected(kind: Kind, url: str, **options: Any) -> Generator[Driver]:  # noqa: ANN401 the client's
+def connected(kind: Kind, url: str, **options: Any) -> Generator[Driver]:  # noqa: ANN401 - the client's
     """Yield a client, to be closed at the end."""
     if kind == "sync":
         with SegmentationClient(url, **options) as client:
@@ -207,7 +207,7 @@ class Stuck:
         return b"late"
 
 
-def python(code: str, *arguments: str, flags: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401 those of run
+def python(code: str, *arguments: str, flags: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401 - those of run
     """Run code in an interpreter of its own, to its end."""
     command = [sys.executable, *flags, "-c", textwrap.dedent(code), *arguments]
     options = {"timeout": 120, "check": False, **options}

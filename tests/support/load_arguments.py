@@ -1,4 +1,4 @@
-"""The load tests' arguments, read without Locust."""
+"""The arguments of the load tests, parsed without Locust."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from load_tests.options import Options, add_arguments, options_from
 
 
 class Parser(argparse.ArgumentParser):
-    """Locust's parser takes two settings more."""
+    """Accepts the two additional settings of Locust's parser."""
 
-    def add_argument(self, *flags: str, **settings: Any) -> argparse.Action:  # noqa: ANN401 argparse's own
+    def add_argument(self, *flags: str, **settings: Any) -> argparse.Action:  # noqa: ANN401 - argparse's own
         self.variables = [*getattr(self, "variables", []), settings.pop("env_var", "")]
         settings.pop("include_in_web_ui", None)
         return super().add_argument(*flags, **settings)

@@ -1,4 +1,4 @@
-"""Locust as users run it, in processes of its own: importing it replaces the sockets and locks of whoever does."""
+"""Locust as users run it, in its own processes, because its import replaces the sockets and locks of a process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LENIENT = 'error_share = 0.0\nwrong_replies = 0\n[p99]\n"*" = 60.0\n'
 
 
 class Locust:
-    """Runs of Locust whose files go to one folder."""
+    """Runs of Locust whose files are in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,12 +52,12 @@ class Locust:
 
     def begun(self, command: list[str]) -> contextlib.AbstractContextManager[tuple[subprocess.Popen[str], IO[str]]]:
         """Yield a run whose users all send, and its log from there on."""
-        # A master that was not told of all users in time says the second.
+        # The second text is that of a master that did not hear of all users in time.
         return self.starts(command, until="All users spawned|Spawning is complete")
 
     @contextlib.contextmanager
     def starts(self, command: list[str], *, until: str) -> Generator[tuple[subprocess.Popen[str], IO[str]]]:
-        """Yield a run whose log has come to a line with a regular expression, and its log from there on."""
+        """Yield a run whose log has reached a line that matches a regular expression, and its log from there on."""
         with subprocess.Popen(
             command, cwd=self.folder, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as process:
@@ -75,10 +75,10 @@ class Locust:
         return json.loads(self.json.read_text())
 
     def check_interrupted(self, log: str, code: int) -> None:
-        """Assert that a run that was interrupted while its users sent has lost nothing."""
+        """Assert that a run that was interrupted while its users were sending has lost nothing."""
         assert "Traceback" not in log
         summary = self.summary()
-        # A request that takes longer than the interrupt waits for is a failed one.
+        # A request that takes longer than the wait after the interrupt counts as a failure.
         assert code == (0 if summary["met"] else 1)
         assert summary["problems"] == []
         assert summary["failures"].keys() <= {"no reply by the end of the run"}
@@ -89,7 +89,7 @@ class Locust:
 
 
 class Masks(GrpcServer):
-    """Answers with masks of the right size."""
+    """Answers with masks of the correct size."""
 
     def __init__(self, script: Script) -> None:
         self._peers: list[str] = []
@@ -100,7 +100,7 @@ class Masks(GrpcServer):
         del peer
         return 0
 
-    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 Triton's name, untyped
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: ANN401, N802 - Triton's name, untyped
         image = request.raw_input_contents[0][4:]
         shown = ImageOps.exif_transpose(Image.open(io.BytesIO(image)))
         with self._one:
@@ -114,7 +114,7 @@ class Masks(GrpcServer):
 
 
 def wait_for_a_reply(server: TritonProcess, *, users: int) -> None:
-    """Return when a user of a closed loop has had one.
+    """Wait until a user of a closed loop has received a reply.
 
     A user asks again when it has its reply: of more answers than there are users, one has come.
     """

@@ -1,4 +1,4 @@
-"""The monitoring files, read once for the tests of them: rules, dashboard, queries, names of series."""
+"""The monitoring files, read once for their tests: rules, dashboard, queries, names of series."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "monitoring"
-# What the chart ships, and compose mounts.
+# The files that the chart contains and Compose mounts.
 SHIPPED = ROOT / "deploy" / "helm" / "deeplab-triton" / "monitoring"
 RULES, DASHBOARD = SHIPPED / "rules.yml", SHIPPED / "dashboard.json"
 PROMETHEUS = ROOT / "out" / "tools" / "prometheus"
 
-# What tritonserver 2.51 exports on a machine without a GPU, with the summaries of latencies that compose and the chart
-# ask for. test_monitoring_live.py compares it with a running server.
+# The series of tritonserver 2.51 on a machine without a GPU, with the latency summaries that Compose and the chart
+# enable. test_monitoring_live.py compares them with a running server.
 TRITON_SERIES = {
     "nv_cpu_memory_total_bytes",
     "nv_cpu_memory_used_bytes",
@@ -41,7 +41,7 @@ TRITON_SERIES = {
     "nv_pinned_memory_pool_total_bytes",
     "nv_pinned_memory_pool_used_bytes",
 }
-# Series that a machine with only the embedded server has not, and what brings them.
+# Series that do not exist with only the embedded server, and their source.
 ELSEWHERE = {
     "nv_gpu_memory_total_bytes": "tritonserver with DCGM and a GPU",
     "nv_gpu_memory_used_bytes": "tritonserver with DCGM and a GPU",
@@ -81,7 +81,7 @@ class Query:
     expression: str
 
     def filled(self, *, window: str = "1m") -> str:
-        """Return it as Grafana sends it with all variables at their defaults."""
+        """Return the query as Grafana sends it with the defaults of all variables."""
         text = self.expression.replace("$__rate_interval", window)
         for variable in dashboard()["templating"]["list"]:
             text = text.replace(f"${variable['name']}", variable.get("allValue", ""))
@@ -89,7 +89,7 @@ class Query:
         return text
 
     def series(self) -> set[str]:
-        """Return the names of the series that it reads."""
+        """Return the names of the series that the query reads."""
         return series(self.expression)
 
 
@@ -99,7 +99,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def panels() -> list[dict[str, Any]]:
-    """Return the panels that show something: all but the rows' titles."""
+    """Return the panels with data: all except the titles of rows."""
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 

@@ -1,4 +1,4 @@
-"""A name server: every name has the given addresses, as a headless Service has those of its pods."""
+"""A name server that returns given addresses for every name, as for a headless Service."""
 
 from __future__ import annotations
 
@@ -45,4 +45,4 @@ class NameServer(BaseResolver):
 
 
 def _quiet(_: str) -> None:
-    """Log nothing: a line to stdout for every question is dnslib's default."""
+    """Log nothing, because dnslib prints every query to stdout by default."""

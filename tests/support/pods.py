@@ -1,4 +1,4 @@
-"""Two servers as pods of one Service: addresses of their own, the same ports, and a name for those that are ready."""
+"""Two servers as pods of one Service: different addresses, the same ports, and a name for those that are ready."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Pods:
         self.names = NameServer(ADDRESSES)
 
     def start(self) -> None:
-        """Start those that do not run, all at once, and have the name say so."""
+        """Start all stopped servers simultaneously, and add them to the name."""
         missing = [address for address in ADDRESSES if address not in self.running]
         with ThreadPoolExecutor(len(ADDRESSES)) as pool:
             for address, server in zip(missing, pool.map(self._start, missing), strict=True):
@@ -53,7 +53,7 @@ class Pods:
         self.names.addresses = ADDRESSES
 
     def stop(self) -> None:
-        """Stop those that run, all at once, and check that nothing of them stays behind."""
+        """Stop all running servers simultaneously, and check that they leave nothing behind."""
         for server in self.running.values():
             server.process.terminate()
         with ThreadPoolExecutor(len(ADDRESSES)) as pool:
@@ -61,11 +61,11 @@ class Pods:
         self.running.clear()
 
     def answered(self) -> dict[str, int]:
-        """Return how many requests each has answered since it started."""
+        """Return the number of requests that each server has answered since it started."""
         return {address: answered_by(self.running[address]) for address in ADDRESSES if address in self.running}
 
     def shares(self, before: dict[str, int], count: int) -> list[int]:
-        """Return how many requests each has answered since, once that is so many; Triton counts after its answer."""
+        """Wait for a number of answers, because Triton counts after it answers; return those of each server."""
 
         def since() -> list[int]:
             return [number - before[address] for address, number in self.answered().items()]
@@ -74,7 +74,7 @@ class Pods:
         return since()
 
     def connections(self, address: str) -> int:
-        """Return how many connections one has over which it may get requests by gRPC."""
+        """Return the number of a server's connections that can carry gRPC requests."""
         here = (address, self.grpc)
         found = psutil.Process(self.running[address].triton.pid).net_connections("tcp")
         return sum(each.laddr == here and each.status == psutil.CONN_ESTABLISHED for each in found)
@@ -102,11 +102,11 @@ class Pods:
 
 
 def _common_ports(count: int) -> list[int]:
-    """Return ports that are free at all addresses, below those that the kernel hands out meanwhile."""
+    """Return ports that are free at all addresses, below the range from which the kernel assigns ports."""
     ports: list[int] = []
     for port in checks.free_ports(ADDRESSES[0], set()):
         with socket.socket() as probe:
-            if probe.connect_ex((ADDRESSES[1], port)):  # nobody there
+            if probe.connect_ex((ADDRESSES[1], port)):  # the port is free
                 ports.append(port)
         if len(ports) == count:
             break
@@ -114,12 +114,12 @@ def _common_ports(count: int) -> list[int]:
 
 
 def _check_end(server: TritonProcess) -> None:
-    with server:  # its end waits, and looks for what stays behind
+    with server:  # at the end it waits, and checks for leftovers
         assert server.wait() == 0
 
 
 def answered_by(server: TritonProcess) -> int:
-    """Return how many requests for the ensemble a server has answered since it started."""
+    """Return the number of ensemble requests that a server has answered since it started."""
     with urllib.request.urlopen(server.metrics_url, timeout=10) as response:  # noqa: S310 - http, see serve.py
         lines = response.read().decode().splitlines()
     start = f'nv_inference_request_success{{model="{MODEL}"'

@@ -1,4 +1,4 @@
-"""A Prometheus of its own for a test, with the project's rules at the pace of seconds."""
+"""A Prometheus for one test, with the project's rules in seconds instead of minutes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WINDOW = f"{WINDOW_SECONDS}s"
 
 
 def hurried(text: str) -> str:
-    """Return rules whose windows of minutes are seconds, and whose alerts fire almost at once; thresholds stay."""
+    """Return rules with windows of seconds instead of minutes and almost immediate alerts, but the same thresholds."""
     windows = re.sub(r"\[\d+m\]", f"[{WINDOW}]", text).replace("(5 * 60)", str(WINDOW_SECONDS))
     return re.sub(r"for: \d+m", "for: 2s", windows)
 
@@ -59,14 +59,14 @@ class PrometheusProcess:
             self._process = subprocess.Popen([str(PROMETHEUS / "prometheus"), *options], stdout=log, stderr=log)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the samples of an instant query, without those that are not a number."""
+        """Return the samples of an instant query, without NaN."""
         url = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
         with urllib.request.urlopen(url, timeout=10) as reply:  # noqa: S310 - our own address
             found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
         return [sample for sample in found if sample["value"][1] != "NaN"]
 
     def value(self, expression: str) -> float:
-        """Return the one sample of an expression, or NaN for none."""
+        """Return the single sample of an expression, or NaN without samples."""
         samples = self.query(expression)
         assert len(samples) <= 1, samples
         return float(samples[0]["value"][1]) if samples else float("nan")
@@ -76,7 +76,7 @@ class PrometheusProcess:
         return {sample["metric"]["alertname"] for sample in self.query('ALERTS{alertstate="firing"}')}
 
     def is_ready(self) -> bool:
-        """Tell whether it answers; fail when it ended."""
+        """Return whether Prometheus answers; fail if it has ended."""
         assert self._process.poll() is None, self.log.read_text()
         try:
             with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as reply:  # noqa: S310 - our own address

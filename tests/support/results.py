@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def segmentation(mask: NDArray[np.uint8], **changes: Any) -> Segmentation:  # noqa: ANN401 the fields' own
+def segmentation(mask: NDArray[np.uint8], **changes: Any) -> Segmentation:  # noqa: ANN401 - the fields' own
     """Return the result that a server with VOC's classes would give for a mask."""
     fields: dict[str, Any] = {
         "mask": mask,

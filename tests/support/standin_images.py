@@ -1,4 +1,4 @@
-"""Stand-ins for the images that a registry would give: Debian's Python, and NVIDIA's Triton with the wheel's server.
+"""Stand-ins for images of a registry: Debian's Python, and NVIDIA's Triton with the wheel's server.
 
 Debian is made once by debootstrap. What NVIDIA's image has and the wheel has not is missed: the libtorch backend, for
 which ours in Python stands, CUDA, and everything that Triton has learned since 2.51.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CERTIFICATES = Path("etc/ssl/certs/ca-certificates.crt")
 PACKAGES = "busybox,ca-certificates,curl,libpython3.11,procps,python3,python3-pip,python3-venv"
 PATH = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# 2.51 ends at once for an option that it does not know.
+# 2.51 ends at once if an option is unknown.
 TRITONSERVER = """#!/bin/bash
 for option; do
     shift
@@ -36,7 +36,7 @@ done
 export LD_LIBRARY_PATH=/opt/tritonserver/lib
 exec /opt/tritonserver/bin/tritonserver --backend-directory=/opt/tritonserver/backends "$@"
 """
-# As NVIDIA's: each bash that is started runs a file that takes its time, and the entry point becomes its arguments.
+# Like NVIDIA's: each start of bash runs a slow script, and the entry point executes its arguments.
 BASHRC = "sleep 2\n"
 ENTRYPOINT = """#!/bin/bash
 export STANDIN_ENTRYPOINT=passed
@@ -45,7 +45,7 @@ exec "$@"
 
 
 def debian(folder: Path) -> Path:
-    """Return a Debian with Python, made unless it is there; it trusts the authorities that this machine trusts."""
+    """Return a Debian with Python, created if needed; it trusts the certificate authorities of this machine."""
     root = folder / "debian"
     if not root.exists():
         partial = folder / "debian.partial"
@@ -70,7 +70,7 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def tritonserver(folder: Path, root: Path) -> None:
-    """Put into a folder what NVIDIA's image has beside Ubuntu."""
+    """Write the parts of NVIDIA's image that Ubuntu does not have into a folder."""
     server = checks.check_environment()
     triton = folder / "opt" / "tritonserver"
     (triton / "bin").mkdir(parents=True)
@@ -92,11 +92,11 @@ def tritonserver(folder: Path, root: Path) -> None:
 
 
 def imported(engine: Engine, name: str, root: Path, layer: Path, changes: Sequence[str]) -> str:
-    """Return the tag of an image of Debian and what a folder adds to it, which is made unless the engine has it."""
+    """Return the tag of an image of Debian plus a folder; build it unless the engine has it."""
     digest = hashlib.sha256("".join(changes).encode())
     for path in sorted(layer.rglob("*")):
         digest.update(str(path.relative_to(layer)).encode() + (path.read_bytes() if path.is_file() else b""))
-    # What was made before makes what was built from it before valid.
+    # An image that existed before keeps the images that were built from it valid.
     digest.update(str(root.stat().st_mtime_ns).encode())
     tag = f"{name}:{digest.hexdigest()[:12]}"
     if "No such image" in engine.docker("image", "inspect", tag, check=False):
@@ -126,12 +126,12 @@ def python(engine: Engine, folder: Path, work: Path) -> str:
 
 
 def prometheus(engine: Engine, folder: Path, work: Path, program: Path) -> str:
-    """Return the tag of an image of this machine's Prometheus, which runs as the official one does."""
+    """Return the tag of an image with this machine's Prometheus, which runs like the official one."""
     programs = work / "usr" / "bin"
     programs.mkdir(parents=True)
     shutil.copy(program, programs / "prometheus")
     (programs / "wget").symlink_to("busybox")
-    # A new volume takes the owner of the folder that it is mounted over.
+    # A new volume gets the owner of the folder that it is mounted on.
     (work / "prometheus").mkdir()
     os.chown(work / "prometheus", 65534, 65534)
     return imported(engine, "standin/prometheus", debian(folder), work, ['ENTRYPOINT ["/bin/prometheus"]'])

@@ -1,4 +1,4 @@
-"""A receiver of spans on this machine: OTLP in JSON over HTTP, which is what Triton's library sends."""
+"""A receiver of spans on this machine: OTLP in JSON over HTTP, as Triton's library sends them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-# Each has a span of its name in the trace of a plain request.
+# Each of these has a span with its name in the trace of a plain request.
 MODELS = ["segment_resnet50", "preprocess", "core_resnet50", "postprocess"]
 
 
@@ -43,7 +43,7 @@ class Collector(http.server.ThreadingHTTPServer):
         self.server_close()
 
     def await_spans(self, names: set[str], trace_id: str | None = None) -> dict[str, Mapping[str, Any]]:
-        """Return the spans of a trace, or of all, by their name, once all of these names have come."""
+        """Wait for spans with all of these names; return the spans of a trace, or of all traces, by name."""
         deadline = time.monotonic() + 60
         with self.come:
             while True:
@@ -70,7 +70,7 @@ class _Receiver(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        """Say nothing."""
+        """Log nothing."""
 
 
 def attributes(of: Mapping[str, Any]) -> dict[str, str]:

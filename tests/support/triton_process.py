@@ -1,4 +1,4 @@
-"""A server for a test, whose processes are known and whose cleanup is checked."""
+"""A server for a test, with known processes and checked cleanup."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOLDERS = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # noqa: S108 - looked
 
 
 def wait_until(condition: Callable[[], object], *, what: str, seconds: float = 30.0) -> None:
-    """Return as soon as a condition holds; fail with what was awaited when it does not in time."""
+    """Wait until a condition holds; fail with `what` if it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -47,7 +47,7 @@ def files_of(pid: int) -> list[str]:
 
 
 class TritonProcess(RunningServer):
-    """A running serve.py that leaves nothing behind: at the end of its context that is asserted.
+    """A running serve.py. The end of its context asserts that it leaves nothing behind.
 
     Args:
         model_repository: the models to serve.
@@ -83,12 +83,12 @@ class TritonProcess(RunningServer):
         return next(process for process in self.stubs if f"{model}_0_0" in process.cmdline())
 
     def rest_of_output(self) -> str:
-        """Return what came on stdout after the ready line, once the process has ended."""
+        """Return the output on stdout after the ready line, once the process has ended."""
         assert self.process.stdout is not None
         return self.process.stdout.read().decode()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to serve.py alone."""
+        """Send a signal only to serve.py."""
         self.process.send_signal(number)
 
     def wait(self, seconds: float = 60.0) -> int:
@@ -99,11 +99,11 @@ class TritonProcess(RunningServer):
             raise AssertionError(f"serve.py still runs after {seconds:g} s\n{self.log_tail()}") from None
 
     def left_behind(self) -> list[str]:
-        """Return what of this server is still on the machine: processes, shared memory, temporary folders."""
+        """Return the leftovers of this server on the machine: processes, shared memory, temporary folders."""
         return [*map(str, filter(alive, self._family)), *files_of(self.process.pid)]
 
     def kill(self) -> None:
-        """End what is left, whatever state it is in."""
+        """End all remaining processes and remove the leftovers, in any state."""
         family = set(self._family)
         with contextlib.suppress(psutil.NoSuchProcess):
             family |= set(psutil.Process(self.process.pid).children(recursive=True))
@@ -126,7 +126,7 @@ class TritonProcess(RunningServer):
             wait_until(lambda: not self.left_behind(), what=f"{self.left_behind()} gone", seconds=5)
         finally:
             self.kill()
-            if "PYTEST_CURRENT_TEST" in os.environ:  # which shows it where the test failed
+            if "PYTEST_CURRENT_TEST" in os.environ:  # pytest shows the log if the test failed
                 sys.stdout.write(f"The log of serve.py (pid {self.pid}) ends:\n{self.log_tail()}\n")
 
 

@@ -1,4 +1,4 @@
-"""The wheel's tritonserver in the container's place: a `tritonserver` for PATH, and what its --help knows."""
+"""The wheel's tritonserver instead of the container's: a `tritonserver` for PATH, and the options of its --help."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deeplabv3.embedded import checks, layout
 
 
 def options() -> set[str]:
-    """Return the names of the options that the wheel's tritonserver knows, without their dashes."""
+    """Return the names of the options of the wheel's tritonserver, without dashes."""
     server = checks.check_environment()
     command = [str(server / "bin" / "tritonserver"), "--help"]
     with tempfile.TemporaryDirectory() as folder:
@@ -23,7 +23,7 @@ def options() -> set[str]:
 
 
 def launcher(folder: Path) -> Path:
-    """Write a `tritonserver` that runs the wheel's on 127.0.0.1 with its backends; return the folder to put on PATH."""
+    """Write a `tritonserver` that runs the wheel's on 127.0.0.1 with its backends; return the folder for PATH."""
     server = checks.check_environment()
     backends = layout.backend_directory(folder, server)
     variables = layout.environment(server, folder)
@@ -41,7 +41,7 @@ def launcher(folder: Path) -> Path:
 
 
 def on_path(folder: Path) -> dict[str, str]:
-    """Return our environment with a folder in front of PATH, and nothing that the entry point would find set."""
+    """Return our environment with a folder in front of PATH, without the variables that the entry point reads."""
     ours = {
         name: value
         for name, value in os.environ.items()

@@ -57,13 +57,13 @@ class Events:
     def request(self) -> Events:
         return self
 
-    def fire(self, **request: Any) -> None:  # noqa: ANN401 Locust's own
+    def fire(self, **request: Any) -> None:  # noqa: ANN401 - Locust's own
         self.counted.append(request)
 
 
 @pytest.fixture
 def begin(monkeypatch: pytest.MonkeyPatch) -> Begin:
-    def begin(answer: Callable[[], Reply], environment: Any) -> Sending:  # noqa: ANN401 in place of Locust's
+    def begin(answer: Callable[[], Reply], environment: Any) -> Sending:  # noqa: ANN401 - in place of Locust's
         def client_for(*_: object) -> Client:
             return Client(answer)
 

@@ -223,7 +223,7 @@ def test_another_python_makes_another_environment(checkout: Checkout) -> None:
     ("text", "words"),
     [
         (None, "not found"),
-        ("#!/bin/sh\n", "-V says ''"),
+        ("#!/bin/sh\n", "-V prints ''"),
         (
             '#!/bin/sh\nif [ "$1" = -V ]; then echo Python 2.7.18 >&2; else echo SyntaxError >&2; exit 1; fi',
             "'Python 2.7.18'",
@@ -252,7 +252,7 @@ def test_a_python_that_will_not_do_is_one_line(
     assert line.startswith(f"make: {python}: ")
     assert words in line
     assert "3.10 to 3.12" in line
-    assert line.endswith("; give another one, make PYTHON=/path/to/python")
+    assert line.endswith("; use another one with make PYTHON=/path/to/python")
     assert of_make.startswith("make: *** ")
     assert sorted(checkout.folder.rglob("*")) == before
 
