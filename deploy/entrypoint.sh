@@ -60,7 +60,7 @@ if [[ $(ulimit -Ss) == unlimited ]] || (($(ulimit -Ss) < stack)); then
 fi
 ulimit -Sn "$(ulimit -Hn)"
 
-# A random key that nobody knows: Triton has no other way to disable these interfaces.
+# A random key that is not stored, because Triton has no other way to disable these interfaces.
 key=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 closed="shared-memory,model-repository,trace,logging:deeplab-key=$key"
 

@@ -133,7 +133,7 @@ def test_the_largest_batch_runs_before_any_other(tmp_path: Path, monkeypatch: py
         seen.append(len(pixels))
         return core(pixels, image_id)
 
-    def load(*_: object) -> Any:  # noqa: ANN401 - in place of a module of TorchScript
+    def load(*_: object) -> Any:  # noqa: ANN401 - stands for a module of TorchScript
         return run
 
     monkeypatch.setattr(bare, "CONTENDERS", (bare.Contender("fp16"),))

@@ -1,4 +1,4 @@
-"""What one process of a load test sends and counts, with a client in place of the server."""
+"""What one process of a load test sends and counts, with a client instead of the server."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Events:
 
 @pytest.fixture
 def begin(monkeypatch: pytest.MonkeyPatch) -> Begin:
-    def begin(answer: Callable[[], Reply], environment: Any) -> Sending:  # noqa: ANN401 - in place of Locust's
+    def begin(answer: Callable[[], Reply], environment: Any) -> Sending:  # noqa: ANN401 - stands for Locust's
         def client_for(*_: object) -> Client:
             return Client(answer)
 
