@@ -71,7 +71,10 @@ docs: $(VENV)/docs ## Build the documentation site, out/docs/index.html; fails o
 	rm -rf out/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . out/docs
 
+# .phrases has patterns of unclear or British English; grep exits with 1 when it finds none.
 lint: $(VENV)/deploy $(VENV)/docs $(VENV)/page ## Run the linters and the type checkers
+	@git grep --no-index --exclude-standard -nIE -f .phrases -- . ':!.phrases' ':!LICENSE'; test $$? -eq 1 || \
+		{ echo "make: rewrite these phrases; .phrases has the patterns" >&2; exit 1; }
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright
