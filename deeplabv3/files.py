@@ -35,7 +35,7 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def write_whole(path: Path, content: bytes) -> bool:
+def write_atomically(path: Path, content: bytes) -> bool:
     """Write a file atomically: whatever happens, it has its old content or all of the new content.
 
     A file with equal content is not touched. The folder must be locked, because the unfinished file of a killed process

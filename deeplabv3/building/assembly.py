@@ -22,7 +22,7 @@ from deeplabv3.building.staging import locked, partial_file, try_writing
 from deeplabv3.building.written import Written, refuse_edits, remove_older_records
 from deeplabv3.cpus import missing_for_int8
 from deeplabv3.errors import BuildError, RepositoryError
-from deeplabv3.files import write_whole
+from deeplabv3.files import write_atomically
 from deeplabv3.models.names import VARIANTS, core_name, direct_name, ensemble_name
 from deeplabv3.models.weights import WeightsSource
 from deeplabv3.repository.config import config_text, parameters_of, parse_config, pb, read_config
@@ -321,16 +321,16 @@ def _write_texts(
 ) -> list[str]:
     configs = {name: text for name, text in texts.items() if name.endswith("config.pbtxt")}
     record = repository / Written.FILE
-    write_whole(record, written.during(repository, configs, settings).text().encode())
+    write_atomically(record, written.during(repository, configs, settings).text().encode())
     changed = _write(repository, {name: text.encode() for name, text in texts.items()})
-    write_whole(record, written.after(configs, settings).text().encode())
+    write_atomically(record, written.after(configs, settings).text().encode())
     remove_older_records(repository)
     return changed
 
 
 def _write(repository: Path, contents: Mapping[str, bytes]) -> list[str]:
     """Write files by their path in a repository; return those that have changed."""
-    return [name for name, content in contents.items() if write_whole(repository / name, content)]
+    return [name for name, content in contents.items() if write_atomically(repository / name, content)]
 
 
 def _log_written(repository: Path, changed: Sequence[str], settings: Mapping[str, str], *, configs_only: bool) -> None:

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, TextIO
 
 from deeplabv3.evaluation import EvaluationError, StateError
-from deeplabv3.files import lock_folder, write_whole
+from deeplabv3.files import lock_folder, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -41,7 +41,7 @@ class RecordFile:
         with writing(self.path):
             known = self._read(take)
             if known is None:
-                write_whole(self.path, f"{json.dumps({'settings': self._settings})}\n".encode())
+                write_atomically(self.path, f"{json.dumps({'settings': self._settings})}\n".encode())
             else:
                 os.truncate(self.path, known)
             file = self.path.open("a", encoding="utf-8")

@@ -23,7 +23,7 @@ from deeplabv3.evaluation.predictors import Normalization, agreed_class_names, l
 from deeplabv3.evaluation.records import RecordFile, output_folder, writing
 from deeplabv3.evaluation.report import draw, report
 from deeplabv3.evaluation.served import DirectPredictor, EnsemblePredictor, Server
-from deeplabv3.files import write_whole
+from deeplabv3.files import write_atomically
 from deeplabv3.repository.class_names import read_class_names
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         for suffix, data in files.items():
             file = options.output / f"{options.name}{suffix}"
             with writing(file):
-                write_whole(file, data)
+                write_atomically(file, data)
         # Only now, because the next run must measure again: the model may be another build.
         records.discard()
     return content

@@ -298,7 +298,7 @@ def test_a_build_that_is_killed_while_it_writes_leaves_nothing_that_looks_edited
     if not recorded:
         forget(repository, shipped=True)
     written = 0
-    write = assembly.write_whole
+    write = assembly.write_atomically
 
     def kill(path: Path, content: bytes) -> None:
         nonlocal written
@@ -308,7 +308,7 @@ def test_a_build_that_is_killed_while_it_writes_leaves_nothing_that_looks_edited
                 raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(assembly, "write_whole", kill)
+    monkeypatch.setattr(assembly, "write_atomically", kill)
     assert build(repository, "--device", "cuda", *MY_SETTINGS) != 0
     monkeypatch.undo()
     assert build(repository, "--num-classes", "3") == 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deeplabv3.files import lock_folder, partial_of, write_whole
+from deeplabv3.files import lock_folder, partial_of, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,29 +16,29 @@ pytestmark = pytest.mark.unit
 
 def test_a_file_is_written_where_it_differs(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "file"
-    assert [write_whole(path, content) for content in (b"1", b"1", b"2")] == [True, False, True]
+    assert [write_atomically(path, content) for content in (b"1", b"1", b"2")] == [True, False, True]
     assert path.read_bytes() == b"2"
 
 
 @pytest.mark.parametrize("content", [b"same", b"another"])
 def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"same")
+    write_atomically(path, b"same")
     partial_of(path).write_bytes(b"sa")
-    write_whole(path, content)
+    write_atomically(path, content)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [content]
 
 
 def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"before")
+    write_atomically(path, b"before")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match=f"No space left on device: .*{path.name}"):
-        write_whole(path, b"after")
+        write_atomically(path, b"after")
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
 
 
