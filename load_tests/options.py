@@ -145,3 +145,14 @@ def options_from(given: Mapping[str, object]) -> Options:
     return parser.parse_args(
         [f"--{name.replace('_', '-')}={given[name]}" for name in Options.__annotations__], Options()
     )
+
+
+if __name__ == "__main__":  # Locust's own --help does not show them
+    described = _RaisingParser(
+        prog="locust --locustfile load_tests/locustfile.py",
+        add_help=False,
+        usage="%(prog)s OPTIONS, and Locust's own",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_arguments(described)
+    described.print_help()
