@@ -64,9 +64,9 @@ def write_models(source: Path, target: Path) -> list[str]:
     """
     variants = [variant for variant in VARIANTS if (source / ensemble_name(variant)).is_dir()]
     if not variants:
-        raise RepositoryError(f"{source} holds no segment_* model: build one with build_models.py")
+        raise RepositoryError(f"{source} has no segment_* model; build one with build_models.py")
     if target.exists():
-        raise RepositoryError(f"{target} exists: remove it, or give another --output")
+        raise RepositoryError(f"{target} exists; remove it, or use another --output")
     target.mkdir(parents=True)
     for path in filter(Path.is_file, source.iterdir()):
         shutil.copy(path, target)

@@ -101,9 +101,10 @@ def download(weights: WeightsEnum, *, progress: bool) -> dict[str, torch.Tensor]
             f"the weights at {weights.url} could not be downloaded: {exc}; put the file at {cached}"
         ) from exc
     except (RuntimeError, OSError, pickle.UnpicklingError) as exc:
-        raise WeightsUnavailableError(
-            f"the weights at {weights.url} could not be loaded: {exc}; replace {cached}"
-        ) from exc
+        remedy = (
+            f"replace {cached}" if cached.exists() else f"put the file at {cached}, or set TORCH_HOME to another folder"
+        )
+        raise WeightsUnavailableError(f"the weights at {weights.url} could not be loaded: {exc}; {remedy}") from exc
 
 
 def _check_hash(cached: Path) -> None:

@@ -145,14 +145,16 @@ class Segmenter:
 
     def _segment(self, picture: bytes) -> Segmentation:
         """Return the result. Wait for a missing model, because a server that starts or stops also lacks it."""
-        deadline = time.monotonic() + self._job.timeout
+        left = self._job.timeout
+        deadline = time.monotonic() + left
         while True:
             try:
-                return self._client.segment(picture)
+                return self._client.segment(picture, timeout=left)
             except ModelNotFoundError:  # noqa: PERF203 - each attempt can fail
-                if time.monotonic() > deadline:
-                    raise
                 time.sleep(1.0)
+                left = deadline - time.monotonic()
+                if left < 1:
+                    raise
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,9 @@ def curves(
 def main() -> None:
     """Read the command line, ask Prometheus, write the picture."""
     parser = argparse.ArgumentParser(description="Draw the dashboard's time series from Prometheus as a PNG.")
-    parser.add_argument("--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="default: %(default)s")
+    parser.add_argument(
+        "--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="URL of Prometheus (default: %(default)s)"
+    )
     parser.add_argument(
         "--minutes", type=float, default=5.0, help="length of the period that ends now (default: %(default)s)"
     )
@@ -85,7 +87,9 @@ def main() -> None:
         default="1m",
         help="window of rates, at least four scrape intervals; recorded rates keep theirs (default: %(default)s)",
     )
-    parser.add_argument("--output", type=Path, default=Path("out/monitoring.png"), help="default: %(default)s")
+    parser.add_argument(
+        "--output", type=Path, default=Path("out/monitoring.png"), metavar="FILE", help="PNG (default: %(default)s)"
+    )
     options = parser.parse_args()
     dashboard = json.loads(DASHBOARD.read_text())
     end = time.time()

@@ -62,4 +62,4 @@ def test_any_batch_size_can_be_searched(output: Path) -> None:
 def test_a_folder_that_is_there_is_not_replaced(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tuning.main(["--model-repository", str(ROOT / "model_repository"), "--output", str(output)])
-    assert "exists: remove it, or give another --output" in capsys.readouterr().err
+    assert "exists; remove it, or use another --output" in capsys.readouterr().err
