@@ -134,7 +134,7 @@ def run(image: Path, wanted: Path | None, output: Path, *, page: bool = False) -
     log = output / "server.log"
     screen.print(f"starting Triton with the models in {_shown(repository)}; log: {_shown(log)}", soft_wrap=True)
     with RunningServer(repository, log=log) as server:
-        screen.print(f"ready: grpc://{server.grpc_url} http://{server.http_url}")
+        screen.print(f"Triton is ready: grpc://{server.grpc_url} http://{server.http_url}")
         try:
             if page:
                 return serve_page(f"grpc://{server.grpc_url}", image)

@@ -131,9 +131,9 @@ def check_repository(repository: Path) -> dict[str, Any]:
             raise StartError(f"{repository / name / '1' / script} is missing; restore it or remove {repository / name}")
         if is_core(config) and not model_file(repository, name).is_file():
             raise StartError(
-                f"{model_file(repository, name)} is missing; run build_models.py --model-repository "
-                f"{shlex.quote(str(repository))}, with the options of earlier builds if there were any, or serve "
-                "another --model-repository: `make demo` without a network builds out/demo/model_repository"
+                f"{model_file(repository, name)} is missing; run .venv/bin/python build_models.py --model-repository "
+                f"{shlex.quote(str(repository))}, with the options of earlier builds if there were any, or serve what "
+                "`make demo` builds without a network: --model-repository out/demo/model_repository"
             )
     check_queues(configs)
     check_precisions(configs)

@@ -50,7 +50,7 @@ NAMES = tuple(_LIST.splitlines())
 
 def command(program: str, folder: Path) -> list[str]:
     """Return the arguments of a command of the document, with its files in a folder."""
-    (line,) = [line for line in "".join(blocks("sh")).splitlines() if program in line]
+    (line,) = [line for line in "".join(blocks("sh")).replace("\\\n", "").splitlines() if program in line]
     own = {"mine.pth", "names.txt", "models/mine", "pictures", "masks"}
     words = [str(folder / word) if word in own else SMALLER.get(word, word) for word in shlex.split(line)]
     assert words[0] == ".venv/bin/python"

@@ -40,6 +40,12 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
 
 
+def commands(document: str) -> list[list[str]]:
+    """Return the words of each command of the shell blocks, without comments."""
+    lines = "".join(blocks(document, "sh")).replace("\\\n", "").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
 @pytest.mark.parametrize("document", ["README.md", "client/README.md"])
 def test_python_blocks_run(color_server: TritonProcess, document: str, tmp_path: Path) -> None:
     # The unit tests run the others, with a fake instead of the server.
@@ -64,8 +70,7 @@ def test_python_blocks_run(color_server: TritonProcess, document: str, tmp_path:
 def test_commands_of_shell_blocks_exist(document: str) -> None:
     """make and the scripts accept them; they are not run, because they build into the checkout or never end."""
     parsers = {"build_models.py": build_models.parse_arguments, "serve.py": serve.parse}
-    for line in "".join(blocks(document, "sh")).splitlines():
-        words = shlex.split(line)
+    for words in commands(document):
         if words[0].startswith("SOAK_REQUESTS="):
             del words[0]
         program, *arguments = words

@@ -704,7 +704,7 @@ def test_a_core_model_that_is_not_built_is_refused(
     capsys: pytest.CaptureFixture[str], repository: Path, kind: str
 ) -> None:
     add_model(repository, "core", config=kind, code=None)
-    assert "core/1/model.pt is missing; run build_models.py" in refusal(capsys, repository)
+    assert "core/1/model.pt is missing; run .venv/bin/python build_models.py" in refusal(capsys, repository)
     (repository / "core" / "1" / "model.pt").write_text("half a download", encoding="utf-8")
     assert "model.pt is not a TorchScript file" in refusal(capsys, repository)
 
