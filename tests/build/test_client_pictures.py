@@ -51,10 +51,13 @@ def test_a_tensor_is_taken_as_the_array_that_it_holds() -> None:
 @pytest.mark.parametrize(
     ("tensor", "words"),
     [
-        (torch.zeros(3, 5, 7, dtype=torch.uint8), r"uint8 torch\.Tensor of shape \(3, 5, 7\).*permute\(1, 2, 0\)"),
+        (
+            torch.zeros(3, 5, 7, dtype=torch.uint8),
+            r"torch\.Tensor of dtype uint8 and shape \(3, 5, 7\).*permute\(1, 2, 0\)",
+        ),
         (torch.zeros(2, 3, 5, 7), r"\(2, 3, 5, 7\).*one image"),
         (torch.zeros(5, 7, 3, dtype=torch.int32), "int32"),
-        (torch.full((5, 7, 3), 200.0), "from 200 to 200; divide by 255"),
+        (torch.full((5, 7, 3), 200.0), "from 200 to 200 as an image: divide it by 255"),
         (torch.zeros(5, 7, 3, requires_grad=True), r"on device cpu .*\.detach\(\)"),
         (torch.zeros(5, 7, 3, dtype=torch.bfloat16), "BFloat16"),
         # The one device without memory of its own that every build of torch has.

@@ -109,7 +109,9 @@ def test_a_checkpoint_is_served_under_its_own_class_names(
             assert (drawn[result[name]] == voc.PALETTE[index]).all()
         with Image.open(io.BytesIO(data)) as opened:
             assert (drawn[result["ground"]] == np.asarray(opened.convert("RGB"))[result["ground"]]).all()
-    with pytest.raises(UnknownClassError, match="no class 'cat'; this model knows ground, Küken, fence post"):
+    with pytest.raises(
+        UnknownClassError, match="unknown class 'cat': the model's classes are ground, Küken, fence post"
+    ):
         results[pictures.small()]["cat"]
 
 
