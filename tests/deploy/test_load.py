@@ -66,7 +66,8 @@ def test_an_interrupt_of_make_load_leaves_the_report(locust: Locust, toy_server:
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True) as run:
         wait_for_a_reply(toy_server, users=4)
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-        assert run.wait(60) == -signal.SIGINT
+        # Not always -SIGINT: tabulate, which torch imports at the exit if it is installed, makes Python forget it.
+        assert run.wait(60) in {-signal.SIGINT, 1}
     summary = json.loads((locust.folder / "closed.json").read_text())
     assert summary["total"]["requests"] > 4
     assert "Load test" in (locust.folder / "closed.html").read_text()
