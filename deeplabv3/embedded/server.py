@@ -50,9 +50,10 @@ LOAD_FAILURE = re.compile(r'E\d{4} .*\] "((?:failed to load|Poll failed for) .*)
 # nothing to do, so with seven stubs about every second sample counts.
 IDLE_SAMPLE_SECONDS = 0.1
 IDLE_SAMPLES = 3
-# After a request that failed because /dev/shm was full, or that its gRPC caller gave up, 2.51 may wait until the exit
-# timeout for a stub that waits for Triton. A stub that unloads is not idle for so long.
-STUCK_SECONDS = 5.0
+# Triton unloads the models when all requests are answered. After a request that failed because /dev/shm was full, or that
+# its gRPC caller gave up, a stub of 2.51 may never end, and on a busy machine each stub may need many seconds. Nothing is
+# lost if this is cut short: Triton would wait until the exit timeout and exit with 1.
+UNLOAD_SECONDS = 10.0
 UNLOADING = b"All models are stopped, unloading models"
 PR_SET_PDEATHSIG = 1
 REPEAT_SECONDS = 0.25
@@ -75,7 +76,7 @@ class Server:
         self._dead_stub = ""
         self._exited = False
         self._ending = False
-        self._unloading = False
+        self._unloading = 0.0  # the time when Triton has answered all requests and begins to unload
         self._last_line = b""
         self._load_failures: list[str] = []
         self._selector = selectors.DefaultSelector()
@@ -150,7 +151,7 @@ class Server:
             hold.getresponse().read()
         self._process.terminate()
         self._awake = Instant.now()
-        before, idle_samples, last_busy = None, 0, began
+        before, idle_samples = None, 0
         while not self._exited:
             self._wait(time.monotonic() + IDLE_SAMPLE_SECONDS)
             elapsed = time.monotonic() - began
@@ -162,10 +163,9 @@ class Server:
                 say(f"error: tritonserver did not stop within {elapsed:.0f} s and was killed")
                 return 1
             now = idle_stubs(self._prefix)
-            if not (now and self._unloading):
-                last_busy = time.monotonic()
-            elif time.monotonic() > last_busy + STUCK_SECONDS:  # all requests are answered
-                say("tritonserver still waits although all requests are answered; ending it")
+            has_stubs = now is None or bool(now)
+            if has_stubs and self._unloading and time.monotonic() > self._unloading + UNLOAD_SECONDS:
+                say(f"all requests are answered, but tritonserver still unloads after {UNLOAD_SECONDS:g} s; ending it")
                 return 0
             idle_samples = 0 if now is None else idle_samples + (now == before)
             before = now
@@ -254,7 +254,8 @@ class Server:
             *lines, self._last_line = (self._last_line + chunk).split(b"\n")
             for line in lines:
                 self._ending = self._ending or line.startswith(b"Signal (")  # another process stops tritonserver
-                self._unloading = self._unloading or UNLOADING in line
+                if UNLOADING in line:
+                    self._unloading = time.monotonic()
                 if found := LOAD_FAILURE.match(line.decode(errors="replace")):
                     self._load_failures.append(" ".join(found[1].replace("\\n", " ").split()))
 

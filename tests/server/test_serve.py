@@ -73,6 +73,12 @@ class TritonPythonModel:
 SLOW_START_CODE = ECHO_CODE.replace(
     "def initialize(self, args):", "def initialize(self, args):\n        time.sleep(60)"
 )
+SLOW_END_CODE = ECHO_CODE + """
+    def finalize(self):
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            pass
+"""
 DIES_LATER_CODE = """
 import os, signal, time
 
@@ -240,6 +246,15 @@ def test_a_stop_after_shared_memory_ran_out_is_not_held_up(serving: Serving, tmp
     began = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - began < 20
+    assert server.left_behind() == []
+
+
+def test_a_stop_does_not_wait_for_a_model_that_unloads_slowly(serving: Serving, tmp_path: Path) -> None:
+    """As on an overloaded machine; the requests are answered, so the stop is a success."""
+    server = serving(add_model(tmp_path / "models", "slow", code=SLOW_END_CODE))
+    infer(server, "grpc", "slow")
+    assert server.stop() == 0
+    assert "all requests are answered" in server.log_tail()
     assert server.left_behind() == []
 
 
