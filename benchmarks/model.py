@@ -34,10 +34,11 @@ from deeplabv3 import UNTRAINED, VARIANTS, WeightsSource
 from deeplabv3.arguments import number
 from deeplabv3.building import tracing
 from deeplabv3.building.plan import MEAN, STD
+from deeplabv3.cpus import missing_for
 from deeplabv3.models.variants import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from torchvision.models.segmentation.deeplabv3 import DeepLabV3
 
@@ -58,6 +59,14 @@ def noise(count: int, side: int = SIZE) -> list[torch.Tensor]:
         torch.randint(0, 256, (1, side, side, 3), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
         for seed in range(count)
     ]
+
+
+def possible(precisions: Iterable[str], report: Report) -> list[str]:
+    """Return the precisions that this CPU can compute in; report the reason for each of the others."""
+    missing = {precision: missing_for(precision) for precision in precisions}
+    for reason in filter(None, missing.values()):
+        report.say(f"left out: {reason}")
+    return [precision for precision, reason in missing.items() if reason is None]
 
 
 def write(variant: str, precision: str, folder: Path) -> Path:
@@ -83,13 +92,13 @@ class Plain(torch.nn.Module):
         return self.core(pixels, pixels[:, :1, 0, 0].long())[0]
 
 
-def contenders(variant: str, folder: Path) -> dict[str, Callable[[torch.Tensor], object]]:
+def contenders(variant: str, precisions: Iterable[str], folder: Path) -> dict[str, Callable[[torch.Tensor], object]]:
     """Return by name the functions that compute the logits of pixels (N, H, W, 3) uint8."""
     plain = Plain(load_model(variant, WeightsSource(UNTRAINED))).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced: Any = torch.jit.trace(plain, noise(1)[0], check_trace=False)
-        ours = {name: core(write(variant, precision, folder)) for name, precision in OURS.items()}
+        ours = {name: core(write(variant, OURS[name], folder)) for name in OURS if OURS[name] in precisions}
         others = runtimes(plain, folder / f"{variant}.onnx")
     return {"PyTorch eager fp32": plain, "torch.jit.trace fp32": traced, **ours, **others}
 
@@ -164,9 +173,10 @@ def main() -> int:
     )
     options = parser.parse_args()
     report = Report("model", options.output)
+    precisions = possible(OURS.values(), report)
     for variant in options.variant or VARIANTS:
         with tempfile.TemporaryDirectory() as folder:
-            runs = contenders(variant, Path(folder))
+            runs = contenders(variant, precisions, Path(folder))
             for batch in options.batch or [1]:
                 report.say(f"{variant}, batch {batch}, rounds: {options.rounds}")
                 pixels = torch.cat(noise(batch))

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import harness, toy
 from benchmarks.harness import cores
-from benchmarks.model import core, noise, write
+from benchmarks.model import OURS, core, noise, possible, write
 from benchmarks.pipeline import measure_stages
 from benchmarks.report import Column, Panel, Report
 from deeplabv3 import VARIANTS
@@ -32,7 +32,6 @@ from deeplabv3.building.tracing import TRAINED_SIZE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PRECISIONS = ("fp32", "bf16", "int8")
 PICTURES = ((320, 240), (640, 480), (1280, 960), (2560, 1920), (4000, 3000))
 # Name of an axis, its label, and its values.
 AXES: dict[str, tuple[str, Sequence[Any]]] = {
@@ -47,11 +46,12 @@ def measure_models(report: Report, rounds: int) -> None:
     """Vary one axis after another; a setting that is on several axes is measured once."""
     base: dict[str, Any] = {"variant": "resnet50", "batch": 1, "side": TRAINED_SIZE, "threads": cores()}
     known: dict[tuple[Any, ...], dict[str, list[float]]] = {}
+    precisions = possible(OURS.values(), report)
     with tempfile.TemporaryDirectory() as folder:
         models: dict[tuple[str, str], Any] = {
             (variant, precision): core(write(variant, precision, Path(folder)))
             for variant in VARIANTS
-            for precision in PRECISIONS
+            for precision in precisions
         }
     for axis, (label, values) in AXES.items():
         for value in values:
@@ -59,7 +59,7 @@ def measure_models(report: Report, rounds: int) -> None:
             if (key := tuple(setting.values())) not in known:
                 report.say(f"{label}: {value}")
                 pixels = torch.cat(noise(setting["batch"], setting["side"]))
-                calls = {precision: partial(models[setting["variant"], precision], pixels) for precision in PRECISIONS}
+                calls = {precision: partial(models[setting["variant"], precision], pixels) for precision in precisions}
                 with torch.inference_mode():
                     found = harness.time_in_turns(calls, rounds=rounds, threads=setting["threads"])
                 known[key] = {name: [each / setting["batch"] for each in m.times] for name, m in found.items()}

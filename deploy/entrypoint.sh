@@ -13,12 +13,25 @@ if [[ $repository != *://* ]] && ! compgen -G "$repository/*/config.pbtxt" >/dev
 fi
 
 # deeplabv3/cpus.py explains why; a test compares the flags.
-if grep -qs 'string_value: "int8"' "$repository"/*/config.pbtxt &&
-    ! grep -qwE '^flags.* (amx_int8|avx512_vnni|avx_vnni)' /proc/cpuinfo; then
-    echo "entrypoint.sh: error: $repository has an int8 model, which needs a CPU with VNNI or AMX; use another machine," \
+cpu=" $(grep -m 1 ^flags /proc/cpuinfo || true) "
+has() {
+    local flag
+    for flag; do [[ $cpu == *" $flag "* ]] || return; done
+}
+refuse() {
+    echo "entrypoint.sh: error: $1: $2 needs a CPU with $3; use another machine," \
         "or build the models with build_models.py --precision fp32" >&2
     exit 2
-fi
+}
+for config in "$repository"/*/config.pbtxt; do
+    precision=$(sed -nE 's/.*string_value: "(bf16|fp16|int8)".*/\1/p' "$config" 2>/dev/null) || continue
+    if [[ -z $precision ]] || grep -q KIND_GPU "$config"; then continue; fi
+    case $precision in
+        bf16) has avx512bw avx512dq avx512vl || has avx_ne_convert || refuse "$config" bf16 AVX-512 ;;
+        fp16) has avx512_fp16 || has avx_ne_convert || refuse "$config" fp16 AVX512-FP16 ;;
+        int8) has amx_int8 || has avx512_vnni || has avx_vnni || refuse "$config" int8 "VNNI or AMX" ;;
+    esac
+done
 
 # NVIDIA's entry point has already run this script and exported its variables. Each process of a Python model would run
 # it again.

@@ -20,7 +20,7 @@ from deeplabv3.building.plan import Plan
 from deeplabv3.building.settings import as_options, resized_sides
 from deeplabv3.building.staging import locked, partial_file, try_writing
 from deeplabv3.building.written import Written, refuse_edits, remove_older_records
-from deeplabv3.cpus import missing_for_int8
+from deeplabv3.cpus import missing_for
 from deeplabv3.errors import BuildError, RepositoryError
 from deeplabv3.files import write_atomically
 from deeplabv3.models.names import VARIANTS, core_name, direct_name, ensemble_name
@@ -286,9 +286,10 @@ def _stage(
         folders = [folder for name in models for folder in (repository / name, repository / name / "1")]
         try_writing([repository, *folders])
         tracing.check_room(repository, sum(len(plan.models) for plan in staged))
-        if calibration is not None:
-            if missing := missing_for_int8():
+        for plan in staged:
+            if plan.device == "cpu" and (missing := missing_for(plan.precision)):
                 raise BuildError(f"{missing}; build on the machine that will serve the model, or use --precision fp32")
+        if calibration is not None:
             calibration.check()
     for plan in staged:
         write_models(partials, plan, calibration=calibration, progress=progress)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeplabv3.cpus import missing_for_int8
+from deeplabv3.cpus import missing_for
 from deeplabv3.embedded.builds import check_builds, is_core, parameter_of
 from deeplabv3.embedded.errors import StartError
+from deeplabv3.embedded.gpus import runs_on_gpu
 from deeplabv3.errors import RepositoryError
 from deeplabv3.repository.paths import model_file
 
@@ -159,9 +160,10 @@ def check_queues(configs: dict[str, Any]) -> None:
 
 
 def check_precisions(configs: dict[str, Any], cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Raise StartError if a model is int8 and this CPU would silently return wrong masks."""
+    """Raise StartError if this CPU cannot compute in the precision of a model, or would silently return wrong masks."""
     for name, config in configs.items():
-        if parameter_of("precision", config) == "int8" and (missing := missing_for_int8(cpuinfo)):
+        precision = parameter_of("precision", config) or ""
+        if not runs_on_gpu(config) and (missing := missing_for(precision, cpuinfo)):
             raise StartError(
                 f"{name}: {missing}; run build_models.py with --precision fp32, or serve on another machine"
             )

@@ -50,9 +50,9 @@ LOAD_FAILURE = re.compile(r'E\d{4} .*\] "((?:failed to load|Poll failed for) .*)
 # nothing to do, so with seven stubs about every second sample counts.
 IDLE_SAMPLE_SECONDS = 0.1
 IDLE_SAMPLES = 3
-# Triton unloads the models when all requests are answered. After a request that failed because /dev/shm was full, or that
-# its gRPC caller gave up, a stub of 2.51 may never end, and on a busy machine each stub may need many seconds. Nothing is
-# lost if this is cut short: Triton would wait until the exit timeout and exit with 1.
+# Triton unloads the models when all requests are answered. A stub of 2.51 may never end after a request that failed
+# because /dev/shm was full, or that its gRPC caller gave up, and on a busy machine each stub may take many seconds.
+# Nothing is lost if this is cut short: Triton would wait until the exit timeout and exit with 1.
 UNLOAD_SECONDS = 10.0
 UNLOADING = b"All models are stopped, unloading models"
 PR_SET_PDEATHSIG = 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import textwrap
 import time
 import urllib.error
 import urllib.parse
@@ -115,7 +116,7 @@ def main() -> None:
     for axis, (panel, found) in zip(axes.flat, drawn, strict=False):
         for name, seconds, values in found:
             axis.plot(seconds, values, linewidth=1.5, label=name)
-        axis.set_title(panel["title"], loc="left", fontweight="bold", fontsize=11)
+        axis.set_title(textwrap.fill(panel["title"], 42), loc="left", fontweight="bold", fontsize=11)
         axis.set_ylabel(UNITS[panel["fieldConfig"]["defaults"]["unit"]])
         axis.set_xlabel("time in seconds")
         axis.set_xlim(0, end - begin)

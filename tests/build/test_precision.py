@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from cpu import NEEDS
 from torchvision.transforms.v2 import functional as transforms
 
 import build_models
@@ -49,7 +50,7 @@ def eager() -> DeepLabV3:
     ("options", "kind", "precision"),
     [
         ([], CPU, "fp32"),
-        (["--precision", "bf16"], CPU, "bf16"),
+        pytest.param(["--precision", "bf16"], CPU, "bf16", marks=NEEDS["bf16"]),
         (["--device", "cuda"], GPU, "fp16"),
         (["--device", "cuda", "--precision", "tf32"], GPU, "tf32"),
     ],
@@ -104,6 +105,7 @@ def noise(count: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tens
     return samples, transforms.normalize(planes, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
+@NEEDS["bf16"]
 def test_weights_are_packed_once_and_for_all_sizes(tmp_path: Path, eager: DeepLabV3) -> None:
     bf16 = tracing.PRECISIONS["bf16"]
     tracing.Tracer(eager, precision=bf16).direct().save(str(tmp_path / "model.pt"))

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from cpu import NEEDS
 from PIL import Image
 
 import build_models
 from deeplabv3 import model_deeplabv3_resnet50
 from deeplabv3.building import assembly, calibration, steps, tracing
-from deeplabv3.cpus import missing_for_int8
 from deeplabv3.errors import InvalidOptionError
 from deeplabv3.repository.record import read_record
 
@@ -31,8 +31,9 @@ SMALL = ["--set", "preprocess.resize_size=48"]
 
 
 @pytest.fixture(autouse=True)
-def _needs_int8_arithmetic() -> None:
-    assert missing_for_int8() is None  # a CPU without it would serve other masks: the tests say so, and do not skip
+def _any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reach what is tested before or apart from the arithmetic on a CPU that does not have it, too."""
+    monkeypatch.setattr(assembly, "missing_for", lambda _: None)
 
 
 def photographs(folder: Path, count: int) -> Path:
@@ -62,6 +63,7 @@ def smooth(count: int, *shape: int) -> Iterator[torch.Tensor]:
         yield torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@NEEDS["int8"]
 def test_a_build_tells_and_records_how_near_it_comes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pictures = photographs(tmp_path / "pictures", 20)
     repository = tmp_path / "models"
@@ -102,6 +104,7 @@ def int8(model: DeepLabV3, pictures: Iterator[torch.Tensor]) -> torch.jit.Script
     return tracing.Tracer(model, aux=True, precision=tracing.PRECISIONS["int8"], pictures=pictures).direct()
 
 
+@NEEDS["int8"]
 def test_the_file_computes_in_int8_what_pytorch_does_in_float32(tmp_path: Path, eager: DeepLabV3) -> None:
     module = int8(eager, smooth(3, 1, 3, 72, 88))
     tracing.save(module, tmp_path / "model.pt", {})
@@ -176,7 +179,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, caplog: pytest.LogCa
 def test_a_cpu_without_the_arithmetic_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(assembly, "missing_for_int8", lambda: "int8 needs another CPU")
+    monkeypatch.setattr(assembly, "missing_for", "{} needs another CPU".format)
     assert refused(tmp_path, photographs(tmp_path / "pictures", 20))
     assert (
         "int8 needs another CPU; build on the machine that will serve the model, or use --precision fp32" in caplog.text

@@ -6,13 +6,17 @@ import re
 import resource
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from wheel import on_path
 
-from deeplabv3.cpus import INT8_FLAGS
+from deeplabv3.cpus import NEEDED
 from deeplabv3.embedded import gpus, layout, limits
 from deeplabv3.repository.config import config_text, pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 pytestmark = pytest.mark.deploy
 
@@ -257,19 +261,27 @@ def test_an_empty_repository_is_refused(programs: Path, tmp_path: Path) -> None:
     assert re.fullmatch(f"entrypoint.sh: error: {tmp_path} has no models; .*build_models.py.*\n", ended.stderr)
 
 
-@pytest.mark.parametrize("flag", [*INT8_FLAGS, "avx512f", "avx_vnni_int16"])
-def test_int8_is_refused_on_a_cpu_that_it_overflows_on(script: Path, programs: Path, models: Path, flag: str) -> None:
+def test_a_precision_is_refused_on_a_cpu_that_does_not_have_it(script: Path, programs: Path, models: Path) -> None:
     cpuinfo = script.with_name("cpuinfo")
-    cpuinfo.write_text(f"flags\t\t: fpu {flag}\n")
     script.write_text(script.read_text().replace("/proc/cpuinfo", str(cpuinfo)))
     environment = on_path(programs) | {"DEEPLAB_MODEL_REPOSITORY": str(models)}
-    assert subprocess.run([script], env=environment, capture_output=True, check=False).returncode == 0
-    config = pb.ModelConfig()
-    config.parameters["precision"].string_value = "int8"
-    (models / "some" / "config.pbtxt").write_text(config_text(config))
-    ended = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == (0 if flag in INT8_FLAGS else 2)
-    assert ("has an int8 model, which needs a CPU with VNNI or AMX" in ended.stderr) == (flag not in INT8_FLAGS)
+
+    def start(flags: Sequence[str], precision: str, kind: str = "KIND_CPU") -> subprocess.CompletedProcess[str]:
+        cpuinfo.write_text(f"flags\t\t: fpu {' '.join(flags)}\n" * 2)  # of each core
+        config = pb.ModelConfig()
+        config.instance_group.add(kind=kind)
+        config.parameters["precision"].string_value = precision
+        (models / "some" / "config.pbtxt").write_text(config_text(config))
+        return subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
+
+    assert start([], "fp32").returncode == 0
+    for precision, groups in NEEDED.items():
+        for flags in groups:
+            assert start(flags, precision).returncode == 0
+            lacking = start([*flags[1:], f"{flags[0]}x", "avx512f"], precision)
+            assert lacking.returncode == 2
+            assert f"some/config.pbtxt: {precision} needs a CPU with " in lacking.stderr
+        assert start([], precision, "KIND_GPU").returncode == 0
 
 
 def test_a_remote_repository_is_left_to_triton(script: Path, programs: Path) -> None:

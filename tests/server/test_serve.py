@@ -73,12 +73,15 @@ class TritonPythonModel:
 SLOW_START_CODE = ECHO_CODE.replace(
     "def initialize(self, args):", "def initialize(self, args):\n        time.sleep(60)"
 )
-SLOW_END_CODE = ECHO_CODE + """
+SLOW_END_CODE = (
+    ECHO_CODE
+    + """
     def finalize(self):
         end = time.monotonic() + 120
         while time.monotonic() < end:
             pass
 """
+)
 DIES_LATER_CODE = """
 import os, signal, time
 

@@ -1,12 +1,12 @@
-"""Build, embedded server and container refuse int8 on a CPU on which it overflows."""
+"""Build, embedded server and container refuse a precision that the CPU does not have."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from deeplabv3.cpus import missing_for_int8
+from deeplabv3.cpus import NEEDED, missing_for
 from deeplabv3.embedded.checks import check_precisions
 from deeplabv3.embedded.errors import StartError
 from deeplabv3.repository.config import parse_config
@@ -17,26 +17,38 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.unit
 
 
-@pytest.fixture
-def older(tmp_path: Path) -> Path:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor: 0\nflags\t\t: fpu sse4_2 avx2 avx512f\n")
-    return cpuinfo
+def cpuinfo(folder: Path, *flags: str) -> Path:
+    file = folder / "cpuinfo"
+    file.write_text(f"processor: 0\nflags\t\t: fpu sse4_2 avx2 {' '.join(flags)}\n")
+    return file
 
 
-def test_int8_needs_vnni_or_amx(older: Path) -> None:
-    for cpuinfo in (older, older.with_name("missing")):
-        assert "needs a CPU with VNNI or AMX" in (missing_for_int8(cpuinfo) or "")
-    older.write_text("flags\t\t: fpu avx_vnni\n")
-    assert missing_for_int8(older) is None
+@pytest.mark.parametrize(
+    ("precision", "sufficient", "insufficient"),
+    [
+        ("int8", ["avx_vnni"], ["avx512f"]),
+        ("bf16", ["avx512bw", "avx512dq", "avx512vl"], ["avx512bw", "avx512dq"]),
+        ("fp16", ["avx512_fp16"], ["avx512bw", "avx512dq", "avx512vl", "amx_bf16"]),
+    ],
+)
+def test_each_precision_needs_its_flags(
+    tmp_path: Path, precision: str, sufficient: list[str], insufficient: list[str]
+) -> None:
+    assert missing_for(precision, cpuinfo(tmp_path, *sufficient)) is None
+    for file in (cpuinfo(tmp_path, *insufficient), tmp_path / "missing"):
+        assert f"{precision} needs a CPU with " in (missing_for(precision, file) or "")
+    assert missing_for("fp32", cpuinfo(tmp_path)) is None
 
 
-def test_the_embedded_server_refuses_int8_on_another_cpu(older: Path) -> None:
-    configs = {
-        name: parse_config(f'parameters {{ key: "precision" value {{ string_value: "{name}" }} }}')
-        for name in ("fp32", "int8")
-    } | {"step": parse_config("")}
-    with pytest.raises(StartError, match=r"^int8: int8 needs a CPU with VNNI or AMX, .*--precision fp32"):
-        check_precisions(configs, older)
-    older.write_text("flags\t\t: fpu amx_int8\n")
-    check_precisions(configs, older)
+@pytest.mark.parametrize("precision", NEEDED)
+def test_the_embedded_server_refuses_a_precision_that_the_cpu_does_not_have(tmp_path: Path, precision: str) -> None:
+    def model(name: str, kind: str = "KIND_CPU") -> Any:  # noqa: ANN401 - a protobuf message
+        parameter = f'parameters {{ key: "precision" value {{ string_value: "{name}" }} }}'
+        return parse_config(f"{parameter} instance_group [{{ kind: {kind} }}]")
+
+    others = {"fp32": model("fp32"), "step": parse_config(""), "on_gpu": model(precision, "KIND_GPU")}
+    older = cpuinfo(tmp_path)
+    check_precisions(others, older)
+    with pytest.raises(StartError, match=f"^core: {precision} needs a CPU with .*--precision fp32"):
+        check_precisions(others | {"core": model(precision)}, older)
+    check_precisions(others | {"core": model(precision)}, cpuinfo(tmp_path, *NEEDED[precision][0]))
