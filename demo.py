@@ -72,8 +72,8 @@ def build_both(wanted: Path | None, output: Path, screen: Console) -> Path:
     screen.print(
         Panel(
             "The pretrained weights could not be downloaded (see above). The demo continues with UNTRAINED weights: "
-            "every step runs as usual, but the masks are noise. docs/install.md, Without internet, has the two files; put "
-            "them in place and run this command again.",
+            "every step runs as usual, but the masks are noise. docs/install.md, Without internet, has the two "
+            "files; put them in place and run this command again.",
             title="UNTRAINED WEIGHTS",
             border_style="bold red",
         )
