@@ -196,7 +196,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
             WeightsSource.of(str(path))
 
 
-def test_weights_that_are_no_numbers_are_told_from_a_bad_trace(tmp_path: Path) -> None:
+def test_non_finite_weights_are_distinguished_from_a_bad_trace(tmp_path: Path) -> None:
     state = {
         key: torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor
         for key, tensor in model_deeplabv3_resnet50(width_per_group=4).state_dict().items()
@@ -225,7 +225,7 @@ def test_a_damaged_model_is_not_up_to_date(model_repository: Path, tmp_path: Pat
         read_record(damaged)
 
 
-def test_a_full_disk_is_told_before_torch_aborts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_torch_aborts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
 
     def nearly_full(_path: Path) -> object:

@@ -57,7 +57,7 @@ def blocks(count: int) -> dict[str, torch.Tensor]:
     return {f"backbone.layer3.{block}.conv1.weight": torch.zeros(1) for block in range(count)}
 
 
-def test_weights_may_be_said_in_the_seeds_words() -> None:
+def test_the_options_of_the_r_package_select_the_weights() -> None:
     assert {plan.source.label for plan in plans()} == {"COCO_WITH_VOC_LABELS_V1"}
     assert plans("--pretrained") == plans()
     assert plans("--no-pretrained") == plans("--weights", "none")
@@ -157,9 +157,7 @@ def test_no_file_is_changed_in_the_source_by_another_path(
     assert sorted(source.rglob("*")) == before
 
 
-def test_a_build_tells_which_files_and_settings_it_has_written(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_build_reports_the_files_and_settings_that_it_wrote(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plan = Plan("resnet50", WeightsSource("none"))
     setting = {"preprocess.resize_mode": "shorter_side"}
     with caplog.at_level("INFO"):
@@ -260,7 +258,7 @@ def test_numbers_of_classes_that_cannot_be_served_are_refused_before_anything_is
 
 
 @pytest.mark.parametrize(("count", "variant"), [(6, "resnet50"), (23, "resnet101"), (4, None), (0, None)])
-def test_a_checkpoint_tells_its_variant(count: int, variant: str | None) -> None:
+def test_the_variant_is_recognized_from_a_checkpoint(count: int, variant: str | None) -> None:
     assert WeightsSource("mine", blocks(count)).variant == variant
 
 
@@ -500,7 +498,7 @@ def test_the_figures_are_a_table_too(capsys: pytest.CaptureFixture[str]) -> None
         "preprocess/1",
     ],
 )
-def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_traced(
+def test_a_folder_that_cannot_be_written_to_is_reported_before_tracing(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Root can write everywhere, so a file instead of a folder simulates a read-only folder."""
@@ -528,7 +526,7 @@ def leave(free: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
 
 
-def test_a_read_only_file_system_is_told_before_anything_is_traced(
+def test_a_read_only_file_system_is_reported_before_tracing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(assembly, "write_models", traced_nothing)
@@ -560,7 +558,7 @@ def test_what_is_up_to_date_may_be_read_only(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("variants", "needed"), [(["resnet50"], "2 models need up to 520 MB"), ([], "4 models need up to 1040 MB")]
 )
-def test_a_full_disk_is_told_before_anything_is_traced(
+def test_a_full_disk_is_reported_before_tracing(
     variants: list[str],
     needed: str,
     tmp_path: Path,

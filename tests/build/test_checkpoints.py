@@ -290,7 +290,7 @@ def test_archives_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("new_format", [True, False])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_told(state: State, new_format: bool, share: float, tmp_path: Path) -> None:  # noqa: FBT001
+def test_a_truncated_checkpoint_is_reported(state: State, new_format: bool, share: float, tmp_path: Path) -> None:  # noqa: FBT001
     path = tmp_path / "mine.pth"
     torch.save(state, path, _use_new_zipfile_serialization=new_format)
     data = path.read_bytes()

@@ -158,7 +158,7 @@ def test_published_figures_are_those_recorded_with_the_weights(variant: str, mea
     assert published_figures(facts(f"deeplabv3_{variant}", None)) is None
 
 
-def test_the_command_measures_an_untrained_module_and_says_so(
+def test_the_command_measures_an_untrained_module_and_reports_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The right figures of two pictures: torchvision's module from the same seed, and counting by hand."""

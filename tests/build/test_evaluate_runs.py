@@ -115,7 +115,7 @@ def test_a_perfect_model_gets_everything(tmp_path: Path) -> None:
     assert found.pixels == len(PERFECT) * 520 * 520 - 100 * 100
 
 
-def test_a_half_wrong_model_gets_what_the_construction_says(tmp_path: Path) -> None:
+def test_a_half_wrong_model_gets_the_constructed_figures(tmp_path: Path) -> None:
     found = figures(run(coco_data.write(tmp_path, HALF), tmp_path / "state"))
     for name, expected in coco_data.HALF_IOU.items():
         assert found.class_iou[voc.CLASS_NAMES.index(name)] == pytest.approx(expected, abs=1e-12), name

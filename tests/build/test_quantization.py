@@ -64,7 +64,7 @@ def smooth(count: int, *shape: int) -> Iterator[torch.Tensor]:
 
 
 @NEEDS["int8"]
-def test_a_build_tells_and_records_how_near_it_comes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_build_reports_and_records_its_agreement_with_fp32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pictures = photographs(tmp_path / "pictures", 20)
     repository = tmp_path / "models"
     command = [*OPTIONS, *SMALL, "--calibration", str(pictures), "--model-repository", str(repository)]
@@ -218,7 +218,7 @@ def test_int8_and_no_other_precision_takes_pictures(
         tracing.Tracer(eager, precision=tracing.PRECISIONS[precision], pictures=pictures)
 
 
-def test_a_missing_auxiliary_head_is_told_before_calibration() -> None:
+def test_a_missing_auxiliary_head_is_reported_before_calibration() -> None:
     pictures = smooth(1, 1, 3, 72, 88)
     with pytest.raises(InvalidOptionError, match="auxiliary head"):
         int8(model_deeplabv3_resnet50(width_per_group=4), pictures)

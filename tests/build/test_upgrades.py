@@ -97,7 +97,7 @@ def forget(repository: Path, *, shipped: bool) -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
 @pytest.mark.parametrize("older", [TENSORS, SETTINGS, COMMENT], ids=["tensors", "settings", "comment"])
 @pytest.mark.parametrize("recorded", [True, False], ids=["repository.json", "shipped"])
-def test_configs_that_nobody_edited_are_those_of_the_new_version(
+def test_unedited_configs_are_updated_to_the_new_version(
     repository: Path,
     older: dict[str, tuple[str, str]],
     options: list[str],
@@ -356,7 +356,7 @@ def wrapped(number: int) -> Exception:
     ],
     ids=repr,
 )
-def test_the_exit_code_tells_what_may_pass(
+def test_the_exit_code_separates_temporary_from_permanent_failures(
     repository: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
 ) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -140,7 +140,7 @@ def test_a_form_does_not_end_it(served: ComposeProject) -> None:
     assert served.inspected()["State"]["StartedAt"] == started
 
 
-def test_the_images_say_what_they_are(served: ComposeProject) -> None:
+def test_the_images_have_labels(served: ComposeProject) -> None:
     for image, title in (("triton", "DeepLabV3 on Triton"), ("client", "DeepLabV3 client and load tests")):
         (inspected,) = json.loads(served.engine.docker("image", "inspect", f"deeplab-{image}:0.1.0"))
         labels = {

@@ -155,7 +155,7 @@ def test_a_dead_model_ends_the_server_where_that_is_asked_for(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "arguments", [["--end"], ["--end", ""], ["--end", "one"], ["--end", "1", "2"], ["--stop", "1"]]
 )
-def test_wrong_arguments_are_told_from_a_death(tmp_path: Path, arguments: list[str]) -> None:
+def test_wrong_arguments_are_distinguished_from_a_crash(tmp_path: Path, arguments: list[str]) -> None:
     with serving({ready(model): (500, DEAD) for model in STEPS}) as server:
         ended = alive(server.server_port, *arguments, tmp_path=tmp_path)
     assert (ended.returncode, ended.stderr) == (2, "usage: alive.sh [--end PID]\n")

@@ -210,7 +210,7 @@ def test_every_container_is_confined(values: Object) -> None:
 
 
 @variants
-def test_every_container_says_what_it_needs(values: Object) -> None:
+def test_every_container_has_requests_and_a_memory_limit(values: Object) -> None:
     for _, pod in pods(objects(values)):
         for container in containers(pod):
             resources = {bound: container["resources"][bound] for bound in ("requests", "limits")}

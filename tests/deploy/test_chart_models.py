@@ -190,7 +190,7 @@ def test_a_stop_after_the_build_does_not_end_the_job(
         assert not fails_for_good(build.wait(10))
 
 
-def test_the_builder_takes_a_proxy_and_a_checkpoint_and_builds_nothing_anew_for_a_proxy() -> None:
+def test_the_builder_accepts_a_proxy_and_a_checkpoint_and_keeps_its_folder() -> None:
     template = job(VARIANTS["everything"])["spec"]["template"]
     (container,) = template["spec"]["containers"]
     assert {"name": "HTTPS_PROXY", "value": "http://proxy:3128"} in container["env"]

@@ -83,7 +83,7 @@ def test_keda_shows_prometheus_who_asks() -> None:
     assert modes({"autoscaling": {"type": "keda", "keda": {"serverAddress": "http://a"}}}) == {None}
 
 
-def test_the_notes_say_what_an_autoscaler_still_needs() -> None:
+def test_the_notes_name_what_an_autoscaler_still_needs() -> None:
     def notes(values: Object) -> str:
         return files(values)["NOTES.txt"]
 
@@ -256,7 +256,7 @@ def test_routes_lead_to_the_services_ports() -> None:
     assert rule["matches"] == [{"method": {"service": "inference.GRPCInferenceService"}}]
 
 
-def test_shared_memory_is_told_of_under_the_name_that_the_alert_asks_for() -> None:
+def test_shared_memory_has_the_metric_name_of_the_alert() -> None:
     values = VARIANTS["everything"]
     exporter = one("Deployment", values)["spec"]["template"]["spec"]["containers"][1]
     assert exporter["volumeMounts"] == [{"name": "shm", "mountPath": "/dev/shm", "readOnly": True}]  # noqa: S108

@@ -30,7 +30,7 @@ def builder_of(values: Object) -> Object:
     return container
 
 
-def test_each_is_named_in_the_readme_and_says_what_it_is_for() -> None:
+def test_each_values_file_is_in_the_readme_and_starts_with_its_purpose() -> None:
     text = (CHART / "README.md").read_text()
     assert sorted(re.findall(r"^\| \[`ci/([\w-]+)-values.yaml`\]", text, re.MULTILINE)) == sorted(READY)
     for path in (CHART / "ci").iterdir():
@@ -88,7 +88,7 @@ def test_openshift_gets_no_users_and_its_own_dns() -> None:
         assert 5353 in {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
 
 
-def test_an_air_gapped_cluster_pulls_from_its_registry_and_asks_nobody_outside() -> None:
+def test_an_air_gapped_cluster_pulls_only_from_its_registry() -> None:
     values: Object = copy.deepcopy(READY["air-gapped"]) | {"loadTest": {"enabled": True}}
     values["monitoring"]["sharedMemoryExporter"]["enabled"] = True
     found = objects(values)

@@ -67,11 +67,11 @@ def services(*profiles: str, **variables: str) -> dict[str, Any]:
         (("cpu", "monitoring"), CPU | MONITORING),
     ],
 )
-def test_profiles_start_what_they_say(profiles: tuple[str, ...], expected: set[str]) -> None:
+def test_profiles_start_their_services(profiles: tuple[str, ...], expected: set[str]) -> None:
     assert set(services(*profiles)) == expected
 
 
-def test_compose_says_nothing_against_it() -> None:
+def test_compose_accepts_the_file_without_warnings() -> None:
     for profile in ALL:
         checked = compose("--profile", profile, "config", "--quiet")
         assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
@@ -323,7 +323,7 @@ def test_every_service_is_confined(name: str) -> None:
         assert service["user"] == "1000:1000"
 
 
-def test_ports_are_published_here_alone_unless_told_otherwise() -> None:
+def test_ports_are_published_on_localhost_by_default() -> None:
     for variables, host in (({}, "127.0.0.1"), ({"DEEPLAB_BIND": "0.0.0.0"}, "0.0.0.0")):  # noqa: S104 - as a user may
         published = {
             (name, port["host_ip"])
@@ -371,7 +371,7 @@ def test_no_tag_is_built_twice_and_every_image_of_ours_is_built(server: str) -> 
             assert set(service["depends_on"]) & set(targets)
 
 
-def test_a_build_takes_bases_and_what_pip_is_told_from_outside() -> None:
+def test_a_build_accepts_base_images_and_a_configuration_of_pip() -> None:
     """Bake would reject a file, because it reads nothing outside this folder."""
     given = {"TRITON_IMAGE": "registry/triton@sha256:1", "PYTHON_IMAGE": "registry/python@sha256:2"}
     built = services("gpu", "load", **given)

@@ -230,7 +230,7 @@ def test_each_gpu_gets_a_pool(script: Path, programs: Path, models: Path) -> Non
     ]
 
 
-def test_traces_go_where_a_variable_says(script: Path, programs: Path, models: Path) -> None:
+def test_traces_go_to_the_address_of_a_variable(script: Path, programs: Path, models: Path) -> None:
     def traced(**variables: str) -> list[str]:
         _, arguments = start(script, programs, models, **variables)
         return [argument for argument in arguments if argument.startswith("--trace")]

@@ -222,7 +222,7 @@ def test_the_server_lists_its_models_for_alive_where_there_are_no_files(
     assert {name.decode() for name in listed} == {path.parent.name for path in repository.glob("*/config.pbtxt")}
 
 
-def test_this_triton_does_not_say_that_a_stub_is_dead(slow_repository: Path, tmp_path: Path) -> None:
+def test_triton_2_51_does_not_report_a_dead_stub(slow_repository: Path, tmp_path: Path) -> None:
     """The reason for 26.08 in the container. If this fails, the wheel no longer has the fault."""
     with started(slow_repository, tmp_path) as container:
         stubs = psutil.Process(container.process.pid).children(recursive=True)

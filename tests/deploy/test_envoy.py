@@ -17,7 +17,7 @@ PORTS = {"triton_http": 8000, "triton_grpc": 8001}
 
 
 @pytest.mark.parametrize("cluster", RESOURCES["clusters"], ids=lambda cluster: cluster["name"])
-def test_requests_go_to_servers_that_say_that_they_are_ready(cluster: dict[str, Any]) -> None:
+def test_requests_go_to_ready_servers(cluster: dict[str, Any]) -> None:
     """Triton is live long before its models are loaded."""
     assert [check["http_health_check"] for check in cluster["health_checks"]] == [{"path": "/v2/health/ready"}]
     (group,) = cluster["load_assignment"]["endpoints"]
@@ -36,7 +36,7 @@ def test_ports_are_tritons_own_and_lead_to_the_same_behind() -> None:
     assert listened == PORTS
 
 
-def test_the_places_to_change_are_as_many_as_the_file_says() -> None:
+def test_the_file_states_how_often_the_service_name_occurs() -> None:
     named = [line for line in FILE.read_text().splitlines() if "deeplab-triton-headless" in line]
     assert len(named) == 2
     assert "the name of the headless Service (twice)" in FILE.read_text()

@@ -58,7 +58,7 @@ def test_alerts_fire_when_they_must_and_only_then() -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_alert_tells_what_happened_and_what_to_do(alert: dict[str, Any]) -> None:
+def test_each_alert_says_what_happened_and_what_to_do(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in {"critical", "warning"}
     assert alert["for"]
     assert alert["annotations"].keys() == {"summary", "description", "runbook"}
@@ -146,7 +146,7 @@ def test_compose_has_no_namespace_and_no_release_and_the_dashboard_works_there()
         assert re.fullmatch(variables[name]["allValue"], "")
 
 
-def test_panels_are_told_apart_and_do_not_overlap() -> None:
+def test_panels_have_distinct_titles_and_do_not_overlap() -> None:
     everything = dashboard()["panels"]
     taken = [
         (panel["gridPos"]["x"] + column, panel["gridPos"]["y"] + line)

@@ -114,7 +114,7 @@ def test_an_example_is_a_click_away(page: Page) -> None:
     expect(page.get_by_text("451 x 300 pixels")).to_be_visible()
 
 
-def test_untrained_weights_are_said_in_red(page: Page, picture: Path) -> None:
+def test_untrained_weights_are_shown_in_red(page: Page, picture: Path) -> None:
     drop(page, picture)
     expect(page.get_by_text("weights COCO_WITH_VOC_LABELS_V1")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)

@@ -149,9 +149,7 @@ def test_the_error_names_a_missing_client_certificate(place: Place, files: Certi
         assert "TLS(certificate_file=...)" in error.message
 
 
-def test_a_server_without_tls_is_an_error_that_says_so(
-    toy_server: TritonProcess, files: Certificates, kind: Kind
-) -> None:
+def test_a_server_without_tls_is_a_clear_error(toy_server: TritonProcess, files: Certificates, kind: Kind) -> None:
     for url in (f"https://{toy_server.http_url}", f"grpcs://{toy_server.grpc_url}"):
         assert "not use TLS" in refusal(kind, url, TLS(ca_file=files.ca)).message
 

@@ -136,7 +136,7 @@ def test_a_perfect_model_gets_everything_through_the_server(
     assert f"{len(coco_data.PERFECT)} images in " in printed.err
 
 
-def test_served_and_eager_figures_are_equal_and_what_the_construction_says(toy: TritonProcess, tmp_path: Path) -> None:
+def test_served_and_eager_figures_equal_the_constructed_ones(toy: TritonProcess, tmp_path: Path) -> None:
     folder = coco_data.write(tmp_path, coco_data.HALF)
     server = Server.of(toy.grpc_url)
     predictors = [

@@ -96,7 +96,7 @@ def test_the_server_ran_under_load_with_and_without_batches(dry_run: tuple[str, 
     assert rows(dry_run[1], "stages", setup="one request at a time")["core_resnet50"]["batch"] == 1
 
 
-def test_it_says_loudly_that_a_cpu_is_no_gpu(dry_run: tuple[str, dict[str, Any], Path]) -> None:
+def test_a_run_on_a_cpu_is_marked_as_no_measurement_of_a_gpu(dry_run: tuple[str, dict[str, Any], Path]) -> None:
     printed, found, _ = dry_run
     assert printed.count("MEASURED ON A CPU") >= 2
     assert "MEASURED ON A CPU" in found["warning"]
@@ -183,7 +183,7 @@ def test_targets_are_held_against_ratios_of_what_was_measured(tmp_path: Path) ->
     assert verdicts(report, "resnet101") == [(None, "not measured ")] * 3
 
 
-def test_a_small_shared_memory_is_told_with_its_remedy() -> None:
+def test_a_small_shared_memory_is_reported_with_a_remedy() -> None:
     settings = quick("cpu", ("resnet50",))
     assert not shared_memory_lacking(settings)
     lacking = shared_memory_lacking(replace(settings, shared_memory_bytes=1 << 50))
@@ -222,6 +222,6 @@ def test_no_target_is_met_or_missed_on_a_cpu(tmp_path: Path) -> None:
     assert {said.split(" images")[0].split()[0] for _, said in verdicts(report, "resnet50")} == {"no"}
 
 
-def test_a_target_that_is_missed_is_said_to_be(tmp_path: Path) -> None:
+def test_a_missed_target_is_reported(tmp_path: Path) -> None:
     targets.add_verdicts(report := found_on(Report("gpu", tmp_path), batched=799.0), on_gpu=True)
     assert verdicts(report, "resnet50")[1][1].startswith("NOT MET")

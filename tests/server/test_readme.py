@@ -158,7 +158,7 @@ def test_every_option_of_evaluate_is_documented(capsys: pytest.CaptureFixture[st
             assert f"`{option}" in text
 
 
-def test_the_demo_tells_that_its_weights_are_untrained(color_repository: Path, tmp_path: Path) -> None:
+def test_the_demo_reports_untrained_weights(color_repository: Path, tmp_path: Path) -> None:
     """The demo on a machine without the weights, in a repository where untrained models are built already."""
     command = [
         *(sys.executable, "demo.py", "--model-repository", str(color_repository)),

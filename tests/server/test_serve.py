@@ -518,7 +518,7 @@ def test_a_path_with_characters_of_the_shell_is_only_a_path(
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_server_whose_ready_line_nobody_reads_serves(repository: Path, tmp_path: Path) -> None:
+def test_a_server_serves_if_its_ready_line_is_not_read(repository: Path, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     free = checks.choose_address("127.0.0.1", http=0, grpc=0, metrics=0)
@@ -539,7 +539,7 @@ def test_a_server_whose_ready_line_nobody_reads_serves(repository: Path, tmp_pat
         process.wait()
 
 
-def test_a_log_that_nobody_reads_does_not_block_signals(repository: Path) -> None:
+def test_an_unread_log_does_not_block_signals(repository: Path) -> None:
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(command(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -647,9 +647,7 @@ def test_an_ensemble_that_names_other_classes_than_its_model_was_built_with_is_r
     [('["sky", "sea"]', True), ('["sea", "sky"]', False), ("sky, sea", False), ("2", False)],
     ids=["equal", "another order", "no JSON", "no list"],
 )
-def test_a_step_that_is_told_other_classes_than_the_model_was_built_with_is_refused(
-    repository: Path, names: str, *, accepted: bool
-) -> None:
+def test_a_step_with_other_classes_than_the_model_is_refused(repository: Path, names: str, *, accepted: bool) -> None:
     write_core(repository, "core", label=None, built=None)
     with zipfile.ZipFile(repository / "core" / "1" / "model.pt", "a") as archive:
         archive.writestr("model/extra/build.json", json.dumps({"class_names": ["sky", "sea"]}))

@@ -129,7 +129,7 @@ def test_a_result_has_the_names_and_version_from_the_server(client: Driver) -> N
 
 
 @pytest.mark.parametrize(("told", "background"), [("true", True), ("false", False), (None, True)])
-def test_the_models_config_says_whether_class_0_is_a_background(
+def test_the_config_has_whether_class_0_is_a_background(
     client: Driver, fake: Fake, told: str | None, *, background: bool
 ) -> None:
     fake.background = told
@@ -223,7 +223,7 @@ def test_untrained_weights_are_reported_and_logged_once(
 
 
 @pytest.mark.parametrize("refusal", [AccessDeniedError, UnsupportedError, ModelNotFoundError, None])
-def test_weights_are_unknown_where_the_server_does_not_say(
+def test_weights_are_unknown_if_the_server_does_not_name_them(
     client: Driver, fake: Fake, refusal: type[SegmentationError] | None
 ) -> None:
     fake.config_error, fake.weights = refusal and refusal("no"), None

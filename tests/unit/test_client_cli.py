@@ -260,9 +260,7 @@ def test_an_invalid_variable_is_named_instead_of_an_option(
     assert "for --" not in told
 
 
-def test_ping_says_where_the_weights_are_untrained(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ping_reports_untrained_weights(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     reach(FakeTransport(weights="none"), monkeypatch)
     assert run("ping") == 0
     assert "serves segment_resnet50, untrained weights (" in capsys.readouterr().out
@@ -297,7 +295,7 @@ class Guarded(FakeTransport):
             raise AccessDeniedError(f"{question} is restricted")
 
 
-def test_ping_knows_the_model_of_a_server_that_does_not_say_whether_it_is_ready(
+def test_ping_finds_the_model_of_a_server_that_hides_its_readiness(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reach(Guarded("is_ready"), monkeypatch)
@@ -326,7 +324,7 @@ def test_a_server_that_closes_its_models_is_ready_without_weights_and_a_remedy_i
     assert "segment a picture to check whether inference is allowed" in capsys.readouterr().err
 
 
-def test_ping_says_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ping_reports_the_reason(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     transport = reach(FakeTransport(models=["segment_resnet50"], ready=False), monkeypatch)
     assert run("ping") == 3
     assert f"{URL} or its model 'segment_resnet50' is not ready" in capsys.readouterr().err

@@ -453,7 +453,7 @@ def test_a_file_is_written_whole_or_not_at_all(
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.usefixtures("folder")
-def test_an_interrupted_run_leaves_whole_files_and_can_go_on(end: signal.Signals) -> None:
+def test_an_interrupted_run_leaves_complete_files_and_can_be_resumed(end: signal.Signals) -> None:
     for i in range(3):
         picture(f"{i}.png")
     Path("3.png").write_bytes(b"hold")

@@ -77,7 +77,7 @@ def test_a_cancellation_that_comes_with_a_result_is_not_swallowed(place: str) ->
     asyncio.run(attempts())
 
 
-def test_a_token_function_that_blocks_holds_up_nobody(stuck: Stuck) -> None:
+def test_a_blocking_token_function_delays_no_other_call(stuck: Stuck) -> None:
     async def use() -> None:
         client = AsyncSegmentationClient("http://127.0.0.1:1", token=lambda: stuck.read().decode())
         with pytest.raises(DeadlineExceededError, match=r"within 0\.3 s"):

@@ -67,7 +67,7 @@ def noise(*shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def test_encoded_images_go_as_they_are_and_unexamined(send: Callable[[Any], bytes], tmp_path: Path) -> None:
+def test_encoded_images_are_sent_unchanged(send: Callable[[Any], bytes], tmp_path: Path) -> None:
     data = b"no image at all\x00\x00"
     path = tmp_path / "image.jpg"
     path.write_bytes(data)
@@ -85,7 +85,7 @@ def test_arrays_arrive_without_loss_and_without_alpha(send: Callable[[Any], byte
     assert send(array / 255) == sent
 
 
-def test_views_arrive_as_they_look(send: Callable[[Any], bytes]) -> None:
+def test_views_of_arrays_are_sent_as_their_own_pixels(send: Callable[[Any], bytes]) -> None:
     array = noise(10, 14, 3)
     for view in (array[:, :, ::-1], array[::2, 3:9], np.asfortranarray(array), array.transpose(1, 0, 2)):
         assert (seen_by_server(send(view)) == view).all()

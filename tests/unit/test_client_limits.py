@@ -135,9 +135,7 @@ def test_the_command_line_continues_at_the_limit_of_open_files(pictures: Path, t
 
 
 @pytest.mark.parametrize("calls", [("sync 2", "async 0"), ("async 2", "sync 0")])
-def test_a_call_that_cannot_open_a_socket_says_so_and_the_next_one_works(
-    server: Server, calls: tuple[str, ...]
-) -> None:
+def test_a_call_that_cannot_open_a_socket_fails_and_the_next_one_works(server: Server, calls: tuple[str, ...]) -> None:
     """Also with gRPC, which ends the process if it cannot open the files that it needs."""
     said = run(CALLS, url(server), *calls).splitlines()
     limit = "this process has reached its limit of open files and sockets, 64"
@@ -367,7 +365,7 @@ def test_coroutines_wait_for_the_threads_that_there_are(threads: Threads) -> Non
     assert len(fake.requests) == 2
 
 
-def test_an_error_of_the_server_that_speaks_of_threads_stays_the_servers(kind: Kind) -> None:
+def test_a_server_error_that_mentions_threads_stays_a_server_error(kind: Kind) -> None:
     fake = fake_of(kind, answers=[ModelError("can't start new thread")])
     with connected(kind, "host", transport=fake) as client, pytest.raises(SegmentationError) as caught:
         client.segment(b"picture")

@@ -187,7 +187,7 @@ def mapped(data: bytes) -> mmap.mmap:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("open_", [InParts, io.BytesIO, mapped])
-def test_a_file_object_is_read_by_one_call_and_the_others_say_so(way: str, open_: Callable[[bytes], Any]) -> None:
+def test_only_one_call_reads_a_file_object_and_the_others_fail(way: str, open_: Callable[[bytes], Any]) -> None:
     data = encoded("BMP")
     for _ in range(5):
         calls, file = Calls(), open_(data)

@@ -175,7 +175,7 @@ def test_threads_take_each_answer_once() -> None:
     assert len(fake.requests) == 210
 
 
-def test_the_asynchronous_twin_says_the_same() -> None:
+def test_the_async_client_gives_the_same_message() -> None:
     async def ask() -> None:
         fake = AsyncFakeTransport(MASK, answers=[ServerOverloadedError("busy")], weights="none")
         request, deadline = Request("m", b"image", "id", ("MASK",)), Deadline(5)

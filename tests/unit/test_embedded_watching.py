@@ -86,7 +86,7 @@ def test_a_stub_that_died_before_it_was_seen_is_missed(monkeypatch: pytest.Monke
             server.kill()
 
 
-def test_time_is_lost_in_which_we_do_not_run_although_nobody_has_our_cpu() -> None:
+def test_time_without_running_on_a_free_cpu_counts_as_lost() -> None:
     now = Instant.now()
     assert now.lost_since(Instant(now.seconds - 5, now.ready), asleep=0.25) == pytest.approx(4.75)
     assert now.lost_since(Instant(now.seconds - 5, now.ready - 5), asleep=0.25) == pytest.approx(-0.25)

@@ -127,7 +127,7 @@ def test_a_python_that_is_too_old_is_one_line(checkout: Path, script: str) -> No
 
 
 @pytest.mark.parametrize("script", ["serve.py", "build_models.py", "demo.py", "deeplabv3/evaluation/__main__.py"])
-def test_old_pythons_can_read_what_tells_them(script: str) -> None:
+def test_the_scripts_parse_on_old_pythons(script: str) -> None:
     for file in (script, "deeplabv3/__init__.py", "deeplabv3/environment.py"):
         ast.parse((ROOT / file).read_text(), file, feature_version=(3, 8))
 

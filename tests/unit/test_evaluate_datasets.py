@@ -137,7 +137,7 @@ def test_only_the_whole_of_val2017_is_val2017(tmp_path: Path) -> None:
     ).is_coco_val2017
 
 
-def test_the_orientation_of_exif_is_not_applied_and_told(tmp_path: Path) -> None:
+def test_the_orientation_of_exif_is_not_applied_but_reported(tmp_path: Path) -> None:
     folder = coco_data.write(tmp_path, [Scene(shown=[(15, (0, 0, 200, 100))])])
     path = folder.images / "000000000100.png"
     assert not opened(folder).read("100").turned

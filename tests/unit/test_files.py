@@ -29,7 +29,7 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path, con
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [content]
 
 
-def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_file_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"before")
 

@@ -104,7 +104,7 @@ def test_the_first_sound_exif_block_counts() -> None:
     assert image_bytes.without_metadata(files.png(RGB, before=b"".join(blocks))) == (files.png(RGB), 6)
 
 
-def test_files_without_metadata_stay_as_they_are() -> None:
+def test_files_without_metadata_are_unchanged() -> None:
     bare = BASELINE[:2] + BASELINE[2:]
     for data in (files.png(RGB), bare, encoded("WEBP"), encoded("BMP"), b"", b"text", b"\xff\xd8", b"RIFF\4\0\0\0WEBP"):
         assert image_bytes.without_metadata(data) == (data, 1)

@@ -251,7 +251,7 @@ def test_an_exif_block_that_is_garbled_behind_the_orientation_turns_the_picture(
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_an_orientation_that_is_none_turns_nothing(orientation: int) -> None:
+def test_an_invalid_orientation_is_ignored(orientation: int) -> None:
     same(_in_png(files.exif(orientation)), RGB)
 
 
@@ -649,7 +649,7 @@ def test_other_kinds_of_ppm_are_refused_for_the_true_reason(data: bytes, message
 # BMP
 
 
-def test_the_size_that_a_bmp_says_a_file_has_does_not_matter() -> None:
+def test_the_file_size_in_a_bmp_header_is_ignored() -> None:
     data = bytearray(encoded("BMP"))
     data[2:10] = b"\xff" * 8
     same(bytes(data) + b"garbage", RGB)

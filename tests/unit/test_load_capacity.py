@@ -84,7 +84,7 @@ def test_random_balancing_is_one_m_m_1_a_replica() -> None:
     assert mean(found) == pytest.approx(SERVICE / (1 - 0.7), rel=0.08)
 
 
-def test_a_full_queue_refuses_as_erlang_b_says() -> None:
+def test_a_full_queue_refuses_as_many_as_erlang_b_predicts() -> None:
     found = outcome(Replica(exponential, max_queue=0, instances=1), rate=1 / SERVICE, number=200)
     assert found.latencies == []  # nobody may wait, not even for an idle instance
     # One place to wait in, which an idle instance empties at once: M/M/1/2.
@@ -116,7 +116,7 @@ def test_batches_take_what_waits() -> None:
     assert found.batch == pytest.approx(5 / 3)
 
 
-def test_a_queue_delay_waits_for_a_batch_but_not_longer_than_it_says() -> None:
+def test_a_queue_delay_waits_for_a_batch_but_not_longer() -> None:
     replica = Replica(constant, max_batch=3, queue_delay=0.5)
     assert by_hand([0.0], replica).latencies == pytest.approx([0.5 + SERVICE])
     assert by_hand([0.0, 0.2], replica).latencies == pytest.approx([0.3 + SERVICE, 0.5 + SERVICE])
@@ -204,7 +204,7 @@ def test_a_run_beside_other_callers_or_through_a_balancer_is_refused() -> None:
         service_times(run)
 
 
-def test_the_command_tells_how_many_replicas_are_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_the_number_of_replicas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "run.json"
     run_of({1: (50, 0.1)}, latency_ms=100).save(file)
     options = [str(file), "--rate", "25", "--p99", "0.3", "--requests", "4000"]
@@ -238,7 +238,7 @@ def test_a_run_of_both_models_is_refused_unless_one_is_named() -> None:
     assert service_times(run, model="core_resnet50").mean(1) == pytest.approx(0.02)
 
 
-def test_the_command_says_what_it_cannot_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_warns_of_few_batches_and_high_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "run.json"
     run_of({1: (7, 0.1)}, latency_ms=100).save(file)
     assert capacity.main([str(file), "--rate", "2000", "--p99", "0.3"]) == capacity.EXIT_TOO_FEW
@@ -247,7 +247,7 @@ def test_the_command_says_what_it_cannot_promise(tmp_path: Path, capsys: pytest.
     assert "2000/s is more than 64 replicas can answer (640.0/s)" in shown
 
 
-def test_a_run_that_was_not_as_it_was_meant_to_be_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_with_a_problem_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, file = run_of({1: (50, 0.1)}, latency_ms=100), tmp_path / "run.json"
     run.problems.append("worker x: did not finish")
     run.save(file)

@@ -49,7 +49,7 @@ def test_poisson_arrivals_have_exponential_pauses() -> None:
     assert (pauses > 0.2).mean() == pytest.approx(np.exp(-1), rel=0.05)
 
 
-def test_a_late_source_keeps_the_moments_that_were_meant() -> None:
+def test_a_late_source_keeps_the_planned_times() -> None:
     timetable = shapes.Timetable(0.0, rate=10, poisson=False, random=seeded(0))
     meant = timetable.due
     assert timetable.wait(meant - 0.04) == pytest.approx(0.04)
@@ -81,7 +81,7 @@ def made() -> list[pictures.Picture]:
     return pictures.made(pictures.KINDS, seed=0)
 
 
-def test_the_pictures_are_of_all_kinds_and_as_large_as_they_say(made: list[pictures.Picture]) -> None:
+def test_the_pictures_have_all_kinds_and_their_stated_sizes(made: list[pictures.Picture]) -> None:
     assert {picture.kind for picture in made} == set(pictures.KINDS)
     assert max(picture.width * picture.height for picture in made) == 12_000_000
     formats: set[str | None] = set()
@@ -189,7 +189,7 @@ def misses(run: summary.Summary, wanted: objectives.Objectives) -> dict[str, str
     return {verdict.what: verdict.missed_by for verdict in objectives.judge(run, wanted) if not verdict.met}
 
 
-def test_a_missed_percentile_says_which_and_by_how_much(tmp_path: Path) -> None:
+def test_a_missed_percentile_is_reported_with_the_difference(tmp_path: Path) -> None:
     wanted = read(tmp_path, '[p99]\n"* web" = 0.5\n"* large" = 2\n[p50]\nall = 1')
     run = run_of({"resnet50 web": {400: 98, 750: 2}, "resnet50 large": {1900: 10}})
     assert misses(run, wanted) == {"p99 of gRPC resnet50 web": "0.250 s (50%)"}
@@ -212,7 +212,7 @@ def test_a_run_without_requests_or_of_other_ones_misses(tmp_path: Path) -> None:
     assert misses(run_of({"resnet50 web": {100: 1}}), wanted) == {"p99 of HTTP *": "not measured"}
 
 
-def test_a_run_that_was_not_as_it_was_meant_to_be_misses(tmp_path: Path) -> None:
+def test_a_run_with_a_problem_misses_its_objectives(tmp_path: Path) -> None:
     run = run_of({"resnet50 web": {100: 1}})
     run.problems.append("worker a: did not finish")
     assert misses(run, read(tmp_path, "error_share = 0")) == {"load test": "not measured"}

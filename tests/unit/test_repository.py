@@ -52,7 +52,7 @@ def test_a_model_of_others_has_no_record(tmp_path: Path) -> None:
     ("record", "message"),
     [(json.dumps({"weights": "none"}), "another version of build_models.py; run it again"), ("{", "not a TorchScript")],
 )
-def test_a_record_that_cannot_be_read_is_told(tmp_path: Path, record: str, message: str) -> None:
+def test_an_unreadable_record_is_reported(tmp_path: Path, record: str, message: str) -> None:
     with pytest.raises(RepositoryError, match=message):
         read_record(write(tmp_path / "model.pt", record))
 
