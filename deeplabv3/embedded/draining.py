@@ -1,4 +1,4 @@
-"""Detect that a server is idle, and close its idle connections, which tritonserver 2.51 does not do by itself.
+"""Which ports a server has, whether it is idle, and how to close its idle connections, which tritonserver 2.51 does not.
 
 Only this module inspects the memory maps and the sockets of another process.
 """
@@ -40,6 +40,22 @@ def idle_stubs(prefix: str) -> set[tuple[int, str]] | None:
             if not any(int(low, 16) <= address < int(rest.split()[0], 16) for low, rest in ranges):
                 return None
             found.add((pid, status.partition("nvoluntary_ctxt")[0].rpartition(":")[2]))
+    return found
+
+
+def listening_ports(pid: int) -> set[int]:
+    """Return the TCP ports on which a process listens; raise OSError if it has ended or cannot be inspected."""
+    ports: dict[str, int] = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
+            local, _, state, *_, inode = line.split()[1:10]
+            if state == "0A":  # TCP_LISTEN in the kernel's include/net/tcp_states.h
+                ports[f"socket:[{inode}]"] = int(local.rpartition(":")[2], 16)
+    found: set[int] = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if (name := entry.readlink().name) in ports:
+                found.add(ports[name])
     return found
 
 

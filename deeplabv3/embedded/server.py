@@ -31,7 +31,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from deeplabv3.embedded.draining import close_idle_connections, idle_stubs
+from deeplabv3.embedded.draining import close_idle_connections, idle_stubs, listening_ports
 from deeplabv3.embedded.errors import StartError
 from deeplabv3.embedded.watching import LOST_SECONDS, SAMPLE_SECONDS, Instant, PausedError, Watch
 
@@ -119,7 +119,7 @@ class Server:
             self._pass_log_on(self._log)
 
     def _serve(self) -> int:
-        while not (is_ready(self._address) and self._watch.find_stubs()):
+        while not (is_ready(self._address) and self._listens() and self._watch.find_stubs()):
             self._awake = Instant.now()
             self._wait(time.monotonic() + 0.1)
             if self._exited:
@@ -140,6 +140,16 @@ class Server:
         self._drain(cause, seconds=BROKEN_DRAIN_SECONDS, limit=2 * BROKEN_DRAIN_SECONDS)
         say(f"error: {cause}; see the log above for the reason, and start the server again")
         return 1
+
+    def _listens(self) -> bool:
+        """Return whether the ports are the server's own: another process may have taken one since they were checked."""
+        address = self._address
+        try:
+            return {address.http, address.grpc, address.metrics} <= listening_ports(self._process.pid)
+        except PermissionError:  # a hardened /proc
+            return True
+        except OSError:  # it has ended
+            return False
 
     def _drain(self, cause: str, *, seconds: float, limit: float) -> int:
         say(f"{cause}: stopping after the requests in flight are answered; another signal stops immediately")

@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import fcntl
 import http.client
+import http.server
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import urllib.request
 import venv
@@ -81,6 +83,12 @@ SLOW_END_CODE = (
         while time.monotonic() < end:
             pass
 """
+)
+WAITS_TO_START_CODE = ECHO_CODE.replace(
+    "def initialize(self, args):",
+    """def initialize(self, args):
+        while not pathlib.Path(args["model_repository"], "1", "go").exists():
+            time.sleep(0.05)""",
 )
 DIES_LATER_CODE = """
 import os, signal, time
@@ -464,6 +472,36 @@ def test_a_stop_while_models_load_leaves_nothing(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert files_of(process.pid) == []
+
+
+class AlwaysReady(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(http.HTTPStatus.OK)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def test_a_server_that_took_the_ports_meanwhile_is_not_reported_as_ready(tmp_path: Path) -> None:
+    repository = add_model(tmp_path / "models", "waits", code=WAITS_TO_START_CODE)
+    ports = dict(
+        zip(("--http-port", "--grpc-port", "--metrics-port"), checks.free_ports("127.0.0.1", set()), strict=False)
+    )
+    options = [word for option, port in ports.items() for word in (option, str(port))]
+    log = tmp_path / "log"
+    with contextlib.ExitStack() as others, log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, SERVE, "--model-repository", repository, *options], stdout=subprocess.PIPE, stderr=stderr
+        )
+        others.callback(process.kill)
+        wait_until(lambda: "TRITONBACKEND_ModelInstanceInitialize: waits" in log.read_text(), what="the model loads")
+        for option in ("--http-port", "--metrics-port"):
+            other = others.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", ports[option]), AlwaysReady))
+            threading.Thread(target=other.serve_forever).start()
+            others.callback(other.shutdown)
+        (repository / "waits" / "1" / "go").touch()
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, b"")
+    assert "already in use" in log.read_text()
 
 
 def test_models_that_do_not_load_are_named_at_the_end(repository: Path) -> None:
