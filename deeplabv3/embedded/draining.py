@@ -1,4 +1,4 @@
-"""Which ports a server has, whether it is idle, and how to close its idle connections, which tritonserver 2.51 does not.
+"""The ports of a server, whether it is idle, and its idle connections, which tritonserver 2.51 does not close itself.
 
 Only this module inspects the memory maps and the sockets of another process.
 """
