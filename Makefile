@@ -70,6 +70,7 @@ bench-model: $(VENV)/installed
 docs: $(VENV)/docs ## Build the documentation site, out/docs/index.html; fails on a broken link
 	rm -rf out/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . out/docs
+	@echo "the site is in out/docs/index.html"
 
 # .phrases has patterns of unclear or British English; grep exits with 1 when it finds none.
 lint: $(VENV)/deploy $(VENV)/docs $(VENV)/page ## Run the linters and the type checkers

@@ -51,7 +51,9 @@ def test_python_blocks_run(color_server: TritonProcess, document: str, tmp_path:
     # The unit tests run the others, with a fake instead of the server.
     found = [block for block in blocks(document, "python") if "deeplab_client.testing" not in block]
     assert found
-    for name in ("cat.png", "cow.jpg"):
+    (tmp_path / "out").mkdir()  # made by `make demo`
+    for name in ("tests/assets/cat.png", "cat.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(pictures.small())
     told = ""
     for block in found:
@@ -63,7 +65,9 @@ def test_python_blocks_run(color_server: TritonProcess, document: str, tmp_path:
         assert done.returncode == 0, done.stderr
         told += done.stdout
     assert "uint8" in told or "UNTRAINED WEIGHTS" in told, "the dtype of a mask, or a whole result"
-    assert {path.name for path in tmp_path.glob("o*.png")}
+    assert {path.name for path in tmp_path.rglob("o*.png")} == {
+        "out.png" if document.startswith("client") else "overlay.png"
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -91,7 +95,7 @@ def test_commands_of_shell_blocks_exist(document: str) -> None:
 
 def test_the_clients_commands_run(color_server: TritonProcess, tmp_path: Path) -> None:
     """Every line of the README, in a folder with the pictures that it names; tests/page runs the page."""
-    for name in ("cow.jpg", "panorama.jpg", "photos/a.jpg", "photos/deeper/b.jpg"):
+    for name in ("cat.png", "panorama.jpg", "photos/a.jpg", "photos/deeper/b.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(pictures.small())
     lines = [line for line in "".join(blocks("client/README.md", "sh")).splitlines() if "deeplab " in line]
@@ -109,7 +113,7 @@ def test_the_clients_commands_run(color_server: TritonProcess, tmp_path: Path) -
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     overlays = {f"{name}.overlay.png" for name in ("a.jpg", "deeper/b.jpg", "panorama.jpg")}
     assert written == {*overlays, "a.jpg.ids.png", "annotations.json"}
-    assert json.loads((tmp_path / "cow.json").read_text())["untrained"]
+    assert json.loads((tmp_path / "cat.json").read_text())["untrained"]
     with pictures.opened(tmp_path / "out" / "a.jpg.overlay.png") as picture:
         assert picture.getpixel((2, 2)) == (200, 0, 0), "the banner"
 

@@ -99,6 +99,7 @@ _HUNG_UP_REMEDY = (
     "DEEPLAB_CERTIFICATE_FILE, or may not use TLS"
 )
 # A server of another protocol, or one that requires TLS, may do so too.
+_NOBODY_LISTENS = re.compile(r"Connection refused|Connect call failed")
 _OTHER_PROTOCOL = re.compile(r"Socket closed|reset by peer|Failed parsing HTTP/2|[Dd]isconnected|closed connection")
 _OTHER_PROTOCOL_REMEDIES = {
     "grpc": "if this happens every time, check that the port is Triton's gRPC port, and that it needs no TLS, grpcs://",
@@ -249,11 +250,13 @@ def _error(
     tls_remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "the handshake failed")
     message = _clean(message, where)
     if kind is DeadlineExceededError:
-        message = f"no answer from {where.url} within {where.seconds:g} s"
+        message = f"no answer from {where.url} within {where.seconds:g} s; raise the timeout, or send less at once"
     elif kind is ServerUnavailableError:
         message = f"{where.url} is not available: {message}"
         if where.url.startswith(("grpcs:", "https:")) and _HUNG_UP.search(message):
             message = f"{message}; {_HUNG_UP_REMEDY}"
+        elif _NOBODY_LISTENS.search(message):
+            message = f"{message}; check host and port, or wait until the server has started"
         elif remedy := _other_protocol_remedy(message, where):
             message = f"{message}; {remedy}"
     elif kind is TLSError:
