@@ -98,8 +98,8 @@ _HUNG_UP_REMEDY = (
     "if this happens every time, the server may require a client certificate, TLS(certificate_file=...) or "
     "DEEPLAB_CERTIFICATE_FILE, or may not use TLS"
 )
-# A server of another protocol, or one that requires TLS, may do so too.
 _NOBODY_LISTENS = re.compile(r"Connection refused|Connect call failed")
+# A server of another protocol, or one that requires TLS, may do so too.
 _OTHER_PROTOCOL = re.compile(r"Socket closed|reset by peer|Failed parsing HTTP/2|[Dd]isconnected|closed connection")
 _OTHER_PROTOCOL_REMEDIES = {
     "grpc": "if this happens every time, check that the port is Triton's gRPC port, and that it needs no TLS, grpcs://",
@@ -253,11 +253,7 @@ def _error(
         message = f"no answer from {where.url} within {where.seconds:g} s; raise the timeout, or send less at once"
     elif kind is ServerUnavailableError:
         message = f"{where.url} is not available: {message}"
-        if where.url.startswith(("grpcs:", "https:")) and _HUNG_UP.search(message):
-            message = f"{message}; {_HUNG_UP_REMEDY}"
-        elif _NOBODY_LISTENS.search(message):
-            message = f"{message}; check host and port, or wait until the server has started"
-        elif remedy := _other_protocol_remedy(message, where):
+        if remedy := _unavailable_remedy(message, where):
             message = f"{message}; {remedy}"
     elif kind is TLSError:
         message = f"no TLS connection to {where.url}: {tls_remedy} ({message})"
@@ -274,10 +270,14 @@ def _error(
     return error
 
 
-def _other_protocol_remedy(message: str, where: CallContext) -> str | None:
-    if not _OTHER_PROTOCOL.search(message):
-        return None
-    return _OTHER_PROTOCOL_REMEDIES.get(where.url.partition(":")[0])
+def _unavailable_remedy(message: str, where: CallContext) -> str | None:
+    if _NOBODY_LISTENS.search(message):
+        return "check host and port, or wait until the server has started"
+    if where.url.startswith(("grpcs:", "https:")) and _HUNG_UP.search(message):
+        return _HUNG_UP_REMEDY
+    if _OTHER_PROTOCOL.search(message):
+        return _OTHER_PROTOCOL_REMEDIES.get(where.url.partition(":")[0])
+    return None
 
 
 def caused(ours: SegmentationError, by: BaseException, where: CallContext) -> SegmentationError:
