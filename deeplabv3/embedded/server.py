@@ -50,9 +50,9 @@ LOAD_FAILURE = re.compile(r'E\d{4} .*\] "((?:failed to load|Poll failed for) .*)
 # nothing to do, so with seven stubs about every second sample counts.
 IDLE_SAMPLE_SECONDS = 0.1
 IDLE_SAMPLES = 3
-# Triton unloads the models when all requests are answered. A stub of 2.51 may never end after a request that failed
-# because /dev/shm was full, or that its gRPC caller gave up, and on a busy machine each stub may take many seconds.
-# Nothing is lost if this is cut short: Triton would wait until the exit timeout and exit with 1.
+# Triton unloads the models when all requests are answered. A stub or an ensemble of 2.51 may never end after a request
+# that failed because /dev/shm was full, or that its gRPC caller gave up, and on a busy machine each stub may take many
+# seconds. Nothing is lost if this is cut short: Triton would wait until the exit timeout and exit with 1.
 UNLOAD_SECONDS = 10.0
 UNLOADING = b"All models are stopped, unloading models"
 PR_SET_PDEATHSIG = 1
@@ -172,11 +172,10 @@ class Server:
             if elapsed > limit:
                 say(f"error: tritonserver did not stop within {elapsed:.0f} s and was killed")
                 return 1
-            now = idle_stubs(self._prefix)
-            has_stubs = now is None or bool(now)
-            if has_stubs and self._unloading and time.monotonic() > self._unloading + UNLOAD_SECONDS:
+            if self._unloading and time.monotonic() > self._unloading + UNLOAD_SECONDS:
                 say(f"all requests are answered, but tritonserver still unloads after {UNLOAD_SECONDS:g} s; ending it")
                 return 0
+            now = idle_stubs(self._prefix)
             idle_samples = 0 if now is None else idle_samples + (now == before)
             before = now
             is_idle = idle_samples >= IDLE_SAMPLES
