@@ -61,6 +61,6 @@ def test_the_entry_point_runs_the_script_with_its_options() -> None:
     file = BATCH / script.removeprefix("/opt/deeplab/deploy/batch/")
     dockerfile = (BATCH / "Dockerfile").read_text()
     assert "WORKDIR /opt/deeplab\n" in dockerfile
-    assert "COPY deploy/batch/*.py deploy/batch/\n" in dockerfile
+    assert "COPY --chmod=755 deploy/batch/*.py deploy/batch/\n" in dockerfile
     known = set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', file.read_text()))
     assert {option for option in options if option.startswith("--")} <= known

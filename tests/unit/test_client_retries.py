@@ -152,7 +152,7 @@ def test_a_deadline_in_a_later_attempt_names_the_earlier_failure(kind: Kind) -> 
 
     with (
         connected(kind, url(server), timeout=1, retries=AT_ONCE, on_retry=hold) as client,
-        pytest.raises(DeadlineExceededError, match=r"within 1 s; attempt 1 had failed: .*first"),
+        pytest.raises(DeadlineExceededError, match=r"within 1 s; .*; attempt 1 had failed: .*first"),
     ):
         client.segment(b"\x05")
     assert server.script.hold is not None
