@@ -107,16 +107,18 @@ class Server:
 
     def run(self) -> int:
         """Serve until a signal, the end of the server, a dead stub or a pause; return the exit code."""
+        fault = ""
         try:
             return self._serve()
         except (PausedError, StartError) as error:
-            self._process.kill()  # first, so that it cannot be continued
-            say(f"error: {error}")
+            fault = f"error: {error}"
             return 1
         finally:
-            self._process.kill()
+            self._process.kill()  # before anything else, so that a paused server cannot be continued
             self._process.wait()
             self._pass_log_on(self._log)
+            if fault:  # the last line
+                say(fault)
 
     def _serve(self) -> int:
         while not (is_ready(self._address) and self._listens() and self._watch.find_stubs()):
