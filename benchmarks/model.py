@@ -34,7 +34,6 @@ from deeplabv3 import UNTRAINED, VARIANTS, WeightsSource
 from deeplabv3.arguments import number
 from deeplabv3.building import tracing
 from deeplabv3.building.plan import MEAN, STD
-from deeplabv3.cpus import missing_for
 from deeplabv3.models.variants import load_model
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def noise(count: int, side: int = SIZE) -> list[torch.Tensor]:
 
 def possible(precisions: Iterable[str], report: Report) -> list[str]:
     """Return the precisions that this CPU can compute in; report the reason for each of the others."""
-    missing = {precision: missing_for(precision) for precision in precisions}
+    missing = {precision: tracing.missing_on_this_cpu(precision) for precision in precisions}
     for reason in filter(None, missing.values()):
         report.say(f"left out: {reason}")
     return [precision for precision, reason in missing.items() if reason is None]

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 NEEDED = {
-    "bf16": (("avx512bw", "avx512dq", "avx512vl"), ("avx_ne_convert",)),
-    "fp16": (("avx512_fp16",), ("avx_ne_convert",)),
+    "bf16": (("avx512bw", "avx512dq", "avx512vl"), ("avx_vnni",)),
+    "fp16": (("avx512_fp16",), ("avx_vnni",)),
     "int8": (("amx_int8",), ("avx512_vnni",), ("avx_vnni",)),
 }
 """By precision, the flags of /proc/cpuinfo of which one group must be present.
 
 Without those of int8, sums of two products overflow 16 bits and the masks are wrong. Without those of bf16 and fp16,
-oneDNN refuses the convolutions (mkldnn_convolution in PyTorch's aten/src/ATen/native/mkldnn/Conv.cpp).
+oneDNN refuses the convolutions (mkldnn_convolution in PyTorch's aten/src/ATen/native/mkldnn/Conv.cpp). It also computes
+with AVX-NE-CONVERT, which is no flag; only some CPUs with AVX-VNNI have it, so there the build asks PyTorch.
 """
 _FEATURES = {"bf16": "AVX-512", "fp16": "AVX512-FP16", "int8": "VNNI or AMX"}
 

@@ -24,11 +24,11 @@ refuse() {
     exit 2
 }
 for config in "$repository"/*/config.pbtxt; do
-    precision=$(sed -nE 's/.*string_value: "(bf16|fp16|int8)".*/\1/p' "$config" 2>/dev/null) || continue
-    if [[ -z $precision ]] || grep -q KIND_GPU "$config"; then continue; fi
+    if [[ ! -f $config ]] || grep -qE '^[^#]*kind: *KIND_GPU' "$config"; then continue; fi
+    precision=$(tr -d '[:space:]' <"$config" | sed -nE 's/.*key:"precision"value:?\{string_value:"([a-z0-9]+)".*/\1/p')
     case $precision in
-        bf16) has avx512bw avx512dq avx512vl || has avx_ne_convert || refuse "$config" bf16 AVX-512 ;;
-        fp16) has avx512_fp16 || has avx_ne_convert || refuse "$config" fp16 AVX512-FP16 ;;
+        bf16) has avx512bw avx512dq avx512vl || has avx_vnni || refuse "$config" bf16 AVX-512 ;;
+        fp16) has avx512_fp16 || has avx_vnni || refuse "$config" fp16 AVX512-FP16 ;;
         int8) has amx_int8 || has avx512_vnni || has avx_vnni || refuse "$config" int8 "VNNI or AMX" ;;
     esac
 done

@@ -20,7 +20,6 @@ from deeplabv3.building.plan import Plan
 from deeplabv3.building.settings import as_options, resized_sides
 from deeplabv3.building.staging import locked, partial_file, try_writing
 from deeplabv3.building.written import Written, refuse_edits, remove_older_records
-from deeplabv3.cpus import missing_for
 from deeplabv3.errors import BuildError, RepositoryError
 from deeplabv3.files import write_atomically
 from deeplabv3.models.names import VARIANTS, core_name, direct_name, ensemble_name
@@ -287,7 +286,7 @@ def _stage(
         try_writing([repository, *folders])
         tracing.check_room(repository, sum(len(plan.models) for plan in staged))
         for plan in staged:
-            if plan.device == "cpu" and (missing := missing_for(plan.precision)):
+            if plan.device == "cpu" and (missing := tracing.missing_on_this_cpu(plan.precision)):
                 raise BuildError(f"{missing}; build on the machine that will serve the model, or use --precision fp32")
         if calibration is not None:
             calibration.check()

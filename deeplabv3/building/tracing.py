@@ -25,6 +25,7 @@ from deeplabv3.building.fusion import (
 )
 from deeplabv3.building.packing import input_sizes, pack_weights
 from deeplabv3.building.quantization import quantize
+from deeplabv3.cpus import missing_for
 from deeplabv3.errors import InvalidOptionError, RetryableBuildError
 
 TRAINED_SIZE = 520
@@ -242,6 +243,17 @@ def _tracing(precision: Precision, *, benchmark: bool) -> Generator[None]:
         without_deprecation_warnings(),
     ):
         yield
+
+
+def missing_on_this_cpu(precision: str) -> str | None:
+    """Return why models for this CPU cannot compute in a precision, or None if they can."""
+    onednn: Any = torch.ops.mkldnn
+    supports = {"bf16": onednn._is_mkldnn_bf16_supported, "fp16": onednn._is_mkldnn_fp16_supported}  # noqa: SLF001 - the names of the operators
+    if missing := missing_for(precision):
+        return missing
+    if precision in supports and not supports[precision]():
+        return f"{precision} needs another CPU: oneDNN has no convolutions in it on this one"
+    return None
 
 
 def check_room(folder: Path, models: int = 1) -> None:

@@ -13,8 +13,12 @@ import socket
 import struct
 import termios
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deeplabv3.embedded.processes import stubs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 IDLE_SECONDS = 0.25
 SYS_PIDFD_GETFD = 438
@@ -45,18 +49,32 @@ def idle_stubs(prefix: str) -> set[tuple[int, str]] | None:
 
 def listening_ports(pid: int) -> set[int]:
     """Return the TCP ports on which a process listens; raise OSError if it has ended or cannot be inspected."""
-    ports: dict[str, int] = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
-            local, _, state, *_, inode = line.split()[1:10]
-            if state == "0A":  # TCP_LISTEN in the kernel's include/net/tcp_states.h
-                ports[f"socket:[{inode}]"] = int(local.rpartition(":")[2], 16)
+    # 0A is TCP_LISTEN in the kernel's include/net/tcp_states.h.
+    ports = {f"socket:[{inode}]": port for port, state, _, inode in _sockets(pid) if state == "0A"}
     found: set[int] = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             if (name := entry.readlink().name) in ports:
                 found.add(ports[name])
     return found
+
+
+def is_sending(pid: int, port: int) -> bool:
+    """Return whether replies of a process on a port wait for slow readers."""
+    with contextlib.suppress(OSError):
+        return any(unsent for number, state, unsent, _ in _sockets(pid) if number == port and state != "0A")
+    return False
+
+
+def _sockets(pid: int) -> Iterator[tuple[int, str, int, str]]:
+    """Yield local port, state, unsent bytes and inode of each TCP socket in the network namespace of a process."""
+    for table in ("tcp", "tcp6"):
+        file = Path(f"/proc/{pid}/net/{table}")
+        if table == "tcp6" and not file.exists():  # a kernel without IPv6
+            return
+        for line in file.read_text(encoding="ascii").splitlines()[1:]:
+            local, _, state, queues, *_, inode = line.split()[1:10]
+            yield int(local.rpartition(":")[2], 16), state, int(queues.partition(":")[0], 16), inode
 
 
 def close_idle_connections(pid: int, ports: set[int]) -> None:

@@ -31,7 +31,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from deeplabv3.embedded.draining import close_idle_connections, idle_stubs, listening_ports
+from deeplabv3.embedded.draining import close_idle_connections, idle_stubs, is_sending, listening_ports
 from deeplabv3.embedded.errors import StartError
 from deeplabv3.embedded.watching import LOST_SECONDS, SAMPLE_SECONDS, Instant, PausedError, Watch
 
@@ -50,9 +50,10 @@ LOAD_FAILURE = re.compile(r'E\d{4} .*\] "((?:failed to load|Poll failed for) .*)
 # nothing to do, so with seven stubs about every second sample counts.
 IDLE_SAMPLE_SECONDS = 0.1
 IDLE_SAMPLES = 3
-# Triton unloads the models when all requests are answered. A stub or an ensemble of 2.51 may never end after a request
-# that failed because /dev/shm was full, or that its gRPC caller gave up, and on a busy machine each stub may take many
-# seconds. Nothing is lost if this is cut short: Triton would wait until the exit timeout and exit with 1.
+# Triton unloads the models when all results are computed; gRPC may still send them to slow readers. A stub or an
+# ensemble of 2.51 may never end after a request that failed because /dev/shm was full, or that its gRPC caller gave up,
+# and on a busy machine each stub may take many seconds. Nothing is lost if this is cut short after the last reply:
+# Triton would exit with 1 at its exit timeout.
 UNLOAD_SECONDS = 10.0
 UNLOADING = b"All models are stopped, unloading models"
 PR_SET_PDEATHSIG = 1
@@ -76,9 +77,10 @@ class Server:
         self._dead_stub = ""
         self._exited = False
         self._ending = False
-        self._unloading = 0.0  # the time when Triton has answered all requests and begins to unload
+        self._unloading = 0.0  # the time since which Triton unloads and sends no reply
         self._last_line = b""
         self._load_failures: list[str] = []
+        self._fault = ""
         self._selector = selectors.DefaultSelector()
         self._listen(signals, self._note_signals)
         self._log, writer = os.pipe()
@@ -107,18 +109,17 @@ class Server:
 
     def run(self) -> int:
         """Serve until a signal, the end of the server, a dead stub or a pause; return the exit code."""
-        fault = ""
         try:
             return self._serve()
         except (PausedError, StartError) as error:
-            fault = f"error: {error}"
+            self._fault = str(error)
             return 1
         finally:
             self._process.kill()  # before anything else, so that a paused server cannot be continued
             self._process.wait()
             self._pass_log_on(self._log)
-            if fault:  # the last line
-                say(fault)
+            if self._fault:  # the last line
+                say(f"error: {self._fault}")
 
     def _serve(self) -> int:
         while not (is_ready(self._address) and self._listens() and self._watch.find_stubs()):
@@ -140,7 +141,7 @@ class Server:
             return self._drain(name, seconds=DRAIN_SECONDS, limit=EXIT_TIMEOUT_SECONDS + 15)
         cause = f"the Python stub {self._dead_stub} died, and Triton does not restart it"
         self._drain(cause, seconds=BROKEN_DRAIN_SECONDS, limit=2 * BROKEN_DRAIN_SECONDS)
-        say(f"error: {cause}; see the log above for the reason, and start the server again")
+        self._fault = f"{cause}; see the log above for the reason, and start the server again"
         return 1
 
     def _listens(self) -> bool:
@@ -172,8 +173,10 @@ class Server:
             if another is not None:
                 return 128 + another
             if elapsed > limit:
-                say(f"error: tritonserver did not stop within {elapsed:.0f} s and was killed")
+                self._fault = f"tritonserver did not stop within {elapsed:.0f} s and was killed"
                 return 1
+            if self._unloading and is_sending(self._process.pid, self._address.grpc):
+                self._unloading = time.monotonic()
             if self._unloading and time.monotonic() > self._unloading + UNLOAD_SECONDS:
                 say(f"all requests are answered, but tritonserver still unloads after {UNLOAD_SECONDS:g} s; ending it")
                 return 0

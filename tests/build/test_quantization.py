@@ -14,7 +14,7 @@ from PIL import Image
 
 import build_models
 from deeplabv3 import model_deeplabv3_resnet50
-from deeplabv3.building import assembly, calibration, steps, tracing
+from deeplabv3.building import calibration, steps, tracing
 from deeplabv3.errors import InvalidOptionError
 from deeplabv3.repository.record import read_record
 
@@ -37,7 +37,7 @@ def nothing_missing(_precision: str) -> None:
 @pytest.fixture(autouse=True)
 def _any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reach what is tested before or apart from the arithmetic on a CPU that does not have it, too."""
-    monkeypatch.setattr(assembly, "missing_for", nothing_missing)
+    monkeypatch.setattr(tracing, "missing_on_this_cpu", nothing_missing)
 
 
 def photographs(folder: Path, count: int) -> Path:
@@ -183,7 +183,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, caplog: pytest.LogCa
 def test_a_cpu_without_the_arithmetic_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(assembly, "missing_for", "{} needs another CPU".format)
+    monkeypatch.setattr(tracing, "missing_on_this_cpu", "{} needs another CPU".format)
     assert refused(tmp_path, photographs(tmp_path / "pictures", 20))
     assert (
         "int8 needs another CPU; build on the machine that will serve the model, or use --precision fp32" in caplog.text

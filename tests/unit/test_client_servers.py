@@ -199,7 +199,7 @@ def test_a_proxys_page_is_quoted(kind: Kind) -> None:
 
 def test_a_closed_port_is_unavailable(server: Server, refusing: int, kind: Kind) -> None:
     address = f"{server.scheme}://127.0.0.1:{refusing}"
-    told = f"{address} is not available: .*; check host and port, or wait until the server has started"
+    told = f"{address} is not available: .*; check the URL, or wait until the server has started"
     with connected(kind, address, retries=0) as client, pytest.raises(ServerUnavailableError, match=told) as caught:
         client.segment(b"\x05")
     assert isinstance(caught.value, ConnectionError)

@@ -250,7 +250,8 @@ def _error(
     tls_remedy = next((text for words, text in _TLS_REMEDIES if words.search(message)), "the handshake failed")
     message = _clean(message, where)
     if kind is DeadlineExceededError:
-        message = f"no answer from {where.url} within {where.seconds:g} s; raise the timeout, or send less at once"
+        remedy = "raise the timeout, or send less at once" if where.request_id else "check the URL, or wait longer"
+        message = f"no answer from {where.url} within {where.seconds:g} s; {remedy}"
     elif kind is ServerUnavailableError:
         message = f"{where.url} is not available: {message}"
         if remedy := _unavailable_remedy(message, where):
@@ -271,8 +272,8 @@ def _error(
 
 
 def _unavailable_remedy(message: str, where: CallContext) -> str | None:
-    if _NOBODY_LISTENS.search(message):
-        return "check host and port, or wait until the server has started"
+    if _NOBODY_LISTENS.search(message) and "upstream" not in message:  # a proxy's message about its upstream
+        return "check the URL, or wait until the server has started"
     if where.url.startswith(("grpcs:", "https:")) and _HUNG_UP.search(message):
         return _HUNG_UP_REMEDY
     if _OTHER_PROTOCOL.search(message):
