@@ -1,7 +1,8 @@
-"""Which connections of another process are ended: those that wait for a next request, and no others."""
+"""The ports of another process, its unread replies, and its connections that wait for a next request."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from triton_process import wait_until
 
-from deeplabv3.embedded.draining import IDLE_SECONDS, close_idle_connections
+from deeplabv3.embedded.draining import IDLE_SECONDS, close_idle_connections, is_sending, listening_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,3 +82,26 @@ def test_a_connection_with_a_request_in_flight_is_left_alone(server: subprocess.
         close_idle_connections(server.pid, {port})
         client.sendall(b"answer\n")
         assert client.recv(100) == b"answered\n"
+
+
+def test_the_listening_ports_are_those_of_the_process_alone(server: subprocess.Popen[str]) -> None:
+    port = int(said(server))
+    assert listening_ports(server.pid) == {port}
+    assert port not in listening_ports(os.getpid())
+
+
+def test_a_reply_that_is_not_read_is_being_sent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client, server.accept()[0] as connection:
+            assert not is_sending(os.getpid(), port)
+            connection.setblocking(False)  # noqa: FBT003 - the name of its parameter is not public
+            sent = 0
+            try:
+                while True:
+                    sent += connection.send(bytes(1 << 20))
+            except BlockingIOError:
+                assert is_sending(os.getpid(), port)
+            while sent:
+                sent -= len(client.recv(1 << 20))
+            wait_until(lambda: not is_sending(os.getpid(), port), what="everything is acknowledged")
