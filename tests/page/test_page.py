@@ -18,6 +18,7 @@ from benchmarks import toy
 from deeplab_client import SegmentationClient
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from conftest import Server
@@ -91,21 +92,27 @@ def test_a_picture_gives_its_classes_and_controls_send_nothing(page: Page, serve
     expect_classes(page, certain)
     set_slider(page, "Opacity", 0.25)
     overlay = np.asarray(certain.overlay(picture, alpha=0.25))
+    expected = certain.to_dict()
 
-    def has_the_new_overlay() -> bool:
-        name, content = downloaded(page, "Overlay")
-        assert name == "two.png.overlay.png"
+    def is_overlay(content: bytes) -> bool:
         return np.array_equal(np.asarray(Image.open(io.BytesIO(content))), overlay)
 
-    wait_until(has_the_new_overlay, what="an overlay of the new threshold and opacity")
-    name, content = downloaded(page, "Class ids")
-    assert name == "two.png.ids.png"
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), certain.mask)
-    name, content = downloaded(page, "Details")
-    assert name == "two.png.json"
-    details, expected = json.loads(content), certain.to_dict()
-    assert details.keys() == expected.keys()
-    assert details["classes"] == expected["classes"]
+    def is_ids(content: bytes) -> bool:
+        return np.array_equal(np.asarray(Image.open(io.BytesIO(content))), certain.mask)
+
+    def is_details(content: bytes) -> bool:
+        details = json.loads(content)
+        return details.keys() == expected.keys() and details["classes"] == expected["classes"]
+
+    files = {"Overlay": ("overlay.png", is_overlay), "Class ids": ("ids.png", is_ids), "Details": ("json", is_details)}
+    for button, (suffix, is_new) in files.items():
+
+        def has_changed(button: str = button, suffix: str = suffix, is_new: Callable[[bytes], bool] = is_new) -> bool:
+            name, content = downloaded(page, button)
+            assert name == f"two.png.{suffix}"
+            return is_new(content)
+
+        wait_until(has_changed, what=f"{button} of the new threshold and opacity")
     assert requests(server) - before == 1
 
 
